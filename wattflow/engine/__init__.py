@@ -1,0 +1,1 @@
+"""Sharded inference: the only importer of torch and fairscale."""

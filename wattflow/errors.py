@@ -1,0 +1,33 @@
+"""The errors that a person may meet. Each message says what, with its values, where to look, and what to do next.
+
+The command line prints the message alone and exits with `exit_code`: 2 for what was refused before anything was
+sent, 1 for what failed while it worked.
+"""
+
+
+class WattflowError(Exception):
+    """The root of all errors that wattflow raises on purpose."""
+
+    exit_code = 1
+
+
+class RefusedError(WattflowError, ValueError):
+    """A wrong key, type or value, a missing file or a bad header: nothing was sent and nothing was written."""
+
+    exit_code = 2
+
+
+class PowerError(WattflowError, RuntimeError):
+    """A meter or the sidecar could not do its work, so no joule can be told."""
+
+
+class EngineError(WattflowError, RuntimeError):
+    """The engine could not load the weights or generate text."""
+
+
+class SlurmError(WattflowError, RuntimeError):
+    """A Slurm command failed or did not answer."""
+
+
+class DamagedError(WattflowError, ValueError):
+    """A file of a sweep cannot be read as what it should be."""

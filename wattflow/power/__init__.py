@@ -1,0 +1,1 @@
+"""Meters and the sidecar: the only importer of pynvml and DCGM."""

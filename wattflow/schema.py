@@ -1,0 +1,201 @@
+"""What lies on disk: the columns of each table with their units, the fields of each record, and the versions.
+
+Writers and readers import these. A later version only adds nullable columns or optional fields; whatever else
+changes raises SCHEMA_VERSION. docs/results.md explains every column.
+"""
+
+from typing import Literal, TypedDict
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Phase = Literal["idle", "load", "warmup", "prefill", "decode"]
+PHASES: tuple[Phase, ...] = ("idle", "load", "warmup", "prefill", "decode")
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+# One row a reading of one GPU. A row holds a power sample (power_w), a counter reading (counter_mj) or conditions
+# (clocks, temperature ...), so most columns are null in most rows; `source` says which sensor spoke.
+TRACE = pa.schema(
+    [
+        pa.field("time_ns", pa.int64(), nullable=False),  # unix time of the node's clock
+        pa.field("source", pa.string(), nullable=False),  # a name from SOURCES
+        pa.field("power_w", pa.float64()),
+        pa.field(
+            "gap", pa.bool_(), nullable=False
+        ),  # history was lost between this row and the one before it
+        pa.field(
+            "counter_mj", pa.uint64()
+        ),  # hardware energy counter, mJ since the driver was loaded
+        pa.field(
+            "monotonic_ns", pa.int64()
+        ),  # the same instant by the monotonic clock, to find steps of the other
+        pa.field("sm_clock_mhz", pa.int32()),
+        pa.field("memory_clock_mhz", pa.int32()),
+        pa.field("temperature_c", pa.float64()),
+        pa.field("gpu_activity_pct", pa.float64()),  # share of time in which any kernel ran
+        pa.field(
+            "memory_activity_pct", pa.float64()
+        ),  # share of time in which memory was read or written
+        pa.field("memory_used_bytes", pa.int64()),
+        pa.field("power_limit_w", pa.float64()),  # the limit in force
+        pa.field("throttle_reasons", pa.uint64()),  # NVML's clock-event bits
+        pa.field(
+            "under_cap_ns", pa.uint64()
+        ),  # time held back by the power cap, since the driver was loaded
+    ]
+)
+
+# Sensors by name. Only the first five tell watts of a GPU; `simulated` is arithmetic and is always shown with `~`.
+SOURCES = (
+    "nvml_buffer",  # the driver's own sample buffer, its stamps
+    "nvml_instant",  # field 186, polled
+    "nvml_average",  # field 185, polled
+    "nvml_usage",  # nvmlDeviceGetPowerUsage, polled: its meaning depends on the GPU
+    "dcgm",
+    "simulated",
+    "nvml_counter",  # counter_mj alone
+    "nvml_conditions",  # clocks, temperature, activity, limits: no power
+)
+
+# One row a phase of one batch on one rank. `batch` is null outside prefill, decode and warmup.
+SPAN = pa.schema(
+    [
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("node", pa.string(), nullable=False),
+        pa.field("gpu_uuid", pa.string(), nullable=False),
+        pa.field("phase", pa.string(), nullable=False),
+        pa.field("batch", pa.int32()),
+        pa.field("start_ns", pa.int64(), nullable=False),
+        pa.field("end_ns", pa.int64(), nullable=False),
+        pa.field("tokens_in", pa.int64()),  # prompt tokens
+        pa.field("tokens_kept", pa.int64()),  # output tokens after the stop rule
+        pa.field("tokens_computed", pa.int64()),  # tokens that the forward passes worked on
+    ]
+)
+
+# One row a prompt that was answered, written by rank 0.
+REQUEST = pa.schema(
+    [
+        pa.field("prompt", pa.int32(), nullable=False),  # its place in the drawn prompts
+        pa.field("batch", pa.int32(), nullable=False),
+        pa.field("tokens_in", pa.int64(), nullable=False),
+        pa.field("tokens_kept", pa.int64(), nullable=False),
+        pa.field("stop_reason", pa.string(), nullable=False),  # eos, length or max_seq_len
+        pa.field("words", pa.int64()),  # null for dummy weights, whose text means nothing
+        pa.field("text", pa.string()),  # the output without the prompt; null for dummy weights
+    ]
+)
+
+# One row a point of the sweep, in the order in which points are run.
+GRID = pa.schema(
+    [
+        pa.field("point_id", pa.string(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("reason", pa.string()),  # why the point cannot run; null for a point that can
+        pa.field("choices", pa.string(), nullable=False),  # the resolved choices, as JSON
+    ]
+)
+
+
+class Device(TypedDict):
+    """One measured device of a node, as the sidecar found it."""
+
+    ordinal: int  # the CUDA ordinal within the job's visible devices
+    uuid: str
+    bus_id: str | None
+    name: str
+
+
+class Ready(TypedDict):
+    """What the sidecar tells its parent once its first sample lies on disk."""
+
+    node: str
+    meter: str  # nvml, simulated
+    source: str  # the sensor that the joules come from, a name from SOURCES
+    boundary: str  # gpu, or host where there is no GPU
+    driver: str | None
+    period_ms: float  # expected time between two samples of `source`
+    devices: list[Device]
+
+
+class RankInfo(TypedDict):
+    """Where one rank ran."""
+
+    rank: int
+    node: str
+    local_rank: int
+    gpu_uuid: str
+    device: str  # cpu, or the GPU's name
+
+
+class NodeInfo(TypedDict):
+    """One node of an attempt: what measured it and what it measured."""
+
+    node: str
+    meter: str
+    source: str
+    boundary: str
+    driver: str | None
+    period_ms: float
+    devices: list[Device]
+    sidecar_restarts: int
+
+
+class JobInfo(TypedDict):
+    """Slurm's names for where an attempt ran; all null outside Slurm."""
+
+    job_id: str | None
+    array_task: str | None
+    restart: int
+    cluster: str
+
+
+class PromptInfo(TypedDict):
+    """The prompts of an attempt: their hash and lengths, never their text."""
+
+    sha256: str
+    count: int
+    skipped: int
+    truncated: int
+    tokens_min: int
+    tokens_mean: float
+    tokens_p50: float
+    tokens_p95: float
+    tokens_max: int
+
+
+class Record(TypedDict, total=False):
+    """record.json: one attempt at one point. `status` is finished only when all other files lie in place."""
+
+    schema_version: int
+    point_id: str
+    attempt: int
+    status: Status
+    error: str | None
+    error_rank: int | None
+    started_ns: int
+    ended_ns: int | None
+    choices: dict[str, object]
+    job: JobInfo
+    ranks: list[RankInfo]
+    nodes: list[NodeInfo]
+    prompts: PromptInfo
+    engine: dict[str, object]  # which path and kernels ran, parameters, bytes of weights and cache
+    versions: dict[str, str]  # wattflow, python, torch, ...
+    git: str | None
+
+
+class JournalLine(TypedDict, total=False):
+    """One line of journal.jsonl. INTENT is written before sbatch is called, SUBMITTED after it answered."""
+
+    schema_version: int
+    time_ns: int
+    event: Literal["intent", "submitted", "released", "failed", "cancelled"]
+    submission: str  # a name unique to this call, and the Slurm job's name
+    kind: Literal["points", "collect"]
+    tasks: list[list[str]]  # point ids, a list a task (intent)
+    job_id: str  # (submitted)
+    folder: str  # submitit's folder, relative to the sweep (intent)
+    error: str

@@ -1,0 +1,280 @@
+"""The directory of a sweep: where each file lies, how it is written, who may claim an attempt. Nobody else spells a name.
+
+    sweeps/<name>/
+      sweep.yaml  grid.parquet  journal.jsonl
+      points/<point_id>/attempt-<n>/   record.json  requests.parquet  timings/  traces/  logs/
+      submitit/                        pickles and job logs, mode 0700
+      results/                         points.parquet  phases.parquet  traces/  report.html
+
+A file is either written to another name and then renamed, or append-only and readable up to its last whole record.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.schema import SCHEMA_VERSION, JournalLine, Record
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_POINT_ID = re.compile(r"[0-9a-f]{12}")
+_ATTEMPT = re.compile(r"attempt-([1-9][0-9]{0,5})")
+
+
+def check_name(name: str, what: str) -> str:
+    """The name itself, if it can be one path component; RefusedError otherwise."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise RefusedError(
+            f"{what} {name!r}: use letters, digits, '.', '_' and '-' (at most 100, no '..', a letter or digit first)."
+        )
+    return name
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write data under another name, fsync, and rename: a reader sees the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object, mode: int = 0o600) -> None:
+    """Write a JSON document atomically, keys in the order given."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), mode)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document at path; DamagedError names the file and the fault."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not a JSON document ({error}).") from error
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    """One try at a point."""
+
+    path: Path
+    point_id: str
+    number: int
+
+    @property
+    def record_path(self) -> Path:
+        """record.json: what happened."""
+        return self.path / "record.json"
+
+    @property
+    def requests_path(self) -> Path:
+        """requests.parquet: one row a prompt."""
+        return self.path / "requests.parquet"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of logs worth keeping."""
+        return self.path / "logs"
+
+    def error_path(self, rank: int) -> Path:
+        """Where a rank says why it failed, since only rank 0 writes the record."""
+        return self.logs / f"error-rank{rank}.json"
+
+    def trace_path(self, node: str, gpu_uuid: str, suffix: str = ".parquet") -> Path:
+        """The trace of one GPU; `.arrow` while it grows."""
+        return self.path / "traces" / f"{node}-{gpu_uuid}{suffix}"
+
+    def spans_path(self, node: str) -> Path:
+        """The spans of all ranks of one node, closed."""
+        return self.path / "timings" / f"{node}.parquet"
+
+    def make_folders(self) -> None:
+        """Create the folders below the attempt, readable by the owner only."""
+        for folder in ("timings", "traces", "logs"):
+            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+
+    def read_record(self) -> Record | None:
+        """The record, or null where none was written yet; DamagedError when it is not one of ours."""
+        try:
+            record = read_json(self.record_path)
+        except FileNotFoundError:
+            return None
+        if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+            raise DamagedError(
+                f"{self.record_path}: not a record of schema version {SCHEMA_VERSION}."
+            )
+        if record.get("point_id") != self.point_id or record.get("attempt") != self.number:
+            raise DamagedError(f"{self.record_path}: belongs to another attempt.")
+        return cast(Record, record)
+
+    def write_record(self, record: Record) -> None:
+        """Replace the record."""
+        write_json(self.record_path, record)
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """One sweep."""
+
+    path: Path
+
+    @classmethod
+    def named(cls, sweeps_dir: str | Path, name: str) -> "SweepDir":
+        """The sweep of that name, whether or not it exists; RefusedError for a name that is no name."""
+        return cls(Path(sweeps_dir).expanduser().absolute() / check_name(name, "sweep"))
+
+    @classmethod
+    def existing(cls, path: str | Path) -> "SweepDir":
+        """The sweep at a path, or of that name below ./sweeps; RefusedError when there is none."""
+        for candidate in (Path(path), Path("sweeps") / path):
+            if (candidate / "grid.parquet").is_file():
+                return cls(candidate.absolute())
+        raise RefusedError(
+            f"{path}: no sweep there (no grid.parquet). Name a sweep's directory, such as sweeps/demo; "
+            "`wattflow submit` makes one."
+        )
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.name
+
+    @property
+    def sweep_yaml(self) -> Path:
+        """What was asked, in words."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def grid_path(self) -> Path:
+        """grid.parquet: one row a point."""
+        return self.path / "grid.parquet"
+
+    @property
+    def journal_path(self) -> Path:
+        """journal.jsonl: the write-ahead log of submissions."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def submitit(self) -> Path:
+        """submitit's pickles and logs."""
+        return self.path / "submitit"
+
+    @property
+    def results(self) -> Path:
+        """What the collector writes."""
+        return self.path / "results"
+
+    @property
+    def points_path(self) -> Path:
+        """results/points.parquet."""
+        return self.results / "points.parquet"
+
+    @property
+    def phases_path(self) -> Path:
+        """results/phases.parquet."""
+        return self.results / "phases.parquet"
+
+    @property
+    def traces(self) -> Path:
+        """results/traces: the collected traces."""
+        return self.results / "traces"
+
+    @property
+    def report_path(self) -> Path:
+        """results/report.html."""
+        return self.results / "report.html"
+
+    def make(self) -> None:
+        """Create the sweep's folders, readable by the owner only."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in ("points", "submitit", "results", "results/traces"):
+            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+
+    def require_owner(self) -> None:
+        """RefusedError unless the sweep belongs to the caller and nobody else may write to it."""
+        for folder in (self.path, self.submitit):
+            about = folder.stat()
+            if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise RefusedError(
+                    f"{folder}: belongs to uid {about.st_uid} with mode {stat.filemode(about.st_mode)}. Only its owner "
+                    "may submit to a sweep, and nobody else may be able to write to it."
+                )
+
+    def point_path(self, point_id: str) -> Path:
+        """The folder of one point; RefusedError for what is no point_id."""
+        if not _POINT_ID.fullmatch(point_id):
+            raise RefusedError(f"point {point_id!r}: a point_id is 12 hex digits.")
+        return self.path / "points" / point_id
+
+    def attempts(self, point_id: str) -> list[AttemptDir]:
+        """The attempts of a point, oldest first."""
+        folder = self.point_path(point_id)
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+        numbers = sorted(int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name)))
+        return [AttemptDir(folder / f"attempt-{n}", point_id, n) for n in numbers]
+
+    def claim_attempt(self, point_id: str) -> AttemptDir:
+        """A new attempt that is the caller's alone: mkdir succeeds for exactly one of those who try."""
+        folder = self.point_path(point_id)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        number = max((attempt.number for attempt in self.attempts(point_id)), default=0)
+        while True:
+            number += 1
+            attempt = AttemptDir(folder / f"attempt-{number}", point_id, number)
+            try:
+                attempt.path.mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            attempt.make_folders()
+            return attempt
+
+    def append_journal(self, line: JournalLine) -> None:
+        """Add one line and fsync it; the sweep's owner is its only writer."""
+        data = (
+            json.dumps({"schema_version": SCHEMA_VERSION, **line}, allow_nan=False) + "\n"
+        ).encode()
+        descriptor = os.open(
+            self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            os.write(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def journal(self) -> Iterator[JournalLine]:
+        """The journal's lines in order; a last line cut short by a crash is passed over, another damaged one raises."""
+        try:
+            data = self.journal_path.read_bytes()
+        except FileNotFoundError:
+            return
+        *whole, rest = data.split(b"\n")
+        for number, text in enumerate(whole, 1):
+            try:
+                line = json.loads(text)
+                known = line["schema_version"] == SCHEMA_VERSION
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                # a crash may leave half a line, to which a later call then appends
+                if b'{"schema_version"' in text[1:]:
+                    continue
+                raise DamagedError(
+                    f"{self.journal_path}, line {number}: not a journal line."
+                ) from error
+            if not known:
+                raise DamagedError(
+                    f"{self.journal_path}, line {number}: not schema version {SCHEMA_VERSION}."
+                )
+            yield cast(JournalLine, line)
