@@ -166,7 +166,7 @@ class SweepDir:
 
     @property
     def submitit(self) -> Path:
-        """submitit's pickles and logs."""
+        """Submitit's pickles and logs."""
         return self.path / "submitit"
 
     @property
@@ -220,7 +220,7 @@ class SweepDir:
         """The attempts of a point, oldest first."""
         folder = self.point_path(point_id)
         try:
-            names = os.listdir(folder)
+            names = [entry.name for entry in os.scandir(folder)]
         except FileNotFoundError:
             return []
         numbers = sorted(int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name)))
@@ -261,7 +261,7 @@ class SweepDir:
             data = self.journal_path.read_bytes()
         except FileNotFoundError:
             return
-        *whole, rest = data.split(b"\n")
+        *whole, _cut = data.split(b"\n")
         for number, text in enumerate(whole, 1):
             try:
                 line = json.loads(text)

@@ -1,0 +1,392 @@
+"""From words to points: Hydra's grammar expands the grid, types are checked, what cannot run is told apart.
+
+    wattflow plan grid=shards model=llama-7b,llama-13b batch_size=range(8,65,8)
+
+Hydra composes once per combination of config groups, 90 ms each; plain values are then set on plain dicts, which gives
+the same points as composing each (a test compares them) at some 30 us a point.
+"""
+
+import itertools
+import json
+import operator
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wattflow import dataset
+from wattflow.config import Config, check, check_value, flat, from_dict, hashed, point_id, resolve
+from wattflow.engine.header import check_header
+from wattflow.errors import RefusedError
+from wattflow.model import why_not_shards, why_too_big
+from wattflow.sweepdir import SweepDir, check_name
+
+# What no submitted value may hold: it could be evaluated by OmegaConf or Hydra, or by a shell further on.
+_REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
+_PRIMARY = "wattflow"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of resolved choices; `reason` says why it cannot run, null if it can."""
+
+    point_id: str
+    choices: dict[str, Any]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep as it was asked for: its points in the order in which they are run."""
+
+    name: str
+    sweep: SweepDir
+    words: list[str]
+    points: list[Point]
+    duplicates: int  # combinations that came to a point already listed
+
+    @property
+    def feasible(self) -> list[Point]:
+        """The points that can run."""
+        return [point for point in self.points if point.reason is None]
+
+
+def conf_dirs() -> list[Path]:
+    """Where configs are looked for, first one first: ./conf, then the package's copy, else the checkout's."""
+    package = Path(__file__).parent / "conf"
+    own = package if package.is_dir() else Path(__file__).parent.parent / "conf"
+    site = Path.cwd() / "conf"
+    if site.is_dir() and not site.samefile(own):
+        return [site, own]
+    return [own]
+
+
+def register() -> None:
+    """Tell Hydra the typed keys and the primary config; the search path cannot stand in a file, as it is found first."""
+    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    hydra = {
+        "output_subdir": None,
+        "run": {"dir": "."},
+        "job": {"chdir": False},
+        "searchpath": [f"file://{folder}" for folder in conf_dirs()[1:]],
+    }
+    store = ConfigStore.instance()
+    store.store(name="base", node=Config)
+    store.store(
+        name=_PRIMARY, node={"defaults": ["base", "config", "_self_", *quiet], "hydra": hydra}
+    )
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra's compose API over our configs; its errors, which are good, become one line."""
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dirs()[0]), version_base="1.3", job_name="wattflow"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RefusedError(_one_line(error)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    """Hydra's message without OmegaConf's full_key and reference lines, and what to do."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [
+        line
+        for line in lines
+        if not line.startswith(("full_key", "reference_type", "object_type", "Set the env"))
+    ]
+    return " ".join(kept).rstrip(".") + ". `wattflow keys` lists keys, groups and their choices."
+
+
+def refuse_unsafe(words: Sequence[str]) -> None:
+    """RefusedError for a word that could be evaluated or leave the sweep's directory."""
+    for word in words:
+        for mark in _REFUSED:
+            if mark in word:
+                raise RefusedError(
+                    f"{word!r}: {mark!r} is refused in submitted values. "
+                    "Interpolations and shell characters belong in a config file of your own."
+                )
+        key, _, value = word.partition("=")
+        if "../" in value and not key.endswith(("path", "dir")):
+            raise RefusedError(f"{word!r}: '../' is refused in names.")
+
+
+def _rewritten(words: Sequence[str]) -> list[str]:
+    """`sweep=NAME` means `sweep.name=NAME`; everything else as it is."""
+    return [
+        re.sub(r"^sweep=", "sweep.name=", word.removeprefix("-m").strip())
+        for word in words
+        if word != "-m"
+    ]
+
+
+def _parse(words: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides(overrides=list(words))
+    for override in overrides:
+        if override.is_delete() or override.is_add():
+            raise RefusedError(f"{override.input_line}: keys can be set, not added or removed.")
+        if override.key_or_group.startswith("hydra"):
+            raise RefusedError(
+                f"{override.input_line}: wattflow sets Hydra's own keys. "
+                "Name the sweep with sweep=NAME and its folder with sweeps_dir=DIR."
+            )
+    return cast(list[Override], overrides)
+
+
+def _is_group(override: Override) -> bool:
+    loader = GlobalHydra.instance().config_loader()
+    return bool(loader.get_group_options(override.key_or_group)) and "." not in (
+        override.key_or_group
+    )
+
+
+def _set_leaf(choices: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key on nested dicts, copying each dict on the way so that points share the others."""
+    *parents, leaf = key.split(".")
+    here = choices
+    for parent in parents:
+        if not isinstance(here.get(parent), dict):
+            raise RefusedError(f"{key}: {parent} is null here, so nothing below it can be set.")
+        here[parent] = dict(here[parent])
+        here = here[parent]
+    here[leaf] = value
+
+
+def _blocks(
+    axes: dict[str, list[str]], zips: list[list[str]]
+) -> list[list[tuple[tuple[str, str], ...]]]:
+    """The product's factors: each axis alone, or the axes of a zip block advancing together."""
+    zipped: dict[str, int] = {}
+    for number, keys in enumerate(zips):
+        for key in keys:
+            if key in zipped:
+                raise RefusedError(f"sweep.zip: {key} stands in two blocks.")
+            if key not in axes:
+                raise RefusedError(f"sweep.zip: {key} has no list of values to advance.")
+            zipped[key] = number
+        lengths = {key: len(axes[key]) for key in keys}
+        if len(set(lengths.values())) > 1:
+            raise RefusedError(f"sweep.zip: lists of different lengths: {lengths}.")
+    blocks, done = [], set()
+    for key, values in axes.items():
+        if key in done:
+            continue
+        keys = zips[zipped[key]] if key in zipped else [key]
+        done.update(keys)
+        columns = (
+            [[(k, v) for v in axes[k]] for k in keys]
+            if key in zipped
+            else [[(key, v) for v in values]]
+        )
+        blocks.append(list(zip(*columns, strict=True)))
+    return blocks
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    """Whether a value equals what an exclude rule wants, is in its list, or satisfies its comparison."""
+    if isinstance(wanted, list):
+        return value in wanted
+    if isinstance(wanted, str) and (
+        found := re.fullmatch(r"\s*(>=|<=|>|<)\s*(-?[0-9.]+)\s*", wanted)
+    ):
+        return value is not None and _COMPARISONS[found[1]](value, float(found[2]))
+    return bool(value == wanted)
+
+
+def excluded(choices: dict[str, Any]) -> str | None:
+    """The reason of the first exclude rule that matches all its keys, or null."""
+    rules = choices["sweep"]["exclude"]
+    if not rules:
+        return None
+    leaves = flat(choices)
+    for group in ("model", "dataset", "engine", "cluster"):
+        leaves[group] = choices[group]["name"]
+    for rule in rules:
+        unknown = [key for key in rule["when"] if key not in leaves]
+        if unknown:
+            raise RefusedError(f"sweep.exclude: no key {unknown[0]}.")
+        if rule["when"] and all(_matches(leaves[k], wanted) for k, wanted in rule["when"].items()):
+            return f"excluded: {rule['reason']}"
+    return None
+
+
+def why_not(choices: dict[str, Any]) -> str | None:
+    """Why a point cannot run: shards that do not divide, ranks that do not fit nodes, memory; null if it can."""
+    shards, nodes, cluster = choices["shards"], choices["nodes"], choices["cluster"]
+    if shards % nodes:
+        return f"{shards} shards cannot be spread evenly over {nodes} nodes"
+    if shards // nodes > cluster["gpus_per_node"]:
+        return (
+            f"{shards} shards on {nodes} nodes are {shards // nodes} ranks a node, and "
+            f"cluster {cluster['name']} has {cluster['gpus_per_node']} GPUs a node"
+        )
+    if choices["engine"]["name"] == "synthetic":
+        return None
+    config = from_dict(choices)
+    memory_gib = config.cluster.gpu_memory_gib
+    return why_not_shards(config.model, config.shards) or (
+        why_too_big(config, memory_gib) if memory_gib is not None else None
+    )
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What the words say, parsed: fixed words for Hydra, and the axes over groups and over values."""
+
+    fixed: list[str]
+    group_axes: dict[str, list[str]]
+    value_axes: dict[str, list[str]]
+    base: dict[str, Any]  # the composed choices without any axis
+
+
+def _read_grid(words: Sequence[str]) -> _Grid:
+    overrides = _parse(words)
+    keys = {override.key_or_group for override in overrides}
+    fixed = [o.input_line for o in overrides if not o.is_sweep_override()]
+    composed = compose(_PRIMARY, fixed, return_hydra_config=True)
+    params = OmegaConf.to_container(composed.hydra.sweeper).get("params") or {}
+    from_file = _parse([f"{key}={value}" for key, value in params.items() if key not in keys])
+    fixed += [o.input_line for o in from_file if not o.is_sweep_override()]
+    groups: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
+    for override in [*from_file, *overrides]:
+        if not override.is_sweep_override():
+            continue
+        key = override.key_or_group
+        if key.split(".")[0] in ("sweep", "sweeps_dir", "grid"):
+            raise RefusedError(f"{override.input_line}: {key} has one value for the whole sweep.")
+        (groups if _is_group(override) else values)[key] = list(override.sweep_string_iterator())
+    return _Grid(fixed, groups, values, _composed(fixed, check_missing=False))
+
+
+def _composed(words: Sequence[str], *, check_missing: bool = True) -> dict[str, Any]:
+    config = compose(_PRIMARY, list(words))
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=check_missing)
+    return cast(dict[str, Any], container)
+
+
+class _TypedValues:
+    """Converts words to the types of their keys, each distinct word once."""
+
+    def __init__(self) -> None:
+        self._typed = OmegaConf.structured(Config)
+        self._known: dict[tuple[str, str], Any] = {}
+
+    def value(self, key: str, word: str) -> Any:
+        """The value; RefusedError with Hydra's message when the key or the type is wrong."""
+        if (key, word) not in self._known:
+            override = _parse([f"{key}={word}"])[0]
+            OmegaConf.update(self._typed, key, override.value(), force_add=False)
+            found = OmegaConf.select(self._typed, key)
+            found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+            check_value(key, found)
+            self._known[key, word] = found
+        return self._known[key, word]
+
+
+def _combinations(grid: _Grid, repeats: int | None) -> Iterator[dict[str, Any]]:
+    """The choices of every combination, axes in the order in which they were named, the last one fastest."""
+    axes = {**grid.group_axes, **grid.value_axes}
+    if "repeat" not in axes and not any(word.startswith("repeat=") for word in grid.fixed):
+        n = grid.base["sweep"]["repeats"] if repeats is None else repeats
+        axes["repeat"] = [str(k) for k in range(n)]
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}
+    typed = _TypedValues()
+    for factors in itertools.product(*_blocks(axes, grid.base["sweep"]["zip"])):
+        chosen = dict(itertools.chain.from_iterable(factors))
+        groups = tuple(f"{key}={chosen[key]}" for key in grid.group_axes)
+        if groups not in composed:
+            composed[groups] = _composed([*grid.fixed, *groups])
+            check(composed[groups])
+        choices = dict(composed[groups])
+        for key, word in chosen.items():
+            if key not in grid.group_axes:
+                _set_leaf(choices, key, typed.value(key, word))
+        yield choices
+
+
+def expand(
+    words: Sequence[str], repeats: int | None = None
+) -> tuple[dict[str, Any], list[Point], int]:
+    """The choices shared by all, the distinct points in the grid's order, and how many combinations were duplicates.
+
+    `repeats` overrides sweep.repeats. RefusedError for a wrong word, key, type or value.
+    """
+    words = _rewritten(words)
+    refuse_unsafe(words)
+    points: dict[str, Point] = {}
+    duplicates = 0
+    with _hydra():
+        grid = _read_grid(words)
+        for unresolved in _combinations(grid, repeats):
+            choices = resolve(unresolved)
+            identity = point_id(choices)
+            if identity in points:
+                if hashed(points[identity].choices) != hashed(choices):
+                    raise RefusedError(f"two points share the id {identity}: change one choice.")
+                duplicates += 1
+                continue
+            points[identity] = Point(identity, choices, excluded(choices) or why_not(choices))
+    return grid.base, list(points.values()), duplicates
+
+
+def _name(words: Sequence[str], base: dict[str, Any]) -> str:
+    given = base["sweep"]["name"]
+    grids = [word.partition("=")[2] for word in words if word.startswith("grid=")]
+    return check_name(str(given or (grids[-1] if grids else "default")), "sweep")
+
+
+def plan(words: Sequence[str], repeats: int | None = None) -> Plan:
+    """The sweep that the words describe, its points shuffled by sweep.seed; nothing is written.
+
+    RefusedError for a wrong word, key, type or value, a missing or malformed dataset, a bad checkpoint header.
+    """
+    base, points, duplicates = expand(words, repeats)
+    random.Random(base["sweep"]["seed"]).shuffle(points)  # noqa: S311 (an order, not a secret)
+    name = _name(words, base)
+    check_inputs(points)
+    return Plan(
+        name, SweepDir.named(base["sweeps_dir"], name), _rewritten(words), points, duplicates
+    )
+
+
+def check_inputs(points: Sequence[Point]) -> None:
+    """Look at every dataset and checkpoint once, headers only; RefusedError at the first that is wrong."""
+    seen: set[str] = set()
+    for point in points:
+        if point.reason is not None:
+            continue
+        choices = point.choices
+        relevant = ("model", "dataset", "weights", "n_prompts", "max_seq_len")
+        key = json.dumps([choices[name] for name in relevant])
+        if key in seen:
+            continue
+        seen.add(key)
+        config = from_dict(choices)
+        dataset.check(config)
+        if config.weights != "dummy" and config.engine.name != "synthetic":
+            check_header(config.model, config.weights)

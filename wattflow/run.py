@@ -1,0 +1,601 @@
+"""Run points: on every rank of a Slurm task (`run_task`), or one after another on this machine (`run_serially`).
+
+One attempt, on each rank:
+
+    join -> claim (rank 0) -> sidecar ready (local rank 0) -> idle, load, warmup, batches -> sidecar closed -> record
+
+A rank that fails leaves logs/error-rank<k>.json; rank 0 alone writes record.json, and `finished` only once every
+other file lies in place.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wattflow import __version__, config, dataset, tokenizer
+from wattflow.config import Config
+from wattflow.engine.build import build
+from wattflow.engine.generation import Engine, Generated
+from wattflow.engine.ranks import Ranks, join
+from wattflow.errors import EngineError, PowerError, WattflowError
+from wattflow.power.parent import Sidecar
+from wattflow.power.sidecar import die_with_parent
+from wattflow.schema import (
+    REQUEST,
+    SCHEMA_VERSION,
+    Device,
+    JobInfo,
+    NodeInfo,
+    RankInfo,
+    Ready,
+    Record,
+)
+from wattflow.stream import write_table
+from wattflow.sweepdir import AttemptDir, SweepDir, write_json
+from wattflow.timings import SpanLog, close_node
+
+Progress = Callable[[str, int, int], None]  # phase, batches done, batches in all
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among the ranks of a task."""
+
+    rank: int
+    world: int
+    local_rank: int
+    node: str
+    init_method: str  # how ranks find each other: tcp://host:port, or file://path on one node
+    spool: str  # a private folder of this node that its ranks share
+    job: JobInfo
+
+
+class InterruptedRunError(WattflowError, RuntimeError):
+    """The job was told to end: a time limit, a preemption, a cancel, or Ctrl-C."""
+
+
+def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
+    """The resolved choices of one point, from grid.parquet."""
+    table = pq.read_table(sweep.grid_path, columns=["point_id", "choices"])
+    row = table["point_id"].to_pylist().index(point_id)
+    choices: dict[str, Any] = json.loads(table["choices"][row].as_py())
+    return choices
+
+
+# --- one attempt, as one of its ranks -------------------------------------------------------------
+
+
+class _Attempt:
+    """One rank's part in one attempt."""
+
+    def __init__(self, sweep: SweepDir, point_id: str, ranks: Ranks, place: Place) -> None:
+        self.choices = read_choices(sweep, point_id)
+        self.config: Config = config.from_dict(self.choices)
+        self.ranks, self.place, self.point_id = ranks, place, point_id
+        self.answers: list[Generated] = []
+        number = sweep.claim_attempt(point_id).number if ranks.rank == 0 else None
+        number = ranks.broadcast(number)
+        self.dir = AttemptDir(sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
+        self.record: Record = {
+            "schema_version": SCHEMA_VERSION,
+            "point_id": point_id,
+            "attempt": number,
+            "status": "running",
+            "error": None,
+            "error_rank": None,
+            "started_ns": time.time_ns(),
+            "ended_ns": None,
+            "choices": self.choices,
+            "job": place.job,
+            "versions": versions(),
+            "git": _git(),
+        }
+        if ranks.rank == 0:
+            self.dir.write_record(self.record)
+
+    def edge(self, engine: Engine) -> int:
+        """Unix ns once this rank's device has no queued work and every rank has said the same."""
+        engine.synchronize()
+        self.ranks.barrier()
+        return time.time_ns()
+
+    def run(self, progress: Progress) -> None:
+        """Measure the point; on return all files but the final record lie in place."""
+        spool = Path(self.place.spool) / f"{self.point_id}-{self.dir.number}"
+        spool.mkdir(mode=0o700, exist_ok=True)
+        self.text = tokenizer.load(self.config.model, self.config.weights)
+        self.prompts = dataset.load(self.config, self.text)
+        self.record["prompts"] = self.prompts.info
+        with self._measured(spool) as devices, _gpu_locks(self.config, devices):
+            mine = self._my_device(devices)
+            self.record["ranks"] = self.ranks.gather(self._rank_info(mine))
+            engine = build(
+                self.config, self.ranks, eos_id=self.text.eos_id, pad_id=self.text.pad_id
+            )
+            with contextlib.closing(engine):
+                self._generate(engine, spool, mine, progress)
+                self.record["engine"] = engine.info
+        self._close_files(spool)
+
+    @contextlib.contextmanager
+    def _measured(self, spool: Path) -> Iterator[list[Device]]:
+        """This node's devices, while its sidecar samples them; every rank waits for every node's sidecar."""
+        sidecar = None
+        ready: Ready | None = None
+        if self.place.local_rank == 0:
+            sidecar = Sidecar(self.config.power, self.place.node, spool)
+        try:
+            if sidecar is not None:
+                ready = sidecar.start(self.dir)
+            by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}
+            yield by_node[self.place.node]["devices"]
+            self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
+        finally:
+            restarts = sidecar.stop() if sidecar is not None else 0
+        told: NodeInfo | None = None if ready is None else {**ready, "sidecar_restarts": restarts}
+        self.record["nodes"] = [n for n in self.ranks.gather(told) if n is not None]
+
+    def _my_device(self, devices: list[Device]) -> Device:
+        """The measured device that this rank works on; PowerError when sidecar and rank disagree."""
+        if self.ranks.gpu_uuid is not None:
+            found = [d for d in devices if d["uuid"] == self.ranks.gpu_uuid]
+        elif len(devices) == 1:
+            found = devices  # a host's one meter serves all of its CPU ranks
+        else:
+            found = [d for d in devices if d["ordinal"] == self.place.local_rank]
+        if not found:
+            seen = ", ".join(f"{d['ordinal']}: {d['uuid']}" for d in devices)
+            raise PowerError(
+                f"rank {self.ranks.rank} on {self.place.node} works on "
+                f"{self.ranks.gpu_uuid or f'ordinal {self.place.local_rank}'}, and the sidecar "
+                f"measures {seen}. Check CUDA_VISIBLE_DEVICES and how the profile asks for GPUs."
+            )
+        return found[0]
+
+    def _rank_info(self, device: Device) -> RankInfo:
+        return {
+            "rank": self.ranks.rank,
+            "node": self.place.node,
+            "local_rank": self.place.local_rank,
+            "gpu_uuid": device["uuid"],
+            "device": self.ranks.device_name,
+        }
+
+    def _generate(
+        self,
+        engine: Engine,
+        spool: Path,
+        device: Device,
+        progress: Progress,
+    ) -> None:
+        """Idle, load, one uncounted batch, then all batches, the last one as short as it is."""
+        size, prompts = self.config.batch_size, self.prompts.tokens
+        batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+        log = SpanLog(
+            spool / f"spans-rank{self.ranks.rank}.arrow",
+            rank=self.ranks.rank,
+            node=self.place.node,
+            gpu_uuid=device["uuid"],
+            edge=partial(self.edge, engine),
+        )
+        progress("idle", 0, len(batches))
+        with log.span("idle"):
+            time.sleep(self.config.power.idle_s)
+        progress("load", 0, len(batches))
+        with log.span("load"):
+            engine.load()
+        progress("warmup", 0, len(batches))
+        with log.span("warmup", batch=0):
+            engine.prefill(batches[0])
+            engine.decode()
+        log.flush()
+        for number, batch in enumerate(batches):
+            progress("batches", number, len(batches))
+            with log.span("prefill", number) as prefill:
+                engine.prefill(batch)
+            with log.span("decode", number) as decode:
+                out = engine.decode()
+            prefill.tokens_in = sum(map(len, batch))
+            prefill.tokens_computed = out.prefill_tokens_computed
+            decode.tokens_kept = sum(map(len, out.tokens))
+            decode.tokens_computed = out.decode_tokens_computed
+            log.flush()
+            self.answers.append(out)
+        progress("batches", len(batches), len(batches))
+        log.close()
+
+    def _requests(self) -> pa.Table:
+        """One row a prompt; a dummy model's text means nothing, so its words and text are null."""
+        meaningful = self.config.weights != "dummy" and self.config.engine.name != "synthetic"
+        rows: list[dict[str, object]] = []
+        for batch, out in enumerate(self.answers):
+            for kept, stop_reason in zip(out.tokens, out.stop_reasons, strict=True):
+                prompt = len(rows)
+                text = self.text.decode(kept) if meaningful else None
+                rows.append(
+                    {
+                        "prompt": self.prompts.indices[prompt],
+                        "batch": batch,
+                        "tokens_in": len(self.prompts.tokens[prompt]),
+                        "tokens_kept": len(kept),
+                        "stop_reason": stop_reason,
+                        "words": None if text is None else len(text.split()),
+                        "text": text,
+                    }
+                )
+        table = pa.Table.from_pylist(rows, schema=REQUEST)
+        return table.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)})
+
+    def _close_files(self, spool: Path) -> None:
+        """Move what the ranks of this node wrote to the attempt, and wait until every node has done so."""
+        if self.place.local_rank == 0:
+            paths = sorted(spool.glob("spans-rank*.arrow"))
+            close_node(paths, self.dir.spans_path(self.place.node))
+        if self.ranks.rank == 0:
+            write_table(self.dir.requests_path, self._requests())
+        self.ranks.barrier()
+        if self.place.local_rank == 0:
+            shutil.rmtree(spool, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Say `finished`: the last write of an attempt."""
+        if self.ranks.rank == 0:
+            self.record["status"] = "finished"
+            self.record["ended_ns"] = time.time_ns()
+            self.dir.write_record(self.record)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep why this rank failed; rank 0 also closes the record, with the reason of the first rank to fail."""
+        told = {
+            "rank": self.ranks.rank,
+            "time_ns": time.time_ns(),
+            "interrupted": isinstance(error, InterruptedRunError | KeyboardInterrupt),
+            "error": _sentence(error),
+            "traceback": traceback.format_exc(),
+        }
+        write_json(self.dir.error_path(self.ranks.rank), told)
+        if self.ranks.rank == 0:
+            close_failed(self.dir, self.record)
+
+
+def _sentence(error: BaseException) -> str:
+    """One line for a person: our own messages as they are, others with their type."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, WattflowError) else f"{type(error).__name__}: {text}"
+
+
+def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> None:
+    """Mark an attempt failed, or interrupted, by the error that came first on any rank, else by `otherwise`."""
+    errors = [json.loads(path.read_bytes()) for path in attempt.logs.glob("error-rank*.json")]
+    causes = sorted(errors, key=lambda e: (e["interrupted"], e["time_ns"]))
+    record["status"] = "interrupted" if causes and causes[0]["interrupted"] else "failed"
+    record["error"] = causes[0]["error"] if causes else otherwise
+    record["error_rank"] = causes[0]["rank"] if causes else None
+    record["ended_ns"] = time.time_ns()
+    attempt.write_record(record)
+
+
+@contextlib.contextmanager
+def _gpu_locks(chosen: Config, devices: list[Device]) -> Iterator[None]:
+    """Hold this machine's lock of each device, so that two local sweeps never measure one GPU at once.
+
+    Slurm hands out GPUs itself, so only launcher=local takes them. flock is sound here: the files are node-local.
+    """
+    with contextlib.ExitStack() as held:
+        if chosen.cluster.launcher == "local":
+            folder = Path(tempfile.gettempdir()) / f"wattflow-locks-{os.getuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():
+                raise PowerError(
+                    f"{folder} belongs to somebody else. Set TMPDIR to another folder."
+                )
+            for uuid in sorted(device["uuid"] for device in devices):
+                file = held.enter_context((folder / f"{uuid}.lock").open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def versions() -> dict[str, str]:
+    """The versions of what measures and computes."""
+    found = {"wattflow": __version__, "python": platform.python_version()}
+    names = ("torch", "fairscale", "submitit", "hydra-core", "nvidia-ml-py", "pyarrow", "numpy")
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git() -> str | None:
+    """The commit of the checkout that runs, with -dirty where it was changed; null for an installed package."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+# --- one task -------------------------------------------------------------------------------------
+
+
+def _measure(
+    sweep: SweepDir, point_id: str, ranks: Ranks, place: Place, progress: Progress
+) -> None:
+    attempt = _Attempt(sweep, point_id, ranks, place)
+    try:
+        attempt.run(progress)
+    except BaseException as error:
+        attempt.fail(error)
+        raise
+    attempt.finish()
+
+
+def _interrupt(signum: int, _frame: object) -> None:
+    raise InterruptedRunError(
+        f"the job was told to end ({signal.Signals(signum).name}). `wattflow resume` runs the point again."
+    )
+
+
+def _join(chosen: Config, place: Place) -> Ranks:
+    return join(
+        place.rank,
+        place.world,
+        place.local_rank,
+        place.node,
+        place.init_method,
+        chosen.engine.device,
+        chosen.engine.init_timeout_s,
+    )
+
+
+def is_finished(sweep: SweepDir, point_id: str) -> bool:
+    """Whether a finished attempt lies on disk."""
+    records = (attempt.read_record() for attempt in sweep.attempts(point_id))
+    return any(record is not None and record["status"] == "finished" for record in records)
+
+
+def run_points(sweep: SweepDir, point_ids: Sequence[str], place: Place, progress: Progress) -> None:
+    """Run points one after another as one of the ranks of a task; EngineError when some of them failed.
+
+    With one rank a failure costs one point. With several, the ranks no longer agree on where they are, so the task
+    ends; `resume` runs what is left.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    ranks = _join(config.from_dict(read_choices(sweep, point_ids[0])), place)
+    failed = []
+    try:
+        for point_id in point_ids:
+            if ranks.broadcast(is_finished(sweep, point_id) if ranks.rank == 0 else None):
+                continue
+            try:
+                _measure(sweep, point_id, ranks, place, progress)
+            except InterruptedRunError:
+                raise
+            except Exception:
+                if ranks.world > 1:
+                    raise
+                traceback.print_exc()
+                failed.append(point_id)
+    finally:
+        ranks.close()
+    if failed:
+        raise EngineError(f"{len(failed)} of {len(point_ids)} points failed: {', '.join(failed)}")
+
+
+def run_task(sweep_path: str, point_ids: list[str]) -> None:
+    """What a Slurm task runs, once on each rank; submitit calls it."""
+    import submitit  # noqa: PLC0415 (only under Slurm)
+
+    env = submitit.JobEnvironment()
+    sweep = SweepDir(Path(sweep_path))
+    chosen = config.from_dict(read_choices(sweep, point_ids[0]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(chosen.engine.threads_per_rank))
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    job: JobInfo = {
+        "job_id": env.job_id,
+        "array_task": env.array_task_id,
+        "restart": restart,
+        "cluster": chosen.cluster.name,
+    }
+    base = chosen.cluster.spool_dir or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
+    spool = Path(base) / f"wattflow-{os.getuid()}-{env.job_id}-{restart}-{node_name()}"
+    spool.mkdir(mode=0o700, exist_ok=True)
+    if spool.stat().st_uid != os.getuid():
+        raise PowerError(
+            f"{spool} belongs to somebody else: set cluster.spool_dir to a private folder."
+        )
+    # one job's tasks never share a node with another's of the same number, whatever the port's range
+    port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
+    place = Place(
+        rank=env.global_rank,
+        world=env.num_tasks,
+        local_rank=env.local_rank,
+        node=node_name(),
+        init_method=f"tcp://{env.hostnames[0]}:{port}",
+        spool=str(spool),
+        job=job,
+    )
+    try:
+        run_points(sweep, point_ids, place, _print_progress())
+    finally:
+        if env.local_rank == 0:
+            shutil.rmtree(spool, ignore_errors=True)
+
+
+def node_name() -> str:
+    """Slurm's name of this node, else its host name."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node().split(".")[0] or "localhost"
+
+
+def _print_progress() -> Progress:
+    """Progress lines for a job's log, at most one in 15 s but for changes of phase."""
+    last: dict[str, float] = {}
+
+    def report(phase: str, done: int, of: int) -> None:
+        if time.monotonic() - last.get(phase, -15.0) >= 15.0 or done == of:
+            last[phase] = time.monotonic()
+            print(f"{phase}: {done}/{of} batches", flush=True)
+
+    return report
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+PointProgress = Callable[
+    [str, str, int, int], None
+]  # point_id, phase, batches done, batches in all
+
+
+def run_serially(
+    sweep_path: str, point_ids: Sequence[str], report: PointProgress | None = None
+) -> list[str]:
+    """Run points one after another on this machine, each rank a process of its own; the ids that failed."""
+    sweep = SweepDir(Path(sweep_path))
+    failed = []
+    for point_id in point_ids:
+        if not is_finished(sweep, point_id):
+            _run_locally(sweep, point_id, report or (lambda *_: None))
+            if not is_finished(sweep, point_id):
+                failed.append(point_id)
+    return failed
+
+
+def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
+    """One attempt at a point by local processes; it lies closed on disk afterwards, finished or not."""
+    chosen = config.from_dict(read_choices(sweep, point_id))
+    before = {attempt.number for attempt in sweep.attempts(point_id)}
+    base = chosen.cluster.spool_dir or tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool:
+        ranks: list[subprocess.Popen[str]] = []
+        try:
+            ranks += [_spawn(sweep, point_id, chosen, k, spool) for k in range(chosen.shards)]
+            _follow(ranks[0], point_id, report)
+        finally:
+            codes = _end(ranks)
+            attempts = [a for a in sweep.attempts(point_id) if a.number not in before]
+            attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
+            if not is_finished(sweep, point_id):
+                _close_unfinished(attempt, Path(spool), codes)
+
+
+def _spawn(
+    sweep: SweepDir, point_id: str, chosen: Config, rank: int, spool: str
+) -> subprocess.Popen[str]:
+    """Start one rank; its stdout tells progress (rank 0), its stderr goes to a log in the spool."""
+    place = Place(
+        rank=rank,
+        world=chosen.shards,
+        local_rank=rank,
+        node=node_name(),
+        init_method=f"file://{spool}/rendezvous",
+        spool=spool,
+        job={
+            "job_id": os.environ.get("SLURM_JOB_ID"),
+            "array_task": None,
+            "restart": 0,
+            "cluster": chosen.cluster.name,
+        },
+    )
+    told = json.dumps({"sweep": str(sweep.path), "point_id": point_id, "place": asdict(place)})
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(k) for k in range(chosen.shards)] if visible is None else visible.split(",")
+    env = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": ",".join(devices[: chosen.shards]),
+        "OMP_NUM_THREADS": str(chosen.engine.threads_per_rank),
+    }
+    with (Path(spool) / f"rank{rank}.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "wattflow.run", told],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if rank == 0 else log,
+            stderr=log,
+            env=env,
+            text=True,
+        )
+
+
+def _follow(rank0: subprocess.Popen[str], point_id: str, report: PointProgress) -> None:
+    """Pass rank 0's progress on until it ends."""
+    assert rank0.stdout is not None
+    with rank0.stdout as lines:
+        for line in lines:
+            if line.startswith('{"progress"'):
+                phase, done, of = json.loads(line)["progress"]
+                report(point_id, phase, done, of)
+    rank0.wait()
+
+
+def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
+    """The exit codes of all ranks; those that outlive rank 0 by 5 s are ended."""
+    deadline = time.monotonic() + 5.0
+    for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        for rank in ranks:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                rank.wait(timeout=max(0.0, deadline - time.monotonic()))
+        for rank in ranks:
+            if rank.poll() is None:
+                end(rank)
+        deadline = time.monotonic() + 5.0
+    return [rank.wait() for rank in ranks]
+
+
+def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> None:
+    """Keep the ranks' logs, and close the record if its rank could not."""
+    for log in spool.glob("rank*.log"):
+        shutil.copy(log, attempt.logs / log.name)
+    record = attempt.read_record() or {
+        "schema_version": SCHEMA_VERSION,
+        "point_id": attempt.point_id,
+        "attempt": attempt.number,
+        "status": "running",
+    }
+    if record["status"] == "running":
+        ended = ", ".join(f"rank {k} with {code}" for k, code in enumerate(codes) if code)
+        close_failed(attempt, record, f"ranks ended: {ended or 'all with 0, without a record'}")
+
+
+def main(told: str) -> None:
+    """One rank that `_run_locally` started: `python -m wattflow.run JSON`."""
+    die_with_parent()
+    given = json.loads(told)
+    stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log, not between the lines of progress
+
+    def progress(phase: str, done: int, of: int) -> None:
+        stdout.write(json.dumps({"progress": [phase, done, of]}) + "\n")
+
+    place = Place(**given["place"])
+    run_points(SweepDir(Path(given["sweep"])), [given["point_id"]], place, progress)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except WattflowError as error:
+        raise SystemExit(f"wattflow: {error}") from error
