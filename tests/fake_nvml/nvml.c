@@ -1,0 +1,499 @@
+/* A stand-in for libnvidia-ml.so.1, for machines without a GPU: known power curves behind the calls that pynvml makes.
+
+   Curves, stamps and UUIDs are pure functions of (node, index, time); curves.py is their Python twin. All faults are
+   chosen by environment variables, read at each call:
+
+   FAKE_NVML_GPUS=2                    how many GPUs
+   FAKE_NVML_CURVE=kind[:base_w[:swing_w[:period_s]]]     ramp (the default), square or constant
+   FAKE_NVML_JITTER_US=6000            how irregular the buffer's stamps are
+   FAKE_NVML_NAME=A,B                  names by index; the last one serves the rest
+   FAKE_NVML_DRIVER=580.00
+   FAKE_NVML_MISSING=call,186,...      calls and fields that are not supported
+   FAKE_NVML_DENY=call,...             calls and fields without permission
+   FAKE_NVML_LATENCY_US=call=3000,...  how long calls take
+   FAKE_NVML_LOST=index@unix_s[-unix_s]   a GPU that is lost from then on, or until
+   FAKE_NVML_COUNTER_RESET=unix_s      when the energy counter starts again at 0
+   FAKE_NVML_MIG=1                     MIG mode is on
+*/
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    SUCCESS = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NO_PERMISSION = 4,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7,
+    GPU_IS_LOST = 15,
+};
+
+enum { VALUE_DOUBLE = 0, VALUE_UINT = 1, VALUE_ULL = 3 };
+
+#define MOST_GPUS 32
+#define SECOND_NS 1000000000LL
+#define TICK_NS 100000000LL     /* counter, instant and average power are renewed each 100 ms */
+#define STEP_US 20000LL         /* the buffer takes a sample each 20 ms ... */
+#define LAG_US 15000LL          /* ... shows it 15 ms later ... */
+#define DEPTH 119               /* ... and keeps this many */
+#define DRIVER_LOADED_NS (1600000000LL * SECOND_NS)
+
+typedef struct { unsigned index; } Gpu;
+typedef union { double d; unsigned ui; unsigned long ul; unsigned long long ull; long long sll; } Value;
+typedef struct { unsigned long long time_us; Value value; } Sample;
+typedef struct {
+    unsigned field, scope;
+    long long time_us, latency_us;
+    unsigned type, result;
+    Value value;
+} FieldValue;
+typedef struct {
+    char bus_id_legacy[16];
+    unsigned domain, bus, device, pci_device_id, pci_subsystem_id;
+    char bus_id[32];
+} PciInfo;
+typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned gpu, memory; } Utilization;
+typedef struct { unsigned version, supported; } GpmSupport;
+
+static Gpu gpus[MOST_GPUS];
+static int users;
+
+/* ---- the environment ---- */
+
+static const char *setting(const char *name, const char *otherwise) {
+    const char *value = getenv(name);
+    return value && *value ? value : otherwise;
+}
+
+static unsigned gpu_count(void) {
+    int count = atoi(setting("FAKE_NVML_GPUS", "2"));
+    return count < 0 ? 0 : count > MOST_GPUS ? MOST_GPUS : (unsigned)count;
+}
+
+/* Where `word` stands in a comma-separated list: the text after it (its "=value", or ""), or NULL. */
+static const char *listed(const char *list, const char *word) {
+    size_t length = strlen(word);
+    for (const char *at = list; *at;) {
+        size_t span = strcspn(at, ",");
+        if (span >= length && !strncmp(at, word, length) && (span == length || at[length] == '='))
+            return at + length;
+        at += span + (at[span] == ',');
+    }
+    return NULL;
+}
+
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
+}
+
+static int is_lost(unsigned index) {
+    const char *at = setting("FAKE_NVML_LOST", "");
+    double now_s = (double)now_ns() / 1e9;
+    while (*at) {
+        char *rest;
+        unsigned long which = strtoul(at, &rest, 10);
+        if (*rest != '@')
+            return 0;
+        double from_s = strtod(rest + 1, &rest), until_s = INFINITY;
+        if (*rest == '-')
+            until_s = strtod(rest + 1, &rest);
+        if (which == index && now_s >= from_s && now_s < until_s)
+            return 1;
+        at = *rest == ',' ? rest + 1 : rest;
+    }
+    return 0;
+}
+
+/* What each call does first: it takes its time, then fails if it was told to. */
+static int enter(const char *call, const Gpu *gpu) {
+    const char *latency = listed(setting("FAKE_NVML_LATENCY_US", ""), call);
+    if (latency && *latency == '=')
+        usleep((useconds_t)atoi(latency + 1));
+    if (listed(setting("FAKE_NVML_DENY", ""), call))
+        return NO_PERMISSION;
+    if (listed(setting("FAKE_NVML_MISSING", ""), call))
+        return NOT_SUPPORTED;
+    if (!users)
+        return UNINITIALIZED;
+    if (gpu && is_lost(gpu->index))
+        return GPU_IS_LOST;
+    return SUCCESS;
+}
+
+#define ENTER(gpu)                                                                                                     \
+    do {                                                                                                               \
+        int result = enter(__func__, (gpu));                                                                           \
+        if (result)                                                                                                    \
+            return result;                                                                                             \
+    } while (0)
+
+/* ---- who a GPU is, and its watts ---- */
+
+static uint64_t hash_text(const char *text) { /* FNV-1a */
+    uint64_t hash = 0xcbf29ce484222325ULL;
+    for (; *text; text++)
+        hash = (hash ^ (unsigned char)*text) * 0x100000001b3ULL;
+    return hash;
+}
+
+static uint64_t mix(uint64_t x) { /* splitmix64 */
+    x += 0x9e3779b97f4a7c15ULL;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    return x ^ (x >> 31);
+}
+
+static void uuid_of(unsigned index, char out[41]) {
+    char host[256] = "", who[300];
+    const char *node = setting("SLURMD_NODENAME", NULL);
+    if (!node) {
+        gethostname(host, sizeof host - 1);
+        node = host;
+    }
+    snprintf(who, sizeof who, "%.255s/%u", node, index);
+    uint64_t high = mix(hash_text(who)), low = mix(high);
+    snprintf(out, 41, "GPU-%08x-%04x-%04x-%04x-%012llx", (unsigned)(high >> 32), (unsigned)(high >> 16) & 0xffff,
+             (unsigned)high & 0xffff, (unsigned)(low >> 48), (unsigned long long)low & 0xffffffffffffULL);
+}
+
+typedef struct { char kind; double base_w, swing_w; int64_t period_ns; } Curve;
+
+static Curve curve_of(unsigned index) {
+    char uuid[41];
+    uuid_of(index, uuid);
+    uint64_t hash = mix(hash_text(uuid));
+    Curve curve = {
+        'r',
+        60.0 + (double)(hash & 0xff) * 0.5,
+        40.0 + (double)((hash >> 8) & 0xff) * 0.5,
+        2 * SECOND_NS + (int64_t)((hash >> 16) & 7) * 4 * TICK_NS,
+    };
+    const char *text = setting("FAKE_NVML_CURVE", "ramp");
+    curve.kind = *text;
+    if ((text = strchr(text, ':')))
+        curve.base_w = atof(++text);
+    if (text && (text = strchr(text, ':')))
+        curve.swing_w = atof(++text);
+    if (text && (text = strchr(text, ':')))
+        curve.period_ns = (int64_t)llround(atof(++text) * 1e9);
+    return curve;
+}
+
+static double watts(Curve c, int64_t time_ns) {
+    double phase = (double)(time_ns % c.period_ns) / (double)c.period_ns;
+    if (c.kind == 'c')
+        return c.base_w;
+    if (c.kind == 's')
+        return c.base_w + (phase < 0.5 ? c.swing_w : 0.0);
+    return c.base_w + c.swing_w * (1.0 - fabs(2.0 * phase - 1.0)); /* up for half a period, then down */
+}
+
+/* Joules of the part above base_w from a period's start to the time, whole periods left out. */
+static double swing_j(Curve c, int64_t time_ns) {
+    double period_s = (double)c.period_ns / 1e9, x = (double)(time_ns % c.period_ns) / 1e9;
+    if (c.kind == 'c')
+        return 0.0;
+    if (c.kind == 's')
+        return c.swing_w * fmin(x, period_s / 2);
+    return c.swing_w * (x <= period_s / 2 ? x * x / period_s : period_s / 2 - (period_s - x) * (period_s - x) / period_s);
+}
+
+static double joules(Curve c, int64_t start_ns, int64_t end_ns) {
+    double periods = (double)(end_ns / c.period_ns - start_ns / c.period_ns);
+    double whole = c.kind == 'c' ? 0.0 : periods * c.swing_w * (double)c.period_ns / 2e9;
+    return c.base_w * ((double)(end_ns - start_ns) / 1e9) + whole + swing_j(c, end_ns) - swing_j(c, start_ns);
+}
+
+static int64_t tick(int64_t time_ns) { return time_ns - time_ns % TICK_NS; }
+
+static unsigned mean_mw(unsigned index) { /* over the last second, as PowerUsage of Hopper */
+    int64_t end = tick(now_ns());
+    return (unsigned)lround(joules(curve_of(index), end - SECOND_NS, end) * 1e3);
+}
+
+static unsigned instant_mw(unsigned index) { return (unsigned)lround(watts(curve_of(index), tick(now_ns())) * 1e3); }
+
+static unsigned long long counter_mj(unsigned index) {
+    int64_t end = tick(now_ns()), start = DRIVER_LOADED_NS;
+    int64_t reset = (int64_t)(atof(setting("FAKE_NVML_COUNTER_RESET", "0")) * 1e9);
+    if (reset && end >= reset)
+        start = reset;
+    return (unsigned long long)llround(joules(curve_of(index), start, end) * 1e3);
+}
+
+static int64_t stamp_us(int64_t k) {
+    int64_t jitter = atoi(setting("FAKE_NVML_JITTER_US", "6000"));
+    return k * STEP_US + (int64_t)(mix((uint64_t)k) % (uint64_t)(jitter + 1));
+}
+
+/* ---- the library ---- */
+
+int nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    users++;
+    int result = enter(__func__, NULL);
+    if (result)
+        users--;
+    for (unsigned i = 0; i < MOST_GPUS; i++)
+        gpus[i].index = i;
+    return result;
+}
+
+int nvmlShutdown(void) {
+    ENTER(NULL);
+    users--;
+    return SUCCESS;
+}
+
+const char *nvmlErrorString(int result) {
+    switch (result) {
+    case SUCCESS: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case NO_PERMISSION: return "Insufficient Permissions";
+    case NOT_FOUND: return "Not Found";
+    case INSUFFICIENT_SIZE: return "Insufficient Size";
+    case GPU_IS_LOST: return "GPU is lost";
+    default: return "Unknown Error";
+    }
+}
+
+int nvmlSystemGetDriverVersion(char *out, unsigned size) {
+    ENTER(NULL);
+    snprintf(out, size, "%s", setting("FAKE_NVML_DRIVER", "580.00"));
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+    ENTER(NULL);
+    *count = gpu_count();
+    return SUCCESS;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, Gpu **gpu) {
+    if (index >= gpu_count())
+        return INVALID_ARGUMENT;
+    ENTER(&gpus[index]);
+    *gpu = &gpus[index];
+    return SUCCESS;
+}
+
+int nvmlDeviceGetHandleByUUID(const char *uuid, Gpu **gpu) {
+    for (unsigned i = 0; i < gpu_count(); i++) {
+        char own[41];
+        uuid_of(i, own);
+        if (!strcmp(own, uuid)) {
+            ENTER(&gpus[i]);
+            *gpu = &gpus[i];
+            return SUCCESS;
+        }
+    }
+    return NOT_FOUND;
+}
+
+int nvmlDeviceGetIndex(Gpu *gpu, unsigned *index) {
+    ENTER(gpu);
+    *index = gpu->index;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUUID(Gpu *gpu, char *out, unsigned size) {
+    ENTER(gpu);
+    if (size < 41)
+        return INSUFFICIENT_SIZE;
+    uuid_of(gpu->index, out);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetName(Gpu *gpu, char *out, unsigned size) {
+    ENTER(gpu);
+    const char *names = setting("FAKE_NVML_NAME", "NVIDIA Fake 80GB");
+    for (unsigned i = 0; i < gpu->index && strchr(names, ','); i++)
+        names = strchr(names, ',') + 1;
+    snprintf(out, size, "%.*s", (int)strcspn(names, ","), names);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPciInfo_v3(Gpu *gpu, PciInfo *info) {
+    ENTER(gpu);
+    memset(info, 0, sizeof *info);
+    info->bus = 0x10 + gpu->index;
+    snprintf(info->bus_id_legacy, sizeof info->bus_id_legacy, "0000:%02X:00.0", info->bus & 0xff);
+    snprintf(info->bus_id, sizeof info->bus_id, "00000000:%02X:00.0", info->bus & 0xff);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetSamples(Gpu *gpu, unsigned kind, unsigned long long last_us, unsigned *type, unsigned *count,
+                         Sample *samples) {
+    ENTER(gpu);
+    if (kind != 0) /* only NVML_TOTAL_POWER_SAMPLES */
+        return NOT_SUPPORTED;
+    int64_t seen_us = now_ns() / 1000 - LAG_US, newest = seen_us / STEP_US;
+    while (stamp_us(newest) > seen_us)
+        newest--;
+    int64_t first = newest - DEPTH + 1;
+    while (first <= newest && (uint64_t)stamp_us(first) <= last_us)
+        first++;
+    if (first > newest)
+        return NOT_FOUND;
+    *type = VALUE_UINT;
+    if (!samples) {
+        *count = DEPTH;
+        return SUCCESS;
+    }
+    if (*count < DEPTH)
+        return INSUFFICIENT_SIZE;
+    *count = (unsigned)(newest - first + 1);
+    Curve curve = curve_of(gpu->index);
+    for (unsigned i = 0; i < *count; i++) {
+        int64_t time_us = stamp_us(first + i);
+        samples[i].time_us = (unsigned long long)time_us;
+        samples[i].value.ull = 0;
+        samples[i].value.ui = (unsigned)lround(watts(curve, time_us * 1000) * 1e3);
+    }
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPowerUsage(Gpu *gpu, unsigned *milliwatts) {
+    ENTER(gpu);
+    *milliwatts = mean_mw(gpu->index);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(Gpu *gpu, unsigned long long *millijoules) {
+    ENTER(gpu);
+    *millijoules = counter_mj(gpu->index);
+    return SUCCESS;
+}
+
+static unsigned read_field(unsigned index, FieldValue *f) {
+    char name[16];
+    snprintf(name, sizeof name, "%u", f->field);
+    int result = enter(name, NULL);
+    if (result)
+        return (unsigned)result;
+    f->type = VALUE_UINT;
+    f->value.ull = 0;
+    switch (f->field) {
+    case 186: f->value.ui = instant_mw(index); break;
+    case 185: f->value.ui = mean_mw(index); break;
+    case 187: f->value.ui = 200000; break;
+    case 188: case 189: case 190: case 192: f->value.ui = 700000; break;
+    case 83: f->type = VALUE_ULL; f->value.ull = counter_mj(index); break;
+    case 74: f->type = VALUE_ULL; f->value.ull = 5000000000ULL; break;
+    default: return NOT_SUPPORTED;
+    }
+    return SUCCESS;
+}
+
+int nvmlDeviceGetFieldValues(Gpu *gpu, int count, FieldValue *values) {
+    ENTER(gpu);
+    for (int i = 0; i < count; i++) {
+        values[i].time_us = now_ns() / 1000;
+        values[i].latency_us = 1;
+        values[i].result = read_field(gpu->index, &values[i]);
+    }
+    return SUCCESS;
+}
+
+int nvmlDeviceGetClockInfo(Gpu *gpu, unsigned kind, unsigned *megahertz) {
+    ENTER(gpu);
+    if (kind > 3)
+        return INVALID_ARGUMENT;
+    *megahertz = kind == 2 ? 2619 : 1980;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetTemperature(Gpu *gpu, unsigned sensor, unsigned *celsius) {
+    ENTER(gpu);
+    if (sensor != 0)
+        return INVALID_ARGUMENT;
+    *celsius = 40 + gpu->index;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(Gpu *gpu, Utilization *rates) {
+    ENTER(gpu);
+    rates->gpu = 90;
+    rates->memory = 35;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
+    ENTER(gpu);
+    memory->total = 80ULL << 30;
+    memory->used = 16ULL << 30;
+    memory->free = memory->total - memory->used;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(Gpu *gpu, unsigned long long *reasons) {
+    ENTER(gpu);
+    *reasons = 0x4; /* the software power cap */
+    return SUCCESS;
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(Gpu *gpu, unsigned *milliwatts) {
+    ENTER(gpu);
+    *milliwatts = 700000;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPowerManagementLimitConstraints(Gpu *gpu, unsigned *least_mw, unsigned *most_mw) {
+    ENTER(gpu);
+    *least_mw = 200000;
+    *most_mw = 700000;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetPersistenceMode(Gpu *gpu, unsigned *mode) {
+    ENTER(gpu);
+    *mode = 1;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetEccMode(Gpu *gpu, unsigned *current, unsigned *pending) {
+    ENTER(gpu);
+    *current = *pending = 1;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMigMode(Gpu *gpu, unsigned *current, unsigned *pending) {
+    ENTER(gpu);
+    *current = *pending = (unsigned)atoi(setting("FAKE_NVML_MIG", "0"));
+    return SUCCESS;
+}
+
+int nvmlGpmQueryDeviceSupport(Gpu *gpu, GpmSupport *support) {
+    ENTER(gpu);
+    support->supported = 1;
+    return SUCCESS;
+}
+
+int nvmlGpmSampleAlloc(void **sample) {
+    ENTER(NULL);
+    *sample = calloc(1, sizeof(int64_t));
+    return SUCCESS;
+}
+
+int nvmlGpmSampleFree(void *sample) {
+    free(sample);
+    return SUCCESS;
+}
+
+int nvmlGpmSampleGet(Gpu *gpu, void *sample) {
+    ENTER(gpu);
+    *(int64_t *)sample = now_ns();
+    return SUCCESS;
+}
