@@ -1,4 +1,4 @@
-"""From words to points: Hydra's grammar expands the grid, types are checked, what cannot run is told apart.
+"""From words to points: Hydra's grammar expands the grid, types are checked, what cannot run is set apart.
 
     wattflow plan grid=shards model=llama-7b,llama-13b batch_size=range(8,65,8)
 
@@ -11,12 +11,18 @@ import json
 import operator
 import random
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import hydra
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -27,11 +33,23 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wattflow import dataset
-from wattflow.config import Config, check, check_value, flat, from_dict, hashed, point_id, resolve
+from wattflow.config import (
+    Config,
+    Sweep,
+    check,
+    check_value,
+    flat,
+    from_dict,
+    hashed,
+    point_id,
+    resolve,
+)
 from wattflow.engine.header import check_header
 from wattflow.errors import RefusedError
 from wattflow.model import why_not_shards, why_too_big
-from wattflow.sweepdir import SweepDir, check_name
+from wattflow.schema import GRID, SCHEMA_VERSION
+from wattflow.stream import write_table
+from wattflow.sweepdir import SweepDir, check_name, write_atomic
 
 # What no submitted value may hold: it could be evaluated by OmegaConf or Hydra, or by a shell further on.
 _REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
@@ -74,9 +92,9 @@ def conf_dirs() -> list[Path]:
 
 
 def register() -> None:
-    """Tell Hydra the typed keys and the primary config; the search path cannot stand in a file, as it is found first."""
+    """Tell Hydra the typed keys and the primary config, which names the search path and so cannot lie in it."""
     quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
-    hydra = {
+    settings = {
         "output_subdir": None,
         "run": {"dir": "."},
         "job": {"chdir": False},
@@ -85,7 +103,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="base", node=Config)
     store.store(
-        name=_PRIMARY, node={"defaults": ["base", "config", "_self_", *quiet], "hydra": hydra}
+        name=_PRIMARY, node={"defaults": ["base", "config", "_self_", *quiet], "hydra": settings}
     )
 
 
@@ -146,7 +164,7 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 f"{override.input_line}: wattflow sets Hydra's own keys. "
                 "Name the sweep with sweep=NAME and its folder with sweeps_dir=DIR."
             )
-    return cast(list[Override], overrides)
+    return overrides
 
 
 def _is_group(override: Override) -> bool:
@@ -266,11 +284,11 @@ class _Grid:
 def _read_grid(words: Sequence[str]) -> _Grid:
     overrides = _parse(words)
     keys = {override.key_or_group for override in overrides}
-    fixed = [o.input_line for o in overrides if not o.is_sweep_override()]
+    fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
     composed = compose(_PRIMARY, fixed, return_hydra_config=True)
-    params = OmegaConf.to_container(composed.hydra.sweeper).get("params") or {}
+    params = dict(composed.hydra.sweeper.get("params") or {})
     from_file = _parse([f"{key}={value}" for key, value in params.items() if key not in keys])
-    fixed += [o.input_line for o in from_file if not o.is_sweep_override()]
+    fixed += [str(o.input_line) for o in from_file if not o.is_sweep_override()]
     groups: dict[str, list[str]] = {}
     values: dict[str, list[str]] = {}
     for override in [*from_file, *overrides]:
@@ -372,6 +390,93 @@ def plan(words: Sequence[str], repeats: int | None = None) -> Plan:
     return Plan(
         name, SweepDir.named(base["sweeps_dir"], name), _rewritten(words), points, duplicates
     )
+
+
+def save(made: Plan) -> list[Point]:
+    """Write sweep.yaml and grid.parquet, adding to a sweep that exists; the points that it did not hold before."""
+    sweep = made.sweep
+    sweep.make()
+    sweep.require_owner()
+    old = pq.read_table(sweep.grid_path, schema=GRID) if sweep.grid_path.exists() else None
+    known = set() if old is None else set(old["point_id"].to_pylist())
+    new = [point for point in made.points if point.point_id not in known]
+    rows = [
+        {
+            "point_id": point.point_id,
+            "position": len(known) + k,
+            "reason": point.reason,
+            "choices": json.dumps(point.choices, separators=(",", ":")),
+        }
+        for k, point in enumerate(new)
+    ]
+    metadata = {"schema_version": str(SCHEMA_VERSION)}
+    table = pa.Table.from_pylist(rows, schema=GRID)
+    table = table if old is None else pa.concat_tables([old, table])
+    # the words first: they are of use without the grid, the grid is taken for a whole sweep
+    asked = [*_asked(sweep), {"time": datetime.now(UTC).isoformat(), "words": made.words}]
+    text = OmegaConf.to_yaml({"schema_version": SCHEMA_VERSION, "name": made.name, "asked": asked})
+    write_atomic(sweep.sweep_yaml, text.encode())
+    write_table(sweep.grid_path, table.replace_schema_metadata(metadata))
+    return new
+
+
+def _asked(sweep: SweepDir) -> list[Any]:
+    """What earlier calls asked of this sweep."""
+    if not sweep.sweep_yaml.exists():
+        return []
+    return cast(list[Any], OmegaConf.to_container(OmegaConf.load(sweep.sweep_yaml).asked))
+
+
+def as_hydra_application(
+    words: Sequence[str], job: Callable[[Plan, Point], None], *, multirun: bool
+) -> Plan:
+    """Run `job` once a point as an ordinary Hydra application does, and return the plan of all of them.
+
+    RefusedError for what needs `submit`: zip blocks, repeats, exclude rules, another launcher, a list without -m.
+    """
+    made = plan(words, repeats=1)
+    base = made.points[0].choices
+    asked = base["sweep"]
+    if asked["zip"] or asked["exclude"] or asked["repeats"] != Sweep().repeats:
+        raise RefusedError(
+            "`run` makes each point once and knows neither zip, repeats nor exclude: "
+            "use `wattflow submit cluster=local` for this grid."
+        )
+    if base["cluster"]["launcher"] != "local":
+        raise RefusedError(
+            f"cluster={base['cluster']['name']} starts jobs by Slurm: use `wattflow submit`."
+        )
+    if len(made.points) + made.duplicates > 1 and not multirun:
+        raise RefusedError("these words name several points: add -m to run them all.")
+    by_id = {point.point_id: point for point in made.points}
+
+    def one(composed: Any) -> None:
+        choices = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+        job(made, by_id[point_id(resolve(choices))])
+
+    register()
+    application = hydra.main(
+        version_base="1.3", config_path=str(conf_dirs()[0]), config_name=_PRIMARY
+    )(one)
+    with (
+        tempfile.TemporaryDirectory(prefix="wattflow-hydra-") as folder,
+        _arguments(
+            # Hydra writes multirun.yaml; the sweep's own directory holds all that is worth keeping
+            [*(["-m"] if multirun else []), *made.words, f"hydra.sweep.dir={folder}"]
+        ),
+    ):
+        application()
+    return made
+
+
+@contextmanager
+def _arguments(words: Sequence[str]) -> Iterator[None]:
+    """Hydra reads sys.argv."""
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def check_inputs(points: Sequence[Point]) -> None:

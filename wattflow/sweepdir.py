@@ -1,4 +1,4 @@
-"""The directory of a sweep: where each file lies, how it is written, who may claim an attempt. Nobody else spells a name.
+"""The directory of a sweep: where each file lies, how it is written, who may claim an attempt.
 
     sweeps/<name>/
       sweep.yaml  grid.parquet  journal.jsonl
