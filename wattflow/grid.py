@@ -16,13 +16,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
-import pyarrow as pa
-import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -47,9 +44,7 @@ from wattflow.config import (
 from wattflow.engine.header import check_header
 from wattflow.errors import RefusedError
 from wattflow.model import why_not_shards, why_too_big
-from wattflow.schema import GRID, SCHEMA_VERSION
-from wattflow.stream import write_table
-from wattflow.sweepdir import SweepDir, check_name, write_atomic
+from wattflow.sweepdir import SweepDir, check_name
 
 # What no submitted value may hold: it could be evaluated by OmegaConf or Hydra, or by a shell further on.
 _REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
@@ -390,41 +385,6 @@ def plan(words: Sequence[str], repeats: int | None = None) -> Plan:
     return Plan(
         name, SweepDir.named(base["sweeps_dir"], name), _rewritten(words), points, duplicates
     )
-
-
-def save(made: Plan) -> list[Point]:
-    """Write sweep.yaml and grid.parquet, adding to a sweep that exists; the points that it did not hold before."""
-    sweep = made.sweep
-    sweep.make()
-    sweep.require_owner()
-    old = pq.read_table(sweep.grid_path, schema=GRID) if sweep.grid_path.exists() else None
-    known = set() if old is None else set(old["point_id"].to_pylist())
-    new = [point for point in made.points if point.point_id not in known]
-    rows = [
-        {
-            "point_id": point.point_id,
-            "position": len(known) + k,
-            "reason": point.reason,
-            "choices": json.dumps(point.choices, separators=(",", ":")),
-        }
-        for k, point in enumerate(new)
-    ]
-    metadata = {"schema_version": str(SCHEMA_VERSION)}
-    table = pa.Table.from_pylist(rows, schema=GRID)
-    table = table if old is None else pa.concat_tables([old, table])
-    # the words first: they are of use without the grid, the grid is taken for a whole sweep
-    asked = [*_asked(sweep), {"time": datetime.now(UTC).isoformat(), "words": made.words}]
-    text = OmegaConf.to_yaml({"schema_version": SCHEMA_VERSION, "name": made.name, "asked": asked})
-    write_atomic(sweep.sweep_yaml, text.encode())
-    write_table(sweep.grid_path, table.replace_schema_metadata(metadata))
-    return new
-
-
-def _asked(sweep: SweepDir) -> list[Any]:
-    """What earlier calls asked of this sweep."""
-    if not sweep.sweep_yaml.exists():
-        return []
-    return cast(list[Any], OmegaConf.to_container(OmegaConf.load(sweep.sweep_yaml).asked))
 
 
 def as_hydra_application(
