@@ -90,6 +90,10 @@ class AttemptDir:
         """Where a rank says why it failed, since only rank 0 writes the record."""
         return self.logs / f"error-rank{rank}.json"
 
+    def sidecar_log_path(self, node: str) -> Path:
+        """What the sidecar of a node had to say; there is no such file where it said nothing."""
+        return self.logs / f"sidecar-{node}.log"
+
     def trace_path(self, node: str, gpu_uuid: str, suffix: str = ".parquet") -> Path:
         """The trace of one GPU; `.arrow` while it grows."""
         return self.path / "traces" / f"{node}-{gpu_uuid}{suffix}"

@@ -1,0 +1,129 @@
+"""What the sidecar needs of a meter, and which meter a node gets.
+
+A meter has its devices, and gives rows of schema.TRACE whenever they are due. It is read by one thread: `begin`
+before the first row of a trace, `read` whenever `due_ns` has come, `finish` once at the trace's end.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wattflow.config import Power
+from wattflow.errors import PowerError
+from wattflow.schema import Device
+
+LATE_NS = 5_000_000  # a poll that comes this much after its deadline is counted as late
+
+Row = dict[str, Any]  # columns of schema.TRACE by name
+Reading = tuple[str, Row]  # a device's uuid, and one row of its trace
+
+
+class Meter(Protocol):
+    """Reads the power of this node's devices."""
+
+    @property
+    def name(self) -> str:
+        """The meter: nvml or simulated."""
+
+    @property
+    def source(self) -> str:
+        """The sensor that the watts come from, a name from schema.SOURCES."""
+
+    @property
+    def boundary(self) -> str:
+        """What the watts include: gpu or host."""
+
+    @property
+    def driver(self) -> str | None:
+        """The driver's version."""
+
+    @property
+    def period_ms(self) -> float:
+        """The expected time between two samples."""
+
+    @property
+    def devices(self) -> list[Device]:
+        """The devices that are measured, by CUDA ordinal."""
+
+    @property
+    def late_polls(self) -> int:
+        """How many polls came late since `begin`."""
+
+    def begin(self, last_ns: Mapping[str, int]) -> None:
+        """Start a trace; `last_ns` has the last sample's unix time by uuid where an earlier sidecar left one."""
+
+    def due_ns(self) -> int:
+        """The monotonic time at which `read` next has something to do."""
+
+    def read(self) -> list[Reading]:
+        """All rows that are due; a sensor that fails gives a row without a value, marked as a gap."""
+
+    def finish(self) -> list[Reading]:
+        """The last rows of a trace, from all sensors, due or not."""
+
+    def close(self) -> None:
+        """Let go of the devices."""
+
+
+class Beat:
+    """Deadlines at whole periods on the monotonic clock, so that lateness never adds up."""
+
+    def __init__(self, period_ns: int, first_ns: int) -> None:
+        self.period_ns = period_ns
+        self.next_ns = first_ns
+        self.late = 0
+
+    def take(self, now_ns: int) -> bool:
+        """Whether the deadline has come; if so, the next one is set and those missed are passed over."""
+        behind_ns = now_ns - self.next_ns
+        if behind_ns < 0:
+            return False
+        self.late += behind_ns > LATE_NS
+        self.next_ns += (behind_ns // self.period_ns + 1) * self.period_ns
+        return True
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One instant by both of the node's clocks."""
+
+    time_ns: int
+    monotonic_ns: int
+
+
+def moment() -> Moment:
+    """Now, by both clocks."""
+    before_ns = time.monotonic_ns()
+    time_ns = time.time_ns()
+    return Moment(time_ns, (before_ns + time.monotonic_ns()) // 2)
+
+
+def middle(start: Moment, end: Moment) -> Moment:
+    """The instant half-way: where a value that took a while to read is placed."""
+    return Moment((start.time_ns + end.time_ns) // 2, (start.monotonic_ns + end.monotonic_ns) // 2)
+
+
+def choose(power: Power, node: str) -> Meter:
+    """The meter that power.meter names; auto takes NVML where it shows a visible GPU, else the simulated one.
+
+    PowerError when NVML was asked for and is absent, or when the visible devices cannot be measured apart (MIG).
+    """
+    # both import this module, and pynvml is loaded only where it is wanted
+    from wattflow.power.simulated import SimulatedMeter  # noqa: PLC0415 - see above
+
+    if power.meter == "simulated":
+        return SimulatedMeter(power, node)
+    if power.meter not in ("auto", "nvml"):
+        raise PowerError(f"power.meter={power.meter}: not one of auto, nvml, simulated.")
+    from wattflow.power.nvml import AbsentError, NvmlMeter  # noqa: PLC0415 - see above
+
+    try:
+        return NvmlMeter(power)
+    except AbsentError as error:
+        if power.meter == "auto":
+            return SimulatedMeter(power, node)
+        raise PowerError(
+            f"power.meter=nvml on {node}: {error} Look at `nvidia-smi -L` in the job, ask Slurm for GPUs "
+            "(cluster.gpu_request), or take power.meter=simulated, whose watts are no measurement."
+        ) from error

@@ -1,0 +1,274 @@
+"""The sidecar as its parent sees it: started by local rank 0 of each node, watched, and started again when it dies.
+
+sidecar = Sidecar(config.power, node, spool)
+ready = sidecar.start(attempt)      # the first sample of every device lies on disk
+...                                 # phases, stamped by the same clock
+info = sidecar.stop()               # every trace lies in the attempt
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+import wattflow
+from wattflow.config import Power
+from wattflow.errors import PowerError
+from wattflow.schema import NodeInfo, Ready
+from wattflow.sweepdir import AttemptDir
+
+MOST_FAILURES = 5  # restarts in a row that came to nothing
+STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
+CLOSE_TIMEOUT_S = 60.0  # for the last copy to a slow shared file system
+
+
+class Sidecar:
+    """Records this node's power for one attempt at a time; a context manager that leaves no process behind."""
+
+    def __init__(self, power: Power, node: str, spool: Path, ready_timeout_s: float = 60.0) -> None:
+        self._power = power
+        self._node = node
+        self._spool = spool
+        self._ready_timeout_s = ready_timeout_s
+        self._changed = threading.Condition()
+        self._watcher: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ready: Ready | None = None
+        self._restarts = 0
+        self._stopping = False
+        self._closed = False
+        self._lost: str | None = None
+
+    def __enter__(self) -> Self:
+        """The sidecar itself, not yet started."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, if one is left."""
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that records now, or None."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def restarts(self) -> int:
+        """How often the process was started again during this attempt."""
+        return self._restarts
+
+    def start(self, attempt: AttemptDir) -> Ready:
+        """Start recording; returns what is measured once the first sample of every device lies on disk.
+
+        PowerError, with the log's path and last line, when that takes too long or the sidecar cannot measure.
+        """
+        if self._watcher is not None:
+            raise PowerError(f"the sidecar of {self._node} is recording already: stop it first.")
+        self._forget()
+        self._log_path = attempt.sidecar_log_path(self._node)
+        self._watcher = threading.Thread(
+            target=self._watch, args=(attempt,), name="sidecar-watch", daemon=True
+        )
+        self._watcher.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._lost, self._ready_timeout_s)
+            ready, lost = self._ready, self._lost
+        if ready is None or lost is not None:
+            self.close()
+            raise PowerError(
+                f"the sidecar of {self._node}: "
+                f"{lost or f'not ready after {self._ready_timeout_s:g} s.'} {self._log_says()}"
+            )
+        return ready
+
+    def check(self) -> None:
+        """PowerError when the sidecar is lost for good, so that the attempt's joules cannot be told."""
+        with self._changed:
+            lost = self._lost
+        if lost is not None:
+            raise PowerError(f"the sidecar of {self._node}: {lost} {self._log_says()}")
+
+    def stop(self) -> NodeInfo:
+        """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost."""
+        with self._changed:
+            if self._watcher is None or self._ready is None:
+                raise PowerError(f"the sidecar of {self._node} was not started.")
+            self._stopping = True
+            self._send(self._process, {"close": True})
+            self._changed.wait_for(lambda: self._closed or self._lost, CLOSE_TIMEOUT_S)
+            if not (self._closed or self._lost):
+                self._lost = f"did not close its traces within {CLOSE_TIMEOUT_S:g} s."
+            ready = self._ready
+        self.close()
+        self.check()
+        return {**ready, "sidecar_restarts": self._restarts}
+
+    def close(self) -> None:
+        """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
+        if self._watcher is None:
+            return
+        with self._changed:
+            self._stopping = True
+            closed = self._closed
+            process = self._process
+            if not closed and self._lost is None:
+                self._lost = "ended before its traces were closed."
+        if process is not None:
+            if closed:
+                _hang_up(process)  # at the end of its stdin it ends by itself
+            else:
+                process.kill()
+        self._watcher.join()
+        self._watcher = None
+        self._process = None
+        with contextlib.suppress(OSError):
+            if self._log_path.stat().st_size == 0:
+                self._log_path.unlink()
+
+    # ---- the watching thread ----
+
+    def _watch(self, attempt: AttemptDir) -> None:
+        """Keep a sidecar alive until its traces are closed.
+
+        This thread starts each process and outlives it, since the kernel's parent-death signal follows the thread.
+        """
+        failures = 0
+        while True:
+            born_s = time.monotonic()
+            try:
+                process = self._spawn()
+            except OSError as error:
+                self._set_lost(f"could not be started ({error}).")
+                return
+            with self._changed:
+                self._process = process
+                if self._lost:  # closed while no process was there to be killed
+                    process.kill()
+                self._send(
+                    process,
+                    {
+                        "open": str(attempt.path),
+                        "point_id": attempt.point_id,
+                        "attempt": attempt.number,
+                    },
+                )
+                if self._stopping:
+                    self._send(process, {"close": True})
+            told = self._listen(process)
+            code = process.wait()
+            _hang_up(process)
+            with self._changed:
+                if self._closed or self._lost:
+                    return
+                what = told or f"ended with code {code}."
+                failures = 1 if time.monotonic() - born_s > STEADY_S else failures + 1
+                if self._ready is None or failures > MOST_FAILURES:
+                    times = "" if self._ready is None else f"died {failures} times in a row. "
+                    self._lost = f"{times}{what}"
+                    self._changed.notify_all()
+                    return
+                self._restarts += 1
+            time.sleep(
+                0.1 * (failures - 1)
+            )  # the first restart is at once: the buffer holds 2.36 s
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        settings = {
+            "node": self._node,
+            "spool": str(self._spool),
+            "parent_pid": os.getpid(),
+            "power": dataclasses.asdict(self._power),
+        }
+        home = str(Path(wattflow.__file__).parent.parent)
+        paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            # one thread is enough for sorting, and each more costs memory
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        with self._log_path.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "wattflow.power.sidecar", json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> str | None:
+        """Take in a process's replies until it closes its end; returns the error that it told, if any."""
+        error = None
+        for line in _lines(process.stdout):
+            with self._changed:
+                if "ready" in line:
+                    self._set_ready(line["ready"])
+                elif "closed" in line:
+                    self._closed = True
+                    if not self._stopping:
+                        self._lost = f"ended by {line['closed']} while it was needed."
+                elif "error" in line:
+                    error = str(line["error"])
+                self._changed.notify_all()
+        return error
+
+    def _set_ready(self, ready: Ready) -> None:
+        """Keep the first answer; a later one must measure the same things by the same sensor."""
+        if self._ready is None:
+            self._ready = ready
+        elif (ready["source"], ready["devices"]) != (self._ready["source"], self._ready["devices"]):
+            self._lost = (
+                f"measures {ready['source']} of {ready['devices']} after a restart, and before it measured "
+                f"{self._ready['source']} of {self._ready['devices']}."
+            )
+            if self._process is not None:
+                self._process.kill()
+
+    def _set_lost(self, why: str) -> None:
+        with self._changed:
+            self._lost = why
+            self._changed.notify_all()
+
+    @staticmethod
+    def _send(process: "subprocess.Popen[bytes] | None", command: dict[str, Any]) -> None:
+        """One command; to a process that is dead nothing is sent, as the watching thread will see to it."""
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.write(json.dumps(command).encode() + b"\n")
+                process.stdin.flush()
+
+    def _log_says(self) -> str:
+        try:
+            lines = self._log_path.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        if not lines:
+            return "Its log is empty. Run `wattflow doctor` on that node."
+        return f"Its log is {self._log_path}; the last line: {lines[-1]}"
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a pipe until its end; what is no JSON is passed over."""
+    for line in stream or ():
+        with contextlib.suppress(ValueError):
+            message = json.loads(line)
+            if isinstance(message, dict):
+                yield message
+
+
+def _hang_up(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout if process.poll() is not None else None):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -1,0 +1,407 @@
+"""The sidecar: one process a node that records the power of its devices, and never imports torch.
+
+    python -m wattflow.power.sidecar '{"node": "n1", "spool": "/tmp/x", "parent_pid": 42, "power": {...}}'
+
+Its parent (wattflow.power.parent) speaks to it in JSON lines:
+
+    stdin   {"open": attempt path, "point_id": "...", "attempt": 1}     start the traces of an attempt
+            {"close": true}                                             end them
+            end of file, or SIGTERM                                     end them and exit
+    stdout  {"ready": schema.Ready}     the first sample of every device lies on disk
+            {"closed": reason}          every trace lies in the attempt as Parquet
+            {"error": message}          the last line of a sidecar that failed
+
+    time line:  open, first drain, ready, (drain each second, flush, copy) ..., close, 100 ms, last drain, Parquet
+
+Traces grow in the node-local spool and are copied to the attempt by a thread of their own, so that a shared file
+system which hangs holds up no sample. A sidecar that is started again for the same attempt leaves what the one before
+it wrote, goes on in a second file, and asks the driver's buffer for what came in between.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from wattflow.config import Power
+from wattflow.errors import PowerError, WattflowError
+from wattflow.power.meter import Meter, Reading, choose
+from wattflow.schema import TRACE, Ready
+from wattflow.stream import TableStream, read_stream, write_table
+from wattflow.sweepdir import AttemptDir, check_name
+
+log = logging.getLogger(__name__)
+
+FSYNC_S = 5.0  # what a power loss may cost; a killed process costs nothing, as the page cache stays
+SETTLE_NS = 100_000_000  # the driver shows a sample some 15 to 60 ms after its stamp
+PR_SET_PDEATHSIG = 1
+
+Command = dict[str, Any]
+Reply = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parent tells at the start."""
+
+    node: str
+    spool: Path
+    parent_pid: int
+    power: Power
+
+    @classmethod
+    def parse(cls, text: str) -> "Settings":
+        """From the JSON argument."""
+        told = json.loads(text)
+        return cls(
+            check_name(told["node"], "node"),
+            Path(told["spool"]),
+            int(told["parent_pid"]),
+            Power(**told["power"]),
+        )
+
+
+class Commands:
+    """Lines from stdin, and SIGTERM, as commands; {"end": why} is the last."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._text = b""
+        self._ended: str | None = None
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        signal.signal(signal.SIGTERM, self._terminate)
+        # Ctrl-C reaches every process of the terminal; the parent says when to end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._waker.fileno())
+
+    def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        self._ended = "SIGTERM"
+
+    def wait(self, timeout_s: float | None) -> Command | None:
+        """The next command, or None when the time is up; no time-out with None."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            if self._ended:
+                return {"end": self._ended}
+            if b"\n" in self._text:
+                line, self._text = self._text.split(b"\n", 1)
+                command: Command = json.loads(line)
+                return command
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            wake = self._wake.fileno()
+            came, _, _ = select.select([self._descriptor, wake], [], [], left_s)
+            if not came:
+                return None
+            if wake in came:
+                self._wake.recv(64)
+            if self._descriptor in came:
+                data = os.read(self._descriptor, 65536)
+                self._text += data
+                if not data:
+                    self._ended = "end of stdin"
+
+
+class Mirror(threading.Thread):
+    """Copies the growing spool files into the attempt each copy_s, new bytes only, and asks the disk to keep them."""
+
+    def __init__(self, copies: list[tuple[Path, Path]], copy_s: float) -> None:
+        super().__init__(name="mirror", daemon=True)
+        self._copies = copies
+        self._copied = dict.fromkeys((source for source, _ in copies), 0)
+        self._copy_s = copy_s
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        copy_at_s = time.monotonic() + self._copy_s
+        while not self._stopped.wait(min(FSYNC_S, self._copy_s)):
+            copy_now = time.monotonic() >= copy_at_s
+            if copy_now:
+                copy_at_s = time.monotonic() + self._copy_s
+            for source, target in self._copies:
+                try:
+                    keep(source)
+                    if copy_now:
+                        self._copied[source] += append(source, target, self._copied[source])
+                except OSError as error:
+                    log.warning("%s: not copied (%s); trying again later", target, error)
+
+    def stop(self) -> None:
+        """End the thread and remove the copies: the closed traces take their place."""
+        self._stopped.set()
+        self.join()
+        for _, target in self._copies:
+            target.unlink(missing_ok=True)
+
+
+def keep(path: Path) -> None:
+    """Fsync a file that another thread writes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append(source: Path, target: Path, offset: int) -> int:
+    """Add what a file has beyond an offset to another; returns how many bytes those were."""
+    with source.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        return os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+class Recording:
+    """The traces of one attempt while they grow: a stream a device in the spool."""
+
+    def __init__(self, settings: Settings, meter: Meter, attempt: AttemptDir) -> None:
+        self._settings = settings
+        self._meter = meter
+        self._attempt = attempt
+        self._uuids = [device["uuid"] for device in meter.devices]
+        self._earlier = {uuid: self._parts(uuid) for uuid in self._uuids}
+        self._part = 1 + max(
+            (int(path.suffixes[-2][1:]) for parts in self._earlier.values() for path in parts),
+            default=-1,
+        )
+        meter.begin(
+            {
+                uuid: last
+                for uuid, parts in self._earlier.items()
+                if (last := last_sample_ns(parts, meter.source)) is not None
+            }
+        )
+        self._streams = {
+            uuid: TableStream(self._spool_path(uuid, self._part), TRACE, self._metadata(uuid))
+            for uuid in self._uuids
+        }
+        self._waiting = set(self._uuids)  # devices without a sample yet
+        self._told = False
+        self._mirror = Mirror(
+            [
+                (stream.path, attempt.trace_path(settings.node, uuid, f".{self._part}.arrow"))
+                for uuid, stream in self._streams.items()
+            ],
+            settings.power.copy_s,
+        )
+        self._mirror.start()
+
+    def _spool_path(self, uuid: str, part: int | str) -> Path:
+        attempt = self._attempt
+        return self._settings.spool / f"{attempt.point_id}-{attempt.number}-{uuid}.{part}.arrow"
+
+    def _parts(self, uuid: str) -> list[Path]:
+        """What earlier sidecars of this attempt left, oldest first."""
+        pattern = re.escape(self._spool_path(uuid, "#").name).replace(r"\#", r"(\d+)")
+        found = [
+            (int(match[1]), path)
+            for path in self._settings.spool.iterdir()
+            if (match := re.fullmatch(pattern, path.name))
+        ]
+        return [path for _, path in sorted(found)]
+
+    def _metadata(self, uuid: str) -> dict[str, str]:
+        """What a reader of the file must know: all values are text, and absent where unknown."""
+        meter = self._meter
+        device = next(device for device in meter.devices if device["uuid"] == uuid)
+        told = {
+            "node": self._settings.node,
+            "gpu_uuid": uuid,
+            "gpu_name": device["name"],
+            "bus_id": device["bus_id"],
+            "driver": meter.driver,
+            "meter": meter.name,
+            "source": meter.source,
+            "boundary": meter.boundary,
+            "scope": meter.boundary,
+            "period_ms": str(meter.period_ms),
+            "point_id": self._attempt.point_id,
+            "attempt": str(self._attempt.number),
+            "restarts": str(self._part),
+        }
+        return {key: value for key, value in told.items() if value is not None}
+
+    def run(self, commands: Commands, reply: Reply) -> Command:
+        """Record until a command comes, which is returned."""
+        flush_ns = self._settings.power.flush_ms * 1_000_000
+        flush_at_ns = time.monotonic_ns() + flush_ns
+        while True:
+            self._add(self._meter.read())
+            now_ns = time.monotonic_ns()
+            if not self._waiting and not self._told:
+                self._told = True
+                self._flush(durable=True)
+                reply({"ready": self._ready()})
+            elif now_ns >= flush_at_ns:
+                self._flush()
+                flush_at_ns = now_ns + flush_ns
+            next_ns = min(self._meter.due_ns(), flush_at_ns)
+            command = commands.wait(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
+            if command is not None:
+                return command
+
+    def finish(self) -> None:
+        """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty."""
+        end_ns = time.monotonic_ns() + SETTLE_NS
+        while (now_ns := time.monotonic_ns()) < end_ns:
+            self._add(self._meter.read())
+            time.sleep(max(0, min(self._meter.due_ns(), end_ns) - now_ns) / 1e9)
+        self._add(self._meter.finish())
+        for uuid, stream in self._streams.items():
+            stream.close()
+            parts = [*self._earlier[uuid], stream.path]
+            metadata = {
+                **self._metadata(uuid),
+                "schema_version": stream.schema.metadata[b"schema_version"].decode(),
+                "late_polls": str(self._meter.late_polls),
+                "complete": "true",
+            }
+            table = merged(parts).replace_schema_metadata(metadata)
+            write_table(self._attempt.trace_path(self._settings.node, uuid), table)
+        self._mirror.stop()
+        for uuid in self._uuids:
+            for number, path in enumerate([*self._earlier[uuid], self._streams[uuid].path]):
+                path.unlink()
+                copy = self._attempt.trace_path(self._settings.node, uuid, f".{number}.arrow")
+                copy.unlink(missing_ok=True)
+
+    def _add(self, readings: list[Reading]) -> None:
+        for uuid, row in readings:
+            self._streams[uuid].add(row)
+            if row.get("power_w") is not None:
+                self._waiting.discard(uuid)
+
+    def _flush(self, *, durable: bool = False) -> None:
+        for stream in self._streams.values():
+            stream.flush(durable=durable)
+
+    def _ready(self) -> Ready:
+        meter = self._meter
+        return {
+            "node": self._settings.node,
+            "meter": meter.name,
+            "source": meter.source,
+            "boundary": meter.boundary,
+            "driver": meter.driver,
+            "period_ms": meter.period_ms,
+            "devices": meter.devices,
+        }
+
+
+def last_sample_ns(parts: list[Path], source: str) -> int | None:
+    """Unix time of the newest sample of a sensor in spool files, or None."""
+    newest = None
+    for part in parts:
+        for batch in read_stream(part).to_batches():
+            for row in batch.select(["time_ns", "source", "power_w"]).to_pylist():
+                if row["source"] == source and row["power_w"] is not None:
+                    newest = max(newest or 0, row["time_ns"])
+    return newest
+
+
+def merged(parts: list[Path]) -> pa.Table:
+    """The rows of spool files as one table, by time; rows of one instant keep their order."""
+    table = pa.concat_tables([read_stream(part).replace_schema_metadata(None) for part in parts])
+    order = np.argsort(table.column("time_ns").to_numpy(), kind="stable")
+    return table.take(pa.array(order)).combine_chunks()
+
+
+@contextlib.contextmanager
+def only_one(spool: Path, job: str, node: str) -> Iterator[None]:
+    """Hold the lock of a job's sidecar on a node; PowerError names who holds it.
+
+    The kernel lets go of it when its holder dies, however that happens, so that none is ever stale.
+    """
+    path = spool / f"sidecar-{job}-{node}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 200).decode(errors="replace")
+            raise PowerError(
+                f"{path}: this job already has a sidecar on {node} ({holder}). Two would write the same traces."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "start_s": time.time()}).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel send SIGTERM when the parent dies; SystemExit when it is dead already."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
+
+def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
+    """Record one attempt after another until stdin ends or SIGTERM comes."""
+    job = check_name(os.environ.get("SLURM_JOB_ID", "local"), "job")
+    with only_one(settings.spool, job, settings.node):
+        meter = choose(settings.power, settings.node)
+        try:
+            command = commands.wait(None) or {}
+            while "end" not in command:
+                if "open" not in command:  # a close that crossed a restart
+                    command = commands.wait(None) or {}
+                    continue
+                attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])
+                recording = Recording(settings, meter, attempt)
+                command = recording.run(commands, reply)
+                recording.finish()
+                reply({"closed": command.get("end", "asked")})
+        finally:
+            meter.close()
+
+
+def tell(message: dict[str, Any]) -> None:
+    """One JSON line to the parent; if it is gone, nobody listens."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
+
+
+def main() -> int:
+    """Serve until told to end; 0, or 1 with the reason on stdout and in the log."""
+    settings = Settings.parse(sys.argv[1])
+    die_with_parent(settings.parent_pid)
+    logging.basicConfig(
+        format=f"%(asctime)s sidecar {settings.node}: %(message)s", level=logging.WARNING
+    )
+    try:
+        settings.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        serve(settings, Commands(sys.stdin.fileno()), tell)
+    except (WattflowError, OSError) as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is for people; a traceback adds nothing
+        tell({"error": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
