@@ -205,9 +205,9 @@ def test_prefill_of_one_token_costs_two_flops_a_weight():
     matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     work = arithmetic.prefill_work(model, 1, "bf16", 1, 1)
     assert work.flops == 2 * matrices + 2 * 32 * 4096
-    alone = arithmetic.prefill_s(model, 1, 1, 1, 1e12, 1e9)
+    alone = arithmetic.prefill_s(model, 1, 1, 1, flops_per_s=1e12, link_bytes_per_s=1e9)
     assert alone == pytest.approx(work.flops / 1e12)
-    shared = arithmetic.prefill_s(model, 2, 1, 1, 1e12, 1e9)
+    shared = arithmetic.prefill_s(model, 2, 1, 1, flops_per_s=1e12, link_bytes_per_s=1e9)
     assert shared == pytest.approx(alone / 2 + 64 * 2 * 4096 / 1e9)
 
 

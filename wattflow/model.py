@@ -1,4 +1,4 @@
-"""The arithmetic of a LLaMA-architecture model: parameters, bytes, FLOPs, which shard counts work, what fits, the roofline.
+"""The arithmetic of a LLaMA-architecture model: parameters, bytes, FLOPs, shard counts that work, what fits, roofline.
 
 Pure: no torch, no numpy, no files. A login node asks it what will not run; the engine asks it when memory ran out.
 """
@@ -128,8 +128,8 @@ def memory_in_words(config: Config, gpu_memory_gib: float) -> str:
         else f"no batch fits: {_more_shards(config)}"
     )
     return (
-        f"{name} on {config.shards} shards, {config.precision}, batch {config.batch_size} x {config.max_seq_len} tokens "
-        f"needs {need.weights / GIB:.1f} GiB weights + {need.cache / GIB:.1f} GiB cache + "
+        f"{name} on {config.shards} shards, {config.precision}, batch {config.batch_size} x {config.max_seq_len} "
+        f"tokens needs {need.weights / GIB:.1f} GiB weights + {need.cache / GIB:.1f} GiB cache + "
         f"{need.workspace / GIB:.1f} GiB workspace = {need.total / GIB:.1f} GiB of {USABLE} x {gpu_memory_gib:g} GiB "
         f"a GPU; {way_out}"
     )
@@ -226,7 +226,13 @@ def decode_step_s(
 
 
 def prefill_s(
-    model: Model, shards: int, batch: int, length: int, flops_per_s: float, link_bytes_per_s: float
+    model: Model,
+    shards: int,
+    batch: int,
+    length: int,
+    *,
+    flops_per_s: float,
+    link_bytes_per_s: float,
 ) -> float:
     """The least seconds of a prefill in 16 bit: FLOPs at peak, then two ring all-reduces a layer over the link."""
     work = prefill_work(model, shards, "bf16", batch, length)

@@ -1,0 +1,19 @@
+"""Choosing an engine by its name. torch is imported only for engines that need it."""
+
+from wattflow.config import Config
+from wattflow.engine.generation import Engine
+from wattflow.engine.ranks import Ranks
+from wattflow.errors import RefusedError
+
+
+def build(config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> Engine:
+    """The engine that `config.engine.name` asks for, not yet loaded; the config must be resolved."""
+    if config.engine.name == "paper":
+        from wattflow.engine.paper import Paper  # noqa: PLC0415 - torch takes seconds to import
+
+        return Paper(config, ranks, eos_id=eos_id, pad_id=pad_id)
+    if config.engine.name == "synthetic":
+        from wattflow.engine.synthetic import Synthetic  # noqa: PLC0415 - as above, by symmetry
+
+        return Synthetic(config, ranks, eos_id=eos_id)
+    raise RefusedError(f"engine.name={config.engine.name}: not one of paper, synthetic.")

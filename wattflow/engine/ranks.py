@@ -1,0 +1,186 @@
+"""Who takes part: one process a shard, joined through torch.distributed, on GPUs (NCCL) or CPU cores (gloo).
+
+What ranks tell each other beside tensors travels as JSON in byte tensors, so nothing is ever unpickled. One rank
+alone needs no torch.distributed, and on the CPU no torch.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from wattflow.errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Ranks:
+    """This rank among all of them, and its device."""
+
+    rank: int
+    world: int
+    local_rank: int
+    node: str
+    device: str  # cpu or cuda:k
+    device_name: str  # cpu, or the GPU's name
+    gpu_uuid: str | None  # as NVML spells it; None on the CPU
+
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        if self.world > 1:
+            import torch  # noqa: PLC0415 - one rank alone runs without torch
+            import torch.distributed as dist  # noqa: PLC0415
+
+            # a sum over gloo: dist.barrier would go through the GPU where there is one
+            dist.all_reduce(torch.zeros(1))
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every rank, as JSON tells it; the others' argument is not looked at."""
+        if self.world == 1:
+            return json.loads(json.dumps(value))
+        import torch.distributed as dist  # noqa: PLC0415 - see barrier
+
+        data = _to_bytes(value if self.rank == 0 else None)
+        length = _length(data)
+        dist.broadcast(length, src=0)
+        sent = _padded(data, int(length))
+        dist.broadcast(sent, src=0)
+        return _from_bytes(sent, int(length))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value in the order of ranks, as JSON tells it, on every rank."""
+        if self.world == 1:
+            return [json.loads(json.dumps(value))]
+        import torch  # noqa: PLC0415 - see barrier
+        import torch.distributed as dist  # noqa: PLC0415
+
+        data = _to_bytes(value)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(lengths, _length(data))
+        longest = max(int(length) for length in lengths)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(parts, _padded(data, longest))
+        return [_from_bytes(part, int(length)) for part, length in zip(parts, lengths, strict=True)]
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.world > 1:
+            import torch.distributed as dist  # noqa: PLC0415 - see barrier
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def join(  # noqa: PLR0917 - who, where, and how long to wait: each once, in `run`
+    rank: int,
+    world: int,
+    local_rank: int,
+    node: str,
+    init_method: str,
+    device: str,
+    timeout_s: float,
+) -> Ranks:
+    """Meet the other ranks at `init_method` (file:///... or tcp://host:port); EngineError if they do not come.
+
+    `device` is auto, cuda or cpu; on GPUs a rank takes the one of its local rank.
+    """
+    if device == "cpu" and world == 1:
+        return Ranks(rank, world, local_rank, node, "cpu", "cpu", None)
+    import torch  # noqa: PLC0415 - see barrier
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        _check_gpu(rank, local_rank, node)
+        torch.cuda.set_device(local_rank)
+    if world > 1:
+        _meet(rank, world, node, init_method, cuda=device == "cuda", timeout_s=timeout_s)
+    if device == "cpu":
+        return Ranks(rank, world, local_rank, node, "cpu", "cpu", None)
+    about = torch.cuda.get_device_properties(local_rank)
+    uuid = getattr(about, "uuid", None)  # not in every torch >= 2.4
+    return Ranks(
+        rank,
+        world,
+        local_rank,
+        node,
+        device=f"cuda:{local_rank}",
+        device_name=about.name,
+        gpu_uuid=None if uuid is None else f"GPU-{uuid}",
+    )
+
+
+def _check_gpu(rank: int, local_rank: int, node: str) -> None:
+    import torch  # noqa: PLC0415 - see barrier
+
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise EngineError(
+            f"rank {rank} on {node} is number {local_rank} of its node, but torch {torch.__version__} sees {count} "
+            "GPUs there. Check cluster.gpus_per_node, CUDA_VISIBLE_DEVICES and that torch was built for CUDA, or set "
+            "engine.device=cpu."
+        )
+
+
+def _meet(
+    rank: int, world: int, node: str, init_method: str, *, cuda: bool, timeout_s: float
+) -> None:
+    import torch.distributed as dist  # noqa: PLC0415 - see barrier
+
+    # one group with two backends: tensors on a GPU go through NCCL, the few bytes of JSON through gloo
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    try:
+        with _stdout_to_stderr():
+            dist.init_process_group(
+                backend,
+                init_method=init_method,
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(seconds=timeout_s),
+            )
+    except (RuntimeError, ValueError) as error:  # DistStoreError and its like are RuntimeErrors
+        first_line = str(error).partition("\n")[0]
+        raise EngineError(
+            f"rank {rank} of {world} on {node} did not meet the others at {init_method} within {timeout_s:g} s "
+            f"({first_line}). Look at the other ranks' logs for one that failed before, and whether nodes can reach "
+            "each other there (MASTER_ADDR, GLOO_SOCKET_IFNAME); engine.init_timeout_s sets the wait."
+        ) from error
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what C++ code prints to stderr: gloo greets its peers on stdout in some versions of torch."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _to_bytes(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def _length(data: bytes) -> "torch.Tensor":
+    import torch  # noqa: PLC0415 - see barrier
+
+    return torch.tensor([len(data)], dtype=torch.int64)
+
+
+def _padded(data: bytes, length: int) -> "torch.Tensor":
+    import torch  # noqa: PLC0415 - see barrier
+
+    return torch.frombuffer(bytearray(data[:length].ljust(length)), dtype=torch.uint8)
+
+
+def _from_bytes(data: "torch.Tensor", length: int) -> Any:
+    return json.loads(data[:length].numpy().tobytes())
