@@ -1,0 +1,311 @@
+"""Makes sweeps on disk with the project's own writers, from power curves whose joules are known by hand."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from wattflow import config
+from wattflow.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
+from wattflow.stream import write_table
+from wattflow.sweepdir import AttemptDir, SweepDir
+
+START_NS = 1_760_000_000_000_000_000
+SECOND_NS = 1_000_000_000
+ABOUT = {"schema_version": str(SCHEMA_VERSION)}
+
+Power = Callable[[np.ndarray], np.ndarray]  # seconds since START_NS -> W
+
+
+def constant(power_w: float) -> Power:
+    """The same watts at all times."""
+    return lambda seconds: np.full(len(seconds), power_w)
+
+
+@dataclass
+class Gpu:
+    """One device of a node and the power it draws; each has a rank unless `ranks` says otherwise."""
+
+    uuid: str
+    power: Power = field(default_factory=lambda: constant(70.0))
+    node: str = "node1"
+    ranks: int = 1
+
+
+@dataclass
+class Made:
+    """How an attempt is made. Times are seconds after START_NS; each batch has a prefill, a decode and a pause."""
+
+    gpus: Sequence[Gpu]
+    batches: int = 2
+    prefill_s: float = 1.0
+    decode_s: float = 3.0
+    pause_s: float = 0.5
+    tokens: int = 100  # output tokens a batch
+    prompts: int = 4  # a batch
+    source: str = "nvml_buffer"
+    boundary: str = "gpu"
+    period_s: float = 0.02
+    before_s: float = 3.0  # idle, load and warm-up, 1 s each
+    after_s: float = 0.2
+    offset_s: dict[str, float] = field(default_factory=dict)  # a node's clock against the first's
+    status: str = "finished"
+    dummy: bool = True
+    counter: bool = True
+    started_s: float = 0.0
+
+    @property
+    def window_s(self) -> float:
+        """The measured window's length."""
+        return self.batches * (self.prefill_s + self.decode_s + self.pause_s) - self.pause_s
+
+
+def choices(**over: Any) -> dict[str, Any]:
+    """Resolved choices; dotted keys with `__` for the dots."""
+    made = config.to_dict(config.Config())
+    made["model"]["name"], made["dataset"]["name"] = "tiny", "alpaca"
+    made["cluster"]["name"] = "local"
+    for key, value in over.items():
+        *path, last = key.split("__")
+        target = made
+        for part in path:
+            target = target[part]
+        target[last] = value
+    return config.resolve(made)
+
+
+def make_sweep(
+    path: Path, points: Sequence[dict[str, Any]], reasons: Sequence[str | None] = ()
+) -> SweepDir:
+    """A sweep with a grid of these choices and nothing run."""
+    sweep = SweepDir(path)
+    sweep.make()
+    reasons = [*reasons, *[None] * (len(points) - len(reasons))]
+    rows = [
+        {
+            "point_id": config.point_id(point),
+            "position": i,
+            "reason": reason,
+            "choices": json.dumps(point),
+        }
+        for i, (point, reason) in enumerate(zip(points, reasons, strict=True))
+    ]
+    table = pa.Table.from_pylist(rows, schema=GRID).replace_schema_metadata(ABOUT)
+    write_table(sweep.grid_path, table)
+    return sweep
+
+
+def spans_of(made: Made) -> list[dict[str, Any]]:
+    """The spans of all ranks, by the clocks of their nodes."""
+    rows = []
+    rank = 0
+    for gpu in made.gpus:
+        for _ in range(gpu.ranks):
+            zero = START_NS + round((made.started_s + made.offset_s.get(gpu.node, 0.0)) * 1e9)
+
+            def row(
+                phase: str, batch: int | None, start_s: float, end_s: float, **tokens: int
+            ) -> dict[str, Any]:
+                return {
+                    "rank": rank,  # noqa: B023 (called in this turn of the loop)
+                    "node": gpu.node,  # noqa: B023
+                    "gpu_uuid": gpu.uuid,  # noqa: B023
+                    "phase": phase,
+                    "batch": batch,
+                    "start_ns": zero + round(start_s * 1e9),  # noqa: B023
+                    "end_ns": zero + round(end_s * 1e9),  # noqa: B023
+                    **tokens,
+                }
+
+            third = made.before_s / 3
+            for i, phase in enumerate(("idle", "load", "warmup")):
+                rows.append(
+                    row(phase, 0 if phase == "warmup" else None, i * third, (i + 1) * third)
+                )
+            at = made.before_s
+            for batch in range(made.batches):
+                then = at + made.prefill_s
+                rows.append(
+                    row(
+                        "prefill",
+                        batch,
+                        at,
+                        then,
+                        tokens_in=10 * made.prompts,
+                        tokens_computed=10 * made.prompts,
+                    )
+                )
+                rows.append(
+                    row(
+                        "decode",
+                        batch,
+                        then,
+                        then + made.decode_s,
+                        tokens_kept=made.tokens,
+                        tokens_computed=2 * made.tokens,
+                    )
+                )
+                at = then + made.decode_s + made.pause_s
+            rank += 1
+    return rows
+
+
+def trace_of(made: Made, gpu: Gpu) -> pa.Table:
+    """The readings of one device: power at each period, a counter and conditions each second."""
+    end_s = made.before_s + made.window_s + made.after_s
+    seconds = np.arange(-0.1, end_s + made.period_s, made.period_s)
+    zero = START_NS + round((made.started_s + made.offset_s.get(gpu.node, 0.0)) * 1e9)
+    stamps = zero + np.rint(seconds * 1e9).astype(np.int64)
+    rows = [
+        {"time_ns": int(t), "source": made.source, "power_w": float(w), "gap": False}
+        for t, w in zip(stamps, gpu.power(seconds), strict=True)
+    ]
+    fine = np.arange(-0.1, end_s + 0.001, 0.001)
+    joules = np.concatenate(
+        [[0.0], np.cumsum((gpu.power(fine)[1:] + gpu.power(fine)[:-1]) / 2 * 0.001)]
+    )
+    for i in range(0, len(fine), 100):
+        at = {"time_ns": zero + round(fine[i] * 1e9), "gap": False}
+        if made.counter and made.boundary == "gpu":
+            reading = 126_000_000_000 + round(joules[i] * 1e3)
+            rows.append({**at, "source": "nvml_counter", "counter_mj": reading})
+    rows.append(
+        {
+            "time_ns": zero + round((made.before_s + 0.5) * 1e9),
+            "source": "nvml_conditions",
+            "gap": False,
+            "temperature_c": 61.0,
+            "gpu_activity_pct": 90.0,
+            "throttle_reasons": 4,
+        }
+    )
+    told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
+    return pa.Table.from_pylist(rows, schema=TRACE.with_metadata(told))
+
+
+def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptDir:
+    """One attempt at a point, its record written last."""
+    point_id = config.point_id(point)
+    attempt = sweep.claim_attempt(point_id)
+    spans = spans_of(made)
+    nodes = list(dict.fromkeys(gpu.node for gpu in made.gpus))
+    for node in nodes:
+        own = [row for row in spans if row["node"] == node]
+        table = pa.Table.from_pylist(own, schema=SPAN).replace_schema_metadata(ABOUT)
+        write_table(attempt.spans_path(node), table)
+    for gpu in made.gpus:
+        write_table(attempt.trace_path(gpu.node, gpu.uuid), trace_of(made, gpu))
+    write_table(attempt.requests_path, _requests(made))
+    ranks: list[Any] = []
+    for gpu in made.gpus:
+        for _ in range(gpu.ranks):
+            ranks.append(
+                {
+                    "rank": len(ranks),
+                    "node": gpu.node,
+                    "local_rank": 0,
+                    "gpu_uuid": gpu.uuid,
+                    "device": "H100",
+                }
+            )
+    started_ns = START_NS + round(made.started_s * 1e9)
+    record: Record = {
+        "schema_version": SCHEMA_VERSION,
+        "point_id": point_id,
+        "attempt": attempt.number,
+        "status": made.status,
+        "error": None if made.status == "finished" else "the checkpoint ends early",
+        "error_rank": None,
+        "started_ns": started_ns,
+        "ended_ns": started_ns + 60 * SECOND_NS,
+        "choices": point,
+        "job": {"job_id": "17", "array_task": "0", "restart": 0, "cluster": "local"},
+        "ranks": ranks,
+        "nodes": [
+            {
+                "node": node,
+                "meter": "simulated" if made.source == "simulated" else "nvml",
+                "source": made.source,
+                "boundary": made.boundary,
+                "driver": "580.159.04",
+                "period_ms": made.period_s * 1e3,
+                "devices": [
+                    {"ordinal": i, "uuid": gpu.uuid, "bus_id": None, "name": "NVIDIA H100 80GB HBM3"}
+                    for i, gpu in enumerate(g for g in made.gpus if g.node == node)
+                ],
+                "sidecar_restarts": 0,
+            }
+            for node in nodes
+        ],
+        "prompts": {"sha256": "ab" * 32, "count": made.prompts * made.batches, "skipped": 0, "truncated": 0,
+                    "tokens_min": 10, "tokens_mean": 10.0, "tokens_p50": 10.0, "tokens_p95": 10.0, "tokens_max": 10},
+        "engine": {"name": "paper", "attention": "sdpa"},
+        "versions": {"wattflow": "0.1.0", "torch": "2.13.0"},
+        "git": None,
+    }  # fmt: skip
+    attempt.write_record(record)
+    return attempt
+
+
+def _requests(made: Made) -> pa.Table:
+    each, rest = divmod(made.tokens, made.prompts)
+    rows = [
+        {
+            "prompt": batch * made.prompts + i,
+            "batch": batch,
+            "tokens_in": 10,
+            "tokens_kept": each + (rest if i == 0 else 0),
+            "stop_reason": "length",
+            "words": None if made.dummy else 5,
+            "text": None,
+        }
+        for batch in range(made.batches)
+        for i in range(made.prompts)
+    ]
+    return pa.Table.from_pylist(rows, schema=REQUEST).replace_schema_metadata(ABOUT)
+
+
+def demo(path: Path, *, source: str = "simulated", boundary: str = "host") -> SweepDir:
+    """Shards 1 and 2 by two batch sizes by two repeats, a failed point and an infeasible one; not collected."""
+    points = [
+        choices(shards=shards, batch_size=batch_size, repeat=repeat)
+        for shards in (1, 2)
+        for batch_size in (4, 8)
+        for repeat in (0, 1)
+    ]
+    bad = [choices(shards=3), choices(shards=4, max_gen_len=99)]
+    sweep = make_sweep(path, [*points, *bad], [None] * 9 + ["shards=4 does not divide n_heads=6"])
+    for i, point in enumerate(points):
+        base, batch = 60.0 + 25 * point["shards"] + 2 * point["repeat"], point["batch_size"]
+        made = Made(
+            [Gpu("host-node1", _busy(base, i), ranks=point["shards"])],
+            source=source,
+            boundary=boundary,
+            period_s=0.05,
+            batches=3,
+            prefill_s=0.3,
+            decode_s=1.6 - 0.3 * point["shards"] + 0.02 * point["repeat"],
+            pause_s=0.05,
+            tokens=batch * 32,
+            prompts=batch,
+            counter=False,
+            started_s=40.0 * i,
+        )
+        make_attempt(sweep, point, made)
+    make_attempt(sweep, bad[0], Made([Gpu("host-node1", ranks=3)], status="failed"))
+    return sweep
+
+
+def _busy(base_w: float, seed: int) -> Power:
+    """Idle, then a load that ripples: something for the eye."""
+
+    def power(seconds: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(seed).normal(0, 1.5, len(seconds))
+        rise = 1 / (1 + np.exp(-(seconds - 1.2) * 8))
+        return 40 + (base_w - 40 + 6 * np.sin(seconds * 7)) * rise + noise
+
+    return power

@@ -1,0 +1,549 @@
+"""What one attempt cost: its traces joined with its spans on (node, GPU UUID), as rows of results/.
+
+Each node's spans and traces carry that node's own clock, so its windows are integrated there and only joules are
+added up. Joules are summed over the distinct devices of the job's ranks, so that ranks which share a device bill it
+once and a device that no rank used is never billed.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wattflow import energy
+from wattflow.columns import POINT, REASONS, choice_values
+from wattflow.energy import SECOND_NS, Counter, Curve, Joules
+from wattflow.errors import DamagedError
+from wattflow.schema import REQUEST, SPAN, TRACE, NodeInfo, Record
+from wattflow.stream import read_table
+from wattflow.sweepdir import AttemptDir
+
+Row = dict[str, Any]
+Who = tuple[str, str]  # node, GPU UUID
+BEFORE = ("idle", "load", "warmup")  # phases outside the measured window
+WITHIN = ("prefill", "decode", "other")
+COUNTER_DIFFERS, COUNTER_CONTRADICTS = 0.05, 0.25
+LEAST_AVERAGED_S = 10.0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One attempt's row of points.parquet, its rows of phases.parquet, and its devices' traces."""
+
+    point: Row
+    phases: list[Row]
+    traces: dict[Who, pa.Table]
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """The spans of one rank in order of start; columns of equal length."""
+
+    rank: int
+    who: Who
+    phase: list[str]
+    start_ns: energy.Ints
+    end_ns: energy.Ints
+    tokens: dict[str, list[int | None]]
+
+    def edges(self, phase: str) -> tuple[energy.Ints, energy.Ints]:
+        """Starts and ends of the spans of one phase."""
+        of_phase = np.array([name == phase for name in self.phase], dtype=bool)
+        return self.start_ns[of_phase], self.end_ns[of_phase]
+
+    def window(self) -> tuple[int, int] | None:
+        """From the first prefill's start to the last decode's end; null without either."""
+        starts, ends = self.edges("prefill")[0], self.edges("decode")[1]
+        return (int(starts.min()), int(ends.max())) if len(starts) and len(ends) else None
+
+    def seconds(self, phase: str) -> float | None:
+        """The time in one phase; null where the rank has no such span."""
+        starts, ends = self.edges(phase)
+        return float((ends - starts).sum()) / SECOND_NS if len(starts) else None
+
+    def count(self, column: str, phase: str) -> int | None:
+        """The sum of one token column over a phase; null where nothing was counted."""
+        counts = [
+            n for n, name in zip(self.tokens[column], self.phase, strict=True) if name == phase
+        ]
+        known = [n for n in counts if n is not None]
+        return sum(known) if known else None
+
+    def between(self, window: tuple[int, int]) -> tuple[energy.Ints, energy.Ints]:
+        """The edges of what is neither prefill nor decode inside the window."""
+        starts = np.concatenate([self.edges("prefill")[0], self.edges("decode")[0]])
+        ends = np.concatenate([self.edges("prefill")[1], self.edges("decode")[1]])
+        order = np.argsort(starts, kind="stable")
+        return np.append(window[0], ends[order]), np.append(starts[order], window[1])
+
+
+@dataclass(frozen=True)
+class _Device:
+    """One device of the job: what its sensor told, by which ranks' spans it is billed, and its node's window."""
+
+    who: Who
+    source: str
+    spans: _Spans
+    window: tuple[int, int]
+    trace: pa.Table
+    power: Curve
+    counter: Counter
+
+    def joules(self, start_ns: energy.Ints, end_ns: energy.Ints) -> Joules:
+        """The device's energy in some windows, by the sensor that its node names."""
+        if self.source == "nvml_counter":
+            return energy.summed(energy.counter_between(self.counter, start_ns, end_ns))
+        return energy.summed(energy.between(self.power, start_ns, end_ns))
+
+    def by_phase(self) -> dict[str, Joules]:
+        """The device's energy in each phase that its spans tell, and in what lies between batches."""
+        edges = {phase: self.spans.edges(phase) for phase in (*BEFORE, "prefill", "decode")}
+        edges["other"] = self.spans.between(self.window)
+        return {phase: self.joules(*ends) for phase, ends in edges.items() if len(ends[0])}
+
+    def total(self) -> Joules:
+        """The device's energy in its node's measured window."""
+        return self.joules(np.array([self.window[0]]), np.array([self.window[1]]))
+
+
+def blank(
+    point_id: str, choices: dict[str, Any], status: str, reason: str, error: str | None
+) -> Row:
+    """The row of a point without a finished attempt: its choices, and why it has no numbers."""
+    row = dict.fromkeys(POINT.names)
+    row.update(choice_values(choices))
+    row.update(
+        point_id=point_id, status=status, counts=False, valid=False, reasons=[reason], error=error
+    )
+    return row
+
+
+def collect_attempt(attempt: AttemptDir, choices: dict[str, Any]) -> Collected:
+    """What one attempt cost. Never raises for what lies in its files: a damaged one is a reason in the row."""
+    row = blank(attempt.point_id, choices, "running", "unfinished", None)
+    row["attempt"] = attempt.number
+    try:
+        record = attempt.read_record()
+        if record is None:
+            return Collected(row, [], {})
+        _describe(row, record, attempt)
+        if record["status"] != "finished":
+            return Collected(row, [], {})
+        return _finished(attempt, record, row)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        pa.ArrowException,
+    ) as error:
+        # whatever a cut page, a foreign value or a record without a field leads to costs this attempt alone
+        row.update(valid=False, reasons=["damaged"], error=_told(attempt, error))
+        return Collected(row, [], {})
+
+
+def _told(attempt: AttemptDir, error: Exception) -> str:
+    if isinstance(error, DamagedError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename}: not there, though the record says finished."
+    return f"{attempt.path}: a file there is not whole ({type(error).__name__}: {error})."
+
+
+def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
+    """Fill in what the record says of any attempt."""
+    status = record["status"]
+    row["status"] = status
+    row["reasons"] = [status if status in REASONS else "unfinished"]
+    row["error"] = record.get("error")
+    row["record_stamp_ns"] = attempt.record_path.stat().st_mtime_ns
+    row["started"] = datetime.fromtimestamp(record["started_ns"] / SECOND_NS, UTC)
+    job = record.get("job")
+    if job:
+        row.update(job_id=job["job_id"], array_task=job["array_task"])
+    nodes = record.get("nodes", [])
+    names = dict.fromkeys(device["name"] for node in nodes for device in node["devices"])
+    row.update(
+        gpu_name=" + ".join(names) or None,
+        driver=_joined(node["driver"] for node in nodes),
+        power_source=_joined(node["source"] for node in nodes),
+        boundary=_joined(node["boundary"] for node in nodes),
+        simulated=any(node["source"] == "simulated" for node in nodes) if nodes else None,
+        sidecar_restarts=sum(node["sidecar_restarts"] for node in nodes) if nodes else None,
+        node_names=sorted({rank["node"] for rank in record.get("ranks", [])}) or None,
+        prompts_sha256=record["prompts"]["sha256"] if "prompts" in record else None,
+        engine_info=json.dumps(record["engine"]) if "engine" in record else None,
+        versions=json.dumps(record["versions"]) if "versions" in record else None,
+    )
+
+
+def _joined(names: Any) -> str | None:
+    """The distinct names, joined; null where there are none."""
+    return " + ".join(sorted({name for name in names if name})) or None
+
+
+def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
+    """Rows of a finished attempt: throughput from spans and requests, joules from the traces where all are there."""
+    reasons: list[str] = []
+    ranks = _read_spans(attempt, record, reasons)
+    if len(record["ranks"]) < row["shards"]:
+        reasons.append("missing_rank")
+    _throughput(row, ranks, attempt, reasons)
+    devices = _read_devices(attempt, record, ranks, reasons)
+    row.update(
+        gpus=len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}),
+        nodes_seen=len({spans.who[0] for spans in ranks.values()}),
+    )
+    phases: list[Row] = []
+    if devices:
+        phases = _joules(row, devices, reasons)
+        _conditions(row, devices)
+    if row["sidecar_restarts"]:
+        reasons.append("sidecar_restarted")
+    reasons += self_checks(row, phases)
+    row["reasons"] = list(dict.fromkeys(reasons))
+    row["valid"] = not any(REASONS[reason][0] for reason in row["reasons"])
+    return Collected(row, phases, {device.who: device.trace for device in devices})
+
+
+def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict[int, _Spans]:
+    """The spans of each rank of the record; what is missing is a reason, what contradicts the record is damaged."""
+    expected = {rank["rank"]: (rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
+    found: dict[int, _Spans] = {}
+    for node in sorted({node for node, _ in expected.values()}):
+        path = attempt.spans_path(node)
+        try:
+            table = read_table(path, SPAN)
+        except FileNotFoundError:
+            reasons.append("missing_node")
+            continue
+        for spans in _by_rank(table):
+            if expected.get(spans.rank) != spans.who or spans.who[0] != node:
+                raise DamagedError(
+                    f"{path}: rank {spans.rank} on {spans.who[0]} with {spans.who[1]} is not in the record."
+                )
+            if np.any(spans.end_ns < spans.start_ns) or _overlap(spans):
+                reasons.append("spans_overlap")
+            found[spans.rank] = spans
+    if "missing_node" not in reasons and len(found) < len(expected):
+        reasons.append("missing_rank")
+    return found
+
+
+def _by_rank(table: pa.Table) -> list[_Spans]:
+    columns = table.sort_by([("rank", "ascending"), ("start_ns", "ascending")]).to_pydict()
+    rows: dict[int, list[int]] = defaultdict(list)
+    for i, rank in enumerate(columns["rank"]):
+        rows[rank].append(i)
+    return [
+        _Spans(
+            rank=rank,
+            who=(columns["node"][at[0]], columns["gpu_uuid"][at[0]]),
+            phase=[columns["phase"][i] for i in at],
+            start_ns=np.array([columns["start_ns"][i] for i in at], dtype=np.int64),
+            end_ns=np.array([columns["end_ns"][i] for i in at], dtype=np.int64),
+            tokens={
+                name: [columns[name][i] for i in at]
+                for name in ("tokens_in", "tokens_kept", "tokens_computed")
+            },
+        )
+        for rank, at in rows.items()
+    ]
+
+
+def _overlap(spans: _Spans) -> bool:
+    return bool(np.any(spans.start_ns[1:] < spans.end_ns[:-1]))
+
+
+def _throughput(
+    row: Row, ranks: dict[int, _Spans], attempt: AttemptDir, reasons: list[str]
+) -> None:
+    """Tokens and times of rank 0, words and responses of the requests."""
+    requests = read_table(attempt.requests_path, REQUEST)
+    words = requests["words"]
+    row["responses"] = requests.num_rows
+    row["words"] = None if words.null_count else pc.sum(words).as_py()
+    if row["words"] is None:
+        reasons.append("dummy_text")
+    first = ranks.get(0)
+    window = first.window() if first else None
+    if first is None or window is None:
+        reasons.append("no_window")
+        return
+    kept = first.count("tokens_kept", "decode")
+    row.update(
+        tokens_in=first.count("tokens_in", "prefill"),
+        tokens_kept=kept,
+        computed_tokens=first.count("tokens_computed", "decode"),
+        duration_s=(window[1] - window[0]) / SECOND_NS,
+        prefill_s=first.seconds("prefill"),
+        decode_s=first.seconds("decode"),
+        load_s=first.seconds("load"),
+        warmup_s=first.seconds("warmup"),
+    )
+    row["other_s"] = row["duration_s"] - row["prefill_s"] - row["decode_s"]
+    if not kept:
+        reasons.append("no_tokens")
+    if kept != pc.sum(requests["tokens_kept"]).as_py():
+        reasons.append("tokens_differ")
+    row["tokens_per_s"] = _ratio(kept, row["duration_s"])
+    row["words_per_s"] = _ratio(row["words"], row["duration_s"])
+    row["responses_per_s"] = _ratio(row["responses"], row["duration_s"])
+
+
+def _ratio(value: float | None, by: float | None) -> float | None:
+    """The ratio value / by; null where either is missing or the denominator is 0."""
+    return value / by if value is not None and by else None
+
+
+def _read_devices(
+    attempt: AttemptDir, record: Record, ranks: dict[int, _Spans], reasons: list[str]
+) -> list[_Device]:
+    """The job's devices in the order of their lowest ranks, or none where one is missing: then no total is known."""
+    if set(reasons) & {"missing_node", "missing_rank", "no_window", "spans_overlap"}:
+        return []
+    meters = {info["node"]: info for info in record.get("nodes", [])}
+    lowest: dict[Who, _Spans] = {}
+    for _, spans in sorted(ranks.items()):
+        lowest.setdefault(spans.who, spans)
+    if any(node not in meters for node, _ in lowest):
+        reasons.append("missing_node")
+        return []
+    if len({meters[node]["boundary"] for node, _ in lowest}) > 1:
+        reasons.append("mixed_boundary")
+        return []
+    devices = []
+    for who, spans in lowest.items():
+        window = _node_window(who[0], ranks)
+        if window is None:
+            reasons.append("no_window")
+            return []
+        try:
+            trace = read_table(attempt.trace_path(*who), TRACE)
+        except FileNotFoundError:
+            reasons.append("missing_trace")
+            continue
+        _check_owner(attempt, who, trace)
+        devices.append(_device(who, meters[who[0]], spans, window, trace))
+    return devices if len(devices) == len(lowest) else []
+
+
+def _node_window(node: str, ranks: dict[int, _Spans]) -> tuple[int, int] | None:
+    """From the first prefill's start to the last decode's end over all ranks of a node."""
+    windows = [spans.window() for spans in ranks.values() if spans.who[0] == node]
+    known = [window for window in windows if window is not None]
+    if len(known) < len(windows):
+        return None
+    return min(start for start, _ in known), max(end for _, end in known)
+
+
+def _check_owner(attempt: AttemptDir, who: Who, trace: pa.Table) -> None:
+    """DamagedError when a trace says that it is another device's."""
+    told = trace.schema.metadata or {}
+    for key, expected in zip((b"node", b"gpu_uuid"), who, strict=True):
+        if key in told and told[key].decode(errors="replace") != expected:
+            raise DamagedError(
+                f"{attempt.trace_path(*who)}: the trace of {told[key]!r}, not of {expected}."
+            )
+
+
+def _device(
+    who: Who, meter: NodeInfo, spans: _Spans, window: tuple[int, int], trace: pa.Table
+) -> _Device:
+    source, period_ms = meter["source"], meter["period_ms"]
+    by_sensor = trace.filter(
+        pc.and_(pc.equal(trace["source"], source), pc.is_valid(trace["power_w"]))
+    )
+    # a gap flagged on a row of another sensor (a restarted sidecar's first) lies between two samples too
+    flagged = trace.filter(pc.and_(trace["gap"], pc.invert(pc.equal(trace["source"], source))))
+    samples = pa.concat_tables([by_sensor, flagged])
+    watts = np.append(by_sensor["power_w"].to_numpy(), np.full(flagged.num_rows, np.nan))
+    counted = trace.filter(pc.is_valid(trace["counter_mj"]))
+    return _Device(
+        who=who,
+        source=source,
+        spans=spans,
+        window=window,
+        trace=trace,
+        power=energy.curve(
+            samples["time_ns"].to_numpy(),
+            watts,
+            samples["gap"].to_numpy(),
+            longest_ns=energy.longest_spacing_ns(source, period_ms),
+            lag_ns=energy.lag_ns(source, period_ms),
+        ),
+        counter=energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy()),
+    )
+
+
+def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
+    """Fill in the joules of the row and return its rows of phases.parquet."""
+    totals = [device.total() for device in devices]
+    row["coverage"] = min(total.coverage for total in totals)
+    row["longest_gap_s"] = max(total.longest_gap_s for total in totals)
+    for device, total in zip(devices, totals, strict=True):
+        reasons += _withheld(device, total)
+    by_phase = [device.by_phase() for device in devices]
+    rows = [
+        _phase_row(row, device, phase, joules)
+        for device, phases in zip(devices, by_phase, strict=True)
+        for phase, joules in phases.items()
+    ]
+    if set(reasons) & _WITHHOLD:
+        return rows
+    row["energy_j"] = sum(cast(float, total.energy_j) for total in totals)
+    row["energy_u_j"] = sum(cast(float, total.u_j) ** 2 for total in totals) ** 0.5
+    for phase in (*BEFORE, *WITHIN):
+        parts = [phases[phase].energy_j if phase in phases else None for phases in by_phase]
+        row[f"{phase}_energy_j"] = _sum(parts)
+    if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
+        reasons.append("phase_gap")
+    row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in BEFORE)])
+    idle_w = [
+        _ratio(p["idle"].energy_j, p["idle"].seconds) if "idle" in p else None for p in by_phase
+    ]
+    row["idle_power_w"] = _sum(idle_w)
+    _by_counter(row, devices, reasons)
+    row["power_w"] = _ratio(row["energy_j"], row["duration_s"])
+    row["energy_per_token_j"] = _ratio(row["energy_j"], row["tokens_kept"])
+    row["energy_per_computed_token_j"] = _ratio(row["energy_j"], row["computed_tokens"])
+    row["energy_per_word_j"] = _ratio(row["energy_j"], row["words"])
+    row["energy_per_response_j"] = _ratio(row["energy_j"], row["responses"])
+    mean_w = sum(cast(float, _ratio(t.energy_j, t.seconds)) for t in totals)
+    if not _close(row["energy_j"], mean_w * row["duration_s"], 0.01):
+        reasons.append("energy_power_time")
+    return rows
+
+
+_WITHHOLD = {"no_power", "not_bracketed", "gap", "short_window", "clock_step"}
+
+
+def _withheld(device: _Device, total: Joules) -> list[str]:
+    """Why a device's joules, and with them the job's, are not told."""
+    reasons = []
+    readings = device.counter if device.source == "nvml_counter" else device.power
+    if len(readings.time_ns) == 0:
+        reasons.append("no_power")
+    elif total.reason is not None:
+        reasons.append(total.reason)
+    if device.source in energy.AVERAGING_NS and total.seconds < LEAST_AVERAGED_S:
+        reasons.append("short_window")
+    pairs = device.trace.filter(pc.is_valid(device.trace["monotonic_ns"]))
+    stamps = pairs["time_ns"].to_numpy(), pairs["monotonic_ns"].to_numpy()
+    if energy.clock_stepped(*stamps, *device.window):
+        reasons.append("clock_step")
+    return reasons
+
+
+def _sum(parts: list[float | None]) -> float | None:
+    """The sum, or null where a part is missing."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if known and len(known) == len(parts) else None
+
+
+def _phase_row(row: Row, device: _Device, phase: str, joules: Joules) -> Row:
+    counted = {"prefill": row["tokens_in"], "decode": row["tokens_kept"]}
+    return {
+        "point_id": row["point_id"],
+        "attempt": row["attempt"],
+        "phase": phase,
+        "node": device.who[0],
+        "gpu_uuid": device.who[1],
+        "seconds": joules.seconds,
+        "energy_j": joules.energy_j,
+        "energy_u_j": joules.u_j,
+        "power_w": _ratio(joules.energy_j, joules.seconds),
+        "tokens": counted.get(phase),
+        "source": device.source,
+        "coverage": joules.coverage,
+        "reason": joules.reason,
+    }
+
+
+def _by_counter(row: Row, devices: list[_Device], reasons: list[str]) -> None:
+    """The same window by the energy counters, as a check on the integral; null unless every device has one."""
+    if any(device.source == "nvml_counter" for device in devices):
+        return
+    parts = []
+    for device in devices:
+        start, end = device.window
+        by_counter = energy.counter_between(device.counter, [start], [end], device.power)
+        parts.append(energy.summed(by_counter).energy_j)
+        if energy.resets_between(device.counter, start, end):
+            reasons.append("counter_reset")
+    row["counter_energy_j"] = _sum(parts)
+    row["counter_ratio"] = _ratio(row["energy_j"], row["counter_energy_j"])
+
+
+def _conditions(row: Row, devices: list[_Device]) -> None:
+    """Clocks, temperature, activity and limits inside the window; null where no sensor told them."""
+    within = []
+    for device in devices:
+        stamps = device.trace["time_ns"]
+        start, end = device.window
+        inside = pc.and_(pc.greater_equal(stamps, start), pc.less_equal(stamps, end))
+        within.append(device.trace.select(_CONDITIONS).filter(inside))
+    table = pa.concat_tables(within)
+    row.update(
+        gpu_activity_pct=pc.mean(table["gpu_activity_pct"]).as_py(),
+        memory_activity_pct=pc.mean(table["memory_activity_pct"]).as_py(),
+        memory_used_bytes=pc.max(table["memory_used_bytes"]).as_py(),
+        sm_clock_mhz=pc.mean(table["sm_clock_mhz"]).as_py(),
+        temperature_c=pc.max(table["temperature_c"]).as_py(),
+        power_limit_w=pc.min(table["power_limit_w"]).as_py(),
+    )
+    bits = table["throttle_reasons"].drop_null().to_numpy()
+    if len(bits):
+        row["throttle_reasons"] = int(np.bitwise_or.reduce(bits))
+    spent = [column.drop_null().to_numpy() for column in (t["under_cap_ns"] for t in within)]
+    if all(len(ns) > 1 for ns in spent):
+        row["under_cap_s"] = sum(int(ns.max() - ns.min()) for ns in spent) / SECOND_NS
+
+
+_CONDITIONS = [
+    "gpu_activity_pct",
+    "memory_activity_pct",
+    "memory_used_bytes",
+    "sm_clock_mhz",
+    "temperature_c",
+    "power_limit_w",
+    "throttle_reasons",
+    "under_cap_ns",
+]
+
+
+def self_checks(row: Row, phases: list[Row]) -> list[str]:
+    """Reason codes of the sums and products that do not hold among the published numbers of one attempt."""
+    total = row["energy_j"]
+    if total is None:
+        return []
+    failed = []
+    if not _close(total, row["power_w"] * row["duration_s"], 1e-6):
+        failed.append("energy_power_time")
+    per_token = row["energy_per_token_j"]
+    if per_token is not None and not _close(total, per_token * row["tokens_kept"], 1e-6):
+        failed.append("energy_per_token")
+    parts = _sum([row[f"{phase}_energy_j"] for phase in WITHIN])
+    if parts is not None and not _close(total, parts, 0.005):
+        failed.append("phases_sum")
+    of_gpus = _sum([phase["energy_j"] for phase in phases if phase["phase"] in WITHIN])
+    if of_gpus is not None and not _close(total, of_gpus, 0.005):
+        failed.append("gpus_sum")
+    ratio = row["counter_ratio"]
+    if ratio is not None and abs(ratio - 1) > COUNTER_DIFFERS:
+        failed.append("counter_differs")
+    if ratio is not None and abs(ratio - 1) > COUNTER_CONTRADICTS and row["duration_s"] > 1.0:
+        # within 1 s a tick at each edge alone explains such a difference
+        failed.append("counter_contradicts")
+    return failed
+
+
+def _close(value: float, other: float, tolerance: float) -> bool:
+    return abs(value - other) <= tolerance * max(abs(value), abs(other)) + 1e-9

@@ -1,0 +1,261 @@
+"""The columns of results/: each with its type, unit and meaning, declared once.
+
+A test holds docs/results.md to them.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+import pyarrow as pa
+
+from wattflow.config import Config
+from wattflow.schema import TRACE
+
+# Reason codes: whether the row's numbers are then left out (valid = false), and what the code says.
+REASONS: dict[str, tuple[bool, str]] = {
+    "infeasible": (True, "The point cannot run; `error` has the figures."),
+    "waiting": (True, "No attempt was made yet."),
+    "unfinished": (True, "The attempt has not ended, or ended without a word."),
+    "failed": (True, "The attempt failed; `error` says how."),
+    "interrupted": (True, "The attempt was cut short by a time limit, a requeue or a cancel."),
+    "damaged": (True, "A file of the attempt is cut, foreign or missing; `error` names it."),
+    "missing_trace": (True, "A GPU of the job has no trace, so the job's joules are not known."),
+    "missing_node": (True, "The record lacks a node's meter, or a node's spans are not there."),
+    "missing_rank": (True, "Fewer ranks ran, or told their spans, than the point has shards."),
+    "no_window": (True, "No rank 0 prefill and decode on record, or a node without any."),
+    "no_tokens": (True, "The spans count no output tokens, so no joule has a denominator."),
+    "spans_overlap": (True, "Two spans of one rank overlap: its phases cannot be told apart."),
+    "mixed_boundary": (
+        True,
+        "Nodes measured different boundaries, whose joules must not be added.",
+    ),
+    "no_power": (True, "No sensor told the power of a GPU."),
+    "not_bracketed": (True, "No sample before the start or after the end of the window."),
+    "gap": (True, "Less than 99 % of the window was measured."),
+    "short_window": (True, "A sensor that averages over 1 s cannot tell a window under 10 s."),
+    "clock_step": (True, "The node's wall clock jumped inside the window."),
+    "energy_power_time": (True, "energy_j differs from the devices' mean power times duration_s."),
+    "energy_per_token": (True, "energy_per_token_j times tokens_kept is not energy_j."),
+    "phases_sum": (True, "Prefill, decode and other do not add up to energy_j."),
+    "gpus_sum": (True, "The GPUs' joules do not add up to energy_j."),
+    "tokens_differ": (True, "The spans' output tokens are not those of the requests."),
+    "counter_contradicts": (True, "Integral and counter differ by more than 25 %."),
+    "counter_differs": (False, "Integral and counter differ by more than 5 %."),
+    "counter_reset": (False, "The counter was reset in the window; power bridges the reset."),
+    "phase_gap": (False, "A phase, not the whole window, was measured too little to have joules."),
+    "sidecar_restarted": (False, "The sidecar was restarted during the attempt."),
+    "dummy_text": (False, "Dummy weights: the text means nothing, so words are null."),
+}
+
+
+def _field(name: str, kind: pa.DataType, unit: str, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": unit, "meaning": meaning})
+
+
+def _key_fields() -> list[tuple[str, Any]]:
+    """Every choice by dotted key with its annotated type, but for those that say where things lie or shape the grid."""
+    out: list[tuple[str, Any]] = []
+    for name, kind in typing.get_type_hints(Config).items():
+        if name in ("sweep", "sweeps_dir"):
+            continue
+        if dataclasses.is_dataclass(kind):
+            hints = typing.get_type_hints(kind)
+            out.extend((f"{name}.{inner}", hints[inner]) for inner in hints)
+        else:
+            out.append((name, kind))
+    return out
+
+
+def column_of(key: str) -> str:
+    """The results column of a choice: its key with underscores for dots, and `model` for `model.name`."""
+    return key.removesuffix(".name").replace(".", "_")
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    kinds = [annotation]
+    if isinstance(annotation, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not types.NoneType]
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return known.get(kinds[0], pa.string())  # lists, mappings and the like are JSON
+
+
+CHOICE_KEYS = {column_of(key): key for key, _ in _key_fields()}
+_CHOICES = [
+    _field(column_of(key), _arrow_type(kind), "", f"Choice `{key}`.") for key, kind in _key_fields()
+]
+
+_STRING, _INT, _FLOAT, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_NAMES = pa.list_(pa.string())
+
+_IDENTITY = [
+    _field("point_id", _STRING, "", "The point: 12 hex digits, a hash of its choices."),
+    _field("attempt", _INT, "", "Which try at the point, from 1; null where none was made."),
+    _field("status", _STRING, "", "finished, failed, interrupted, running, waiting or infeasible."),
+    _field("counts", _BOOL, "", "True for the newest valid attempt of the point, and no other."),
+    _field("valid", _BOOL, "", "Finished, measured, and all self-checks passed."),
+    _field("reasons", _NAMES, "", "Codes of what is missing, doubtful or failed; see below."),
+    _field(
+        "error", _STRING, "", "Why the attempt failed, which file is damaged, or why it cannot run."
+    ),
+]
+
+_MEASURED = [
+    _field("tokens_in", _INT, "tokens", "Prompt tokens; in no denominator."),
+    _field("tokens_kept", _INT, "tokens", "Output tokens after the stop rule."),
+    _field(
+        "computed_tokens",
+        _INT,
+        "tokens",
+        "Token positions that decode steps worked on, cut ones too.",
+    ),
+    _field("words", _INT, "words", "Output split on white space; null for dummy weights."),
+    _field("responses", _INT, "responses", "Prompts answered."),
+    _field("duration_s", _FLOAT, "s", "Rank 0's first prefill's start to its last decode's end."),
+    _field("tokens_per_s", _FLOAT, "tokens/s", "tokens_kept / duration_s."),
+    _field("words_per_s", _FLOAT, "words/s", "words / duration_s."),
+    _field("responses_per_s", _FLOAT, "responses/s", "responses / duration_s."),
+    _field(
+        "power_w",
+        _FLOAT,
+        "W",
+        "energy_j / duration_s: mean power of all devices of the job together.",
+    ),
+    _field("energy_j", _FLOAT, "J", "Energy of the job's devices in the measured window, gross."),
+    _field("energy_per_token_j", _FLOAT, "J/token", "energy_j / tokens_kept."),
+    _field("energy_per_computed_token_j", _FLOAT, "J/token", "energy_j / computed_tokens."),
+    _field("energy_per_word_j", _FLOAT, "J/word", "energy_j / words."),
+    _field("energy_per_response_j", _FLOAT, "J/response", "energy_j / responses."),
+    _field(
+        "energy_u_j",
+        _FLOAT,
+        "J",
+        "Standard uncertainty (k = 1) of energy_j by sampling; no board gain.",
+    ),
+    _field("counter_energy_j", _FLOAT, "J", "The same window by the hardware energy counter."),
+    _field("counter_ratio", _FLOAT, "", "energy_j / counter_energy_j: consistency, not accuracy."),
+    _field("prefill_energy_j", _FLOAT, "J", "Energy of the prefills."),
+    _field("prefill_s", _FLOAT, "s", "Rank 0's time in prefills."),
+    _field("decode_energy_j", _FLOAT, "J", "Energy of the decodes."),
+    _field("decode_s", _FLOAT, "s", "Rank 0's time in decodes."),
+    _field("other_energy_j", _FLOAT, "J", "Energy between batches, inside the window."),
+    _field("other_s", _FLOAT, "s", "Rank 0's time between batches."),
+    _field(
+        "idle_power_w", _FLOAT, "W", "Mean power of the devices in the idle window before the load."
+    ),
+    _field("idle_energy_j", _FLOAT, "J", "Energy of that idle window."),
+    _field("load_energy_j", _FLOAT, "J", "Energy of loading the weights."),
+    _field("load_s", _FLOAT, "s", "Rank 0's time of loading."),
+    _field("warmup_energy_j", _FLOAT, "J", "Energy of the uncounted batch."),
+    _field("warmup_s", _FLOAT, "s", "Rank 0's time of the uncounted batch."),
+    _field("job_energy_j", _FLOAT, "J", "All phases: idle, load, warm-up and the measured window."),
+    _field("power_source", _STRING, "", "The sensor that the joules come from."),
+    _field("boundary", _STRING, "", "What the joules are of: gpu, or host where there is none."),
+    _field("simulated", _BOOL, "", "True where the watts are arithmetic and nothing was measured."),
+    _field(
+        "coverage", _FLOAT, "", "Least share of the window that was measured, over the devices."
+    ),
+    _field(
+        "longest_gap_s",
+        _FLOAT,
+        "s",
+        "Longest time without a sample in the window, over the devices.",
+    ),
+    _field("gpus", _INT, "", "Devices of the job, each billed once."),
+    _field("nodes_seen", _INT, "", "Nodes that told spans."),
+    _field("gpu_name", _STRING, "", "The devices' name; several are joined by ` + `."),
+    _field("driver", _STRING, "", "The driver's version."),
+    _field(
+        "gpu_activity_pct",
+        _FLOAT,
+        "%",
+        "Mean share of time in which any kernel ran; spinning counts.",
+    ),
+    _field(
+        "memory_activity_pct",
+        _FLOAT,
+        "%",
+        "Mean share of time in which memory was read or written.",
+    ),
+    _field("memory_used_bytes", _INT, "bytes", "Most memory in use on one device."),
+    _field("sm_clock_mhz", _FLOAT, "MHz", "Mean SM clock."),
+    _field("temperature_c", _FLOAT, "degC", "Highest temperature of any device in the window."),
+    _field("power_limit_w", _FLOAT, "W", "Lowest power limit in force on any device."),
+    _field(
+        "throttle_reasons",
+        pa.uint64(),
+        "",
+        "NVML's clock-event bits seen in the window, all or-ed.",
+    ),
+    _field(
+        "under_cap_s",
+        _FLOAT,
+        "s",
+        "Time that the power cap held devices back, summed over devices.",
+    ),
+    _field("sidecar_restarts", _INT, "", "How often a sidecar was restarted."),
+    _field("engine_info", _STRING, "", "What the engine said of itself, as JSON."),
+    _field("versions", _STRING, "", "Versions of software, as JSON."),
+    _field("prompts_sha256", _STRING, "", "Hash of the prompts as sent."),
+    _field("started", pa.timestamp("us", "UTC"), "", "When the attempt began."),
+    _field("job_id", _STRING, "", "Slurm's job."),
+    _field("array_task", _STRING, "", "Its array task."),
+    _field("node_names", _NAMES, "", "The nodes that ran."),
+    _field(
+        "record_stamp_ns",
+        _INT,
+        "ns",
+        "The record's time of change; a row is made anew when it moves.",
+    ),
+]
+
+POINT = pa.schema(_IDENTITY + _CHOICES + _MEASURED)
+
+PHASE = pa.schema(
+    [
+        _field("point_id", _STRING, "", "The point."),
+        _field("attempt", _INT, "", "The attempt."),
+        _field(
+            "phase", _STRING, "", "idle, load, warmup, prefill, decode or other (between batches)."
+        ),
+        _field("node", _STRING, "", "The node."),
+        _field("gpu_uuid", _STRING, "", "The GPU; `host-<node>` where there is none."),
+        _field("seconds", _FLOAT, "s", "Time in the phase, by the device's lowest rank."),
+        _field("energy_j", _FLOAT, "J", "Energy of the device in the phase."),
+        _field("energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
+        _field("power_w", _FLOAT, "W", "energy_j / seconds."),
+        _field(
+            "tokens",
+            _INT,
+            "tokens",
+            "Prompt tokens for prefill, kept output tokens for decode (of the job).",
+        ),
+        _field("source", _STRING, "", "The sensor."),
+        _field("coverage", _FLOAT, "", "Share of the time that was measured."),
+        _field("reason", _STRING, "", "Why energy_j is null: not_bracketed or gap."),
+    ]
+)
+
+# One row a reading, as the sidecar wrote it, with whose it is.
+COLLECTED_TRACE = pa.schema(
+    [
+        pa.field("point_id", _STRING, nullable=False),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("node", _STRING, nullable=False),
+        pa.field("gpu_uuid", _STRING, nullable=False),
+        *TRACE,
+    ]
+)
+
+
+def choice_values(choices: dict[str, Any]) -> dict[str, Any]:
+    """The choices of a point by results column; lists and mappings as JSON, absent ones null."""
+    out: dict[str, Any] = {}
+    for column, key in CHOICE_KEYS.items():
+        value: Any = choices
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        out[column] = json.dumps(value) if isinstance(value, dict | list) else value
+    return out

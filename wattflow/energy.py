@@ -1,0 +1,339 @@
+r"""Joules from arrays: power samples or counter readings of one GPU in, the energy between any two instants out.
+
+Power is taken as piecewise linear between samples at their true stamps, and cut exactly at both edges of a window:
+
+    W       o-------o           o  a sample
+           /|///////|\          |  an edge of the window
+          o |///////| o         /  its joules: trapezoids cut at both edges
+    ---------------------- time
+
+Nothing is extrapolated (a window needs a sample on both sides of both edges), and a gap is never bridged: its time
+counts as not covered. Stamps are integers of nanoseconds and are subtracted before they become floats, since a
+float64 of today's unix time only tells 200 ns apart, and a float32 of a counter is wrong by joules.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+SECOND_NS = 1_000_000_000
+LEAST_COVERAGE = 0.99  # a window with less of its time measured has no joules
+
+BUFFER_GAP_NS = 100_000_000  # the driver's buffer has a sample each 20 ms, at most 45 ms apart
+POLL_SLACK_NS = 100_000_000  # a poll may come this late on a busy node
+COUNTER_TICK_NS = 100_000_000  # the energy counter is renewed this often (seen on H100)
+AVERAGING_NS = {"nvml_average": SECOND_NS}  # the field is a mean over the last second
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The power of one GPU over time, and its running integral. Arrays of n samples, n - 1 segments between them."""
+
+    time_ns: Ints  # strictly rising
+    power_w: Floats
+    covered: Bools  # per segment: false for a gap
+    energy_j: Floats  # from the first sample to each; gaps add nothing
+    covered_ns: Ints  # measured time from the first sample to each
+    variance_j2: Floats  # running sum of the segments' sampling variance
+    lag_ns: int  # how far a sample's stamp may lie from the time it averages
+
+
+@dataclass(frozen=True)
+class Counter:
+    """An energy counter's readings, resets taken out. Arrays of n readings, n - 1 steps between them."""
+
+    time_ns: Ints  # strictly rising
+    step_mj: Ints  # per step; 0 where the counter was reset
+    reset: Bools  # per step
+    energy_mj: Ints  # from the first reading to each
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What was measured in each of w windows; arrays of w. `energy_j` is NaN where an edge is not bracketed."""
+
+    energy_j: Floats
+    u_j: Floats  # standard uncertainty by sampling
+    window_ns: Ints
+    covered_ns: Ints
+    longest_gap_ns: Ints
+
+
+@dataclass(frozen=True)
+class Joules:
+    """The sum of some windows. `energy_j` and `u_j` are null where `reason` says why: not_bracketed or gap."""
+
+    energy_j: float | None
+    u_j: float | None
+    seconds: float
+    coverage: float
+    longest_gap_s: float
+    reason: str | None
+
+
+def longest_spacing_ns(source: str, period_ms: float) -> int:
+    """The longest time between two samples of a source that is no gap yet, ns."""
+    three_periods = int(3 * period_ms * 1e6)
+    if source == "nvml_buffer":
+        return max(BUFFER_GAP_NS, three_periods)
+    return three_periods + POLL_SLACK_NS
+
+
+def lag_ns(source: str, period_ms: float) -> int:
+    """How far the time that a sample stands for may lie from its stamp, ns."""
+    return max(int(period_ms * 1e6), AVERAGING_NS.get(source, 0))
+
+
+def curve(
+    time_ns: npt.ArrayLike,
+    power_w: npt.ArrayLike,
+    gap: npt.ArrayLike | None = None,
+    *,
+    longest_ns: int = BUFFER_GAP_NS,
+    lag_ns: int = 20_000_000,
+) -> Curve:
+    """The curve through samples in any order; a gap is a row flagged `gap`, or a spacing above `longest_ns`.
+
+    Samples that are no numbers or below 0 W are no readings and are left out (which may open a gap). Of samples with
+    one stamp the last counts. Values above the board's limit are kept: a 700 W board was seen at 971 W.
+
+    The sampling variance of a segment is (dP dt)^2 / 12: power may have stepped from one sample to the next at any
+    instant between them, which is a rectangular distribution of half-width dP dt / 2 (JCGM 100:2008, 4.3.7).
+    """
+    stamps = np.asarray(time_ns, dtype=np.int64)
+    watts = np.asarray(power_w, dtype=np.float64)
+    flags = np.zeros(len(stamps), bool) if gap is None else np.asarray(gap, dtype=np.bool_)
+    order = np.argsort(stamps, kind="stable")
+    stamps, watts, lost = stamps[order], watts[order], np.cumsum(flags[order])
+    kept = np.isfinite(watts) & (watts >= 0)
+    stamps, watts, lost = stamps[kept], watts[kept], lost[kept]
+    last = np.append(stamps[1:] != stamps[:-1], np.ones(min(1, len(stamps)), bool))
+    stamps, watts, lost = stamps[last], watts[last], lost[last]
+    spacing_ns = np.diff(stamps)
+    covered = (spacing_ns <= longest_ns) & (np.diff(lost) == 0)
+    seconds = spacing_ns / SECOND_NS
+    energy_j = np.where(covered, (watts[:-1] + watts[1:]) / 2 * seconds, 0.0)
+    variance_j2 = np.where(covered, (np.diff(watts) * seconds) ** 2 / 12, 0.0)
+    return Curve(
+        time_ns=stamps,
+        power_w=watts,
+        covered=covered,
+        energy_j=_running(energy_j),
+        covered_ns=_running(np.where(covered, spacing_ns, 0)),
+        variance_j2=_running(variance_j2),
+        lag_ns=lag_ns,
+    )
+
+
+def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike) -> Counter:
+    """The counter's steps between ticks, from readings in any order (unsigned mJ).
+
+    A reading between two ticks repeats the last tick, so of equal readings the first (the one nearest to the tick) is
+    kept, and the very last, which ends the time known. A decrease is a reset by a driver reload, never a wrap: 64 bits
+    of mJ last for ages.
+    """
+    stamps = np.asarray(time_ns, dtype=np.int64)
+    readings = np.asarray(reading_mj, dtype=np.uint64)
+    order = np.argsort(stamps, kind="stable")
+    stamps, readings = stamps[order], readings[order]
+    kept = np.append(np.ones(min(1, len(stamps)), bool), readings[1:] != readings[:-1])
+    kept[-1:] = True
+    kept &= np.append(np.ones(min(1, len(stamps)), bool), stamps[1:] != stamps[:-1])
+    stamps, readings = stamps[kept], readings[kept]
+    reset = readings[1:] < readings[:-1]
+    # unsigned subtraction is exact where the counter rose; int64 holds any step of a real board
+    step_mj = np.where(reset, np.uint64(0), readings[1:] - readings[:-1]).astype(np.int64)
+    return Counter(time_ns=stamps, step_mj=step_mj, reset=reset, energy_mj=_running(step_mj))
+
+
+def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Windows:
+    """The joules of windows [start, end], whose sums are additive: E(a, b) + E(b, c) = E(a, c).
+
+    The standard uncertainty adds in quadrature: the variance of each segment touched, both edges' whole segments
+    among them; stamps that lie off by up to one lag, |P(end) - P(start)| lag / sqrt(3); and the time not covered,
+    which may have held anything up to the highest power seen, P_max t / sqrt(3) (both JCGM 100:2008, 4.3.7).
+    """
+    start, end = _edges(start_ns, end_ns)
+    window_ns = end - start
+    if len(power.time_ns) < 2:
+        nothing = np.zeros(len(start))
+        none = np.zeros(len(start), np.int64)
+        return Windows(nothing + np.nan, nothing + np.nan, window_ns, none, window_ns)
+    inside = _bracketed(power.time_ns, start, end)
+    first, last = _segment(power.time_ns, start), _segment(power.time_ns, end)
+    energy_start, covered_start, power_start = _at(power, start, first)
+    energy_end, covered_end, power_end = _at(power, end, last)
+    covered_ns = np.where(inside, covered_end - covered_start, 0)
+    sampled_j2 = power.variance_j2[last + 1] - power.variance_j2[first]
+    lag_j = np.abs(power_end - power_start) * (power.lag_ns / SECOND_NS) / np.sqrt(3)
+    missing_j = power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS) / np.sqrt(3)
+    u_j = np.sqrt(np.maximum(sampled_j2, 0) + lag_j**2 + missing_j**2)
+    # rounding may leave -1e-12 J for a window inside one segment
+    energy_j = np.maximum(energy_end - energy_start, 0.0)
+    return Windows(
+        energy_j=np.where(inside, energy_j, np.nan),
+        u_j=np.where(inside, u_j, np.nan),
+        window_ns=window_ns,
+        covered_ns=covered_ns,
+        longest_gap_ns=_longest_gaps(power, start, end),
+    )
+
+
+def counter_between(
+    readings: Counter, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike, power: Curve | None = None
+) -> Windows:
+    """The joules of windows by the counter, interpolated between the ticks around each edge.
+
+    A reset inside a window is bridged with `power`, whose joules take the place of the step that the reset ate; NaN
+    where power does not cover it. The standard uncertainty is one tick at each edge (or the distance to the nearest
+    reading, if that is more), P t / sqrt(12) each.
+    """
+    start, end = _edges(start_ns, end_ns)
+    window_ns = end - start
+    if len(readings.time_ns) < 2:
+        nothing = np.full(len(start), np.nan)
+        return Windows(nothing, nothing, window_ns, window_ns * 0, window_ns)
+    inside = _bracketed(readings.time_ns, start, end)
+    first, last = _segment(readings.time_ns, start), _segment(readings.time_ns, end)
+    whole_mj = readings.energy_mj[last] - readings.energy_mj[first]
+    energy_j = (whole_mj + _part(readings, end, last) - _part(readings, start, first)) / 1e3
+    for step in np.flatnonzero(readings.reset):
+        energy_j = energy_j + _bridge(readings, int(step), start, end, power)
+    seconds = np.maximum(window_ns, 1) / SECOND_NS
+    edge_ns = np.hypot(_doubt_ns(readings, start, first), _doubt_ns(readings, end, last))
+    u_j = energy_j / seconds * (edge_ns / SECOND_NS) / np.sqrt(12)
+    known = inside & np.isfinite(energy_j)
+    covered_ns = np.where(known, window_ns, 0)
+    return Windows(
+        energy_j=np.where(known, np.maximum(energy_j, 0.0), np.nan),
+        u_j=np.where(known, np.abs(u_j), np.nan),
+        window_ns=window_ns,
+        covered_ns=covered_ns,
+        longest_gap_ns=window_ns - covered_ns,
+    )
+
+
+def resets_between(readings: Counter, start_ns: int, end_ns: int) -> int:
+    """How many resets of the counter touch the window."""
+    touched = (readings.time_ns[:-1] < end_ns) & (readings.time_ns[1:] > start_ns)
+    return int(np.count_nonzero(readings.reset & touched))
+
+
+def summed(windows: Windows) -> Joules:
+    """The sum over windows, or null and why: not_bracketed, or gap where too little of the time was measured."""
+    window_ns, covered_ns = int(windows.window_ns.sum()), int(windows.covered_ns.sum())
+    coverage = covered_ns / window_ns if window_ns else float(np.all(np.isfinite(windows.energy_j)))
+    longest_gap_s = float(windows.longest_gap_ns.max(initial=0)) / SECOND_NS
+    reason = None
+    if not np.all(np.isfinite(windows.energy_j)):
+        reason = "not_bracketed"
+    elif coverage < LEAST_COVERAGE:
+        reason = "gap"
+    known = reason is None
+    return Joules(
+        energy_j=float(windows.energy_j.sum()) if known else None,
+        u_j=float(np.sqrt((windows.u_j**2).sum())) if known else None,
+        seconds=window_ns / SECOND_NS,
+        coverage=coverage,
+        longest_gap_s=longest_gap_s,
+        reason=reason,
+    )
+
+
+def clock_stepped(
+    time_ns: npt.ArrayLike, monotonic_ns: npt.ArrayLike, start_ns: int, end_ns: int
+) -> bool:
+    """Whether the wall clock jumped inside the window, seen from pairs of both clocks.
+
+    A slewed clock drifts by at most 500 ppm; more than that and 20 ms between two pairs is a step.
+    """
+    wall = np.asarray(time_ns, dtype=np.int64)
+    steady = np.asarray(monotonic_ns, dtype=np.int64)
+    order = np.argsort(steady, kind="stable")
+    wall, steady = wall[order], steady[order]
+    passed = np.diff(steady)
+    jump = np.abs(np.diff(wall) - passed) > 20_000_000 + passed // 2000
+    touched = (np.minimum(wall[:-1], wall[1:]) < end_ns) & (
+        np.maximum(wall[:-1], wall[1:]) > start_ns
+    )
+    return bool(np.any(jump & touched))
+
+
+def _running(values: npt.NDArray[Any]) -> Any:
+    """The running sum with a leading 0, in the values' own type."""
+    return np.append(np.zeros(1, values.dtype), np.cumsum(values))
+
+
+def _edges(start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> tuple[Ints, Ints]:
+    start = np.atleast_1d(np.asarray(start_ns, dtype=np.int64))
+    end = np.atleast_1d(np.asarray(end_ns, dtype=np.int64))
+    if np.any(end < start):
+        raise ValueError("a window ends before it starts")
+    return start, end
+
+
+def _bracketed(time_ns: Ints, start: Ints, end: Ints) -> Bools:
+    inside: Bools = (start >= time_ns[0]) & (end <= time_ns[-1])
+    return inside
+
+
+def _segment(time_ns: Ints, at_ns: Ints) -> npt.NDArray[np.intp]:
+    """The index of the segment that holds each instant."""
+    return np.clip(np.searchsorted(time_ns, at_ns, side="right") - 1, 0, len(time_ns) - 2)
+
+
+def _at(power: Curve, at_ns: Ints, segment: npt.NDArray[np.intp]) -> tuple[Floats, Ints, Floats]:
+    """Joules and measured ns from the first sample to each instant, and the watts there."""
+    into_ns = np.clip(at_ns - power.time_ns[segment], 0, None)
+    length_ns = power.time_ns[segment + 1] - power.time_ns[segment]
+    before, after = power.power_w[segment], power.power_w[segment + 1]
+    here = before + (after - before) * np.minimum(into_ns / length_ns, 1.0)
+    covered = power.covered[segment]
+    part_j = np.where(covered, (before + here) / 2 * (into_ns / SECOND_NS), 0.0)
+    # never past the segment's own joules, so that the running integral never falls
+    energy_j = np.minimum(power.energy_j[segment] + part_j, power.energy_j[segment + 1])
+    return energy_j, power.covered_ns[segment] + np.where(covered, into_ns, 0), here
+
+
+def _longest_gaps(power: Curve, start: Ints, end: Ints) -> Ints:
+    """The longest stretch without power inside each window, ns; time outside the samples counts too."""
+    first_ns, last_ns = power.time_ns[0], power.time_ns[-1]
+    before = np.clip(np.minimum(end, first_ns) - start, 0, None)
+    after = np.clip(end - np.maximum(start, last_ns), 0, None)
+    longest: Ints = np.maximum(before, after)
+    for gap in np.flatnonzero(~power.covered):
+        inside = np.minimum(end, power.time_ns[gap + 1]) - np.maximum(start, power.time_ns[gap])
+        longest = np.maximum(longest, inside)
+    return longest
+
+
+def _part(readings: Counter, at_ns: Ints, step: npt.NDArray[np.intp]) -> Floats:
+    """The mJ between the reading before each instant and the instant."""
+    length_ns = readings.time_ns[step + 1] - readings.time_ns[step]
+    share = np.clip((at_ns - readings.time_ns[step]) / length_ns, 0.0, 1.0)
+    return np.asarray(readings.step_mj[step] * share, dtype=np.float64)
+
+
+def _doubt_ns(readings: Counter, at_ns: Ints, step: npt.NDArray[np.intp]) -> Ints:
+    """How far off in time the counter may be at each edge: a tick, or the way to the nearest reading."""
+    nearest = np.minimum(at_ns - readings.time_ns[step], readings.time_ns[step + 1] - at_ns)
+    doubt: Ints = np.maximum(COUNTER_TICK_NS, nearest)
+    return doubt
+
+
+def _bridge(readings: Counter, step: int, start: Ints, end: Ints, power: Curve | None) -> Floats:
+    """The joules by power of the part of each window that lies in a reset step; NaN where power does not cover it."""
+    from_ns = np.clip(readings.time_ns[step], start, end)
+    to_ns = np.clip(readings.time_ns[step + 1], start, end)
+    touched = to_ns > from_ns
+    if power is None:
+        return np.where(touched, np.nan, 0.0)
+    by_power = between(power, from_ns, to_ns)
+    whole = by_power.covered_ns == by_power.window_ns
+    return np.where(touched, np.where(whole, by_power.energy_j, np.nan), 0.0)

@@ -1,0 +1,249 @@
+"""Figures from data frames: the only importer of Altair. Each says its units, and `~` where watts are simulated."""
+
+from typing import Any, cast
+
+import altair as alt
+import polars as pl
+
+INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
+FONT = "Inter, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+PALETTE = ["#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#9f6b53", "#337ea9", "#787774"]
+PHASE_COLOURS = {
+    "idle": "#e9ecef",
+    "load": "#fdecc8",
+    "warmup": "#e8deee",
+    "prefill": "#9fcbe6",
+    "decode": "#dbeddb",
+}
+# Column, title and unit of what the report draws against the choices.
+METRICS = (
+    ("tokens_per_s", "Throughput", "output tokens/s"),
+    ("energy_per_token_j", "Energy per token", "J per output token"),
+    ("power_w", "Mean power", "W, all devices of the job"),
+    ("energy_per_response_j", "Energy per response", "J per response"),
+)
+
+
+def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> alt.LayerChart:
+    """Power of each GPU over the seconds since the measured window's start on its node, phases shaded.
+
+    `power` has node, gpu_uuid, seconds, power_w, lowest_w, highest_w; `spans` those of each node's lowest rank.
+    """
+    shown = power.with_columns(gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12))
+    one_device = shown["gpu"].n_unique() == 1
+    phases = _shades(spans)
+    x = alt.X(
+        "seconds:Q",
+        title="seconds since the first prefill",
+        axis=alt.Axis(grid=False, format="~g"),
+        scale=alt.Scale(nice=False),
+    )
+    watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
+    present = [phase for phase in PHASE_COLOURS if phase in set(phases["phase"])]
+    shading = (
+        alt.Chart(phases)
+        .mark_rect(opacity=0.75)
+        .encode(
+            x=alt.X("start_s:Q"),
+            x2="end_s:Q",
+            color=alt.Color(
+                "phase:N",
+                title="phase",
+                scale=alt.Scale(domain=present, range=[PHASE_COLOURS[p] for p in present]),
+                legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top"),
+            ),
+            tooltip=[
+                alt.Tooltip("phase:N"),
+                alt.Tooltip("batch:Q"),
+                alt.Tooltip("start_s:Q", title="from, s", format=".3f"),
+                alt.Tooltip("end_s:Q", title="to, s", format=".3f"),
+            ],
+        )
+    )
+    stroke: Any = (
+        alt.value(INK)
+        if one_device
+        else alt.Stroke("gpu:N", title="device", scale=alt.Scale(range=PALETTE))
+    )
+    y = alt.Y("power_w:Q", title=watts, scale=alt.Scale(zero=True))
+    band = (
+        alt.Chart(shown)
+        .mark_area(opacity=0.18)
+        .encode(
+            x=x,
+            y=alt.Y("lowest_w:Q", title=watts),
+            y2="highest_w:Q",
+            detail="gpu:N",
+            color=alt.value(INK),
+        )
+    )
+    line = (
+        alt.Chart(shown)
+        .mark_line(strokeWidth=1.3)
+        .encode(
+            x=x,
+            y=y,
+            stroke=stroke,
+            detail="gpu:N",
+            tooltip=[
+                alt.Tooltip("gpu:N", title="device"),
+                alt.Tooltip("seconds:Q", title="s", format=".3f"),
+                alt.Tooltip("power_w:Q", title="W", format=".1f"),
+            ],
+        )
+    )
+    title = alt.TitleParams(
+        f"Power of point {row['point_id']}, attempt {row['attempt']}",
+        subtitle=f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}; "
+        f"boundary {row['boundary']}, sensor {row['power_source']}",
+    )
+    chart = alt.layer(shading, band, line).resolve_scale(color="independent")
+    return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))
+
+
+def by_choice(groups: pl.DataFrame, axes: list[str], simulated: bool) -> alt.VConcatChart:
+    """Throughput, energy and power against the axes that vary: the first on x, the second in colour, others in panels.
+
+    `groups` has one row a combination of `axes`, with METRICS' columns as means, `<column>_sd`, and `n`.
+    """
+    shown = groups
+    x_axis = _x_axis(groups, axes)
+    others = [axis for axis in axes if axis != x_axis]
+    colour = _colour_axis(groups, others)
+    panels = [axis for axis in others if axis != colour]
+    if panels:
+        told = [pl.format(f"{axis.replace('_', ' ')} {{}}", pl.col(axis)) for axis in panels]
+        shown = shown.with_columns(panel=pl.concat_str(told, separator=", "))
+    rows = []
+    for column, title, unit in METRICS:
+        if shown[column].null_count() == len(shown):
+            continue
+        watts = column != "tokens_per_s"
+        label = f"{'~ ' if simulated and watts else ''}{unit}"
+        panel = _panel(
+            shown, column, title, label, x_axis=x_axis, colour=colour, faceted=bool(panels)
+        )
+        rows.append(panel)
+    pairs = (
+        rows
+        if panels
+        else [alt.hconcat(*rows[i : i + 2], spacing=40) for i in range(0, len(rows), 2)]
+    )
+    chart = alt.vconcat(*pairs, spacing=32).resolve_scale(color="shared")
+    return cast(alt.VConcatChart, _styled(chart))
+
+
+def _panel(
+    groups: pl.DataFrame,
+    column: str,
+    title: str,
+    unit: str,
+    *,
+    x_axis: str,
+    colour: str | None,
+    faceted: bool,
+) -> Any:
+    """One metric against one axis; bars of one standard deviation where there are repeats."""
+    drawn = groups.filter(pl.col(column).is_not_null()).with_columns(
+        low=pl.col(column) - pl.col(f"{column}_sd").fill_null(0.0),
+        high=pl.col(column) + pl.col(f"{column}_sd").fill_null(0.0),
+    )
+    if colour is not None:
+        drawn = drawn.with_columns(pl.col(colour).cast(pl.String).fill_null("null"))
+    values = groups[x_axis].unique().sort().to_list()
+    x = alt.X(
+        f"{x_axis}:O",
+        title=x_axis.replace("_", " "),
+        sort=values,
+        axis=alt.Axis(labelAngle=0, labelLimit=160, grid=False),
+        scale=alt.Scale(padding=0.5),
+    )
+    hue: Any = alt.value(PALETTE[0])
+    if colour is not None:
+        domain = [str(v) for v in groups[colour].unique().sort().to_list()]
+        hue = alt.Color(
+            f"{colour}:N",
+            title=colour.replace("_", " "),
+            sort=domain,
+            scale=alt.Scale(domain=domain, range=PALETTE),
+        )
+    tooltip = [alt.Tooltip(f"{axis}:N") for axis in dict.fromkeys(a for a in (x_axis, colour) if a)]
+    tooltip += [
+        alt.Tooltip(f"{column}:Q", title=unit, format=".4g"),
+        alt.Tooltip(f"{column}_sd:Q", title="sd", format=".2g"),
+        alt.Tooltip("n:Q", title="repeats"),
+    ]
+    base = alt.Chart(drawn).encode(x=x, color=hue)
+    y = alt.Y(f"{column}:Q", title=unit, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    layers = alt.layer(
+        base.mark_line(strokeWidth=1.5, opacity=0.55).encode(y=y),
+        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=unit), y2="high:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tooltip),
+    )
+    sized = layers.properties(width=230 if faceted else 350, height=200)
+    if faceted:
+        return sized.facet(
+            alt.Facet("panel:N", title=None, header=alt.Header(labelColor=GREY, labelFontSize=12)),
+            columns=3,
+        ).properties(title=title)
+    return sized.properties(title=title)
+
+
+def _x_axis(groups: pl.DataFrame, axes: list[str]) -> str:
+    """The axis with most values, of those that are numbers if any is."""
+    numbers = [axis for axis in axes if groups[axis].dtype.is_numeric()]
+    return max(numbers or axes, key=lambda axis: groups[axis].n_unique())
+
+
+def _colour_axis(groups: pl.DataFrame, axes: list[str]) -> str | None:
+    """The first axis with few enough values for the eye to tell colours apart."""
+    few = [axis for axis in axes if groups[axis].n_unique() <= len(PALETTE)]
+    return few[0] if few else None
+
+
+def _shades(spans: pl.DataFrame) -> pl.DataFrame:
+    """The spans as seconds from the first prefill on their node; of several nodes the first, whose phases are alike."""
+    node = spans["node"].min()
+    own = spans.filter(pl.col("node") == node).sort("start_ns")
+    zero = own.filter(pl.col("phase") == "prefill")["start_ns"].min()
+    return own.select(
+        "phase",
+        "batch",
+        start_s=(pl.col("start_ns") - zero) / 1e9,
+        end_s=(pl.col("end_ns") - zero) / 1e9,
+    )
+
+
+def _styled(chart: Any) -> Any:
+    """The house style: light, few lines, one font, numbers that align."""
+    return (
+        chart.configure(font=FONT, background="transparent")
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=GREY,
+            titleColor=GREY,
+            titleFontWeight="normal",
+            titleFontSize=12,
+            labelFontSize=11,
+            domainColor="#cbd2d9",
+            tickColor="#cbd2d9",
+            gridColor=RULE,
+            titlePadding=8,
+        )
+        .configure_title(
+            anchor="start",
+            color=INK,
+            fontSize=14,
+            fontWeight=600,
+            subtitleColor=GREY,
+            subtitleFontSize=12,
+            offset=12,
+        )
+        .configure_legend(
+            labelColor=INK,
+            titleColor=GREY,
+            titleFontWeight="normal",
+            titleFontSize=12,
+            labelFontSize=12,
+        )
+    )

@@ -1,0 +1,514 @@
+"""The report of a sweep: one HTML file that opens offline.
+
+    wattflow report sweeps/NAME
+
+`table` has the same numbers as rows of text, for a terminal.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from wattflow import __version__
+from wattflow.columns import CHOICE_KEYS, REASONS
+from wattflow.results import Sweep
+from wattflow.sweepdir import write_atomic
+
+TIMELINES = 24  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
+
+# The axes that a person names first; others follow in the order of the columns.
+_FIRST = (
+    "model",
+    "dataset",
+    "shards",
+    "batch_size",
+    "max_gen_len",
+    "precision",
+    "engine",
+    "weights",
+)
+# Said of each row by other columns, or how a point was watched, not what it did.
+_NO_AXES = ("repeat", "power_", "cluster_setup", "cluster_sbatch_options", "cluster_srun_options")
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A column of the tables: its heading, and whether it is joules or watts, which simulation makes `~`."""
+
+    column: str
+    heading: str
+    power: bool
+
+
+NUMBERS = (
+    _Number("tokens_per_s", "tokens/s", power=False),
+    _Number("words_per_s", "words/s", power=False),
+    _Number("responses_per_s", "responses/s", power=False),
+    _Number("power_w", "W", power=True),
+    _Number("energy_per_token_j", "J/token", power=True),
+    _Number("energy_per_response_j", "J/response", power=True),
+)
+
+
+def varying(points: pl.DataFrame) -> list[str]:
+    """The choices that tell the points apart, repeats aside; one that follows from those before it is left out."""
+    columns = [*_FIRST, *(column for column in CHOICE_KEYS if column not in _FIRST)]
+    axes: list[str] = []
+    told = 1
+    for column in columns:
+        if column.startswith(_NO_AXES) or points[column].n_unique() < 2:
+            continue
+        count = points.select(*axes, column).n_unique()
+        if count > told:
+            axes.append(column)
+            told = count
+    return axes
+
+
+def means(points: pl.DataFrame, axes: list[str]) -> pl.DataFrame:
+    """One row a combination of axes and boundary, over the points that count: n, means, and `_sd` where n > 1.
+
+    Combinations of which no repeat counts are there too, with n = 0 and nulls, and their reasons.
+    """
+    by = axes or ["model"]
+    columns = [number.column for number in NUMBERS]
+    good = pl.col("counts")
+    watts = ["boundary", "simulated", "power_source"]
+    # a repeat that never came to measure belongs to the others of its combination
+    told = points.with_columns(
+        pl.col(c).fill_null(pl.col(c).drop_nulls().first().over(by)) for c in watts
+    )
+    return told.group_by([*by, *watts], maintain_order=True).agg(
+        good.sum().alias("n"),
+        *(pl.col(c).filter(good).mean() for c in columns),
+        *(pl.col(c).filter(good).std().alias(f"{c}_sd") for c in columns),
+        pl.col("reasons").explode().unique(maintain_order=True).alias("reasons"),
+        pl.col("status").unique(maintain_order=True).alias("statuses"),
+    )
+
+
+def table(sweep: Sweep) -> list[dict[str, str]]:
+    """The closing table as text: a dict a row from heading to cell, means over repeats.
+
+    `~` stands before watts and joules that were simulated; `-` where there is no number, its reason under `source`.
+    """
+    axes = varying(sweep.points)
+    rows = []
+    for row in means(sweep.points, axes).to_dicts():
+        cells = {axis: _plain(row[axis]) for axis in axes or ["model"]}
+        cells["n"] = str(row["n"])
+        for number in NUMBERS:
+            cells[number.heading] = _cell(row, number)
+        cells["source"] = _source(row)
+        rows.append(cells)
+    return rows
+
+
+def report(sweep: Sweep) -> Path:
+    """Write results/report.html, which needs nothing but itself, and return its path."""
+    import vl_convert  # noqa: PLC0415 (slow to import, and only needed here)
+
+    figures: list[dict[str, Any]] = []
+    body = "\n".join(
+        (
+            _header(sweep),
+            _about(sweep),
+            _results(sweep),
+            _by_choice(sweep, figures),
+            _timelines(sweep, figures),
+            _failures(sweep),
+            _provenance(sweep),
+        )
+    )
+    # `</script>` in a label must not end the script that holds it
+    specs = json.dumps(figures, default=str).replace("<", "\\u003c")
+    page = _PAGE.format(
+        title=escape(f"wattflow: {sweep.name}"),
+        style=_STYLE,
+        body=body,
+        bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
+        specs=specs,
+        script=_SCRIPT,
+    )
+    write_atomic(sweep.directory.report_path, page.encode())
+    return sweep.directory.report_path
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def _plain(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def number(value: float | None) -> str:
+    """A number as a person reads it: three digits, or all before the point; `-` for null."""
+    if value is None:
+        return "-"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}" if value else "0"
+
+
+def _cell(row: dict[str, Any], column: _Number) -> str:
+    value = row[column.column]
+    simulated = "~" if column.power and row["simulated"] and value is not None else ""
+    return simulated + number(value)
+
+
+def _source(row: dict[str, Any]) -> str:
+    """Where the watts came from; why, where there are none."""
+    if row["n"]:
+        return f"{row['power_source']} ({row['boundary']})"
+    return "; ".join(reason for reason in row["reasons"] if REASONS[reason][0])
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+
+def _header(sweep: Sweep) -> str:
+    points = sweep.points
+    counting = int(points["counts"].sum())
+    infeasible = int((points["status"] == "infeasible").sum())
+    cards = [
+        ("points that count", f"{counting} of {len(points) - infeasible}"),
+        ("attempts", str(sweep.attempts["attempt"].drop_nulls().len())),
+        ("output tokens", number(_total(points, "tokens_kept"))),
+        ("energy in measured windows", _joules(sweep)),
+    ]
+    shown = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in cards)
+    return (
+        f"<header><p class='brand'>wattflow</p><h1>{escape(sweep.name)}</h1>"
+        f"<div class='cards'>{shown}</div></header>"
+    )
+
+
+def _total(points: pl.DataFrame, column: str) -> float:
+    return float(points.filter("counts")[column].sum())
+
+
+def _joules(sweep: Sweep) -> str:
+    counting = sweep.points.filter("counts")
+    if counting.is_empty():
+        return "-"
+    mark = "~" if counting["simulated"].any() else ""
+    energy_j = _total(sweep.points, "energy_j")
+    return f"{mark}{number(energy_j)} J" if energy_j < 1e5 else f"{mark}{number(energy_j / 1e3)} kJ"
+
+
+_SENSORS = {
+    "nvml_buffer": "the driver's own sample buffer (a reading each 20 ms, with the driver's time stamps)",
+    "nvml_instant": "NVML's instantaneous power, polled",
+    "nvml_average": "NVML's one-second average of power, polled",
+    "nvml_usage": "NVML's power usage, polled; whether it is an average depends on the GPU",
+    "nvml_counter": "the hardware energy counter",
+    "dcgm": "DCGM",
+    "simulated": "arithmetic on the CPU's load",
+}
+
+
+def _about(sweep: Sweep) -> str:
+    """What was measured and where the watts came from, in plain words."""
+    told = sweep.points.filter(pl.col("energy_j").is_not_null())
+    paragraphs = [
+        (
+            "Each number is of the <b>measured window</b>: from the first prefill's start to the last decode's end, "
+            "time between batches included; loading and one warm-up batch are outside. Tokens are <b>output tokens "
+            "kept</b> after the stop rule. Joules are gross: what the devices drew, idle power included."
+        )
+    ]
+    for source in told["power_source"].unique(maintain_order=True):
+        sensors = ", ".join(_SENSORS.get(name, name) for name in source.split(" + "))
+        paragraphs.append(f"The watts come from {escape(sensors)} (<code>{escape(source)}</code>).")
+    if told["simulated"].any():
+        paragraphs.append(
+            "<mark>Simulated.</mark> Watts and joules marked <b>~</b> were <b>not measured</b>: no sensor was there. "
+            "They show how the parts fit together and say nothing about any machine."
+        )
+    meaning = {
+        "gpu": "the GPUs that the job used, each counted once: no CPU, memory, fan or power supply",
+        "host": "the host as one device, shared by all ranks on it",
+    }
+    for boundary in told["boundary"].unique(maintain_order=True):
+        words = meaning.get(boundary, "several boundaries, whose joules are not added")
+        paragraphs.append(f"Boundary <code>{escape(boundary)}</code>: {words}.")
+    ratio = sweep.points.filter("counts")["counter_ratio"].drop_nulls()
+    if len(ratio):
+        paragraphs.append(
+            f"Over {len(ratio)} points the integral of power is {number(_percent(ratio.min()))} to "
+            f"{number(_percent(ratio.max()))} % of the hardware energy counter. Agreement of two readings of one "
+            "board is consistency, not accuracy: boards differ by about 5 % in gain, and both readings may share a sensor."
+        )
+    elif len(told) and not told["simulated"].all():
+        paragraphs.append(
+            "No energy counter was read, so nothing checks the integral. Boards differ by about 5 % in gain."
+        )
+    inner = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    return f"<section><h2>What was measured</h2><div class='prose'>{inner}</div></section>"
+
+
+def _percent(value: Any) -> float:
+    return 100.0 * float(value)
+
+
+def _results(sweep: Sweep) -> str:
+    """The table of results: means over repeats."""
+    axes = varying(sweep.points) or ["model"]
+    groups = means(sweep.points, axes)
+    head = [
+        *(axis.replace("_", " ") for axis in axes),
+        "n",
+        *(n.heading for n in NUMBERS),
+        "watts from",
+    ]
+    numeric = {axis for axis in axes if groups[axis].dtype.is_numeric()}
+    rows = []
+    for row in groups.to_dicts():
+        cells = [_td(_plain(row[axis]), numeric=axis in numeric) for axis in axes]
+        cells.append(_td(str(row["n"]), numeric=True))
+        for column in NUMBERS:
+            sd = row[f"{column.column}_sd"]
+            spread = f"<small>± {number(sd)}</small>" if sd is not None else ""
+            cells.append(f"<td class='n'>{escape(_cell(row, column))}{spread}</td>")
+        cells.append(_td(_source(row), numeric=False))
+        rows.append(f"<tr{'' if row['n'] else ' class=none'}>{''.join(cells)}</tr>")
+    words = (
+        "Means over the repeats that count; n is how many, ± one standard deviation over them. "
+        "<b>-</b> stands where there is no number, with the reason in the last column."
+    )
+    if sweep.points["words"].null_count() == len(sweep.points):
+        words += " Words are missing because dummy weights write no meaningful text."
+    left = len(axes)
+    return (
+        f"<section><h2>Results</h2><p class='note'>{words}</p>"
+        + _table(
+            head,
+            rows,
+            range(left, left + 1 + len(NUMBERS)),
+            numeric_axes=[a in numeric for a in axes],
+        )
+        + "</section>"
+    )
+
+
+def _td(text: str, *, numeric: bool) -> str:
+    return f"<td{' class=n' if numeric else ''}>{escape(text)}</td>"
+
+
+def _table(
+    head: list[str], rows: list[str], numeric: Iterable[int] = (), numeric_axes: Iterable[bool] = ()
+) -> str:
+    right = {*numeric, *(i for i, yes in enumerate(numeric_axes) if yes)}
+    cells = "".join(
+        f"<th{' class=n' if i in right else ''}>{escape(name)}</th>" for i, name in enumerate(head)
+    )
+    return (
+        f"<div class='wide'><table><thead><tr>{cells}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _figure(figures: list[dict[str, Any]], chart: Any) -> str:
+    """A place for a chart, whose specification joins those at the end of the page."""
+    figures.append(chart.to_dict())
+    return f"<div class='figure' data-figure='{len(figures) - 1}'></div>"
+
+
+def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
+    """Throughput, energy and power by the choices that vary, a group of figures for each boundary."""
+    from wattflow import figures as draw  # noqa: PLC0415 (altair is slow to import)
+
+    axes = varying(sweep.points) or ["model"]
+    groups = means(sweep.points, axes).filter(pl.col("n") > 0)
+    parts: list[str] = []
+    for (boundary, simulated, source), of_one in groups.group_by(
+        ["boundary", "simulated", "power_source"], maintain_order=True
+    ):
+        told = f"Boundary {boundary}, watts from {source}" + (
+            "; <b>~ marks simulated watts</b>" if simulated else ""
+        )
+        parts.append(f"<p class='note'>{told}. Points are means, bars one standard deviation.</p>")
+        drawn = of_one.drop("reasons", "statuses")
+        parts.append(_figure(figures, draw.by_choice(drawn, axes, bool(simulated))))
+    if not parts:
+        parts = ["<p class='note'>No point counts yet, so there is nothing to draw.</p>"]
+    return f"<section><h2>By choice</h2>{''.join(parts)}</section>"
+
+
+def _timelines(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
+    """A power timeline a point, those of the first repeats first."""
+    from wattflow import figures as draw  # noqa: PLC0415 (altair is slow to import)
+
+    counting = sweep.points.filter("counts").sort("repeat", maintain_order=True)
+    axes = varying(sweep.points)
+    parts: list[str] = []
+    for row in counting.head(TIMELINES).to_dicts():
+        power, spans = sweep.power(row["point_id"]), sweep.spans(row["point_id"])
+        if power.is_empty() or spans.is_empty():
+            continue
+        chosen = ", ".join(f"{axis.replace('_', ' ')} {row[axis]}" for axis in [*axes, "repeat"])
+        parts.append(
+            f"<details{'' if parts else ' open'}><summary><code>{escape(row['point_id'])}</code> {escape(chosen)}"
+            f"</summary>{_figure(figures, draw.timeline(power, spans, row))}</details>"
+        )
+    if not parts:
+        return ""
+    note = "Line: mean power; band: lowest to highest sample of each stretch of time. Shades: phases of rank 0's node."
+    if len(counting) > TIMELINES:
+        note += (
+            f" The first {TIMELINES} of {len(counting)} points; "
+            f"<code>wattflow.open_sweep({escape(repr(str(sweep.name)))}).timeline(point_id)</code> draws any other."
+        )
+    return f"<section><h2>Power over time</h2><p class='note'>{note}</p>{''.join(parts)}</section>"
+
+
+def _failures(sweep: Sweep) -> str:
+    """Points without a number, and why."""
+    bad = sweep.points.filter(~pl.col("counts"))
+    doubtful = sweep.points.filter(pl.col("counts") & (pl.col("reasons").list.len() > 0))
+    rows = []
+    for row in bad.to_dicts():
+        reasons = [r for r in row["reasons"] if REASONS[r][0]]
+        meanings = " ".join(REASONS[reason][1] for reason in reasons)
+        told = row["error"] or meanings
+        cells = [
+            f"<td><code>{escape(row['point_id'])}</code></td>",
+            _td(row["status"], numeric=False),
+        ]
+        cells += [_td(", ".join(reasons), numeric=False), _td(told, numeric=False)]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    parts = ["<section><h2>Points without a number</h2>"]
+    if rows:
+        parts.append(_table(["point", "status", "reasons", "what happened"], rows))
+        if (bad["status"] != "infeasible").any():
+            parts.append(
+                "<p class='note'><code>wattflow status</code> names each log; <code>wattflow resume</code> runs these "
+                "points again, except the infeasible ones.</p>"
+            )
+    else:
+        parts.append("<p class='note'>None: every point of this sweep counts.</p>")
+    remarks = (
+        doubtful["reasons"].explode().drop_nulls().value_counts(sort=True)
+        if len(doubtful)
+        else None
+    )
+    if remarks is not None and len(remarks):
+        items = "".join(
+            f"<li><code>{escape(r['reasons'])}</code>, {r['count']} points: {escape(REASONS[r['reasons']][1])}</li>"
+            for r in remarks.to_dicts()
+        )
+        parts.append(f"<p class='note'>Remarks on points that count:</p><ul>{items}</ul>")
+    return "".join(parts) + "</section>"
+
+
+def _provenance(sweep: Sweep) -> str:
+    """Where the numbers come from: hardware, drivers, versions, prompts."""
+    tried = sweep.attempts.filter(pl.col("attempt").is_not_null())
+    versions: dict[str, set[str]] = {}
+    for told in tried["versions"].drop_nulls().unique():
+        for name, version in json.loads(told).items():
+            versions.setdefault(name, set()).add(version)
+    started = tried["started"].drop_nulls()
+    entries = {
+        "devices": _distinct(tried["gpu_name"]),
+        "driver": _distinct(tried["driver"]),
+        "nodes": _distinct(tried["node_names"].explode()) if len(tried) else "-",
+        "began": " to ".join(started.sort().dt.strftime("%Y-%m-%d %H:%M").gather([0, -1])) + " UTC"
+        if len(started)
+        else "-",
+        "versions": ", ".join(f"{name} {' / '.join(sorted(v))}" for name, v in versions.items())
+        or "-",
+        "prompts, sha256": _distinct(tried["prompts_sha256"]),
+        "Slurm jobs": _distinct(tried["job_id"]),
+        "report by": f"wattflow {__version__}",
+    }
+    rows = [f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in entries.items()]
+    return (
+        "<section><h2>Provenance</h2><div class='wide'><table class='facts'><tbody>"
+        + "".join(rows)
+        + "</tbody></table></div></section>"
+    )
+
+
+def _distinct(values: pl.Series, most: int = 8) -> str:
+    found = [str(value) for value in values.drop_nulls().unique(maintain_order=True)]
+    shown = ", ".join(found[:most]) or "-"
+    return shown if len(found) <= most else f"{shown} and {len(found) - most} more"
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval';
+ style-src 'unsafe-inline'; img-src data: blob:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script>{bundle}</script>
+<script id="specs" type="application/json">{specs}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { --ink: #1f2933; --grey: #616e7c; --rule: #e4e7eb; --wash: #f7f9fa; --accent: #0b6e99; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5; font-size: 15px;
+  font-family: Inter, system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 80px; }
+.brand { margin: 0; color: var(--accent); font-weight: 600; letter-spacing: .04em; }
+h1 { margin: 0 0 20px; font-size: 30px; line-height: 1.2; }
+h2 { margin: 0 0 8px; font-size: 19px; }
+section { margin-top: 44px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+.cards div { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; }
+.cards b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.cards span, .note { color: var(--grey); font-size: 13.5px; }
+.note { margin: 0 0 12px; max-width: 75ch; }
+.prose p { margin: 0 0 8px; max-width: 75ch; }
+mark { background: #fdecc8; padding: 1px 6px; border-radius: 4px; font-weight: 600; }
+code { font-family: ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; font-size: .9em; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
+th { text-align: left; color: var(--grey); font-weight: 500; border-bottom: 1.5px solid #cbd2d9; white-space: nowrap; }
+th, td { padding: 7px 16px 7px 0; vertical-align: top; }
+td { border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td small { display: block; color: var(--grey); font-size: 11.5px; }
+tr.none td { color: var(--grey); }
+tbody tr:hover td { background: var(--wash); }
+.facts th { width: 150px; border-bottom: 1px solid var(--rule); vertical-align: top; }
+details { border-top: 1px solid var(--rule); padding: 8px 0; }
+summary { cursor: pointer; font-size: 14px; }
+.figure { margin-top: 12px; overflow-x: auto; }
+.vega-embed { padding: 0 !important; }
+@media print { details:not([open]) { display: none; } main { max-width: none; } }
+"""
+
+_SCRIPT = """
+const specs = JSON.parse(document.getElementById("specs").textContent);
+const draw = (place) => {
+  if (place.dataset.drawn) return;
+  place.dataset.drawn = "yes";
+  vegaEmbed(place, specs[place.dataset.figure], { actions: false, renderer: "svg" })
+    .catch((error) => { console.error(error); place.textContent = "This figure could not be drawn: " + error; });
+};
+document.querySelectorAll(".figure").forEach((place) => {
+  const folded = place.closest("details:not([open])");
+  if (!folded) draw(place);
+  else folded.addEventListener("toggle", () => draw(place), { once: true });
+});
+"""

@@ -1,0 +1,190 @@
+"""A sweep's results in Python and notebooks.
+
+import wattflow
+s = wattflow.open_sweep("sweeps/demo")
+s.points, s.attempts, s.phases          polars DataFrames; docs/results.md explains every column
+s.traces()                              a polars LazyFrame of all power samples
+s.timeline(s.points["point_id"][0])     an Altair chart
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from wattflow.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.schema import SPAN
+from wattflow.stream import read_table
+from wattflow.sweepdir import AttemptDir, SweepDir
+
+if TYPE_CHECKING:
+    import altair as alt
+
+TIMELINE_BINS = 600  # more samples than a figure has pixels tell nothing more
+
+
+class Sweep:
+    """The collected results of one sweep. What lies on disk is read when first asked for."""
+
+    def __init__(self, directory: SweepDir) -> None:
+        self.directory = directory
+
+    def __repr__(self) -> str:
+        """Where the sweep lies and how many points it has."""
+        return f"<sweep {self.directory.path}: {len(self.points)} points>"
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.directory.name
+
+    @cached_property
+    def attempts(self) -> pl.DataFrame:
+        """One row a point and attempt; points never tried have one row without an attempt."""
+        return _frame(self.directory.points_path, POINT)
+
+    @cached_property
+    def points(self) -> pl.DataFrame:
+        """One row a point: the attempt that counts, else the newest; infeasible and failed points too."""
+        order = self.attempts.with_row_index("order_")
+        best = order.sort("counts", "attempt", nulls_last=False).unique(
+            "point_id", keep="last", maintain_order=True
+        )
+        position = order.group_by("point_id").agg(pl.col("order_").min().alias("at_"))
+        return best.join(position, on="point_id").sort("at_").drop("order_", "at_")
+
+    @cached_property
+    def phases(self) -> pl.DataFrame:
+        """One row a point, attempt, phase and GPU."""
+        return _frame(self.directory.phases_path, PHASE)
+
+    def traces(self) -> pl.LazyFrame:
+        """All readings of all GPUs that took part in finished attempts, with point_id, attempt, node and gpu_uuid."""
+        paths = sorted(self.directory.traces.glob("*.parquet"))
+        if not paths:
+            frame = pl.from_arrow(COLLECTED_TRACE.empty_table())
+            assert isinstance(frame, pl.DataFrame)
+            return frame.lazy()
+        return pl.scan_parquet(paths)
+
+    def row(self, point: str) -> dict[str, object]:
+        """The row of `points` whose point_id is, or starts with, `point`; RefusedError unless there is just one."""
+        found = self.points.filter(pl.col("point_id").str.starts_with(point))
+        if len(found) != 1 or not point:
+            raise RefusedError(
+                f"point {point!r}: {len(found)} points of {self.directory.path} start so. "
+                "The column point_id of `points` lists them."
+            )
+        return found.row(0, named=True)
+
+    def power(self, point: str) -> pl.DataFrame:
+        """The power of each GPU of a point in at most 600 bins: seconds since the measured window's node-wise start.
+
+        Columns node, gpu_uuid, seconds, power_w (mean), lowest_w, highest_w. RefusedError for an unknown point.
+        """
+        row = self.row(point)
+        spans = self.spans(point)
+        zero = _zero_ns(spans)
+        samples = (
+            self.traces()
+            .filter(
+                (pl.col("point_id") == row["point_id"])
+                & (pl.col("attempt") == row["attempt"])
+                & (pl.col("source") == str(row["power_source"]).split(" + ")[0])
+                & pl.col("power_w").is_not_null()
+            )
+            .select("node", "gpu_uuid", "time_ns", "power_w")
+            .collect()
+        )
+        if samples.is_empty():
+            return samples.with_columns(seconds=pl.lit(0.0), lowest_w=0.0, highest_w=0.0)
+        samples = samples.join(zero, on="node", how="left").with_columns(
+            seconds=(pl.col("time_ns") - pl.col("zero_ns")) / 1e9
+        )
+        first, last = samples["seconds"].min(), samples["seconds"].max()
+        assert isinstance(first, float)
+        assert isinstance(last, float)
+        width = max((last - first) / TIMELINE_BINS, 1e-9)
+        bins = ((pl.col("seconds") - first) / width).floor().cast(pl.Int64)
+        return (
+            samples.group_by("node", "gpu_uuid", bins.alias("bin"))
+            .agg(
+                pl.col("seconds").mean(),
+                pl.col("power_w").mean(),
+                pl.col("power_w").min().alias("lowest_w"),
+                pl.col("power_w").max().alias("highest_w"),
+            )
+            .sort("node", "gpu_uuid", "bin")
+            .drop("bin")
+        )
+
+    def spans(self, point: str) -> pl.DataFrame:
+        """The spans of each node's lowest rank, straight from the point's attempt; empty if it has none."""
+        row = self.row(point)
+        tables = []
+        if isinstance(row["attempt"], int):
+            folder = self.directory.point_path(str(row["point_id"])) / f"attempt-{row['attempt']}"
+            attempt = AttemptDir(folder, str(row["point_id"]), row["attempt"])
+            for node in _listed(row["node_names"]):
+                path = attempt.spans_path(str(node))
+                if path.is_file():
+                    tables.append(pl.from_arrow(read_table(path, SPAN)))
+        empty = pl.from_arrow(SPAN.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        frames = [table for table in tables if isinstance(table, pl.DataFrame)]
+        spans = pl.concat(frames) if frames else empty
+        return spans.filter(pl.col("rank") == pl.col("rank").min().over("node"))
+
+    def timeline(self, point: str) -> "alt.LayerChart":
+        """Power per GPU of one point, its phases shaded; RefusedError where nothing was measured."""
+        from wattflow import figures  # noqa: PLC0415 (altair is slow to import)
+
+        power, spans = self.power(point), self.spans(point)
+        row = self.row(point)
+        if power.is_empty() or spans.is_empty():
+            raise RefusedError(
+                f"point {row['point_id']}: no trace to draw; its status is {row['status']}, its reasons "
+                f"{', '.join(map(str, _listed(row['reasons'])))}."
+            )
+        return figures.timeline(power, spans, row)
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
+    """The first prefill's start on each node: clocks of two nodes are never compared."""
+    return (
+        spans.filter(pl.col("phase") == "prefill")
+        .group_by("node")
+        .agg(pl.col("start_ns").min().alias("zero_ns"))
+    )
+
+
+def open_sweep(path: str | Path) -> Sweep:
+    """The results of the sweep at a path, or of that name below ./sweeps.
+
+    Raises RefusedError where there is no sweep, or where it was not collected yet.
+    """
+    directory = SweepDir.existing(path)
+    if not directory.points_path.is_file():
+        raise RefusedError(
+            f"{directory.path}: no results yet. Run `wattflow collect {directory.path}`; it may run at any time."
+        )
+    return Sweep(directory)
+
+
+def _frame(path: Path, schema: object) -> pl.DataFrame:
+    """A table of results; RefusedError naming `wattflow collect` where it is absent or damaged."""
+    try:
+        frame = pl.from_arrow(read_table(path, schema))
+    except (FileNotFoundError, DamagedError) as error:
+        sweep = path.parent.parent
+        raise RefusedError(
+            f"{error}. Run `wattflow collect {sweep}` to write the results anew."
+        ) from error
+    assert isinstance(frame, pl.DataFrame)
+    return frame
