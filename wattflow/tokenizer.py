@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wattflow.config import Model
 from wattflow.errors import RefusedError
 
-if (
-    TYPE_CHECKING
-):  # jinja2 and tokenizers take a tenth of a second to load and only some models need them
+if TYPE_CHECKING:  # only some models need them, and each takes a while to load
     import jinja2
     import tokenizers
 
@@ -22,9 +20,7 @@ class Tokenizer(Protocol):
     """What the rest of wattflow asks of a tokenizer."""
 
     name: str  # bytes | sentencepiece | tokenizer_json: the kind that was really used
-    vocab_size: (
-        int  # of the model: ids run from 0 to vocab_size - 1, and the last ones may mean nothing
-    )
+    vocab_size: int  # the model's; ids that the tokenizer does not know mean nothing
     bos_id: int | None
     eos_id: int | None
     pad_id: int  # always an id that the model has; it fills rows and is never read
@@ -92,6 +88,8 @@ class SentencePiece:
         import sentencepiece  # noqa: PLC0415 - 30 ms that only models with such a file need
 
         data = _read(path)
+        if not data:  # which the library takes for a model without pieces
+            raise RefusedError(_not_sentencepiece(path, data))
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=data)
         except RuntimeError as error:
@@ -128,9 +126,7 @@ class TokenizerJson:
         self.bos_id = settings.special_id("bos", self._tokens)
         self.eos_id = settings.special_id("eos", self._tokens)
         pad_id = settings.special_id("pad", self._tokens)
-        self.pad_id = (
-            pad_id if pad_id is not None and pad_id < self.vocab_size else self.eos_id or 0
-        )
+        self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
         self._add_bos = settings.add_bos
         self._chat = settings.chat_template(model) if model.chat else None
         self._special = settings.special_texts()
@@ -327,9 +323,8 @@ def _compile(source: str, folder: Path) -> "jinja2.Template":
 
 def _refuse_chat(message: str) -> str:
     """What a template calls when it cannot take the messages."""
-    raise RefusedError(
-        f"the chat template refuses the prompt: {message!s:.200}. Set model.chat=false."
-    )
+    told = " ".join(str(message).split())
+    raise RefusedError(f"the chat template refuses the prompt: {told:.200}. Set model.chat=false.")
 
 
 def _render(template: "jinja2.Template", text: str, special: dict[str, str]) -> str:
@@ -341,7 +336,7 @@ def _render(template: "jinja2.Template", text: str, special: dict[str, str]) -> 
         return template.render(
             messages=messages, add_generation_prompt=True, tools=None, documents=None, **special
         )
-    except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         if isinstance(error, RefusedError):
             raise
         raise RefusedError(
