@@ -1,0 +1,36 @@
+"""A local job: a process named by its machine, pid and start, so that a pid used again is never taken for it."""
+
+import os
+import platform
+import signal
+from pathlib import Path
+
+from wattflow.journal import LOCAL
+
+
+def job_id(pid: int) -> str:
+    """The local job id of a living process of this machine."""
+    return f"{LOCAL}{platform.node()}:{pid}:{_start(pid)}"
+
+
+def _start(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot; null when there is none, or only its zombie."""
+    try:
+        # the command's name stands in brackets and may hold spaces
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if words[0] == "Z" else words[19]
+
+
+def lives(job: str) -> bool | None:
+    """Whether a local job runs; null on any machine but its own."""
+    node, pid, start = job.removeprefix(LOCAL).rsplit(":", 2)
+    if node != platform.node():
+        return None
+    return _start(int(pid)) == start
+
+
+def end(job: str) -> None:
+    """Ask a local job of this machine, and all processes of its session, to end."""
+    os.killpg(int(job.rsplit(":", 2)[1]), signal.SIGTERM)

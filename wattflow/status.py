@@ -1,0 +1,312 @@
+"""What became of each point: records on disk first, then one squeue and at most one sacct.
+
+    wattflow status sweeps/shards
+    wattflow logs sweeps/shards POINT
+
+A point is done when a finished attempt lies on disk, whatever Slurm says; Slurm's word only tells why one is not. No
+answer from Slurm makes a point unknown, never finished.
+"""
+
+import contextlib
+import json
+import pwd
+import re
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from wattflow import journal, process, slurm
+from wattflow.errors import DamagedError, RefusedError, SlurmError
+from wattflow.journal import Sent
+from wattflow.schema import GRID, Record
+from wattflow.stream import read_table
+from wattflow.sweepdir import AttemptDir, SweepDir, read_json
+
+State = Literal[
+    "done", "running", "waiting", "failed", "interrupted", "unknown", "untried", "infeasible"
+]
+
+_LOG_TAIL_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point's state. `log` and `rerun` are there where a person has something to look at or to do."""
+
+    point_id: str
+    state: State
+    attempts: int
+    reason: str | None = None
+    job: str | None = None  # Slurm's name of the task that holds it: 123_4
+    log: Path | None = None
+    rerun: str | None = None  # the command that tries the point once more
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Slurm's words by task, and why a task that is not among them is unknown; null where it is gone for good."""
+
+    by_task: dict[str, slurm.Word]
+    trouble: str | None
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """What a point left behind."""
+
+    point_id: str
+    attempts: list[AttemptDir]
+    record: Record | None  # of the newest finished attempt, else of the newest
+    damage: str | None  # what is wrong with the newest attempt's record
+    at: tuple[Sent, int] | None  # the newest submission that holds the point, and its task
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an attempt finished."""
+        return self.record is not None and self.record["status"] == "finished"
+
+    @property
+    def own_record(self) -> Record | None:
+        """The record, if its attempt was made by the newest task."""
+        if self.record is None or self.at is None:
+            return None
+        sent, task = self.at
+        if sent.is_local:
+            return self.record if self.record["started_ns"] >= sent.time_ns else None
+        return self.record if self.record["job"]["job_id"] == sent.key(task) else None
+
+
+def states(sweep: SweepDir) -> list[Row]:
+    """One row a point, in the order in which points are run. Slurm is asked at most once in 30 s."""
+    grid = read_table(sweep.grid_path, GRID)
+    reasons = dict(zip(grid["point_id"].to_pylist(), grid["reason"].to_pylist(), strict=True))
+    newest = journal.newest_task(journal.read(sweep))
+    on_disk = _points_on_disk(sweep)
+    left = [
+        _look(sweep, point_id, newest.get(point_id), point_id in on_disk) for point_id in reasons
+    ]
+    wanted = {
+        traces.at
+        for traces in left
+        if traces.at is not None and not traces.is_done and reasons[traces.point_id] is None
+    }
+    accounting = bool(reasons) and _keeps_accounting(grid["choices"][0].as_py())
+    words = _words(sweep, wanted, accounting)
+    return [_row(sweep, traces, reasons[traces.point_id], words) for traces in left]
+
+
+def _look(sweep: SweepDir, point_id: str, at: tuple[Sent, int] | None, exists: bool) -> _Traces:
+    """What lies on disk of one point."""
+    attempts = sweep.attempts(point_id) if exists else []
+    record, damage = _telling_record(attempts)
+    return _Traces(point_id, attempts, record, damage, at)
+
+
+def _keeps_accounting(choices: str) -> bool:
+    return bool(json.loads(choices)["cluster"]["accounting"])
+
+
+def _points_on_disk(sweep: SweepDir) -> Collection[str]:
+    """The points that have a folder: one listing instead of thousands of failing ones."""
+    folder = sweep.path / "points"
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _telling_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str | None]:
+    """The newest finished record, else the newest one; and what is wrong with the newest attempt's, if damaged."""
+    newest: Record | None = None
+    damage: str | None = None
+    for attempt in reversed(attempts):
+        try:
+            record = attempt.read_record()
+        except DamagedError as error:
+            damage = damage or (str(error) if newest is None else None)
+            continue
+        if record is None:
+            continue
+        if record["status"] == "finished":
+            return record, None
+        newest = newest or record
+    return newest, damage
+
+
+def _words(sweep: SweepDir, tasks: Iterable[tuple[Sent, int]], accounting: bool) -> _Words:
+    """Slurm's words on these tasks; the accounting is asked for those that the queue no longer knows."""
+    by_task: dict[str, slurm.Word] = {}
+    keys: dict[str, Sent] = {}
+    for sent, task in tasks:
+        if not sent.is_local:
+            keys[sent.key(task)] = sent
+        elif (alive := process.lives(str(sent.job_id))) is not None:
+            by_task[sent.key(task)] = slurm.Word("RUNNING" if alive else "GONE")
+    if not keys:
+        return _Words(by_task, None)
+    try:
+        by_task |= _in_queue(sweep, keys)
+        gone = [key for key, sent in keys.items() if sent.job_id and key not in by_task]
+        if gone and not accounting:
+            return _Words(by_task, "its job left the queue, and this site keeps no accounting")
+        if gone:
+            known = slurm.cached_ended(sorted({str(keys[key].job_id) for key in gone}))
+            by_task |= {key: known[key] for key in gone if key in known}
+    except SlurmError as error:
+        return _Words(by_task, str(error))
+    return _Words(by_task, None)
+
+
+def _in_queue(sweep: SweepDir, keys: dict[str, Sent]) -> dict[str, slurm.Word]:
+    """The queue's words on tasks; a submission that was cut short is found by its name."""
+    owner = pwd.getpwuid(sweep.path.stat().st_uid).pw_name
+    queue = slurm.cached_queue(owner)
+    by_name = {word.name: word for word in queue.values() if not word.is_over}
+    found = {}
+    for key, sent in keys.items():
+        word = queue.get(key) if sent.job_id else by_name.get(sent.name)
+        if word is not None:
+            found[key] = word
+    return found
+
+
+def _row(sweep: SweepDir, traces: _Traces, infeasible: str | None, words: _Words) -> Row:
+    """A point's row, with the log and the command where it came to grief."""
+    attempts = len(traces.attempts)
+    if traces.is_done and traces.record is not None:
+        return Row(traces.point_id, "done", attempts, job=traces.record["job"]["job_id"])
+    if infeasible is not None:
+        return Row(traces.point_id, "infeasible", attempts, infeasible)
+    state, reason = _never_sent(traces) if traces.at is None else _sent(traces, *traces.at, words)
+    at = traces.at
+    job = at[0].key(at[1]) if at is not None and at[0].job_id is not None else None
+    row = Row(traces.point_id, state, attempts, traces.damage or reason, job)
+    if state not in ("failed", "interrupted", "unknown"):
+        return row
+    rerun = f"wattflow resume {shlex.quote(str(sweep.path))} --only {traces.point_id}"
+    return replace(row, log=_telling_log(traces), rerun=rerun)
+
+
+def _telling_log(traces: _Traces) -> Path | None:
+    """The log that most likely says why: that of the rank which failed first."""
+    if traces.at is None:
+        return traces.attempts[-1].logs if traces.attempts else None
+    sent, task = traces.at
+    own = traces.own_record
+    log = sent.log_path(task, (own.get("error_rank") if own else None) or 0)
+    return log if log.is_file() else None
+
+
+def _sent(traces: _Traces, sent: Sent, task: int, words: _Words) -> tuple[State, str | None]:
+    """The state of a point that was sent and has no finished attempt, and why it is so."""
+    key = sent.key(task)
+    word = words.by_task.get(key)
+    own = traces.own_record
+    if word is not None and word.is_queued:
+        return "waiting", word.reason
+    if own is not None and own["status"] != "running":
+        return _by_record(own)
+    if word is None:
+        return _without_word(sent, key, words.trouble)
+    if word.is_over:
+        return _gone(word, key, traces)
+    if own is not None or len(sent.tasks[task]) == 1:
+        return "running", None
+    return "waiting", f"for other points of task {key}"
+
+
+def _by_record(record: Record) -> tuple[State, str | None]:
+    state: State = "interrupted" if record["status"] == "interrupted" else "failed"
+    return state, record["error"]
+
+
+def _never_sent(traces: _Traces) -> tuple[State, str | None]:
+    """The state of a point that no submission holds: untried, or tried by `wattflow run`."""
+    if not traces.attempts:
+        return "untried", None
+    if traces.record is None:
+        return "failed", "its attempt left no record"
+    if traces.record["status"] == "running":
+        return "unknown", "its attempt was made without a job that could be asked"
+    return _by_record(traces.record)
+
+
+def _without_word(sent: Sent, key: str, trouble: str | None) -> tuple[State, str | None]:
+    """The state of a point that was sent, where Slurm says nothing of its task."""
+    if sent.job_id is None and trouble is None:
+        return "untried", "its submission was cut short; `wattflow resume` sends it"
+    return "unknown", trouble or f"neither squeue nor sacct knows task {key}"
+
+
+def _gone(word: slurm.Word, key: str, traces: _Traces) -> tuple[State, str | None]:
+    """The state of a point whose task ended before its attempt did: Slurm's word, and what a rank said."""
+    told = "its process is gone" if word.state == "GONE" else f"task {key} ended as {word.state}"
+    if word.reason:
+        told += f" ({word.reason})"
+    error = _first_error(traces.attempts[-1]) if traces.own_record is not None else None
+    if error is not None:
+        told += f": {error}"
+    return ("interrupted" if word.state == "CANCELLED" else "failed"), told
+
+
+def _first_error(attempt: AttemptDir) -> str | None:
+    """What the first rank to fail said, where rank 0 had no time to put it into the record."""
+    errors = []
+    for path in attempt.logs.glob("error-rank*.json"):
+        with contextlib.suppress(DamagedError, KeyError, TypeError):
+            told = read_json(path)
+            errors.append((int(told["time_ns"]), str(told["error"])))
+    return min(errors)[1] if errors else None
+
+
+def counts(rows: Iterable[Row]) -> dict[State, int]:
+    """How many points are in each state, in the order of State; states without points are left out."""
+    by_state = Counter(row.state for row in rows)
+    return {state: by_state[state] for state in get_args(State) if by_state[state]}
+
+
+def exit_code(rows: Iterable[Row]) -> int:
+    """5 when Slurm left points unknown, else 4 while points wait or run, else 3 when some are not done, else 0."""
+    found = set(counts(rows))
+    if "unknown" in found:
+        return 5
+    if found & {"waiting", "running"}:
+        return 4
+    return 3 if found & {"failed", "interrupted", "untried"} else 0
+
+
+@dataclass(frozen=True)
+class Log:
+    """One log of an attempt, and its last megabyte."""
+
+    path: Path
+    text: str
+
+
+def logs(sweep: SweepDir, point_id: str, rank: int | None = None) -> list[Log]:
+    """The logs of a point's newest attempt: what each rank of its task printed, then the attempt's own.
+
+    RefusedError for a point that the sweep does not have or that left no log.
+    """
+    attempts = sweep.attempts(point_id)
+    at = journal.newest_task(journal.read(sweep)).get(point_id)
+    paths: list[Path] = []
+    if at is not None:
+        sent, task = at
+        paths += sent.folder.glob(sent.log_path(task).name.replace("_0_log.err", "_*_log.*"))
+    if attempts:
+        paths += attempts[-1].logs.glob("*")
+    if rank is not None:
+        paths = [path for path in paths if re.search(rf"(_|-rank){rank}(_log)?\.\w+$", path.name)]
+    if not paths:
+        of = "" if rank is None else f" of rank {rank}"
+        raise RefusedError(
+            f"point {point_id}: no log{of} yet in {sweep.path}. `wattflow status {sweep.path}` lists points and states."
+        )
+    return [Log(path, _tail(path)) for path in sorted(paths)]
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace")

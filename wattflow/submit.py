@@ -1,0 +1,659 @@
+"""Submit a planned sweep, resume it, cancel it; it returns as soon as Slurm has the jobs.
+
+    wattflow submit grid=shards model=llama-7b cluster=mysite
+    wattflow resume sweeps/shards
+    wattflow cancel sweeps/shards
+
+Points of one shape share arrays, which are sent held; a collect job waits for their end. In this order, so that a
+kill at any moment loses nothing: grid.parquet, all INTENTs, then for each array sbatch (held), its pickles, SUBMITTED,
+and when all are sent their release. `resume` mends what was cut short: it releases what is complete and takes back
+what is not.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import pyarrow as pa
+
+from wattflow import __version__, journal, process, slurm
+from wattflow.config import Cluster
+from wattflow.errors import DamagedError, RefusedError, SlurmError
+from wattflow.journal import Sent
+from wattflow.schema import GRID, SCHEMA_VERSION
+from wattflow.stream import read_table, write_table
+from wattflow.sweepdir import AttemptDir, SweepDir, write_atomic
+
+if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not need
+    from wattflow.grid import Plan
+
+log = logging.getLogger(__name__)
+
+RUN_TASK = "wattflow.run:run_task"
+RUN_SERIALLY = "wattflow.run:run_serially"
+COLLECT_TASK = "wattflow.collect:collect_task"
+
+_Item = TypeVar("_Item")
+
+_SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is told
+_COLLECT_MIN = 60
+_COLLECT_GB = 16.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function by name, with its arguments: what submitit pickles. Nothing of it is imported where it is sent."""
+
+    function: str  # module:name
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> object:
+        """Import the function and call it."""
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(module), name)(*self.arguments)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a task asks of Slurm, and the points that ask for the same."""
+
+    nodes: int
+    ranks_per_node: int  # one GPU each
+    cluster: Cluster
+    point_ids: list[str] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[list[str]]:
+        """The point ids of each task, in the order in which points are run."""
+        return _chunks(self.point_ids, self.cluster.points_per_task)
+
+    @property
+    def arrays(self) -> list[list[list[str]]]:
+        """The tasks of each array; MaxArraySize bounds the index, so each array counts from 0."""
+        return _chunks(self.tasks, self.cluster.max_array_size)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its points run on this machine, one after another."""
+        return self.cluster.launcher == "local"
+
+    def row(self) -> dict[str, Any]:
+        """The shape for people: counts, the limit of a task in minutes, and the most GPU-hours that all can use."""
+        hours = len(self.tasks) * self.nodes * self.ranks_per_node * self.cluster.time_min / 60.0
+        return {
+            "cluster": self.cluster.name,
+            "nodes": self.nodes,
+            "ranks_per_node": self.ranks_per_node,
+            "points": len(self.point_ids),
+            "tasks": len(self.tasks),
+            "jobs": 1 if self.is_local else len(self.arrays),
+            "time_min": None if self.is_local else self.cluster.time_min,
+            "gpu_hours": None if self.is_local else round(hours, 3),
+        }
+
+
+@dataclass
+class Submission:
+    """What a call sent, or with `dry_run` would send."""
+
+    sweep: SweepDir
+    shapes: list[Shape]
+    points: int  # sent by this call
+    tried: int  # left out: sent before
+    infeasible: int  # left out: they cannot run
+    job_ids: list[str] = field(default_factory=list)
+    collect_job: str | None = None
+
+
+def _chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+# --- shapes and the batch script ------------------------------------------------------------------
+
+
+def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
+    """Points (id, resolved choices) by what they ask of Slurm, in the order of each shape's first point."""
+    by_shape: dict[str, Shape] = {}
+    for point_id, choices in points:
+        nodes, shards = choices["nodes"], choices["shards"]
+        key = json.dumps([nodes, shards, choices["cluster"]], sort_keys=True)
+        if key not in by_shape:
+            cluster = Cluster(**choices["cluster"])
+            ranks, rest = divmod(shards, nodes)
+            if rest or not 0 < ranks <= cluster.gpus_per_node:
+                raise RefusedError(
+                    f"point {point_id}: shards={shards} cannot be spread evenly over nodes={nodes} of "
+                    f"cluster.gpus_per_node={cluster.gpus_per_node}. Leave nodes out to have it follow from shards."
+                )
+            by_shape[key] = Shape(nodes, ranks, cluster)
+        by_shape[key].point_ids.append(point_id)
+    return list(by_shape.values())
+
+
+def _gpu_options(shape: Shape) -> dict[str, str]:
+    """How this site is asked for one GPU a rank."""
+    cluster = shape.cluster
+    typed = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
+    if cluster.gpu_request == "gpus-per-node":
+        return {"gpus-per-node": f"{typed}{shape.ranks_per_node}"}
+    if cluster.gpu_request == "gres":
+        return {"gres": f"gpu:{typed}{shape.ranks_per_node}"}
+    return {}
+
+
+def _site_options(cluster: Cluster) -> dict[str, Any]:
+    """Options of sbatch that every job of a site carries, the collect job too; an empty value is a bare flag."""
+    named = {
+        "account": cluster.account,
+        "constraint": cluster.constraint,
+        "partition": cluster.partition,
+        "qos": cluster.qos,
+        "reservation": cluster.reservation,
+        "wckey": cluster.wckey,
+    }
+    own = {key: value or True for key, value in cluster.sbatch_options.items()}
+    return {**{key: value for key, value in named.items() if value is not None}, **own}
+
+
+def _parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
+    """What submitit is told about a job of points."""
+    cluster = shape.cluster
+    # a quarter of a very short limit, so that such a task is not told at its very start
+    signal_s = min(_SIGNAL_BEFORE_END_S, cluster.time_min * 60 // 4)
+    memory = cluster.mem_gb_per_node
+    return {
+        "job_name": name,
+        "nodes": shape.nodes,
+        "ntasks_per_node": shape.ranks_per_node,
+        "cpus_per_task": cluster.cpus_per_rank,
+        "time": cluster.time_min,
+        "mem": None if memory is None else f"{round(memory * 1024)}M",
+        "array_parallelism": cluster.array_throttle,
+        "signal_delay_s": signal_s,
+        "comment": f"wattflow {sweep.name}" if cluster.comment else None,
+        "wckey": None,  # submitit's own default is refused where wckeys are checked
+        # srun does not inherit --cpus-per-task from Slurm 22.05 on
+        "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}"],
+        "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options],
+        "additional_parameters": {"hold": True, **_gpu_options(shape), **_site_options(cluster)},
+    }
+
+
+def _collect_parameters(
+    shape: Shape, name: str, sweep: SweepDir, after: list[str]
+) -> dict[str, Any]:
+    """What submitit is told about the collect job: one CPU rank, no GPU, after the end of `after`, however they end."""
+    memory = shape.cluster.mem_gb_per_node
+    cluster = replace(
+        shape.cluster,
+        gpu_request="none",
+        time_min=min(shape.cluster.time_min, _COLLECT_MIN),
+        mem_gb_per_node=None if memory is None else min(memory, _COLLECT_GB),
+        sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
+    )
+    alone = Shape(nodes=1, ranks_per_node=1, cluster=cluster)
+    return {**_parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
+
+
+def _python(cluster: Cluster) -> str:
+    """The interpreter of the compute nodes, as words that a shell takes for nothing else."""
+    return shlex.join(shlex.split(cluster.python) if cluster.python else [sys.executable])
+
+
+def _send(
+    folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster
+) -> list[Any]:
+    """The jobs as submitit sees them, one a call: an array, or a plain job where there is one call only."""
+    import submitit  # noqa: PLC0415 (0.1 s, which dry runs and cancels need not wait for)
+
+    executor = submitit.SlurmExecutor(folder=folder, python=_python(cluster))
+    executor.update_parameters(**parameters)
+    return list(executor.submit_array(calls))
+
+
+def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None) -> str:
+    """The text that sbatch would get for the first array of a shape; nothing is sent.
+
+    submitit writes it, in a folder that is then taken away, before an sbatch that accepts anything.
+    """
+    name = name or f"{sweep.name}-00000000"
+    final = str(sweep.submitit / name)
+    _check_path(sweep)
+    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[0]]
+    with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, slurm.recording_sbatch():
+        jobs = _send(Path(folder), _parameters(shape, name, sweep), calls, shape.cluster)
+        text = jobs[0].paths.submission_file.read_text()
+        # whole shell words, as the final path may need quotes where this one needs none
+        words = re.compile(re.escape(folder) + r"\S*")
+        return words.sub(lambda word: shlex.quote(word[0].replace(folder, final)), str(text))
+
+
+def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
+    """What each shape of a plan asks for; see `Shape.row`."""
+    return [shape.row() for shape in shapes([(p.point_id, p.choices) for p in plan.feasible])]
+
+
+def batch_scripts(plan: "Plan") -> list[str]:
+    """The text that sbatch would get for the first array of each shape of a plan; local points have none."""
+    asked = shapes([(p.point_id, p.choices) for p in plan.feasible])
+    return [batch_script(shape, plan.sweep) for shape in asked if not shape.is_local]
+
+
+# --- what is asked, on disk -----------------------------------------------------------------------
+
+
+def _check_path(sweep: SweepDir) -> None:
+    """RefusedError for a path that Slurm or submitit would read as something else."""
+    for character in '%\\\n\r"':
+        if character in str(sweep.path):
+            raise RefusedError(
+                f"{str(sweep.path)!r}: Slurm cannot keep logs below a path with {character!r} in it. "
+                "Choose another with sweeps_dir=DIR."
+            )
+
+
+def read_grid(sweep: SweepDir) -> list[dict[str, Any]]:
+    """The sweep's points, in the order in which they are run: point_id, position, reason, choices (JSON)."""
+    rows: list[dict[str, Any]] = read_table(sweep.grid_path, GRID).to_pylist()
+    return rows
+
+
+def _write_grid(plan: "Plan", tried: Collection[str]) -> None:
+    """grid.parquet: what was there, with the plan's points added; a point that was tried keeps its row."""
+    old = read_grid(plan.sweep) if plan.sweep.grid_path.is_file() else []
+    rows = {row["point_id"]: row for row in old}
+    written: dict[int, str] = {}  # choices share their parts, and so their text
+    for point in plan.points:
+        if point.point_id in tried and point.point_id in rows:
+            continue
+        rows[point.point_id] = {
+            "point_id": point.point_id,
+            "position": rows.get(point.point_id, {}).get("position", len(rows)),
+            "reason": point.reason,
+            "choices": _json(point.choices, written),
+        }
+    told = GRID.with_metadata({"schema_version": str(SCHEMA_VERSION)})
+    write_table(plan.sweep.grid_path, pa.Table.from_pylist(list(rows.values()), schema=told))
+
+
+def _json(choices: dict[str, Any], written: dict[int, str]) -> str:
+    """Choices as JSON, each shared group written once."""
+    parts = []
+    for key, value in choices.items():
+        if isinstance(value, dict):
+            text = written.get(id(value))
+            if text is None:
+                text = written[id(value)] = json.dumps(value)
+        else:
+            text = json.dumps(value)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{" + ", ".join(parts) + "}"
+
+
+def _write_words(plan: "Plan") -> None:
+    """sweep.yaml: the words of each submit, for people; JSON's strings are YAML too."""
+    path = plan.sweep.sweep_yaml
+    text = (
+        path.read_text() if path.is_file() else f"# What was asked of {plan.name}, oldest first.\n"
+    )
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    words = json.dumps(plan.words, ensure_ascii=False)
+    text += f'- time: "{when}"\n  wattflow: "{__version__}"\n  words: {words}\n'
+    write_atomic(path, text.encode())
+
+
+# --- submit ---------------------------------------------------------------------------------------
+
+
+def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
+    """Send the points of a plan that were never tried, and what was sent.
+
+    RefusedError before anything is written or sent; SlurmError when Slurm took none or a part of the jobs: those
+    it took run, and the same submit sends the rest.
+    """
+    sweep = plan.sweep
+    _check_path(sweep)
+    exists = sweep.path.exists()
+    if exists:
+        sweep.make()
+        sweep.require_owner()
+    sents = journal.read(sweep)
+    _refuse_while_another_sends(sweep, sents)
+    tried = set(journal.newest_task(sents))
+    chosen = [p for p in plan.points if only is None or p.point_id in only]
+    feasible = [point for point in chosen if point.reason is None]
+    new = [
+        point
+        for point in feasible
+        if point.point_id not in tried and not sweep.attempts(point.point_id)
+    ]
+    todo = [(point.point_id, point.choices) for point in new]
+    submission = Submission(
+        sweep,
+        shapes(todo),
+        points=len(new),
+        tried=len(feasible) - len(new),
+        infeasible=len(chosen) - len(feasible),
+    )
+    _check_commands(submission.shapes)
+    if dry_run:
+        return submission
+    sweep.make()
+    sweep.require_owner()
+    _write_grid(plan, tried)
+    _write_words(plan)
+    _start(submission, todo)
+    return submission
+
+
+def _refuse_while_another_sends(sweep: SweepDir, sents: Sequence[Sent]) -> None:
+    """RefusedError while a living process of this machine sends points of this sweep."""
+    for sent in sents:
+        if sent.is_open and sent.by is not None and process.lives(sent.by):
+            raise RefusedError(
+                f"{sweep.path}: another process is just submitting ({sent.by}). Wait for its end, then try again."
+            )
+
+
+def _check_commands(asked: Sequence[Shape]) -> None:
+    """RefusedError where jobs are meant for Slurm and this machine has none."""
+    for shape in asked:
+        if not shape.is_local and not (shutil.which("sbatch") and shutil.which("srun")):
+            raise RefusedError(
+                f"cluster={shape.cluster.name}: no sbatch and srun on the PATH. "
+                "Submit from a login node, or run here with cluster=local."
+            )
+
+
+def _start(submission: Submission, todo: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Send what is asked: points of Slurm profiles as arrays, those of local ones as one local job."""
+    local = [point_id for point_id, choices in todo if choices["cluster"]["launcher"] == "local"]
+    remote = [shape for shape in submission.shapes if not shape.is_local]
+    try:
+        if remote:
+            _start_arrays(submission, remote)
+        if local:
+            _start_local(submission, local)
+    finally:
+        slurm.forget()
+
+
+def _new_name(sweep: SweepDir) -> str:
+    """A name for one submission, its folder and its job."""
+    return f"{sweep.name}-{secrets.token_hex(4)}"
+
+
+def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Sent:
+    """A new submission, journalled before it is sent."""
+    name = _new_name(sweep)
+    me = process.job_id(os.getpid())
+    sent = Sent(name, kind, tasks, sweep.submitit / name, time.time_ns(), by=me)
+    journal.intend(sweep, sent)
+    return sent
+
+
+def _start_arrays(submission: Submission, remote: Sequence[Shape]) -> None:
+    """Send all arrays held, then the collect job, then let them start.
+
+    At the first refusal no further array is sent: SlurmError says what is under way and what is not.
+    """
+    sweep = submission.sweep
+    intended = [
+        (shape, _intend(sweep, "points", tasks)) for shape in remote for tasks in shape.arrays
+    ]
+    refusal: SlurmError | None = None
+    accepted: list[Sent] = []
+    with slurm.guarded_sbatch():
+        for shape, sent in intended:
+            if refusal is None:
+                refusal = _send_array(sweep, shape, sent)
+            if refusal is None:
+                accepted.append(sent)
+            else:
+                journal.write(sweep, "failed", sent.name, error=str(refusal))
+        submission.job_ids = [str(sent.job_id) for sent in accepted]
+        if accepted:
+            collect = _send_collect(sweep, remote[0], submission.job_ids)
+            submission.collect_job = collect.job_id
+            accepted.append(collect)
+    _release(sweep, accepted)
+    if refusal is not None:
+        left = sum(len(sent.tasks) for _, sent in intended) - sum(
+            len(sent.tasks) for sent in accepted if sent.kind == "points"
+        )
+        raise SlurmError(
+            f"{refusal} {left} tasks of {sweep.name} were not sent; {len(submission.job_ids)} arrays were. "
+            f"`wattflow submit` with the same words sends the rest."
+        )
+
+
+def _send_array(sweep: SweepDir, shape: Shape, sent: Sent) -> SlurmError | None:
+    """Send one array, held; null, or why Slurm refused it."""
+    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in sent.tasks]
+    try:
+        _send_noted(sweep, sent, _parameters(shape, sent.name, sweep), calls, shape.cluster)
+    except SlurmError as error:
+        return error
+    return None
+
+
+def _send_collect(sweep: SweepDir, shape: Shape, after: list[str]) -> Sent:
+    """Send the job that collects once `after` have ended; without it `wattflow collect` does the same by hand."""
+    sent = _intend(sweep, "collect", [[]])
+    calls = [Call(COLLECT_TASK, (str(sweep.path),))]
+    try:
+        parameters = _collect_parameters(shape, sent.name, sweep, after)
+        _send_noted(sweep, sent, parameters, calls, shape.cluster)
+    except SlurmError as error:
+        journal.write(sweep, "failed", sent.name, error=str(error))
+        log.warning("no collect job: %s `wattflow collect %s` collects by hand.", error, sweep.path)
+    return sent
+
+
+def _send_noted(
+    sweep: SweepDir,
+    sent: Sent,
+    parameters: dict[str, Any],
+    calls: Sequence[Call],
+    cluster: Cluster,
+) -> None:
+    """Send, and journal the job's id once its pickles lie where its tasks look for them."""
+    from submitit.core.utils import FailedJobError  # noqa: PLC0415 (as in _send)
+
+    sent.folder.mkdir(mode=0o700)
+    try:
+        jobs = _send(sent.folder, parameters, calls, cluster)
+    except FailedJobError as error:
+        shutil.rmtree(sent.folder, ignore_errors=True)  # pickles that no task will load
+        raise SlurmError(" ".join(str(error).split())) from error
+    sent.job_id = jobs[0].job_id.partition("_")[0]
+    journal.write(sweep, "submitted", sent.name, job_id=sent.job_id)
+
+
+def _release(sweep: SweepDir, sents: Sequence[Sent]) -> None:
+    """Let held submissions start."""
+    held = [sent for sent in sents if sent.job_id is not None]
+    slurm.release([str(sent.job_id) for sent in held])
+    for sent in held:
+        journal.write(sweep, "released", sent.name)
+
+
+# --- without Slurm --------------------------------------------------------------------------------
+
+
+def _start_local(submission: Submission, point_ids: list[str]) -> None:
+    """Have points run one after another in a process that outlives the terminal.
+
+    Not submitit's local executor: that is ended with the terminal, hides GPUs that it was not told of, and has a time
+    limit of its own.
+    """
+    sweep = submission.sweep
+    sent = _intend(sweep, "points", [point_ids])
+    sent.folder.mkdir(mode=0o700)
+    logs = [sent.folder / f"{journal.LOCAL_LOG}_0_log.{stream}" for stream in ("out", "err")]
+    with logs[0].open("ab") as stdout, logs[1].open("ab") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "wattflow.submit", str(sweep.path), sent.name],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    job_id = process.job_id(child.pid)
+    journal.write(sweep, "submitted", sent.name, job_id=job_id)
+    submission.job_ids.append(job_id)
+
+
+def run_local(sweep: SweepDir, point_ids: list[str]) -> list[str]:
+    """Run points one after another on this machine, then collect; the ids that failed."""
+    failed = cast(list[str], Call(RUN_SERIALLY, (str(sweep.path), point_ids))())
+    Call(COLLECT_TASK, (str(sweep.path),))()
+    return failed
+
+
+def main(sweep_path: str, name: str) -> int:
+    """What the detached process of a local job does; 1 when points failed."""
+    sweep = SweepDir.existing(sweep_path)
+    (sent,) = [sent for sent in journal.read(sweep) if sent.name == name]
+    return 1 if run_local(sweep, sent.tasks[0]) else 0
+
+
+# --- resume and cancel ----------------------------------------------------------------------------
+
+
+def resume(sweep: SweepDir, *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
+    """Send the points that were tried, have no finished attempt, and neither wait nor run now; and what was sent.
+
+    SlurmError when Slurm does not say what waits and runs: then nothing is sent.
+    """
+    sweep.require_owner()
+    _check_path(sweep)
+    sents = journal.read(sweep)
+    _refuse_while_another_sends(sweep, sents)
+    words = live_words(sents)
+    if not dry_run:
+        _mend(sweep, sents, words)
+    newest = journal.newest_task(sents)
+    rows = [row for row in read_grid(sweep) if only is None or row["point_id"] in only]
+    _refuse_unknown(sweep, only, {row["point_id"] for row in rows})
+    todo = [
+        (row["point_id"], json.loads(row["choices"]))
+        for row in rows
+        if row["reason"] is None and _needs_another_try(sweep, row["point_id"], newest, words)
+    ]
+    submission = Submission(
+        sweep,
+        shapes(todo),
+        points=len(todo),
+        tried=sum(row["reason"] is None for row in rows) - len(todo),
+        infeasible=sum(row["reason"] is not None for row in rows),
+    )
+    _check_commands(submission.shapes)
+    if not dry_run:
+        _start(submission, todo)
+    return submission
+
+
+def live_words(sents: Sequence[Sent]) -> dict[str, slurm.Word]:
+    """What waits or runs now, by task; asks Slurm at once, and only if something was ever sent to it."""
+    words = {}
+    if any(not (sent.is_local or sent.refused or sent.cancelled) for sent in sents):
+        words = {key: word for key, word in slurm.queue().items() if not word.is_over}
+    for sent in sents:
+        if sent.is_local and process.lives(str(sent.job_id)) is not False:
+            words[sent.key(0)] = slurm.Word("RUNNING")
+    return words
+
+
+def _mend(sweep: SweepDir, sents: Sequence[Sent], words: dict[str, slurm.Word]) -> None:
+    """Finish what a killed submit left: complete submissions are released, incomplete ones cancelled."""
+    by_name: dict[str, list[str]] = {}
+    for key, word in words.items():
+        by_name.setdefault(word.name, []).append(key.partition("_")[0])
+    for sent in sents:
+        if not sent.is_open:
+            continue
+        if sent.job_id is None:
+            # sbatch may have taken it, but its pickles do not lie where its tasks would look
+            stray = sorted(set(by_name.get(sent.name, [])))
+            slurm.cancel(stray)
+            for key in [key for key in words if key.partition("_")[0] in stray]:
+                del words[key]
+            journal.write(sweep, "cancelled", sent.name)
+        elif by_name.get(sent.name):
+            slurm.release([sent.job_id])
+            journal.write(sweep, "released", sent.name)
+
+
+def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> None:
+    unknown = sorted((only or set()) - known)
+    if unknown:
+        raise RefusedError(
+            f"{', '.join(unknown)}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
+        )
+
+
+def _needs_another_try(
+    sweep: SweepDir,
+    point_id: str,
+    newest: dict[str, tuple[Sent, int]],
+    words: dict[str, slurm.Word],
+) -> bool:
+    """Whether a point was tried, is not finished, and neither waits nor runs."""
+    attempts = sweep.attempts(point_id)
+    if point_id not in newest:
+        # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
+        return bool(attempts) and not is_finished(attempts)
+    sent, task = newest[point_id]
+    return sent.key(task) not in words and not is_finished(attempts)
+
+
+def is_finished(attempts: Sequence[AttemptDir]) -> bool:
+    """Whether one of the attempts finished; a damaged record is none that did."""
+    for attempt in reversed(attempts):
+        with contextlib.suppress(DamagedError):
+            record = attempt.read_record()
+            if record is not None and record["status"] == "finished":
+                return True
+    return False
+
+
+def cancel(sweep: SweepDir, *, only: set[str] | None = None, dry_run: bool = False) -> list[str]:
+    """End the tasks that hold these points (all by default), waiting or running; the tasks that were ended.
+
+    A task that packs several points ends for all of them.
+    """
+    sweep.require_owner()
+    sents = journal.read(sweep)
+    words = live_words(sents)
+    chosen = {
+        (sent.key(task), sent.is_local)
+        for sent in sents
+        for task, point_ids in enumerate(sent.tasks)
+        if sent.key(task) in words and (only is None or only.intersection(point_ids))
+    }
+    if not dry_run:
+        slurm.cancel(slurm.pack(sorted(key for key, is_local in chosen if not is_local)))
+        for key in (key for key, is_local in chosen if is_local):
+            process.end(key)
+        slurm.forget()
+    return sorted(key for key, _ in chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
