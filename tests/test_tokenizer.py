@@ -228,6 +228,13 @@ def test_missing_file_refused(kind, tmp_path):
     assert str(path) in refusal(tokenizer.load, model, "hf")
 
 
+@pytest.mark.parametrize("kind", ["sentencepiece", "tokenizer_json"])
+def test_unreadable_file_refused(kind, tmp_path):
+    """What the system will not open, such as a name of 300 letters, is refused with the system's reason."""
+    model = Model(name="m", tokenizer=kind, tokenizer_path=str(tmp_path / ("x" * 300)))
+    assert "File name too long" in refusal(tokenizer.load, model, "hf")
+
+
 def test_json_specials(checkpoint):
     """Special tokens are found by name, given as text or as an object; padding falls to EOS."""
     text = from_json(checkpoint)

@@ -123,12 +123,12 @@ def text_of(entry: Entry, dataset: Dataset) -> str:
 
 def read(path: Path, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
     """The records of a prompt file (alpaca, gsm8k or jsonl); RefusedError names the file, the place and the fault."""
-    if not path.is_file():
-        found = "not a file" if path.exists() else "no such file"
-        raise RefusedError(
-            f"{path}: {found}. Set dataset.path to a prompt file, or to null for the prompts that wattflow ships."
-        )
     try:
+        if not path.is_file():
+            found = "not a file" if path.exists() else "no such file"
+            raise RefusedError(
+                f"{path}: {found}. Set dataset.path to a prompt file, or to null for the prompts that wattflow ships."
+            )
         data = path.read_bytes()
     except OSError as error:
         raise RefusedError(

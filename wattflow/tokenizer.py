@@ -151,35 +151,38 @@ class TokenizerJson:
 def _find(model: Model, name: str) -> Path:
     """The tokenizer's file: model.tokenizer_path, or `name` in model.path, or beside it, where Meta's LLaMA has it."""
     if model.tokenizer_path is not None:
-        return _existing(Path(model.tokenizer_path).expanduser(), model)
-    if model.path is None:
+        candidates = [Path(model.tokenizer_path).expanduser()]
+    elif model.path is not None:
+        folder = Path(model.path).expanduser()
+        candidates = [folder / name, folder.parent / name]
+    else:
         raise RefusedError(
             f"model {model.name}: model.tokenizer={model.tokenizer} needs a file. Set model.path to the checkpoint's "
             "folder or model.tokenizer_path to the file."
         )
-    folder = Path(model.path).expanduser()
-    for candidate in (folder / name, folder.parent / name):
-        if candidate.is_file():
-            return candidate
-    return _existing(folder / name, model)
-
-
-def _existing(path: Path, model: Model) -> Path:
-    if not path.is_file():
+    try:
+        found = next((path for path in candidates if path.is_file()), None)
+    except OSError as error:
+        raise _unreadable(candidates[0], error) from error
+    if found is None:
         raise RefusedError(
-            f"{path}: no such file, though model {model.name} has model.tokenizer={model.tokenizer}. Set "
+            f"{candidates[0]}: no such file, though model {model.name} has model.tokenizer={model.tokenizer}. Set "
             "model.path to the checkpoint's folder or model.tokenizer_path to the file."
         )
-    return path
+    return found
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise RefusedError(
-            f"{path}: cannot be read ({error.strerror}). Check the path and its permissions."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> RefusedError:
+    return RefusedError(
+        f"{path}: cannot be read ({error.strerror}). Check the path and its permissions."
+    )
 
 
 def _not_sentencepiece(path: Path, data: bytes) -> str:
