@@ -24,6 +24,7 @@ from typing import Any
 import pynvml
 
 from wattflow.config import Power
+from wattflow.energy import longest_spacing_ns
 from wattflow.errors import PowerError
 from wattflow.power.meter import Beat, Moment, Reading, Row, middle, moment
 from wattflow.schema import Device
@@ -39,7 +40,6 @@ DRAIN_NS = 1_000_000_000
 COUNTER_NS = 5_000_000_000
 CONDITIONS_NS = 1_000_000_000
 HISTORY_NS = 2_360_000_000  # 119 samples of 20 ms: what the buffer remembers
-GAP_NS = 100_000_000  # seen: 8 to 45 ms between samples; more than this is lost history
 
 
 class AbsentError(PowerError):
@@ -222,7 +222,6 @@ class Gpu:
     device: Device
     last_us: int = 0  # the newest sample's stamp
     asked_ns: int | None = None  # when the buffer was last drained, monotonic
-    counter_mj: int | None = None
     failing: set[str] = field(default_factory=set)  # sources whose last read failed
     counter: Beat = field(default_factory=lambda: Beat(COUNTER_NS, 0))
 
@@ -300,7 +299,7 @@ class NvmlMeter:
             self.close()
             raise
         self.devices = [gpu.device for gpu in self._gpus]
-        self._gap_ns = max(GAP_NS, round(3e6 * self.period_ms))
+        self._gap_ns = longest_spacing_ns(self.source, self.period_ms)
         self.begin({})
 
     def _best_source(self) -> str:
@@ -341,7 +340,6 @@ class NvmlMeter:
         for place, gpu in enumerate(self._gpus):
             gpu.last_us = last_ns.get(gpu.device["uuid"], 0) // 1000
             gpu.asked_ns = None
-            gpu.counter_mj = None
             gpu.failing.clear()
             # staggered, as the calls of many GPUs in a row would hold up the polls
             gpu.counter = Beat(COUNTER_NS, now_ns + COUNTER_NS * (place + 1) // len(self._gpus))
@@ -434,10 +432,7 @@ class NvmlMeter:
         counter_mj = ask_or_none("nvmlDeviceGetTotalEnergyConsumption", gpu.handle)
         if counter_mj is None:
             return []
-        # a decrease is a driver that was loaded anew, never a wrap: 2^64 mJ last for ages
-        reset = gpu.counter_mj is not None and counter_mj < gpu.counter_mj
-        gpu.counter_mj = counter_mj
-        row = _stamped(middle(start, moment()), "nvml_counter", reset)
+        row = _stamped(middle(start, moment()), "nvml_counter", False)
         return [{**row, "counter_mj": counter_mj}]
 
     def _condition_rows(self, gpu: Gpu) -> list[Row]:

@@ -255,6 +255,8 @@ class Sidecar:
             lines = []
         if not lines:
             return "Its log is empty. Run `wattflow doctor` on that node."
+        if self._lost is not None and self._lost in lines[-1]:
+            return f"Its log is {self._log_path}."
         return f"Its log is {self._log_path}; the last line: {lines[-1]}"
 
 

@@ -39,9 +39,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wattflow.config import Power
-from wattflow.errors import PowerError, WattflowError
+from wattflow.errors import DamagedError, PowerError, WattflowError
 from wattflow.power.meter import Meter, Reading, choose
 from wattflow.schema import TRACE, Ready
 from wattflow.stream import TableStream, read_stream, write_table
@@ -311,20 +312,27 @@ class Recording:
         }
 
 
+def readable(parts: list[Path]) -> Iterator[pa.Table]:
+    """The tables in spool files; one whose sidecar died before its schema was written has no rows to lose."""
+    for part in parts:
+        try:
+            yield read_stream(part).replace_schema_metadata(None)
+        except DamagedError as error:
+            log.warning("%s", error)
+
+
 def last_sample_ns(parts: list[Path], source: str) -> int | None:
     """Unix time of the newest sample of a sensor in spool files, or None."""
-    newest = None
-    for part in parts:
-        for batch in read_stream(part).to_batches():
-            for row in batch.select(["time_ns", "source", "power_w"]).to_pylist():
-                if row["source"] == source and row["power_w"] is not None:
-                    newest = max(newest or 0, row["time_ns"])
-    return newest
+    newest = []
+    for table in readable(parts):
+        sample = pc.and_(pc.equal(table["source"], source), pc.is_valid(table["power_w"]))
+        newest.append(pc.max(table["time_ns"].filter(sample)).as_py())
+    return max((time_ns for time_ns in newest if time_ns is not None), default=None)
 
 
 def merged(parts: list[Path]) -> pa.Table:
     """The rows of spool files as one table, by time; rows of one instant keep their order."""
-    table = pa.concat_tables([read_stream(part).replace_schema_metadata(None) for part in parts])
+    table = pa.concat_tables([TRACE.empty_table(), *readable(parts)])
     order = np.argsort(table.column("time_ns").to_numpy(), kind="stable")
     return table.take(pa.array(order)).combine_chunks()
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wattflow.config import Power
+from wattflow.energy import longest_spacing_ns
 from wattflow.errors import PowerError
 from wattflow.power.meter import Beat, Reading, Row, moment
 from wattflow.schema import Device
 
 _STAT = Path("/proc/stat")
-_GAP_NS = 1_000_000_000  # the load is counted between two samples, so that a late one loses nothing
 
 
 def busy_and_total(stat: str) -> tuple[int, int]:
@@ -35,6 +35,7 @@ class SimulatedMeter:
         self._idle_w = power.simulated_idle_w
         self._span_w = power.simulated_full_w - power.simulated_idle_w
         self.period_ms = float(power.poll_ms)
+        self._gap_ns = longest_spacing_ns(self.source, self.period_ms)
         self._uuid = f"host-{node}"
         self.devices: list[Device] = [
             {"ordinal": 0, "uuid": self._uuid, "bus_id": None, "name": "host (simulated)"}
@@ -81,7 +82,7 @@ class SimulatedMeter:
             "monotonic_ns": now.monotonic_ns,
             "source": self.source,
             "power_w": self._idle_w + self._span_w * share,
-            "gap": self._last_ns is not None and now.time_ns - self._last_ns > _GAP_NS,
+            "gap": self._last_ns is not None and now.time_ns - self._last_ns > self._gap_ns,
         }
         self._last_ns = now.time_ns
         return [(self._uuid, row)]

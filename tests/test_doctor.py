@@ -1,0 +1,61 @@
+"""What `wattflow doctor` finds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fake_nvml import curves
+from wattflow.doctor import examine
+
+pytest_plugins = ("fake_nvml.fixtures",)
+
+
+def test_works_without_a_gpu():
+    """Without NVML the findings say so, and which meter would be taken."""
+    found = {finding.check: finding for finding in examine()}
+    assert found["NVML"].status == "missing"
+    assert found["meter"].status == "note"
+    assert found["meter"].detail.startswith("simulated")
+    assert found["torch"].status == "ok"
+    assert found["spool folder"].status == "ok"
+
+
+def test_does_not_import_torch():
+    """Examining looks for torch without loading it."""
+    code = (
+        "import sys; from wattflow.doctor import examine; examine(); print('torch' in sys.modules)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "False"
+
+
+@pytest.mark.fake_nvml
+def test_maps_ordinals_to_uuids(fake_driver, monkeypatch):
+    """Each CUDA ordinal is told with its UUID and bus id."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = {finding.check: finding for finding in examine()}
+    assert found["cuda:0"].detail.startswith(f"{curves.uuid('n1', 1)}, 00000000:11:00.0")
+    assert "cuda:1" not in found
+
+
+@pytest.mark.fake_nvml
+def test_tells_what_is_missing_and_what_is_denied(fake_driver, monkeypatch):
+    """A sensor that does not answer is missing, and a right that the user lacks is told."""
+    monkeypatch.setenv(
+        "FAKE_NVML_MISSING", "nvmlDeviceGetSamples,nvmlDeviceGetTotalEnergyConsumption"
+    )
+    monkeypatch.setenv("FAKE_NVML_DENY", "nvmlGpmSampleGet")
+    found = {finding.check: finding for finding in examine()}
+    assert found["cuda:1 sample buffer"].status == "missing"
+    assert found["cuda:1 field 186, instant power"].status == "ok"
+    assert found["cuda:1 energy counter"].status == "missing"
+    assert found["cuda:1 GPM"].detail == "nvmlGpmSampleGet: Insufficient Permissions."
+    assert found["meter"].detail.startswith("nvml, source nvml_instant")

@@ -1,0 +1,209 @@
+"""What this machine can measure and run: one row a check, for `wattflow doctor`.
+
+Run it on a compute node, inside a job (`srun wattflow doctor`): the rights and the visible GPUs of a login node say
+nothing about those of a job. Nothing is changed, and torch is looked for but never imported.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from wattflow import __version__
+from wattflow.config import Power
+from wattflow.errors import PowerError
+
+
+class Finding(NamedTuple):
+    """One check: `ok`, `missing` (not there, or not answering), or `note` (a fact to know)."""
+
+    check: str
+    status: Literal["ok", "missing", "note"]
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """All findings of this machine for this user; never raises for what is absent."""
+    return [
+        *_software(),
+        *_slurm(),
+        *_folders(),
+        *_sensors(),
+        _meter(),
+    ]
+
+
+def _found(check: str, there: bool, detail: str) -> Finding:
+    return Finding(check, "ok" if there else "missing", detail)
+
+
+# ---- software ----
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding("wattflow", "ok", f"{__version__}, Python {platform.python_version()}")
+    for package in ("torch", "fairscale", "submitit"):
+        there = importlib.util.find_spec(package) is not None
+        yield _found(
+            package, there, importlib.metadata.version(package) if there else "not installed"
+        )
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        yield Finding("CUDA driver", "missing", f"{error}; engine.device=cpu works without")
+    else:
+        yield Finding("CUDA driver", "ok", "libcuda.so.1 loads")
+
+
+def _slurm() -> Iterator[Finding]:
+    for command in ("sbatch", "srun", "squeue", "scancel"):
+        where = shutil.which(command)
+        yield _found(
+            command, where is not None, where or "not on the PATH; cluster=local works without"
+        )
+    if shutil.which("sacct") is None:
+        yield Finding("sacct", "missing", "not on the PATH; set cluster.accounting=false")
+        return
+    try:
+        asked = subprocess.run(
+            ["sacct", "--noheader", "--allocations", "--starttime", "now"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            "sacct", "missing", "did not answer within 10 s; set cluster.accounting=false"
+        )
+        return
+    told = asked.stderr.strip().splitlines()
+    yield _found(
+        "sacct",
+        asked.returncode == 0,
+        "answers" if asked.returncode == 0 else f"{told[-1] if told else asked.returncode}",
+    )
+
+
+def _folders() -> Iterator[Finding]:
+    spool = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+    try:
+        with tempfile.TemporaryFile(dir=spool):
+            free_gib = shutil.disk_usage(spool).free / 2**30
+        yield Finding("spool folder", "ok", f"{spool}, {free_gib:.1f} GiB free")
+    except OSError as error:
+        yield Finding("spool folder", "missing", f"{spool}: {error}; set cluster.spool_dir")
+    package = Path(__file__).parent
+    places = [Path("conf"), package / "conf", package.parent / "conf"]
+    there = [place.absolute() for place in places if (place / "config.yaml").is_file()]
+    yield _found("conf/", bool(there), str(there[0]) if there else "no conf/config.yaml here")
+    status = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+    yield Finding(
+        "RAPL",
+        "note",
+        f"{status} is {'readable' if os.access(status, os.R_OK) else 'not readable'}",
+    )
+
+
+# ---- sensors ----
+
+
+def _sensors() -> Iterator[Finding]:
+    """What NVML answers: the library, the map of CUDA ordinals, then each GPU."""
+    from wattflow.power import nvml  # noqa: PLC0415 - pynvml is loaded only where it is wanted
+
+    try:
+        nvml.ask("nvmlInit")
+    except PowerError as error:
+        yield Finding("NVML", "missing", str(error))
+        return
+    try:
+        yield Finding("NVML", "ok", f"driver {nvml.ask_or_none('nvmlSystemGetDriverVersion')}")
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        yield Finding("CUDA_VISIBLE_DEVICES", "note", "unset" if shown is None else repr(shown))
+        try:
+            gpus = nvml.find_gpus(shown, os.environ.get("CUDA_DEVICE_ORDER"))
+        except PowerError as error:
+            yield Finding("GPUs", "missing", str(error))
+            return
+        for gpu in gpus:
+            device = gpu.device
+            yield Finding(
+                f"cuda:{device['ordinal']}",
+                "ok",
+                f"{device['uuid']}, {device['bus_id']}, {device['name']}",
+            )
+        for gpu in gpus:
+            for check, status, detail in _gpu(nvml, gpu.handle):
+                yield Finding(f"cuda:{gpu.device['ordinal']} {check}", status, detail)
+    finally:
+        nvml.ask_or_none("nvmlShutdown")
+
+
+def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
+    """What one GPU tells this user."""
+    answering = nvml.sources(handle)
+    names = {
+        "nvml_buffer": "sample buffer",
+        "nvml_instant": "field 186, instant power",
+        "nvml_average": "field 185, average power",
+        "nvml_usage": "power usage",
+    }
+    for source, name in names.items():
+        yield _found(name, source in answering, "answers" if source in answering else "no answer")
+    counter = nvml.ask_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
+    yield _told(
+        "energy counter", counter, lambda mj: f"{mj / 1e3:.1f} J since the driver was loaded"
+    )
+    conditions = nvml.conditions(handle)
+    for check, column, unit in (
+        ("utilisation", "gpu_activity_pct", "%"),
+        ("SM clock", "sm_clock_mhz", "MHz"),
+        ("temperature", "temperature_c", "C"),
+        ("power limit in force", "power_limit_w", "W"),
+        ("throttle reasons", "throttle_reasons", "(bits)"),
+        ("time under the power cap", "under_cap_ns", "ns"),
+    ):
+        yield _told(check, conditions[column], lambda value, unit=unit: f"{value} {unit}")
+    limits = nvml.ask_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
+    yield _told("power limits", limits, lambda mw: f"{mw[0] / 1e3:g} to {mw[1] / 1e3:g} W")
+    activity = nvml.gpm(handle)
+    yield _found(
+        "GPM", activity == "ok", "supported and permitted" if activity == "ok" else activity
+    )
+    for check, call in (("MIG", "nvmlDeviceGetMigMode"), ("ECC", "nvmlDeviceGetEccMode")):
+        mode = nvml.ask_or_none(call, handle)
+        yield Finding(check, "note", "no answer" if mode is None else _on(mode[0]))
+    mode = nvml.ask_or_none("nvmlDeviceGetPersistenceMode", handle)
+    yield Finding("persistence mode", "note", "no answer" if mode is None else _on(mode))
+
+
+def _on(mode: int) -> str:
+    return "on" if mode else "off"
+
+
+def _told(check: str, answer: Any, say: Any) -> Finding:
+    return _found(check, answer is not None, "no answer" if answer is None else say(answer))
+
+
+def _meter() -> Finding:
+    """The meter that power.meter=auto takes here."""
+    from wattflow.power.meter import choose  # noqa: PLC0415 - as above
+
+    try:
+        meter = choose(Power(), platform.node())
+    except PowerError as error:
+        return Finding("meter", "missing", str(error))
+    try:
+        watts = f"{meter.name}, source {meter.source}, boundary {meter.boundary}"
+        every = f"a sample each {meter.period_ms:g} ms for {len(meter.devices)} device(s)"
+        return Finding("meter", "note" if meter.name == "simulated" else "ok", f"{watts}, {every}")
+    finally:
+        meter.close()
