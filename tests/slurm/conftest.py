@@ -1,0 +1,99 @@
+"""One real Slurm cluster for the whole session, of four nodes with two fake GPUs each."""
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "slurm" / "testcluster"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running test cluster; its slurm.conf is in SLURM_CONF while the session lasts."""
+
+    settings: dict[str, str]
+
+    def node(self, do: str, name: str) -> None:
+        """Let something happen to a node: kill, stop, freeze, thaw or start."""
+        self._script("node.sh", do, name)
+
+    def up(self) -> None:
+        """Start what does not run."""
+        self._script("up.sh")
+
+    def down(self) -> None:
+        """End all and remove its folder."""
+        self._script("down.sh", "--wipe")
+
+    def _script(self, name: str, *words: str) -> None:
+        done = subprocess.run(
+            [SCRIPTS / name, *words],
+            env={**os.environ, **self.settings},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+def _missing() -> str | None:
+    """Why this machine cannot bring up Slurm; null if it can."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    commands = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
+    lacking = [command for command in commands if shutil.which(command, path=path) is None]
+    if lacking:
+        return f"no {', '.join(lacking)} (slurm/testcluster/install.sh adds them)"
+    return None if os.getuid() == 0 else "Slurm's daemons need root"
+
+
+def _free_base_port() -> int:
+    """The first of twenty ports of which the few that are tried are free, below those that jobs use."""
+    while True:
+        base = random.randrange(11000, 19000, 20)
+        try:
+            for port in (base, base + 1, base + 2, base + 11):
+                with socket.create_server(("127.0.0.1", port)):
+                    pass
+        except OSError:
+            continue
+        return base
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The session's cluster, with accounting."""
+    missing = _missing()
+    if missing is not None:
+        if "slurm" in os.environ.get("WATTFLOW_REQUIRE", "").split(","):
+            pytest.fail(f"WATTFLOW_REQUIRE names slurm, but: {missing}")
+        pytest.skip(f"real Slurm: {missing}")
+    folder = tmp_path_factory.mktemp("cluster")
+    # slurmctld's own user reads below it, and MariaDB's
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(parent.stat().st_mode | 0o011)
+    settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(_free_base_port())}
+    running = Cluster(settings)
+    before = os.environ.get("SLURM_CONF")
+    try:
+        running.up()
+        os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
+        yield running
+    finally:
+        running.down()
+        os.environ.pop("SLURM_CONF", None)
+        if before is not None:
+            os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test asks Slurm afresh."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
