@@ -358,13 +358,8 @@ def _device(
     who: Who, meter: NodeInfo, spans: _Spans, window: tuple[int, int], trace: pa.Table
 ) -> _Device:
     source, period_ms = meter["source"], meter["period_ms"]
-    by_sensor = trace.filter(
-        pc.and_(pc.equal(trace["source"], source), pc.is_valid(trace["power_w"]))
-    )
-    # a gap flagged on a row of another sensor (a restarted sidecar's first) lies between two samples too
-    flagged = trace.filter(pc.and_(trace["gap"], pc.invert(pc.equal(trace["source"], source))))
-    samples = pa.concat_tables([by_sensor, flagged])
-    watts = np.append(by_sensor["power_w"].to_numpy(), np.full(flagged.num_rows, np.nan))
+    # a row of the sensor without a value, flagged as a gap, is a reading that failed
+    samples = trace.filter(pc.equal(trace["source"], source))
     counted = trace.filter(pc.is_valid(trace["counter_mj"]))
     return _Device(
         who=who,
@@ -374,7 +369,7 @@ def _device(
         trace=trace,
         power=energy.curve(
             samples["time_ns"].to_numpy(),
-            watts,
+            samples["power_w"].to_numpy(),
             samples["gap"].to_numpy(),
             longest_ns=energy.longest_spacing_ns(source, period_ms),
             lag_ns=energy.lag_ns(source, period_ms),

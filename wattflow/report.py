@@ -242,7 +242,7 @@ def _about(sweep: Sweep) -> str:
         paragraphs.append(
             f"Over {len(ratio)} points the integral of power is {number(_percent(ratio.min()))} to "
             f"{number(_percent(ratio.max()))} % of the hardware energy counter. Agreement of two readings of one "
-            "board is consistency, not accuracy: boards differ by about 5 % in gain, and both readings may share a sensor."
+            "board is consistency, not accuracy: boards differ by about 5 % in gain, and both may share a sensor."
         )
     elif len(told) and not told["simulated"].all():
         paragraphs.append(

@@ -1,0 +1,270 @@
+"""Joules from arrays, against integrals worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wattflow import energy
+
+START_NS = 1_760_000_000_000_000_000
+MS, S = 1_000_000, 1_000_000_000
+
+
+def curve(seconds, watts, gap=None, **kwargs):
+    stamps = START_NS + np.rint(np.asarray(seconds) * 1e9).astype(np.int64)
+    return energy.curve(stamps, watts, gap, **kwargs)
+
+
+def joules(power, start_s, end_s):
+    start, end = (START_NS + round(s * 1e9) for s in (start_s, end_s))
+    return energy.summed(energy.between(power, [start], [end]))
+
+
+def sampled(power, end_s=12.0, period_s=0.02):
+    seconds = np.arange(-1.0, end_s, period_s)
+    return curve(seconds, power(seconds))
+
+
+def test_constant_power():
+    """70 W for 10 s are 700 J, with no sampling uncertainty and all of the time covered."""
+    found = joules(sampled(lambda s: np.full(len(s), 70.0)), 0.0, 10.0)
+    assert found.energy_j == pytest.approx(700.0, rel=1e-9)
+    assert found.u_j == pytest.approx(0.0, abs=1e-9)
+    assert found.coverage == 1.0
+    assert found.reason is None
+
+
+def test_two_samples_are_enough():
+    """Constant power told by two samples only, 10 s apart within an allowed spacing, is 100 W x 8 s = 800 J."""
+    power = curve([0.0, 10.0], [100.0, 100.0], longest_ns=11 * S)
+    assert joules(power, 1.0, 9.0).energy_j == pytest.approx(800.0, rel=1e-12)
+
+
+def test_ramp_is_exact():
+    """A ramp of 10 W/s from 100 W: from 2 s to 7 s that is 100 x 5 + 10 x (49 - 4) / 2 = 725 J."""
+    power = sampled(lambda s: 100.0 + 10.0 * s, period_s=0.037)
+    assert joules(power, 2.0, 7.0).energy_j == pytest.approx(725.0, rel=1e-9)
+
+
+def test_edges_inside_a_segment():
+    """Between samples of 0 W at 0 s and 100 W at 0.1 s, 0.02 to 0.06 s hold 100/0.1 x (0.0036 - 0.0004) / 2 = 1.6 J."""
+    power = curve([0.0, 0.1], [0.0, 100.0])
+    assert joules(power, 0.02, 0.06).energy_j == pytest.approx(1.6, rel=1e-9)
+
+
+@pytest.mark.parametrize("half_s", [1.0, 0.25, 0.06])
+def test_square_wave(half_s):
+    """A wave of 100 and 900 W, half its time at each, is 500 W on average, within 2 % and 3 u."""
+    # the driver's samples come 8 to 32 ms apart, so they don't keep step with the wave
+    seconds = -1.0 + np.cumsum(np.random.default_rng(5).uniform(0.008, 0.032, 600))
+    power = curve(seconds, np.where(np.floor(seconds / half_s) % 2 == 0, 900.0, 100.0))
+    length_s = 80 * half_s if half_s < 0.1 else 8.0
+    found = joules(power, 0.0, length_s)
+    true_j = 500.0 * length_s
+    assert found.energy_j == pytest.approx(true_j, rel=0.02)
+    assert abs(found.energy_j - true_j) <= 3 * found.u_j
+
+
+def test_irregular_stamps_are_used():
+    """Joules follow the stamps, not the number of samples: 100 W for 1 s, told by 5 and then 30 samples."""
+    seconds = np.concatenate([np.linspace(0.0, 0.4, 5), np.linspace(0.41, 1.0, 30)])
+    assert joules(curve(seconds, np.full(35, 100.0)), 0.0, 1.0).energy_j == pytest.approx(100.0)
+
+
+def test_order_and_repeats_do_not_matter():
+    """Samples in any order, some told twice, give the joules of the sorted ones."""
+    seconds = np.linspace(0.0, 1.0, 51)
+    watts = 50.0 + 30.0 * np.sin(seconds * 9)
+    shuffled = np.random.default_rng(3).permutation(np.append(np.arange(51), [7, 7, 12]))
+    ordered = joules(curve(seconds, watts), 0.1, 0.9)
+    assert joules(curve(seconds[shuffled], watts[shuffled]), 0.1, 0.9) == ordered
+
+
+def test_high_samples_are_kept():
+    """A sample of 971 W on a 700 W board is a reading: nothing is clipped."""
+    power = curve([0.0, 0.02, 0.04], [700.0, 971.0, 700.0])
+    assert joules(power, 0.0, 0.04).energy_j == pytest.approx((700 + 971) / 2 * 0.04)
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(-0.5, 0.5), (0.5, 1.5), (2.0, 3.0), (-2.0, 2.0)])
+def test_nothing_is_extrapolated(start_s, end_s):
+    """A window that a sample does not bracket on both sides has no joules, and says not_bracketed."""
+    found = joules(curve(np.linspace(0, 1, 51), np.full(51, 100.0)), start_s, end_s)
+    assert found.energy_j is None
+    assert found.u_j is None
+    assert found.reason == "not_bracketed"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_samples(count):
+    """No sample, or a single one, tells no joules."""
+    found = joules(curve(np.zeros(count), np.full(count, 100.0)), 0.0, 1.0)
+    assert found.reason == "not_bracketed"
+
+
+def test_a_gap_is_not_bridged():
+    """Samples from 0 to 4 s and from 5 to 10 s: the second between is not covered, and the window is withheld."""
+    seconds = np.concatenate([np.arange(0, 4.001, 0.02), np.arange(5, 10.001, 0.02)])
+    power = curve(seconds, np.full(len(seconds), 100.0))
+    found = joules(power, 1.0, 9.0)
+    assert found.coverage == pytest.approx(7 / 8)
+    assert found.longest_gap_s == pytest.approx(1.0)
+    assert found.energy_j is None
+    assert found.reason == "gap"
+    assert joules(power, 1.0, 4.0).energy_j == pytest.approx(300.0)
+
+
+def test_a_short_gap_costs_its_time():
+    """Of 20 s at 100 W, 0.15 s are a gap: 1985 J measured, and U holds the 15 J that may be missing."""
+    seconds = np.concatenate([np.arange(0, 9.001, 0.02), np.arange(9.15, 21, 0.02)])
+    found = joules(curve(seconds, np.full(len(seconds), 100.0)), 0.0, 20.0)
+    assert found.reason is None
+    assert found.energy_j == pytest.approx(1985.0)
+    assert 2 * found.u_j >= 15.0
+
+
+def test_a_flagged_row_is_a_gap():
+    """A row flagged as a gap loses the time before it even where the stamps lie close."""
+    power = curve([0.0, 0.02, 0.04, 0.06], [100.0] * 4, [False, False, True, False])
+    assert power.covered.tolist() == [True, False, True]
+
+
+def test_a_failed_reading_is_a_gap_not_zero_watts():
+    """A flagged row without a value covers nothing: the energy beside it is neither 0 W nor bridged."""
+    power = curve([0.0, 0.02, 0.04], [100.0, np.nan, 100.0], [False, True, False])
+    assert power.power_w.tolist() == [100.0, 100.0]
+    assert power.covered.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("source", "period_ms", "longest_ms"),
+    [("nvml_buffer", 20.0, 100), ("nvml_instant", 50.0, 250), ("simulated", 50.0, 250)],
+)
+def test_longest_spacing(source, period_ms, longest_ms):
+    """100 ms for the 20 ms buffer, three periods and 100 ms of slack for polls."""
+    assert energy.longest_spacing_ns(source, period_ms) == longest_ms * MS
+
+
+jittered = st.lists(
+    st.tuples(st.integers(1, 120 * MS), st.floats(0.0, 1000.0)), min_size=3, max_size=60
+)
+
+
+@given(jittered, st.lists(st.floats(0.0, 1.0), min_size=3, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_additive_and_never_negative(steps, cuts):
+    """E(a, b) + E(b, c) = E(a, c) to 1e-9, and no window has negative joules, whatever jitter and gaps."""
+    stamps = START_NS + np.cumsum([step for step, _ in steps])
+    power = energy.curve(stamps, [watts for _, watts in steps])
+    length = int(stamps[-1] - stamps[0])
+    edges = np.array(sorted(int(stamps[0]) + round(cut * length) for cut in cuts), dtype=np.int64)
+    parts = energy.between(power, edges[:-1], edges[1:])
+    whole = energy.between(power, edges[:1], edges[-1:])
+    assert np.all(parts.energy_j >= 0)
+    assert parts.energy_j.sum() == pytest.approx(whole.energy_j[0], rel=1e-9, abs=1e-9)
+    assert parts.covered_ns.sum() == whole.covered_ns[0]
+
+
+def error_and_u(random):
+    """The error and u of one window of 1 to 5 s on a load that steps at 40 random times between 80 and 900 W."""
+    changes = np.sort(random.uniform(-1, 31, 40))
+    levels = random.uniform(80, 900, 41)
+    edges = np.concatenate([[-1.0], changes, [31.0]])
+    running_j = np.concatenate([[0.0], np.cumsum(levels * np.diff(edges))])
+    seconds = np.arange(-1, 31, 0.02) + random.uniform(-0.004, 0.004, 1600)
+    start = random.uniform(0, 25)
+    end = start + random.uniform(1, 5)
+    found = joules(curve(seconds, levels[np.searchsorted(changes, seconds)]), start, end)
+    return found.energy_j - (
+        np.interp(end, edges, running_j) - np.interp(start, edges, running_j)
+    ), found.u_j
+
+
+def test_uncertainty_holds_the_truth():
+    """Of 1,000 random windows the truth lies inside 2 u in at least 95 %, and inside u / 2 in fewer."""
+    random = np.random.default_rng(11)
+    errors, u_j = np.array([error_and_u(random) for _ in range(1000)]).T
+    rounding_j = 1e-5  # edges are whole nanoseconds
+    assert np.mean(np.abs(errors) <= 2 * u_j + rounding_j) >= 0.95
+    assert np.mean(np.abs(errors) <= u_j / 2 + rounding_j) < 0.95
+
+
+# --- the counter
+
+
+def test_counter_between_ticks():
+    """At 500 W a counter that ticks each 100 ms, read each 10 ms, gives 0.33 s as 165 J within u, not whole ticks."""
+    stamps = START_NS + np.arange(0, 2001, 10) * MS
+    ticks_mj = 126_000_000_000 + (np.arange(0, 2001, 10) // 100) * 50_000
+    found = energy.counter_between(
+        energy.counter(stamps, ticks_mj), [START_NS + 450 * MS], [START_NS + 780 * MS]
+    )
+    assert found.energy_j[0] == pytest.approx(165.0, rel=1e-9)
+    assert found.u_j[0] == pytest.approx(500 * 0.1 * np.sqrt(2) / np.sqrt(12), rel=1e-6)
+
+
+def test_counter_keeps_its_digits():
+    """At 1.26e11 mJ, where a float32 steps by 8 J, a step of 1 mJ is still 1 mJ."""
+    readings = energy.counter([START_NS, START_NS + S], [126_000_000_001, 126_000_000_002])
+    assert readings.energy_mj.tolist() == [0, 1]
+
+
+def test_counter_beyond_int64():
+    """Readings of unsigned 64 bits above 2^63 are subtracted exactly."""
+    readings = energy.counter(
+        [START_NS, START_NS + S], np.array([2**63 + 5, 2**63 + 12], np.uint64)
+    )
+    assert readings.energy_mj.tolist() == [0, 7]
+
+
+def reset_counter():
+    """100 W for 10 s by a counter read each second that was reset between 4 and 5 s."""
+    stamps = START_NS + np.arange(11) * S
+    return energy.counter(
+        stamps,
+        [9_000_000 + 100_000 * i for i in range(5)] + [50_000 + 100_000 * i for i in range(6)],
+    )
+
+
+def test_a_decrease_is_a_reset_bridged_by_power():
+    """The step that the reset ate is taken from power: 1000 J in all, finite, and flagged."""
+    power = curve(np.arange(0, 10.01, 0.05), np.full(201, 100.0))
+    found = energy.counter_between(reset_counter(), [START_NS], [START_NS + 10 * S], power)
+    assert found.energy_j[0] == pytest.approx(1000.0)
+    assert energy.resets_between(reset_counter(), START_NS, START_NS + 10 * S) == 1
+    assert energy.resets_between(reset_counter(), START_NS + 5 * S, START_NS + 10 * S) == 0
+
+
+def test_a_reset_without_power_is_withheld():
+    """Where nothing bridges the reset, its window has no joules, and a window beside it has."""
+    starts, ends = [START_NS, START_NS + 5 * S], [START_NS + 10 * S, START_NS + 10 * S]
+    found = energy.counter_between(reset_counter(), starts, ends)
+    assert np.isnan(found.energy_j[0])
+    assert found.energy_j[1] == pytest.approx(500.0)
+
+
+def test_counter_is_not_extrapolated():
+    """A window that ends after the last reading has no joules."""
+    found = energy.counter_between(reset_counter(), [START_NS + 6 * S], [START_NS + 11 * S])
+    assert np.isnan(found.energy_j[0])
+
+
+# --- clocks
+
+
+def test_clock_step_is_seen():
+    """A wall clock set back by 3 s inside the window is a step; 50 ppm of drift is none."""
+    steady = np.arange(20) * S
+    drifting = START_NS + steady + steady // 20_000
+    stepped = np.where(steady < 10 * S, drifting, drifting - 3 * S)
+    window = START_NS, START_NS + 15 * S
+    assert not energy.clock_stepped(drifting, steady, *window)
+    assert energy.clock_stepped(stepped, steady, *window)
+
+
+def test_a_window_that_ends_before_it_starts_is_an_error():
+    """Edges in the wrong order raise ValueError instead of giving 0 J."""
+    power = curve([0.0, 0.1], [1.0, 1.0])
+    with pytest.raises(ValueError, match="before it starts"):
+        energy.between(power, [START_NS + 5], [START_NS])
