@@ -5,17 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from fake_nvml import curves
+
 from wattflow.doctor import examine
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
 
-def test_works_without_a_gpu():
-    """Without NVML the findings say so, and which meter would be taken."""
+def test_works_without_a_gpu(monkeypatch):
+    """Without a visible GPU the findings say so, and which meter would be taken."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = {finding.check: finding for finding in examine()}
-    assert found["NVML"].status == "missing"
+    assert found.get("GPUs", found["NVML"]).status == "missing"
     assert found["meter"].status == "note"
     assert found["meter"].detail.startswith("simulated")
     assert found["torch"].status == "ok"

@@ -4,11 +4,12 @@ import time
 
 import numpy as np
 import pytest
-
 from fake_nvml import curves
+
 from wattflow.config import Power
 from wattflow.errors import PowerError
 from wattflow.power.meter import choose
+from wattflow.power.nvml import visible
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -43,21 +44,18 @@ UUIDS = [A, B, C, *(f"GPU-{i:08x}-0000" for i in range(3, 12))]
 )
 def test_visible_devices_follow_cuda(setting, expected):
     """Each form of CUDA_VISIBLE_DEVICES gives the NVML indices that CUDA shows, in CUDA's order."""
-    from wattflow.power.nvml import visible
-
     assert visible(setting, UUIDS) == expected
 
 
 def test_mig_entries_are_refused():
     """A MIG slice has no power of its own, so its name is refused rather than taken for a GPU."""
-    from wattflow.power.nvml import visible
-
     with pytest.raises(PowerError, match="whole board"):
         visible("MIG-1234", UUIDS)
 
 
 def test_auto_is_simulated_without_nvml(monkeypatch):
-    """Where no NVML loads, auto takes the simulated meter, and says so."""
+    """Where NVML shows no GPU, auto takes the simulated meter, and says so."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     meter = choose(Power(meter="auto"), "n1")
     assert (meter.source, meter.boundary, meter.devices[0]["uuid"]) == (
         "simulated",
@@ -66,11 +64,10 @@ def test_auto_is_simulated_without_nvml(monkeypatch):
     )
 
 
-def test_nvml_asked_for_and_absent_says_what_to_do():
-    """power.meter=nvml without NVML is an error with a way out."""
-    with pytest.raises(
-        PowerError, match=r"power.meter=nvml on n1: nvmlInit: .*power.meter=simulated"
-    ):
+def test_nvml_asked_for_and_absent_says_what_to_do(monkeypatch):
+    """power.meter=nvml without a GPU is an error with a way out."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(PowerError, match=r"power.meter=nvml on n1: .*power.meter=simulated"):
         choose(Power(meter="nvml"), "n1")
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -189,8 +190,10 @@ class Sidecar:
             "parent_pid": os.getpid(),
             "power": dataclasses.asdict(self._power),
         }
+        # the same wattflow as this one, also from a checkout that is not installed
         home = str(Path(wattflow.__file__).parent.parent)
-        paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+        added = [] if home == sysconfig.get_path("purelib") else [home]
+        paths = [*added, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
@@ -200,7 +203,7 @@ class Sidecar:
         }
         with self._log_path.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "wattflow.power.sidecar", json.dumps(settings)],
+                [sys.executable, "-P", "-m", "wattflow.power.sidecar", json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
