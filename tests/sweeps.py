@@ -160,31 +160,40 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
     seconds = np.arange(-0.1, end_s + made.period_s, made.period_s)
     zero = START_NS + round((made.started_s + made.offset_s.get(gpu.node, 0.0)) * 1e9)
     stamps = zero + np.rint(seconds * 1e9).astype(np.int64)
-    rows = [
-        {"time_ns": int(t), "source": made.source, "power_w": float(w), "gap": False}
-        for t, w in zip(stamps, gpu.power(seconds), strict=True)
-    ]
+    power = _readings(stamps, made.source, power_w=gpu.power(seconds))
     fine = np.arange(-0.1, end_s + 0.001, 0.001)
-    joules = np.concatenate(
-        [[0.0], np.cumsum((gpu.power(fine)[1:] + gpu.power(fine)[:-1]) / 2 * 0.001)]
+    watts = gpu.power(fine)
+    joules = np.concatenate([[0.0], np.cumsum((watts[1:] + watts[:-1]) / 2 * 0.001)])
+    ticks = slice(0, None if made.counter and made.boundary == "gpu" else 0, 100)
+    counted = _readings(
+        zero + np.rint(fine[ticks] * 1e9).astype(np.int64),
+        "nvml_counter",
+        counter_mj=(126_000_000_000 + np.rint(joules[ticks] * 1e3)).astype(np.uint64),
     )
-    for i in range(0, len(fine), 100):
-        at = {"time_ns": zero + round(fine[i] * 1e9), "gap": False}
-        if made.counter and made.boundary == "gpu":
-            reading = 126_000_000_000 + round(joules[i] * 1e3)
-            rows.append({**at, "source": "nvml_counter", "counter_mj": reading})
-    rows.append(
-        {
-            "time_ns": zero + round((made.before_s + 0.5) * 1e9),
-            "source": "nvml_conditions",
-            "gap": False,
-            "temperature_c": 61.0,
-            "gpu_activity_pct": 90.0,
-            "throttle_reasons": 4,
-        }
+    conditions = _readings(
+        np.array([zero + round((made.before_s + 0.5) * 1e9)]),
+        "nvml_conditions",
+        temperature_c=[61.0],
+        gpu_activity_pct=[90.0],
+        throttle_reasons=np.array([4], np.uint64),
     )
     told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
-    return pa.Table.from_pylist(rows, schema=TRACE.with_metadata(told))
+    return pa.concat_tables([power, counted, conditions]).replace_schema_metadata(told)
+
+
+def _readings(stamps: np.ndarray, source: str, **values: Any) -> pa.Table:
+    """Rows of one sensor; columns not named are null."""
+    given = {
+        "time_ns": stamps,
+        "source": [source] * len(stamps),
+        "gap": np.zeros(len(stamps), bool),
+        **values,
+    }
+    columns = [
+        pa.array(given[f.name], f.type) if f.name in given else pa.nulls(len(stamps), f.type)
+        for f in TRACE
+    ]
+    return pa.Table.from_arrays(columns, schema=TRACE)
 
 
 def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptDir:

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from sweeps import (
     ABOUT,
     START_NS,
@@ -21,6 +20,7 @@ from sweeps import (
     spans_of,
     trace_of,
 )
+
 from wattflow import config
 from wattflow.attempts import self_checks
 from wattflow.collect import collect

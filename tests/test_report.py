@@ -1,0 +1,219 @@
+"""The report: offline, readable, honest about what was simulated, and without an error in a real browser."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
+
+import wattflow
+from wattflow.collect import collect
+from wattflow.report import number, report, table, varying
+
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=10000",
+    "--enable-logging=stderr",
+    "--v=0",
+]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A collected sweep on simulated watts."""
+    directory = demo(tmp_path_factory.mktemp("sweeps") / "demo")
+    collect(directory)
+    return wattflow.open_sweep(directory.path)
+
+
+@pytest.fixture(scope="module")
+def page(sweep):
+    """Its report."""
+    return report(sweep)
+
+
+def measured(tmp_path, *attempts, points=None):
+    """A collected sweep of measured attempts, a point each unless told."""
+    points = points or [choices(seed=i) for i in range(len(attempts))]
+    directory = make_sweep(tmp_path / "s", points)
+    for point, made in zip(points, attempts, strict=True):
+        make_attempt(directory, point, made)
+    collect(directory)
+    return wattflow.open_sweep(directory.path)
+
+
+def body(path):
+    """The page without its scripts."""
+    return re.sub(r"<script.*?</script>", "", path.read_text(), flags=re.DOTALL)
+
+
+def test_axes_are_what_varies(sweep):
+    """Shards and batch size tell the points apart; what follows from them, and repeats, do not."""
+    assert varying(sweep.points.filter("counts")) == ["shards", "batch_size"]
+
+
+def test_table_of_means(sweep):
+    """Each combination has one row over its two repeats, its simulated watts and joules marked."""
+    rows = table(sweep)
+    assert [(row["shards"], row["batch_size"], row["n"]) for row in rows[:4]] == [
+        ("1", "4", "2"),
+        ("1", "8", "2"),
+        ("2", "4", "2"),
+        ("2", "8", "2"),
+    ]
+    for heading in ("W", "J/token", "J/response"):
+        assert all(row[heading].startswith("~") for row in rows[:4])
+    assert not rows[0]["tokens/s"].startswith("~")
+
+
+def test_table_says_why_there_is_no_number(sweep):
+    """Points that failed or cannot run have `-`, and why in place of a sensor."""
+    rows = table(sweep)[4:]
+    assert [row["J/token"] for row in rows] == ["-", "-"]
+    assert [row["source"] for row in rows] == ["failed", "infeasible"]
+
+
+def test_measured_watts_carry_no_mark(tmp_path):
+    """70 W over 200 tokens in 10 s, from the buffer, print as 70.0 W and 3.50 J/token."""
+    made = Made([Gpu("GPU-a")], decode_s=3.5, pause_s=1.0)
+    (row,) = table(measured(tmp_path, made))
+    assert (row["W"], row["J/token"], row["source"]) == ("70.0", "3.50", "nvml_buffer (gpu)")
+
+
+def test_means_leave_out_what_does_not_count(tmp_path):
+    """Of three repeats at 70, 80 and a failed one, n is 2 and the mean is 75 W."""
+    points = [choices(repeat=i) for i in range(3)]
+    made = [Made([Gpu("GPU-a", constant(w))]) for w in (70.0, 80.0)]
+    sweep = measured(tmp_path, *made, Made([Gpu("GPU-a")], status="failed"), points=points)
+    (row,) = table(sweep)
+    assert (row["n"], row["W"]) == ("2", "75.0")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (1.1, "1.10"),
+        (85.66, "85.7"),
+        (99.98, "100"),
+        (12345.6, "12,346"),
+    ],
+)
+def test_numbers_read_well(value, text):
+    """Three digits, or all before the point with commas."""
+    assert number(value) == text
+
+
+def test_the_page_stands_alone(page):
+    """Nothing is fetched: no address in a link, image, style or script source, and a policy that forbids it."""
+    text = body(page)
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!data:)\S*//""", text)
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+    assert not re.search(r"<script[^>]+src=", page.read_text())
+
+
+def test_the_page_says_what_is_simulated(page):
+    """Plain words say that no sensor was there, and which boundary the joules have."""
+    text = body(page)
+    assert "not measured" in text
+    assert "Boundary <code>host</code>" in text
+
+
+def test_the_page_says_consistency(tmp_path):
+    """Beside the agreement with the counter stands that it is consistency, not accuracy."""
+    text = body(report(measured(tmp_path, Made([Gpu("GPU-a")]))))
+    assert "100 to 100 % of the hardware energy counter" in text
+    assert "consistency, not accuracy" in text
+
+
+def test_the_page_lists_failures_and_provenance(page):
+    """Failed and infeasible points with their figures, versions, device and prompts are there."""
+    text = body(page)
+    for told in (
+        "the checkpoint ends early",
+        "shards=4 does not divide n_heads=6",
+        "torch 2.13.0",
+        "ab" * 32,
+    ):
+        assert told in text
+
+
+def test_hostile_words_stay_words(tmp_path):
+    """A label that holds markup, or the end of a script, is shown and not obeyed."""
+    point = choices(model__name="</script><img src=x onerror=alert(1)>")
+    page = report(measured(tmp_path, Made([Gpu("GPU-a")]), points=[point])).read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img" in page
+
+
+def test_a_sweep_without_numbers_has_a_report(tmp_path):
+    """Where nothing counts yet the report says so."""
+    directory = make_sweep(tmp_path / "s", [choices()])
+    collect(directory)
+    assert "nothing to draw" in body(report(wattflow.open_sweep(directory.path)))
+
+
+def in_browser(page, profile):
+    """The page as Chromium renders it, and what its console said."""
+    if BROWSER is None:
+        if "chromium" in os.environ.get("WATTFLOW_REQUIRE", ""):
+            pytest.fail("WATTFLOW_REQUIRE asks for Chromium, and none is on the PATH")
+        pytest.skip("no Chromium on the PATH")
+    done = subprocess.run(
+        [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    dom = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+    return dom, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.chromium
+def test_renders_without_a_console_error(page, tmp_path):
+    """In headless Chromium the figures are drawn as SVG, with points and phases, and the console stays silent."""
+    dom, console = in_browser(page, tmp_path)
+    assert console == []
+    assert dom.count("<svg") == 2  # by choice, and the one timeline that is unfolded
+    assert "output tokens/s" in dom
+    assert "could not be drawn" not in dom
+
+
+@pytest.mark.chromium
+def test_a_many_sided_sweep_renders(tmp_path):
+    """Two models, datasets, shards and batch sizes, several GPUs on two nodes: panels and colours are drawn."""
+    points = [
+        choices(model__name=model, dataset__name=dataset, shards=shards, batch_size=batch)
+        for model in ("7b", "13b")
+        for dataset in ("alpaca", "gsm8k")
+        for shards in (2, 4)
+        for batch in (16, 32)
+    ]
+    made = [
+        Made(
+            [Gpu(f"GPU-{i}", constant(60.0 + 9 * i), f"node{i % 2}") for i in range(p["shards"])],
+            period_s=0.05,
+        )
+        for p in points
+    ]
+    page = report(measured(tmp_path, *made, points=points))
+    dom, console = in_browser(page, tmp_path / "profile")
+    assert console == []
+    assert dom.count("<svg") == 2
+    assert "gsm8k" in dom
