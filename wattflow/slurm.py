@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wattflow.errors import SlurmError
-from wattflow.sweepdir import write_atomic
 
 # Slurm's states of a task that has ended, of one that waits; all others are those of one that runs.
 _OVER = frozenset(
@@ -36,7 +35,7 @@ _QUEUED = frozenset(
 
 _TIMEOUT_S = 60.0
 _CACHE_S = 30.0
-_SBATCH_WAITS_S = (0.0, 5.0, 15.0, 30.0)  # before each try
+_SBATCH_WAITS_S = (0.0, 1.0, 5.0, 15.0, 30.0)  # before each try
 _MAY_PASS = re.compile(
     r"timed out|unable to contact|temporarily|try again|connection refused|zero bytes|"
     r"communication connection failure",
@@ -65,11 +64,9 @@ class Word:
 
 def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
     """What a Slurm command prints; SlurmError when it fails, is missing, or does not answer in time."""
-    # whole lists of task numbers (Slurm cuts them at 64 bytes), and times as we parse them
-    env = {**os.environ, "SLURM_BITSTR_LEN": "0"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False, env=env
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except FileNotFoundError as error:
         raise SlurmError(
@@ -98,7 +95,19 @@ def queue(user: str | None = None) -> dict[str, Word]:
 
 def ended(job_ids: Iterable[str]) -> dict[str, Word]:
     """The accounting's word on the tasks of jobs, by task; it lags the queue by some seconds."""
-    command = ["sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason", "-j", ",".join(job_ids)]
+    # by default Slurm cuts the list of an array's tasks at 64 bytes
+    command = [
+        "env",
+        "SLURM_BITSTR_LEN=0",
+        "sacct",
+        "-X",
+        "-n",
+        "-P",
+        "-o",
+        "JobID,State,Reason",
+        "-j",
+        ",".join(job_ids),
+    ]
     words = {}
     for line in _ask(command).splitlines():
         key, state, reason = line.split("|", 2)
@@ -179,6 +188,8 @@ def _cached(question: str, ask: Callable[[], dict[str, Word]]) -> dict[str, Word
         age_s = time.time() - kept["time_s"]
         if kept["question"] == [where, question] and 0.0 <= age_s < _CACHE_S:
             return {key: Word(*word) for key, word in kept["words"].items()}
+    from wattflow.sweepdir import write_atomic  # noqa: PLC0415 (loads pyarrow; each sbatch would wait)
+
     words = ask()
     kept = {
         "time_s": time.time(),

@@ -18,7 +18,6 @@ import re
 import secrets
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -505,16 +504,23 @@ def _start_local(submission: Submission, point_ids: list[str]) -> None:
     sweep = submission.sweep
     sent = _intend(sweep, "points", [point_ids])
     sent.folder.mkdir(mode=0o700)
-    logs = [sent.folder / f"{journal.LOCAL_LOG}_0_log.{stream}" for stream in ("out", "err")]
-    with logs[0].open("ab") as stdout, logs[1].open("ab") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "wattflow.submit", str(sweep.path), sent.name],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-        )
-    job_id = process.job_id(child.pid)
+    words = [sys.executable, "-m", "wattflow.submit", str(sweep.path), sent.name]
+    out, err = (
+        str(sent.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
+    )
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        sys.executable,
+        words,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, out, append, 0o600),
+            (os.POSIX_SPAWN_OPEN, 2, err, append, 0o600),
+        ],
+        setsid=True,
+    )
+    job_id = process.job_id(pid)
     journal.write(sweep, "submitted", sent.name, job_id=job_id)
     submission.job_ids.append(job_id)
 

@@ -1,0 +1,322 @@
+"""What became of each point, told from disk first; and that no answer never reads as an end."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_slurm import FakeSlurm
+from sweeps import choices
+
+from wattflow import config, journal, slurm, status, submit
+from wattflow.errors import RefusedError
+from wattflow.grid import Plan, Point
+from wattflow.schema import SCHEMA_VERSION, JobInfo, Record
+from wattflow.sweepdir import AttemptDir, SweepDir, write_json
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+def make_plan(folder: Path, count: int, **over: Any) -> Plan:
+    settings = {"cluster__launcher": "slurm", "cluster__name": "site", **over}
+    made = [choices(seed=seed, **settings) for seed in range(count)]
+    points = [Point(config.point_id(one), one, None) for one in made]
+    return Plan("demo", SweepDir(folder / "demo"), [], points, 0)
+
+
+def sent(folder: Path, count: int, **over: Any) -> Plan:
+    """A plan of `count` points, submitted as job 101 with collector 102."""
+    made = make_plan(folder, count, **over)
+    submit.submit(made)
+    return made
+
+
+def attempt(
+    made: Plan, number: int, state: str, job: str | None = "101_0", **over: Any
+) -> AttemptDir:
+    """An attempt at the plan's point of that number."""
+    point_id = made.points[number].point_id
+    one = made.sweep.claim_attempt(point_id)
+    info: JobInfo = {"job_id": job, "array_task": None, "restart": 0, "cluster": "site"}
+    record: Record = {
+        "schema_version": SCHEMA_VERSION,
+        "point_id": point_id,
+        "attempt": one.number,
+        "status": state,  # type: ignore[typeddict-item]
+        "error": None,
+        "error_rank": None,
+        "started_ns": time.time_ns(),
+        "job": info,
+    }
+    one.write_record({**record, **over})  # type: ignore[typeddict-item]
+    return one
+
+
+def only(made: Plan, number: int = 0) -> status.Row:
+    return status.states(made.sweep)[number]
+
+
+def name_of(made: Plan) -> str:
+    return journal.read(made.sweep)[0].name
+
+
+def test_points_never_sent_are_untried(tmp_path):
+    """A grid without a submission asks nothing of Slurm."""
+    made = make_plan(tmp_path, 2)
+    made.sweep.make()
+    submit._write_grid(made, set())
+    assert [row.state for row in status.states(made.sweep)] == ["untried", "untried"]
+
+
+def test_a_finished_attempt_is_done_whatever_slurm_says(fake, tmp_path):
+    """The job's state is FAILED; the attempt on disk is whole. Slurm is not even asked."""
+    made = sent(tmp_path, 1)
+    attempt(made, 0, "finished", "101")
+    fake.queue(f"101|FAILED|NonZeroExitCode|{name_of(made)}")
+    assert only(made).state == "done"
+    assert fake.calls("squeue") == []
+
+
+def test_a_finished_attempt_stays_done_when_a_later_one_fails(fake, tmp_path):
+    """Any finished attempt will do."""
+    made = sent(tmp_path, 1)
+    attempt(made, 0, "finished", "101")
+    attempt(made, 0, "failed", "101")
+    assert (only(made).state, only(made).attempts) == ("done", 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "reason"),
+    [
+        ("PENDING|Resources", "waiting", "Resources"),
+        ("REQUEUED|None", "waiting", None),
+        ("RUNNING|None", "running", None),
+        ("COMPLETING|None", "running", None),
+        ("TIMEOUT|TimeLimit", "failed", "task 101 ended as TIMEOUT (TimeLimit)"),
+        ("NODE_FAIL|None", "failed", "task 101 ended as NODE_FAIL"),
+        ("OUT_OF_MEMORY|OutOfMemory", "failed", "task 101 ended as OUT_OF_MEMORY (OutOfMemory)"),
+        ("PREEMPTED|None", "failed", "task 101 ended as PREEMPTED"),
+        ("CANCELLED|None", "interrupted", "task 101 ended as CANCELLED"),
+    ],
+)
+def test_slurms_word_tells_why_an_attempt_that_says_running_is_not_done(
+    word, state, reason, fake, tmp_path
+):
+    """The record was never closed; the queue knows the task."""
+    made = sent(tmp_path, 1)
+    attempt(made, 0, "running", "101")
+    fake.queue(f"101|{word}|{name_of(made)}")
+    row = only(made)
+    assert (row.state, row.reason, row.job) == (state, reason, "101")
+
+
+def test_a_requeued_task_waits_though_its_last_attempt_failed(fake, tmp_path):
+    """What is in the queue will run again."""
+    made = sent(tmp_path, 1)
+    attempt(made, 0, "failed", "101", error="boom")
+    fake.queue(f"101|PENDING|BeginTime|{name_of(made)}")
+    assert only(made).state == "waiting"
+
+
+def test_a_failed_attempt_tells_its_reason_log_and_the_command_that_tries_again(fake, tmp_path):
+    """The log is that of the rank which failed first."""
+    made = sent(tmp_path, 2, shards=4, cluster__gpus_per_node=4)
+    attempt(made, 1, "failed", "101_1", error="the checkpoint ends early", error_rank=3)
+    log = journal.read(made.sweep)[0].folder / "101_1_3_log.err"
+    log.write_text("Traceback")
+    fake.queue(f"101_0|RUNNING|None|{name_of(made)}")
+    row = only(made, 1)
+    assert (row.state, row.reason, row.log) == ("failed", "the checkpoint ends early", log)
+    assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
+
+
+def test_a_rank_that_failed_while_rank_0_was_killed_tells_why(fake, tmp_path):
+    """The record says running; the rank's own error file has the cause, and the earliest one counts."""
+    made = sent(tmp_path, 1)
+    one = attempt(made, 0, "running", "101")
+    write_json(one.error_path(2), {"time_ns": 2, "error": "connection lost"})
+    write_json(one.error_path(1), {"time_ns": 1, "error": "out of memory"})
+    fake.queue(f"101|FAILED|None|{name_of(made)}")
+    assert only(made).reason == "task 101 ended as FAILED: out of memory"
+
+
+def test_an_empty_queue_asks_the_accounting_once(fake, tmp_path):
+    """Tasks that the queue forgot are looked up together."""
+    made = sent(tmp_path, 3)
+    fake.queue()
+    fake.accounting("101_0|TIMEOUT|None", "101_[1-2]|CANCELLED by 0|None")
+    assert [row.state for row in status.states(made.sweep)] == [
+        "failed",
+        "interrupted",
+        "interrupted",
+    ]
+    assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (1, 1)
+
+
+def test_a_queue_that_does_not_answer_makes_points_unknown_and_never_ended(fake, tmp_path):
+    """What is done on disk stays done; the exit code says that Slurm did not answer."""
+    made = sent(tmp_path, 3)
+    attempt(made, 0, "finished")
+    attempt(made, 1, "failed", "101_1", error="boom")
+    fake.silent()
+    rows = status.states(made.sweep)
+    assert [row.state for row in rows] == ["done", "failed", "unknown"]
+    assert "Unable to contact" in str(rows[2].reason)
+    assert status.exit_code(rows) == 5
+
+
+def test_without_accounting_a_task_that_left_the_queue_is_unknown(fake, tmp_path):
+    """No sacct is called; points finished on disk are finished."""
+    made = sent(tmp_path, 2, cluster__accounting=False)
+    attempt(made, 0, "finished")
+    fake.queue()
+    assert [row.state for row in status.states(made.sweep)] == ["done", "unknown"]
+    assert fake.calls("sacct") == []
+
+
+def test_answers_are_kept_for_half_a_minute_in_a_private_folder(fake, tmp_path):
+    """A second look within 30 s asks nobody, and a new submit drops what was kept."""
+    made = sent(tmp_path, 1)
+    fake.queue(f"101|PENDING|None|{name_of(made)}")
+    assert only(made).state == only(made).state == "waiting"
+    assert len(fake.calls("squeue")) == 1
+    assert slurm.cache_folder().stat().st_mode & 0o777 == 0o700
+    submit.submit(make_plan(tmp_path, 2))
+    only(made)
+    assert len(fake.calls("squeue")) == 2
+
+
+def test_a_failed_answer_is_not_kept(fake, tmp_path):
+    """As soon as Slurm answers again, its word counts."""
+    made = sent(tmp_path, 1)
+    fake.silent()
+    assert only(made).state == "unknown"
+    (fake.folder / "silent").unlink()
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    assert only(made).state == "running"
+
+
+def test_a_packed_task_tells_its_points_apart(fake, tmp_path):
+    """One is done, one runs, and one waits for both."""
+    made = sent(tmp_path, 3, cluster__points_per_task=3)
+    attempt(made, 0, "finished", "101")
+    attempt(made, 1, "running", "101")
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    assert [row.state for row in status.states(made.sweep)] == ["done", "running", "waiting"]
+
+
+def test_a_submission_that_was_cut_short_says_what_to_do(fake, tmp_path):
+    """The journal has the intent alone and the queue knows no job of that name."""
+    made = sent(tmp_path, 1)
+    lines = made.sweep.journal_path.read_text().splitlines(keepends=True)
+    made.sweep.journal_path.write_text(lines[0])
+    fake.queue()
+    assert (only(made).state, only(made).reason) == (
+        "untried",
+        "its submission was cut short; `wattflow resume` sends it",
+    )
+
+
+def test_a_job_that_was_accepted_without_an_answer_is_found_by_its_name(fake, tmp_path):
+    """The intent's name is in the queue, so the point waits."""
+    made = sent(tmp_path, 1)
+    lines = made.sweep.journal_path.read_text().splitlines(keepends=True)
+    made.sweep.journal_path.write_text(lines[0])
+    fake.queue(f"101|PENDING|JobHeldUser|{name_of(made)}")
+    assert only(made).state == "waiting"
+
+
+def test_a_damaged_record_is_named_and_costs_that_attempt_alone(fake, tmp_path):
+    """The reason names the file; the other point is told as ever."""
+    made = sent(tmp_path, 2)
+    one = attempt(made, 0, "running", "101_0")
+    one.record_path.write_text("{")
+    attempt(made, 1, "finished", "101_1")
+    fake.queue(f"101_0|FAILED|None|{name_of(made)}")
+    rows = status.states(made.sweep)
+    assert [row.state for row in rows] == ["failed", "done"]
+    assert str(one.record_path) in str(rows[0].reason)
+
+
+def test_infeasible_points_keep_their_reason(fake, tmp_path):
+    """They are neither failed nor waiting."""
+    made = make_plan(tmp_path, 1)
+    point = made.points[0]
+    made.points[0] = Point(point.point_id, point.choices, "needs 99 GiB of 80")
+    submit.submit(made)
+    assert (only(made).state, only(made).reason) == ("infeasible", "needs 99 GiB of 80")
+    assert status.exit_code(status.states(made.sweep)) == 0
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["done", "infeasible"], 0),
+        (["done", "failed"], 3),
+        (["interrupted"], 3),
+        (["untried", "done"], 3),
+        (["failed", "waiting"], 4),
+        (["running"], 4),
+        (["failed", "running", "unknown"], 5),
+    ],
+)
+def test_exit_codes_put_silence_before_work_before_failure(states, code):
+    """5 before 4 before 3 before 0."""
+    rows = [status.Row(str(i), state, 0) for i, state in enumerate(states)]
+    assert status.exit_code(rows) == code
+
+
+def test_counts_follow_the_order_of_states():
+    """States without points are left out."""
+    rows = [status.Row(str(i), state, 0) for i, state in enumerate(["failed", "done", "done"])]
+    assert list(status.counts(rows).items()) == [("done", 2), ("failed", 1)]
+
+
+def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(fake, tmp_path):
+    """What each rank printed, then the attempt's own; rank 1 is not rank 11."""
+    made = sent(tmp_path, 1)
+    folder = journal.read(made.sweep)[0].folder
+    for rank in (0, 1, 11):
+        (folder / f"101_{rank}_log.err").write_text(f"rank {rank}")
+    one = attempt(made, 0, "failed", "101")
+    one.error_path(1).write_text("{}")
+    point_id = made.points[0].point_id
+    assert len(status.logs(made.sweep, point_id)) == 4
+    of_one = status.logs(made.sweep, point_id, rank=1)
+    assert [log.path.name for log in of_one] == ["101_1_log.err", "error-rank1.json"] or [
+        log.path.name for log in of_one
+    ] == ["error-rank1.json", "101_1_log.err"]
+    with pytest.raises(RefusedError, match="no log of rank 5"):
+        status.logs(made.sweep, point_id, rank=5)
+
+
+def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_path):
+    """1 squeue, 1 sacct; half of the points finished on disk, the rest known to Slurm alone."""
+    count = 2000
+    made = make_plan(tmp_path, count)
+    made.sweep.make()
+    submit._write_grid(made, set())
+    ids = [point.point_id for point in made.points]
+    one = journal.Sent(
+        "demo-1", "points", [[i] for i in ids], made.sweep.submitit / "demo-1", 0, by="x"
+    )
+    journal.intend(made.sweep, one)
+    journal.write(made.sweep, "submitted", one.name, job_id="101")
+    for number in range(count // 2):
+        attempt(made, number, "finished", f"101_{number}")
+    fake.queue(*(f"101_{i}|PENDING|None|demo-1" for i in range(count // 2, count - 10)))
+    fake.accounting(f"101_[{count - 10}-{count - 1}]|CANCELLED|None")
+    start = time.monotonic()
+    rows = status.states(made.sweep)
+    took_s = time.monotonic() - start
+    assert status.counts(rows) == {
+        "done": count // 2,
+        "waiting": count // 2 - 10,
+        "interrupted": 10,
+    }
+    assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (1, 1)
+    assert took_s < 5.0, json.dumps(took_s)

@@ -1,0 +1,557 @@
+"""What sbatch is asked for, in which order, and what a kill or a refusal leaves behind."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_slurm import FakeSlurm
+from submitit.core.utils import DelayedSubmission
+from sweeps import choices
+
+from wattflow import config, grid, journal, process, slurm, submit
+from wattflow.errors import RefusedError, SlurmError
+from wattflow.grid import Plan, Point
+from wattflow.sweepdir import SweepDir
+
+RECORDED = Path(__file__).parent / "recorded_batch_script.sh"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+def point(**over: Any) -> Point:
+    made = choices(**{"cluster__launcher": "slurm", "cluster__name": "site", **over})
+    return Point(config.point_id(made), made, None)
+
+
+def plan(folder: Path, *points: Point) -> Plan:
+    return Plan("demo", SweepDir(folder / "demo"), ["seed=1,2"], list(points), 0)
+
+
+def seeds(count: int, **over: Any) -> list[Point]:
+    return [point(seed=seed, **over) for seed in range(count)]
+
+
+def intents(sweep: SweepDir) -> list[journal.Sent]:
+    return [sent for sent in journal.read(sweep) if sent.kind == "points"]
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def shapes_of(*points: Point) -> list[submit.Shape]:
+    return submit.shapes([(p.point_id, p.choices) for p in points])
+
+
+def test_points_that_ask_for_the_same_share_a_shape():
+    """Seeds share a shape; another number of shards or another time limit makes another."""
+    points = [
+        point(seed=1),
+        point(seed=2),
+        point(shards=2, cluster__gpus_per_node=2),
+        point(seed=3, cluster__time_min=5),
+    ]
+    assert [len(shape.point_ids) for shape in shapes_of(*points)] == [2, 1, 1]
+
+
+def test_shards_are_spread_over_the_gpus_of_as_few_nodes_as_hold_them():
+    """Eight shards on nodes of four GPUs are two nodes with four ranks each; two shards are one node with two."""
+    eight, two = (point(shards=n, cluster__gpus_per_node=4) for n in (8, 2))
+    assert [(s.nodes, s.ranks_per_node) for s in shapes_of(eight, two)] == [(2, 4), (1, 2)]
+
+
+@pytest.mark.parametrize(("shards", "nodes"), [(3, 2), (8, 1), (1, 2)])
+def test_shards_that_do_not_spread_evenly_are_refused(shards, nodes):
+    """Ranks a node times nodes must be shards, and no more than a node's GPUs."""
+    with pytest.raises(RefusedError, match=f"shards={shards}.*nodes={nodes}"):
+        shapes_of(point(shards=shards, nodes=nodes, cluster__gpus_per_node=4))
+
+
+def test_tasks_pack_points_and_arrays_hold_no_more_tasks_than_the_site_allows():
+    """Nine points, two a task, three tasks an array: 2+2+2 | 2+1."""
+    (shape,) = shapes_of(*seeds(9, cluster__points_per_task=2, cluster__max_array_size=3))
+    assert [[len(task) for task in array] for array in shape.arrays] == [[2, 2, 2], [2, 1]]
+
+
+def test_gpu_hours_are_gpus_times_the_limit_of_every_task():
+    """Three tasks of 2 nodes x 2 GPUs and 30 minutes are 6 GPU-hours."""
+    (shape,) = shapes_of(*seeds(3, shards=4, cluster__gpus_per_node=2, cluster__time_min=30))
+    assert shape.row()["gpu_hours"] == 6.0
+
+
+# --- the batch script -----------------------------------------------------------------------------
+
+
+def full_profile() -> dict[str, Any]:
+    """A profile that uses every key which reaches sbatch."""
+    return {
+        "cluster__gpus_per_node": 4,
+        "cluster__gpu_request": "gres",
+        "cluster__gpu_type": "v100",
+        "cluster__account": "abc@v100",
+        "cluster__partition": "gpu",
+        "cluster__qos": "long",
+        "cluster__constraint": "v100-32g&ib",
+        "cluster__reservation": "friday",
+        "cluster__wckey": "energy",
+        "cluster__cpus_per_rank": 10,
+        "cluster__mem_gb_per_node": 180.5,
+        "cluster__time_min": 90,
+        "cluster__array_throttle": 2,
+        "cluster__setup": ["module load cuda/12.4", "source $HOME/venv/bin/activate"],
+        "cluster__sbatch_options": {"hint": "nomultithread", "exclusive": ""},
+        "cluster__srun_options": ["--cpu-bind=cores"],
+        "cluster__python": "singularity exec --nv 'my image.sif' python",
+    }
+
+
+def test_the_whole_batch_script_is_the_recorded_one():
+    """Every key of a profile shows where it belongs, and nothing else is there."""
+    points = seeds(3, shards=8, **full_profile())
+    made = plan(Path("/shared/o'brien sweeps"), *points)
+    assert submit.batch_scripts(made) == [RECORDED.read_text()]
+
+
+def test_the_previewed_script_is_the_one_that_is_sent(fake, tmp_path):
+    """`plan --script` and the file that sbatch gets differ in the submission's name alone."""
+    made = plan(tmp_path / "a folder", *seeds(3, **full_profile()))
+    (preview,) = submit.batch_scripts(made)
+    submit.submit(made)
+    name = intents(made.sweep)[0].name
+    assert fake.scripts()["101"] == preview.replace("demo-00000000", name)
+
+
+def test_a_preview_leaves_nothing_behind_and_needs_no_slurm(tmp_path, monkeypatch):
+    """The sweep's folder does not appear, and no sbatch is needed."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    made = plan(tmp_path, *seeds(2))
+    assert submit.batch_scripts(made)
+    assert list(tmp_path.iterdir()) == []
+    assert os.environ["PATH"] == "/nonexistent"
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "line"),
+    [
+        ("gpus-per-node", None, "#SBATCH --gpus-per-node=2"),
+        ("gpus-per-node", "a100", "#SBATCH --gpus-per-node=a100:2"),
+        ("gres", None, "#SBATCH --gres=gpu:2"),
+        ("gres", "a100", "#SBATCH --gres=gpu:a100:2"),
+        ("none", "a100", None),
+    ],
+)
+def test_gpus_are_asked_for_as_the_site_wants(request_, kind, line):
+    """Two ranks a node ask for two GPUs, typed where the site has types, and never per task."""
+    asked = {
+        "cluster__gpu_request": request_,
+        "cluster__gpu_type": kind,
+        "cluster__gpus_per_node": 4,
+    }
+    (text,) = submit.batch_scripts(plan(Path("/s"), point(shards=2, **asked)))
+    assert [found for found in text.splitlines() if "gpu" in found] == ([line] if line else [])
+
+
+def test_a_site_without_comments_or_wckeys_gets_none():
+    """submitit's default wckey and our comment stay away where a profile says so."""
+    (text,) = submit.batch_scripts(plan(Path("/s"), point(cluster__comment=False)))
+    assert "wckey" not in text
+    assert "comment" not in text
+
+
+def test_a_short_limit_is_told_within_its_last_quarter():
+    """With a limit of 2 minutes the signal comes 30 s before the end, not 90."""
+    (text,) = submit.batch_scripts(plan(Path("/s"), point(cluster__time_min=2)))
+    assert "#SBATCH --signal=USR2@30\n" in text
+
+
+def test_names_never_reach_a_shell_unquoted(fake, tmp_path):
+    """A folder, an account and an interpreter with shell characters run nothing: bash takes them for words."""
+    sentinel = tmp_path / "sentinel"
+    evil = f"$(touch {sentinel})"
+    made = plan(
+        tmp_path / f"x {evil.replace('/', '_')} `id`",
+        point(cluster__account=evil, cluster__python=f"echo {evil}"),
+    )
+    submit.submit(made)
+    script = fake.folder / "job-101.sh"
+    subprocess.run(
+        ["bash", str(script)], check=True, env={**os.environ, "PATH": os.environ["PATH"]}
+    )
+    assert not sentinel.exists()
+    assert evil in fake.calls("srun")[0]
+
+
+@pytest.mark.parametrize("name", ["new\nline", "%j", 'quo"te', "back\\slash"])
+def test_paths_that_slurm_would_misread_are_refused_before_anything_is_written(
+    name, fake, tmp_path
+):
+    """Slurm expands % and \\ in the names of logs, and reads #SBATCH by lines and quotes."""
+    made = plan(tmp_path / name, *seeds(1))
+    with pytest.raises(RefusedError, match="sweeps_dir"):
+        submit.submit(made)
+    assert fake.calls("sbatch") == []
+    assert not (tmp_path / name).exists()
+
+
+# --- submit ---------------------------------------------------------------------------------------
+
+
+def test_a_submit_sends_held_arrays_then_a_collector_then_releases_all(fake, tmp_path):
+    """Two shapes are two arrays; the collect job waits for both with afterany and asks for no GPU."""
+    wide = seeds(2, shards=2, cluster__gpus_per_node=2)
+    made = plan(tmp_path, *seeds(3, cluster__gpus_per_node=2), *wide)
+    sent = submit.submit(made)
+    assert (sent.job_ids, sent.collect_job, sent.points) == (["101", "102"], "103", 5)
+    scripts = fake.scripts()
+    assert all("#SBATCH --hold\n" in text for text in scripts.values())
+    assert "--array=0-2%3\n" in scripts["101"]
+    assert "--array=0-1%2\n" in scripts["102"]
+    assert "#SBATCH --dependency=afterany:101:102\n" in scripts["103"]
+    assert "gpu" not in scripts["103"]
+    assert fake.calls("scontrol") == ["release 101,102,103"]
+
+
+def test_the_pickles_lie_where_the_tasks_look_before_the_release(fake, tmp_path):
+    """For each task of an array a pickle of ours, in a folder of mode 0700, that names its points."""
+    made = plan(tmp_path, *seeds(3, cluster__points_per_task=2))
+    submit.submit(made)
+    (sent,) = intents(made.sweep)
+    assert sent.folder.stat().st_mode & 0o777 == 0o700
+    loaded = [DelayedSubmission.load(sent.folder / f"101_{i}_submitted.pkl") for i in (0, 1)]
+    ids = [p.point_id for p in made.points]
+    path = str(made.sweep.path)
+    assert [one.function for one in loaded] == [
+        submit.Call("wattflow.run:run_task", (path, ids[:2])),
+        submit.Call("wattflow.run:run_task", (path, ids[2:])),
+    ]
+
+
+def test_every_intent_is_journalled_before_the_first_sbatch(fake, tmp_path):
+    """An sbatch that fails at once finds the intents of all arrays already on disk."""
+    fake.refuse("sbatch: error: Invalid account")
+    made = plan(tmp_path, *seeds(4, cluster__max_array_size=2))
+    with pytest.raises(SlurmError, match=r"Invalid account.*4 tasks of demo were not sent"):
+        submit.submit(made)
+    events = [line["event"] for line in made.sweep.journal()]
+    assert events == ["intent", "intent", "failed", "failed"]
+
+
+def test_what_slurm_refused_is_never_tried_and_the_same_submit_sends_it(fake, tmp_path):
+    """After a refusal of the second array the first runs, and submitting again sends the second alone."""
+    made = plan(tmp_path, *seeds(4, cluster__max_array_size=2))
+    (fake.folder / "last").write_text("100\n")
+    fake.refuse()
+    first = submit.submit(plan(tmp_path, *made.points[:2]))
+    fake.refuse("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+    with pytest.raises(SlurmError, match="QOSMaxSubmitJobPerUserLimit"):
+        submit.submit(made)
+    again = submit.submit(made)
+    assert (first.points, again.points, again.tried) == (2, 2, 2)
+    assert len(submit.read_grid(made.sweep)) == 4
+
+
+def test_submit_adds_only_points_never_tried(fake, tmp_path):
+    """Points that a submission holds, or that have an attempt, are resume's."""
+    points = seeds(4)
+    submit.submit(plan(tmp_path, *points[:1]))
+    made = plan(tmp_path, *points)
+    made.sweep.claim_attempt(points[1].point_id)
+    assert submit.submit(made, dry_run=True).points == 2
+    sent = submit.submit(made)
+    assert (sent.points, sent.tried) == (2, 2)
+    assert intents(made.sweep)[-1].tasks == [[points[2].point_id], [points[3].point_id]]
+
+
+def test_points_that_cannot_run_are_kept_with_their_reason_and_not_sent(fake, tmp_path):
+    """grid.parquet lists them; no task holds them."""
+    good, bad = seeds(2)
+    made = plan(tmp_path, good, Point(bad.point_id, bad.choices, "needs 99 GiB of 80"))
+    sent = submit.submit(made)
+    assert (sent.points, sent.infeasible) == (1, 1)
+    assert [row["reason"] for row in submit.read_grid(made.sweep)] == [None, "needs 99 GiB of 80"]
+
+
+def test_only_chosen_points_are_sent(fake, tmp_path):
+    """`only` picks points by id."""
+    made = plan(tmp_path, *seeds(3))
+    chosen = made.points[1].point_id
+    submit.submit(made, only={chosen})
+    assert intents(made.sweep)[0].tasks == [[chosen]]
+
+
+def test_a_dry_run_writes_and_sends_nothing(fake, tmp_path):
+    """The counts are those of the real call; there is no folder and no sbatch."""
+    made = plan(tmp_path, *seeds(3))
+    assert submit.submit(made, dry_run=True).points == 3
+    assert not made.sweep.path.exists()
+    assert fake.calls("sbatch") == []
+
+
+def test_a_sweep_of_somebody_else_is_refused(fake, tmp_path):
+    """Nobody submits to a folder that others may write to: pickles there could be theirs."""
+    made = plan(tmp_path, *seeds(1))
+    made.sweep.make()
+    made.sweep.submitit.chmod(0o777)
+    with pytest.raises(RefusedError, match="nobody else may be able to write"):
+        submit.submit(made)
+    assert fake.calls("sbatch") == []
+
+
+def test_without_slurm_a_slurm_profile_is_refused(tmp_path, monkeypatch):
+    """The message says that cluster=local needs none, and nothing is written."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    made = plan(tmp_path, *seeds(1))
+    with pytest.raises(RefusedError, match="cluster=local"):
+        submit.submit(made)
+    assert not made.sweep.path.exists()
+
+
+def test_sbatch_is_kept_from_the_variables_of_a_surrounding_job(fake, tmp_path, monkeypatch):
+    """Inside a job SLURM_* would be options of sbatch; SLURM_CONF names the cluster and stays."""
+    told = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "64", "SLURMD_NODENAME": "n1"}
+    for name, value in {**told, "SLURM_CONF": "/etc/x.conf"}.items():
+        monkeypatch.setenv(name, value)
+    submit.submit(plan(tmp_path, *seeds(1)))
+    seen = (fake.folder / "job-101.env").read_text()
+    assert re.findall(r"^(SLURM\w+)=", seen, re.MULTILINE) == ["SLURM_CONF"]
+    assert os.environ["SLURM_NTASKS"] == "64"
+
+
+def test_an_sbatch_that_timed_out_after_accepting_is_found_by_name_and_not_repeated(fake, tmp_path):
+    """'Socket timed out' with the job in the queue: one sbatch, and its id is journalled."""
+    fake.refuse(
+        "sbatch: error: Batch job submission failed: Socket timed out", though_accepted=True
+    )
+    sent = submit.submit(plan(tmp_path, *seeds(2)))
+    assert sent.job_ids == ["101"]
+    assert len(fake.calls("sbatch")) == 2  # the points, then the collector
+
+
+def test_an_sbatch_that_timed_out_without_a_job_is_tried_again(fake, tmp_path):
+    """'Socket timed out' with nothing in the queue: the second try sends the one job."""
+    fake.refuse(
+        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+    )
+    sent = submit.submit(plan(tmp_path, *seeds(2)))
+    assert sent.job_ids == ["101"]
+    assert len(fake.calls("sbatch")) == 3
+
+
+# --- resume and cancel ----------------------------------------------------------------------------
+
+
+def queued(fake: FakeSlurm, sweep: SweepDir, state: str = "PENDING") -> None:
+    """Let squeue tell of all tasks that were sent."""
+    fake.queue(
+        *(
+            f"{sent.key(task)}|{state}|None|{sent.name}"
+            for sent in journal.read(sweep)
+            if sent.job_id
+            for task in range(len(sent.tasks))
+        )
+    )
+
+
+def finish(sweep: SweepDir, one: Point, status: str = "finished") -> None:
+    attempt = sweep.claim_attempt(one.point_id)
+    attempt.write_record(
+        {
+            "schema_version": 1,
+            "point_id": one.point_id,
+            "attempt": attempt.number,
+            "status": status,  # type: ignore[typeddict-item]
+            "started_ns": time.time_ns(),
+            "job": {"job_id": "101_0", "array_task": "0", "restart": 0, "cluster": "site"},
+        }
+    )
+
+
+def test_resume_sends_exactly_the_unfinished_points_that_neither_wait_nor_run(fake, tmp_path):
+    """Of four points one is finished, one runs, one failed and one was lost: two are sent."""
+    made = plan(tmp_path, *seeds(4))
+    submit.submit(made)
+    done, _runs, failed, lost = made.points
+    finish(made.sweep, done)
+    finish(made.sweep, failed, "failed")
+    name = intents(made.sweep)[0].name
+    fake.queue(f"101_1|RUNNING|None|{name}", f"101_2|FAILED|NonZeroExitCode|{name}")
+    sent = submit.resume(made.sweep)
+    assert intents(made.sweep)[-1].tasks == [[failed.point_id], [lost.point_id]]
+    assert (sent.points, sent.tried) == (2, 2)
+
+
+def test_resume_sends_nothing_when_slurm_does_not_answer(fake, tmp_path):
+    """What waits or runs is not known then, so every point could be doubled."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made)
+    fake.silent()
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        submit.resume(made.sweep)
+    assert len(fake.calls("sbatch")) == 2
+
+
+def test_resume_leaves_points_never_tried_to_submit(fake, tmp_path):
+    """Neither verb does the other's work."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made, only={made.points[0].point_id})
+    assert submit.resume(made.sweep).points == 1
+
+
+def test_resume_of_a_point_that_is_not_there_is_refused(fake, tmp_path):
+    """The message names it."""
+    made = plan(tmp_path, *seeds(1))
+    submit.submit(made)
+    with pytest.raises(RefusedError, match="0123456789ab: no such point"):
+        submit.resume(made.sweep, only={"0123456789ab"})
+
+
+def gone_submitter(sweep: SweepDir) -> None:
+    """Make the journal's submitter a process that lives no more, as after a kill."""
+    text = sweep.journal_path.read_text()
+    me = process.job_id(os.getpid())
+    sweep.journal_path.write_text(text.replace(me, me.rpartition(":")[0] + ":1"))
+
+
+def cut_journal(sweep: SweepDir, *keep: str) -> None:
+    """Leave only these events: what a kill at that moment leaves."""
+    lines = sweep.journal_path.read_text().splitlines(keepends=True)
+    sweep.journal_path.write_text(
+        "".join(line for line in lines if any(f'"event": "{event}"' in line for event in keep))
+    )
+    gone_submitter(sweep)
+
+
+def test_a_kill_between_sbatch_and_the_journal_is_mended_by_taking_the_job_back(fake, tmp_path):
+    """The held job of that name may lack its pickles: it is cancelled, and its points are sent anew."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made)
+    queued(fake, made.sweep)
+    cut_journal(made.sweep, "intent")
+    assert submit.resume(made.sweep).points == 2
+    assert fake.calls("scancel") == ["101", "102"]
+    assert [sent.job_id for sent in intents(made.sweep)] == [None, "103"]
+
+
+def test_a_kill_before_the_release_is_mended_by_the_release(fake, tmp_path):
+    """A complete submission that is still held starts; nothing is sent twice."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made)
+    queued(fake, made.sweep)
+    cut_journal(made.sweep, "intent", "submitted")
+    assert submit.resume(made.sweep).points == 0
+    assert fake.calls("scontrol") == ["release 101,102", "release 101", "release 102"]
+
+
+def test_a_submit_is_refused_while_a_living_process_sends(fake, tmp_path):
+    """The journal names who sends; the second terminal waits."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made)
+    lines = made.sweep.journal_path.read_text().splitlines(keepends=True)
+    made.sweep.journal_path.write_text(lines[0])
+    with pytest.raises(RefusedError, match="another process is just submitting"):
+        submit.resume(made.sweep)
+
+
+def test_cancel_ends_the_tasks_of_the_chosen_points_in_one_call(fake, tmp_path):
+    """Tasks 0 and 2 of the array: one scancel with a list of ranges."""
+    made = plan(tmp_path, *seeds(4))
+    submit.submit(made)
+    queued(fake, made.sweep)
+    chosen = {made.points[i].point_id for i in (0, 1, 3)}
+    assert submit.cancel(made.sweep, only=chosen) == ["101_0", "101_1", "101_3"]
+    assert fake.calls("scancel") == ["101_[0-1,3]"]
+
+
+# --- without Slurm --------------------------------------------------------------------------------
+
+
+def test_local_points_become_one_detached_process_in_the_plans_order(tmp_path, monkeypatch):
+    """cluster=local needs no Slurm; the process is no child of the terminal's session, and is journalled."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}")
+    slow = {"engine__name": "synthetic", "engine__synthetic_ms_per_token": 60000.0}
+    points = [
+        point(seed=s, cluster__launcher="local", cluster__name="local", **slow) for s in (2, 1)
+    ]
+    made = plan(tmp_path, *points)
+    sent = submit.submit(made)
+    (job,) = sent.job_ids
+    pid = int(job.split(":")[2])
+    try:
+        assert process.lives(job)
+        assert os.getsid(pid) == pid
+        assert intents(made.sweep)[0].tasks == [[p.point_id for p in points]]
+        assert submit.resume(made.sweep).points == 0
+        assert submit.cancel(made.sweep) == [job]
+    finally:
+        os.waitpid(pid, 0)
+    assert process.lives(job) is False
+
+
+def test_a_pid_used_again_is_not_taken_for_the_job():
+    """The start time differs, so the job counts as gone."""
+    mine = process.job_id(os.getpid())
+    assert process.lives(mine)
+    assert process.lives(mine.rpartition(":")[0] + ":1") is False
+
+
+def test_a_process_of_another_machine_is_neither_alive_nor_gone():
+    """Its machine alone could tell."""
+    assert process.lives("local:elsewhere:1:1") is None
+
+
+# --- words of Slurm's -----------------------------------------------------------------------------
+
+
+def test_ranges_of_tasks_are_read_and_written():
+    """What sacct writes for tasks that never started, and what scancel is given."""
+    assert slurm.expand("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
+    assert slurm.expand("7_3") == ["7_3"]
+    assert slurm.pack(["7_3", "8", "7_1", "7_2"]) == ["7_[1-3]", "8"]
+
+
+def test_submitting_loads_neither_torch_nor_pynvml_nor_altair(tmp_path):
+    """A login node has no GPU, and a person waits for the prompt."""
+    code = (
+        "import sys, wattflow.submit, wattflow.status;"
+        "print([m for m in ('torch', 'pynvml', 'altair', 'polars', 'hydra', 'submitit') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["example-v100", "example-a100", "testcluster", "local"])
+def test_the_shipped_profiles_are_whole_and_named_after_their_files(name):
+    """Hydra composes each against the typed keys; GPU profiles say how much memory a GPU has."""
+    words = [f"cluster={name}", "model=tiny", "n_prompts=2", "sweep.repeats=1"]
+    cluster = grid.plan(words).points[0].choices["cluster"]
+    assert cluster["name"] == name
+    assert cluster["gpu_memory_gib"] or not name.startswith("example")
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck on the PATH")
+def test_the_test_clusters_scripts_pass_shellcheck():
+    """No warning, settings.sh followed."""
+    root = Path(__file__).parents[1]
+    scripts = sorted(str(p.relative_to(root)) for p in (root / "slurm").rglob("*.sh"))
+    done = subprocess.run(
+        ["shellcheck", "-x", *scripts], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == ""
+
+
+def test_the_recorded_script_is_valid_bash():
+    """bash parses it, and the words of its last command are those that were meant."""
+    text = RECORDED.read_text()
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    words = shlex.split(text)
+    assert words[-1].startswith("/shared/o'brien sweeps/demo/submitit/")
