@@ -1,6 +1,7 @@
 """The prompts that wattflow ships: their formats, their arithmetic, and that they travel with the package."""
 
 import ast
+import hashlib
 import importlib.resources
 import json
 import operator
@@ -70,3 +71,12 @@ def test_gsm8k_says_what_it_computes(record):
         r"([\d.() */+-]+) = \$?<<(.+?)=", record["answer"].replace("$", "")
     ):
         assert exact(spoken.strip()) == exact(expression)
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [("alpaca.json", "d612789e37fe1934"), ("gsm8k.jsonl", "be6a68f8ca469e95")],
+)
+def test_prompts_never_change(name, sha256):
+    """A shipped file keeps its bytes: figures of two releases would not compare otherwise."""
+    assert hashlib.sha256((PROMPTS / name).read_bytes()).hexdigest()[:16] == sha256
