@@ -29,7 +29,12 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
 
     `power` has node, gpu_uuid, seconds, power_w, lowest_w, highest_w; `spans` those of each node's lowest rank.
     """
-    shown = power.with_columns(gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12))
+    # digits beyond what a figure shows only make the page heavier
+    shown = power.select(
+        pl.col("seconds").round(3),
+        pl.col("power_w", "lowest_w", "highest_w").round(1),
+        gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
+    )
     one_device = shown["gpu"].n_unique() == 1
     phases = _shades(spans)
     x = alt.X(
@@ -150,7 +155,7 @@ def _panel(
     )
     if colour is not None:
         drawn = drawn.with_columns(pl.col(colour).cast(pl.String).fill_null("null"))
-    values = groups[x_axis].unique().sort().to_list()
+    values = _in_order(groups[x_axis])
     x = alt.X(
         f"{x_axis}:O",
         title=x_axis.replace("_", " "),
@@ -160,7 +165,7 @@ def _panel(
     )
     hue: Any = alt.value(PALETTE[0])
     if colour is not None:
-        domain = [str(v) for v in groups[colour].unique().sort().to_list()]
+        domain = [str(value) for value in _in_order(groups[colour])]
         hue = alt.Color(
             f"{colour}:N",
             title=colour.replace("_", " "),
@@ -180,12 +185,13 @@ def _panel(
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=unit), y2="high:Q"),
         base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tooltip),
     )
-    sized = layers.properties(width=230 if faceted else 350, height=200)
+    sized = layers.properties(width=260 if faceted else 350, height=200)
     if faceted:
-        return sized.facet(
-            alt.Facet("panel:N", title=None, header=alt.Header(labelColor=GREY, labelFontSize=12)),
-            columns=3,
-        ).properties(title=title)
+        panels = _in_order(drawn["panel"])
+        header = alt.Header(labelColor=GREY, labelFontSize=12)
+        facet = alt.Facet("panel:N", title=None, sort=panels, header=header)
+        columns = 2 if len(panels) in (2, 4) else 3
+        return sized.facet(facet, columns=columns).properties(title=title)
     return sized.properties(title=title)
 
 
@@ -201,6 +207,12 @@ def _colour_axis(groups: pl.DataFrame, axes: list[str]) -> str | None:
     return few[0] if few else None
 
 
+def _in_order(values: pl.Series) -> list[Any]:
+    """The distinct values: numbers by size, names in the order in which the grid has them."""
+    found = values.unique(maintain_order=True)
+    return (found.sort() if found.dtype.is_numeric() else found).to_list()
+
+
 def _shades(spans: pl.DataFrame) -> pl.DataFrame:
     """The spans as seconds from the first prefill on their node; of several nodes the first, whose phases are alike."""
     node = spans["node"].min()
@@ -209,8 +221,8 @@ def _shades(spans: pl.DataFrame) -> pl.DataFrame:
     return own.select(
         "phase",
         "batch",
-        start_s=(pl.col("start_ns") - zero) / 1e9,
-        end_s=(pl.col("end_ns") - zero) / 1e9,
+        start_s=((pl.col("start_ns") - zero) / 1e9).round(4),
+        end_s=((pl.col("end_ns") - zero) / 1e9).round(4),
     )
 
 

@@ -20,7 +20,7 @@ from wattflow.columns import CHOICE_KEYS, REASONS
 from wattflow.results import Sweep
 from wattflow.sweepdir import write_atomic
 
-TIMELINES = 24  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
+TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
 
 # The axes that a person names first; others follow in the order of the columns.
 _FIRST = (

@@ -22,7 +22,7 @@ from wattflow.sweepdir import AttemptDir, SweepDir
 if TYPE_CHECKING:
     import altair as alt
 
-TIMELINE_BINS = 600  # more samples than a figure has pixels tell nothing more
+TIMELINE_BINS = 400  # more samples than a figure has pixels tell nothing more
 
 
 class Sweep:
@@ -80,7 +80,7 @@ class Sweep:
         return found.row(0, named=True)
 
     def power(self, point: str) -> pl.DataFrame:
-        """The power of each GPU of a point in at most 600 bins: seconds since the measured window's node-wise start.
+        """The power of each GPU of a point in at most 400 bins: seconds since the measured window's node-wise start.
 
         Columns node, gpu_uuid, seconds, power_w (mean), lowest_w, highest_w. RefusedError for an unknown point.
         """
