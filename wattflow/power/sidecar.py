@@ -39,7 +39,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wattflow.config import Power
 from wattflow.errors import DamagedError, PowerError, WattflowError
@@ -52,6 +51,7 @@ log = logging.getLogger(__name__)
 
 FSYNC_S = 5.0  # what a power loss may cost; a killed process costs nothing, as the page cache stays
 SETTLE_NS = 100_000_000  # the driver shows a sample some 15 to 60 ms after its stamp
+TAIL = 10_000  # rows of a spool file in which its last sample is looked for: minutes
 PR_SET_PDEATHSIG = 1
 
 Command = dict[str, Any]
@@ -322,12 +322,17 @@ def readable(parts: list[Path]) -> Iterator[pa.Table]:
 
 
 def last_sample_ns(parts: list[Path], source: str) -> int | None:
-    """Unix time of the newest sample of a sensor in spool files, or None."""
-    newest = []
-    for table in readable(parts):
-        sample = pc.and_(pc.equal(table["source"], source), pc.is_valid(table["power_w"]))
-        newest.append(pc.max(table["time_ns"].filter(sample)).as_py())
-    return max((time_ns for time_ns in newest if time_ns is not None), default=None)
+    """Unix time of the newest sample of a sensor near the end of spool files, or None."""
+    columns = ["time_ns", "source", "power_w"]
+    return max(
+        (
+            row["time_ns"]
+            for table in readable(parts)
+            for row in table.select(columns).slice(max(0, table.num_rows - TAIL)).to_pylist()
+            if row["source"] == source and row["power_w"] is not None
+        ),
+        default=None,
+    )
 
 
 def merged(parts: list[Path]) -> pa.Table:
