@@ -7,8 +7,9 @@ stdout is data, stderr is talk. Exit codes: 0 done, 1 failed while working, 2 re
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
@@ -38,6 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's directory, or its name below ./sweeps.")
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow until every point has ended.")]
 DryRun = Annotated[
     bool, typer.Option("-n", "--dry-run", help="Say what would be done; change nothing.")
 ]
@@ -126,13 +128,14 @@ def plan(
 def _print_shapes(rows: Sequence[dict[str, Any]]) -> None:
     """What each resource shape asks of the cluster; the hours are an upper bound, from the time limit."""
     for row in rows:
-        limit = (
-            f" in {row['tasks']} tasks of at most {row['time_min']} min" if row["time_min"] else ""
-        )
-        _talk(
-            f"{row['cluster']}: {row['points']} points on {row['nodes']} x {row['ranks_per_node']} ranks, "
-            f"{row['jobs']} jobs{limit}: at most {row['gpu_hours']:.1f} GPU-hours"
-        )
+        asked = f"{row['points']} points on {row['nodes']} x {row['ranks_per_node']} ranks"
+        if row["time_min"] is None:
+            _talk(f"{row['cluster']}: {asked}, one after another on this machine")
+        else:
+            _talk(
+                f"{row['cluster']}: {asked}, {row['jobs']} arrays, {row['tasks']} tasks of at most "
+                f"{row['time_min']} min: at most {row['gpu_hours']:g} GPU-hours"
+            )
 
 
 def _leaf(choices: dict[str, Any], key: str) -> Any:
@@ -183,10 +186,119 @@ def submit(
     from wattflow.grid import plan as make_plan  # noqa: PLC0415
 
     made = make_plan(words or [])
-    if dry_run:
-        _print_shapes(stage.shape_rows(made))
-        return
-    _report_submission(stage.submit(made), made.sweep, wait=wait)
+    sent = stage.submit(made, dry_run=dry_run)
+    _say_sent(sent, dry_run=dry_run)
+    if wait and not dry_run:
+        _follow(made.sweep)
+
+
+def _say_sent(sent: Any, *, dry_run: bool) -> None:
+    """What a submit or resume sent, job ids on stdout."""
+    _print_shapes([shape.row() for shape in sent.shapes])
+    left = f"{sent.tried} sent before, {sent.infeasible} cannot run"
+    _talk(
+        f"sweep {sent.sweep.name}: {sent.points} points {'to send' if dry_run else 'sent'}; {left}."
+    )
+    for job_id in sent.job_ids:
+        print(job_id)
+    if sent.points and not dry_run:
+        _talk(f"`wattflow status {_shown(sent.sweep.path)}` shows how far they are.")
+
+
+def _shown(path: Any) -> str:
+    """A path as a person would type it from here."""
+    return os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path)  # noqa: PTH109
+
+
+def _follow(sweep: Any) -> None:
+    """Show progress until no point waits or runs, collect, and print the closing table."""
+    from wattflow import status as stage  # noqa: PLC0415
+
+    with _Follower() as follower:
+        while True:
+            rows = stage.states(sweep)
+            follower.show(stage.counts(rows), _last_line(sweep))
+            if stage.exit_code(rows) not in (4, 5):
+                break
+            time.sleep(1.0)
+    _close(sweep)
+
+
+def _last_line(sweep: Any) -> str:
+    """What the newest local job said last; empty where points run under Slurm."""
+    logs = sorted(sweep.submitit.glob("*/local_0_log.out"), key=lambda path: path.stat().st_mtime)
+    lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+    return lines[-1] if lines else ""
+
+
+class _Follower:
+    """Progress on stderr: a bar on a terminal, a line a change elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
+
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, counts: dict[Any, int], doing: str) -> None:
+        """Show how many points are in each state, and what the running one does."""
+        told = ", ".join(f"{n} {state}" for state, n in counts.items())
+        if self._bar is not None:
+            can_run = sum(counts.values()) - counts.get("infeasible", 0)
+            self._bar.update(
+                self._task,
+                completed=counts.get("done", 0),
+                total=can_run,
+                description=f"{told}  {doing}",
+            )
+        elif told != self._shown:
+            _talk(told)
+        self._shown = told
+
+
+def _close(sweep: Any) -> None:
+    """Collect, print the closing table, and name what failed."""
+    from wattflow import collect as collecting  # noqa: PLC0415
+    from wattflow import status as stage  # noqa: PLC0415
+    from wattflow.report import table  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    collecting.collect(sweep)
+    rows = table(open_sweep(sweep.path))
+    if rows:
+        headings = list(rows[0])
+        _table(headings, [list(row.values()) for row in rows], numbers=range(len(headings) - 1))
+        if any(cell.startswith("~") for row in rows for cell in row.values()):
+            _talk("~ marks watts and joules that were simulated, not measured.")
+    _talk(f"`wattflow report {_shown(sweep.path)}` draws them.")
+    states = stage.states(sweep)
+    _say_failures(states)
+    if stage.exit_code(states) == 3:
+        raise WattflowError("some points did not finish; why stands above.")
+
+
+def _say_failures(rows: Iterable[Any]) -> None:
+    """Under each point that did not finish: why, its log, and the command that tries it again."""
+    for row in rows:
+        if row.state in ("failed", "interrupted", "unknown"):
+            _talk(f"{row.point_id} {row.state}: {row.reason or 'no reason known'}")
+            if row.log is not None:
+                _talk(f"  log    {_shown(row.log)}")
+            if row.rerun is not None:
+                _talk(f"  again  {row.rerun}")
 
 
 @app.command()
@@ -194,19 +306,185 @@ def run(words: Words = None, multirun: Multirun = False) -> None:
     """Run points on this machine, one after another, as an ordinary Hydra application (-m for lists of values)."""
     from wattflow import grid  # noqa: PLC0415
     from wattflow.run import run_serially  # noqa: PLC0415
-
-    failed: list[str] = []
+    from wattflow.submit import keep  # noqa: PLC0415
 
     def one(made: grid.Plan, point: grid.Point) -> None:
-        grid.save(made)
         if point.reason is not None:
             _talk(f"{point.point_id}: left out: {point.reason}")
             return
-        with _Follower(1) as follower:
-            failed.extend(run_serially(str(made.sweep.path), [point.point_id], follower.report))
+        keep(made)
+        with _Follower() as follower:
+            run_serially(
+                str(made.sweep.path),
+                [point.point_id],
+                lambda _, phase, done, of: follower.show({phase: done}, f"of {of} batches"),
+            )
 
     made = grid.as_hydra_application(words or [], one, multirun=multirun)
-    _close(made.sweep, failed)
+    _close(made.sweep)
+
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--point", metavar="ID", help="Only this point; may be given again."),
+]
+States = Annotated[
+    list[str] | None, typer.Option("--state", help="Only points in this state; may be given again.")
+]
+
+
+@app.command()
+def status(
+    sweep: SweepArgument,
+    state: States = None,
+    as_json: AsJson = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 30 s until all have ended.")
+    ] = False,
+) -> None:
+    """Show the state of each point, why some failed, where their logs lie and how to run them again.
+
+    Exit code 3: some points failed; 4: some wait or run; 5: Slurm did not answer.
+    """
+    from wattflow import status as stage  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    directory = SweepDir.existing(sweep)
+    while True:
+        rows = stage.states(directory)
+        chosen = [row for row in rows if not state or row.state in state]
+        if as_json:
+            _print_json([vars(row) for row in chosen])
+        else:
+            _table(
+                ["point_id", "state", "attempts", "job", "reason"],
+                [[row.point_id, row.state, row.attempts, row.job, row.reason] for row in chosen],
+                numbers=[2],
+            )
+            _talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
+            _say_failures(chosen)
+        code = stage.exit_code(rows)
+        if not watch or code not in (4, 5):
+            raise typer.Exit(code)
+        time.sleep(30.0)
+
+
+@app.command()
+def resume(
+    sweep: SweepArgument, point: Only = None, wait: Wait = False, dry_run: DryRun = False
+) -> None:
+    """Send again exactly the points that were tried, did not finish, and neither wait nor run."""
+    from wattflow import submit as stage  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    directory = SweepDir.existing(sweep)
+    sent = stage.resume(directory, dry_run=dry_run, only=set(point) if point else None)
+    _say_sent(sent, dry_run=dry_run)
+    if wait and not dry_run:
+        _follow(directory)
+
+
+@app.command()
+def cancel(
+    sweep: SweepArgument,
+    point: Only = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask, however many jobs it ends.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """End the sweep's jobs, waiting and running; `resume` sends their points again."""
+    from wattflow import submit as stage  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    directory = SweepDir.existing(sweep)
+    only = set(point) if point else None
+    if not (yes or dry_run):
+        would = stage.cancel(directory, only=only, dry_run=True)
+        if len(would) > 100 and not (
+            sys.stdin.isatty()
+            and typer.confirm(f"end {len(would)} tasks of {directory.name}?", err=True)
+        ):
+            raise WattflowError(f"{len(would)} tasks would end: say --yes to end them.")
+    ended = stage.cancel(directory, only=only, dry_run=dry_run)
+    for key in ended:
+        print(key)
+    _talk(f"{len(ended)} tasks {'would end' if dry_run else 'ended'}.")
+
+
+@app.command()
+def logs(
+    sweep: SweepArgument,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A point_id.")],
+    rank: Annotated[int | None, typer.Option("--rank", help="Only this rank's.")] = None,
+) -> None:
+    """Print the logs of a point's newest attempt."""
+    from wattflow import status as stage  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    for log in stage.logs(SweepDir.existing(sweep), point, rank):
+        _talk(f"==> {_shown(log.path)} <==")
+        print(log.text, end="" if log.text.endswith("\n") else "\n")
+
+
+@app.command()
+def collect(sweep: SweepArgument) -> None:
+    """Merge traces and timings into results/*.parquet; may be run at any time, again and again."""
+    from wattflow import collect as stage  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    summary = stage.collect(SweepDir.existing(sweep))
+    for line in summary.damaged:
+        _talk(f"damaged: {line}")
+    _talk(
+        f"{summary.points} points, {summary.attempts} attempts ({summary.new} new), {summary.counting} points count, "
+        f"{summary.unfinished} are not finished; {summary.seconds:.1f} s."
+    )
+
+
+@app.command()
+def report(sweep: SweepArgument) -> None:
+    """Write results/report.html, one file that opens offline, and print its path."""
+    from wattflow.report import report as write_report  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    print(write_report(open_sweep(sweep)))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show what this machine can measure, for this user: sensors, rights, GPUs, Slurm, folders."""
+    from wattflow.doctor import examine  # noqa: PLC0415
+
+    findings = examine()
+    if as_json:
+        _print_json([finding._asdict() for finding in findings])
+    else:
+        _table(["check", "status", "detail"], findings)
+
+
+@app.command()
+def keys(
+    part: Annotated[
+        str,
+        typer.Argument(metavar="[GROUP]", help="model, dataset, engine, power, cluster or grid."),
+    ] = "",
+) -> None:
+    """List the keys that can be set with their defaults, or the files of one config group."""
+    from wattflow import grid  # noqa: PLC0415
+    from wattflow.config import DEFAULTS, GROUPS, allowed  # noqa: PLC0415
+
+    if part:
+        for name in grid.group_files(part):
+            print(name)
+        return
+    for group in GROUPS:
+        _talk(f"{group}: {', '.join(grid.group_files(group))}")
+    rows = [
+        [key, "null" if value is None else value, ", ".join(allowed(key))]
+        for key, value in DEFAULTS.items()
+    ]
+    _table(["key", "default", "one of"], rows)
 
 
 def main() -> None:

@@ -169,6 +169,8 @@ class Config:
     weights: str = "dummy"  # dummy | meta | hf
 
 
+GROUPS = ("model", "dataset", "engine", "power", "cluster", "grid")
+
 # Keys left out of the point_id: where things lie, how they are asked for, how they are watched.
 _NOT_HASHED = {
     "sweep",
@@ -238,12 +240,15 @@ def flat(choices: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def allowed(key: str) -> tuple[str, ...]:
+    """The values that a key may have, as they are typed; empty for one that takes any of its type."""
+    return tuple("null" if value is None else str(value) for value in _ALLOWED.get(key, ()))
+
+
 def check_value(key: str, value: Any) -> None:
     """Raise RefusedError when one key's value is none of those allowed, or below its least."""
-    allowed = _ALLOWED.get(key)
-    if allowed is not None and value not in allowed:
-        listed = ", ".join("null" if a is None else str(a) for a in allowed)
-        raise RefusedError(f"{key}={value}: not one of {listed}.")
+    if key in _ALLOWED and value not in _ALLOWED[key]:
+        raise RefusedError(f"{key}={value}: not one of {', '.join(allowed(key))}.")
     least = _AT_LEAST.get(key)
     if least is not None and value is not None and value < least:
         raise RefusedError(f"{key}={value}: must be at least {least}.")
@@ -305,12 +310,12 @@ DEFAULTS = _defaults()
 
 def hashed(choices: dict[str, Any]) -> dict[str, Any]:
     """The leaves of resolved choices that make the point_id: those that are hashed and differ from their default."""
-    out = {}
-    for key, value in flat(choices).items():
-        if key.split(".")[0] in _NOT_HASHED or key in _NOT_HASHED:
-            continue
-        if value != DEFAULTS.get(key):
-            out[key] = value
+    kept = {key: value for key, value in choices.items() if key not in _NOT_HASHED}
+    out = {
+        key: value
+        for key, value in flat(kept).items()
+        if value != DEFAULTS.get(key) and key not in _NOT_HASHED
+    }
     gpu_model = choices["cluster"]["gpu_model"]
     if gpu_model is not None:
         out["cluster.gpu_model"] = gpu_model

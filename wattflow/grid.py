@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wattflow import dataset
 from wattflow.config import (
+    GROUPS,
     Config,
     Sweep,
     check,
@@ -122,7 +123,17 @@ def _one_line(error: BaseException) -> str:
         for line in lines
         if not line.startswith(("full_key", "reference_type", "object_type", "Set the env"))
     ]
-    return " ".join(kept).rstrip(".") + ". `wattflow keys` lists keys, groups and their choices."
+    told = re.sub(r"To append to your config use \S+", "", " ".join(kept)).strip().rstrip(".")
+    return told + ". `wattflow keys` lists keys, groups and their choices."
+
+
+def group_files(group: str) -> list[str]:
+    """The names that a config group can be set to; RefusedError for what is no group."""
+    if group not in GROUPS:
+        raise RefusedError(f"{group}: no config group. The groups are {', '.join(GROUPS)}.")
+    with _hydra():
+        loader = GlobalHydra.instance().config_loader()
+        return sorted(name for name in loader.get_group_options(group))
 
 
 def refuse_unsafe(words: Sequence[str]) -> None:

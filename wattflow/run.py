@@ -43,7 +43,6 @@ from wattflow.schema import (
     SCHEMA_VERSION,
     Device,
     JobInfo,
-    NodeInfo,
     RankInfo,
     Ready,
     Record,
@@ -124,7 +123,7 @@ class _Attempt:
         self.text = tokenizer.load(self.config.model, self.config.weights)
         self.prompts = dataset.load(self.config, self.text)
         self.record["prompts"] = self.prompts.info
-        with self._measured(spool) as devices, _gpu_locks(self.config, devices):
+        with self._measured(spool) as devices, self._gpu_locks(devices):
             mine = self._my_device(devices)
             self.record["ranks"] = self.ranks.gather(self._rank_info(mine))
             engine = build(
@@ -138,20 +137,35 @@ class _Attempt:
     @contextlib.contextmanager
     def _measured(self, spool: Path) -> Iterator[list[Device]]:
         """This node's devices, while its sidecar samples them; every rank waits for every node's sidecar."""
-        sidecar = None
-        ready: Ready | None = None
-        if self.place.local_rank == 0:
-            sidecar = Sidecar(self.config.power, self.place.node, spool)
-        try:
-            if sidecar is not None:
+        with contextlib.ExitStack() as running:
+            sidecar: Sidecar | None = None
+            ready: Ready | None = None
+            if self.place.local_rank == 0:
+                sidecar = running.enter_context(Sidecar(self.config.power, self.place.node, spool))
                 ready = sidecar.start(self.dir)
             by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}
             yield by_node[self.place.node]["devices"]
             self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
-        finally:
-            restarts = sidecar.stop() if sidecar is not None else 0
-        told: NodeInfo | None = None if ready is None else {**ready, "sidecar_restarts": restarts}
-        self.record["nodes"] = [n for n in self.ranks.gather(told) if n is not None]
+            told = None if sidecar is None else sidecar.stop()
+            self.record["nodes"] = [node for node in self.ranks.gather(told) if node is not None]
+
+    @contextlib.contextmanager
+    def _gpu_locks(self, devices: list[Device]) -> Iterator[None]:
+        """Hold this machine's lock of each device, so that two local sweeps never measure one GPU at once.
+
+        Local rank 0 holds them for its node. Slurm hands out GPUs itself, so only launcher=local takes them. flock is
+        sound here: the files are node-local.
+        """
+        with contextlib.ExitStack() as held:
+            if self.config.cluster.launcher == "local" and self.place.local_rank == 0:
+                folder = Path(tempfile.gettempdir()) / f"wattflow-locks-{os.getuid()}"
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if folder.stat().st_uid != os.getuid():
+                    raise PowerError(f"{folder} belongs to somebody else: set TMPDIR to another.")
+                for uuid in sorted(device["uuid"] for device in devices):
+                    file = held.enter_context((folder / f"{uuid}.lock").open("w"))
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _my_device(self, devices: list[Device]) -> Device:
         """The measured device that this rank works on; PowerError when sidecar and rank disagree."""
@@ -291,26 +305,6 @@ def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> No
     record["error_rank"] = causes[0]["rank"] if causes else None
     record["ended_ns"] = time.time_ns()
     attempt.write_record(record)
-
-
-@contextlib.contextmanager
-def _gpu_locks(chosen: Config, devices: list[Device]) -> Iterator[None]:
-    """Hold this machine's lock of each device, so that two local sweeps never measure one GPU at once.
-
-    Slurm hands out GPUs itself, so only launcher=local takes them. flock is sound here: the files are node-local.
-    """
-    with contextlib.ExitStack() as held:
-        if chosen.cluster.launcher == "local":
-            folder = Path(tempfile.gettempdir()) / f"wattflow-locks-{os.getuid()}"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():
-                raise PowerError(
-                    f"{folder} belongs to somebody else. Set TMPDIR to another folder."
-                )
-            for uuid in sorted(device["uuid"] for device in devices):
-                file = held.enter_context((folder / f"{uuid}.lock").open("w"))
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def versions() -> dict[str, str]:
@@ -479,10 +473,14 @@ def run_serially(
     failed = []
     for point_id in point_ids:
         if not is_finished(sweep, point_id):
-            _run_locally(sweep, point_id, report or (lambda *_: None))
+            _run_locally(sweep, point_id, report or _print_point_progress)
             if not is_finished(sweep, point_id):
                 failed.append(point_id)
     return failed
+
+
+def _print_point_progress(point_id: str, phase: str, done: int, of: int) -> None:
+    print(f"{point_id}: {phase}, {done} of {of} batches", flush=True)
 
 
 def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
@@ -582,7 +580,7 @@ def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> Non
 
 def main(told: str) -> None:
     """One rank that `_run_locally` started: `python -m wattflow.run JSON`."""
-    die_with_parent()
+    die_with_parent(os.getppid())
     given = json.loads(told)
     stdout = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the lines of progress

@@ -319,6 +319,14 @@ def _write_words(plan: "Plan") -> None:
 # --- submit ---------------------------------------------------------------------------------------
 
 
+def keep(plan: "Plan", tried: Collection[str] = ()) -> None:
+    """Write sweep.yaml and grid.parquet, adding the plan's points; RefusedError in somebody else's sweep."""
+    plan.sweep.make()
+    plan.sweep.require_owner()
+    _write_grid(plan, tried)
+    _write_words(plan)
+
+
 def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
     """Send the points of a plan that were never tried, and what was sent.
 
@@ -352,10 +360,7 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
     _check_commands(submission.shapes)
     if dry_run:
         return submission
-    sweep.make()
-    sweep.require_owner()
-    _write_grid(plan, tried)
-    _write_words(plan)
+    keep(plan, tried)
     _start(submission, todo)
     return submission
 

@@ -45,7 +45,12 @@ class SpanLog:
         tokens = Tokens()
         start_ns = self._edge()
         yield tokens
-        row = {"phase": phase, "batch": batch, "start_ns": start_ns, "end_ns": self._edge()}
+        row: dict[str, object] = {
+            "phase": phase,
+            "batch": batch,
+            "start_ns": start_ns,
+            "end_ns": self._edge(),
+        }
         self._pending.append((row, tokens))
 
     def flush(self) -> None:
