@@ -79,21 +79,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # slurmctld's own user reads below it, and MariaDB's
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(parent.stat().st_mode | 0o011)
-    settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(_free_base_port())}
+    # a lost node is noticed after 5 s instead of 10
+    settings = {
+        "CLUSTER_DIR": str(folder),
+        "BASE_PORT": str(_free_base_port()),
+        "SLURMD_TIMEOUT_S": "5",
+    }
     running = Cluster(settings)
-    before = os.environ.get("SLURM_CONF")
+    environment = {
+        "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
+        "XDG_CACHE_HOME": str(folder / "cache"),  # answers kept for this cluster alone
+    }
     try:
         running.up()
-        os.environ["SLURM_CONF"] = str(folder / "etc" / "slurm.conf")
-        yield running
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            yield running
     finally:
         running.down()
-        os.environ.pop("SLURM_CONF", None)
-        if before is not None:
-            os.environ["SLURM_CONF"] = before
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test asks Slurm afresh."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -2,71 +2,21 @@
 
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
+from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import grid, status, submit
+from wattflow import status, submit
 from wattflow.journal import read
 from wattflow.sweepdir import SweepDir
 
 pytestmark = pytest.mark.slurm
 
-WORDS = [
-    "cluster=testcluster",
-    "engine=synthetic",
-    "engine.device=cpu",
-    "engine.synthetic_ms_per_token=0.1",
-    "power.meter=simulated",
-    "power.idle_s=0.1",
-    "n_prompts=4",
-    "batch_size=2",
-    "max_gen_len=4",
-    "max_seq_len=512",
-]
-
-
-def until(fact: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Wait until a fact holds."""
-    end = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < end, "it did not become true in time"
-        time.sleep(0.3)
-
-
-def plan(tmp_path: Path, *words: str) -> grid.Plan:
-    """A small plan below tmp_path; later words win."""
-    own = {word.partition("=")[0] for word in words}
-    common = [word for word in WORDS if word.partition("=")[0] not in own]
-    return grid.plan([*common, f"sweeps_dir='{tmp_path}'", "sweep.repeats=1", *words])
-
-
-def with_cluster(made: grid.Plan, **settings: Any) -> grid.Plan:
-    """The same plan with other settings of its profile."""
-    points = [
-        replace(p, choices={**p.choices, "cluster": {**p.choices["cluster"], **settings}})
-        for p in made.points
-    ]
-    return replace(made, points=points)
-
-
-def fresh(sweep: SweepDir) -> list[status.Row]:
-    """The states, from answers of this moment."""
-    submit.slurm.forget()
-    return status.states(sweep)
-
-
-def states(sweep: SweepDir) -> set[str]:
-    return {row.state for row in fresh(sweep)}
-
 
 def test_points_of_two_shapes_run_and_are_collected_by_the_job_after_them(cluster, tmp_path):
     """One and two ranks make two arrays and one collect job; all points finish, and results/ is there after them."""
-    made = plan(tmp_path, "sweep=two", "shards=1,2", "seed=1,2")
+    made = plan(tmp_path, *QUICK, "sweep=two", "shards=1,2", "seed=1,2")
     sent = submit.submit(made)
     assert (sent.points, len(sent.job_ids)) == (4, 2)
     until(lambda: states(made.sweep) == {"done"})
@@ -77,7 +27,7 @@ def test_points_of_two_shapes_run_and_are_collected_by_the_job_after_them(cluste
 def test_a_path_with_spaces_and_quotes_reaches_the_tasks_whole(cluster, tmp_path):
     """Slurm's own log files and submitit's pickles lie below a folder whose name holds what shells stumble over."""
     folder = tmp_path / "it's a b $HOME #1 (x)&"
-    made = replace(plan(tmp_path, "sweep=odd"), sweep=SweepDir(folder / "odd"))
+    made = replace(plan(tmp_path, *QUICK, "sweep=odd"), sweep=SweepDir(folder / "odd"))
     submit.submit(made)
     until(lambda: states(made.sweep) == {"done"})
     assert any(log.text for log in status.logs(made.sweep, made.points[0].point_id))
@@ -85,7 +35,7 @@ def test_a_path_with_spaces_and_quotes_reaches_the_tasks_whole(cluster, tmp_path
 
 def test_packed_points_share_one_task_and_each_finishes(cluster, tmp_path):
     """points_per_task=3 sends four points as two tasks."""
-    made = plan(tmp_path, "sweep=packed", "seed=1,2,3,4", "cluster.points_per_task=3")
+    made = plan(tmp_path, *QUICK, "sweep=packed", "seed=1,2,3,4", "cluster.points_per_task=3")
     submit.submit(made)
     tasks = [len(task) for sent in read(made.sweep) if sent.kind == "points" for task in sent.tasks]
     assert tasks == [3, 1]
@@ -94,7 +44,7 @@ def test_packed_points_share_one_task_and_each_finishes(cluster, tmp_path):
 
 def test_cancelled_points_are_interrupted_and_resume_runs_those_alone(cluster, tmp_path):
     """Cancel ends waiting and running tasks; resume sends exactly the points without a finished attempt."""
-    made = plan(tmp_path, "sweep=cancel", "seed=1,2", "engine.synthetic_ms_per_token=5000")
+    made = plan(tmp_path, *QUICK, "sweep=cancel", "seed=1,2", "engine.synthetic_ms_per_token=5000")
     first = submit.submit(made)
     until(lambda: "running" in states(made.sweep))
     assert submit.resume(made.sweep, dry_run=True).points == 0
@@ -117,7 +67,7 @@ def test_a_submit_from_inside_a_job_is_not_bent_by_its_variables(cluster, tmp_pa
         "SLURM_MEM_PER_NODE": "9999999",
     }.items():
         monkeypatch.setenv(name, value)
-    made = plan(tmp_path, "sweep=inside")
+    made = plan(tmp_path, *QUICK, "sweep=inside")
     submit.submit(made)
     assert os.environ["SLURM_NTASKS"] == "64"
     until(lambda: states(made.sweep) == {"done"})
@@ -125,7 +75,7 @@ def test_a_submit_from_inside_a_job_is_not_bent_by_its_variables(cluster, tmp_pa
 
 def test_a_lost_node_is_told_in_slurms_word_and_costs_its_points_alone(cluster, tmp_path):
     """A node that is killed under a running point: the point does not end as done, and runs again elsewhere."""
-    made = plan(tmp_path, "sweep=lost", "engine.synthetic_ms_per_token=700")
+    made = plan(tmp_path, *QUICK, "sweep=lost", "engine.synthetic_ms_per_token=700")
     made = with_cluster(made, sbatch_options={"nodelist": "node4", "no-requeue": ""})
     submit.submit(made)
     until(lambda: "running" in states(made.sweep))

@@ -1,0 +1,65 @@
+"""What the tests on a real Slurm share: small plans, and waiting for what jobs do."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wattflow import grid, slurm, status
+from wattflow.sweepdir import SweepDir
+
+# a point that takes a moment: the synthetic engine loads no torch on one rank
+QUICK = (
+    "engine=synthetic",
+    "engine.synthetic_ms_per_token=0.1",
+    "power.meter=simulated",
+    "power.idle_s=0.1",
+    "n_prompts=4",
+    "batch_size=2",
+    "max_gen_len=4",
+    "max_seq_len=512",
+)
+
+
+def until(fact: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Wait until a fact holds."""
+    end = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < end, "it did not become true in time"
+        time.sleep(0.3)
+
+
+def plan(folder: Path, *words: str) -> grid.Plan:
+    """A plan for the test cluster whose sweeps lie in a folder; of words with one key the last wins."""
+    by_key = {
+        word.partition("=")[0]: word
+        for word in (
+            "cluster=testcluster",
+            "engine.device=cpu",
+            f"sweeps_dir={folder}",
+            "sweep.repeats=1",
+            *words,
+        )
+    }
+    return grid.plan(list(by_key.values()))
+
+
+def with_cluster(made: grid.Plan, **settings: Any) -> grid.Plan:
+    """The same plan with other settings of its profile."""
+    points = [
+        replace(p, choices={**p.choices, "cluster": {**p.choices["cluster"], **settings}})
+        for p in made.points
+    ]
+    return replace(made, points=points)
+
+
+def fresh(sweep: SweepDir) -> list[status.Row]:
+    """The states, from answers of this moment."""
+    slurm.forget()
+    return status.states(sweep)
+
+
+def states(sweep: SweepDir) -> set[str]:
+    """The states that points are in now."""
+    return {row.state for row in fresh(sweep)}
