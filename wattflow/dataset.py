@@ -196,7 +196,7 @@ def _prompt(config: Config, tokenizer: Tokenizer, entry: Entry, index: int) -> _
     most = _most_tokens(config)
     if tokens and len(tokens) <= most:
         return _Drawn(index, text, tokens, truncated=False)
-    where = f"dataset {config.dataset.name}, {entry.place}"
+    where = f"{config.dataset.path or f'dataset {config.dataset.name}'}, {entry.place}"
     match config.dataset.on_bad:
         case "skip":
             return None

@@ -367,7 +367,7 @@ def expand(
     with _hydra():
         grid = _read_grid(words)
         for unresolved in _combinations(grid, repeats):
-            choices = resolve(unresolved)
+            choices = resolve(_with_whole_paths(unresolved))
             identity = point_id(choices)
             if identity in points:
                 if hashed(points[identity].choices) != hashed(choices):
@@ -457,7 +457,7 @@ def check_inputs(points: Sequence[Point]) -> None:
         if point.reason is not None:
             continue
         choices = point.choices
-        relevant = ("model", "dataset", "weights", "n_prompts", "max_seq_len")
+        relevant = ("model", "dataset", "weights", "seed", "n_prompts", "max_seq_len")
         key = json.dumps([choices[name] for name in relevant])
         if key in seen:
             continue

@@ -242,11 +242,11 @@ class _Attempt:
         rows: list[dict[str, object]] = []
         for batch, out in enumerate(self.answers):
             for kept, stop_reason in zip(out.tokens, out.stop_reasons, strict=True):
-                prompt = len(rows)
+                prompt = len(rows)  # its place in the drawn prompts
                 text = self.text.decode(kept) if meaningful else None
                 rows.append(
                     {
-                        "prompt": self.prompts.indices[prompt],
+                        "prompt": prompt,
                         "batch": batch,
                         "tokens_in": len(self.prompts.tokens[prompt]),
                         "tokens_kept": len(kept),

@@ -1,0 +1,219 @@
+"""The command line as a person meets it: quick, one line an error, nothing half-written."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
+
+
+def call(*words, cwd, **env):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [*WATTFLOW, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        check=False,
+        timeout=120,
+    )
+
+
+def median_s(words, cwd, times=5):
+    """The median of some wall-clock times of one call."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        assert call(*words, cwd=cwd).returncode == 0
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def test_help_and_plan_load_no_heavy_library(tmp_path):
+    """--help and plan leave torch, pynvml, altair and polars on the disk."""
+    for words in (["--help"], ["plan", "grid=demo"]):
+        code = (
+            f"import sys; sys.argv = ['wattflow', *{words!r}]\n"
+            "from wattflow.cli import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+            "print([m for m in ('torch', 'pynvml', 'altair', 'polars') if m in sys.modules])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_verb_has_help(tmp_path):
+    """Each verb explains itself, and the list of verbs is that of the design."""
+    verbs = {"plan", "submit", "run", "status", "resume", "cancel", "logs", "collect", "report", "doctor", "keys"}
+    told = call("--help", cwd=tmp_path).stdout
+    for verb in verbs:
+        assert verb in told
+        assert "Usage" in call(verb, "--help", cwd=tmp_path).stdout
+
+
+BAD = [
+    ("unknown model", ["model=gpt-5"], "gpt-5"),
+    ("unknown key", ["batchsize=8"], "batchsize"),
+    ("wrong type", ["batch_size=lots"], "lots"),
+    ("value out of range", ["batch_size=0"], "at least 1"),
+    ("unknown grid", ["grid=nothing"], "nothing"),
+    ("interpolation", ["dataset.name=${oc.env:HOME}"], "${"),
+    ("target", ["engine._target_=os.system"], "_target_"),
+    ("backtick", ["dataset.name=`touch sentinel`"], "`"),
+    ("semicolon", ["dataset.name='x;touch sentinel'"], ";"),
+    ("newline", ["dataset.name='x\ntouch sentinel'"], "refused"),
+    ("path in a name", ["sweep=../../tmp/x"], "../"),
+    ("absolute name", ["sweep=/tmp/x"], "letters"),
+    ("missing dataset", ["dataset.path=/nowhere/prompts.json"], "/nowhere/prompts.json"),
+    ("too many prompts", ["n_prompts=4096"], "n_prompts"),
+    ("missing checkpoint", ["weights=hf", "model.path=/nowhere/model"], "/nowhere/model"),
+    ("checkpoint not named", ["weights=meta"], "model.path"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(words, told, tmp_path):
+    """What is wrong is named on stderr in one line, without traceback, and nothing is written."""
+    few = [] if any(word.startswith("n_prompts") for word in words) else ["n_prompts=8"]
+    done = call("submit", *few, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert told in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        (b"{", "line 1"),
+        (b'{"prompt": ""}\n', "empty"),
+        (b'{"prompt": "' + b"long " * 20_000 + b'"}\n', "tokens"),
+        (b'{"prompt": "\xff"}\n', "UTF-8"),
+        (b'{"question": 1}\n', "prompt"),
+    ],
+    ids=["empty file", "malformed", "empty prompt", "100 kB prompt", "not UTF-8", "other format"],
+)
+def test_bad_prompts_are_refused_before_anything_is_sent(content, told, tmp_path):
+    """A file of prompts that cannot be used stops the submit, with the file's name."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(content)
+    words = [f"dataset.path={file}", "dataset.format=jsonl", "n_prompts=1", "sweep.repeats=1"]
+    done = call("submit", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "prompts.jsonl" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_truncated_checkpoint_is_refused_before_anything_is_sent(tmp_path):
+    """A safetensors file shorter than its header says stops the submit."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    header = json.dumps({"x": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 10)
+    words = ["n_prompts=8", "weights=hf", f"model.path={folder}", "sweep.repeats=1"]
+    done = call("submit", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "model.safetensors" in done.stderr or str(folder) in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_run_refuses_what_needs_submit(tmp_path):
+    """A grid without -m, repeats, zip, exclude and Slurm profiles are sent to submit."""
+    cases = [
+        (["n_prompts=8", "shards=1,2"], "-m"),
+        (["-m", "grid=demo"], "submit cluster=local"),
+        (["-m", "n_prompts=8", "sweep.zip=[[shards,batch_size]]", "shards=1,2", "batch_size=1,2"], "zip"),
+        (["n_prompts=8", "cluster=testcluster"], "wattflow submit"),
+    ]
+    for words, told in cases:
+        done = call("run", *words, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_sweep_is_said_so(tmp_path):
+    """Verbs that take a sweep say where they looked and what makes one."""
+    for verb in ("status", "resume", "cancel", "collect", "report"):
+        done = call(verb, "nothing-here", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "wattflow submit" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_plan_prints_points_and_the_exact_script(tmp_path):
+    """plan lists each point with its id, tells data from talk, and --script prints what sbatch would get."""
+    done = call("plan", "grid=demo", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[0].split("\t") == ["point_id", "shards", "batch_size", "repeat", "note"]
+    assert len(lines) == 9
+    assert "8 points to run" in done.stderr
+    script = call("plan", "grid=demo", "cluster=testcluster", "--script", cwd=tmp_path).stdout
+    assert "#SBATCH --gpus-per-node=2" in script
+    as_json = json.loads(call("plan", "grid=demo", "--json", cwd=tmp_path).stdout)
+    assert len(as_json["points"]) == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_points_that_cannot_run_are_listed_with_figures(tmp_path):
+    """plan shows why a point is left out, with the numbers."""
+    words = ["model=llama-65b", "n_prompts=8", "sweep.repeats=1", "cluster=example-a100", "shards=1"]
+    done = call("plan", *words, cwd=tmp_path)
+    assert "GiB" in done.stdout
+    assert "0 points to run" in done.stderr
+
+
+def test_keys_lists_groups_and_defaults(tmp_path):
+    """A person who mistyped a key finds the right one."""
+    done = call("keys", cwd=tmp_path)
+    assert "batch_size\t64" in done.stdout
+    assert "tiny" in call("keys", "model", cwd=tmp_path).stdout
+    assert call("keys", "modle", cwd=tmp_path).returncode == 2
+
+
+def test_wattflow_debug_shows_the_traceback(tmp_path):
+    """The traceback is there for who asks for it."""
+    done = call("plan", "batchsize=8", cwd=tmp_path, WATTFLOW_DEBUG="1")
+    assert "Traceback" in done.stderr
+
+
+def test_installed_wheel_finds_its_conf(tmp_path):
+    """conf/ is found from an installed wheel, where no checkout is."""
+    root = Path(__file__).parent.parent
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path / "dist"), str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True)
+    where = tmp_path / "empty"
+    where.mkdir()
+    done = call("plan", "grid=demo", cwd=where, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stderr
+    code = "import wattflow.grid as g; print(*g.conf_dirs())"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(tmp_path / "site" / "wattflow" / "conf")

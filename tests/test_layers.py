@@ -1,0 +1,97 @@
+"""Imports point down only: cli > stages > engine, power > model, dataset, tokenizer, timings, energy > nouns."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "wattflow"
+
+LAYERS = [
+    {"errors", "config", "schema", "columns", "sweepdir", "stream"},
+    {"model", "dataset", "tokenizer", "timings", "energy"},
+    {"engine", "power"},
+    {
+        *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
+        *{"journal", "slurm", "process", "attempts", "results", "figures"},
+    },
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# Stages that read what another stage's nouns say of the disk. A stage that is not here imports no other stage.
+STAGE_IMPORTS = {
+    "journal": set(),
+    "slurm": set(),
+    "process": {"journal"},
+    "submit": {"journal", "process", "slurm", "grid"},  # grid: for a type alone
+    "status": {"journal", "process", "slurm"},
+    "attempts": set(),
+    "collect": {"attempts"},
+    "results": set(),
+    "results": {"figures"},
+    "report": {"results", "figures"},
+}
+
+
+def modules():
+    """Each module of the package with the names of ours that it imports, wherever the import stands."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        inside = path.relative_to(PACKAGE).with_suffix("").parts
+        imported, foreign = set(), set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                whole = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in whole:
+                parts = name.split(".")
+                if parts[0] == "wattflow":
+                    imported.update(parts[1:2])
+                else:
+                    foreign.add(parts[0])
+        yield inside, imported & set(LEVEL), foreign
+
+
+def test_every_module_has_a_place():
+    """A new file at the top of the package is given a layer here before it is imported anywhere."""
+    names = {inside[0] for inside, _, _ in modules()} - {"__init__"}
+    assert names == set(LEVEL)
+
+
+@pytest.mark.parametrize(("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40])
+def test_imports_point_down(inside, imported, foreign):
+    """No module imports from a layer above its own, nor from its neighbours unless the list says so."""
+    me = inside[0]
+    if me == "__init__":
+        return
+    for other in imported - {me}:
+        assert LEVEL[other] <= LEVEL[me], f"{me} imports {other}"
+        if LEVEL[me] == 3 and LEVEL[other] == 3:
+            assert other in STAGE_IMPORTS.get(me, set()), f"stage {me} imports stage {other}"
+    if me in ("engine", "power"):
+        assert not imported & ({"engine", "power"} - {me})
+
+
+@pytest.mark.parametrize(("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40])
+def test_only_the_engine_knows_torch_and_only_power_knows_nvml(inside, imported, foreign):
+    """torch and fairscale are imported in engine/ alone, pynvml in power/ alone."""
+    if inside[0] != "engine":
+        assert not foreign & {"torch", "fairscale"}
+    if inside[0] != "power":
+        assert "pynvml" not in foreign
+
+
+@pytest.mark.parametrize("stage", ["cli", "grid", "submit", "status", "run", "dataset"])
+def test_what_a_login_node_imports_is_light(stage):
+    """The modules behind --help, plan, submit and status load neither torch nor pynvml nor altair."""
+    code = (
+        f"import sys, wattflow.{stage}; "
+        "print([m for m in ('torch', 'pynvml', 'altair', 'polars', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
