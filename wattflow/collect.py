@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -194,7 +195,8 @@ def _owned(trace: pa.Table, key: Key, who: Who, schema: pa.Schema) -> pa.Table:
     """A device's trace in order of time, with whose it is beside each row."""
     owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *who), strict=True))
     columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
-    columns += trace.select(TRACE.names).sort_by("time_ns").columns
+    rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
+    columns += (trace if rising else trace.sort_by("time_ns")).select(TRACE.names).columns
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -64,6 +64,16 @@ class Windows:
     covered_ns: Ints
     longest_gap_ns: Ints
 
+    def part(self, first: int, last: int) -> "Windows":
+        """The windows from the first up to, not with, the last."""
+        return Windows(
+            energy_j=self.energy_j[first:last],
+            u_j=self.u_j[first:last],
+            window_ns=self.window_ns[first:last],
+            covered_ns=self.covered_ns[first:last],
+            longest_gap_ns=self.longest_gap_ns[first:last],
+        )
+
 
 @dataclass(frozen=True)
 class Joules:
