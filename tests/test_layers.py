@@ -30,7 +30,6 @@ STAGE_IMPORTS = {
     "status": {"journal", "process", "slurm"},
     "attempts": set(),
     "collect": {"attempts"},
-    "results": set(),
     "results": {"figures"},
     "report": {"results", "figures"},
 }

@@ -353,6 +353,15 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[dict[str, Any]]:
         yield choices
 
 
+def _with_whole_paths(choices: dict[str, Any]) -> dict[str, Any]:
+    """The same choices with their files named from the root: a job starts in another directory."""
+    out = dict(choices)
+    for group, key in (("dataset", "path"), ("model", "path"), ("model", "tokenizer_path")):
+        if out[group][key] is not None:
+            out[group] = {**out[group], key: str(Path(out[group][key]).expanduser().absolute())}
+    return out
+
+
 def expand(
     words: Sequence[str], repeats: int | None = None
 ) -> tuple[dict[str, Any], list[Point], int]:
