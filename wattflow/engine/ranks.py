@@ -131,6 +131,9 @@ def _check_gpu(rank: int, local_rank: int, node: str) -> None:
 def _meet(
     rank: int, world: int, node: str, init_method: str, *, cuda: bool, timeout_s: float
 ) -> None:
+    # fairscale and torch.distributed.nn name the group in default arguments: imported after it exists, they would hold
+    # it past `close`, and its threads would abort the process at exit (seen in one exit of seven)
+    import fairscale.nn.model_parallel.layers  # noqa: F401, PLC0415 - see above
     import torch.distributed as dist  # noqa: PLC0415 - see barrier
 
     # one group with two backends: tensors on a GPU go through NCCL, the few bytes of JSON through gloo
