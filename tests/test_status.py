@@ -1,6 +1,7 @@
 """What became of each point, told from disk first; and that no answer never reads as an end."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from fake_slurm import FakeSlurm
 from sweeps import choices
+from typer.testing import CliRunner
 
 from wattflow import config, journal, slurm, status, submit
+from wattflow.cli import app
 from wattflow.errors import RefusedError
 from wattflow.grid import Plan, Point
 from wattflow.schema import SCHEMA_VERSION, JobInfo, Record
@@ -132,6 +135,18 @@ def test_a_failed_attempt_tells_its_reason_log_and_the_command_that_tries_again(
     row = only(made, 1)
     assert (row.state, row.reason, row.log) == ("failed", "the checkpoint ends early", log)
     assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
+
+
+def test_the_command_that_tries_again_is_understood(fake, tmp_path):
+    """What status tells a person to type sends that point alone."""
+    made = sent(tmp_path, 2)
+    submit.keep(made)
+    attempt(made, 1, "failed", "101_1", error="boom")
+    fake.queue(f"101_0|RUNNING|None|{name_of(made)}")
+    words = shlex.split(str(only(made, 1).rerun))
+    done = CliRunner().invoke(app, [*words[1:], "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "1 points to send" in done.output
 
 
 def test_a_rank_that_failed_while_rank_0_was_killed_tells_why(fake, tmp_path):
