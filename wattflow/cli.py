@@ -326,7 +326,7 @@ def run(words: Words = None, multirun: Multirun = False) -> None:
 
 Only = Annotated[
     list[str] | None,
-    typer.Option("--point", metavar="ID", help="Only this point; may be given again."),
+    typer.Option("--only", metavar="ID", help="Only this point; may be given again."),
 ]
 States = Annotated[
     list[str] | None, typer.Option("--state", help="Only points in this state; may be given again.")
@@ -371,14 +371,14 @@ def status(
 
 @app.command()
 def resume(
-    sweep: SweepArgument, point: Only = None, wait: Wait = False, dry_run: DryRun = False
+    sweep: SweepArgument, only: Only = None, wait: Wait = False, dry_run: DryRun = False
 ) -> None:
     """Send again exactly the points that were tried, did not finish, and neither wait nor run."""
     from wattflow import submit as stage  # noqa: PLC0415
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
-    sent = stage.resume(directory, dry_run=dry_run, only=set(point) if point else None)
+    sent = stage.resume(directory, dry_run=dry_run, only=set(only) if only else None)
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         _follow(directory)
@@ -387,7 +387,7 @@ def resume(
 @app.command()
 def cancel(
     sweep: SweepArgument,
-    point: Only = None,
+    only: Only = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask, however many jobs it ends.")
     ] = False,
@@ -398,15 +398,15 @@ def cancel(
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
-    only = set(point) if point else None
+    chosen = set(only) if only else None
     if not (yes or dry_run):
-        would = stage.cancel(directory, only=only, dry_run=True)
+        would = stage.cancel(directory, only=chosen, dry_run=True)
         if len(would) > 100 and not (
             sys.stdin.isatty()
             and typer.confirm(f"end {len(would)} tasks of {directory.name}?", err=True)
         ):
             raise WattflowError(f"{len(would)} tasks would end: say --yes to end them.")
-    ended = stage.cancel(directory, only=only, dry_run=dry_run)
+    ended = stage.cancel(directory, only=chosen, dry_run=dry_run)
     for key in ended:
         print(key)
     _talk(f"{len(ended)} tasks {'would end' if dry_run else 'ended'}.")

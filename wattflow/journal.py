@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wattflow.schema import JournalLine
+from wattflow.schema import JournalLine, Record
 from wattflow.sweepdir import SweepDir
 
 LOCAL = "local:"  # how job ids begin that are a process of some machine and no job of Slurm's
@@ -44,6 +44,12 @@ class Sent:
     def log_path(self, task: int, rank: int = 0, stream: Literal["out", "err"] = "err") -> Path:
         """Where what a rank of a task prints goes, as submitit names it."""
         return self.folder / f"{LOCAL_LOG if self.is_local else self.key(task)}_{rank}_log.{stream}"
+
+    def made(self, record: Record, task: int) -> bool:
+        """Whether one of its tasks made the attempt that a record tells of; a local one is known by its clock."""
+        if self.is_local:
+            return record["started_ns"] >= self.time_ns
+        return record["job"]["job_id"] == self.key(task)
 
     @property
     def is_local(self) -> bool:

@@ -564,18 +564,24 @@ def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
 
 
 def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> None:
-    """Keep the ranks' logs, and close the record if its rank could not."""
+    """Keep the ranks' logs, and close the record with what the ranks themselves could not say."""
     for log in spool.glob("rank*.log"):
         shutil.copy(log, attempt.logs / log.name)
+    for rank, code in enumerate(codes):
+        if code < 0 and code != -signal.SIGTERM and not attempt.error_path(rank).exists():
+            # the others saw only that a peer went away
+            how = signal.Signals(-code).name
+            told = {"rank": rank, "time_ns": 0, "interrupted": False, "traceback": ""}
+            write_json(
+                attempt.error_path(rank), {**told, "error": f"rank {rank} was killed: {how}."}
+            )
     record = attempt.read_record() or {
         "schema_version": SCHEMA_VERSION,
         "point_id": attempt.point_id,
         "attempt": attempt.number,
-        "status": "running",
     }
-    if record["status"] == "running":
-        ended = ", ".join(f"rank {k} with {code}" for k, code in enumerate(codes) if code)
-        close_failed(attempt, record, f"ranks ended: {ended or 'all with 0, without a record'}")
+    ended = ", ".join(f"rank {k} with {code}" for k, code in enumerate(codes) if code)
+    close_failed(attempt, record, f"ranks ended: {ended or 'all with 0, without a record'}")
 
 
 def main(told: str) -> None:

@@ -74,9 +74,7 @@ class _Traces:
         if self.record is None or self.at is None:
             return None
         sent, task = self.at
-        if sent.is_local:
-            return self.record if self.record["started_ns"] >= sent.time_ns else None
-        return self.record if self.record["job"]["job_id"] == sent.key(task) else None
+        return self.record if sent.made(self.record, task) else None
 
 
 def states(sweep: SweepDir) -> list[Row]:

@@ -630,8 +630,19 @@ def _needs_another_try(
     if point_id not in newest:
         # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
         return bool(attempts) and not is_finished(attempts)
+    if is_finished(attempts):
+        return False
     sent, task = newest[point_id]
-    return sent.key(task) not in words and not is_finished(attempts)
+    return sent.key(task) not in words or _has_failed(attempts, sent, task)
+
+
+def _has_failed(attempts: Sequence[AttemptDir], sent: Sent, task: int) -> bool:
+    """Whether a task that is still alive has given a point up and gone on to its others."""
+    with contextlib.suppress(DamagedError):
+        record = attempts[-1].read_record() if attempts else None
+        if record is not None and sent.made(record, task):
+            return record["status"] in ("failed", "interrupted")
+    return False
 
 
 def is_finished(attempts: Sequence[AttemptDir]) -> bool:

@@ -1,0 +1,203 @@
+"""From a grid to a report on this machine, with every part real: ranks over gloo, the sidecar, Parquet, the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import wattflow
+
+WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
+SMALL = [
+    "precision=fp32",
+    "n_prompts=6",
+    "batch_size=4",
+    "max_gen_len=8",
+    "power.idle_s=0.3",
+    "dataset.template=plain",
+]
+
+
+def call(*words, cwd, code=0):
+    """Run the command line and hold it to its exit code."""
+    done = subprocess.run(
+        [*WATTFLOW, *words], cwd=cwd, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def flown(tmp_path_factory):
+    """A sweep over shards 1 and 2, submitted from the command line and waited for."""
+    where = tmp_path_factory.mktemp("flow")
+    told = call(
+        "submit", *SMALL, "shards=1,2", "sweep=flow", "sweep.repeats=1", "--wait", cwd=where
+    )
+    return where, told
+
+
+def test_submit_and_wait_ends_with_the_table(flown):
+    """The closing table has the throughput, the watts and where they came from; simulated ones carry `~`."""
+    _, told = flown
+    head, *rows = [line.split("\t") for line in told.stdout.splitlines() if "\t" in line]
+    assert {"tokens/s", "words/s", "responses/s", "W", "J/token", "J/response", "source"} <= set(
+        head
+    )
+    assert len(rows) == 2
+    for row in rows:
+        cells = dict(zip(head, row, strict=True))
+        if "simulated" in cells["source"]:
+            assert cells["W"].startswith("~")
+            assert cells["J/token"].startswith("~")
+        assert not cells["tokens/s"].startswith("~")
+        assert cells["words/s"] == "-"  # dummy weights: their text means nothing
+    assert "2 done" in told.stderr
+
+
+def test_every_prompt_is_answered_the_last_short_batch_too(flown):
+    """Six prompts in batches of four are two batches, and each prompt keeps its eight tokens."""
+    where, _ = flown
+    points = wattflow.open_sweep(where / "sweeps" / "flow").points
+    assert points["counts"].to_list() == [True, True]
+    assert points["responses"].to_list() == [6, 6]
+    assert points["tokens_kept"].to_list() == [48, 48]
+
+
+def test_numbers_of_a_row_agree_with_each_other(flown):
+    """energy = power x time, J/token x tokens = energy, rate x time = tokens, and the phases make up the window."""
+    where, _ = flown
+    for row in wattflow.open_sweep(where / "sweeps" / "flow").points.to_dicts():
+        assert row["energy_j"] == pytest.approx(row["power_w"] * row["duration_s"], rel=1e-6)
+        assert row["energy_j"] == pytest.approx(row["energy_per_token_j"] * 48, rel=1e-9)
+        assert row["tokens_per_s"] * row["duration_s"] == pytest.approx(48, rel=1e-9)
+        parts = row["prefill_energy_j"] + row["decode_energy_j"] + row["other_energy_j"]
+        assert parts == pytest.approx(row["energy_j"], rel=1e-9)
+        assert row["valid"], row["reasons"]
+
+
+def test_shards_do_not_change_the_prompts_or_the_joules_counted(flown):
+    """Both points saw the same prompts; two ranks on one host's meter are billed once."""
+    where, _ = flown
+    points = wattflow.open_sweep(where / "sweeps" / "flow").points.sort("shards")
+    assert points["prompts_sha256"].n_unique() == 1
+    simulated = points.filter(pl.col("power_source") == "simulated")
+    for row in simulated.to_dicts():
+        # the joules are the node's window, the seconds rank 0's: they differ by the ranks' own edges
+        assert 40.0 <= row["power_w"] <= 121.0
+
+
+def test_an_attempt_leaves_few_private_files(flown):
+    """At most three files, one a node and one a GPU; nobody else may read them."""
+    where, _ = flown
+    for attempt in (where / "sweeps" / "flow" / "points").glob("*/attempt-1"):
+        files = [path for path in attempt.rglob("*") if path.is_file()]
+        assert len(files) <= 3 + 1 + 1, files
+        assert all(path.stat().st_mode & 0o077 == 0 for path in attempt.rglob("*"))
+        record = json.loads((attempt / "record.json").read_text())
+        assert record["status"] == "finished"
+        assert record["prompts"]["count"] == 6
+
+
+def test_status_resume_and_a_second_submit_have_nothing_to_do(flown):
+    """What is finished is not done twice."""
+    where, _ = flown
+    assert call("status", "flow", cwd=where).stdout.count("\tdone\t") == 2
+    assert call("resume", "flow", cwd=where).stdout == ""
+    again = call("submit", *SMALL, "shards=1,2", "sweep=flow", "sweep.repeats=1", cwd=where)
+    assert again.stdout == ""
+    assert "0 points sent" in again.stderr
+
+
+def test_report_is_one_file(flown):
+    """The report holds its scripts and names no other host."""
+    where, _ = flown
+    path = Path(call("report", "flow", cwd=where).stdout.strip())
+    text = path.read_text()
+    assert path == where / "sweeps" / "flow" / "results" / "report.html"
+    assert 'src="http' not in text
+    assert "vega" in text.lower()
+
+
+def test_run_is_a_hydra_application_that_leaves_only_the_sweep(tmp_path):
+    """`run -m` measures each point in this process's terminal and leaves neither outputs/ nor multirun/."""
+    done = call(
+        "run", "-m", "engine=synthetic", *SMALL, "batch_size=2,3", "sweep=here", cwd=tmp_path
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+    assert len([line for line in done.stdout.splitlines() if "\t" in line]) == 3
+    assert "multirun.yaml" not in {path.name for path in tmp_path.rglob("*")}
+
+
+def _wait_for(found, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = found()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError("not in time")
+
+
+def _rank(point_folder, rank):
+    """The pid of one rank of the running point, from the processes' command lines."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if (
+            b"wattflow.run" in words
+            and str(point_folder).encode() in words[-2]
+            and b'"rank": %d,' % rank in words[-2]
+        ):
+            return int(path.parent.name)
+    return None
+
+
+def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
+    """kill -9 of rank 1: the point is failed with a reason and a log, the other is done; resume mends it."""
+    words = [
+        *SMALL,
+        "engine=synthetic",
+        "engine.synthetic_ms_per_token=200",
+        "sweep=hurt",
+        "sweep.repeats=1",
+    ]
+    call("submit", *words, "shards=2", "batch_size=3,6", cwd=tmp_path)
+    sweep = tmp_path / "sweeps" / "hurt"
+    _wait_for(lambda: list(sweep.glob("points/*/attempt-1/record.json")))
+    os.kill(_wait_for(lambda: _rank(sweep, 1)), signal.SIGKILL)
+    status = _wait_for(
+        lambda: next(
+            (
+                done
+                for done in [
+                    subprocess.run(
+                        [*WATTFLOW, "status", "hurt"],
+                        cwd=tmp_path,
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    )
+                ]
+                if done.returncode == 3
+            ),
+            None,
+        ),
+        120.0,
+    )
+    assert status.stdout.count("\tdone\t") == 1
+    assert status.stdout.count("\tfailed\t") == 1
+    assert "rank 1 was killed: SIGKILL" in status.stderr
+    assert "wattflow resume" in status.stderr
+    call("resume", "hurt", "--wait", cwd=tmp_path)
+    attempts = sorted(path.name for path in sweep.glob("points/*/attempt-*"))
+    assert attempts == ["attempt-1", "attempt-1", "attempt-2"]
+    assert wattflow.open_sweep(sweep).points["counts"].to_list() == [True, True]
