@@ -202,6 +202,17 @@ def test_a_sites_own_conf_is_found_first(tmp_path):
     assert points[1].choices["cluster"]["gpus_per_node"] == 3
 
 
+def test_a_folder_of_ones_own_hides_no_shipped_config(tmp_path):
+    """With a ./conf that holds one profile, shipped models are still listed, listed in words and globbed."""
+    (tmp_path / "conf" / "cluster").mkdir(parents=True)
+    (tmp_path / "conf" / "cluster" / "mine.yaml").write_text("name: mine\nlauncher: local\n")
+    assert {"mine", "local"} <= set(grid.group_files("cluster"))
+    assert "llama-7b" in grid.group_files("model")
+    for words in ("model=llama-7b,llama-13b", "model=glob([llama-7*,llama-13*])"):
+        _, points, _ = grid.expand([*ONE, "cluster=mine", words])
+        assert {point.choices["model"]["name"] for point in points} == {"llama-7b", "llama-13b"}
+
+
 def test_expansion_equals_hydras_composition():
     """Points made by setting plain values are those that Hydra composes one by one (20 sampled)."""
     words = [

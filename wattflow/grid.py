@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -131,9 +131,7 @@ def group_files(group: str) -> list[str]:
     """The names that a config group can be set to; RefusedError for what is no group."""
     if group not in GROUPS:
         raise RefusedError(f"{group}: no config group. The groups are {', '.join(GROUPS)}.")
-    with _hydra():
-        loader = GlobalHydra.instance().config_loader()
-        return sorted(name for name in loader.get_group_options(group))
+    return sorted({path.stem for folder in conf_dirs() for path in (folder / group).glob("*.yaml")})
 
 
 def refuse_unsafe(words: Sequence[str]) -> None:
@@ -174,10 +172,16 @@ def _parse(words: Sequence[str]) -> list[Override]:
 
 
 def _is_group(override: Override) -> bool:
-    loader = GlobalHydra.instance().config_loader()
-    return bool(loader.get_group_options(override.key_or_group)) and "." not in (
-        override.key_or_group
-    )
+    # Hydra's loader, asked here, knows the first of conf_dirs() only
+    return override.key_or_group in GROUPS
+
+
+def _listed(override: Override) -> list[str]:
+    """The words that a list, range or glob stands for, as many as there are values."""
+    value: Any = override.value()
+    if isinstance(value, Glob):  # Hydra would look in the first of conf_dirs() only
+        return value.filter(group_files(override.key_or_group))
+    return list(override.sweep_string_iterator())
 
 
 def _set_leaf(choices: dict[str, Any], key: str, value: Any) -> None:
@@ -303,7 +307,7 @@ def _read_grid(words: Sequence[str]) -> _Grid:
         key = override.key_or_group
         if key.split(".")[0] in ("sweep", "sweeps_dir", "grid"):
             raise RefusedError(f"{override.input_line}: {key} has one value for the whole sweep.")
-        (groups if _is_group(override) else values)[key] = list(override.sweep_string_iterator())
+        (groups if _is_group(override) else values)[key] = _listed(override)
     return _Grid(fixed, groups, values, _composed(fixed, check_missing=False))
 
 
