@@ -1,0 +1,231 @@
+"""Workers for the tests of the sharded engine: tiny models, checkpoints of both kinds, and ranks as real processes.
+
+Run as a program it is one rank: `python engine_ranks.py RANK WORLD FOLDER` reads FOLDER/ask.json, does what it asks
+and writes FOLDER/answer-RANK.pt.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wattflow import config
+from wattflow.engine import paper, ranks, weights
+from wattflow.engine.layers import share_among
+from wattflow.engine.layout import Matrix, matrices
+from wattflow.engine.llama import Llama, empty_cache, rotary_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def tiny(**changes: Any) -> config.Model:
+    """A model of 8 heads over 2 KV heads, so that four shards repeat KV heads."""
+    shapes = {
+        "name": "test",
+        "dim": 64,
+        "n_layers": 2,
+        "n_heads": 8,
+        "n_kv_heads": 2,
+        "ffn_dim": 96,
+        "vocab_size": 256,
+    }
+    return config.Model(**{**shapes, **changes})
+
+
+def choices(model: config.Model, **changes: Any) -> config.Config:
+    """Resolved choices of a greedy float64 point on the CPU."""
+    keys = {
+        "model": model,
+        "engine": config.Engine(device="cpu"),
+        "batch_size": 8,
+        "max_gen_len": 6,
+        "max_seq_len": 40,
+        "precision": "fp64",
+        "temperature": 0.0,
+        "stop": "length",
+        "weights": "dummy",
+        "shards": 1,
+        "nodes": 1,
+    }
+    return config.Config(**{**keys, **changes})
+
+
+def random_weights(model: config.Model, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Whole matrices by Meta's names, in the order of half-split pairs, wide enough that outputs vary."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for matrix in matrices(model):
+        drawn = torch.randn(matrix.shape, dtype=torch.float64, generator=generator)
+        out[matrix.name] = 1 + 0.1 * drawn if matrix.split is None else 0.2 * drawn
+    return out
+
+
+def interleaved(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Half-split rows in Meta's order: row i and row i + D/2 of a head become rows 2i and 2i + 1."""
+    order = [half * head_dim // 2 + pair for pair in range(head_dim // 2) for half in (0, 1)]
+    heads = rows.reshape(-1, head_dim, rows.shape[-1])
+    return heads[:, order].reshape(rows.shape)
+
+
+def save_meta(
+    folder: Path,
+    model: config.Model,
+    whole: dict[str, torch.Tensor],
+    files: int,
+    *,
+    embedding_dim: int = 1,
+) -> None:
+    """Write whole weights as Meta's checkpoint of `files` files, the embedding cut along `embedding_dim`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    params = {
+        "dim": model.dim,
+        "n_layers": model.n_layers,
+        "n_heads": model.n_heads,
+        "n_kv_heads": model.n_kv_heads,
+        "vocab_size": -1,
+        "norm_eps": model.norm_eps,
+        "rope_theta": model.rope_theta,
+    }
+    (folder / "params.json").write_text(json.dumps(params))
+    for number in range(files):
+        part = {m.name: _meta_part(m, whole, number, files, embedding_dim) for m in matrices(model)}
+        part["rope.freqs"] = torch.ones(4)
+        torch.save(part, folder / f"consolidated.{number:02d}.pth")
+
+
+def _meta_part(
+    matrix: Matrix, whole: dict[str, torch.Tensor], number: int, files: int, embedding_dim: int
+) -> torch.Tensor:
+    tensor = whole[matrix.name]
+    if matrix.head_dim is not None:
+        tensor = interleaved(tensor, matrix.head_dim)
+    dim = embedding_dim if matrix.name == "tok_embeddings.weight" else matrix.split
+    return tensor if dim is None else tensor.chunk(files, dim)[number].clone()
+
+
+def load_parts(model: config.Model, kind: str, rank: int, shards: int) -> dict[str, torch.Tensor]:
+    """What wattflow's loader gives one rank, in float64."""
+    read = weights.reader(model, kind, "cpu")
+    return dict(weights.of_rank(model, read, rank, shards, dtype=torch.float64, device="cpu"))
+
+
+def whole_from(model: config.Model, kind: str, shards: int) -> dict[str, torch.Tensor]:
+    """Whole matrices put together from what `shards` ranks loaded, each rank's part at its own range."""
+    parts = [load_parts(model, kind, rank, shards) for rank in range(shards)]
+    out = {}
+    for matrix in matrices(model):
+        if matrix.split is None:
+            out[matrix.name] = parts[0][matrix.name]
+            continue
+        whole = torch.full(matrix.shape, torch.nan, dtype=torch.float64)
+        for rank, part in enumerate(parts):
+            start, stop = matrix.span(rank, shards)
+            kept = part[matrix.name].narrow(matrix.split, 0, stop - start)
+            whole.narrow(matrix.split, start, stop - start).copy_(kept)
+        out[matrix.name] = whole
+    return out
+
+
+def build_llama(model: config.Model, kind: str, who: ranks.Ranks) -> Llama:
+    """The rank's part of the model, in float64, its collectives over `who`."""
+    share_among(who)
+    with torch.device("meta"):
+        llama = Llama(model, who.rank, who.world)
+    state = load_parts(model, kind, who.rank, who.world)
+    if model.tied_embeddings:
+        state["output.weight"] = state["tok_embeddings.weight"]
+    llama.load_state_dict(state, assign=True)
+    return llama
+
+
+def all_logits(
+    llama: Llama, model: config.Model, shards: int, tokens: torch.Tensor, cuts: list[int]
+) -> torch.Tensor:
+    """Logits at every position of tokens [batch, length], fed in pieces that end at `cuts` and at the end."""
+    batch, length = tokens.shape
+    kind = {"dtype": torch.float64, "device": "cpu"}
+    cache = empty_cache(model, shards, batch, length, **kind)
+    rotary = rotary_table(model, length, **kind)
+    edges = [0, *cuts, length]
+    with torch.inference_mode():
+        pieces = [
+            llama.logits(llama(tokens[:, start:stop], start, cache, rotary))
+            for start, stop in pairwise(edges)
+        ]
+    return torch.cat(pieces, dim=1)
+
+
+ALONE = ranks.Ranks(0, 1, 0, "here", "cpu", "cpu", None)
+
+
+def generate(
+    chosen: config.Config, who: ranks.Ranks, prompts: list[list[int]], eos_id: int | None = None
+) -> paper.Generated:
+    """One batch through the paper engine."""
+    engine = paper.Paper(chosen, who, eos_id=eos_id, pad_id=0)
+    try:
+        engine.load()
+        engine.prefill(prompts)
+        return engine.decode()
+    finally:
+        engine.close()
+
+
+def spawn(world: int, folder: Path, ask: dict[str, Any], timeout_s: float = 120) -> list[Any]:
+    """What each of `world` rank processes answered, and its standard output under "stdout"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ask.json").write_text(json.dumps(ask))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", __file__, str(rank), str(world), str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    out = []
+    for rank, process in enumerate(processes):
+        stdout, stderr = process.communicate(timeout=timeout_s)
+        assert process.returncode == 0, f"rank {rank} of {world}: {stderr}"
+        answer = torch.load(folder / f"answer-{rank}.pt", weights_only=True)
+        out.append({**answer, "stdout": stdout})
+    return out
+
+
+def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
+    """Logits of every asked model and kind of weights, tokens of every asked generation, and what ranks told."""
+    tokens = torch.tensor(ask["tokens"])
+    logits = {}
+    for name, (shapes, kind) in ask["models"].items():
+        model = tiny(**shapes)
+        llama = build_llama(model, kind, who)
+        logits[name] = all_logits(llama, model, who.world, tokens, [5])
+    made = {}
+    for name, (shapes, changes) in ask["generations"].items():
+        chosen = choices(tiny(**shapes), shards=who.world, **changes)
+        made[name] = generate(chosen, who, ask["prompts"]).tokens
+    told = who.gather({"rank": who.rank, "é": [None, 1.5, "ü" * who.rank]})
+    heard = who.broadcast({"from": who.rank} if who.rank == 0 else "ignored")
+    who.barrier()
+    return {"logits": logits, "made": made, "told": told, "heard": heard}
+
+
+def main() -> None:
+    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    who = ranks.join(rank, world, rank, "here", f"file://{folder}/meet", "cpu", 60.0)
+    torch.set_num_threads(1)
+    ask = json.loads((folder / "ask.json").read_text())
+    torch.save(answer(who, ask), folder / f"answer-{rank}.pt")
+    who.close()
+
+
+if __name__ == "__main__":
+    main()
