@@ -29,7 +29,7 @@ WORDS = (
     "precision=fp32",
     "n_prompts=8",
     "batch_size=4",
-    "max_gen_len=16",
+    "max_gen_len=8",
     "max_seq_len=512",
     "dataset.on_bad=truncate",
 )
