@@ -13,7 +13,7 @@ from wattflow.errors import EngineError
 TOKENS = torch.randint(0, 251, (3, 19), generator=torch.Generator().manual_seed(1)).tolist()
 PROMPTS = [
     torch.randint(0, 251, (n,), generator=torch.Generator().manual_seed(row)).tolist()
-    for row, n in enumerate (3, 17, 8, 1, 12, 5, 9, 16, 2, 4, 6, 7, 10, 11, 13, 14, 15, 3, 8, 5))
+    for row, n in enumerate((3, 17, 8, 1, 12, 5, 9, 16, 2, 4, 6, 7, 10, 11, 13, 14, 15, 3, 8, 5))
 ]
 
 
