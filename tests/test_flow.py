@@ -201,3 +201,18 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
     attempts = sorted(path.name for path in sweep.glob("points/*/attempt-*"))
     assert attempts == ["attempt-1", "attempt-1", "attempt-2"]
     assert wattflow.open_sweep(sweep).points["counts"].to_list() == [True, True]
+
+
+def test_two_sweeps_on_one_machine_take_turns(tmp_path):
+    """The second sweep says that it waits, and its window starts after the first one's end."""
+    words = [*SMALL, "engine=synthetic", "engine.synthetic_ms_per_token=100", "sweep.repeats=1"]
+    call("submit", *words, "sweep=first", cwd=tmp_path)
+    _wait_for(lambda: list(tmp_path.glob("sweeps/first/points/*/attempt-1/record.json")))
+    call("submit", *words, "sweep=second", "--wait", cwd=tmp_path)
+    (log,) = tmp_path.glob("sweeps/second/submitit/*/local_0_log.out")
+    assert "waiting for another sweep" in log.read_text()
+    records = [
+        json.loads(next(tmp_path.glob(f"sweeps/{name}/points/*/attempt-1/record.json")).read_text())
+        for name in ("first", "second")
+    ]
+    assert records[0]["ended_ns"] < records[1]["started_ns"]

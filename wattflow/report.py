@@ -84,13 +84,14 @@ def means(points: pl.DataFrame, axes: list[str]) -> pl.DataFrame:
     told = points.with_columns(
         pl.col(c).fill_null(pl.col(c).drop_nulls().first().over(by)) for c in watts
     )
-    return told.group_by([*by, *watts], maintain_order=True).agg(
+    grouped = told.group_by([*by, *watts], maintain_order=True).agg(
         good.sum().alias("n"),
         *(pl.col(c).filter(good).mean() for c in columns),
         *(pl.col(c).filter(good).std().alias(f"{c}_sd") for c in columns),
         pl.col("reasons").explode().unique(maintain_order=True).alias("reasons"),
         pl.col("status").unique(maintain_order=True).alias("statuses"),
     )
+    return grouped.sort(by, nulls_last=True, maintain_order=True)
 
 
 def table(sweep: Sweep) -> list[dict[str, str]]:

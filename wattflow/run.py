@@ -36,6 +36,7 @@ from wattflow.engine.build import build
 from wattflow.engine.generation import Engine, Generated
 from wattflow.engine.ranks import Ranks, join
 from wattflow.errors import EngineError, PowerError, WattflowError
+from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
 from wattflow.schema import (
@@ -123,7 +124,7 @@ class _Attempt:
         self.text = tokenizer.load(self.config.model, self.config.weights)
         self.prompts = dataset.load(self.config, self.text)
         self.record["prompts"] = self.prompts.info
-        with self._measured(spool) as devices, self._gpu_locks(devices):
+        with self._measured(spool) as devices:
             mine = self._my_device(devices)
             self.record["ranks"] = self.ranks.gather(self._rank_info(mine))
             engine = build(
@@ -148,24 +149,6 @@ class _Attempt:
             self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
             told = None if sidecar is None else sidecar.stop()
             self.record["nodes"] = [node for node in self.ranks.gather(told) if node is not None]
-
-    @contextlib.contextmanager
-    def _gpu_locks(self, devices: list[Device]) -> Iterator[None]:
-        """Hold this machine's lock of each device, so that two local sweeps never measure one GPU at once.
-
-        Local rank 0 holds them for its node. Slurm hands out GPUs itself, so only launcher=local takes them. flock is
-        sound here: the files are node-local.
-        """
-        with contextlib.ExitStack() as held:
-            if self.config.cluster.launcher == "local" and self.place.local_rank == 0:
-                folder = Path(tempfile.gettempdir()) / f"wattflow-locks-{os.getuid()}"
-                folder.mkdir(mode=0o700, exist_ok=True)
-                if folder.stat().st_uid != os.getuid():
-                    raise PowerError(f"{folder} belongs to somebody else: set TMPDIR to another.")
-                for uuid in sorted(device["uuid"] for device in devices):
-                    file = held.enter_context((folder / f"{uuid}.lock").open("w"))
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _my_device(self, devices: list[Device]) -> Device:
         """The measured device that this rank works on; PowerError when sidecar and rank disagree."""
@@ -480,7 +463,7 @@ def run_serially(
 
 
 def _print_point_progress(point_id: str, phase: str, done: int, of: int) -> None:
-    print(f"{point_id}: {phase}, {done} of {of} batches", flush=True)
+    print(f"{point_id}: {phase}{f', {done} of {of} batches' if of else ''}", flush=True)
 
 
 def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
@@ -488,7 +471,12 @@ def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
     chosen = config.from_dict(read_choices(sweep, point_id))
     before = {attempt.number for attempt in sweep.attempts(point_id)}
     base = chosen.cluster.spool_dir or tempfile.gettempdir()
-    with tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool:
+    wait = partial(report, point_id, "waiting for another sweep on this machine", 0, 0)
+    with (
+        _visible_devices(chosen.shards),
+        _device_locks(chosen, wait),
+        tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
+    ):
         ranks: list[subprocess.Popen[str]] = []
         try:
             ranks += [_spawn(sweep, point_id, chosen, k, spool) for k in range(chosen.shards)]
@@ -499,6 +487,49 @@ def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
             attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
             if not is_finished(sweep, point_id):
                 _close_unfinished(attempt, Path(spool), codes)
+
+
+@contextlib.contextmanager
+def _visible_devices(count: int) -> Iterator[None]:
+    """Show only the first `count` of the visible GPUs, so that no other one is measured."""
+    key = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(key)
+    devices = [str(k) for k in range(count)] if before is None else before.split(",")
+    os.environ[key] = ",".join(devices[:count])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+
+
+@contextlib.contextmanager
+def _device_locks(chosen: Config, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold this machine's lock of each device by its UUID: two sweeps at once on one GPU would spoil both's joules.
+
+    `wait` is called before waiting for another sweep. Slurm hands out GPUs itself, so only local points take locks;
+    flock is sound for them, as the files lie on this machine.
+    """
+    folder = Path(tempfile.gettempdir()) / f"wattflow-locks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PowerError(f"{folder} belongs to somebody else: set TMPDIR to another folder.")
+    devices: list[Device] = []
+    with contextlib.suppress(PowerError):  # the sidecar says the same, and the attempt keeps it
+        meter = choose(chosen.power, node_name())
+        devices = meter.devices
+        meter.close()
+    with contextlib.ExitStack() as held:
+        for uuid in sorted(device["uuid"] for device in devices):
+            file = held.enter_context((folder / f"{uuid}.lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _spawn(
@@ -520,13 +551,7 @@ def _spawn(
         },
     )
     told = json.dumps({"sweep": str(sweep.path), "point_id": point_id, "place": asdict(place)})
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(k) for k in range(chosen.shards)] if visible is None else visible.split(",")
-    env = {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": ",".join(devices[: chosen.shards]),
-        "OMP_NUM_THREADS": str(chosen.engine.threads_per_rank),
-    }
+    env = {**os.environ, "OMP_NUM_THREADS": str(chosen.engine.threads_per_rank)}
     with (Path(spool) / f"rank{rank}.log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "wattflow.run", told],
