@@ -407,7 +407,7 @@ def run_task(sweep_path: str, point_ids: list[str]) -> None:
             f"{spool} belongs to somebody else: set cluster.spool_dir to a private folder."
         )
     # one job's tasks never share a node with another's of the same number, whatever the port's range
-    port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
+    port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12000  # below the ephemeral ports
     place = Place(
         rank=env.global_rank,
         world=env.num_tasks,
