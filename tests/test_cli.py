@@ -53,7 +53,19 @@ def test_help_and_plan_load_no_heavy_library(tmp_path):
 
 def test_every_verb_has_help(tmp_path):
     """Each verb explains itself, and the list of verbs is that of the design."""
-    verbs = {"plan", "submit", "run", "status", "resume", "cancel", "logs", "collect", "report", "doctor", "keys"}
+    verbs = {
+        "plan",
+        "submit",
+        "run",
+        "status",
+        "resume",
+        "cancel",
+        "logs",
+        "collect",
+        "report",
+        "doctor",
+        "keys",
+    }
     told = call("--help", cwd=tmp_path).stdout
     for verb in verbs:
         assert verb in told
@@ -122,7 +134,9 @@ def test_truncated_checkpoint_is_refused_before_anything_is_sent(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     header = json.dumps({"x": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 10)
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + b"\0" * 10
+    )
     words = ["n_prompts=8", "weights=hf", f"model.path={folder}", "sweep.repeats=1"]
     done = call("submit", *words, cwd=tmp_path)
     assert done.returncode == 2
@@ -136,7 +150,16 @@ def test_run_refuses_what_needs_submit(tmp_path):
     cases = [
         (["n_prompts=8", "shards=1,2"], "-m"),
         (["-m", "grid=demo"], "submit cluster=local"),
-        (["-m", "n_prompts=8", "sweep.zip=[[shards,batch_size]]", "shards=1,2", "batch_size=1,2"], "zip"),
+        (
+            [
+                "-m",
+                "n_prompts=8",
+                "sweep.zip=[[shards,batch_size]]",
+                "shards=1,2",
+                "batch_size=1,2",
+            ],
+            "zip",
+        ),
         (["n_prompts=8", "cluster=testcluster"], "wattflow submit"),
     ]
     for words, told in cases:
@@ -171,7 +194,13 @@ def test_plan_prints_points_and_the_exact_script(tmp_path):
 
 def test_points_that_cannot_run_are_listed_with_figures(tmp_path):
     """plan shows why a point is left out, with the numbers."""
-    words = ["model=llama-65b", "n_prompts=8", "sweep.repeats=1", "cluster=example-a100", "shards=1"]
+    words = [
+        "model=llama-65b",
+        "n_prompts=8",
+        "sweep.repeats=1",
+        "cluster=example-a100",
+        "shards=1",
+    ]
     done = call("plan", *words, cwd=tmp_path)
     assert "GiB" in done.stdout
     assert "0 points to run" in done.stderr
@@ -195,14 +224,26 @@ def test_installed_wheel_finds_its_conf(tmp_path):
     """conf/ is found from an installed wheel, where no checkout is."""
     root = Path(__file__).parent.parent
     built = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path / "dist"), str(root)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "-q",
+            "-w",
+            str(tmp_path / "dist"),
+            str(root),
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
     assert built.returncode == 0, built.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True
+    )
     where = tmp_path / "empty"
     where.mkdir()
     done = call("plan", "grid=demo", cwd=where, PYTHONPATH=str(tmp_path / "site"))

@@ -115,7 +115,7 @@ def test_a_wrong_value_is_refused_with_the_right_ones(key, value, told):
 
 def test_choices_survive_the_way_through_json():
     """A point read back from disk is the point that was written."""
-    import json  # noqa: PLC0415
+    import json
 
     made = choices(model__rope_scaling=config.to_dict(config.RopeScaling(factor=4.0)))
     typed = config.from_dict(json.loads(json.dumps(made)))

@@ -62,7 +62,9 @@ def test_every_module_has_a_place():
     assert names == set(LEVEL)
 
 
-@pytest.mark.parametrize(("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40]
+)
 def test_imports_point_down(inside, imported, foreign):
     """No module imports from a layer above its own, nor from its neighbours unless the list says so."""
     me = inside[0]
@@ -76,7 +78,9 @@ def test_imports_point_down(inside, imported, foreign):
         assert not imported & ({"engine", "power"} - {me})
 
 
-@pytest.mark.parametrize(("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40]
+)
 def test_only_the_engine_knows_torch_and_only_power_knows_nvml(inside, imported, foreign):
     """torch and fairscale are imported in engine/ alone, pynvml in power/ alone."""
     if inside[0] != "engine":
