@@ -277,17 +277,29 @@ def _close(sweep: Any) -> None:
     from wattflow.results import open_sweep  # noqa: PLC0415
 
     collecting.collect(sweep)
-    rows = table(open_sweep(sweep.path))
+    results = open_sweep(sweep.path)
+    rows = table(results)
     if rows:
         headings = list(rows[0])
         _table(headings, [list(row.values()) for row in rows], numbers=range(len(headings) - 1))
         if any(cell.startswith("~") for row in rows for cell in row.values()):
             _talk("~ marks watts and joules that were simulated, not measured.")
+    _say_not_counting(results)
     _talk(f"`wattflow report {_shown(sweep.path)}` draws them.")
     states = stage.states(sweep)
     _say_failures(states)
     if stage.exit_code(states) == 3:
         raise WattflowError("some points did not finish; why stands above.")
+
+
+def _say_not_counting(results: Any) -> None:
+    """Which finished points are in no mean of the table, and why."""
+    from wattflow.columns import REASONS  # noqa: PLC0415
+
+    for row in results.points.select("point_id", "status", "counts", "reasons").to_dicts():
+        if row["status"] == "finished" and not row["counts"]:
+            why = [REASONS[code][1] for code in row["reasons"] if REASONS[code][0]]
+            _talk(f"{row['point_id']} finished and does not count: {' '.join(why)}")
 
 
 def _say_failures(rows: Iterable[Any]) -> None:
