@@ -2,10 +2,8 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,16 +25,6 @@ def call(*words, cwd, **env):
         check=False,
         timeout=120,
     )
-
-
-def median_s(words, cwd, times=5):
-    """The median of some wall-clock times of one call."""
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        assert call(*words, cwd=cwd).returncode == 0
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
 
 
 def test_help_and_plan_load_no_heavy_library(tmp_path):
