@@ -2,7 +2,7 @@
 # One GPU, the main job without Slurm: LLaMA-7B's shapes, dummy bf16 weights, 256 of GSM8K's test questions, batch 64, 128
 # new tokens, three repeats; then the same as an ordinary user, with fewer prompts. 6 to 7 minutes on an H100.
 #
-#   OUT=results tests/gpu/h100.sh               (in a checkout that holds the folder of pack.sh)
+#   OUT=results tests/gpu/h100.sh               (in a checkout with the folder of pack.sh)
 #   DRY=1 OUT=/tmp/results tests/gpu/h100.sh    (here, without a GPU)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

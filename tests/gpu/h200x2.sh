@@ -5,7 +5,7 @@
 #    over the network, on two; one point whose prompts vanish before it starts, which fails, is told, mended and resumed.
 # 2. LLaMA-13B on one GPU and on two of this machine, without Slurm.
 #
-#   OUT=results tests/gpu/h200x2.sh               (as root, in a checkout that holds the folder of pack.sh)
+#   OUT=results tests/gpu/h200x2.sh               (as root, in a checkout with the folder of pack.sh)
 #   DRY=1 OUT=/tmp/results tests/gpu/h200x2.sh    (here, without a GPU)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,12 +1,15 @@
 #!/bin/bash
-# Packs what a GPU machine without a network lacks, some 8 MiB, into a folder that travels beside the checkout:
+# Packs what a GPU machine without a network lacks, some 8 MiB, into a folder that travels there:
 #
 #   WATTFLOW_DATA=/path/of/data tests/gpu/pack.sh [FOLDER, .gpu by default]
 #
 #   wheels/     hydra-core, omegaconf, submitit, and two that exist as source only: fairscale, antlr4
 #   slurm.tgz   a Slurm that runs from any folder (slurm/testcluster/pack.sh)
 #   data/       GSM8K's test questions and LLaMA's tokenizer
-#   commit      which commit was packed
+#   checkout.tgz, commit     what is committed, so that a run measures that and no half-done edit
+#
+# There:  mkdir /tmp/checkout && tar -xzf .gpu/checkout.tgz -C /tmp/checkout
+#         PACKED=$PWD/.gpu OUT=results /tmp/checkout/tests/gpu/h100.sh
 #
 # Python >= 3.11 with torch, pyarrow, numpy, nvidia-ml-py, safetensors, sentencepiece, tokenizers and typer must be there.
 # polars, altair and vl-convert are left out (51 MiB and more): what is brought back is drawn here, by page.py.
@@ -40,5 +43,6 @@ tar -C "$work" -czf "$OUT/slurm.tgz" slurm
 
 mkdir -p "$OUT/data"
 install -m 644 "$DATA/gsm8k_test.jsonl" "$DATA/llama2_tokenizer.model" "$OUT/data/"
-git -C "$ROOT" describe --always --dirty --abbrev=40 --exclude='*' >"$OUT/commit"
+git -C "$ROOT" archive --format=tar.gz --output="$OUT/checkout.tgz" HEAD
+git -C "$ROOT" rev-parse HEAD >"$OUT/commit"
 du -sh "$OUT"
