@@ -100,10 +100,14 @@ install_wattflow
 [ "$DRY" != 1 ] || pretend 2
 trap 'bring_home h200x2; take_down_slurm' EXIT
 cd "$WORK"
-wattflow doctor --json >doctor-root.json
+wattflow doctor --json >doctor-root.json || say "wattflow doctor fails"
 
-bring_up_slurm
-slurm_part 260
+# a process of its own, so that the second part runs whatever becomes of the first
+(
+  bring_up_slurm
+  slurm_part 260
+) &
+wait $! || say "the part under Slurm failed"
 take_down_slurm
 local_part
 
