@@ -587,3 +587,18 @@ def test_a_thousand_failed_points_are_quick(tmp_path):
         began = time.process_time()
         assert collect(sweep).attempts == 1000
         assert time.process_time() - began < limit_s
+
+
+def test_results_are_opened_to_the_group_only_when_asked(tmp_path):
+    """cluster.group_readable lets the group read results/ and the report, and pass through the sweep; no more."""
+    asked = choices()
+    asked["cluster"] = {**asked["cluster"], "group_readable": True}
+    sweep = make_sweep(tmp_path / "shared", [asked])
+    collect(sweep)
+    assert sweep.results.stat().st_mode & 0o777 == 0o750
+    assert sweep.points_path.stat().st_mode & 0o777 == 0o640
+    assert sweep.path.stat().st_mode & 0o777 == 0o710
+    assert sweep.submitit.stat().st_mode & 0o777 == 0o700
+    alone = make_sweep(tmp_path / "alone", [choices()])
+    collect(alone)
+    assert alone.points_path.stat().st_mode & 0o777 == 0o600

@@ -77,6 +77,8 @@ def collect(sweep: SweepDir) -> Summary:
     phases = _in_order(_with_rows(before.phases, kept, phase_rows, PHASE), grid)
     write_table(sweep.phases_path, phases.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
+    if any(json.loads(point["choices"])["cluster"]["group_readable"] for point in grid[:1]):
+        sweep.open_to_group()
     return _summary(table, len(grid), len(kept), time.monotonic() - began)
 
 

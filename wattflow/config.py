@@ -113,6 +113,7 @@ class Cluster:
     array_throttle: int = 256  # tasks of an array that run at once
     max_array_size: int = 1001
     setup: list[str] = field(default_factory=list)  # shell lines before the job: module and venv
+    max_tasks: int | None = None  # tasks queued at once (MaxSubmitJobs); more points share tasks
     sbatch_options: dict[str, str] = field(default_factory=dict)
     srun_options: list[str] = field(default_factory=list)
     accounting: bool = True  # whether sacct answers
@@ -222,6 +223,7 @@ _AT_LEAST = {
     "cluster.max_array_size": 2,
     "model.dim": 1,
     "model.n_layers": 1,
+    "cluster.max_tasks": 1,
     "model.n_heads": 1,
     "model.n_kv_heads": 1,
     "model.ffn_dim": 1,

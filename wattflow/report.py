@@ -6,6 +6,7 @@
 """
 
 import json
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -135,7 +136,8 @@ def report(sweep: Sweep) -> Path:
         specs=specs,
         script=_SCRIPT,
     )
-    write_atomic(sweep.directory.report_path, page.encode())
+    shared = sweep.directory.results.stat().st_mode & stat.S_IRGRP  # cluster.group_readable
+    write_atomic(sweep.directory.report_path, page.encode(), 0o640 if shared else 0o600)
     return sweep.directory.report_path
 
 
@@ -216,7 +218,6 @@ _SENSORS = {
     "nvml_average": "NVML's one-second average of power, polled",
     "nvml_usage": "NVML's power usage, polled; whether it is an average depends on the GPU",
     "nvml_counter": "the hardware energy counter",
-    "dcgm": "DCGM",
     "simulated": "arithmetic on the CPU's load",
 }
 

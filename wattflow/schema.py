@@ -47,13 +47,12 @@ TRACE = pa.schema(
     ]
 )
 
-# Sensors by name. Only the first five tell watts of a GPU; `simulated` is arithmetic and is always shown with `~`.
+# Sensors by name. Only the first four tell watts of a GPU; `simulated` is arithmetic and is always shown with `~`.
 SOURCES = (
     "nvml_buffer",  # the driver's own sample buffer, its stamps
     "nvml_instant",  # field 186, polled
     "nvml_average",  # field 185, polled
     "nvml_usage",  # nvmlDeviceGetPowerUsage, polled: its meaning depends on the GPU
-    "dcgm",
     "simulated",
     "nvml_counter",  # counter_mj alone
     "nvml_conditions",  # clocks, temperature, activity, limits: no power

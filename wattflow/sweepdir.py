@@ -204,6 +204,12 @@ class SweepDir:
         for folder in ("points", "submitit", "results", "results/traces"):
             (self.path / folder).mkdir(mode=0o700, exist_ok=True)
 
+    def open_to_group(self) -> None:
+        """Let the group read results/ and nothing else: the sweep's own folder may only be passed through."""
+        self.path.chmod(0o710)
+        for path in [self.results, *self.results.rglob("*")]:
+            path.chmod(0o750 if path.is_dir() else 0o640)
+
     def require_owner(self) -> None:
         """RefusedError unless the sweep belongs to the caller and nobody else may write to it."""
         for folder in (self.path, self.submitit):
