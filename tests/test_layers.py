@@ -15,7 +15,7 @@ LAYERS = [
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
-        *{"journal", "slurm", "process", "attempts", "results", "figures"},
+        *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
     },
     {"cli"},
 ]
@@ -23,9 +23,11 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Stages that read what another stage's nouns say of the disk. A stage that is not here imports no other stage.
 STAGE_IMPORTS = {
-    "journal": set(),
+    "journal": {"process"},
     "slurm": set(),
-    "process": {"journal"},
+    "process": set(),
+    "heartbeat": {"process"},
+    "run": {"heartbeat", "slurm"},
     "submit": {"journal", "process", "slurm", "grid"},  # grid: for a type alone
     "status": {"journal", "process", "slurm"},
     "attempts": set(),

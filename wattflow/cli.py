@@ -329,7 +329,7 @@ def run(words: Words = None, multirun: Multirun = False) -> None:
             run_serially(
                 str(made.sweep.path),
                 [point.point_id],
-                lambda _, phase, done, of: follower.show({phase: done}, f"of {of} batches"),
+                report=lambda _, phase, done, of: follower.show({phase: done}, f"of {of} batches"),
             )
 
     made = grid.as_hydra_application(words or [], one, multirun=multirun)
@@ -383,14 +383,21 @@ def status(
 
 @app.command()
 def resume(
-    sweep: SweepArgument, only: Only = None, wait: Wait = False, dry_run: DryRun = False
+    sweep: SweepArgument,
+    only: Only = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also run points of --only that finished; all are kept.")
+    ] = False,
+    wait: Wait = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Send again exactly the points that were tried, did not finish, and neither wait nor run."""
     from wattflow import submit as stage  # noqa: PLC0415
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
-    sent = stage.resume(directory, dry_run=dry_run, only=set(only) if only else None)
+    chosen = set(only) if only else None
+    sent = stage.resume(directory, dry_run=dry_run, only=chosen, force=force)
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         _follow(directory)
@@ -509,6 +516,11 @@ def main() -> None:
             raise
         _talk(f"wattflow: {error}")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:  # a disk that is full or read-only, a folder that may not be read
+        if debug:
+            raise
+        _talk(f"wattflow: {error}")
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

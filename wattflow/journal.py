@@ -1,19 +1,31 @@
 """What a sweep sent, as its journal tells: which submission holds which points, and under which job.
 
 INTENT is written before sbatch is called and SUBMITTED after it answered, so a submission that was cut short in
-between is known, and is looked up by its name.
+between is known, and is looked up by its name. One process at a time has the turn to send and to write here:
+
+    sweeps/<name>/turns/<n>/   by   ended        the highest number has the turn until it has ended
 """
 
+import contextlib
+import os
+import shutil
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wattflow import process
+from wattflow.errors import RefusedError, SlurmError
+from wattflow.process import LOCAL
 from wattflow.schema import JournalLine, Record
 from wattflow.sweepdir import SweepDir
 
-LOCAL = "local:"  # how job ids begin that are a process of some machine and no job of Slurm's
 LOCAL_LOG = "local"  # stands in a local job's logs where Slurm's have the task's name
+
+_BEAT_S = 15.0  # how often a process that has the turn shows that it lives
+_SILENT_S = 120.0  # after so long without a sign one of another machine counts as gone
 
 
 @dataclass(eq=False)
@@ -29,7 +41,6 @@ class Sent:
     released: bool = False
     refused: bool = False  # Slurm did not take it
     cancelled: bool = False  # cut short, and taken back by `resume`
-    by: str | None = None  # the process that sends it, as process.job_id names it
 
     @property
     def is_open(self) -> bool:
@@ -84,7 +95,6 @@ def intend(sweep: SweepDir, sent: Sent) -> None:
             "kind": sent.kind,
             "tasks": sent.tasks,
             "folder": str(sent.folder.relative_to(sweep.path)),
-            "by": str(sent.by),
         }
     )
 
@@ -97,7 +107,6 @@ def read(sweep: SweepDir) -> list[Sent]:
         if line["event"] == "intent":
             folder = sweep.path / line["folder"]
             by_name[name] = Sent(name, line["kind"], line["tasks"], folder, line["time_ns"])
-            by_name[name].by = line.get("by")
         elif (sent := by_name.get(name)) is not None:
             sent.job_id = line.get("job_id", sent.job_id)
             sent.released = sent.released or line["event"] == "released"
@@ -106,7 +115,7 @@ def read(sweep: SweepDir) -> list[Sent]:
     return list(by_name.values())
 
 
-def newest_task(sents: list[Sent]) -> dict[str, tuple[Sent, int]]:
+def newest_task(sents: Sequence[Sent]) -> dict[str, tuple[Sent, int]]:
     """For each point ever sent, the newest submission that holds it and its task there; refused ones sent nothing."""
     newest = {}
     for sent in sents:
@@ -116,3 +125,104 @@ def newest_task(sents: list[Sent]) -> dict[str, tuple[Sent, int]]:
             for point_id in point_ids:
                 newest[point_id] = (sent, task)
     return newest
+
+
+# --- one writer at a time -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The right to send points of a sweep and to write to its journal."""
+
+    folder: Path
+
+    def check(self) -> None:
+        """SlurmError when another process has taken the turn over, because this one gave no sign for minutes."""
+        if max(_numbers(self.folder.parent), default=0) != int(self.folder.name):
+            raise SlurmError(
+                f"{self.folder.parent.parent}: this process was silent for {_SILENT_S:.0f} s and another one has "
+                "taken over. Nothing more is sent; `wattflow resume` sends what is left."
+            )
+
+
+@contextlib.contextmanager
+def turn(sweep: SweepDir) -> Iterator[Turn]:
+    """Have the turn within; RefusedError while another process has it. Needs no lock that a shared disk might not keep.
+
+    A turn is a folder whose number is one higher than the last, so that mkdir gives it to exactly one of those who
+    try, and none is ever taken from under the feet of its successor.
+    """
+    mine = _take(sweep.path / "turns")
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(mine, ended), daemon=True)
+    beating.start()
+    try:
+        yield mine
+    finally:
+        ended.set()
+        beating.join()
+        with contextlib.suppress(FileNotFoundError):  # taken over and cleared away
+            (mine.folder / "ended").touch(mode=0o600)
+
+
+def _take(turns: Path) -> Turn:
+    turns.mkdir(mode=0o700, exist_ok=True)
+    last = max(_numbers(turns), default=0)
+    if last:
+        _refuse_living(turns / str(last))
+    mine = turns / str(last + 1)
+    try:
+        mine.mkdir(mode=0o700)
+    except FileExistsError:
+        raise _refusal(mine, "another process") from None
+    (mine / "by").write_text(process.job_id(os.getpid()))
+    if (
+        max(_numbers(turns)) != last + 1
+    ):  # slept while two others had their turns, and the first was cleared away
+        shutil.rmtree(mine, ignore_errors=True)
+        raise _refusal(mine, "another process")
+    for number in _numbers(turns):
+        if number < last + 1:
+            shutil.rmtree(turns / str(number), ignore_errors=True)
+    return Turn(mine)
+
+
+def _numbers(turns: Path) -> list[int]:
+    return [int(name) for name in os.listdir(turns) if name.isdecimal()]  # noqa: PTH208 (names alone)
+
+
+def _refuse_living(last: Path) -> None:
+    """RefusedError unless a turn has ended, or its process surely lives no more."""
+    if (last / "ended").exists():
+        return
+    try:
+        by = (last / "by").read_text()
+    except FileNotFoundError:
+        by = ""
+    lives = process.lives(by) if by else None
+    if lives or (lives is None and _silence_s(last) < _SILENT_S):
+        raise _refusal(last, by.removeprefix(LOCAL) or "a process that just began")
+
+
+def _refusal(turn_folder: Path, by: str) -> RefusedError:
+    return RefusedError(
+        f"{turn_folder.parent.parent}: another process is just submitting ({by}). Wait for its end, then try again."
+    )
+
+
+def _silence_s(last: Path) -> float:
+    """Seconds since a turn's last sign of life, both times stamped by the disk that keeps them."""
+    sign = last / "by"
+    now = last.parent / f".now-{os.getpid()}"
+    now.touch(mode=0o600)
+    now_ns = now.stat().st_mtime_ns
+    now.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        return (now_ns - sign.stat().st_mtime_ns) / 1e9
+    return (now_ns - last.stat().st_mtime_ns) / 1e9
+
+
+def _beat(mine: Turn, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(mine.folder / "by")

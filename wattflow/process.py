@@ -5,7 +5,7 @@ import platform
 import signal
 from pathlib import Path
 
-from wattflow.journal import LOCAL
+LOCAL = "local:"  # how job ids begin that are a process of some machine and no job of Slurm's
 
 
 def job_id(pid: int) -> str:
@@ -25,8 +25,8 @@ def _start(pid: int) -> str | None:
 
 def lives(job: str) -> bool | None:
     """Whether a local job runs; null on any machine but its own."""
-    node, pid, start = job.removeprefix(LOCAL).rsplit(":", 2)
-    if node != platform.node():
+    node, pid, start = [*job.removeprefix(LOCAL).rsplit(":", 2), "", ""][:3]
+    if node != platform.node() or not pid.isdecimal():
         return None
     return _start(int(pid)) == start
 

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -30,12 +30,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow import __version__, config, dataset, tokenizer
+from wattflow import __version__, config, dataset, heartbeat, slurm, tokenizer
 from wattflow.config import Config
 from wattflow.engine.build import build
 from wattflow.engine.generation import Engine, Generated
 from wattflow.engine.ranks import Ranks, join
-from wattflow.errors import EngineError, PowerError, WattflowError
+from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError, WattflowError
+from wattflow.heartbeat import Heartbeat
 from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
@@ -71,6 +72,11 @@ class Place:
 class InterruptedRunError(WattflowError, RuntimeError):
     """The job was told to end: a time limit, a preemption, a cancel, or Ctrl-C."""
 
+    def __init__(self, text: str, signum: int = signal.SIGTERM) -> None:
+        """By which signal it was told."""
+        super().__init__(text)
+        self.signum = signum
+
 
 def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
     """The resolved choices of one point, from grid.parquet."""
@@ -86,13 +92,13 @@ def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
 class _Attempt:
     """One rank's part in one attempt."""
 
-    def __init__(self, sweep: SweepDir, point_id: str, ranks: Ranks, place: Place) -> None:
+    def __init__(
+        self, sweep: SweepDir, point_id: str, number: int, ranks: Ranks, place: Place
+    ) -> None:
         self.choices = read_choices(sweep, point_id)
         self.config: Config = config.from_dict(self.choices)
         self.ranks, self.place, self.point_id = ranks, place, point_id
         self.answers: list[Generated] = []
-        number = sweep.claim_attempt(point_id).number if ranks.rank == 0 else None
-        number = ranks.broadcast(number)
         self.dir = AttemptDir(sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
         self.record: Record = {
             "schema_version": SCHEMA_VERSION,
@@ -323,18 +329,44 @@ def _git() -> str | None:
 def _measure(
     sweep: SweepDir, point_id: str, ranks: Ranks, place: Place, progress: Progress
 ) -> None:
-    attempt = _Attempt(sweep, point_id, ranks, place)
-    try:
-        attempt.run(progress)
-    except BaseException as error:
-        attempt.fail(error)
-        raise
-    attempt.finish()
+    """One attempt at a point, unless another process is at it now."""
+    claimed = heartbeat.claim(sweep, point_id) if ranks.rank == 0 else None
+    number = ranks.broadcast(claimed[0].number if claimed else None)
+    if number is None:
+        print(f"point {point_id}: another task runs it now; this one steps aside", flush=True)
+        return
+    with claimed[1] if claimed else contextlib.nullcontext() as heart:
+        attempt = _Attempt(sweep, point_id, number, ranks, place)
+        try:
+            attempt.run(progress if heart is None else _also_telling(heart, progress))
+        except BaseException as error:
+            attempt.fail(error)
+            raise
+        attempt.finish()
+
+
+def _also_telling(heart: Heartbeat, progress: Progress) -> Progress:
+    def report(phase: str, done: int, of: int) -> None:
+        heart.tell(phase, done, of)
+        progress(phase, done, of)
+
+    return report
+
+
+def _heed_signals() -> None:
+    """From now on the job's signals interrupt what runs; a second one does not disturb the closing of files."""
+    for signum in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(signum, _interrupt)
 
 
 def _interrupt(signum: int, _frame: object) -> None:
+    for each in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_IGN)
+    why = "preempted, or near its time limit" if signum == signal.SIGUSR2 else "told to end"
     raise InterruptedRunError(
-        f"the job was told to end ({signal.Signals(signum).name}). `wattflow resume` runs the point again."
+        f"the job was {why} ({signal.Signals(signum).name}). `wattflow resume` runs the point again "
+        "unless Slurm does.",
+        signum,
     )
 
 
@@ -350,24 +382,37 @@ def _join(chosen: Config, place: Place) -> Ranks:
     )
 
 
-def is_finished(sweep: SweepDir, point_id: str) -> bool:
-    """Whether a finished attempt lies on disk."""
-    records = (attempt.read_record() for attempt in sweep.attempts(point_id))
-    return any(record is not None and record["status"] == "finished" for record in records)
+def is_finished(sweep: SweepDir, point_id: str, after: int = 0) -> bool:
+    """Whether a finished attempt with a number above `after` lies on disk; a damaged record is none that did."""
+    for attempt in sweep.attempts(point_id):
+        with contextlib.suppress(DamagedError):
+            record = attempt.read_record() if attempt.number > after else None
+            if record is not None and record["status"] == "finished":
+                return True
+    return False
 
 
-def run_points(sweep: SweepDir, point_ids: Sequence[str], place: Place, progress: Progress) -> None:
+def run_points(
+    sweep: SweepDir,
+    point_ids: Sequence[str],
+    place: Place,
+    progress: Progress,
+    again: Mapping[str, int],
+) -> None:
     """Run points one after another as one of the ranks of a task; EngineError when some of them failed.
+
+    What finished is left alone; a point in `again` is, once it finished with a higher attempt than told there.
 
     With one rank a failure costs one point. With several, the ranks no longer agree on where they are, so the task
     ends; `resume` runs what is left.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    _heed_signals()
     ranks = _join(config.from_dict(read_choices(sweep, point_ids[0])), place)
     failed = []
     try:
         for point_id in point_ids:
-            if ranks.broadcast(is_finished(sweep, point_id) if ranks.rank == 0 else None):
+            after = again.get(point_id, 0)
+            if ranks.broadcast(is_finished(sweep, point_id, after) if ranks.rank == 0 else None):
                 continue
             try:
                 _measure(sweep, point_id, ranks, place, progress)
@@ -384,10 +429,11 @@ def run_points(sweep: SweepDir, point_ids: Sequence[str], place: Place, progress
         raise EngineError(f"{len(failed)} of {len(point_ids)} points failed: {', '.join(failed)}")
 
 
-def run_task(sweep_path: str, point_ids: list[str]) -> None:
+def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | None = None) -> None:
     """What a Slurm task runs, once on each rank; submitit calls it."""
     import submitit  # noqa: PLC0415 (only under Slurm)
 
+    _heed_signals()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
     env = submitit.JobEnvironment()
     sweep = SweepDir(Path(sweep_path))
     chosen = config.from_dict(read_choices(sweep, point_ids[0]))
@@ -417,11 +463,46 @@ def run_task(sweep_path: str, point_ids: list[str]) -> None:
         spool=str(spool),
         job=job,
     )
+    again = again or {}
+    began = time.monotonic()
+    before = _count_finished(sweep, point_ids, again)
     try:
-        run_points(sweep, point_ids, place, _print_progress())
+        run_points(sweep, point_ids, place, _print_progress(), again)
+    except InterruptedRunError as error:
+        if env.global_rank != 0:
+            time.sleep(_LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
+        elif error.signum == signal.SIGUSR2:
+            progressed = _count_finished(sweep, point_ids, again) > before
+            _go_back(env.job_id, chosen.cluster.time_min, time.monotonic() - began, progressed)
+        raise
     finally:
         if env.local_rank == 0:
             shutil.rmtree(spool, ignore_errors=True)
+
+
+_LET_RANK_0_CLOSE_S = 5.0
+_SIGNAL_EARLY_S = 150.0  # before its limit a task is told 90 s ahead, which Slurm may do 60 s early
+
+
+def _count_finished(sweep: SweepDir, point_ids: Sequence[str], again: Mapping[str, int]) -> int:
+    return sum(is_finished(sweep, point_id, again.get(point_id, 0)) for point_id in point_ids)
+
+
+def _go_back(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
+    """Queue the task once more: after a preemption always, near its time limit if it had finished a point by then.
+
+    A point that alone outlasts the limit would do so again, so its task ends, and status says why.
+    """
+    preempted = slurm.was_preempted(os.environ["SLURM_JOB_ID"])
+    if preempted is None:
+        preempted = ran_s < time_min * 60 - _SIGNAL_EARLY_S
+    if not (preempted or progressed):
+        print(f"a point outlasts cluster.time_min={time_min}; give it more time", flush=True)
+        return
+    try:
+        slurm.requeue(task)
+    except SlurmError as error:
+        print(f"not queued again, `wattflow resume` does so: {error}", flush=True)
 
 
 def node_name() -> str:
@@ -449,15 +530,19 @@ PointProgress = Callable[
 
 
 def run_serially(
-    sweep_path: str, point_ids: Sequence[str], report: PointProgress | None = None
+    sweep_path: str,
+    point_ids: Sequence[str],
+    again: Mapping[str, int] | None = None,
+    report: PointProgress | None = None,
 ) -> list[str]:
     """Run points one after another on this machine, each rank a process of its own; the ids that failed."""
     sweep = SweepDir(Path(sweep_path))
     failed = []
     for point_id in point_ids:
-        if not is_finished(sweep, point_id):
-            _run_locally(sweep, point_id, report or _print_point_progress)
-            if not is_finished(sweep, point_id):
+        after = (again or {}).get(point_id, 0)
+        if not is_finished(sweep, point_id, after):
+            _run_locally(sweep, point_id, after, report or _print_point_progress)
+            if not is_finished(sweep, point_id, after):
                 failed.append(point_id)
     return failed
 
@@ -466,7 +551,7 @@ def _print_point_progress(point_id: str, phase: str, done: int, of: int) -> None
     print(f"{point_id}: {phase}{f', {done} of {of} batches' if of else ''}", flush=True)
 
 
-def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
+def _run_locally(sweep: SweepDir, point_id: str, after: int, report: PointProgress) -> None:
     """One attempt at a point by local processes; it lies closed on disk afterwards, finished or not."""
     chosen = config.from_dict(read_choices(sweep, point_id))
     before = {attempt.number for attempt in sweep.attempts(point_id)}
@@ -479,13 +564,14 @@ def _run_locally(sweep: SweepDir, point_id: str, report: PointProgress) -> None:
     ):
         ranks: list[subprocess.Popen[str]] = []
         try:
-            ranks += [_spawn(sweep, point_id, chosen, k, spool) for k in range(chosen.shards)]
+            told = {"sweep": str(sweep.path), "point_id": point_id, "after": after}
+            ranks += [_spawn(told, chosen, rank, spool) for rank in range(chosen.shards)]
             _follow(ranks[0], point_id, report)
         finally:
             codes = _end(ranks)
             attempts = [a for a in sweep.attempts(point_id) if a.number not in before]
             attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
-            if not is_finished(sweep, point_id):
+            if not is_finished(sweep, point_id, after):
                 _close_unfinished(attempt, Path(spool), codes)
 
 
@@ -532,9 +618,7 @@ def _device_locks(chosen: Config, wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _spawn(
-    sweep: SweepDir, point_id: str, chosen: Config, rank: int, spool: str
-) -> subprocess.Popen[str]:
+def _spawn(told: dict[str, object], chosen: Config, rank: int, spool: str) -> subprocess.Popen[str]:
     """Start one rank; its stdout tells progress (rank 0), its stderr goes to a log in the spool."""
     place = Place(
         rank=rank,
@@ -550,11 +634,11 @@ def _spawn(
             "cluster": chosen.cluster.name,
         },
     )
-    told = json.dumps({"sweep": str(sweep.path), "point_id": point_id, "place": asdict(place)})
+    words = json.dumps({**told, "place": asdict(place)})
     env = {**os.environ, "OMP_NUM_THREADS": str(chosen.engine.threads_per_rank)}
     with (Path(spool) / f"rank{rank}.log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "wattflow.run", told],
+            [sys.executable, "-m", "wattflow.run", words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if rank == 0 else log,
             stderr=log,
@@ -620,7 +704,9 @@ def main(told: str) -> None:
         stdout.write(json.dumps({"progress": [phase, done, of]}) + "\n")
 
     place = Place(**given["place"])
-    run_points(SweepDir(Path(given["sweep"])), [given["point_id"]], place, progress)
+    point_id = given["point_id"]
+    again = {point_id: given["after"]}
+    run_points(SweepDir(Path(given["sweep"])), [point_id], place, progress, again)
 
 
 if __name__ == "__main__":

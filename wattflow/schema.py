@@ -197,5 +197,4 @@ class JournalLine(TypedDict, total=False):
     tasks: list[list[str]]  # point ids, a list a task (intent)
     job_id: str  # (submitted)
     folder: str  # submitit's folder, relative to the sweep (intent)
-    by: str  # the process that submits: machine, pid and start (intent)
     error: str

@@ -155,6 +155,29 @@ def jobs_named(name: str) -> list[str]:
     return sorted(set(out.split()), key=int)
 
 
+def limits() -> tuple[int | None, int | None]:
+    """MaxJobCount and MaxArraySize of this cluster; null where it does not say."""
+    told: dict[str, str] = {}
+    with contextlib.suppress(SlurmError):
+        text = _ask(["scontrol", "show", "config"])
+        told = dict(re.findall(r"^(\w+)\s*= (\d+)$", text, re.MULTILINE))
+    numbers = {key: int(value) for key, value in told.items()}
+    return numbers.get("MaxJobCount"), numbers.get("MaxArraySize")
+
+
+def requeue(task: str) -> None:
+    """Have a running task start again from its beginning, with a new time limit."""
+    _ask(["scontrol", "requeue", task])
+
+
+def was_preempted(job_id: str) -> bool | None:
+    """Whether a running job has been told to make room; null where Slurm does not say."""
+    with contextlib.suppress(SlurmError):
+        told = re.search(r"\bPreemptTime=(\S+)", _ask(["scontrol", "-o", "show", "job", job_id]))
+        return None if told is None else told[1] != "None"
+    return None
+
+
 def release(job_ids: Sequence[str]) -> None:
     """Let held jobs start."""
     if job_ids:

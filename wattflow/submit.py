@@ -7,12 +7,13 @@
 Points of one shape share arrays, which are sent held; a collect job waits for their end. In this order, so that a
 kill at any moment loses nothing: grid.parquet, all INTENTs, then for each array sbatch (held), its pickles, SUBMITTED,
 and when all are sent their release. `resume` mends what was cut short: it releases what is complete and takes back
-what is not.
+what is not. Both hold the sweep's turn (journal.turn) meanwhile, so that two terminals never send one point twice.
 """
 
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -32,7 +33,7 @@ import pyarrow as pa
 from wattflow import __version__, journal, process, slurm
 from wattflow.config import Cluster
 from wattflow.errors import DamagedError, RefusedError, SlurmError
-from wattflow.journal import Sent
+from wattflow.journal import Sent, Turn
 from wattflow.schema import GRID, SCHEMA_VERSION
 from wattflow.stream import read_table, write_table
 from wattflow.sweepdir import AttemptDir, SweepDir, write_atomic
@@ -44,13 +45,20 @@ log = logging.getLogger(__name__)
 
 RUN_TASK = "wattflow.run:run_task"
 RUN_SERIALLY = "wattflow.run:run_serially"
-COLLECT_TASK = "wattflow.collect:collect_task"
+COLLECT_TASK = "wattflow.submit:collect_task"
+COLLECT = "wattflow.collect:collect_task"
 
 _Item = TypeVar("_Item")
 
 _SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is told
 _COLLECT_MIN = 60
 _COLLECT_GB = 16.0
+_COLLECT_ROUNDS = 10  # collect jobs in a row
+_COLLECT_WAIT_S = (
+    60  # of the second collect job, after the jobs that it waits for; each next waits twice as long
+)
+_MAY_BE_MANY = 100  # tasks from which on Slurm is asked how many it takes
+_SHARE_OF_JOBS = 0.8  # of Slurm's table of jobs that one sweep may fill; others use the cluster too
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,30 @@ def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
     return list(by_shape.values())
 
 
+def _fitting(asked: list[Shape]) -> list[Shape]:
+    """The same shapes with so many points a task that Slurm takes all tasks; a task that holds more has more time."""
+    remote = [shape for shape in asked if not shape.is_local]
+    tasks = sum(len(shape.tasks) for shape in remote)
+    told = [shape.cluster.max_tasks for shape in remote if shape.cluster.max_tasks is not None]
+    array_size: int | None = None
+    if tasks > _MAY_BE_MANY:
+        jobs, array_size = slurm.limits()
+        told += [] if told or jobs is None else [int(jobs * _SHARE_OF_JOBS)]
+    factor = math.ceil(tasks / max(1, min(told))) if told else 1
+    out = []
+    for shape in asked:
+        cluster = shape.cluster
+        more = 1 if shape.is_local else factor
+        cluster = replace(
+            cluster,
+            points_per_task=cluster.points_per_task * more,
+            time_min=cluster.time_min * more,
+            max_array_size=min(cluster.max_array_size, array_size or cluster.max_array_size),
+        )
+        out.append(replace(shape, cluster=cluster))
+    return out
+
+
 def _gpu_options(shape: Shape) -> dict[str, str]:
     """How this site is asked for one GPU a rank."""
     cluster = shape.cluster
@@ -194,9 +226,12 @@ def _parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
 
 
 def _collect_parameters(
-    shape: Shape, name: str, sweep: SweepDir, after: list[str]
+    shape: Shape, name: str, sweep: SweepDir, after: list[str], wait_s: int
 ) -> dict[str, Any]:
-    """What submitit is told about the collect job: one CPU rank, no GPU, after the end of `after`, however they end."""
+    """What submitit is told about the collect job: one CPU rank, no GPU, after the end of `after`, however they end.
+
+    It starts in `wait_s` at the earliest.
+    """
     memory = shape.cluster.mem_gb_per_node
     cluster = replace(
         shape.cluster,
@@ -206,7 +241,10 @@ def _collect_parameters(
         sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
     )
     alone = Shape(nodes=1, ranks_per_node=1, cluster=cluster)
-    return {**_parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
+    told = {**_parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
+    if wait_s:
+        told["additional_parameters"]["begin"] = f"now+{wait_s}"
+    return told
 
 
 def _python(cluster: Cluster) -> str:
@@ -244,12 +282,13 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None) -> str:
 
 def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
     """What each shape of a plan asks for; see `Shape.row`."""
-    return [shape.row() for shape in shapes([(p.point_id, p.choices) for p in plan.feasible])]
+    asked = _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    return [shape.row() for shape in asked]
 
 
 def batch_scripts(plan: "Plan") -> list[str]:
     """The text that sbatch would get for the first array of each shape of a plan; local points have none."""
-    asked = shapes([(p.point_id, p.choices) for p in plan.feasible])
+    asked = _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
     return [batch_script(shape, plan.sweep) for shape in asked if not shape.is_local]
 
 
@@ -319,12 +358,13 @@ def _write_words(plan: "Plan") -> None:
 # --- submit ---------------------------------------------------------------------------------------
 
 
-def keep(plan: "Plan", tried: Collection[str] = ()) -> None:
+def keep(plan: "Plan") -> None:
     """Write sweep.yaml and grid.parquet, adding the plan's points; RefusedError in somebody else's sweep."""
     plan.sweep.make()
     plan.sweep.require_owner()
-    _write_grid(plan, tried)
-    _write_words(plan)
+    with journal.turn(plan.sweep):
+        _write_grid(plan, set(journal.newest_task(journal.read(plan.sweep))))
+        _write_words(plan)
 
 
 def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
@@ -335,43 +375,46 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
     """
     sweep = plan.sweep
     _check_path(sweep)
-    exists = sweep.path.exists()
-    if exists:
+    if sweep.path.exists():
         sweep.make()
         sweep.require_owner()
-    sents = journal.read(sweep)
-    _refuse_while_another_sends(sweep, sents)
-    tried = set(journal.newest_task(sents))
-    chosen = [p for p in plan.points if only is None or p.point_id in only]
-    feasible = [point for point in chosen if point.reason is None]
-    new = [
-        point
-        for point in feasible
-        if point.point_id not in tried and not sweep.attempts(point.point_id)
-    ]
-    todo = [(point.point_id, point.choices) for point in new]
-    submission = Submission(
-        sweep,
-        shapes(todo),
-        points=len(new),
-        tried=len(feasible) - len(new),
-        infeasible=len(chosen) - len(feasible),
-    )
+    submission, todo = _never_tried(plan, only)
     _check_commands(submission.shapes)
     if dry_run:
         return submission
-    keep(plan, tried)
-    _start(submission, todo)
+    sweep.make()
+    sweep.require_owner()
+    with journal.turn(sweep) as turn:
+        # once more, now that nobody else can send any of them
+        submission, todo = _never_tried(plan, only)
+        _write_grid(plan, set(journal.newest_task(journal.read(sweep))))
+        _write_words(plan)
+        _start(submission, todo, turn)
     return submission
 
 
-def _refuse_while_another_sends(sweep: SweepDir, sents: Sequence[Sent]) -> None:
-    """RefusedError while a living process of this machine sends points of this sweep."""
-    for sent in sents:
-        if sent.is_open and sent.by is not None and process.lives(sent.by):
-            raise RefusedError(
-                f"{sweep.path}: another process is just submitting ({sent.by}). Wait for its end, then try again."
-            )
+_Todo = list[tuple[str, dict[str, Any]]]  # point ids with their choices
+
+
+def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[Submission, _Todo]:
+    """What a submit of this plan has to send: the points that were neither sent nor tried."""
+    sweep = plan.sweep
+    tried = journal.newest_task(journal.read(sweep))
+    chosen = [p for p in plan.points if only is None or p.point_id in only]
+    feasible = [point for point in chosen if point.reason is None]
+    todo = [
+        (point.point_id, point.choices)
+        for point in feasible
+        if point.point_id not in tried and not sweep.attempts(point.point_id)
+    ]
+    submission = Submission(
+        sweep,
+        _fitting(shapes(todo)),
+        points=len(todo),
+        tried=len(feasible) - len(todo),
+        infeasible=len(chosen) - len(feasible),
+    )
+    return submission, todo
 
 
 def _check_commands(asked: Sequence[Shape]) -> None:
@@ -384,15 +427,20 @@ def _check_commands(asked: Sequence[Shape]) -> None:
             )
 
 
-def _start(submission: Submission, todo: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Send what is asked: points of Slurm profiles as arrays, those of local ones as one local job."""
+def _start(
+    submission: Submission, todo: _Todo, turn: Turn, again: dict[str, int] | None = None
+) -> None:
+    """Send what is asked: points of Slurm profiles as arrays, those of local ones as one local job.
+
+    `again` holds the newest attempt of points that are run though they finished.
+    """
     local = [point_id for point_id, choices in todo if choices["cluster"]["launcher"] == "local"]
     remote = [shape for shape in submission.shapes if not shape.is_local]
     try:
         if remote:
-            _start_arrays(submission, remote)
+            _start_arrays(submission, remote, turn, again or {})
         if local:
-            _start_local(submission, local)
+            _start_local(submission, local, again or {})
     finally:
         slurm.forget()
 
@@ -405,13 +453,14 @@ def _new_name(sweep: SweepDir) -> str:
 def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Sent:
     """A new submission, journalled before it is sent."""
     name = _new_name(sweep)
-    me = process.job_id(os.getpid())
-    sent = Sent(name, kind, tasks, sweep.submitit / name, time.time_ns(), by=me)
+    sent = Sent(name, kind, tasks, sweep.submitit / name, time.time_ns())
     journal.intend(sweep, sent)
     return sent
 
 
-def _start_arrays(submission: Submission, remote: Sequence[Shape]) -> None:
+def _start_arrays(
+    submission: Submission, remote: Sequence[Shape], turn: Turn, again: dict[str, int]
+) -> None:
     """Send all arrays held, then the collect job, then let them start.
 
     At the first refusal no further array is sent: SlurmError says what is under way and what is not.
@@ -425,7 +474,8 @@ def _start_arrays(submission: Submission, remote: Sequence[Shape]) -> None:
     with slurm.guarded_sbatch():
         for shape, sent in intended:
             if refusal is None:
-                refusal = _send_array(sweep, shape, sent)
+                turn.check()
+                refusal = _send_array(sweep, shape, sent, again)
             if refusal is None:
                 accepted.append(sent)
             else:
@@ -435,6 +485,7 @@ def _start_arrays(submission: Submission, remote: Sequence[Shape]) -> None:
             collect = _send_collect(sweep, remote[0], submission.job_ids)
             submission.collect_job = collect.job_id
             accepted.append(collect)
+    turn.check()
     _release(sweep, accepted)
     if refusal is not None:
         left = sum(len(sent.tasks) for _, sent in intended) - sum(
@@ -446,9 +497,11 @@ def _start_arrays(submission: Submission, remote: Sequence[Shape]) -> None:
         )
 
 
-def _send_array(sweep: SweepDir, shape: Shape, sent: Sent) -> SlurmError | None:
+def _send_array(
+    sweep: SweepDir, shape: Shape, sent: Sent, again: dict[str, int]
+) -> SlurmError | None:
     """Send one array, held; null, or why Slurm refused it."""
-    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in sent.tasks]
+    calls = [Call(RUN_TASK, (str(sweep.path), task, _of(task, again))) for task in sent.tasks]
     try:
         _send_noted(sweep, sent, _parameters(shape, sent.name, sweep), calls, shape.cluster)
     except SlurmError as error:
@@ -456,12 +509,22 @@ def _send_array(sweep: SweepDir, shape: Shape, sent: Sent) -> SlurmError | None:
     return None
 
 
-def _send_collect(sweep: SweepDir, shape: Shape, after: list[str]) -> Sent:
-    """Send the job that collects once `after` have ended; without it `wattflow collect` does the same by hand."""
+def _of(point_ids: Sequence[str], again: dict[str, int]) -> dict[str, int]:
+    return {point_id: again[point_id] for point_id in point_ids if point_id in again}
+
+
+def _send_collect(
+    sweep: SweepDir, shape: Shape, after: list[str], earlier: Sequence[int] = ()
+) -> Sent:
+    """Send the job that collects once `after` have ended; without it `wattflow collect` does the same by hand.
+
+    `earlier` says how many points each collect job before it found unfinished.
+    """
     sent = _intend(sweep, "collect", [[]])
-    calls = [Call(COLLECT_TASK, (str(sweep.path),))]
+    calls = [Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
+    wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
-        parameters = _collect_parameters(shape, sent.name, sweep, after)
+        parameters = _collect_parameters(shape, sent.name, sweep, after, wait_s)
         _send_noted(sweep, sent, parameters, calls, shape.cluster)
     except SlurmError as error:
         journal.write(sweep, "failed", sent.name, error=str(error))
@@ -497,10 +560,43 @@ def _release(sweep: SweepDir, sents: Sequence[Sent]) -> None:
         journal.write(sweep, "released", sent.name)
 
 
+def collect_task(sweep_path: str, earlier: list[int]) -> None:
+    """What the collect job runs: collect, and if points are queued still or again, send the next collect job.
+
+    Tasks that were requeued may end after their array did. At most ten collect jobs follow each other, each waiting
+    twice as long as the last, and none after one that found no further point finished.
+    """
+    sweep = SweepDir.existing(sweep_path)
+    left = cast(Any, Call(COLLECT, (sweep_path,))()).unfinished
+    if not left or len(earlier) + 1 >= _COLLECT_ROUNDS or (earlier and left >= earlier[-1]):
+        return
+    try:
+        _collect_again(sweep, [*earlier, left])
+    except (SlurmError, RefusedError) as error:
+        print(f"no further collect job: {error}", flush=True)
+
+
+def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
+    """Send a collect job after the jobs of points that wait or run, if there are any."""
+    with journal.turn(sweep), slurm.guarded_sbatch():
+        sents = [sent for sent in journal.read(sweep) if sent.kind == "points" and sent.job_id]
+        words = live_words(sents)
+        waiting = [
+            sent for sent in sents if any(sent.key(k) in words for k in range(len(sent.tasks)))
+        ]
+        if not waiting:
+            return
+        of = waiting[0].tasks[0][0]
+        (choices,) = [row["choices"] for row in read_grid(sweep) if row["point_id"] == of]
+        (shape,) = shapes([(of, json.loads(choices))])
+        sent = _send_collect(sweep, shape, [str(sent.job_id) for sent in waiting], earlier)
+        _release(sweep, [sent])
+
+
 # --- without Slurm --------------------------------------------------------------------------------
 
 
-def _start_local(submission: Submission, point_ids: list[str]) -> None:
+def _start_local(submission: Submission, point_ids: list[str], again: dict[str, int]) -> None:
     """Have points run one after another in a process that outlives the terminal.
 
     Not submitit's local executor: that is ended with the terminal, hides GPUs that it was not told of, and has a time
@@ -509,75 +605,107 @@ def _start_local(submission: Submission, point_ids: list[str]) -> None:
     sweep = submission.sweep
     sent = _intend(sweep, "points", [point_ids])
     sent.folder.mkdir(mode=0o700)
-    words = [sys.executable, "-m", "wattflow.submit", str(sweep.path), sent.name]
+    told = json.dumps(again)
+    words = [sys.executable, "-m", "wattflow.submit", str(sweep.path), sent.name, told]
     out, err = (
         str(sent.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
     )
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    hears, tells = os.pipe()
     pid = os.posix_spawn(
         sys.executable,
         words,
         os.environ,
         file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, hears, 0),
             (os.POSIX_SPAWN_OPEN, 1, out, append, 0o600),
             (os.POSIX_SPAWN_OPEN, 2, err, append, 0o600),
         ],
         setsid=True,
     )
+    os.close(hears)
     job_id = process.job_id(pid)
-    journal.write(sweep, "submitted", sent.name, job_id=job_id)
+    with open(tells, "w") as pipe:  # noqa: PTH123 (a descriptor)
+        journal.write(sweep, "submitted", sent.name, job_id=job_id)
+        pipe.write(_GO)
     submission.job_ids.append(job_id)
 
 
-def run_local(sweep: SweepDir, point_ids: list[str]) -> list[str]:
-    """Run points one after another on this machine, then collect; the ids that failed."""
-    failed = cast(list[str], Call(RUN_SERIALLY, (str(sweep.path), point_ids))())
-    Call(COLLECT_TASK, (str(sweep.path),))()
-    return failed
+_GO = "go"
 
 
-def main(sweep_path: str, name: str) -> int:
-    """What the detached process of a local job does; 1 when points failed."""
+def main(sweep_path: str, name: str, again: str) -> int:
+    """What the detached process of a local job does: run its points, then collect; 1 when points failed.
+
+    It begins when it is told that the journal knows it: a process that nobody knows of could run beside another.
+    """
+    if sys.stdin.read(len(_GO)) != _GO:
+        return 1
     sweep = SweepDir.existing(sweep_path)
     (sent,) = [sent for sent in journal.read(sweep) if sent.name == name]
-    return 1 if run_local(sweep, sent.tasks[0]) else 0
+    failed = Call(RUN_SERIALLY, (str(sweep.path), sent.tasks[0], json.loads(again)))()
+    Call(COLLECT, (str(sweep.path),))()
+    return 1 if failed else 0
 
 
 # --- resume and cancel ----------------------------------------------------------------------------
 
 
-def resume(sweep: SweepDir, *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
+def resume(
+    sweep: SweepDir, *, dry_run: bool = False, only: set[str] | None = None, force: bool = False
+) -> Submission:
     """Send the points that were tried, have no finished attempt, and neither wait nor run now; and what was sent.
 
-    SlurmError when Slurm does not say what waits and runs: then nothing is sent.
+    `force` also sends those of `only` that have a finished attempt. SlurmError when Slurm does not say what waits and
+    runs: then nothing is sent.
     """
     sweep.require_owner()
     _check_path(sweep)
-    sents = journal.read(sweep)
-    _refuse_while_another_sends(sweep, sents)
-    words = live_words(sents)
-    if not dry_run:
+    if force and only is None:
+        raise RefusedError("--force runs finished points again: name them with --only ID.")
+    if dry_run:
+        sents = journal.read(sweep)
+        return _unfinished(sweep, sents, live_words(sents), only, force)[0]
+    with journal.turn(sweep) as turn:
+        sents = journal.read(sweep)
+        words = live_words(sents)
         _mend(sweep, sents, words)
+        submission, todo, again = _unfinished(sweep, sents, words, only, force)
+        _start(submission, todo, turn, again)
+    return submission
+
+
+def _unfinished(
+    sweep: SweepDir,
+    sents: Sequence[Sent],
+    words: dict[str, slurm.Word],
+    only: set[str] | None,
+    force: bool,
+) -> tuple[Submission, _Todo, dict[str, int]]:
+    """What a resume has to send, and the newest attempt of those points that are sent though they finished."""
     newest = journal.newest_task(sents)
     rows = [row for row in read_grid(sweep) if only is None or row["point_id"] in only]
     _refuse_unknown(sweep, only, {row["point_id"] for row in rows})
-    todo = [
-        (row["point_id"], json.loads(row["choices"]))
-        for row in rows
-        if row["reason"] is None and _needs_another_try(sweep, row["point_id"], newest, words)
-    ]
+    todo: _Todo = []
+    again: dict[str, int] = {}
+    for row in rows:
+        point_id = row["point_id"]
+        if row["reason"] is not None:
+            continue
+        attempts = sweep.attempts(point_id)
+        if _needs_another_try(point_id, attempts, newest, words, force):
+            todo.append((point_id, json.loads(row["choices"])))
+            if force and attempts:
+                again[point_id] = attempts[-1].number
     submission = Submission(
         sweep,
-        shapes(todo),
+        _fitting(shapes(todo)),
         points=len(todo),
         tried=sum(row["reason"] is None for row in rows) - len(todo),
         infeasible=sum(row["reason"] is not None for row in rows),
     )
     _check_commands(submission.shapes)
-    if not dry_run:
-        _start(submission, todo)
-    return submission
+    return submission, todo, again
 
 
 def live_words(sents: Sequence[Sent]) -> dict[str, slurm.Word]:
@@ -592,21 +720,22 @@ def live_words(sents: Sequence[Sent]) -> dict[str, slurm.Word]:
 
 
 def _mend(sweep: SweepDir, sents: Sequence[Sent], words: dict[str, slurm.Word]) -> None:
-    """Finish what a killed submit left: complete submissions are released, incomplete ones cancelled."""
-    by_name: dict[str, list[str]] = {}
+    """Finish what a killed submit left: complete submissions are released, all other jobs of our names cancelled."""
+    by_name: dict[str, set[str]] = {}
     for key, word in words.items():
-        by_name.setdefault(word.name, []).append(key.partition("_")[0])
+        by_name.setdefault(word.name, set()).add(key.partition("_")[0])
     for sent in sents:
+        jobs = by_name.get(sent.name, set())
+        # sbatch took them without an answer: their pickles do not lie where their tasks would look
+        stray = sorted(jobs - {str(sent.job_id)})
+        slurm.cancel(stray)
+        for key in [key for key in words if key.partition("_")[0] in stray]:
+            del words[key]
         if not sent.is_open:
             continue
         if sent.job_id is None:
-            # sbatch may have taken it, but its pickles do not lie where its tasks would look
-            stray = sorted(set(by_name.get(sent.name, [])))
-            slurm.cancel(stray)
-            for key in [key for key in words if key.partition("_")[0] in stray]:
-                del words[key]
             journal.write(sweep, "cancelled", sent.name)
-        elif by_name.get(sent.name):
+        elif str(sent.job_id) in jobs:
             slurm.release([sent.job_id])
             journal.write(sweep, "released", sent.name)
 
@@ -620,18 +749,18 @@ def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> 
 
 
 def _needs_another_try(
-    sweep: SweepDir,
     point_id: str,
+    attempts: Sequence[AttemptDir],
     newest: dict[str, tuple[Sent, int]],
     words: dict[str, slurm.Word],
+    force: bool,
 ) -> bool:
-    """Whether a point was tried, is not finished, and neither waits nor runs."""
-    attempts = sweep.attempts(point_id)
+    """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
+    if not force and is_finished(attempts):
+        return False
     if point_id not in newest:
         # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
-        return bool(attempts) and not is_finished(attempts)
-    if is_finished(attempts):
-        return False
+        return bool(attempts)
     sent, task = newest[point_id]
     return sent.key(task) not in words or _has_failed(attempts, sent, task)
 

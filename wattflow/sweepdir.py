@@ -9,6 +9,7 @@
 A file is either written to another name and then renamed, or append-only and readable up to its last whole record.
 """
 
+import errno
 import json
 import os
 import re
@@ -260,7 +261,8 @@ class SweepDir:
             self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
         )
         try:
-            os.write(descriptor, data)
+            if os.write(descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.journal_path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -273,13 +275,12 @@ class SweepDir:
             return
         *whole, _cut = data.split(b"\n")
         for number, text in enumerate(whole, 1):
+            # a crash may leave half a line, to which a later call then appends
+            start = max(0, text.rfind(b'{"schema_version"'))
             try:
-                line = json.loads(text)
+                line = json.loads(text[start:])
                 known = line["schema_version"] == SCHEMA_VERSION
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                # a crash may leave half a line, to which a later call then appends
-                if b'{"schema_version"' in text[1:]:
-                    continue
                 raise DamagedError(
                     f"{self.journal_path}, line {number}: not a journal line."
                 ) from error
