@@ -16,6 +16,7 @@ import torch
 
 from wattflow import config
 from wattflow.engine import paper, ranks, weights
+from wattflow.engine.build import build
 from wattflow.engine.layers import share_among
 from wattflow.engine.layout import Matrix, matrices
 from wattflow.engine.llama import Llama, empty_cache, rotary_table
@@ -166,8 +167,8 @@ ALONE = ranks.Ranks(0, 1, 0, "here", "cpu", "cpu", None)
 def generate(
     chosen: config.Config, who: ranks.Ranks, prompts: list[list[int]], eos_id: int | None = None
 ) -> paper.Generated:
-    """One batch through the paper engine."""
-    engine = paper.Paper(chosen, who, eos_id=eos_id, pad_id=0)
+    """One batch through the engine of the choices."""
+    engine = build(chosen, who, eos_id=eos_id, pad_id=0)
     try:
         engine.load()
         engine.prefill(prompts)
@@ -210,7 +211,8 @@ def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
         logits[name] = all_logits(llama, model, who.world, tokens, [5])
     made = {}
     for name, (shapes, changes) in ask["generations"].items():
-        chosen = choices(tiny(**shapes), shards=who.world, **changes)
+        engine = config.Engine(name=changes.pop("engine", "paper"), device="cpu")
+        chosen = choices(tiny(**shapes), shards=who.world, engine=engine, **changes)
         made[name] = generate(chosen, who, ask["prompts"]).tokens
     told = who.gather({"rank": who.rank, "é": [None, 1.5, "ü" * who.rank]})
     heard = who.broadcast({"from": who.rank} if who.rank == 0 else "ignored")

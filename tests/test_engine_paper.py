@@ -166,13 +166,15 @@ def test_the_seed_alone_decides_what_is_drawn(model):
 
 
 def test_engines_are_chosen_by_name(model):
-    """`paper` and `synthetic` are built; another name is refused with the list."""
+    """`paper`, `fast` and `synthetic` are built; another name is refused with the list."""
     chosen = tools.choices(model)
     assert build(chosen, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "paper"
     synthetic = replace(chosen, engine=Engine(name="synthetic"))
     assert build(synthetic, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "synthetic"
-    with pytest.raises(RefusedError, match="not one of paper, synthetic"):
-        build(replace(chosen, engine=Engine(name="fast")), tools.ALONE, eos_id=None, pad_id=0)
+    fast = replace(chosen, engine=Engine(name="fast"))
+    assert build(fast, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "fast"
+    with pytest.raises(RefusedError, match="not one of paper, fast, synthetic"):
+        build(replace(chosen, engine=Engine(name="slow")), tools.ALONE, eos_id=None, pad_id=0)
 
 
 def test_the_synthetic_engine_takes_the_time_it_is_told():

@@ -69,8 +69,9 @@ class Dataset:
 class Engine:
     """How text is generated."""
 
-    name: str = "paper"  # paper | synthetic
+    name: str = "paper"  # paper | fast | synthetic
     device: str = "auto"  # auto | cuda | cpu
+    kernels: str = "auto"  # auto | cublas | triton | eager: the fast engine's kernels of a decode step
     threads_per_rank: int = 1  # CPU threads of a rank
     init_timeout_s: float = 300.0  # how long ranks wait for each other
     synthetic_ms_per_token: float = 1.0  # the synthetic engine sleeps this long a decode step
@@ -112,8 +113,8 @@ class Cluster:
     points_per_task: int = 1
     array_throttle: int = 256  # tasks of an array that run at once
     max_array_size: int = 1001
-    setup: list[str] = field(default_factory=list)  # shell lines before the job: module and venv
     max_tasks: int | None = None  # tasks queued at once (MaxSubmitJobs); more points share tasks
+    setup: list[str] = field(default_factory=list)  # shell lines before the job: module and venv
     sbatch_options: dict[str, str] = field(default_factory=dict)
     srun_options: list[str] = field(default_factory=list)
     accounting: bool = True  # whether sacct answers
@@ -192,7 +193,8 @@ _ALLOWED = {
     "dataset.template": ("default", "plain"),
     "dataset.on_bad": ("error", "skip", "truncate"),
     "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
-    "engine.name": ("paper", "synthetic"),
+    "engine.name": ("paper", "fast", "synthetic"),
+    "engine.kernels": ("auto", "cublas", "triton", "eager"),
     "engine.device": ("auto", "cuda", "cpu"),
     "power.meter": ("auto", "nvml", "simulated"),
     "cluster.launcher": ("local", "slurm"),
@@ -221,9 +223,9 @@ _AT_LEAST = {
     "cluster.points_per_task": 1,
     "cluster.array_throttle": 1,
     "cluster.max_array_size": 2,
+    "cluster.max_tasks": 1,
     "model.dim": 1,
     "model.n_layers": 1,
-    "cluster.max_tasks": 1,
     "model.n_heads": 1,
     "model.n_kv_heads": 1,
     "model.ffn_dim": 1,

@@ -12,8 +12,12 @@ def build(config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> E
         from wattflow.engine.paper import Paper  # noqa: PLC0415 - torch takes seconds to import
 
         return Paper(config, ranks, eos_id=eos_id, pad_id=pad_id)
+    if config.engine.name == "fast":
+        from wattflow.engine.fast import Fast  # noqa: PLC0415 - as above
+
+        return Fast(config, ranks, eos_id=eos_id)
     if config.engine.name == "synthetic":
         from wattflow.engine.synthetic import Synthetic  # noqa: PLC0415 - as above, by symmetry
 
         return Synthetic(config, ranks, eos_id=eos_id)
-    raise RefusedError(f"engine.name={config.engine.name}: not one of paper, synthetic.")
+    raise RefusedError(f"engine.name={config.engine.name}: not one of paper, fast, synthetic.")

@@ -5,27 +5,23 @@ token a step, in decode. No row stops early: all run until the longest prompt ha
 sequence is full, and are cut afterwards. The cache is allocated whole, for batch_size x max_seq_len.
 """
 
-import contextlib
-import zlib
-from collections.abc import Iterator
-
 import torch
 
 from wattflow import model as arithmetic
 from wattflow.config import Config
 from wattflow.engine import weights
 from wattflow.engine.generation import Generated, check_prompts, kept
+from wattflow.engine.guards import (
+    DTYPES,
+    check_agreement,
+    check_finite,
+    check_precision,
+    check_shards,
+    memory_explained,
+)
 from wattflow.engine.layers import share_among
 from wattflow.engine.llama import Cache, Llama, empty_cache, rotary_table
 from wattflow.engine.ranks import Ranks
-from wattflow.errors import EngineError, RefusedError
-
-DTYPES = {
-    "fp64": torch.float64,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 
 
 class Paper:
@@ -33,16 +29,9 @@ class Paper:
 
     def __init__(self, config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> None:
         """Check what can be checked without the device; RefusedError for shards that do not split the model."""
-        reason = arithmetic.why_not_shards(config.model, config.shards)
-        if reason is not None:
-            raise RefusedError(f"{reason}.")
-        if ranks.world != config.shards:
-            raise EngineError(f"{config.shards} shards need as many ranks, but {ranks.world} came.")
-        if config.max_seq_len is None:
-            raise EngineError("max_seq_len is null: an engine takes resolved choices only.")
+        self._max_seq_len = check_shards(config, ranks)
         self._config = config
         self._ranks = ranks
-        self._max_seq_len = config.max_seq_len
         self._dtype = DTYPES[config.precision]
         self._eos_id = eos_id if config.stop == "eos" else None
         self._pad_id = pad_id
@@ -58,9 +47,9 @@ class Paper:
     def load(self) -> None:
         """Read or draw this rank's weights and allocate the cache."""
         torch.set_num_threads(self._config.engine.threads_per_rank)
-        self._check_precision()
+        check_precision(self._config, self._ranks)
         share_among(self._ranks)
-        with self._memory_explained(), torch.inference_mode():
+        with memory_explained(self._config, self._ranks), torch.inference_mode():
             self._llama = self._loaded()
             self._cache = self._empty_cache()
             self._rotary = rotary_table(
@@ -100,17 +89,6 @@ class Paper:
             device=self._ranks.device,
         )
 
-    def _check_precision(self) -> None:
-        if not self._ranks.device.startswith("cuda"):
-            return
-        capability = torch.cuda.get_device_capability(self._ranks.device)
-        # torch.cuda.is_bf16_supported may count emulation
-        if self._config.precision == "bf16" and capability < (8, 0):
-            raise EngineError(
-                f"precision=bf16: {self._ranks.device_name} (compute capability {capability[0]}.{capability[1]}) has "
-                "no bf16 arithmetic; use precision=fp16."
-            )
-
     def prefill(self, prompts: list[list[int]]) -> None:
         """Read the first tokens of all prompts, as many as the shortest has, and choose the next token of each row."""
         vocab_size = self._config.model.vocab_size
@@ -125,23 +103,18 @@ class Paper:
         places = torch.arange(total, device=self._ranks.device)
         self._made = places.unsqueeze(0) >= lengths_column
         self._shortest = min(lengths)
-        with self._memory_explained(), torch.inference_mode():
+        with memory_explained(self._config, self._ranks), torch.inference_mode():
             logits = self._step(0, self._shortest)
-            finite = bool(torch.isfinite(logits).all())
-        if not finite:
-            raise EngineError(
-                f"{self._config.model.name} in {self._config.precision} gives logits that are not finite: the weights "
-                "do not fit the model or the precision is too narrow. Try precision=bf16 or fp32."
-            )
+            check_finite(self._config, logits)
 
     def decode(self) -> Generated:
         """Make one token a step for all rows up to the batch's full length, then cut each row."""
         total = self._tokens.shape[1]
-        with self._memory_explained(), torch.inference_mode():
+        with memory_explained(self._config, self._ranks), torch.inference_mode():
             for place in range(self._shortest, total - 1):
                 self._step(place, place + 1)
         made = self._tokens.tolist()
-        self._check_agreement(made)
+        check_agreement(self._ranks, made)
         rows = [
             kept(row[length:], self._config.max_gen_len, self._eos_id)
             for row, length in zip(made, self._lengths, strict=True)
@@ -162,28 +135,6 @@ class Paper:
             self._made[:, stop], chosen.to(self._tokens.dtype), self._tokens[:, stop]
         )
         return logits
-
-    def _check_agreement(self, made: list[list[int]]) -> None:
-        """EngineError unless all ranks made the same tokens; otherwise each would continue another text."""
-        digests = self._ranks.gather(zlib.crc32(repr(made).encode()))
-        if len(set(digests)) > 1:
-            raise EngineError(
-                f"ranks made different tokens (digests by rank {digests}): their GPUs or libraries round differently. "
-                "Run all shards on one kind of GPU and one version of torch."
-            )
-
-    @contextlib.contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        """Turn CUDA's out-of-memory into one EngineError that tells the arithmetic and the batch that fits."""
-        try:
-            yield
-        except torch.cuda.OutOfMemoryError as error:
-            _, total = torch.cuda.mem_get_info(self._ranks.device)
-            words = arithmetic.memory_in_words(self._config, round(total / arithmetic.GIB, 1))
-            raise EngineError(
-                f"rank {self._ranks.rank} on {self._ranks.node}: {self._ranks.device_name} is out of memory: {words}. "
-                "Long prompts need more workspace than is estimated here."
-            ) from error
 
     def synchronize(self) -> None:
         """Wait until the GPU has done all it was asked; the CPU always has."""

@@ -39,12 +39,16 @@ def of_rank(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """This rank's part of every matrix by name, on the device."""
     for matrix in matrices(model):
-        if matrix.split is None:
-            part = read(matrix, 0, matrix.shape[0])
-        else:
-            part = _padded(read(matrix, *matrix.span(rank, shards)), matrix, shards)
+        part = part_of_rank(matrix, read, rank, shards)
         # contiguous also cuts the part loose from the file that it was mapped from
         yield matrix.name, part.to(device=device, dtype=dtype, copy=True).contiguous()
+
+
+def part_of_rank(matrix: Matrix, read: Reader, rank: int, shards: int) -> torch.Tensor:
+    """One rank's part of one matrix, as its file has it."""
+    if matrix.split is None:
+        return read(matrix, 0, matrix.shape[0])
+    return _padded(read(matrix, *matrix.span(rank, shards)), matrix, shards)
 
 
 def _padded(part: torch.Tensor, matrix: Matrix, shards: int) -> torch.Tensor:

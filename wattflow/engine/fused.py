@@ -1,0 +1,243 @@
+"""One rank's part of a LLaMA model for the `fast` engine: a static cache, prefill and a decode step.
+
+The embedding is whole on every rank, which spares a collective; queries, keys and values are one matrix, and so are
+the feed-forward's gate and up. The head stays shared by vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from wattflow.config import Model
+from wattflow.engine.layout import matrices
+from wattflow.engine.llama import rotary_table, wide
+from wattflow.engine.pieces import Pieces, attend_causal
+from wattflow.engine.ranks import Ranks
+from wattflow.engine.weights import Reader, part_of_rank
+from wattflow.model import head_dim, kv_heads_of_rank
+
+PREFILL_TOKENS = (
+    16384  # so many at a time: enough to fill a GPU, and activations stay below 2 GB for 7B
+)
+
+
+@dataclass
+class LayerWeights:
+    """One layer's part on this rank."""
+
+    attention_norm: torch.Tensor
+    wqkv: torch.Tensor  # [(heads + 2 KV heads) head_dim, dim]
+    wo: torch.Tensor  # [dim, heads head_dim]
+    ffn_norm: torch.Tensor
+    w13: torch.Tensor  # [2 ffn_dim / shards, dim]: gate rows, then up rows
+    w2: torch.Tensor  # [dim, ffn_dim / shards]
+
+
+class FusedLlama:
+    """Weights and cache of one rank, and the two passes over them."""
+
+    def __init__(
+        self,
+        model: Model,
+        ranks: Ranks,
+        read: Reader,
+        *,
+        rows: int,
+        length: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self._model = model
+        self._ranks = ranks
+        self._alone = ranks.world == 1
+        self._read_weights(read, dtype)
+        kv_heads, width = kv_heads_of_rank(model, ranks.world), head_dim(model)
+        # zeros, since what a mask hides must still be finite
+        self.cache = torch.zeros(
+            (model.n_layers, 2, rows, kv_heads, length, width), dtype=dtype, device=ranks.device
+        )
+        self.rotary = rotary_table(model, length, dtype, ranks.device).contiguous()
+
+    def _read_weights(self, read: Reader, dtype: torch.dtype) -> None:
+        model, ranks = self._model, self._ranks
+        by_name = {matrix.name: matrix for matrix in matrices(model)}
+
+        def loaded(*names: str) -> torch.Tensor:
+            parts = [part_of_rank(by_name[n], read, ranks.rank, ranks.world) for n in names]
+            parts = [part.to(ranks.device, dtype) for part in parts]
+            # a copy also cuts a part loose from the file that it was mapped from
+            return torch.cat(parts) if len(parts) > 1 else parts[0].clone().contiguous()
+
+        table = by_name["tok_embeddings.weight"]
+        self.embedding = read(table, 0, table.shape[0]).to(ranks.device, dtype, copy=True)
+        self.layers = []
+        for number in range(model.n_layers):
+            at = f"layers.{number}."
+            self.layers.append(
+                LayerWeights(
+                    attention_norm=loaded(at + "attention_norm.weight"),
+                    wqkv=loaded(*(f"{at}attention.w{x}.weight" for x in "qkv")),
+                    wo=loaded(at + "attention.wo.weight"),
+                    ffn_norm=loaded(at + "ffn_norm.weight"),
+                    w13=loaded(*(f"{at}feed_forward.w{x}.weight" for x in "13")),
+                    w2=loaded(at + "feed_forward.w2.weight"),
+                )
+            )
+        self.norm = loaded("norm.weight")
+        self.first, last = table.span(ranks.rank, ranks.world)
+        self.mine = last - self.first  # tokens whose scores this rank computes, from `first` on
+        tied = model.tied_embeddings and self._alone
+        self.head = (
+            self.embedding
+            if tied
+            else loaded("tok_embeddings.weight" if model.tied_embeddings else "output.weight")
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights on this rank; a tied head counts once."""
+        held = [self.embedding, self.norm, self.head]
+        held += [x for layer in self.layers for x in vars(layer).values()]
+        return sum(x.nbytes for x in {x.data_ptr(): x for x in held}.values())
+
+    def prefill(self, prompts: list[list[int]], pieces: Pieces) -> torch.Tensor:
+        """The stream [prompts, dim] at each prompt's last token; row k of the cache then holds prompt k.
+
+        Prompts are padded at the right to the longest of all; some rows at a time are read.
+        """
+        longest = max(map(len, prompts))
+        at_once = max(1, PREFILL_TOKENS // longest)
+        out = [
+            self._prefill_rows(prompts[row : row + at_once], row, longest, pieces)
+            for row in range(0, len(prompts), at_once)
+        ]
+        return torch.cat(out)
+
+    def _prefill_rows(
+        self, prompts: list[list[int]], first: int, longest: int, pieces: Pieces
+    ) -> torch.Tensor:
+        device, rows = self._ranks.device, len(prompts)
+        padded = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
+        positions = torch.arange(longest, device=device).repeat(rows)
+        stream = self.embedding[torch.tensor(padded, device=device).flatten()]
+        delta: torch.Tensor | None = None
+        for number, layer in enumerate(self.layers):
+            keys, values = self.cache[number, :, first : first + rows]
+            qkv = pieces.norm_linear(
+                stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
+            )
+            query = pieces.rotate_store(qkv, self.rotary, positions, keys, values, longest)
+            read = attend_causal(query, keys, values, longest)
+            delta = self._summed(pieces.project(stream, read, layer.wo, alone=self._alone))
+            delta = self._feed_forward(stream, delta, layer, pieces)
+        last = torch.tensor(
+            [k * longest + len(p) - 1 for k, p in enumerate(prompts)], device=device
+        )
+        return stream[last] if delta is None else stream[last] + delta[last]
+
+    def step(
+        self, tokens: torch.Tensor, positions: torch.Tensor, bucket: int, pieces: Pieces
+    ) -> torch.Tensor:
+        """Logits of one more token a row, as `logits` gives them; its keys are written at its row's position.
+
+        Nothing here depends on the host: it runs as it is or is captured as a CUDA graph.
+        """
+        stream = torch.nn.functional.embedding(tokens, self.embedding)
+        delta: torch.Tensor | None = None
+        for number, layer in enumerate(self.layers):
+            keys, values = self.cache[number, :, : tokens.shape[0]]
+            qkv = pieces.norm_linear(
+                stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
+            )
+            query = pieces.rotate_store(qkv, self.rotary, positions, keys, values, 1)
+            read = pieces.attend(query, keys, values, positions, bucket)
+            delta = self._summed(pieces.project(stream, read, layer.wo, alone=self._alone))
+            delta = self._feed_forward(stream, delta, layer, pieces)
+        return self.logits(stream, delta, pieces)
+
+    def _feed_forward(
+        self, stream: torch.Tensor, delta: torch.Tensor | None, layer: LayerWeights, pieces: Pieces
+    ) -> torch.Tensor | None:
+        gated = pieces.norm_gate(stream, delta, layer.ffn_norm, self._model.norm_eps, layer.w13)
+        return self._summed(pieces.project(stream, gated, layer.w2, alone=self._alone))
+
+    def _summed(self, delta: torch.Tensor | None) -> torch.Tensor | None:
+        """The sum over all ranks."""
+        if delta is not None and not self._alone:
+            dist.all_reduce(delta)
+        return delta
+
+    def logits(
+        self, stream: torch.Tensor, delta: torch.Tensor | None, pieces: Pieces
+    ) -> torch.Tensor:
+        """This rank's part of the vocabulary's scores, [tokens, part] in float32 at least; -inf beyond its end."""
+        scores = pieces.norm_linear(stream, delta, self.norm, self._model.norm_eps, self.head)
+        scores = scores.to(wide(scores.dtype))
+        if self.mine < scores.shape[1]:
+            scores[:, self.mine :] = -torch.inf
+        return scores
+
+
+class Chooser:
+    """Takes one token a row of scores that ranks share by vocabulary; the same token on every rank."""
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        vocab_size: int,
+        first: int,
+        *,
+        temperature: float,
+        top_p: float,
+        generator: torch.Generator,
+    ) -> None:
+        self._ranks = ranks
+        self._vocab_size = vocab_size
+        self._first = first
+        self._temperature = temperature
+        self._top_p = top_p
+        self._generator = generator
+
+    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
+        """The likeliest token of each row at temperature 0, else a drawn one, int64 [rows]."""
+        if self._temperature == 0:
+            return self._greedy(scores)
+        return drawn(self._whole(scores), self._temperature, self._top_p, self._generator)
+
+    def _greedy(self, scores: torch.Tensor) -> torch.Tensor:
+        value, place = scores.max(dim=-1)
+        if self._ranks.world == 1:
+            return place
+        # a sum of zeros and one rank's pair is that pair, so one kind of collective serves all; float32 holds any
+        # token's number exactly
+        pairs = scores.new_zeros((self._ranks.world, 2, len(scores)))
+        pairs[self._ranks.rank, 0] = value
+        pairs[self._ranks.rank, 1] = place + self._first
+        dist.all_reduce(pairs)
+        best = pairs[:, 0].argmax(dim=0, keepdim=True)
+        return pairs[:, 1].gather(0, best).squeeze(0).long()
+
+    def _whole(self, scores: torch.Tensor) -> torch.Tensor:
+        """All ranks' scores side by side, [rows, vocab_size]."""
+        if self._ranks.world > 1:
+            part = scores.shape[1]
+            whole = scores.new_zeros((len(scores), self._ranks.world * part))
+            whole[:, self._ranks.rank * part : (self._ranks.rank + 1) * part] = scores
+            dist.all_reduce(whole)
+            scores = whole
+        return scores[:, : self._vocab_size]
+
+
+def drawn(
+    scores: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
+) -> torch.Tensor:
+    """One token a row, drawn by probability from the smallest set of likeliest tokens that reaches `top_p`.
+
+    The largest of probability / exponential noise falls on each token with its probability, and asks nothing of the
+    host, as torch.multinomial does.
+    """
+    shares, tokens = torch.softmax(scores / temperature, dim=-1).sort(dim=-1, descending=True)
+    before = shares.cumsum(dim=-1) - shares
+    shares = shares.masked_fill(before > top_p, 0.0)
+    noise = torch.empty_like(shares).exponential_(generator=generator).clamp_min_(1e-30)
+    return tokens.gather(-1, (shares / noise).argmax(dim=-1, keepdim=True)).squeeze(-1)
