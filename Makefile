@@ -1,15 +1,17 @@
 # make demo    the main job on this machine, without Slurm or GPU
 # make test    everything but the slow and GPU tests; as root it first installs what the tests need
+# make chaos   kills and faults by the hundred, seeded; prints its counts. SEED=7 chooses others
 # make slow    tests of minutes        make check   types, lint and format
 # TORCH="torch==2.11.0" chooses another torch; a CUDA one for a GPU machine.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^ *\("[^"]*"\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test slow check env clean
+.PHONY: demo test slow chaos check env clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +37,11 @@ test: $(VENV)/.tested
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+chaos: $(VENV)/.tested
+	$(BIN)/python tests/chaos/kills.py --kills 40 --seed $(SEED)
+	$(BIN)/python tests/chaos/fuzz.py --cases 100000 --seed $(SEED)
+	$(BIN)/python -m pytest tests/slurm -m chaos
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

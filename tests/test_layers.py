@@ -29,7 +29,7 @@ STAGE_IMPORTS = {
     "heartbeat": {"process"},
     "run": {"heartbeat", "slurm"},
     "submit": {"journal", "process", "slurm", "grid"},  # grid: for a type alone
-    "status": {"journal", "process", "slurm"},
+    "status": {"heartbeat", "journal", "process", "slurm"},
     "attempts": set(),
     "collect": {"attempts"},
     "results": {"figures"},

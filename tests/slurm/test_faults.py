@@ -1,0 +1,266 @@
+"""What a cluster does to jobs, done to wattflow's: each point ends finished once, and a person is told why."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
+
+from wattflow import journal, status, submit
+from wattflow.schema import Record
+from wattflow.sweepdir import AttemptDir, SweepDir
+
+pytestmark = pytest.mark.slurm
+
+SLOW = "engine.synthetic_ms_per_token=400"  # some 5 s a point
+
+
+def sh(*words: str) -> str:
+    """What a command of Slurm's prints."""
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip()
+
+
+def records(sweep: SweepDir, point_id: str) -> list[Record | None]:
+    return [attempt.read_record() for attempt in sweep.attempts(point_id)]
+
+
+def statuses(sweep: SweepDir, point_id: str) -> list[str | None]:
+    return [record and record["status"] for record in records(sweep, point_id)]
+
+
+def running_attempt(sweep: SweepDir, point_id: str) -> AttemptDir:
+    """The attempt of a point whose ranks are at work."""
+    sent, task = journal.newest_task(journal.read(sweep))[point_id]
+    log = sent.log_path(task, 0, "out")
+    until(lambda: log.is_file() and "warmup" in log.read_text())
+    return sweep.attempts(point_id)[-1]
+
+
+def processes(job: str, **variables: str) -> list[int]:
+    """The pids of a job's Python processes whose environment has these values."""
+    found = []
+    wanted = {f"{key}={value}" for key, value in {"SLURM_JOB_ID": job, **variables}.items()}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                told = set((folder / "environ").read_text(errors="replace").split("\0"))
+                name = (folder / "comm").read_text()
+            except OSError:
+                continue
+            if wanted <= told and name.startswith("python"):
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def raw_id(key: str) -> str:
+    """The job id that the processes of a task see."""
+    return sh("squeue", "-h", "-j", key, "-o", "%A")
+
+
+def sbatches(sweep: SweepDir) -> int:
+    return sum(sent.kind == "points" for sent in journal.read(sweep))
+
+
+def test_a_preempted_task_closes_its_attempt_and_runs_again_by_itself(cluster, tmp_path):
+    """The attempt says interrupted and why; the same job, not a second one, finishes the point as attempt 2.
+
+    The limit of 10 minutes is one at which submitit alone takes the signal for the time limit's.
+    """
+    made = plan(tmp_path, *QUICK, SLOW, "sweep=preempted", "cluster.partition=preempt")
+    submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    sh("sbatch", "-p", "gpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    until(lambda: states(made.sweep) == {"done"}, 90)
+    first, second = records(made.sweep, point_id)
+    assert first is not None
+    assert second is not None
+    assert (first["status"], second["status"]) == ("interrupted", "finished")
+    assert "preempted" in str(first["error"])
+    assert first["job"]["job_id"] == second["job"]["job_id"]
+    assert second["job"]["restart"] == 1
+    assert sbatches(made.sweep) == 1
+
+
+def test_a_task_that_is_requeued_by_hand_runs_again_as_a_new_attempt(cluster, tmp_path):
+    """`scontrol requeue` asks no task: the attempt under way is interrupted, the next one finishes."""
+    made = plan(tmp_path, *QUICK, SLOW, "sweep=requeued")
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    sh("scontrol", "requeue", sent.job_ids[0])
+    until(lambda: states(made.sweep) == {"done"}, 90)
+    assert statuses(made.sweep, point_id) == ["interrupted", "finished"]
+
+
+def test_resume_after_a_scancel_of_part_of_an_array_sends_that_part(cluster, tmp_path):
+    """Of three tasks one is cancelled by hand; the others finish, and resume sends exactly the one in one sbatch."""
+    made = plan(tmp_path, *QUICK, SLOW, "sweep=part", "seed=1,2,3")
+    sent = submit.submit(made)
+    chosen = made.points[1].point_id
+    running_attempt(made.sweep, chosen)
+    sh("scancel", f"{sent.job_ids[0]}_1")
+    until(lambda: states(made.sweep) == {"done", "interrupted"}, 60)
+    assert [row.point_id for row in fresh(made.sweep) if row.state == "interrupted"] == [chosen]
+    assert submit.resume(made.sweep).points == 1
+    (sent_again,) = [s.tasks for s in journal.read(made.sweep) if s.kind == "points"][1:]
+    assert sent_again == [[chosen]]
+    until(lambda: states(made.sweep) == {"done"}, 60)
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.chaos), 1])
+def test_a_rank_that_is_killed_costs_its_attempt_and_resume_finishes_the_point(
+    rank, cluster, tmp_path
+):
+    """kill -9 of one of two ranks: the job does not hang, the point is failed with a reason, and is run once more."""
+    made = plan(tmp_path, *QUICK, SLOW, f"sweep=rank{rank}", "shards=2")
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    (pid, *_) = processes(raw_id(sent.job_ids[0]), SLURM_PROCID=str(rank))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: states(made.sweep) == {"failed"}, 60)
+    (row,) = fresh(made.sweep)
+    assert row.reason
+    assert row.rerun == f"wattflow resume {made.sweep.path} --only {point_id}"
+    assert submit.resume(made.sweep).points == 1
+    until(lambda: states(made.sweep) == {"done"}, 90)
+    assert len(made.sweep.attempts(point_id)) == 2
+
+
+def test_a_killed_sidecar_is_started_again_and_the_row_says_so(cluster, tmp_path):
+    """The point finishes; its record counts one restart, and the collected row tells it by a reason."""
+    made = plan(tmp_path, *QUICK, SLOW, "sweep=sidecar")
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    sidecars = [
+        pid
+        for pid in processes(raw_id(sent.job_ids[0]))
+        if b"wattflow.power" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(sidecars[0], signal.SIGKILL)
+    until(lambda: states(made.sweep) == {"done"}, 60)
+    (record,) = records(made.sweep, point_id)
+    assert record is not None
+    assert [node["sidecar_restarts"] for node in record["nodes"]] == [1]
+    until(made.sweep.points_path.is_file)
+    until(lambda: counted(made.sweep)[0]["status"] == "finished")
+    assert "sidecar_restarted" in counted(made.sweep)[0]["reasons"]
+
+
+def counted(sweep: SweepDir) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(sweep.points_path).to_pylist()
+    return rows
+
+
+def test_a_controller_that_dies_while_points_are_sent_costs_no_point(cluster, tmp_path):
+    """slurmctld is killed before sbatch and back 3 s later: the same submit sends every point, none twice."""
+    made = plan(tmp_path, *QUICK, "sweep=ctld", "seed=1,2,3")
+    pid_file = Path(cluster.settings["CLUSTER_DIR"]) / "run" / "slurmctld.pid"
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    back = threading.Timer(3.0, cluster.up)
+    back.start()
+    submit.submit(made)
+    back.join()
+    until(lambda: states(made.sweep) == {"done"}, 60)
+    assert [len(made.sweep.attempts(point.point_id)) for point in made.points] == [1, 1, 1]
+    queued = sh("squeue", "-h", "-t", "all", "-o", "%F %j").splitlines()
+    names = {sent.name for sent in journal.read(made.sweep)}
+    assert len({line for line in queued if line.split()[1] in names}) == 2  # points and collector
+
+
+def test_points_run_and_are_told_without_accounting(cluster, tmp_path):
+    """Where a profile says that sacct does not answer, points done on disk are done, and others are not guessed at."""
+    made = plan(tmp_path, *QUICK, "sweep=unaccounted")
+    submit.submit(with_cluster(made, accounting=False))
+    until(lambda: states(made.sweep) == {"done"})
+    assert status.exit_code(fresh(made.sweep)) == 0
+
+
+def test_arrays_follow_the_clusters_own_limit_on_jobs(cluster, tmp_path):
+    """A profile that allows three tasks has ten points finish in three, each with the time of its points."""
+    seeds = ",".join(map(str, range(10)))
+    made = plan(tmp_path, *QUICK, "sweep=few", f"seed={seeds}", "cluster.max_tasks=3")
+    sent = submit.submit(made)
+    assert [len(task) for task in sent.shapes[0].tasks] == [4, 4, 2]
+    assert sh("squeue", "-h", "-j", sent.job_ids[0], "-o", "%l").splitlines()[0] == "40:00"
+    until(lambda: states(made.sweep) == {"done"}, 90)
+
+
+# --- faults that take minutes ---------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_a_task_that_slurm_starts_beside_its_living_old_process_steps_aside(cluster, tmp_path):
+    """A node loses its slurmd alone and its task goes on: the requeued one elsewhere leaves the point to it."""
+    made = plan(tmp_path, *QUICK, "engine.synthetic_ms_per_token=7000", "sweep=daemon")
+    made = with_cluster(made, sbatch_options={"exclude": "node1,node2"})
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    node = sh("squeue", "-h", "-j", sent.job_ids[0], "-o", "%N")
+    cluster.node("stop", node)
+    try:
+        until(lambda: states(made.sweep) == {"done"}, 180)
+        assert statuses(made.sweep, point_id) == ["finished"]
+        logs = [path.read_text() for path in made.sweep.submitit.glob("*/*_log.out")]
+        assert any("this one steps aside" in text for text in logs)
+    finally:
+        cluster.node("start", node)
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+        time.sleep(1.0)
+
+
+@pytest.mark.chaos
+def test_a_lost_node_has_its_task_run_elsewhere_as_a_new_attempt(cluster, tmp_path):
+    """With requeue allowed nobody has to do anything: the old attempt is left behind, the next one finishes."""
+    made = plan(tmp_path, *QUICK, SLOW, "sweep=node-loss")
+    made = with_cluster(made, sbatch_options={"exclude": "node1,node2"})
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    node = sh("squeue", "-h", "-j", sent.job_ids[0], "-o", "%N")
+    cluster.node("kill", node)
+    try:
+        until(lambda: states(made.sweep) == {"done"}, 180)
+        assert statuses(made.sweep, point_id) == ["running", "finished"]
+    finally:
+        cluster.node("start", node)
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False)
+        time.sleep(1.0)
+
+
+@pytest.mark.chaos
+def test_a_packed_task_goes_on_after_its_time_limit_and_a_point_that_is_too_long_ends(
+    cluster, tmp_path
+):
+    """One minute holds two of three points: the third is run after a requeue. A point of minutes is told as such."""
+    packed = plan(
+        tmp_path,
+        *QUICK,
+        "engine.synthetic_ms_per_token=1200",
+        "sweep=limit",
+        "seed=1,2,3",
+        "cluster.points_per_task=3",
+        "cluster.time_min=1",
+    )
+    long = plan(
+        tmp_path, *QUICK, "engine.synthetic_ms_per_token=20000", "sweep=long", "cluster.time_min=1"
+    )
+    submit.submit(packed)
+    submit.submit(long)
+    until(lambda: states(packed.sweep) == {"done"}, 240)
+    until(lambda: states(long.sweep) == {"interrupted"}, 240)
+    assert sbatches(packed.sweep) == 1
+    (row,) = fresh(long.sweep)
+    assert "near its time limit" in str(row.reason)
+    logs = [path.read_text() for path in long.sweep.submitit.glob("*/*_log.out")]
+    assert any("a point outlasts cluster.time_min=1" in text for text in logs)

@@ -1,0 +1,148 @@
+"""A living attempt is told by its heartbeat, so that no two processes run one point at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from wattflow import heartbeat, process
+from wattflow.heartbeat import Heartbeat
+from wattflow.schema import SCHEMA_VERSION
+from wattflow.sweepdir import AttemptDir, SweepDir
+
+POINT = "0123456789ab"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepDir:
+    made = SweepDir(tmp_path / "demo")
+    made.make()
+    return made
+
+
+def say(attempt: AttemptDir, status: str) -> None:
+    attempt.write_record(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "point_id": POINT,
+            "attempt": attempt.number,
+            "status": status,  # type: ignore[typeddict-item]
+        }
+    )
+
+
+def left_by(sweep: SweepDir, by: str | None, status: str | None = "running") -> AttemptDir:
+    """An attempt that some process left, with a heartbeat that nobody renews."""
+    attempt = sweep.claim_attempt(POINT)
+    if by is not None:
+        (attempt.path / "heartbeat.json").write_text(json.dumps({"by": by, "beat": 3}))
+    if status is not None:
+        say(attempt, status)
+    return attempt
+
+
+def test_the_first_claim_has_the_point(sweep):
+    """Attempt 1, with a heartbeat that names this process and goes away when it ends."""
+    claimed = heartbeat.claim(sweep, POINT)
+    assert claimed is not None
+    attempt, heart = claimed
+    with heart:
+        told = heartbeat.read(attempt)
+        assert told is not None
+        assert process.lives(told["by"])
+    assert attempt.number == 1
+    assert heartbeat.read(attempt) is None
+
+
+def test_who_comes_while_an_attempt_runs_steps_aside_and_leaves_nothing(sweep):
+    """The living process keeps its point; the newcomer's folder is gone."""
+    with Heartbeat(sweep, sweep.claim_attempt(POINT)):
+        say(sweep.attempts(POINT)[0], "running")
+        assert heartbeat.claim(sweep, POINT) is None
+    assert [attempt.number for attempt in sweep.attempts(POINT)] == [1]
+
+
+def test_an_attempt_whose_process_died_on_this_machine_is_in_nobodys_way(sweep):
+    """Its pid lives no more, so the next claim has the point at once."""
+    machine = process.job_id(os.getpid()).split(":")[1]
+    left_by(sweep, f"local:{machine}:999999999:1")
+    began = time.monotonic()
+    claimed = heartbeat.claim(sweep, POINT)
+    assert claimed is not None
+    claimed[1].stop()
+    assert claimed[0].number == 2
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_closed_attempt_is_in_nobodys_way(status, sweep):
+    """Its record says that it ended, whatever its heartbeat says."""
+    left_by(sweep, "local:elsewhere:1:1", status)
+    claimed = heartbeat.claim(sweep, POINT)
+    assert claimed is not None
+    claimed[1].stop()
+
+
+def test_an_attempt_of_another_machine_counts_as_alive_when_its_heartbeat_moves(sweep, monkeypatch):
+    """Clocks are not compared: the newcomer watches for a change."""
+    attempt = left_by(sweep, "local:elsewhere:1:1")
+    path = attempt.path / "heartbeat.json"
+    beat = json.dumps({"by": "local:elsewhere:1:1", "beat": 4})
+    timer = threading.Timer(1.5, path.write_text, [beat])
+    timer.start()
+    assert heartbeat.claim(sweep, POINT) is None
+    timer.join()
+
+
+def test_an_attempt_of_another_machine_counts_as_gone_when_its_heartbeat_stands_still(
+    sweep, monkeypatch
+):
+    """After SILENT_S, here cut to 2 s, the newcomer has the point."""
+    monkeypatch.setattr(heartbeat, "SILENT_S", 2.0)
+    left_by(sweep, "local:elsewhere:1:1")
+    claimed = heartbeat.claim(sweep, POINT)
+    assert claimed is not None
+    claimed[1].stop()
+
+
+def test_a_process_that_was_frozen_too_long_is_ended_by_its_own_heartbeat(sweep):
+    """A later attempt has a record: this one asks its own process to end, which closes it as interrupted."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from wattflow import heartbeat\n"
+        "from wattflow.sweepdir import SweepDir\n"
+        "heartbeat.BEAT_S = 0.5\n"
+        "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
+        "print(claimed[0].number, flush=True)\n"
+        "time.sleep(30)\n"
+    )
+    words = [sys.executable, "-c", code, str(sweep.path), POINT]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as frozen:
+        assert frozen.stdout is not None
+        assert frozen.stdout.readline() == "1\n"
+        say(sweep.claim_attempt(POINT), "running")
+        assert frozen.wait(timeout=10) == -15
+
+
+def test_of_two_that_claim_at_once_one_runs(sweep):
+    """Four processes claim one point at one moment and hold it for 3 s: one has it, three step aside."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from wattflow import heartbeat\n"
+        "from wattflow.sweepdir import SweepDir\n"
+        "time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
+        "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
+        "print('aside' if claimed is None else 'runs')\n"
+        "time.sleep(3 if claimed else 0)\n"
+    )
+    words = [sys.executable, "-c", code, str(sweep.path), POINT, str(time.time() + 4.0)]
+    others = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = sorted(str(other.communicate(timeout=60)[0]).strip() for other in others)
+    assert said == ["aside", "aside", "aside", "runs"]
