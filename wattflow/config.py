@@ -71,7 +71,9 @@ class Engine:
 
     name: str = "paper"  # paper | fast | synthetic
     device: str = "auto"  # auto | cuda | cpu
-    kernels: str = "auto"  # auto | cublas | triton | eager: the fast engine's kernels of a decode step
+    kernels: str = (
+        "auto"  # auto | cublas | triton | eager: the fast engine's kernels of a decode step
+    )
     threads_per_rank: int = 1  # CPU threads of a rank
     init_timeout_s: float = 300.0  # how long ranks wait for each other
     synthetic_ms_per_token: float = 1.0  # the synthetic engine sleeps this long a decode step
