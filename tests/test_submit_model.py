@@ -27,6 +27,7 @@ class Task:
         self.key, self.name, self.points = key, name, points
         self.held, self.pickled = True, False
         self.left = list(points)
+        self.requeued = False
         self.at: AttemptDir | None = None
 
 
@@ -43,6 +44,13 @@ class Journal(RuleBasedStateMachine):
         self.tried: set[str] = set()
 
     def teardown(self) -> None:
+        """In the end one resume and one submit, not cut short, leave each point finished or in a task that can run."""
+        self.resume(2, 6, mends=True)
+        self.submit(2, 6)
+        free = [task for task in self.tasks.values() if not task.held]
+        has = {p for task in free for p in [*task.left, *([task.at.point_id] if task.at else [])]}
+        for point in POINTS:
+            assert point in has or submit.is_finished(self.sweep.attempts(point)), point
         self.folder.cleanup()
 
     # --- what a person does -----------------------------------------------------------------------
@@ -146,7 +154,8 @@ class Journal(RuleBasedStateMachine):
             self.close(task, data.draw(st.sampled_from(["finished", "failed", "interrupted"])))
         elif task.left:
             point = task.left.pop(0)
-            if not submit.is_finished(self.sweep.attempts(point)):
+            busy = {other.at.point_id for other in self.tasks.values() if other.at is not None}
+            if point not in busy and not submit.is_finished(self.sweep.attempts(point)):
                 task.at = self.sweep.claim_attempt(point)
                 self.say(task, "running")
         else:
@@ -160,6 +169,7 @@ class Journal(RuleBasedStateMachine):
         task.at = None
         if again:
             task.left = list(task.points)
+            task.requeued = True
         else:
             del self.tasks[task.key]
 
@@ -191,8 +201,11 @@ class Journal(RuleBasedStateMachine):
     @invariant()
     def no_point_runs_twice_at_once(self) -> None:
         """Of the tasks that may run, at most one is at a point or has it before it."""
-        at = [task.at.point_id for task in self.tasks.values() if task.at is not None]
-        assert len(at) == len(set(at))
+        # a requeued task comes back to points that it had given up and that were sent anew: it steps aside there
+        free = [task for task in self.tasks.values() if not task.held and not task.requeued]
+        has = [p for task in free for p in [*task.left, *([task.at.point_id] if task.at else [])]]
+        left = [point for point in has if not submit.is_finished(self.sweep.attempts(point))]
+        assert len(left) == len(set(left))
 
     @invariant()
     def no_point_is_finished_twice(self) -> None:

@@ -8,6 +8,7 @@ between is known, and is looked up by its name. One process at a time has the tu
 
 import contextlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from wattflow import process
-from wattflow.errors import RefusedError, SlurmError
+from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.process import LOCAL
 from wattflow.schema import JournalLine, Record
-from wattflow.sweepdir import SweepDir
+from wattflow.sweepdir import SweepDir, check_name
 
 LOCAL_LOG = "local"  # stands in a local job's logs where Slurm's have the task's name
 
@@ -58,9 +59,10 @@ class Sent:
 
     def made(self, record: Record, task: int) -> bool:
         """Whether one of its tasks made the attempt that a record tells of; a local one is known by its clock."""
+        started_ns, job = record.get("started_ns"), record.get("job")
         if self.is_local:
-            return record["started_ns"] >= self.time_ns
-        return record["job"]["job_id"] == self.key(task)
+            return isinstance(started_ns, int) and started_ns >= self.time_ns
+        return isinstance(job, dict) and job.get("job_id") == self.key(task)
 
     @property
     def is_local(self) -> bool:
@@ -103,16 +105,39 @@ def read(sweep: SweepDir) -> list[Sent]:
     """All submissions, oldest first; DamagedError names a line that is not the journal's."""
     by_name: dict[str, Sent] = {}
     for line in sweep.journal():
-        name = line["submission"]
-        if line["event"] == "intent":
-            folder = sweep.path / line["folder"]
-            by_name[name] = Sent(name, line["kind"], line["tasks"], folder, line["time_ns"])
-        elif (sent := by_name.get(name)) is not None:
-            sent.job_id = line.get("job_id", sent.job_id)
-            sent.released = sent.released or line["event"] == "released"
-            sent.refused = sent.refused or line["event"] == "failed"
-            sent.cancelled = sent.cancelled or line["event"] == "cancelled"
+        try:
+            _add(by_name, line, sweep)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(
+                f"{sweep.journal_path}: not a journal line: {str(line)[:200]} ({error})."
+            ) from error
     return list(by_name.values())
+
+
+def _add(by_name: dict[str, Sent], line: JournalLine, sweep: SweepDir) -> None:
+    name = check_name(line["submission"], "submission")
+    if line["event"] == "intent":
+        for point_ids in line["tasks"]:
+            for point_id in point_ids:
+                sweep.point_path(point_id)  # refuses what is no point_id
+        folder = sweep.path / _below(line["folder"])
+        by_name[name] = Sent(name, line["kind"], line["tasks"], folder, int(line["time_ns"]))
+    elif (sent := by_name.get(name)) is not None:
+        job_id = line.get("job_id", sent.job_id)
+        if job_id is not None and not re.fullmatch(r"\d+|local:.+:\d+:\d+|local:.+:None", job_id):
+            raise ValueError(f"job_id {job_id!r}")
+        sent.job_id = job_id
+        sent.released = sent.released or line["event"] == "released"
+        sent.refused = sent.refused or line["event"] == "failed"
+        sent.cancelled = sent.cancelled or line["event"] == "cancelled"
+
+
+def _below(text: str) -> Path:
+    """ValueError for a path that leads out of the sweep."""
+    path = Path(text)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"folder {text!r}")
+    return path
 
 
 def newest_task(sents: Sequence[Sent]) -> dict[str, tuple[Sent, int]]:

@@ -207,7 +207,8 @@ def _row(sweep: SweepDir, traces: _Traces, infeasible: str | None, words: _Words
     """A point's row, with the log and the command where it came to grief."""
     attempts = len(traces.attempts)
     if traces.is_done and traces.record is not None:
-        return Row(traces.point_id, "done", attempts, job=traces.record["job"]["job_id"])
+        made_by = traces.record.get("job")
+        return Row(traces.point_id, "done", attempts, job=made_by and made_by.get("job_id"))
     if infeasible is not None:
         return Row(traces.point_id, "infeasible", attempts, infeasible)
     state, reason = _never_sent(traces) if traces.at is None else _sent(traces, *traces.at, words)
@@ -258,14 +259,14 @@ def _progress(attempts: Sequence[AttemptDir]) -> str | None:
 
 def _by_record(record: Record, word: slurm.Word | None = None) -> tuple[State, str | None]:
     if record["status"] != "interrupted":
-        return "failed", record["error"]
+        return "failed", record.get("error")
     if word is not None and word.state in _BROKE:
         # Slurm ended this rank because of another, whose end nobody wrote down
         return (
             "failed",
-            f"its task ended as {word.state}, as when a rank is killed: {record['error']}",
+            f"its task ended as {word.state}, as when a rank is killed: {record.get('error')}",
         )
-    return "interrupted", record["error"]
+    return "interrupted", record.get("error")
 
 
 def _never_sent(traces: _Traces) -> tuple[State, str | None]:

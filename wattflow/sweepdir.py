@@ -17,10 +17,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.schema import SCHEMA_VERSION, JournalLine, Record
+from wattflow.schema import SCHEMA_VERSION, JournalLine, Record, Status
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _POINT_ID = re.compile(r"[0-9a-f]{12}")
@@ -120,6 +120,8 @@ class AttemptDir:
             )
         if record.get("point_id") != self.point_id or record.get("attempt") != self.number:
             raise DamagedError(f"{self.record_path}: belongs to another attempt.")
+        if record.get("status") not in get_args(Status):
+            raise DamagedError(f"{self.record_path}: its status is {record.get('status')!r}.")
         return cast(Record, record)
 
     def write_record(self, record: Record) -> None:

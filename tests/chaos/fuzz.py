@@ -1,0 +1,244 @@
+"""Damage the files of a sweep by the thousand: no traceback but our own errors, and no number that is not the true one.
+
+    python tests/chaos/fuzz.py --cases 100000 --seed 1       # prints its counts; 1 at the first case that breaks a rule
+
+What is damaged: journal lines, records, turns, heartbeats, traces and the grid; and words of the command line.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the tests share
+
+from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
+
+from wattflow import collect, config, grid, heartbeat, journal, status, submit
+from wattflow.errors import WattflowError
+from wattflow.stream import read_table
+
+TRUE_J = 70.0 * Made([]).window_s  # one device at 70 W
+FOREIGN = (
+    b"",
+    b"\0" * 100,
+    b"PAR1" + b"\0" * 40 + b"PAR1",
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"schema_version": 1}',
+    b'{"schema_version": 2}',
+    b"[" * 100_000,
+    b'{"a": NaN}',
+    "\u00e9".encode("latin-1"),
+)
+
+
+def damage(data: bytes, random_: random.Random) -> bytes:
+    """The same bytes cut, with some changed, doubled or left out, or none of them."""
+    kind = random_.choice(["cut", "flip", "drop", "double", "swap", "foreign"])
+    if kind == "foreign" or len(data) < 8:
+        return random_.choice(FOREIGN)
+    at = random_.randrange(len(data))
+    upto = min(len(data), at + random_.choice([1, 4, 64]))
+    if kind == "cut":
+        return data[:at]
+    if kind == "flip":
+        changed = bytes(random_.randrange(256) for _ in range(upto - at))
+        return data[:at] + changed + data[upto:]
+    if kind == "drop":
+        return data[:at] + data[upto:]
+    if kind == "double":
+        return data[:upto] + data[at:]
+    return data[upto:] + data[:upto]
+
+
+def damage_json(data: bytes, random_: random.Random) -> bytes:
+    """Now and then a JSON document that is whole, but has another value somewhere."""
+    if random_.random() < 0.5:
+        return damage(data, random_)
+    lines = data.decode().splitlines()
+    number = random_.randrange(len(lines)) if data.startswith(b'{"') else 0
+    told = json.loads(lines[number] if data.startswith(b'{"') else data)
+    key = random_.choice(list(told))
+    value = random_.choice([None, "x", "../../x", -1, 1e308, [], {}, [["zz"]], True, "finished"])
+    told[key] = value
+    lines[number] = json.dumps(told)
+    return ("\n".join(lines) + "\n" if data.startswith(b'{"') else json.dumps(told)).encode()
+
+
+class Sweep:
+    """A sweep of two finished points and the bytes of its files, to be damaged one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        points = [choices(seed=seed) for seed in (1, 2)]
+        self.sweep = make_sweep(folder / "demo", points)
+        self.ids = [config.point_id(point) for point in points]
+        self.attempts = [
+            make_attempt(self.sweep, p, Made([Gpu("GPU-0", constant(70.0))])) for p in points
+        ]
+        name = "demo-1"
+        sent = journal.Sent(name, "points", [[i] for i in self.ids], self.sweep.submitit / name, 0)
+        journal.intend(self.sweep, sent)
+        journal.write(self.sweep, "submitted", name, job_id="17")
+        journal.write(self.sweep, "released", name)
+        (self.attempts[0].path / "heartbeat.json").write_text('{"by": "local:x:1:1", "beat": 1}')
+
+    @contextlib.contextmanager
+    def damaged(self, path: Path, data: bytes):
+        whole = path.read_bytes()
+        path.write_bytes(data)
+        try:
+            yield
+        finally:
+            path.write_bytes(whole)
+
+
+def case_journal(made: Sweep, random_: random.Random) -> None:
+    """Reading tells of our own error or of submissions whose points are ids."""
+    path = made.sweep.journal_path
+    with made.damaged(path, damage_json(path.read_bytes(), random_)):
+        for sent in journal.read(made.sweep):
+            assert all(isinstance(point, str) for task in sent.tasks for point in task)
+            assert sent.folder.is_relative_to(made.sweep.path)
+            sent.key(0)
+
+
+def case_record(made: Sweep, random_: random.Random) -> None:
+    """A damaged record makes its point neither done by mistake nor breaks the other's."""
+    attempt = made.attempts[0]
+    data = damage_json(attempt.record_path.read_bytes(), random_)
+    with made.damaged(attempt.record_path, data):
+        submit.is_finished(made.sweep.attempts(made.ids[0]))
+        rows = status._telling_record(made.sweep.attempts(made.ids[0]))
+        assert rows[0] is None or isinstance(rows[0]["status"], str)
+        assert submit.is_finished(made.sweep.attempts(made.ids[1]))
+
+
+def case_heartbeat(made: Sweep, random_: random.Random) -> None:
+    """A damaged heartbeat is none."""
+    path = made.attempts[0].path / "heartbeat.json"
+    with made.damaged(path, damage_json(path.read_bytes(), random_)):
+        told = heartbeat.read(made.attempts[0])
+        assert told is None or isinstance(told["by"], str)
+
+
+def case_trace(made: Sweep, random_: random.Random) -> None:
+    """A damaged trace or spans file costs its attempt; a number that is still told is the true one."""
+    attempt = made.attempts[0]
+    paths = [p for p in attempt.path.rglob("*.parquet") if p.parent.name in ("traces", "timings")]
+    path = random_.choice(sorted(paths))
+    with made.damaged(path, damage(path.read_bytes(), random_)):
+        one = collect.collect_attempt(attempt, choices(seed=1)).point
+        if one["valid"]:
+            assert abs(one["energy_j"] - TRUE_J) < 1e-6 * TRUE_J, one["energy_j"]
+
+
+def case_grid(made: Sweep, random_: random.Random) -> None:
+    """A damaged grid is refused whole."""
+    from wattflow.schema import GRID
+
+    path = made.sweep.grid_path
+    with made.damaged(path, damage(path.read_bytes(), random_)):
+        read_table(path, GRID)
+
+
+def case_words(made: Sweep, random_: random.Random) -> None:
+    """Words are a plan or refused, and what could run something is always refused."""
+    pieces = [
+        "seed",
+        "=",
+        "1",
+        ",",
+        "(",
+        ")",
+        "range",
+        "[",
+        "]",
+        "{",
+        "}",
+        "'",
+        '"',
+        "\\",
+        "${",
+        "oc.env:HOME",
+        "`id`",
+    ]
+    pieces += [
+        ";",
+        "\n",
+        "../x",
+        "+",
+        "~",
+        "++",
+        "@",
+        "model",
+        "tiny",
+        "batch_size",
+        "null",
+        " ",
+        "é",
+        "glob(*)",
+        "shards",
+    ]
+    text = "".join(random_.choice(pieces) for _ in range(random_.randint(1, 7)))
+    base = ["cluster=local", "model=tiny", "engine=synthetic", "n_prompts=2", "sweep.repeats=1"]
+    grid.plan([*base, f"sweeps_dir={made.sweep.path.parent}", text])
+    assert not {"${", "`", ";", "\n", "_target_"} & set(text), text
+
+
+CASES: dict[str, tuple[float, Callable[[Sweep, random.Random], None]]] = {
+    "journal": (0.40, case_journal),
+    "record": (0.35, case_record),
+    "heartbeat": (0.17, case_heartbeat),
+    "grid": (0.05, case_grid),
+    "trace": (0.02, case_trace),
+    "words": (0.01, case_words),
+}
+
+
+def fuzz(cases: int, seed: int) -> tuple[Counter[str], Counter[str]]:
+    """How many cases of each kind there were, and how many of them were refused with an error of ours."""
+    tried: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    random_ = random.Random(seed)
+    folder = Path(tempfile.mkdtemp(prefix="wattflow-fuzz-"))
+    try:
+        made = Sweep(folder)
+        names, weights = list(CASES), [share for share, _ in CASES.values()]
+        for number in range(cases):
+            (name,) = random_.choices(names, weights)
+            own = random.Random(f"{seed} {number}")
+            tried[name] += 1
+            try:
+                CASES[name][1](made, own)
+            except WattflowError:
+                refused[name] += 1
+            except Exception:
+                print(f"case {number} of seed {seed}, {name}", flush=True)
+                raise
+    finally:
+        shutil.rmtree(folder)
+    return tried, refused
+
+
+def main() -> None:
+    """Print how many cases there were."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    tried, refused = fuzz(given.cases, given.seed)
+    print(
+        f"{sum(tried.values())} cases, seed {given.seed}: {dict(tried)}; told as damaged: {dict(refused)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
