@@ -453,6 +453,69 @@ def test_cancel_ends_the_tasks_of_the_chosen_points_in_one_call(fake, tmp_path):
     assert fake.calls("scancel") == ["101_[0-1,3]"]
 
 
+def test_a_forced_point_runs_again_though_it_finished(fake, tmp_path):
+    """The task is told up to which attempt nothing counts; without --only every point would run, so that is refused."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made)
+    for one in made.points:
+        finish(made.sweep, one)
+    assert submit.resume(made.sweep).points == 0
+    with pytest.raises(RefusedError, match="--only"):
+        submit.resume(made.sweep, force=True)
+    chosen = made.points[1].point_id
+    assert submit.resume(made.sweep, only={chosen}, force=True).points == 1
+    sent = intents(made.sweep)[-1]
+    loaded = DelayedSubmission.load(sent.folder / f"{sent.job_id}_submitted.pkl")
+    assert loaded.function.arguments == (str(made.sweep.path), [chosen], {chosen: 1})
+
+
+def test_more_tasks_than_a_profile_allows_share_time_and_tasks(fake, tmp_path):
+    """Ten points, at most four tasks: three points a task, and three times the minutes."""
+    (shape,) = submit.submit(
+        plan(tmp_path, *seeds(10, cluster__max_tasks=4, cluster__time_min=7))
+    ).shapes
+    assert [len(task) for task in shape.tasks] == [3, 3, 3, 1]
+    assert shape.cluster.time_min == 21
+    assert "#SBATCH --time=21\n" in fake.scripts()["101"]
+
+
+# --- the collect job that sends the next one ------------------------------------------------------
+
+
+def collected_while(fake: FakeSlurm, made: Plan, earlier: list[int]) -> list[str]:
+    """The scripts that a collect job sends while the points' job is in the queue again."""
+    submit.submit(made)
+    name = intents(made.sweep)[0].name
+    fake.queue(f"101_0|PENDING|None|{name}", f"101_1|PENDING|None|{name}")
+    before = len(fake.scripts())
+    submit.collect_task(str(made.sweep.path), earlier)
+    return list(fake.scripts().values())[before:]
+
+
+@pytest.mark.parametrize(("earlier", "wait_s"), [([], 60), ([4], 120), ([6, 4], 240)])
+def test_a_collect_job_before_the_last_point_sends_another_and_waits_longer(
+    earlier, wait_s, fake, tmp_path
+):
+    """Requeued tasks end after their array did: the next job waits for them, each round twice as long."""
+    (script,) = collected_while(fake, plan(tmp_path, *seeds(2)), earlier)
+    assert "#SBATCH --dependency=afterany:101\n" in script
+    assert f"#SBATCH --begin=now+{wait_s}\n" in script
+
+
+@pytest.mark.parametrize("earlier", [[2], [20, 18, 16, 14, 12, 10, 8, 6, 4]])
+def test_collect_jobs_stop_without_progress_and_after_ten(earlier, fake, tmp_path):
+    """Two points are unfinished: as many as the round before left, or in the tenth round."""
+    assert collected_while(fake, plan(tmp_path, *seeds(2)), earlier) == []
+
+
+def test_a_collect_job_after_the_last_task_sends_none(fake, tmp_path):
+    """Nothing of the sweep is in the queue, so waiting would help nobody."""
+    made = plan(tmp_path, *seeds(2))
+    submit.submit(made)
+    submit.collect_task(str(made.sweep.path), [])
+    assert len(fake.scripts()) == 2
+
+
 # --- without Slurm --------------------------------------------------------------------------------
 
 

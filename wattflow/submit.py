@@ -57,7 +57,7 @@ _COLLECT_ROUNDS = 10  # collect jobs in a row
 _COLLECT_WAIT_S = (
     60  # of the second collect job, after the jobs that it waits for; each next waits twice as long
 )
-_MAY_BE_MANY = 100  # tasks from which on Slurm is asked how many it takes
+_MAY_BE_MANY = 10  # tasks from which on Slurm is asked how many it takes
 _SHARE_OF_JOBS = 0.8  # of Slurm's table of jobs that one sweep may fill; others use the cluster too
 
 

@@ -1,5 +1,6 @@
 """One real Slurm cluster for the whole session, of four nodes with two fake GPUs each."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -70,21 +71,31 @@ def _free_base_port() -> int:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The session's cluster, with accounting."""
+    # a lost node is noticed after 5 s instead of 10
+    with _running(tmp_path_factory.mktemp("cluster"), {"SLURMD_TIMEOUT_S": "5"}) as running:
+        yield running
+
+
+@pytest.fixture
+def narrow_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Another site: no accounting, arrays of 11 tasks, 30 jobs in all."""
+    settings = {"NODES": "2", "ACCOUNTING": "none", "MAX_ARRAY_SIZE": "11", "MAX_JOB_COUNT": "30"}
+    with _running(tmp_path_factory.mktemp("narrow"), settings) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _running(folder: Path, asked: dict[str, str]) -> Iterator[Cluster]:
+    """A cluster below a folder, to which all of Slurm's commands speak meanwhile."""
     missing = _missing()
     if missing is not None:
         if "slurm" in os.environ.get("WATTFLOW_REQUIRE", "").split(","):
             pytest.fail(f"WATTFLOW_REQUIRE names slurm, but: {missing}")
         pytest.skip(f"real Slurm: {missing}")
-    folder = tmp_path_factory.mktemp("cluster")
     # slurmctld's own user reads below it, and MariaDB's
     for parent in (folder, folder.parent, folder.parent.parent):
         parent.chmod(parent.stat().st_mode | 0o011)
-    # a lost node is noticed after 5 s instead of 10
-    settings = {
-        "CLUSTER_DIR": str(folder),
-        "BASE_PORT": str(_free_base_port()),
-        "SLURMD_TIMEOUT_S": "5",
-    }
+    settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(_free_base_port()), **asked}
     running = Cluster(settings)
     environment = {
         "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
