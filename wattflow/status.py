@@ -120,7 +120,7 @@ def _collected(sweep: SweepDir) -> dict[str, tuple[int, None, str | None]]:
         with pq.ParquetFile(sweep.points_path) as file:
             table = file.read(columns=columns, use_threads=False)
         told = zip(*(table[name].to_pylist() for name in columns), strict=True)
-    except (OSError, pa.ArrowException, KeyError):
+    except (OSError, pa.ArrowException, KeyError, ValueError):
         return {}
     attempts: Counter[str] = Counter()
     jobs: dict[str, str | None] = {}
