@@ -1,0 +1,83 @@
+"""Kills of submit on a real Slurm, in the windows of tests/chaos/kills.py: one resume, and each point runs once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_sweeps import QUICK, fresh, plan, states, until
+
+from wattflow import submit
+from wattflow.sweepdir import SweepDir
+
+pytestmark = pytest.mark.slurm
+
+# a submit in a process of its own, which dies at the moment that it is told
+SUBMIT = """
+import os, signal, sys
+from wattflow import grid, submit
+event, part, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+left = [number]
+def hook(name, arguments):
+    if name == event and part in str(arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+made = grid.plan(sys.argv[4:])
+os.environ["VICTIM"] = str(os.getpid())
+sys.addaudithook(hook)
+submit.submit(made)
+"""
+
+WINDOWS = {
+    "after sbatch accepted": None,
+    "before the rename": ("os.rename", "_submitted.pkl", "2"),
+    "before the journal line": ("open", "journal.jsonl", "6"),
+    "before the release": ("subprocess.Popen", "'release'", "1"),
+}
+
+
+def killing_sbatch(folder: Path) -> str:
+    """A folder for the PATH whose sbatch kills the submit once Slurm has accepted its job."""
+    folder.mkdir()
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout
+    shim = folder / "sbatch"
+    shim.write_text(f'#!/bin/sh\n{real.strip()} "$@" > /dev/null\nkill -9 "$VICTIM"\n')
+    shim.chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_one_resume_mends_a_submit_that_was_killed(window, cluster, tmp_path):
+    """Three points in an array: whatever the moment of the kill, each has one attempt in the end and no job is left."""
+    words = [*QUICK, "sweep=killed", "seed=1,2,3"]
+    made = plan(tmp_path, *words)
+    environment = dict(os.environ)
+    event = WINDOWS[window] or ("none", "none", "1")
+    if WINDOWS[window] is None:
+        environment["PATH"] = f"{killing_sbatch(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", SUBMIT, *event, *made.words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -9, done.stderr
+    submit.resume(made.sweep)
+    until(lambda: states(made.sweep) == {"done"}, 60)
+    assert attempts(made.sweep) == [1, 1, 1]
+    until(lambda: not held(made.sweep), 20)
+
+
+def attempts(sweep: SweepDir) -> list[int]:
+    return [row.attempts for row in fresh(sweep)]
+
+
+def held(sweep: SweepDir) -> list[str]:
+    """Jobs of a sweep's names that still wait or run."""
+    command = ["squeue", "-h", "-o", "%j", "-t", "PENDING,RUNNING"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    return [name for name in told.split() if name.startswith(f"{sweep.name}-")]
