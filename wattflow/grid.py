@@ -26,7 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from wattflow import dataset
@@ -298,7 +298,10 @@ def _read_grid(words: Sequence[str]) -> _Grid:
     composed = compose(_PRIMARY, fixed, return_hydra_config=True)
     params = dict(composed.hydra.sweeper.get("params") or {})
     from_file = _parse([f"{key}={value}" for key, value in params.items() if key not in keys])
-    fixed += [str(o.input_line) for o in from_file if not o.is_sweep_override()]
+    added = [str(o.input_line) for o in from_file if not o.is_sweep_override()]
+    if added:  # a composition takes 0.1 s, so that none is made twice
+        fixed += added
+        composed = compose(_PRIMARY, fixed, return_hydra_config=True)
     groups: dict[str, list[str]] = {}
     values: dict[str, list[str]] = {}
     for override in [*from_file, *overrides]:
@@ -308,13 +311,17 @@ def _read_grid(words: Sequence[str]) -> _Grid:
         if key.split(".")[0] in ("sweep", "sweeps_dir", "grid"):
             raise RefusedError(f"{override.input_line}: {key} has one value for the whole sweep.")
         (groups if _is_group(override) else values)[key] = _listed(override)
-    return _Grid(fixed, groups, values, _composed(fixed, check_missing=False))
+    with open_dict(composed):
+        del composed["hydra"]
+    return _Grid(fixed, groups, values, _plain(composed))
 
 
-def _composed(words: Sequence[str], *, check_missing: bool = True) -> dict[str, Any]:
-    config = compose(_PRIMARY, list(words))
-    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=check_missing)
-    return cast(dict[str, Any], container)
+def _plain(composed: DictConfig) -> dict[str, Any]:
+    """Composed choices as plain dicts, checked; RefusedError for a value that is not allowed."""
+    container = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    choices = cast(dict[str, Any], container)
+    check(choices)
+    return choices
 
 
 class _TypedValues:
@@ -348,8 +355,8 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[dict[str, Any]]:
         chosen = dict(itertools.chain.from_iterable(factors))
         groups = tuple(f"{key}={chosen[key]}" for key in grid.group_axes)
         if groups not in composed:
-            composed[groups] = _composed([*grid.fixed, *groups])
-            check(composed[groups])
+            words = [*grid.fixed, *groups]
+            composed[groups] = _plain(compose(_PRIMARY, words)) if groups else grid.base
         choices = dict(composed[groups])
         for key, word in chosen.items():
             if key not in grid.group_axes:
