@@ -186,7 +186,8 @@ def turn(sweep: SweepDir) -> Iterator[Turn]:
     finally:
         ended.set()
         beating.join()
-        with contextlib.suppress(FileNotFoundError):  # taken over and cleared away
+        # taken over and cleared away, or the disk is full: then the turn ends with this process
+        with contextlib.suppress(OSError):
             (mine.folder / "ended").touch(mode=0o600)
 
 
@@ -200,7 +201,11 @@ def _take(turns: Path) -> Turn:
         mine.mkdir(mode=0o700)
     except FileExistsError:
         raise _refusal(mine, "another process") from None
-    (mine / "by").write_text(process.job_id(os.getpid()))
+    try:
+        (mine / "by").write_text(process.job_id(os.getpid()))
+    except OSError:  # a full disk
+        shutil.rmtree(mine, ignore_errors=True)
+        raise
     if (
         max(_numbers(turns)) != last + 1
     ):  # slept while two others had their turns, and the first was cleared away
