@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,32 +70,32 @@ def _free_base_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """The session's cluster, with accounting."""
     # a lost node is noticed after 5 s instead of 10
-    with _running(tmp_path_factory.mktemp("cluster"), {"SLURMD_TIMEOUT_S": "5"}) as running:
+    with _running({"SLURMD_TIMEOUT_S": "5"}) as running:
         yield running
 
 
 @pytest.fixture
-def narrow_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def narrow_cluster() -> Iterator[Cluster]:
     """Another site: no accounting, arrays of 11 tasks, 30 jobs in all."""
     settings = {"NODES": "2", "ACCOUNTING": "none", "MAX_ARRAY_SIZE": "11", "MAX_JOB_COUNT": "30"}
-    with _running(tmp_path_factory.mktemp("narrow"), settings) as running:
+    with _running(settings) as running:
         yield running
 
 
 @contextlib.contextmanager
-def _running(folder: Path, asked: dict[str, str]) -> Iterator[Cluster]:
-    """A cluster below a folder, to which all of Slurm's commands speak meanwhile."""
+def _running(asked: dict[str, str]) -> Iterator[Cluster]:
+    """A cluster in a folder of its own, to which all of Slurm's commands speak meanwhile."""
     missing = _missing()
     if missing is not None:
         if "slurm" in os.environ.get("WATTFLOW_REQUIRE", "").split(","):
             pytest.fail(f"WATTFLOW_REQUIRE names slurm, but: {missing}")
         pytest.skip(f"real Slurm: {missing}")
-    # slurmctld's own user reads below it, and MariaDB's
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    # not below pytest's own folder, which each session that starts closes to slurmctld's user and MariaDB's
+    folder = Path(tempfile.mkdtemp(prefix="wattflow-cluster-"))
+    folder.chmod(0o711)
     settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(_free_base_port()), **asked}
     running = Cluster(settings)
     environment = {
