@@ -210,6 +210,12 @@ def test_a_sweep_moved_to_another_path_goes_on_there(model, tmp_path):
     assert all(str(sent.folder).startswith(str(moved.path)) for sent in journal.read(moved))
 
 
+def test_words_that_hydra_takes_for_its_own_trouble_are_refused():
+    """model=null is a ValueError inside Hydra, found by the fuzzer: it is one line, and exit code 2."""
+    done = told_by_cli("plan", "model=null")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
 def test_files_damaged_at_random_raise_no_error_but_our_own():
     """Six hundred cases; `make chaos` has 100,000."""
     tried, refused = fuzz.fuzz(600, seed=5)

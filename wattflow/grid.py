@@ -43,7 +43,7 @@ from wattflow.config import (
     resolve,
 )
 from wattflow.engine.header import check_header
-from wattflow.errors import RefusedError
+from wattflow.errors import RefusedError, WattflowError
 from wattflow.model import why_not_shards, why_too_big
 from wattflow.sweepdir import SweepDir, check_name
 
@@ -111,7 +111,9 @@ def _hydra() -> Iterator[None]:
     try:
         with initialize_config_dir(str(conf_dirs()[0]), version_base="1.3", job_name="wattflow"):
             yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except WattflowError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
         raise RefusedError(_one_line(error)) from error
 
 
