@@ -1,5 +1,6 @@
 """The fast engine: equal to `paper` token by token, ragged, sharded, ended as defined; its kernels."""
 
+import json
 import os
 import subprocess
 import sys
@@ -356,3 +357,22 @@ def test_kernels_compute_what_the_plain_pieces_do():
     assert [line[0] for line in lines[:2]] == ["cublas", "triton"]
     assert all(float(error) < 1e-5 for _, error in lines[:2])
     assert [reason for _, reason in lines[2:]] == ["None"] * 3
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_without_a_gpu(tmp_path):
+    """In a dry run every stage ends without an error, each has its numbers, and the page can be made of them."""
+    script = Path(__file__).parent / "benchmarks" / "engine.py"
+    command = [sys.executable, str(script)]
+    environment = {**os.environ, "DRY": "1", "OUT": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    told = json.loads((tmp_path / "engine.json").read_text())
+    assert not [stage for stage in told.values() if "error" in stage]
+    assert told["correctness"]["float32_tokens_equal_paper"] is True
+    assert told["correctness"]["endings"]["cut_at_eos"] is True
+    assert told["batch 64"]["j_per_token"] > 0
+    assert told["against transformers"]["speed_ratio"] > 0
+    page = subprocess.run(
+        [*command, str(tmp_path / "engine.json")], check=True, capture_output=True, text=True
+    ).stdout
+    assert page.startswith("# Performance")

@@ -8,7 +8,6 @@ Without a GPU, or where torch cannot capture, the same functions run one by one;
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +156,13 @@ class Fast:
         self._decode_pieces, self._prefill_pieces, reason = take_pieces(
             self._config.engine.kernels, self._ranks.device, self._llama
         )
+        told = self._ranks.gather([self._decode_pieces.name, reason])
+        if any(name != told[0][0] for name, _ in told):
+            # ranks would wait for each other in collectives of different steps
+            raise EngineError(
+                f"ranks have different kernels (name and reason by rank: {told}). Run all shards on one kind of GPU, "
+                "or set engine.kernels=eager."
+            )
         self._buckets = (
             [self._max_seq_len]
             if self._decode_pieces.reads_used_length
@@ -368,7 +374,7 @@ def take_pieces(wanted: str, device: str, llama: FusedLlama) -> tuple[Pieces, Pi
         return Eager(), Eager(), None
     reason = _why_no_kernels(device, llama)
     if reason is None:
-        return _gpu_pieces(wanted)
+        return _gpu_pieces(wanted, llama)
     if wanted != "auto":
         raise EngineError(f"engine.kernels={wanted} cannot run: {reason}. Take auto or eager.")
     if device.startswith("cuda"):
@@ -386,8 +392,13 @@ def _why_no_kernels(device: str, llama: FusedLlama) -> str | None:
     return kernels.why_not(llama.cache, llama.rotary)
 
 
-def _gpu_pieces(wanted: str) -> tuple[Pieces, Pieces, str | None]:
+def _gpu_pieces(wanted: str, llama: FusedLlama) -> tuple[Pieces, Pieces, str | None]:
     from wattflow.engine.kernels import Cublas, Gemv  # noqa: PLC0415 - as above
 
-    made: dict[str, Callable[[], Pieces]] = {"triton": Gemv}
-    return made.get(wanted, Cublas)(), Cublas(), None
+    if wanted != "triton":
+        return Cublas(), Cublas(), None
+    one_row = Gemv()
+    for name in ("wqkv", "wo", "w13", "w2"):
+        one_row.tune([getattr(layer, name) for layer in llama.layers], gate=name == "w13")
+    one_row.tune([llama.head], gate=False)
+    return one_row, Cublas(), None

@@ -298,6 +298,17 @@ def attend(
 
 # --- products of one row ---
 
+Tile = tuple[int, int, int]  # outputs a program, inputs it takes at a time, warps
+
+TILES: tuple[Tile, ...] = (
+    (4, 1024, 4),
+    (2, 1024, 4),
+    (2, 2048, 4),
+    (1, 2048, 4),
+    (8, 512, 4),
+    (4, 1024, 8),
+)
+
 
 @triton.jit
 def _gemv(
@@ -359,13 +370,14 @@ def gemv(
     eps: float = 0.0,
     gate: bool = False,
     stream: torch.Tensor | None = None,
+    tile: Tile = TILES[0],
 ) -> torch.Tensor:
     """Row x [1, in] times weight [out, in]: normed before if `norm`, SwiGLU after if `gate`, into `stream` if given."""
     assert x.shape[0] == 1
     outs, width = weight.shape
     outs = outs // 2 if gate else outs
     out = x.new_empty((1, outs)) if stream is None else stream
-    rows, block, warps = (2, 1024, 4) if gate else (4, 1024, 4)
+    rows, block, warps = tile
     _gemv[(triton.cdiv(outs, rows),)](
         x,
         weight,
@@ -456,6 +468,21 @@ class Gemv(Cublas):
     name = "triton"
     linears = "triton, one row"
 
+    def __init__(self) -> None:
+        self._tiles: dict[tuple[int, ...], Tile] = {}  # by the weight's shape
+
+    def tune(self, weights: list[torch.Tensor], *, gate: bool) -> None:
+        """Take the quickest tile for weights of one shape; all layers' in turn, so that none comes from the L2."""
+        x = torch.randn_like(weights[0][:1])
+        shape = tuple(weights[0].shape)
+        milliseconds = {tile: _milliseconds(x, weights, tile, gate=gate) for tile in TILES}
+        self._tiles[shape] = min(milliseconds, key=milliseconds.__getitem__)
+        told = ", ".join(f"{a}x{b}: {self._tiles[a, b]}" for a, b in sorted(self._tiles))
+        self.linears = f"triton, one row, (rows, block, warps) of {told}"
+
+    def _tile(self, weight: torch.Tensor) -> Tile:
+        return self._tiles.get(tuple(weight.shape), TILES[0])
+
     def norm_linear(
         self,
         stream: torch.Tensor,
@@ -467,7 +494,7 @@ class Gemv(Cublas):
         """See pieces.Pieces."""
         if delta is not None:
             stream.add_(delta)
-        return gemv(stream, weight, norm=norm, eps=eps)
+        return gemv(stream, weight, norm=norm, eps=eps, tile=self._tile(weight))
 
     def norm_gate(
         self,
@@ -480,16 +507,36 @@ class Gemv(Cublas):
         """See pieces.Pieces."""
         if delta is not None:
             stream.add_(delta)
-        return gemv(stream, weight, norm=norm, eps=eps, gate=True)
+        return gemv(stream, weight, norm=norm, eps=eps, gate=True, tile=self._tile(weight))
 
     def project(
         self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, alone: bool
     ) -> torch.Tensor | None:
         """See pieces.Pieces."""
         if not alone:
-            return gemv(x, weight)
-        gemv(x, weight, stream=stream)
+            return gemv(x, weight, tile=self._tile(weight))
+        gemv(x, weight, stream=stream, tile=self._tile(weight))
         return None
+
+
+def _milliseconds(x: torch.Tensor, weights: list[torch.Tensor], tile: Tile, *, gate: bool) -> float:
+    """The time of one product, over replays of a graph of all weights: single launches would hide the kernels."""
+    rounds = max(3, 64 // len(weights))
+    for _ in range(2):  # compiles, and brings clocks up
+        gemv(x, weights[0], gate=gate, tile=tile)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for weight in weights:
+            gemv(x, weight, gate=gate, tile=tile)
+    graph.replay()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(rounds):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / (rounds * len(weights))
 
 
 def why_not(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
