@@ -4,6 +4,7 @@ The faults of a cluster stand in tests/slurm/test_faults.py; docs/faults.md list
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,3 +222,20 @@ def test_files_damaged_at_random_raise_no_error_but_our_own():
     tried, refused = fuzz.fuzz(600, seed=5)
     assert sum(tried.values()) == 600
     assert refused["journal"] > 50
+
+
+def test_each_fault_of_the_docs_names_a_test_that_exists():
+    """docs/faults.md: the last cell of every row."""
+    tests = Path(__file__).parent
+    known = {
+        name
+        for path in [*tests.glob("test_*.py"), *tests.glob("slurm/test_*.py")]
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    page = (tests.parent / "docs" / "faults.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    faults = [row for row in rows if not row.startswith("| fault")]
+    assert len(faults) > 20
+    named = [set(re.findall(r"`(test_\w+)`", row)) for row in faults]
+    assert all(names or "as above *" in row for names, row in zip(named, faults, strict=True))
+    assert set().union(*named) <= known
