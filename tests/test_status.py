@@ -333,3 +333,14 @@ def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_pa
     }
     assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (1, 1)
     assert took_s < 5.0, json.dumps(took_s)
+
+
+@pytest.mark.parametrize(("signal", "state"), [("SIGTERM", "failed"), ("SIGUSR2", "interrupted")])
+def test_an_interrupted_attempt_of_a_failed_task_is_told_by_who_ended_it(
+    signal, state, fake, tmp_path
+):
+    """Slurm ends the ranks beside a killed one by SIGTERM, a failure; at SIGUSR2 a task ends itself."""
+    made = sent(tmp_path, 1)
+    attempt(made, 0, "interrupted", "101", error=f"the job was told to end ({signal}).")
+    fake.queue(f"101|FAILED|NonZeroExitCode|{name_of(made)}")
+    assert only(made).state == state

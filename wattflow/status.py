@@ -260,8 +260,9 @@ def _progress(attempts: Sequence[AttemptDir]) -> str | None:
 def _by_record(record: Record, word: slurm.Word | None = None) -> tuple[State, str | None]:
     if record["status"] != "interrupted":
         return "failed", record.get("error")
-    if word is not None and word.state in _BROKE:
-        # Slurm ended this rank because of another, whose end nobody wrote down
+    # Slurm ends the other ranks by SIGTERM; a task that was told of its time limit (SIGUSR2) ends itself
+    ended_by_slurm = "(SIGTERM)" in str(record.get("error"))
+    if ended_by_slurm and word is not None and word.state in _BROKE:
         return (
             "failed",
             f"its task ended as {word.state}, as when a rank is killed: {record.get('error')}",

@@ -239,10 +239,8 @@ def test_a_lost_node_has_its_task_run_elsewhere_as_a_new_attempt(cluster, tmp_pa
 
 
 @pytest.mark.chaos
-def test_a_packed_task_goes_on_after_its_time_limit_and_a_point_that_is_too_long_ends(
-    cluster, tmp_path
-):
-    """One minute holds two of three points: the third is run after a requeue. A point of minutes is told as such."""
+def test_a_packed_task_goes_on_after_its_time_limit(cluster, tmp_path):
+    """One minute holds two of three points: the third is run after a requeue, by the same job."""
     packed = plan(
         tmp_path,
         *QUICK,
@@ -252,14 +250,18 @@ def test_a_packed_task_goes_on_after_its_time_limit_and_a_point_that_is_too_long
         "cluster.points_per_task=3",
         "cluster.time_min=1",
     )
-    long = plan(
-        tmp_path, *QUICK, "engine.synthetic_ms_per_token=20000", "sweep=long", "cluster.time_min=1"
-    )
     submit.submit(packed)
-    submit.submit(long)
     until(lambda: states(packed.sweep) == {"done"}, 240)
-    until(lambda: states(long.sweep) == {"interrupted"}, 240)
     assert sbatches(packed.sweep) == 1
+
+
+@pytest.mark.chaos
+def test_a_point_that_outlasts_its_time_limit_is_interrupted_and_told_so(cluster, tmp_path):
+    """It would not fit the next time either, so its task is not queued again."""
+    slow = "engine.synthetic_ms_per_token=20000"
+    long = plan(tmp_path, *QUICK, slow, "sweep=long", "cluster.time_min=1")
+    submit.submit(long)
+    until(lambda: states(long.sweep) == {"interrupted"}, 240)
     (row,) = fresh(long.sweep)
     assert "near its time limit" in str(row.reason)
     logs = [path.read_text() for path in long.sweep.submitit.glob("*/*_log.out")]
