@@ -105,7 +105,11 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
         with pq.ParquetFile(path) as file:
             table = file.read(use_threads=False)  # an attempt's files are too small to share
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a column's name is no text
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a column's name is no text
         if isinstance(error, FileNotFoundError):
             raise
         raise DamagedError(f"{path}: not a Parquet file ({error}).") from error
