@@ -1,6 +1,6 @@
 """What disks and other people do to a sweep: what is told, and that nothing is lost or counted twice.
 
-The faults of a cluster stand in tests/slurm/test_faults.py; docs/faults.md lists all.
+The faults of a cluster stand in tests/slurm/test_cluster_faults.py; docs/faults.md lists all.
 """
 
 import os
