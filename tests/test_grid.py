@@ -54,10 +54,10 @@ def test_a_grid_file_is_an_ordinary_multirun_file():
     assert len(points) == 8
     assert {p.choices["max_gen_len"] for p in points} == {32}
     assert {(p.choices["shards"], p.choices["batch_size"]) for p in points} == {
+        (1, 4),
         (1, 8),
-        (1, 16),
+        (2, 4),
         (2, 8),
-        (2, 16),
     }
 
 
