@@ -193,15 +193,40 @@ def test_uncertainty_holds_the_truth():
 # --- the counter
 
 
+def ticking(read_ms, end_ms=2000, watts=500):
+    """A counter of a constant load that ticks each 100 ms, as readings at some ms."""
+    at_ms = np.asarray(read_ms if np.iterable(read_ms) else np.arange(0, end_ms + 1, read_ms))
+    return energy.counter(START_NS + at_ms * MS, 126_000_000_000 + (at_ms // 100) * watts * 100)
+
+
 def test_counter_between_ticks():
-    """At 500 W a counter that ticks each 100 ms, read each 10 ms, gives 0.33 s as 165 J within u, not whole ticks."""
-    stamps = START_NS + np.arange(0, 2001, 10) * MS
-    ticks_mj = 126_000_000_000 + (np.arange(0, 2001, 10) // 100) * 50_000
-    found = energy.counter_between(
-        energy.counter(stamps, ticks_mj), [START_NS + 450 * MS], [START_NS + 780 * MS]
-    )
+    """Read each 10 ms, 500 W for 0.33 s are 165 J, not whole ticks, within u of both edges."""
+    found = energy.counter_between(ticking(10), [START_NS + 450 * MS], [START_NS + 780 * MS])
     assert found.energy_j[0] == pytest.approx(165.0, rel=1e-9)
-    assert found.u_j[0] == pytest.approx(500 * 0.1 * np.sqrt(2) / np.sqrt(12), rel=1e-6)
+    # a tick came up to 5 ms beside its place at 395, 495, 695 and 795 ms; an edge is 45 or 15 ms from the nearest
+    u_ms = [np.hypot(np.hypot(0.45 * 5, 0.55 * 5), 45), np.hypot(np.hypot(0.15 * 5, 0.85 * 5), 15)]
+    assert found.u_j[0] == pytest.approx(0.5 * np.hypot(*u_ms) / np.sqrt(3), rel=1e-6)
+
+
+def test_a_few_reads_at_an_edge_make_the_counter_sharp():
+    """Two lone readings and a burst at each edge tell 5 s at 500 W within 0.5 %; lone ones alone do not say so."""
+    edges = [START_NS + 2_030 * MS], [START_NS + 7_050 * MS]
+    bursts = [*range(2_030, 2_130, 15), *range(7_050, 7_150, 15)]
+    power = curve(np.arange(0, 12, 0.02), np.full(600, 480.0))  # only its course counts
+    sharp = energy.counter_between(ticking([0, 5_000, *bursts, 9_999]), *edges, power)
+    lone = energy.counter_between(ticking([0, 1_999, 5_000, 7_300, 9_999]), *edges, power)
+    assert sharp.energy_j[0] == pytest.approx(2510.0, rel=0.004)
+    assert 2 * sharp.u_j[0] < 0.005 * 2510 < 2 * lone.u_j[0]
+
+
+def test_between_two_ticks_the_counter_follows_power():
+    """50 W until 3 s, 500 W from then on: at 3 s, in the middle of a step of 1100 J, the counter stands at 100 J."""
+    power = curve([0, 3, 3.0001, 8], [50.0, 50.0, 500.0, 500.0], longest_ns=10 * S)
+    readings = energy.counter([START_NS + S, START_NS + 5 * S], [0, 1_100_000])
+    found = energy.counter_between(readings, [START_NS + S], [START_NS + 3 * S], power)
+    assert found.energy_j[0] == pytest.approx(100.0, abs=4)
+    evenly = energy.counter_between(readings, [START_NS + S], [START_NS + 3 * S])
+    assert evenly.energy_j[0] == pytest.approx(550.0, abs=20)
 
 
 def test_counter_keeps_its_digits():
@@ -230,18 +255,18 @@ def reset_counter():
 def test_a_decrease_is_a_reset_bridged_by_power():
     """The step that the reset ate is taken from power: 1000 J in all, finite, and flagged."""
     power = curve(np.arange(0, 10.01, 0.05), np.full(201, 100.0))
-    found = energy.counter_between(reset_counter(), [START_NS], [START_NS + 10 * S], power)
-    assert found.energy_j[0] == pytest.approx(1000.0)
+    found = energy.counter_between(reset_counter(), [START_NS], [START_NS + 9 * S], power)
+    assert found.energy_j[0] == pytest.approx(900.0)
     assert energy.resets_between(reset_counter(), START_NS, START_NS + 10 * S) == 1
     assert energy.resets_between(reset_counter(), START_NS + 5 * S, START_NS + 10 * S) == 0
 
 
 def test_a_reset_without_power_is_withheld():
     """Where nothing bridges the reset, its window has no joules, and a window beside it has."""
-    starts, ends = [START_NS, START_NS + 5 * S], [START_NS + 10 * S, START_NS + 10 * S]
+    starts, ends = [START_NS, START_NS + 5 * S], [START_NS + 9 * S, START_NS + 9 * S]
     found = energy.counter_between(reset_counter(), starts, ends)
     assert np.isnan(found.energy_j[0])
-    assert found.energy_j[1] == pytest.approx(500.0)
+    assert found.energy_j[1] == pytest.approx(400.0)
 
 
 def test_counter_is_not_extrapolated():

@@ -28,6 +28,7 @@ LEAST_COVERAGE = 0.99  # a window with less of its time measured has no joules
 BUFFER_GAP_NS = 100_000_000  # the driver's buffer has a sample each 20 ms, at most 45 ms apart
 POLL_SLACK_NS = 100_000_000  # a poll may come this late on a busy node
 COUNTER_TICK_NS = 100_000_000  # the energy counter is renewed this often (seen on H100)
+_BRIDGE_DOUBT = 0.05  # how far power's course may be off the counter's over part of a second
 AVERAGING_NS = {"nvml_average": SECOND_NS}  # the field is a mean over the last second
 
 
@@ -46,12 +47,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Counter:
-    """An energy counter's readings, resets taken out. Arrays of n readings, n - 1 steps between them."""
+    """An energy counter's ticks, resets taken out. Arrays of n ticks, n - 1 steps between them."""
 
-    time_ns: Ints  # strictly rising
+    time_ns: Ints  # strictly rising; the middle of the time in which the tick came
+    half_ns: Floats  # per tick: half of that time
     step_mj: Ints  # per step; 0 where the counter was reset
     reset: Bools  # per step
-    energy_mj: Ints  # from the first reading to each
+    energy_mj: Ints  # from the first tick to each
 
 
 @dataclass(frozen=True)
@@ -142,24 +144,31 @@ def curve(
 
 
 def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike) -> Counter:
-    """The counter's steps between ticks, from readings in any order (unsigned mJ).
+    """The counter's ticks, from readings in any order (unsigned mJ).
 
-    A reading between two ticks repeats the last tick, so of equal readings the first (the one nearest to the tick) is
-    kept, and the very last, which ends the time known. A decrease is a reset by a driver reload, never a wrap: 64 bits
-    of mJ last for ages.
+    A reading tells a tick that came since the reading before it, and within the last 100 ms: a tick is placed in the
+    middle of that time. Readings that repeat the one before them tell none. A decrease is a reset by a driver reload,
+    never a wrap: 64 bits of mJ last for ages.
     """
     stamps = np.asarray(time_ns, dtype=np.int64)
     readings = np.asarray(reading_mj, dtype=np.uint64)
     order = np.argsort(stamps, kind="stable")
     stamps, readings = stamps[order], readings[order]
-    kept = np.append(np.ones(min(1, len(stamps)), bool), readings[1:] != readings[:-1])
-    kept[-1:] = True
-    kept &= np.append(np.ones(min(1, len(stamps)), bool), stamps[1:] != stamps[:-1])
-    stamps, readings = stamps[kept], readings[kept]
+    lone = np.full(min(1, len(stamps)), COUNTER_TICK_NS)
+    half_ns = np.minimum(np.append(lone, np.diff(stamps)), COUNTER_TICK_NS) / 2
+    new = np.append(np.ones(min(1, len(stamps)), bool), readings[1:] != readings[:-1])
+    new &= np.append(np.ones(min(1, len(stamps)), bool), stamps[1:] != stamps[:-1])
+    stamps, readings, half_ns = stamps[new], readings[new], half_ns[new]
     reset = readings[1:] < readings[:-1]
     # unsigned subtraction is exact where the counter rose; int64 holds any step of a real board
     step_mj = np.where(reset, np.uint64(0), readings[1:] - readings[:-1]).astype(np.int64)
-    return Counter(time_ns=stamps, step_mj=step_mj, reset=reset, energy_mj=_running(step_mj))
+    return Counter(
+        time_ns=stamps - half_ns.astype(np.int64),
+        half_ns=half_ns,
+        step_mj=step_mj,
+        reset=reset,
+        energy_mj=_running(step_mj),
+    )
 
 
 def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Windows:
@@ -198,11 +207,14 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
 def counter_between(
     readings: Counter, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike, power: Curve | None = None
 ) -> Windows:
-    """The joules of windows by the counter, interpolated between the ticks around each edge.
+    """The joules of windows by the counter, which is exact at its ticks.
 
-    A reset inside a window is bridged with `power`, whose joules take the place of the step that the reset ate; NaN
-    where power does not cover it. The standard uncertainty is one tick at each edge (or the distance to the nearest
-    reading, if that is more), P t / sqrt(12) each.
+    From the sharpest tick near an edge, `power` leads to the edge, scaled so that over all ticks it makes the
+    counter's joules: only its course counts, not its gain. Without power, or in a gap of it, the step around the edge
+    is shared out evenly. A reset inside a window is bridged with `power`; NaN where power does not cover it.
+
+    The standard uncertainty is that of the edges: P t / sqrt(3) for a tick that came within a time of half-width t,
+    and where a step was shared out evenly, also for the distance t to its nearer tick (JCGM 100:2008, 4.3.7).
     """
     start, end = _edges(start_ns, end_ns)
     window_ns = end - start
@@ -210,19 +222,15 @@ def counter_between(
         nothing = np.full(len(start), np.nan)
         return Windows(nothing, nothing, window_ns, window_ns * 0, window_ns)
     inside = _bracketed(readings.time_ns, start, end)
-    first, last = _segment(readings.time_ns, start), _segment(readings.time_ns, end)
-    whole_mj = readings.energy_mj[last] - readings.energy_mj[first]
-    energy_j = (whole_mj + _part(readings, end, last) - _part(readings, start, first)) / 1e3
+    first, last = _at_edge(readings, start, power), _at_edge(readings, end, power)
+    energy_j = last.energy_j - first.energy_j
     for step in np.flatnonzero(readings.reset):
-        energy_j = energy_j + _bridge(readings, int(step), start, end, power)
-    seconds = np.maximum(window_ns, 1) / SECOND_NS
-    edge_ns = np.hypot(_doubt_ns(readings, start, first), _doubt_ns(readings, end, last))
-    u_j = energy_j / seconds * (edge_ns / SECOND_NS) / np.sqrt(12)
+        energy_j = energy_j + _bridge(readings, int(step), first.from_ns, last.from_ns, power)
     known = inside & np.isfinite(energy_j)
     covered_ns = np.where(known, window_ns, 0)
     return Windows(
         energy_j=np.where(known, np.maximum(energy_j, 0.0), np.nan),
-        u_j=np.where(known, np.abs(u_j), np.nan),
+        u_j=np.where(known, np.hypot(first.u_j, last.u_j), np.nan),
         window_ns=window_ns,
         covered_ns=covered_ns,
         longest_gap_ns=window_ns - covered_ns,
@@ -323,18 +331,58 @@ def _longest_gaps(power: Curve, start: Ints, end: Ints) -> Ints:
     return longest
 
 
-def _part(readings: Counter, at_ns: Ints, step: npt.NDArray[np.intp]) -> Floats:
-    """The mJ between the reading before each instant and the instant."""
-    length_ns = readings.time_ns[step + 1] - readings.time_ns[step]
-    share = np.clip((at_ns - readings.time_ns[step]) / length_ns, 0.0, 1.0)
-    return np.asarray(readings.step_mj[step] * share, dtype=np.float64)
+@dataclass(frozen=True)
+class _AtEdge:
+    """The counter at some instants: joules since its first tick, resets left out, and how it was found."""
+
+    energy_j: Floats
+    u_j: Floats
+    from_ns: Ints  # from where power or an even share leads on
 
 
-def _doubt_ns(readings: Counter, at_ns: Ints, step: npt.NDArray[np.intp]) -> Ints:
-    """How far off in time the counter may be at each edge: a tick, or the way to the nearest reading."""
-    nearest = np.minimum(at_ns - readings.time_ns[step], readings.time_ns[step + 1] - at_ns)
-    doubt: Ints = np.maximum(COUNTER_TICK_NS, nearest)
-    return doubt
+def _at_edge(readings: Counter, at_ns: Ints, power: Curve | None) -> _AtEdge:
+    evenly = _evenly(readings, at_ns)
+    if power is None or len(power.time_ns) < 2:
+        return evenly
+    away_ns = np.abs(at_ns[:, None] - readings.time_ns[None, :])
+    tick = np.argmin(readings.half_ns[None, :] + _BRIDGE_DOUBT * away_ns, axis=1)
+    tick_ns = readings.time_ns[tick]
+    bridge = between(power, np.minimum(at_ns, tick_ns), np.maximum(at_ns, tick_ns))
+    bridged = np.isfinite(bridge.energy_j) & (bridge.covered_ns == bridge.window_ns)
+    bridge_j = _gain(readings, power) * bridge.energy_j
+    segment = _segment(power.time_ns, tick_ns)
+    tick_j = _at(power, tick_ns, segment)[2] * readings.half_ns[tick] / SECOND_NS
+    u_j = np.hypot(tick_j, _BRIDGE_DOUBT * bridge_j) / np.sqrt(3)
+    energy_j = readings.energy_mj[tick] / 1e3 + np.where(at_ns >= tick_ns, bridge_j, -bridge_j)
+    return _AtEdge(
+        energy_j=np.where(bridged, energy_j, evenly.energy_j),
+        u_j=np.where(bridged, u_j, evenly.u_j),
+        from_ns=np.where(bridged, tick_ns, evenly.from_ns),
+    )
+
+
+def _evenly(readings: Counter, at_ns: Ints) -> _AtEdge:
+    """The counter at some instants, each step between two ticks shared out evenly."""
+    step = _segment(readings.time_ns, at_ns)
+    from_ns, to_ns = readings.time_ns[step], readings.time_ns[step + 1]
+    share = np.clip((at_ns - from_ns) / (to_ns - from_ns), 0.0, 1.0)
+    nearest_ns = np.maximum(np.minimum(at_ns - from_ns, to_ns - at_ns), 0)
+    ticks_ns = np.hypot((1 - share) * readings.half_ns[step], share * readings.half_ns[step + 1])
+    step_j = readings.step_mj[step] / 1e3
+    return _AtEdge(
+        energy_j=readings.energy_mj[step] / 1e3 + share * step_j,
+        u_j=step_j / (to_ns - from_ns) * np.hypot(ticks_ns, nearest_ns) / np.sqrt(3),
+        from_ns=at_ns,
+    )
+
+
+def _gain(readings: Counter, power: Curve) -> float:
+    """The counter's joules over power's, on all steps that power covers; 1 where there is none."""
+    by_power = between(power, readings.time_ns[:-1], readings.time_ns[1:])
+    told = (by_power.covered_ns == by_power.window_ns) & ~readings.reset & (by_power.energy_j > 0)
+    if not told.any():
+        return 1.0
+    return float(readings.step_mj[told].sum() / 1e3 / by_power.energy_j[told].sum())
 
 
 def _bridge(readings: Counter, step: int, start: Ints, end: Ints, power: Curve | None) -> Floats:
