@@ -153,8 +153,8 @@ class TestFakeDriver:
             ("", "nvml_buffer"),
             ("nvmlDeviceGetSamples", "nvml_instant"),
             ("nvmlDeviceGetSamples,186", "nvml_average"),
-            ("nvmlDeviceGetSamples,186,185", "nvml_usage"),
-            ("nvmlDeviceGetSamples,nvmlDeviceGetFieldValues", "nvml_usage"),
+            ("nvmlDeviceGetSamples,186,185", "nvml_usage_mean"),
+            ("nvmlDeviceGetSamples,nvmlDeviceGetFieldValues", "nvml_usage_mean"),
         ],
     )
     def test_source_is_the_best_that_answers(self, opened, monkeypatch, missing, source):
@@ -240,6 +240,78 @@ class TestFakeDriver:
         assert len(rows_of(meter.read(), "nvml_counter")) == 2
         assert 0 < meter.due_ns() - time.monotonic_ns() <= 1_000_000_000
         assert rows_of(meter.read(), "nvml_counter") == []
+
+    @pytest.mark.parametrize(
+        ("architecture", "name", "source"),
+        [
+            ("5", "Tesla V100-SXM2-32GB", "nvml_usage"),
+            ("7", "NVIDIA A100-SXM4-80GB", "nvml_usage"),
+            ("7", "NVIDIA A10", "nvml_usage_mean"),
+            ("9", "NVIDIA H100 80GB HBM3", "nvml_usage_mean"),
+        ],
+    )
+    def test_power_usage_is_named_for_what_it_is(
+        self, opened, monkeypatch, architecture, name, source
+    ):
+        """PowerUsage is instantaneous on a V100 and an A100, and a mean over 1 s on an A10 and an H100."""
+        monkeypatch.setenv("FAKE_NVML_MISSING", "nvmlDeviceGetSamples,186,185")
+        monkeypatch.setenv("FAKE_NVML_ARCHITECTURE", architecture)
+        monkeypatch.setenv("FAKE_NVML_NAME", name)
+        assert opened().source == source
+
+    def test_a_mark_catches_the_counters_next_tick(self, opened):
+        """After a mark the counter is read each 15 ms until it ticked once, and then seldom again."""
+        meter = opened()
+        uuid = curves.uuid("n1", 0)
+        meter.read()
+        meter.mark()
+        began_ns = time.monotonic_ns()
+        rows = []
+        while time.monotonic_ns() - began_ns < 400_000_000:
+            time.sleep(max(0, meter.due_ns() - time.monotonic_ns()) / 1e9)
+            rows += rows_of(meter.read(), "nvml_counter", uuid)
+        readings = [row["counter_mj"] for row in rows]
+        assert 2 <= len(rows) <= 12
+        assert readings[-2] != readings[-1]
+        assert len(set(readings[:-1])) == 1
+        assert (rows[-1]["time_ns"] - rows[-2]["time_ns"]) / 1e6 < 60
+        assert meter.due_ns() - time.monotonic_ns() > 100_000_000
+
+    def test_activity_is_the_mean_since_the_row_before(self, opened):
+        """GPM's rows at two marks 0.2 s apart hold the mean over that time; a metric that fails alone is null."""
+        meter = opened()
+        uuid = curves.uuid("n1", 0)
+        meter.read()
+        rows = []
+        for _ in range(2):
+            time.sleep(0.2)
+            meter.mark()
+            rows += rows_of(meter.read(), "nvml_gpm", uuid)
+        start_s, end_s = (row["time_ns"] / 1e9 for row in rows)
+        middle = 10 * (start_s % 10 + (end_s - start_s) / 2)
+        assert rows[1]["dram_activity_pct"] == pytest.approx(middle, abs=0.3)
+        assert (rows[1]["sm_activity_pct"], rows[1]["tensor_activity_pct"]) == (2.0, 5.0)
+        assert rows[1]["pcie_rx_mib_s"] is None
+
+    @pytest.mark.parametrize("kind", ["DENY", "MISSING"])
+    def test_gpm_that_is_not_permitted_is_no_row(self, opened, monkeypatch, kind):
+        """Where a site keeps GPM for admins, or the GPU has none, there are no such rows and all else goes on."""
+        call = {"DENY": "nvmlGpmSampleGet", "MISSING": "nvmlGpmQueryDeviceSupport"}[kind]
+        monkeypatch.setenv(f"FAKE_NVML_{kind}", call)
+        readings = opened().finish()
+        assert rows_of(readings, "nvml_gpm") == []
+        assert len(rows_of(readings, "nvml_buffer")) > 100
+
+    def test_processes_are_counted_at_the_ends_alone(self, opened, monkeypatch):
+        """The list of processes, which is slow, is read at the first reading and at the last."""
+        monkeypatch.setenv("FAKE_NVML_PROCESSES", "3")
+        meter = opened()
+        uuid = curves.uuid("n1", 0)
+        counts = []
+        for read in (meter.read, meter.read, meter.finish):
+            rows = rows_of(read(), "nvml_conditions", uuid)
+            counts.append([row["processes"] for row in rows if "processes" in row])
+        assert counts == [[3], [], [3]]
 
     def test_missing_counter_is_no_row(self, opened, monkeypatch):
         """A GPU without the counter has no counter rows, and its power is measured all the same."""

@@ -117,15 +117,17 @@ def _folders() -> Iterator[Finding]:
 
 def _sensors() -> Iterator[Finding]:
     """What NVML answers: the library, the map of CUDA ordinals, then each GPU."""
-    from wattflow.power import nvml  # noqa: PLC0415 - pynvml is loaded only where it is wanted
+    # pynvml is loaded only where it is wanted
+    from wattflow.power import nvml  # noqa: PLC0415 - see above
+    from wattflow.power.asking import ask, ask_or_none  # noqa: PLC0415 - see above
 
     try:
-        nvml.ask("nvmlInit")
+        ask("nvmlInit")
     except PowerError as error:
         yield Finding("NVML", "missing", str(error))
         return
     try:
-        yield Finding("NVML", "ok", f"driver {nvml.ask_or_none('nvmlSystemGetDriverVersion')}")
+        yield Finding("NVML", "ok", f"driver {ask_or_none('nvmlSystemGetDriverVersion')}")
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield Finding("CUDA_VISIBLE_DEVICES", "note", "unset" if shown is None else repr(shown))
         try:
@@ -144,21 +146,25 @@ def _sensors() -> Iterator[Finding]:
             for check, status, detail in _gpu(nvml, gpu.handle):
                 yield Finding(f"cuda:{gpu.device['ordinal']} {check}", status, detail)
     finally:
-        nvml.ask_or_none("nvmlShutdown")
+        ask_or_none("nvmlShutdown")
 
 
 def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
     """What one GPU tells this user."""
+    # pynvml is loaded only where it is wanted
+    from wattflow.power.asking import ask_or_none  # noqa: PLC0415 - see above
+    from wattflow.power.gpm import Gpm  # noqa: PLC0415 - see above
+
     answering = nvml.sources(handle)
     names = {
         "nvml_buffer": "sample buffer",
         "nvml_instant": "field 186, instant power",
         "nvml_average": "field 185, average power",
-        "nvml_usage": "power usage",
+        nvml.usage_source(handle): "power usage",
     }
     for source, name in names.items():
         yield _found(name, source in answering, "answers" if source in answering else "no answer")
-    counter = nvml.ask_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
+    counter = ask_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
     yield _told(
         "energy counter", counter, lambda mj: f"{mj / 1e3:.1f} J since the driver was loaded"
     )
@@ -172,16 +178,18 @@ def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
         ("time under the power cap", "under_cap_ns", "ns"),
     ):
         yield _told(check, conditions[column], lambda value, unit=unit: f"{value} {unit}")
-    limits = nvml.ask_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
+    limits = ask_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
     yield _told("power limits", limits, lambda mw: f"{mw[0] / 1e3:g} to {mw[1] / 1e3:g} W")
-    activity = nvml.gpm(handle)
-    yield _found(
-        "GPM", activity == "ok", "supported and permitted" if activity == "ok" else activity
-    )
+    try:
+        Gpm(handle).close()
+    except PowerError as error:
+        yield Finding("GPM", "missing", str(error))
+    else:
+        yield Finding("GPM", "ok", "supported and permitted")
     for check, call in (("MIG", "nvmlDeviceGetMigMode"), ("ECC", "nvmlDeviceGetEccMode")):
-        mode = nvml.ask_or_none(call, handle)
+        mode = ask_or_none(call, handle)
         yield Finding(check, "note", "no answer" if mode is None else _on(mode[0]))
-    mode = nvml.ask_or_none("nvmlDeviceGetPersistenceMode", handle)
+    mode = ask_or_none("nvmlDeviceGetPersistenceMode", handle)
     yield Finding("persistence mode", "note", "no answer" if mode is None else _on(mode))
 
 

@@ -29,7 +29,7 @@ BUFFER_GAP_NS = 100_000_000  # the driver's buffer has a sample each 20 ms, at m
 POLL_SLACK_NS = 100_000_000  # a poll may come this late on a busy node
 COUNTER_TICK_NS = 100_000_000  # the energy counter is renewed this often (seen on H100)
 _BRIDGE_DOUBT = 0.05  # how far power's course may be off the counter's over part of a second
-AVERAGING_NS = {"nvml_average": SECOND_NS}  # the field is a mean over the last second
+AVERAGING_NS = {"nvml_average": SECOND_NS, "nvml_usage_mean": SECOND_NS}  # means over 1 s
 
 
 @dataclass(frozen=True)

@@ -130,20 +130,23 @@ class _Attempt:
         self.text = tokenizer.load(self.config.model, self.config.weights)
         self.prompts = dataset.load(self.config, self.text)
         self.record["prompts"] = self.prompts.info
-        with self._measured(spool) as devices:
+        with self._measured(spool) as (devices, mark):
             mine = self._my_device(devices)
             self.record["ranks"] = self.ranks.gather(self._rank_info(mine))
             engine = build(
                 self.config, self.ranks, eos_id=self.text.eos_id, pad_id=self.text.pad_id
             )
             with contextlib.closing(engine):
-                self._generate(engine, spool, mine, progress)
+                self._generate(engine, spool, mine, mark, progress)
                 self.record["engine"] = engine.info
         self._close_files(spool)
 
     @contextlib.contextmanager
-    def _measured(self, spool: Path) -> Iterator[list[Device]]:
-        """This node's devices, while its sidecar samples them; every rank waits for every node's sidecar."""
+    def _measured(self, spool: Path) -> Iterator[tuple[list[Device], Callable[[], None]]]:
+        """This node's devices while its sidecar samples them, and what tells it of the measured window's edges.
+
+        Every rank waits for every node's sidecar.
+        """
         with contextlib.ExitStack() as running:
             sidecar: Sidecar | None = None
             ready: Ready | None = None
@@ -151,7 +154,8 @@ class _Attempt:
                 sidecar = running.enter_context(Sidecar(self.config.power, self.place.node, spool))
                 ready = sidecar.start(self.dir)
             by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}
-            yield by_node[self.place.node]["devices"]
+            mark = _nothing if sidecar is None else sidecar.mark
+            yield by_node[self.place.node]["devices"], mark
             self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
             told = None if sidecar is None else sidecar.stop()
             self.record["nodes"] = [node for node in self.ranks.gather(told) if node is not None]
@@ -187,6 +191,7 @@ class _Attempt:
         engine: Engine,
         spool: Path,
         device: Device,
+        mark: Callable[[], None],
         progress: Progress,
     ) -> None:
         """Idle, load, one uncounted batch, then all batches, the last one as short as it is."""
@@ -210,6 +215,7 @@ class _Attempt:
             engine.prefill(batches[0])
             engine.decode()
         log.flush()
+        mark()
         for number, batch in enumerate(batches):
             progress("batches", number, len(batches))
             with log.span("prefill", number) as prefill:
@@ -222,6 +228,7 @@ class _Attempt:
             decode.tokens_computed = out.decode_tokens_computed
             log.flush()
             self.answers.append(out)
+        mark()
         progress("batches", len(batches), len(batches))
         log.close()
 
@@ -277,6 +284,10 @@ class _Attempt:
         write_json(self.dir.error_path(self.ranks.rank), told)
         if self.ranks.rank == 0:
             close_failed(self.dir, self.record)
+
+
+def _nothing() -> None:
+    """What a rank does at an edge when another one has the sidecar."""
 
 
 def _sentence(error: BaseException) -> str:

@@ -44,18 +44,30 @@ TRACE = pa.schema(
         pa.field(
             "under_cap_ns", pa.uint64()
         ),  # time held back by the power cap, since the driver was loaded
+        # GPM: means since the GPM row before, of what the hardware could do; occupancy is of memory in no sense
+        pa.field("sm_activity_pct", pa.float64()),
+        pa.field("sm_occupancy_pct", pa.float64()),  # warps resident, of those that SMs can hold
+        pa.field("tensor_activity_pct", pa.float64()),
+        pa.field("dram_activity_pct", pa.float64()),
+        pa.field("pcie_tx_mib_s", pa.float64()),
+        pa.field("pcie_rx_mib_s", pa.float64()),
+        pa.field("nvlink_tx_mib_s", pa.float64()),
+        pa.field("nvlink_rx_mib_s", pa.float64()),
+        pa.field("processes", pa.int32()),  # with a compute context on the GPU; at a trace's ends
     ]
 )
 
-# Sensors by name. Only the first four tell watts of a GPU; `simulated` is arithmetic and is always shown with `~`.
+# Sensors by name. Only the first five tell watts of a GPU; `simulated` is arithmetic and is always shown with `~`.
 SOURCES = (
     "nvml_buffer",  # the driver's own sample buffer, its stamps
     "nvml_instant",  # field 186, polled
     "nvml_average",  # field 185, polled
-    "nvml_usage",  # nvmlDeviceGetPowerUsage, polled: its meaning depends on the GPU
+    "nvml_usage",  # nvmlDeviceGetPowerUsage, polled, where it is instantaneous: GA100, Turing and before
+    "nvml_usage_mean",  # the same where it is a mean over 1 s
     "simulated",
     "nvml_counter",  # counter_mj alone
-    "nvml_conditions",  # clocks, temperature, activity, limits: no power
+    "nvml_conditions",  # clocks, temperature, activity, limits, processes: no power
+    "nvml_gpm",  # activity of the GPU's parts: no power
 )
 
 # One row a phase of one batch on one rank. `batch` is null outside prefill, decode and warmup.

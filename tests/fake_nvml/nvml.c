@@ -14,6 +14,8 @@
    FAKE_NVML_LOST=index@unix_s[-unix_s]   a GPU that is lost from then on, or until
    FAKE_NVML_COUNTER_RESET=unix_s      when the energy counter starts again at 0
    FAKE_NVML_MIG=1                     MIG mode is on
+   FAKE_NVML_ARCHITECTURE=9            9 is Hopper, 7 Ampere, 5 Volta
+   FAKE_NVML_PROCESSES=1               with a compute context, on each GPU
 */
 
 #include <math.h>
@@ -475,6 +477,25 @@ int nvmlDeviceGetMigMode(Gpu *gpu, unsigned *current, unsigned *pending) {
     return SUCCESS;
 }
 
+int nvmlDeviceGetArchitecture(Gpu *gpu, unsigned *architecture) {
+    ENTER(gpu);
+    *architecture = (unsigned)atoi(setting("FAKE_NVML_ARCHITECTURE", "9"));
+    return SUCCESS;
+}
+
+typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } Process;
+
+int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *count, Process *processes) {
+    ENTER(gpu);
+    unsigned running = (unsigned)atoi(setting("FAKE_NVML_PROCESSES", "1")), room = *count;
+    *count = running;
+    if (room < running)
+        return INSUFFICIENT_SIZE;
+    for (unsigned i = 0; i < running; i++)
+        processes[i] = (Process){1000 + i, 1ULL << 30, ~0u, ~0u};
+    return SUCCESS;
+}
+
 int nvmlGpmQueryDeviceSupport(Gpu *gpu, GpmSupport *support) {
     ENTER(gpu);
     support->supported = 1;
@@ -495,5 +516,32 @@ int nvmlGpmSampleFree(void *sample) {
 int nvmlGpmSampleGet(Gpu *gpu, void *sample) {
     ENTER(gpu);
     *(int64_t *)sample = now_ns();
+    return SUCCESS;
+}
+
+typedef struct {
+    unsigned id;
+    int result;
+    double value;
+    const char *names[3];
+} GpmMetric;
+
+typedef struct {
+    unsigned version, count;
+    void *before, *after;
+    GpmMetric metrics[];
+} GpmMetrics;
+
+/* Metric k reads k per cent, DRAM (10) is busy as the clock's seconds go: the mean of t % 10 s, times 10; 21 fails. */
+int nvmlGpmMetricsGet(GpmMetrics *asked) {
+    ENTER(NULL);
+    double start_s = (double)*(int64_t *)asked->before / 1e9, end_s = (double)*(int64_t *)asked->after / 1e9;
+    for (unsigned i = 0; i < asked->count; i++) {
+        GpmMetric *metric = &asked->metrics[i];
+        metric->result = metric->id == 21 ? NOT_SUPPORTED : SUCCESS;
+        metric->value = metric->id;
+        if (metric->id == 10)
+            metric->value = 10.0 * (fmod(start_s, 10.0) + (end_s - start_s) / 2);
+    }
     return SUCCESS;
 }

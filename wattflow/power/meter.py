@@ -1,7 +1,8 @@
 """What the sidecar needs of a meter, and which meter a node gets.
 
 A meter has its devices, and gives rows of schema.TRACE whenever they are due. It is read by one thread: `begin`
-before the first row of a trace, `read` whenever `due_ns` has come, `finish` once at the trace's end.
+before the first row of a trace, `read` whenever `due_ns` has come, `mark` at the edges of the measured window,
+`finish` once at the trace's end.
 """
 
 import time
@@ -58,6 +59,9 @@ class Meter(Protocol):
 
     def read(self) -> list[Reading]:
         """All rows that are due; a sensor that fails gives a row without a value, marked as a gap."""
+
+    def mark(self) -> None:
+        """An edge of the measured window is now: read energy counters densely until each has ticked."""
 
     def finish(self) -> list[Reading]:
         """The last rows of a trace, from all sensors, due or not."""

@@ -1,11 +1,14 @@
 """NVML: watts, the energy counter and conditions of each visible GPU.
 
-Three things are read, each at its own pace (costs as seen on an H100, driver 580):
+Four things are read, each at its own pace (costs as seen on an H100, driver 580):
 
     power        the buffer, drained each second: 119 samples, one each 20 ms with the driver's stamp, 0.6 ms a call;
                  without it, a field polled each power.poll_ms: instant, else average, else usage, 7-28 us a call
-    counter      each 5 s and at both ends: it ticks each 100 ms and a call takes 3 to 31 ms
-    conditions   each second: clocks, temperature, activity, memory, limit in force, reasons for lower clocks
+    counter      each 5 s, and at a window's edges each 15 ms until it ticks: it does so each 100 ms, and a call takes
+                 3 to 31 ms
+    conditions   each second: clocks, temperature, activity, memory, limit in force, reasons for lower clocks; at both
+                 ends also the processes on the GPU, a list that takes 4.5 ms
+    GPM          each second and at a window's edges, where it answers: activity of SMs, tensor cores, DRAM, links
 
 NVML's milliwatts and microseconds become watts and nanoseconds here and nowhere else. A value that NVML does not
 have is null; a sensor that fails leaves a gap, never 0 W.
@@ -17,7 +20,7 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +29,8 @@ import pynvml
 from wattflow.config import Power
 from wattflow.energy import longest_spacing_ns
 from wattflow.errors import PowerError
+from wattflow.power.asking import ask, ask_or_none
+from wattflow.power.gpm import Gpm
 from wattflow.power.meter import Beat, Moment, Reading, Row, middle, moment
 from wattflow.schema import Device
 
@@ -38,6 +43,8 @@ FIELD_UNDER_CAP_NS = 74
 
 DRAIN_NS = 1_000_000_000
 COUNTER_NS = 5_000_000_000
+BURST_PERIOD_NS = 15_000_000
+BURST_NS = 250_000_000  # a counter that did not tick for so long is not asked on
 CONDITIONS_NS = 1_000_000_000
 HISTORY_NS = 2_360_000_000  # 119 samples of 20 ms: what the buffer remembers
 
@@ -90,22 +97,6 @@ def _index_of_ordinal(entry: str, uuids: Sequence[str]) -> int | None:
 # ---- asking ----
 
 
-def ask(call: str, *arguments: Any) -> Any:
-    """What an NVML call answers; PowerError with the call's name where it fails."""
-    try:
-        return getattr(pynvml, call)(*arguments)
-    except pynvml.NVMLError as error:
-        raise PowerError(f"{call}: {error}.") from error
-
-
-def ask_or_none(call: str, *arguments: Any) -> Any:
-    """What an NVML call answers, or None where it fails: missing is null."""
-    try:
-        return getattr(pynvml, call)(*arguments)
-    except pynvml.NVMLError:
-        return None
-
-
 def number(kind: int, value: Any) -> float | int | None:
     """The number in NVML's union, by its kind; None for a kind that we do not know."""
     names = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
@@ -143,7 +134,7 @@ def buffer(handle: Any, last_us: int) -> list[tuple[int, float]]:
 
 def polled_power_w(handle: Any, source: str) -> float:
     """Watts now, by a polled sensor; PowerError where it does not answer."""
-    if source == "nvml_usage":
+    if source.startswith("nvml_usage"):
         return float(ask("nvmlDeviceGetPowerUsage", handle) / 1e3)
     wanted = FIELD_INSTANT if source == "nvml_instant" else FIELD_AVERAGE
     value = fields(handle, [wanted])[0]
@@ -183,10 +174,22 @@ def conditions(handle: Any) -> Row:
 # ---- probing ----
 
 
+def usage_source(handle: Any) -> str:
+    """What PowerUsage is on this GPU: instantaneous on GA100 and before Ampere, else a mean over 1 s (NVML's manual).
+
+    Where the architecture is not known it is taken for a mean, which withholds more.
+    """
+    architecture = ask_or_none("nvmlDeviceGetArchitecture", handle)
+    name = _text(ask_or_none("nvmlDeviceGetName", handle) or "")
+    ga100 = architecture == pynvml.NVML_DEVICE_ARCH_AMPERE and re.search(r"\bA(100|30|800)\b", name)
+    older = architecture is not None and architecture < pynvml.NVML_DEVICE_ARCH_AMPERE
+    return "nvml_usage" if ga100 or older else "nvml_usage_mean"
+
+
 def sources(handle: Any) -> list[str]:
     """The power sensors that answer for a GPU, the best first."""
     found = []
-    for source in ("nvml_buffer", "nvml_instant", "nvml_average", "nvml_usage"):
+    for source in ("nvml_buffer", "nvml_instant", "nvml_average", usage_source(handle)):
         try:
             answers = (
                 buffer(handle, 0) if source == "nvml_buffer" else [polled_power_w(handle, source)]
@@ -198,20 +201,12 @@ def sources(handle: Any) -> list[str]:
     return found
 
 
-def gpm(handle: Any) -> str:
-    """Whether GPM's activity counters answer for this user: "ok", or why not."""
-    support = ask_or_none("nvmlGpmQueryDeviceSupport", handle)
-    if support is None or not support.isSupportedDevice:
-        return "not supported (Hopper and newer have it)"
+def open_gpm(handle: Any) -> Gpm | None:
+    """A GPU's activity counters, or None where they do not answer this user."""
     try:
-        sample = ask("nvmlGpmSampleAlloc")
-        try:
-            ask("nvmlGpmSampleGet", handle, sample)
-        finally:
-            ask("nvmlGpmSampleFree", sample)
-    except PowerError as error:
-        return str(error)
-    return "ok"
+        return Gpm(handle)
+    except PowerError:
+        return None
 
 
 @dataclass
@@ -220,10 +215,13 @@ class Gpu:
 
     handle: Any
     device: Device
+    gpm: Gpm | None = None
     last_us: int = 0  # the newest sample's stamp
     asked_ns: int | None = None  # when the buffer was last drained, monotonic
     failing: set[str] = field(default_factory=set)  # sources whose last read failed
     counter: Beat = field(default_factory=lambda: Beat(COUNTER_NS, 0))
+    counter_mj: int | None = None  # the last reading
+    burst_until_ns: int = 0  # monotonic; the counter is read densely until then or until it ticks
 
 
 def find_gpus(setting: str | None, order: str | None) -> list[Gpu]:
@@ -284,6 +282,7 @@ class NvmlMeter:
 
     def __init__(self, power: Power) -> None:
         """Open NVML and probe it; AbsentError where it shows no GPU, PowerError where no power sensor answers."""
+        self._gpus: list[Gpu] = []
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
@@ -293,6 +292,8 @@ class NvmlMeter:
                 os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
             )
             self.driver: str | None = ask_or_none("nvmlSystemGetDriverVersion")
+            for gpu in self._gpus:
+                gpu.gpm = open_gpm(gpu.handle)
             self.source = self._best_source()
             self.period_ms = self._measure_period_ms(power)
         except BaseException:
@@ -343,13 +344,18 @@ class NvmlMeter:
             gpu.failing.clear()
             # staggered, as the calls of many GPUs in a row would hold up the polls
             gpu.counter = Beat(COUNTER_NS, now_ns + COUNTER_NS * (place + 1) // len(self._gpus))
+            gpu.burst_until_ns = 0
+        self._burst = Beat(BURST_PERIOD_NS, now_ns)
+        self._edge = False  # a window's edge was told since the last reading
         self._first = True
 
     def due_ns(self) -> int:
         """The monotonic time of the next reading."""
+        bursts = [self._burst.next_ns] if any(gpu.burst_until_ns for gpu in self._gpus) else []
         return min(
             self._power.next_ns,
             self._conditions.next_ns,
+            *bursts,
             *(gpu.counter.next_ns for gpu in self._gpus),
         )
 
@@ -358,32 +364,58 @@ class NvmlMeter:
         now_ns = time.monotonic_ns()
         power = self._power.take(now_ns)
         weather = self._conditions.take(now_ns)
-        counters = [gpu.counter.take(now_ns) or self._first for gpu in self._gpus]
-        self._first = False
-        return self._collect([power] * len(counters), counters, [weather] * len(counters))
+        burst = self._burst.take(now_ns)
+        counters = [
+            gpu.counter.take(now_ns) or self._first or (burst and gpu.burst_until_ns > 0)
+            for gpu in self._gpus
+        ]
+        every = [True] * len(self._gpus)
+        wanted = [(self._activity_rows, every)] if weather or self._edge else []
+        wanted += [(self._power_rows, every)] if power else []
+        wanted += [(self._condition_rows, every)] if weather else []
+        wanted += [(self._process_rows, every)] if self._first else []
+        self._first = self._edge = False
+        return self._collect([*wanted, (self._counter_rows, counters)])
+
+    def mark(self) -> None:
+        """Read each counter densely until its next tick, which tells to some ms what it stood at; and GPM once."""
+        now_ns = time.monotonic_ns()
+        self._edge = True
+        self._burst = Beat(BURST_PERIOD_NS, now_ns)
+        for gpu in self._gpus:
+            gpu.counter_mj = None
+            gpu.burst_until_ns = now_ns + BURST_NS
 
     def finish(self) -> list[Reading]:
         """One reading of everything."""
-        all_of_them = [True] * len(self._gpus)
-        return self._collect(all_of_them, all_of_them, all_of_them)
+        every = [True] * len(self._gpus)
+        rows = (
+            self._power_rows,
+            self._activity_rows,
+            self._condition_rows,
+            self._process_rows,
+            self._counter_rows,
+        )
+        return self._collect([(of_gpu, every) for of_gpu in rows])
 
     def close(self) -> None:
         """Close NVML."""
+        for gpu in self._gpus:
+            if gpu.gpm is not None:
+                gpu.gpm.close()
         ask_or_none("nvmlShutdown")
 
     def _collect(
-        self, power: Sequence[bool], counters: Sequence[bool], weather: Sequence[bool]
+        self, wanted: Sequence[tuple[Callable[[Gpu], list[Row]], Sequence[bool]]]
     ) -> list[Reading]:
-        readings: list[Reading] = []
-        for wanted, rows in (
-            (power, self._power_rows),
-            (weather, self._condition_rows),
-            (counters, self._counter_rows),
-        ):
-            for gpu, due in zip(self._gpus, wanted, strict=True):
-                if due:
-                    readings += [(gpu.device["uuid"], row) for row in rows(gpu)]
-        return readings
+        """The rows of each kind, in the order given, of each GPU for which they are wanted."""
+        return [
+            (gpu.device["uuid"], row)
+            for rows_of, of_gpus in wanted
+            for gpu, due in zip(self._gpus, of_gpus, strict=True)
+            if due
+            for row in rows_of(gpu)
+        ]
 
     def _power_rows(self, gpu: Gpu) -> list[Row]:
         try:
@@ -430,10 +462,33 @@ class NvmlMeter:
     def _counter_rows(self, gpu: Gpu) -> list[Row]:
         start = moment()
         counter_mj = ask_or_none("nvmlDeviceGetTotalEnergyConsumption", gpu.handle)
+        ticked = gpu.counter_mj is not None and counter_mj != gpu.counter_mj
+        if counter_mj is None or ticked or start.monotonic_ns > gpu.burst_until_ns:
+            gpu.burst_until_ns = 0
+        gpu.counter_mj = counter_mj
         if counter_mj is None:
             return []
         row = _stamped(middle(start, moment()), "nvml_counter", False)
         return [{**row, "counter_mj": counter_mj}]
+
+    def _activity_rows(self, gpu: Gpu) -> list[Row]:
+        """The activity since the row before; GPM that stops answering is left alone from then on."""
+        if gpu.gpm is None:
+            return []
+        try:
+            row = gpu.gpm.read()
+        except PowerError as error:
+            log.warning("%s: %s No activity is known from now on.", gpu.device["uuid"], error)
+            gpu.gpm.close()
+            gpu.gpm = None
+            return []
+        return [{**_stamped(moment(), "nvml_gpm", False), **row}]
+
+    def _process_rows(self, gpu: Gpu) -> list[Row]:
+        running = ask_or_none("nvmlDeviceGetComputeRunningProcesses", gpu.handle)
+        if running is None:
+            return []
+        return [{**_stamped(moment(), "nvml_conditions", False), "processes": len(running)}]
 
     def _condition_rows(self, gpu: Gpu) -> list[Row]:
         row = conditions(gpu.handle)

@@ -2,7 +2,9 @@
 
 sidecar = Sidecar(config.power, node, spool)
 ready = sidecar.start(attempt)      # the first sample of every device lies on disk
+sidecar.mark()                      # the measured window starts
 ...                                 # phases, stamped by the same clock
+sidecar.mark()                      # and ends
 info = sidecar.stop()               # every trace lies in the attempt
 """
 
@@ -91,6 +93,11 @@ class Sidecar:
                 f"{lost or f'not ready after {self._ready_timeout_s:g} s.'} {self._log_says()}"
             )
         return ready
+
+    def mark(self) -> None:
+        """Have the energy counters read densely now, at an edge of the measured window; returns at once."""
+        with self._changed:
+            self._send(self._process, {"mark": True})
 
     def check(self) -> None:
         """PowerError when the sidecar is lost for good, so that the attempt's joules cannot be told."""

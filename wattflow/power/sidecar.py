@@ -5,6 +5,7 @@
 Its parent (wattflow.power.parent) speaks to it in JSON lines:
 
     stdin   {"open": attempt path, "point_id": "...", "attempt": 1}     start the traces of an attempt
+            {"mark": true}                                              an edge of the measured window is now
             {"close": true}                                             end them
             end of file, or SIGTERM                                     end them and exit
     stdout  {"ready": schema.Ready}     the first sample of every device lies on disk
@@ -246,7 +247,7 @@ class Recording:
         return {key: value for key, value in told.items() if value is not None}
 
     def run(self, commands: Commands, reply: Reply) -> Command:
-        """Record until a command comes, which is returned."""
+        """Record until a command comes that ends it, which is returned."""
         flush_ns = self._settings.power.flush_ms * 1_000_000
         flush_at_ns = time.monotonic_ns() + flush_ns
         while True:
@@ -261,7 +262,9 @@ class Recording:
                 flush_at_ns = now_ns + flush_ns
             next_ns = min(self._meter.due_ns(), flush_at_ns)
             command = commands.wait(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
-            if command is not None:
+            if command is not None and "mark" in command:
+                self._meter.mark()
+            elif command is not None:
                 return command
 
     def finish(self) -> None:
@@ -381,7 +384,7 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
         try:
             command = commands.wait(None) or {}
             while "end" not in command:
-                if "open" not in command:  # a close that crossed a restart
+                if "open" not in command:  # a close or mark that crossed a restart
                     command = commands.wait(None) or {}
                     continue
                 attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])

@@ -62,6 +62,9 @@ class SimulatedMeter:
         """One sample if it is due and if a clock tick (10 ms) went by since the one before."""
         return self._sample() if self._poll.take(moment().monotonic_ns) else []
 
+    def mark(self) -> None:
+        """There is no counter."""
+
     def finish(self) -> list[Reading]:
         """One more sample."""
         return self._sample()

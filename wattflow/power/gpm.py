@@ -1,0 +1,64 @@
+"""GPM: how busy the parts of a GPU were between two instants, without DCGM (Hopper and newer).
+
+The driver keeps cycle counters; a sample copies them (0.7 ms on an H100), and the activity between two samples follows
+from their difference. A mean over a phase therefore needs a sample at its edges only. A site may keep the counters for
+admins: the first sample then fails, and there are no such columns.
+"""
+
+import pynvml
+
+from wattflow.errors import PowerError
+from wattflow.power.asking import ask, ask_or_none
+from wattflow.power.meter import Row
+
+# NVML's metric by the trace column that it fills; a metric that fails by its own return code is null
+METRICS = {
+    "sm_activity_pct": pynvml.NVML_GPM_METRIC_SM_UTIL,
+    "sm_occupancy_pct": pynvml.NVML_GPM_METRIC_SM_OCCUPANCY,
+    "tensor_activity_pct": pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL,
+    "dram_activity_pct": pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
+    "pcie_tx_mib_s": pynvml.NVML_GPM_METRIC_PCIE_TX_PER_SEC,
+    "pcie_rx_mib_s": pynvml.NVML_GPM_METRIC_PCIE_RX_PER_SEC,
+    "nvlink_tx_mib_s": pynvml.NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC,
+    "nvlink_rx_mib_s": pynvml.NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC,
+}
+
+
+class Gpm:
+    """The activity of one GPU since the last call of `read`."""
+
+    def __init__(self, handle: object) -> None:
+        """Take the first sample; PowerError, with NVML's word, where GPM is not supported or not permitted."""
+        support = ask_or_none("nvmlGpmQueryDeviceSupport", handle)
+        if support is None or not support.isSupportedDevice:
+            raise PowerError("not supported (Hopper and newer have it).")
+        self._handle = handle
+        self._samples = [ask("nvmlGpmSampleAlloc"), ask("nvmlGpmSampleAlloc")]
+        try:
+            ask("nvmlGpmSampleGet", handle, self._samples[0])
+        except PowerError:
+            self.close()
+            raise
+
+    def read(self) -> Row:
+        """The columns of METRICS since the last call; PowerError where the driver no longer answers."""
+        before, now = self._samples
+        ask("nvmlGpmSampleGet", self._handle, now)
+        asked = pynvml.c_nvmlGpmMetricsGet_t()
+        asked.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        asked.numMetrics = len(METRICS)
+        asked.sample1, asked.sample2 = before, now
+        for place, metric in enumerate(METRICS.values()):
+            asked.metrics[place].metricId = metric
+        told = ask("nvmlGpmMetricsGet", asked)
+        self._samples = [now, before]
+        return {
+            column: metric.value if metric.nvmlReturn == pynvml.NVML_SUCCESS else None
+            for column, metric in zip(METRICS, told.metrics, strict=False)
+        }
+
+    def close(self) -> None:
+        """Free the driver's memory."""
+        for sample in self._samples:
+            ask_or_none("nvmlGpmSampleFree", sample)
+        self._samples = []
