@@ -331,6 +331,101 @@ def test_integral_against_counter(tmp_path, factor, code, valid):
     assert row["valid"] is valid
 
 
+def test_a_difference_inside_its_uncertainty_is_no_remark(tmp_path):
+    """8.5 s against a counter 2 % above: inside 3 %, so the row carries no remark; 1 % would do from 10 s on."""
+
+    def scaled(told):
+        zero = 126_000_000_000
+        return [
+            {**r, "counter_mj": zero + round((r["counter_mj"] - zero) * 1.02)}
+            if r["counter_mj"] is not None
+            else r
+            for r in told
+        ]
+
+    short = retraced(tmp_path / "a", scaled)
+    long = retraced(tmp_path / "b", scaled, batches=8)
+    assert "counter_differs" not in short["reasons"]
+    assert "counter_differs" in long["reasons"]
+
+
+def test_board_gain_stands_apart(tmp_path):
+    """Two boards of 595 J each: 5 % / sqrt(3) of each, in quadrature, is 24.3 J, and no part of energy_u_j."""
+    row = one(tmp_path, Made([Gpu("GPU-a"), Gpu("GPU-b")]))[2]
+    assert row["board_gain_u_j"] == pytest.approx(0.05 * 595 / 3**0.5 * 2**0.5, rel=1e-3)
+    assert row["energy_u_j"] < 1.0
+
+
+def test_simulated_watts_have_no_boards_gain(tmp_path):
+    """Arithmetic has no sensor, so no gain."""
+    made = Made([Gpu("host-node1")], source="simulated", boundary="host")
+    assert one(tmp_path, made)[2]["board_gain_u_j"] is None
+
+
+def test_ratios_carry_the_uncertainty(tmp_path):
+    """u of the joules, over 200 tokens and over 8.5 s."""
+    row = one(tmp_path, Made([Gpu("GPU-a", lambda s: 70 + 30 * np.sin(s))]))[2]
+    assert row["energy_per_token_u_j"] == pytest.approx(row["energy_u_j"] / 200)
+    assert row["power_u_w"] == pytest.approx(row["energy_u_j"] / 8.5)
+    assert row["energy_u_j"] > 0
+
+
+def readings_of(source, **columns):
+    """Rows of one sensor as dictionaries; `columns` map to lists of values by time in seconds."""
+    times = columns.pop("at_s")
+    blank = dict.fromkeys(TRACE.names)
+    return [
+        {
+            **blank,
+            "time_ns": START_NS + round(at_s * 1e9),
+            "source": source,
+            "gap": False,
+            **{name: values[i] for name, values in columns.items()},
+        }
+        for i, at_s in enumerate(times)
+    ]
+
+
+def test_activity_is_weighted_by_its_time_in_the_window(tmp_path):
+    """The window lasts from 3 to 11.5 s: 40 % for 7 s of it and 80 % for 1.5 s are 47.06 %."""
+    added = readings_of(
+        "nvml_gpm", at_s=[2.0, 3.0, 10.0, 12.0], dram_activity_pct=[99.0, 1.0, 40.0, 80.0]
+    )
+    row = retraced(tmp_path, lambda told: told + added)
+    assert row["dram_activity_pct"] == pytest.approx((40 * 7 + 80 * 1.5) / 8.5)
+    assert row["sm_activity_pct"] is None
+
+
+@pytest.mark.parametrize(("count", "valid"), [(1, True), (2, False)])
+def test_another_process_on_the_gpu_costs_the_row(tmp_path, count, valid):
+    """One rank, one process; a second one at the trace's end has spoilt the joules."""
+    added = readings_of("nvml_conditions", at_s=[0.0, 11.7], processes=[1, count])
+    row = retraced(tmp_path, lambda told: told + added)
+    assert row["valid"] is valid
+    assert ("other_process" in row["reasons"]) is not valid
+
+
+@pytest.mark.parametrize(("bits", "told"), [(0x4, False), (0x40, True), (0x8, True)])
+def test_heat_is_told_and_a_power_cap_is_none(tmp_path, bits, told):
+    """Clocks lowered by heat or the hardware are a remark; the software power cap has its own column."""
+    added = readings_of("nvml_conditions", at_s=[5.0], throttle_reasons=[bits])
+    row = retraced(tmp_path, lambda rows: rows + added)
+    assert ("throttled" in row["reasons"]) is told
+    assert row["valid"]
+
+
+def test_samples_are_counted_against_the_sensors_period(tmp_path):
+    """8.5 s at 20 ms are 425 samples; each third one left out is a remark, though no gap."""
+    whole = one(tmp_path / "a", Made([Gpu("GPU-a")]))[2]
+    thinned = retraced(
+        tmp_path / "b",
+        lambda told: [r for i, r in enumerate(told) if r["power_w"] is None or i % 3],
+    )
+    assert (whole["samples"], whole["samples_expected"]) == (425, 425)
+    assert "samples_missing" in thinned["reasons"]
+    assert thinned["valid"]
+
+
 def test_a_stepped_clock_withholds(tmp_path):
     """Pairs of both clocks that jump by 2 s inside the window withhold its joules."""
 

@@ -27,8 +27,14 @@ Row = dict[str, Any]
 Who = tuple[str, str]  # node, GPU UUID
 BEFORE = ("idle", "load", "warmup")  # phases outside the measured window
 WITHIN = ("prefill", "decode", "other")
-COUNTER_DIFFERS, COUNTER_CONTRADICTS = 0.05, 0.25
+COUNTER_CONTRADICTS = 0.25
 LEAST_AVERAGED_S = 10.0
+BOARD_GAIN = (
+    0.05  # a sensor's gain is off by up to this, at random from board to board (arXiv 2312.02741)
+)
+LEAST_SAMPLES = 0.9
+# NVML's clock-event bits: hardware slowdown, software and hardware thermal slowdown, power brake
+THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class _Device:
 
     who: Who
     source: str
+    period_ms: float
     spans: _Spans
     window: tuple[int, int]
     trace: pa.Table
@@ -209,7 +216,10 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     phases: list[Row] = []
     if devices:
         phases = _joules(row, devices, reasons)
-        _conditions(row, devices)
+        _samples(row, devices, reasons)
+        _conditions(row, devices, reasons)
+        _activity(row, devices)
+        _processes(devices, record, reasons)
     if row["sidecar_restarts"]:
         reasons.append("sidecar_restarted")
     reasons += self_checks(row, phases)
@@ -369,6 +379,7 @@ def _device(
     return _Device(
         who=who,
         source=source,
+        period_ms=period_ms,
         spans=spans,
         window=window,
         trace=trace,
@@ -400,6 +411,10 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
         return rows
     row["energy_j"] = sum(cast(float, total.energy_j) for total in totals)
     row["energy_u_j"] = sum(cast(float, total.u_j) ** 2 for total in totals) ** 0.5
+    if not row["simulated"]:
+        # rectangular between the gain's bounds, each board by itself (JCGM 100:2008, 4.3.7)
+        gains_j = [BOARD_GAIN * cast(float, total.energy_j) / 3**0.5 for total in totals]
+        row["board_gain_u_j"] = sum(gain_j**2 for gain_j in gains_j) ** 0.5
     for phase in (*BEFORE, *WITHIN):
         parts = [phases[phase].energy_j if phase in phases else None for phases in by_phase]
         row[f"{phase}_energy_j"] = _sum(parts)
@@ -412,7 +427,9 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     row["idle_power_w"] = _sum(idle_w)
     _by_counter(row, devices, reasons)
     row["power_w"] = _ratio(row["energy_j"], row["duration_s"])
+    row["power_u_w"] = _ratio(row["energy_u_j"], row["duration_s"])
     row["energy_per_token_j"] = _ratio(row["energy_j"], row["tokens_kept"])
+    row["energy_per_token_u_j"] = _ratio(row["energy_u_j"], row["tokens_kept"])
     row["energy_per_computed_token_j"] = _ratio(row["energy_j"], row["computed_tokens"])
     row["energy_per_word_j"] = _ratio(row["energy_j"], row["words"])
     row["energy_per_response_j"] = _ratio(row["energy_j"], row["responses"])
@@ -475,14 +492,30 @@ def _by_counter(row: Row, devices: list[_Device], reasons: list[str]) -> None:
     for device in devices:
         start, end = device.window
         by_counter = energy.counter_between(device.counter, [start], [end], device.power)
-        parts.append(energy.summed(by_counter).energy_j)
+        parts.append(energy.summed(by_counter))
         if energy.resets_between(device.counter, start, end):
             reasons.append("counter_reset")
-    row["counter_energy_j"] = _sum(parts)
+    row["counter_energy_j"] = _sum([part.energy_j for part in parts])
     row["counter_ratio"] = _ratio(row["energy_j"], row["counter_energy_j"])
+    if row["counter_energy_j"] is not None:
+        row["counter_energy_u_j"] = sum(cast(float, part.u_j) ** 2 for part in parts) ** 0.5
 
 
-def _conditions(row: Row, devices: list[_Device]) -> None:
+def _samples(row: Row, devices: list[_Device], reasons: list[str]) -> None:
+    """How many samples the window has, and how many its sensors' periods promise."""
+    if any(device.source == "nvml_counter" for device in devices):
+        return
+    row["samples"] = row["samples_expected"] = 0
+    for device in devices:
+        start, end = device.window
+        at = np.searchsorted(device.power.time_ns, [start, end])
+        row["samples"] += int(at[1] - at[0])
+        row["samples_expected"] += int((end - start) / (device.period_ms * 1e6))
+    if row["samples"] < LEAST_SAMPLES * row["samples_expected"]:
+        reasons.append("samples_missing")
+
+
+def _conditions(row: Row, devices: list[_Device], reasons: list[str]) -> None:
     """Clocks, temperature, activity and limits inside the window; null where no sensor told them."""
     within = []
     for device in devices:
@@ -502,6 +535,8 @@ def _conditions(row: Row, devices: list[_Device]) -> None:
     bits = table["throttle_reasons"].drop_null().to_numpy()
     if len(bits):
         row["throttle_reasons"] = int(np.bitwise_or.reduce(bits))
+        if row["throttle_reasons"] & THROTTLED:
+            reasons.append("throttled")
     spent = [column.drop_null().to_numpy() for column in (t["under_cap_ns"] for t in within)]
     if all(len(ns) > 1 for ns in spent):
         row["under_cap_s"] = sum(int(ns.max() - ns.min()) for ns in spent) / SECOND_NS
@@ -517,6 +552,46 @@ _CONDITIONS = [
     "throttle_reasons",
     "under_cap_ns",
 ]
+
+
+_ACTIVITY = [
+    "sm_activity_pct",
+    "sm_occupancy_pct",
+    "tensor_activity_pct",
+    "dram_activity_pct",
+    "pcie_tx_mib_s",
+    "pcie_rx_mib_s",
+    "nvlink_tx_mib_s",
+    "nvlink_rx_mib_s",
+]
+
+
+def _activity(row: Row, devices: list[_Device]) -> None:
+    """GPM's means over the window, each reading weighted by its share of it; null where GPM did not answer."""
+    for column in _ACTIVITY:
+        means = [_mean_since(device, column) for device in devices]
+        total = _sum(means)
+        row[column] = None if total is None else total / len(means)
+
+
+def _mean_since(device: _Device, column: str) -> float | None:
+    """The mean inside the window of a column whose rows hold means since the row before."""
+    if device.trace[column].null_count == device.trace.num_rows:
+        return None
+    told = device.trace.filter(pc.equal(device.trace["source"], "nvml_gpm"))
+    stamps = np.clip(told["time_ns"].to_numpy(), *device.window)
+    weights, values = np.diff(stamps), told[column].to_numpy()[1:]
+    known = np.isfinite(values) & (weights > 0)
+    return float(np.average(values[known], weights=weights[known])) if known.any() else None
+
+
+def _processes(devices: list[_Device], record: Record, reasons: list[str]) -> None:
+    """A reason where a GPU had more processes than ranks of this job, at either end of its trace."""
+    for device in devices:
+        ranks = sum((rank["node"], rank["gpu_uuid"]) == device.who for rank in record["ranks"])
+        counts = device.trace["processes"].drop_null()
+        if len(counts) and pc.max(counts).as_py() > ranks:
+            reasons.append("other_process")
 
 
 def self_checks(row: Row, phases: list[Row]) -> list[str]:
@@ -536,12 +611,13 @@ def self_checks(row: Row, phases: list[Row]) -> list[str]:
     of_gpus = _sum([phase["energy_j"] for phase in phases if phase["phase"] in WITHIN])
     if of_gpus is not None and not _close(total, of_gpus, 0.005):
         failed.append("gpus_sum")
-    ratio = row["counter_ratio"]
-    if ratio is not None and abs(ratio - 1) > COUNTER_DIFFERS:
-        failed.append("counter_differs")
-    if ratio is not None and abs(ratio - 1) > COUNTER_CONTRADICTS and row["duration_s"] > 1.0:
-        # within 1 s a tick at each edge alone explains such a difference
-        failed.append("counter_contradicts")
+    ratio, seconds = row["counter_ratio"], row["duration_s"]
+    if ratio is not None and seconds > 1.0:  # below, a tick at each edge alone explains much
+        u_of_both = np.hypot(row["energy_u_j"], row["counter_energy_u_j"]) / total
+        if abs(ratio - 1) > (0.01 if seconds >= 10 else 0.03) + 2 * u_of_both:
+            failed.append("counter_differs")
+        if abs(ratio - 1) > COUNTER_CONTRADICTS:
+            failed.append("counter_contradicts")
     return failed
 
 
