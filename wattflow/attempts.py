@@ -389,6 +389,7 @@ def _device(
             samples["gap"].to_numpy(),
             longest_ns=energy.longest_spacing_ns(source, period_ms),
             lag_ns=energy.lag_ns(source, period_ms),
+            renewal_ns=energy.RENEWAL_NS.get(source, 0),
         ),
         counter=energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy()),
     )

@@ -29,6 +29,10 @@ BUFFER_GAP_NS = 100_000_000  # the driver's buffer has a sample each 20 ms, at m
 POLL_SLACK_NS = 100_000_000  # a poll may come this late on a busy node
 COUNTER_TICK_NS = 100_000_000  # the energy counter is renewed this often (seen on H100)
 _BRIDGE_DOUBT = 0.05  # how far power's course may be off the counter's over part of a second
+# polled fields are renewed this often (seen on H100): two polls within it are one sample
+RENEWAL_NS = dict.fromkeys(
+    ("nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean"), 100_000_000
+)
 AVERAGING_NS = {"nvml_average": SECOND_NS, "nvml_usage_mean": SECOND_NS}  # means over 1 s
 
 
@@ -41,7 +45,10 @@ class Curve:
     covered: Bools  # per segment: false for a gap
     energy_j: Floats  # from the first sample to each; gaps add nothing
     covered_ns: Ints  # measured time from the first sample to each
-    variance_j2: Floats  # running sum of the segments' sampling variance
+    steps_j2: (
+        Floats  # running sum of (dP dt)^2 from each sample to the next that is independent of it
+    )
+    bends_j2: Floats  # running sum of the same for half the second difference of three such samples
     lag_ns: int  # how far a sample's stamp may lie from the time it averages
 
 
@@ -99,7 +106,7 @@ def longest_spacing_ns(source: str, period_ms: float) -> int:
 
 def lag_ns(source: str, period_ms: float) -> int:
     """How far the time that a sample stands for may lie from its stamp, ns."""
-    return max(int(period_ms * 1e6), AVERAGING_NS.get(source, 0))
+    return max(int(period_ms * 1e6), AVERAGING_NS.get(source, 0), RENEWAL_NS.get(source, 0))
 
 
 def curve(
@@ -109,14 +116,13 @@ def curve(
     *,
     longest_ns: int = BUFFER_GAP_NS,
     lag_ns: int = 20_000_000,
+    renewal_ns: int = 0,
 ) -> Curve:
     """The curve through samples in any order; a gap is a row flagged `gap`, or a spacing above `longest_ns`.
 
     Samples that are no numbers or below 0 W are no readings and are left out (which may open a gap). Of samples with
-    one stamp the last counts. Values above the board's limit are kept: a 700 W board was seen at 971 W.
-
-    The sampling variance of a segment is (dP dt)^2 / 12: power may have stepped from one sample to the next at any
-    instant between them, which is a rectangular distribution of half-width dP dt / 2 (JCGM 100:2008, 4.3.7).
+    one stamp the last counts. Values above the board's limit are kept: a 700 W board was seen at 971 W. Samples
+    closer than `renewal_ns` may repeat one value of the sensor, so scatter is judged over that time at least.
     """
     stamps = np.asarray(time_ns, dtype=np.int64)
     watts = np.asarray(power_w, dtype=np.float64)
@@ -131,16 +137,36 @@ def curve(
     covered = (spacing_ns <= longest_ns) & (np.diff(lost) == 0)
     seconds = spacing_ns / SECOND_NS
     energy_j = np.where(covered, (watts[:-1] + watts[1:]) / 2 * seconds, 0.0)
-    variance_j2 = np.where(covered, (np.diff(watts) * seconds) ** 2 / 12, 0.0)
+    steps_j2, bends_j2 = _scatter(stamps, watts, covered, renewal_ns)
     return Curve(
         time_ns=stamps,
         power_w=watts,
         covered=covered,
         energy_j=_running(energy_j),
         covered_ns=_running(np.where(covered, spacing_ns, 0)),
-        variance_j2=_running(variance_j2),
+        steps_j2=_running(steps_j2),
+        bends_j2=_running(bends_j2),
         lag_ns=lag_ns,
     )
+
+
+def _scatter(stamps: Ints, watts: Floats, covered: Bools, renewal_ns: int) -> tuple[Floats, Floats]:
+    """Per segment, the squares of (dP dt) and of half the second difference times dt, over independent samples.
+
+    With k samples to a renewal of the sensor each difference reaches over k segments and counts for 1 / k.
+    """
+    n = len(stamps)
+    if n < 2:
+        return np.zeros(0), np.zeros(0)
+    k = max(1, round(renewal_ns / max(float(np.median(np.diff(stamps))), 1.0)))
+    after = np.minimum(np.arange(n - 1) + k, n - 1)
+    before = np.maximum(np.arange(n - 1) - k, 0)
+    here = np.arange(n - 1)
+    seconds = np.minimum(np.diff(stamps) * float(k), 2e9) / SECOND_NS
+    step_w = watts[after] - watts[here]
+    bend_w = (watts[before] - 2 * watts[here] + watts[after]) / 2
+    scale = np.where(covered, seconds**2 / k, 0.0)
+    return step_w**2 * scale, bend_w**2 * scale
 
 
 def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike) -> Counter:
@@ -174,9 +200,15 @@ def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike) -> Counter:
 def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Windows:
     """The joules of windows [start, end], whose sums are additive: E(a, b) + E(b, c) = E(a, c).
 
-    The standard uncertainty adds in quadrature: the variance of each segment touched, both edges' whole segments
-    among them; stamps that lie off by up to one lag, |P(end) - P(start)| lag / sqrt(3); and the time not covered,
-    which may have held anything up to the highest power seen, P_max t / sqrt(3) (both JCGM 100:2008, 4.3.7).
+    The standard uncertainty adds in quadrature (each a rectangular distribution, JCGM 100:2008, 4.3.7):
+
+    - the samples between the edges. Power that steps seldom stepped at any instant between two samples,
+      (dP dt)^2 / 12 each. Power that changes faster than it is sampled makes samples that are independent draws:
+      their mean scatters by (dP dt)^2 / 2 each. Which of both it is shows in half the second differences, whose
+      squares are 1 / 2 of the first ones' for seldom steps, and 3 / 4 for independent draws.
+    - the edges. Stamps may lie off by up to one lag: |P(end) - P(start)| lag / sqrt(3) for both edges together, and
+      the spread of power within a lag of each edge, times lag / sqrt(12).
+    - the time not covered, which may have held anything up to the highest power seen: P_max t / sqrt(3).
     """
     start, end = _edges(start_ns, end_ns)
     window_ns = end - start
@@ -189,10 +221,15 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
     energy_start, covered_start, power_start = _at(power, start, first)
     energy_end, covered_end, power_end = _at(power, end, last)
     covered_ns = np.where(inside, covered_end - covered_start, 0)
-    sampled_j2 = power.variance_j2[last + 1] - power.variance_j2[first]
-    lag_j = np.abs(power_end - power_start) * (power.lag_ns / SECOND_NS) / np.sqrt(3)
-    missing_j = power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS) / np.sqrt(3)
-    u_j = np.sqrt(np.maximum(sampled_j2, 0) + lag_j**2 + missing_j**2)
+    lag_s = power.lag_ns / SECOND_NS
+    parts_j = (
+        np.sqrt(_sampled_j2(power, first, last + 1)),
+        np.abs(power_end - power_start) * lag_s / np.sqrt(3),
+        _spread_w(power, start) * lag_s / np.sqrt(12),
+        _spread_w(power, end) * lag_s / np.sqrt(12),
+        power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS) / np.sqrt(3),
+    )
+    u_j = np.sqrt(sum(part_j**2 for part_j in parts_j))
     # rounding may leave -1e-12 J for a window inside one segment
     energy_j = np.maximum(energy_end - energy_start, 0.0)
     return Windows(
@@ -317,6 +354,26 @@ def _at(power: Curve, at_ns: Ints, segment: npt.NDArray[np.intp]) -> tuple[Float
     # never past the segment's own joules, so that the running integral never falls
     energy_j = np.minimum(power.energy_j[segment] + part_j, power.energy_j[segment + 1])
     return energy_j, power.covered_ns[segment] + np.where(covered, into_ns, 0), here
+
+
+def _sampled_j2(power: Curve, first: npt.NDArray[np.intp], last: npt.NDArray[np.intp]) -> Floats:
+    """The variance by sampling of the segments from `first` up to, not with, `last`."""
+    steps_j2 = np.maximum(power.steps_j2[last] - power.steps_j2[first], 0.0)
+    bends_j2 = np.maximum(power.bends_j2[last] - power.bends_j2[first], 0.0)
+    bent = bends_j2 / np.where(steps_j2 > 0, steps_j2, 1.0)
+    draws = np.clip((bent - 1 / 2) / (3 / 4 - 1 / 2), 0.0, 1.0)
+    variance: Floats = steps_j2 * (1 / 12 + (1 / 2 - 1 / 12) * draws)
+    return variance
+
+
+def _spread_w(power: Curve, at_ns: Ints) -> Floats:
+    """How far power ranges within a lag of each instant, seen at its ends and its middle."""
+    around = [
+        np.interp(at_ns + shift - power.time_ns[0], power.time_ns - power.time_ns[0], power.power_w)
+        for shift in (-power.lag_ns, 0, power.lag_ns)
+    ]
+    spread: Floats = np.max(around, axis=0) - np.min(around, axis=0)
+    return spread
 
 
 def _longest_gaps(power: Curve, start: Ints, end: Ints) -> Ints:
