@@ -362,6 +362,16 @@ def test_simulated_watts_have_no_boards_gain(tmp_path):
     assert one(tmp_path, made)[2]["board_gain_u_j"] is None
 
 
+@pytest.mark.parametrize(("weights", "u_j"), [("dummy", 0.017 * 595 / 3**0.5), ("hf", None)])
+def test_dummy_weights_carry_what_they_may_hide(tmp_path, weights, u_j):
+    """Rows of dummy weights have 1.7 % / sqrt(3) of their 595 J apart; those of real weights have none."""
+    sweep = make_sweep(tmp_path / "s", [choices(weights=weights)])
+    make_attempt(sweep, choices(weights=weights), Made([Gpu("GPU-a")]))
+    assert rows(sweep)[0]["dummy_data_u_j"] == (
+        None if u_j is None else pytest.approx(u_j, rel=1e-3)
+    )
+
+
 def test_ratios_carry_the_uncertainty(tmp_path):
     """u of the joules, over 200 tokens and over 8.5 s."""
     row = one(tmp_path, Made([Gpu("GPU-a", lambda s: 70 + 30 * np.sin(s))]))[2]

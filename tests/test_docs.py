@@ -338,3 +338,12 @@ def test_the_changelog_has_the_current_version():
         (DOCS / "changelog.md").read_text(),
         re.MULTILINE,
     )
+
+
+def test_measurement_md_has_the_tables_of_its_json(monkeypatch):
+    """What stands between the marks is what joules_page.py makes of docs/measurements/joules-*.json."""
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "gpu")
+    import joules_page
+
+    told = (DOCS / "measurement.md").read_text().split(joules_page.BEGIN)[1]
+    assert told.split(joules_page.END)[0].strip() == joules_page.page().strip()

@@ -148,6 +148,12 @@ _MEASURED = [
         "J",
         "Standard uncertainty by the gain of the boards' sensors, apart from energy_u_j.",
     ),
+    _field(
+        "dummy_data_u_j",
+        _FLOAT,
+        "J",
+        "Standard uncertainty of taking dummy weights for real ones, apart from energy_u_j; null for real ones.",
+    ),
     _field("counter_energy_j", _FLOAT, "J", "The same window by the hardware energy counter."),
     _field("counter_energy_u_j", _FLOAT, "J", "Its standard uncertainty by the counter's ticks."),
     _field("counter_ratio", _FLOAT, "", "energy_j / counter_energy_j: consistency, not accuracy."),

@@ -2,7 +2,7 @@
 
     OUT=results PACKED=.gpu python tests/gpu/joules.py                  all visible GPUs: 8 minutes on one, 4 on two
     DRY=1 OUT=/tmp/results PACKED=.gpu python tests/gpu/joules.py       here: a tiny model, a fake driver, short windows
-    python tests/gpu/joules.py tables results/joules.json               its tables, as Markdown
+    python tests/gpu/joules_page.py                                     its tables, into docs/measurement.md
 
 On one GPU: agreement, overhead, restart, pulsed, weights. On several: agreement alone, each GPU under its own batch.
 $OUT/joules.json is replaced after each stage. PACKED holds GSM8K's questions, LLaMA's tokenizer, values of SmolLM2's
@@ -18,7 +18,9 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -34,18 +36,22 @@ HERE = Path(__file__).resolve()
 DRY = os.environ.get("DRY") == "1"
 OUT = Path(os.environ.get("OUT", "."))
 PACKED = Path(os.environ.get("PACKED", HERE.parents[2] / ".gpu"))
+AGREEMENT_SHARE = float(os.environ.get("AGREEMENT_SHARE", "1"))
 DEADLINE_S = float(os.environ.get("DEADLINE_S", "530"))
 SEED = int(os.environ.get("SEED", "23"))
 BEGAN = time.monotonic()
 S = 1_000_000_000
 
 AGREEMENT_S, WINDOWS, LEAST_S, MOST_S = (9.0, 20, 1.0, 2.0) if DRY else (110.0, 20, 10.0, 15.0)
+AGREEMENT_S *= AGREEMENT_SHARE
 BLOCKS = 6 if DRY else 40  # of 1 s, the sampler on and off in turn
 KILLS = 2 if DRY else 5
 PULSED_S, PULSE_S = (4.0, 0.1048) if DRY else (32.0, 0.1048)
 WEIGHT_WINDOW_S, REPEATS = (0.3, 2) if DRY else (2.5, 3)
+STEPS_AT_ONCE = 32  # of decode, before the host waits
 POLLS_MS = (95, 100, 104, 130)
 BATCHES = (64, 1)  # of the first GPU, the second, and so on
+STAGES = os.environ.get("STAGES", "agreement overhead restart pulsed weights").split()
 
 RESULT: dict[str, object] = {}
 
@@ -162,14 +168,24 @@ def loaded(batch, rows_of_prompts):
     made.prefill(prompts[:batch])
     if not DRY:
         torch.cuda.synchronize()
-    return made, who, prompts, chosen.max_gen_len - 1
+    return Loaded(made, who, prompts, chosen.max_gen_len - 1)
+
+
+@dataclass
+class Loaded:
+    """The engine with a batch read, its rank, all prompts drawn, and how many steps a lap has."""
+
+    made: Any
+    who: Any
+    prompts: list[list[int]]
+    lap: int
 
 
 class Steps:
     """Decode steps of one batch, lap after lap over the same positions."""
 
-    def __init__(self, made, steps):
-        self._made, self._steps, self._at = made, steps, steps
+    def __init__(self, load):
+        self._made, self._steps, self._at = load.made, load.lap, load.lap
 
     def one(self):
         made = self._made
@@ -185,14 +201,14 @@ def decode_load(told):
     """Decode until told; the unix time of the end of each step, by events of the device."""
     import torch
 
-    made, who, _, steps = loaded(told["batch"], told["batch"])
-    run = Steps(made, steps)
+    load = loaded(told["batch"], told["batch"])
+    run = Steps(load)
     until_ns = say_ready()["until_ns"]
     ends_ns = []
     with torch.inference_mode():
         while time.time_ns() < until_ns:
-            ends_ns += some_steps(run, 32, who.device)
-    np.savez(told["out"], ends_ns=np.array(ends_ns, np.int64))
+            ends_ns += some_steps(run, STEPS_AT_ONCE, load.who.device)
+    np.savez(told["out"], ends_ns=np.array(ends_ns, np.int64), lap=load.lap)
 
 
 def some_steps(run, count, device):
@@ -264,7 +280,7 @@ def zeus(told):
     import types
 
     with contextlib.suppress(ImportError):
-        import sklearn.metrics
+        import sklearn.metrics  # noqa: F401 - it is there or not
     if "sklearn.metrics" not in sys.modules:
         # Zeus imports it for GPUs without an energy counter, and never calls it here
         sys.modules["sklearn"] = types.ModuleType("sklearn")
@@ -335,25 +351,33 @@ def curve(time_ns, power_w, source, period_ms, gap=None):
 
 
 def cpu_s(pid):
-    """User and system seconds of a process so far, and the most memory that it had, MiB."""
+    """User and system seconds of a process so far."""
     words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid):
+    """What a process holds: pages of its own, and pages of files, which it shares with others that map them."""
     status = Path(f"/proc/{pid}/status").read_text()
-    peak_kib = int(status.split("VmHWM:")[1].split()[0])
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"), peak_kib / 1024
+    return {
+        name: int(status.split(f"{name}:")[1].split()[0]) / 1024
+        for name in ("RssAnon", "RssFile", "VmHWM")
+    }
 
 
 # --- the stages ---
 
 
-def some_windows(random, start_ns, seconds, count, least_s, most_s):
+def some_windows(random, start_ns, seconds, count, lengths_s):
     """Windows at random edges inside a time, as [count, 2] unix ns."""
-    length_s = random.uniform(least_s, most_s, count)
+    length_s = random.uniform(*lengths_s, count)
     start_s = random.uniform(0.0, seconds - length_s)
     return start_ns + np.rint(np.stack([start_s, start_s + length_s], 1) * S).astype(np.int64)
 
 
-def measured_by_all(found, sidecar, ready, windows, until_ns):
+def measured_by_all(found, recorder, windows, until_ns):
     """Run all other methods over the windows, tell the sidecar of each edge; a function that sums all up."""
+    sidecar, ready = recorder
     devices = ready["devices"]
     polls = {
         (device["uuid"], ms): Child("poll", {"uuid": device["uuid"], "period_ms": ms})
@@ -383,18 +407,22 @@ def measured_by_all(found, sidecar, ready, windows, until_ns):
         sidecar.mark()
     sleep_until(int(until_ns))
 
+    others = polls, monitors
+
     def summed_up(traces):
         return {
-            device["uuid"]: by_method(found, device["uuid"], traces, windows, polls, monitors)
+            device["uuid"]: by_method(
+                found, device["uuid"], traces[device["uuid"]], windows, others
+            )
             for device in devices
         }
 
     return summed_up
 
 
-def by_method(found, uuid, traces, windows, polls, monitors):
+def by_method(found, uuid, trace, windows, others):
     """Joules of each window of one GPU, by each method."""
-    trace, (start, end) = traces[uuid], windows.T
+    (polls, monitors), (start, end) = others, windows.T
     power = curve_of(trace, found["source"], found["period_ms"])
     counted = trace.filter(trace["counter_mj"].is_valid())
     counter = energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy())
@@ -463,16 +491,16 @@ def main():
             rest_s = (BLOCKS + KILLS * 3 + 14) if alone else 4
             start_ns = time.time_ns() + 8 * S  # the other methods start meanwhile
             until_ns = start_ns + int(AGREEMENT_S * S)
-            windows = some_windows(random, start_ns, AGREEMENT_S - 1, WINDOWS, LEAST_S, MOST_S)
+            windows = some_windows(random, start_ns, AGREEMENT_S - 1, WINDOWS, (LEAST_S, MOST_S))
             for load in loads:
                 load.go(until_ns=until_ns + int(rest_s * S))
-            began_ns, (before_s, _) = time.time_ns(), cpu_s(sidecar.pid)
-            summed_up = measured_by_all(found, sidecar, ready, windows, until_ns)
-            after_s, peak_mib = cpu_s(sidecar.pid)
+            began_ns, before_s = time.time_ns(), cpu_s(sidecar.pid)
+            summed_up = measured_by_all(found, (sidecar, ready), windows, until_ns)
+            after_s = cpu_s(sidecar.pid)
             found["sidecar_core_pct_per_gpu"] = (
                 (after_s - before_s) / (time.time_ns() - began_ns) * S * 100 / len(devices)
             )
-            found["sidecar_peak_mib"] = peak_mib
+            found["sidecar_memory_mib"] = memory_mib(sidecar.pid)
             blocks = on_and_off(sidecar) if alone else []
             kills_ns = killed(sidecar) if alone else []
             steps = [load.result() for load in loads]
@@ -483,7 +511,7 @@ def main():
         finish_agreement(found, windows, summed_up(traces), steps)
         if alone:
             with stage("overhead") as other:
-                other.update(step_times(steps[0]["ends_ns"], blocks))
+                other.update(step_times(steps[0]["ends_ns"], blocks, int(steps[0]["lap"])))
                 say(other)
             with stage("restart") as other:
                 other.update(lost(found, traces[devices[0]["uuid"]], kills_ns))
@@ -491,9 +519,9 @@ def main():
     save()
     if "error" in found or not alone:
         return
-    if left_s() > PULSED_S + 20:
+    if "pulsed" in STAGES and left_s() > PULSED_S + 20:
         pulsed(random, shown[0])
-    if left_s() > 60 or DRY:
+    if "weights" in STAGES and (left_s() > 60 or DRY):
         with stage("weights") as found:
             child = Child("weights", {"left_s": left_s() - 15}, CUDA_VISIBLE_DEVICES=shown[0])
             try:
@@ -531,21 +559,27 @@ def on_and_off(sidecar):
     return blocks
 
 
-def step_times(ends_ns, blocks):
-    """The mean step in blocks with and without the sampler; differences of neighbours, with a 95 % interval."""
-    step_ns = np.diff(ends_ns)
-    usual = step_ns < 3 * np.median(step_ns)  # without the host's pauses between two laps of events
+def step_times(ends_ns, blocks, lap):
+    """The mean step in blocks with and without the sampler; differences of neighbours, with a 95 % interval.
+
+    A step late in a lap reads a longer cache than an early one, so each is taken relative to the median of its place.
+    """
+    step_ns = np.diff(ends_ns).astype(float)
+    place = np.arange(1, len(ends_ns)) % lap
+    usual = np.arange(1, len(ends_ns)) % STEPS_AT_ONCE != 0  # the host waited before the others
+    for k in range(lap):
+        at = place == k
+        step_ns[at] /= np.median(step_ns[at])
     means = []
     for start_ns, end_ns, _ in blocks:
         inside = usual & (ends_ns[:-1] > start_ns + 50_000_000) & (ends_ns[1:] < end_ns)
-        means.append(float(step_ns[inside].mean()) if inside.any() else np.nan)
-    on, off = np.array(means[0::2]), np.array(means[1::2])
-    pct = (on / off - 1) * 100
-    pct = pct[np.isfinite(pct)]
+        means.append(float(step_ns[inside].mean()))
+    pct = (np.array(means[0::2]) / np.array(means[1::2]) - 1) * 100
     half = 2.09 * pct.std(ddof=1) / np.sqrt(len(pct))  # Student's t of some 20 pairs
     return {
         "pairs": len(pct),
-        "step_ms": float(np.nanmean(off) / 1e6),
+        "step_ms": float(np.median(np.diff(ends_ns)) / 1e6),
+        "pct": pct.tolist(),
         "slower_pct": float(pct.mean()),
         "low_pct": float(pct.mean() - half),
         "high_pct": float(pct.mean() + half),
@@ -584,9 +618,9 @@ def pulsed(random, shown):
             start_ns = time.time_ns() + 6 * S
             until_ns = start_ns + int(PULSED_S * S)
             load.go(until_ns=until_ns)
-            least_s, most_s = (1.0, 2.0) if DRY else (10.0, 14.0)
-            windows = some_windows(random, start_ns, PULSED_S - 1, 5, least_s, most_s)
-            summed_up = measured_by_all(found, sidecar, ready, windows, until_ns)
+            lengths_s = (1.0, 2.0) if DRY else (10.0, 14.0)
+            windows = some_windows(random, start_ns, PULSED_S - 1, 5, lengths_s)
+            summed_up = measured_by_all(found, (sidecar, ready), windows, until_ns)
         finally:
             load.end()
     if "error" not in found:
@@ -610,23 +644,12 @@ def weights(told):
     random = np.random.default_rng(SEED)
     found: dict[str, object] = {"window_s": WEIGHT_WINDOW_S, "repeats": REPEATS, "batches": {}}
     for batch in (4,) if DRY else BATCHES:
-        made, who, prompts, steps = loaded(batch, batch + (8 if DRY else 256))
-        tables = weight_tables(torch, who.device)
-        stream = [token for prompt in prompts[batch:] for token in prompt]
-        found["batches"][batch] = measured_arms(
-            torch,
-            made,
-            prompts[:batch],
-            steps,
-            tables,
-            stream,
-            random,
-            who,
-            told["left_s"] - (time.monotonic() - began),
-        )
+        load = loaded(batch, batch + (8 if DRY else 256))
+        left_s = told["left_s"] - (time.monotonic() - began)
+        found["batches"][batch] = measured_arms(torch, load, batch, random, left_s)
         Path(told["out"]).with_suffix(".json").write_text(json.dumps(found, default=float))
-        made.close()
-        del made
+        load.made.close()
+        del load
     np.savez(told["out"], done=1)
 
 
@@ -655,27 +678,30 @@ def refill(torch, made, table):
             part.copy_(table[torch.randint(len(table), (len(part),), device=part.device)])
 
 
-def measured_arms(torch, made, prompts, steps, tables, stream, random, who, budget_s):
+def measured_arms(torch, load, batch, random, budget_s):
     """J/token of each arm in each repeat. Arms: each table with real tokens fed; the first also greedy and constant."""
     began = time.monotonic()
+    tables = weight_tables(torch, load.who.device)
     arms = [(name, "real tokens") for name in tables]
     arms += [("normal", "greedy"), ("normal", "constant")]
-    rows = len(made._lengths)
-    fed = torch.tensor(stream[: rows * steps], device=who.device)
-    fed = fed.repeat(-(-rows * steps // len(fed)))[: rows * steps].view(steps, rows)
+    # tokens of other questions, dealt out to the rows in turn
+    stream = [token for prompt in load.prompts[batch:] for token in prompt]
+    needed = batch * load.lap
+    fed = torch.tensor(stream[:needed], device=load.who.device)
+    fed = fed.repeat(-(-needed // len(fed)))[:needed].view(load.lap, batch)
     with recording(meter := {}) as (_, ready, traces):
         spans = []
         for repeat in range(REPEATS):
             for name in random.permutation(list(tables)):
                 with torch.inference_mode():
-                    refill(torch, made, tables[name])
-                made.prefill(prompts)
+                    refill(torch, load.made, tables[name])
+                load.made.prefill(load.prompts[:batch])
                 own = [arm for arm in arms if arm[0] == name]
                 for k in random.permutation(len(own)):
                     if time.monotonic() - began > budget_s / 2 and repeat:
                         continue
-                    spans.append((repeat, own[k], *decoded(torch, made, steps, own[k][1], fed)))
-    uuid = who.gpu_uuid or ready["devices"][0]["uuid"]
+                    spans.append((repeat, own[k], *decoded(torch, load, own[k][1], fed)))
+    uuid = load.who.gpu_uuid or ready["devices"][0]["uuid"]
     power = curve_of(traces[uuid], meter["source"], meter["period_ms"])
     out: dict[str, dict[str, object]] = {}
     for repeat, arm, start_ns, end_ns, tokens in spans:
@@ -691,9 +717,9 @@ def measured_arms(torch, made, prompts, steps, tables, stream, random, who, budg
     return out
 
 
-def decoded(torch, made, steps, feed, fed):
+def decoded(torch, load, feed, fed):
     """Decode for a window after a second of the same; its edges and the tokens made."""
-    run, state, rows = Steps(made, steps), made._state, fed.shape[1]
+    run, state, rows = Steps(load), load.made._state, fed.shape[1]
     constant = torch.full_like(fed[0], 100)
     scratch = torch.zeros_like(state.tokens[:rows])
 
@@ -702,7 +728,7 @@ def decoded(torch, made, steps, feed, fed):
         if feed == "greedy":
             scratch.copy_(state.tokens[:rows])  # as many launches as the others
         else:
-            state.tokens[:rows].copy_(fed[k % steps] if feed == "real tokens" else constant)
+            state.tokens[:rows].copy_(fed[k % load.lap] if feed == "real tokens" else constant)
 
     def wait():
         if not DRY:
@@ -724,88 +750,6 @@ def decoded(torch, made, steps, feed, fed):
     return start_ns, end_ns, (k - first) * rows
 
 
-# --- tables ---
-
-
-def tables(path):
-    """The tables of a run's JSON, as Markdown."""
-    told = json.loads(Path(path).read_text())
-    agreement = told["agreement"]
-    yield f"On {len(agreement['gpus'])} x {agreement['gpus'][0]}, driver {agreement['driver']}, commit `{told['about']['commit'][:7]}`, seed {told['about']['seed']}.\n"
-    for k, (uuid, joules) in enumerate(agreement["joules"].items()):
-        yield from agreement_table(
-            k, joules, agreement["compared"][uuid], agreement["steps_per_s"][k]
-        )
-    yield f"The sidecar took {agreement['sidecar_core_pct_per_gpu']:.2f} % of a core per GPU and {agreement['sidecar_peak_mib']:.0f} MiB.\n"
-    if "overhead" in told:
-        other = told["overhead"]
-        yield (
-            f"**What sampling costs**: in {other['pairs']} pairs of neighbouring seconds, the sidecar running in one and held back in the other, a step of "
-            f"{other['step_ms']:.3f} ms took {other['slower_pct']:+.3f} % longer, 95 % interval {other['low_pct']:+.3f} to {other['high_pct']:+.3f} %.\n"
-        )
-    if "restart" in told:
-        other = told["restart"]
-        yield (
-            f"**A sidecar that was killed** {other['kills']} times under this load was started again {other['restarts']} times; lost each time: "
-            f"{', '.join(f'{ms:.0f}' for ms in other['lost_ms'])} ms.\n"
-        )
-    for joules, compared_ in zip(
-        told.get("pulsed", {}).get("joules", {}).values(),
-        told.get("pulsed", {}).get("compared", {}).values(),
-        strict=True,
-    ):
-        yield f"**Under a load that pulses** each {told['pulsed']['period_s'] * 1e3:.1f} ms (half on, half off), {compared_['windows']} windows of 10 to 14 s, furthest from the buffer's integral:\n"
-        yield "| method | worst window |\n| --- | --- |"
-        for method, pct in compared_["worst_by_method_pct"].items():
-            if method != "buffer":
-                yield f"| {method} | {pct:.2f} % |"
-        yield ""
-    for batch, arms in told.get("weights", {}).get("batches", {}).items():
-        yield from weight_table(batch, arms)
-
-
-def agreement_table(k, joules, compared_, steps_per_s):
-    methods = [m for m in joules if m not in ("seconds", "buffer_U", "counter_U")]
-    yield (
-        f"GPU {k}, batch {BATCHES[k % 2]}, {steps_per_s:.1f} steps/s, {compared_['mean_power_w']:.0f} W: integral / counter - 1 is at worst {compared_['worst_pct']:.2f} %, "
-        f"within 0.5 % in {compared_['within_half_pct']} of {compared_['windows']} windows; all methods but the 1 s means lie within {max(compared_['spread_pct']):.2f} %.\n"
-    )
-    yield "| window | " + " | ".join(methods) + " | integral / counter - 1 |"
-    yield "| --- |" + " --- |" * (len(methods) + 1)
-    for i, seconds in enumerate(joules["seconds"]):
-        row = [f"{joules[m][i]:.1f}" for m in methods]
-        row[0] += f" ± {joules['buffer_U'][i]:.1f}"
-        row[1] += f" ± {joules['counter_U'][i]:.1f}"
-        yield (
-            f"| {seconds:.2f} s | "
-            + " | ".join(row)
-            + f" | {compared_['buffer_over_counter_pct'][i]:+.2f} % |"
-        )
-    yield ""
-
-
-def weight_table(batch, arms):
-    yield f"Batch {batch}, J/token; difference to `normal, greedy` in the same repeat, with a 95 % interval:\n"
-    yield "| weights, tokens fed | J/token | W | difference |\n| --- | --- | --- | --- |"
-    base = dict(
-        zip(
-            arms["normal, greedy"]["repeat"],
-            arms["normal, greedy"]["energy_per_token_j"],
-            strict=True,
-        )
-    )
-    for arm, of_arm in arms.items():
-        pairs = zip(of_arm["repeat"], of_arm["energy_per_token_j"], strict=True)
-        pct = np.array([(j / base[repeat] - 1) * 100 for repeat, j in pairs if repeat in base])
-        half = (
-            {2: 12.71, 3: 4.30, 4: 3.18}.get(len(pct), np.nan) * pct.std(ddof=1) / len(pct) ** 0.5
-        )
-        told = "" if arm == "normal, greedy" else f"{pct.mean():+.2f} ± {half:.2f} %"
-        mean_j, mean_w = np.mean(of_arm["energy_per_token_j"]), np.mean(of_arm["power_w"])
-        yield f"| {arm} | {mean_j:.4g} | {mean_w:.0f} | {told} |"
-    yield ""
-
-
 PARTS = {
     "decode": decode_load,
     "pulse": pulse_load,
@@ -817,7 +761,5 @@ PARTS = {
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in PARTS:
         PARTS[sys.argv[1]](json.loads(sys.argv[2]))
-    elif sys.argv[1:2] == ["tables"]:
-        print("\n".join(tables(sys.argv[2])))
     else:
         main()

@@ -8,7 +8,7 @@ Four things are read, each at its own pace (costs as seen on an H100, driver 580
                  3 to 31 ms
     conditions   each second: clocks, temperature, activity, memory, limit in force, reasons for lower clocks; at both
                  ends also the processes on the GPU, a list that takes 4.5 ms
-    GPM          each second and at a window's edges, where it answers: activity of SMs, tensor cores, DRAM, links
+    GPM          each 5 s and at a window's edges, where it answers: activity of SMs, tensor cores, DRAM, links; 5.5 ms
 
 NVML's milliwatts and microseconds become watts and nanoseconds here and nowhere else. A value that NVML does not
 have is null; a sensor that fails leaves a gap, never 0 W.
@@ -46,6 +46,7 @@ COUNTER_NS = 5_000_000_000
 BURST_PERIOD_NS = 15_000_000
 BURST_NS = 250_000_000  # a counter that did not tick for so long is not asked on
 CONDITIONS_NS = 1_000_000_000
+GPM_NS = 5_000_000_000
 HISTORY_NS = 2_360_000_000  # 119 samples of 20 ms: what the buffer remembers
 
 
@@ -338,6 +339,7 @@ class NvmlMeter:
         period_ns = DRAIN_NS if self.source == "nvml_buffer" else round(self.period_ms * 1e6)
         self._power = Beat(period_ns, now_ns)
         self._conditions = Beat(CONDITIONS_NS, now_ns)
+        self._activity = Beat(GPM_NS, now_ns)
         for place, gpu in enumerate(self._gpus):
             gpu.last_us = last_ns.get(gpu.device["uuid"], 0) // 1000
             gpu.asked_ns = None
@@ -355,6 +357,7 @@ class NvmlMeter:
         return min(
             self._power.next_ns,
             self._conditions.next_ns,
+            self._activity.next_ns,
             *bursts,
             *(gpu.counter.next_ns for gpu in self._gpus),
         )
@@ -364,13 +367,14 @@ class NvmlMeter:
         now_ns = time.monotonic_ns()
         power = self._power.take(now_ns)
         weather = self._conditions.take(now_ns)
+        activity = self._activity.take(now_ns) or self._edge
         burst = self._burst.take(now_ns)
         counters = [
             gpu.counter.take(now_ns) or self._first or (burst and gpu.burst_until_ns > 0)
             for gpu in self._gpus
         ]
         every = [True] * len(self._gpus)
-        wanted = [(self._activity_rows, every)] if weather or self._edge else []
+        wanted = [(self._activity_rows, every)] if activity else []
         wanted += [(self._power_rows, every)] if power else []
         wanted += [(self._condition_rows, every)] if weather else []
         wanted += [(self._process_rows, every)] if self._first else []
