@@ -28,7 +28,7 @@ def of_run(told: dict[str, Any]) -> Iterator[str]:
     count = len(agreement["gpus"])
     yield (
         f"### {count} x {agreement['gpus'][0]}\n\nDriver {agreement['driver']}, commit `{about['commit'][:7]}`, "
-        f"seed of the windows {about['seed']}, LLaMA-7B's shapes, bf16, `engine=fast`, decode after GSM8K's questions.\n"
+        f"seed of the windows {about['seed']}, LLaMA-7B's shapes, bf16, `engine=fast`, decode after GSM8K questions.\n"
     )
     for k, (uuid, joules) in enumerate(agreement["joules"].items()):
         yield from agreement_table(
