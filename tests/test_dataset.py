@@ -365,10 +365,10 @@ def test_unreadable_file(tmp_path):
 def test_check_finds_what_load_would(lines):
     """check refuses an over-long prompt and a vocabulary that cannot be, and accepts what can be run."""
     good = config(lines("a", "b"))
-    dataset.check(good)
-    assert "tokens" in refusal(dataset.check, dataclasses.replace(good, max_seq_len=2))
+    dataset.Checker().check(good)
+    assert "tokens" in refusal(dataset.Checker().check, dataclasses.replace(good, max_seq_len=2))
     small = dataclasses.replace(good, model=Model(name="m", vocab_size=100))
-    assert "too small" in refusal(dataset.check, small)
+    assert "too small" in refusal(dataset.Checker().check, small)
 
 
 def test_check_needs_no_torch():
@@ -379,7 +379,7 @@ def test_check_needs_no_torch():
         "                n_prompts=64, max_seq_len=768)\n"
         "times = []\n"
         "for _ in range(5):\n"
-        "    start = time.perf_counter(); dataset.check(chosen); times.append(time.perf_counter() - start)\n"
+        "    start = time.perf_counter(); dataset.Checker().check(chosen); times.append(time.perf_counter() - start)\n"
         "print('torch' in sys.modules, sorted(times)[2] < 0.3)\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

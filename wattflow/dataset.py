@@ -8,8 +8,9 @@ import hashlib
 import importlib.resources
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from wattflow.config import Config, Dataset
 from wattflow.errors import RefusedError
 from wattflow.schema import PromptInfo
 from wattflow.tokenizer import Tokenizer
+
+Encode = Callable[[str], list[int]]  # a text's tokens
 
 _SHIPPED = {
     "alpaca": "alpaca.json",
@@ -79,21 +82,7 @@ def load(config: Config, tokenizer: Tokenizer) -> Prompts:
     where the file has no more; `truncate` keeps the first max_seq_len - 1 tokens, and refuses an empty prompt.
     """
     entries = _entries(config.dataset)
-    drawn: list[_Drawn] = []
-    skipped = 0
-    for index in _order(config, len(entries)):
-        if len(drawn) == config.n_prompts:
-            break
-        prompt = _prompt(config, tokenizer, entries[index], index)
-        if prompt is None:
-            skipped += 1
-        else:
-            drawn.append(prompt)
-    if not drawn:
-        raise RefusedError(
-            f"dataset {config.dataset.name}: each of the {skipped} records is empty or has more than "
-            f"{_most_tokens(config)} tokens. Raise max_seq_len, or set dataset.path to another file."
-        )
+    drawn, skipped = _draw(config, entries, tokenizer.encode)
     if config.dataset.cycle:
         drawn = list(itertools.islice(itertools.cycle(drawn), config.n_prompts))
     return Prompts(
@@ -105,9 +94,41 @@ def load(config: Config, tokenizer: Tokenizer) -> Prompts:
     )
 
 
-def check(config: Config) -> None:
-    """Raise RefusedError for whatever `load` would refuse on a compute node: file, draw, tokenizer or a prompt."""
-    load(config, tokenizers.load(config.model, config.weights))
+class Checker:
+    """Checks the prompts of many points; each file is read once, and each text is cut into tokens once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[Entry]] = {}
+        self._encoders: dict[str, Encode] = {}
+
+    def check(self, config: Config) -> None:
+        """Raise RefusedError for whatever `load` would refuse on a compute node: file, draw, tokenizer or a prompt."""
+        file, model = repr(config.dataset), repr((config.model, config.weights))
+        if file not in self._entries:
+            self._entries[file] = _entries(config.dataset)
+        if model not in self._encoders:
+            self._encoders[model] = cache(tokenizers.load(config.model, config.weights).encode)
+        _draw(config, self._entries[file], self._encoders[model])
+
+
+def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[list[_Drawn], int]:
+    """The prompts that are drawn from a file's records, and how many records were passed over."""
+    drawn: list[_Drawn] = []
+    skipped = 0
+    for index in _order(config, len(entries)):
+        if len(drawn) == config.n_prompts:
+            break
+        prompt = _prompt(config, encode, entries[index], index)
+        if prompt is None:
+            skipped += 1
+        else:
+            drawn.append(prompt)
+    if not drawn:
+        raise RefusedError(
+            f"dataset {config.dataset.name}: each of the {skipped} records is empty or has more than "
+            f"{_most_tokens(config)} tokens. Raise max_seq_len, or set dataset.path to another file."
+        )
+    return drawn, skipped
 
 
 def text_of(entry: Entry, dataset: Dataset) -> str:
@@ -189,10 +210,10 @@ def _most_tokens(config: Config) -> int:
     return config.max_seq_len - 1
 
 
-def _prompt(config: Config, tokenizer: Tokenizer, entry: Entry, index: int) -> _Drawn | None:
+def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Drawn | None:
     """The prompt of one record, or None where dataset.on_bad passes it over."""
     text = text_of(entry, config.dataset)
-    tokens = tokenizer.encode(text) if entry.instruction.strip() else []
+    tokens = encode(text) if entry.instruction.strip() else []
     most = _most_tokens(config)
     if tokens and len(tokens) <= most:
         return _Drawn(index, text, tokens, truncated=False)

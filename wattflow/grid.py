@@ -159,9 +159,12 @@ def _rewritten(words: Sequence[str]) -> list[str]:
     ]
 
 
+def _parser() -> OverridesParser:
+    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+
+
 def _parse(words: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides(overrides=list(words))
+    overrides = _parser().parse_overrides(overrides=list(words))
     for override in overrides:
         if override.is_delete() or override.is_add():
             raise RefusedError(f"{override.input_line}: keys can be set, not added or removed.")
@@ -330,13 +333,14 @@ class _TypedValues:
     """Converts words to the types of their keys, each distinct word once."""
 
     def __init__(self) -> None:
+        self._parser = _parser()  # 0.5 ms to make
         self._typed = OmegaConf.structured(Config)
         self._known: dict[tuple[str, str], Any] = {}
 
     def value(self, key: str, word: str) -> Any:
         """The value; RefusedError with Hydra's message when the key or the type is wrong."""
         if (key, word) not in self._known:
-            override = _parse([f"{key}={word}"])[0]
+            override = self._parser.parse_overrides(overrides=[f"{key}={word}"])[0]
             OmegaConf.update(self._typed, key, override.value(), force_add=False)
             found = OmegaConf.select(self._typed, key)
             found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
@@ -475,6 +479,7 @@ def _arguments(words: Sequence[str]) -> Iterator[None]:
 def check_inputs(points: Sequence[Point]) -> None:
     """Look at every dataset and checkpoint once, headers only; RefusedError at the first that is wrong."""
     seen: set[str] = set()
+    prompts = dataset.Checker()
     for point in points:
         if point.reason is not None:
             continue
@@ -485,6 +490,6 @@ def check_inputs(points: Sequence[Point]) -> None:
             continue
         seen.add(key)
         config = from_dict(choices)
-        dataset.check(config)
+        prompts.check(config)
         if config.weights != "dummy" and config.engine.name != "synthetic":
             check_header(config.model, config.weights)
