@@ -52,6 +52,7 @@ class Made:
     period_s: float = 0.02
     before_s: float = 3.0  # idle, load and warm-up, 1 s each
     after_s: float = 0.2
+    idle_after_s: float = 0.0
     offset_s: dict[str, float] = field(default_factory=dict)  # a node's clock against the first's
     status: str = "finished"
     dummy: bool = True
@@ -150,6 +151,9 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
                     )
                 )
                 at = then + made.decode_s + made.pause_s
+            if made.idle_after_s:
+                after = made.before_s + made.window_s
+                rows.append(row("idle_after", None, after, after + made.idle_after_s))
             rank += 1
     return rows
 

@@ -141,6 +141,35 @@ def test_ramp_in_each_phase(tmp_path):
     assert row["decode_energy_j"] == pytest.approx(165.0, rel=1e-6)
 
 
+def test_the_steady_state_leaves_out_the_first_batch_and_the_last(tmp_path):
+    """Of four batches of 4 s and pauses of 0.5 s the inner two last 8.5 s: 595 J at 70 W for 200 tokens."""
+    row = one(tmp_path, Made([Gpu("GPU-a")], batches=4))[2]
+    assert row["steady_s"] == pytest.approx(8.5)
+    assert row["steady_energy_j"] == pytest.approx(595.0)
+    assert row["steady_energy_per_token_j"] == pytest.approx(595 / 200)
+    assert row["steady_tokens_per_s"] == pytest.approx(200 / 8.5)
+    assert row["steady_power_w"] == pytest.approx(70.0)
+
+
+def test_two_batches_have_no_steady_state(tmp_path):
+    """With two batches nothing lies between the first and the last."""
+    row = one(tmp_path, Made([Gpu("GPU-a")]))[2]
+    assert row["steady_energy_j"] is None
+    assert row["steady_s"] is None
+
+
+def test_net_stands_beside_gross(tmp_path):
+    """40 W idle, 100 W at work for 8.5 s, 60 W idle with weights: 850 J gross, 510 J net."""
+    watts = lambda s: np.where(s < 3.0, 40.0, np.where(s < 11.5, 100.0, 60.0))  # noqa: E731
+    made = Made([Gpu("GPU-a", watts)], idle_after_s=2.0, after_s=2.2)
+    row = one(tmp_path, made)[2]
+    assert row["energy_j"] == pytest.approx(850.0, rel=2e-3)
+    assert row["net_energy_j"] == pytest.approx(510.0, rel=4e-3)
+    assert row["idle_power_w"] == pytest.approx(40.0)
+    assert row["idle_after_power_w"] == pytest.approx(60.0, rel=2e-3)
+    assert row["job_energy_j"] == pytest.approx(3 * 40 + 850 + 120, rel=2e-3)
+
+
 def test_four_unequal_gpus_are_summed(tmp_path):
     """GPUs at 50, 100, 150 and 400 W make 700 W together, each in its own row of phases."""
     gpus = [Gpu(f"GPU-{i}", constant(w)) for i, w in enumerate((50.0, 100.0, 150.0, 400.0))]

@@ -25,7 +25,7 @@ from wattflow.sweepdir import AttemptDir
 
 Row = dict[str, Any]
 Who = tuple[str, str]  # node, GPU UUID
-BEFORE = ("idle", "load", "warmup")  # phases outside the measured window
+AROUND = ("idle", "load", "warmup", "idle_after")  # phases outside the measured window
 WITHIN = ("prefill", "decode", "other")
 COUNTER_CONTRADICTS = 0.25
 LEAST_AVERAGED_S = 10.0
@@ -83,6 +83,13 @@ class _Spans:
         known = [n for n in counts if n is not None]
         return sum(known) if known else None
 
+    def steady(self) -> tuple[int, int] | None:
+        """From the second prefill's start to the last but one decode's end; null with fewer than three batches."""
+        starts, ends = self.edges("prefill")[0], self.edges("decode")[1]
+        if len(starts) < 3 or len(ends) != len(starts):
+            return None
+        return int(np.sort(starts)[1]), int(np.sort(ends)[-2])
+
     def between(self, window: tuple[int, int]) -> tuple[energy.Ints, energy.Ints]:
         """The edges of what is neither prefill nor decode inside the window."""
         starts = np.concatenate([self.edges("prefill")[0], self.edges("decode")[0]])
@@ -112,9 +119,11 @@ class _Device:
 
     def by_phase(self) -> dict[str, Joules]:
         """The device's energy in each phase that its spans tell, between batches, and in the whole window."""
-        edges = {phase: self.spans.edges(phase) for phase in (*BEFORE, "prefill", "decode")}
+        edges = {phase: self.spans.edges(phase) for phase in (*AROUND, "prefill", "decode")}
         edges["other"] = self.spans.between(self.window)
         edges["window"] = np.array(self.window[:1]), np.array(self.window[1:])
+        if (steady := self.spans.steady()) is not None:
+            edges["steady"] = np.array(steady[:1]), np.array(steady[1:])
         # all at once: ten thousand attempts of a few spans each are slow one phase at a time
         starts, ends = (np.concatenate([pair[side] for pair in edges.values()]) for side in (0, 1))
         found = self.windows(starts, ends)
@@ -306,6 +315,16 @@ def _throughput(
         load_s=first.seconds("load"),
         warmup_s=first.seconds("warmup"),
     )
+    steady = first.steady()
+    if steady is not None:
+        row["steady_s"] = (steady[1] - steady[0]) / SECOND_NS
+        inner = [
+            n
+            for n, phase in zip(first.tokens["tokens_kept"], first.phase, strict=True)
+            if phase == "decode"
+        ][1:-1]
+        row["steady_tokens_kept"] = None if None in inner else sum(cast(list[int], inner))
+        row["steady_tokens_per_s"] = _ratio(row["steady_tokens_kept"], row["steady_s"])
     row["other_s"] = row["duration_s"] - row["prefill_s"] - row["decode_s"]
     if not kept:
         reasons.append("no_tokens")
@@ -402,6 +421,7 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     """Fill in the joules of the row and return its rows of phases.parquet."""
     by_phase = [device.by_phase() for device in devices]
     totals = [phases.pop("window") for phases in by_phase]
+    steady = [phases.pop("steady", None) for phases in by_phase]
     row["coverage"] = min(total.coverage for total in totals)
     row["longest_gap_s"] = max(total.longest_gap_s for total in totals)
     for device, total in zip(devices, totals, strict=True):
@@ -421,16 +441,21 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
         row["board_gain_u_j"] = sum(gain_j**2 for gain_j in gains_j) ** 0.5
     if row["weights"] == "dummy" and not row["simulated"]:
         row["dummy_data_u_j"] = DUMMY_DATA * row["energy_j"] / 3**0.5
-    for phase in (*BEFORE, *WITHIN):
+    for phase in (*AROUND, *WITHIN):
         parts = [phases[phase].energy_j if phase in phases else None for phases in by_phase]
         row[f"{phase}_energy_j"] = _sum(parts)
     if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
         reasons.append("phase_gap")
-    row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in BEFORE)])
-    idle_w = [
-        _ratio(p["idle"].energy_j, p["idle"].seconds) if "idle" in p else None for p in by_phase
-    ]
-    row["idle_power_w"] = _sum(idle_w)
+    # attempts of before idle_after was recorded end with their last batch
+    around = [phase for phase in AROUND if phase != "idle_after" or phase in by_phase[0]]
+    row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)])
+    for phase in ("idle", "idle_after"):
+        row[f"{phase}_power_w"] = _sum(
+            [_ratio(p[phase].energy_j, p[phase].seconds) if phase in p else None for p in by_phase]
+        )
+    if row["idle_power_w"] is not None:
+        row["net_energy_j"] = row["energy_j"] - row["idle_power_w"] * row["duration_s"]
+    _steady(row, steady)
     _by_counter(row, devices, reasons)
     row["power_w"] = _ratio(row["energy_j"], row["duration_s"])
     row["power_u_w"] = _ratio(row["energy_u_j"], row["duration_s"])
@@ -443,6 +468,17 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     if not _close(row["energy_j"], mean_w * row["duration_s"], 0.01):
         reasons.append("energy_power_time")
     return rows
+
+
+def _steady(row: Row, parts: list[Joules | None]) -> None:
+    """The batches but the first and the last: no ramp at the start, no short batch at the end."""
+    known = [part for part in parts if part is not None and part.energy_j is not None]
+    if not known or len(known) < len(parts) or row["steady_tokens_kept"] is None:
+        return
+    row["steady_energy_j"] = sum(cast(float, part.energy_j) for part in known)
+    row["steady_energy_u_j"] = sum(cast(float, part.u_j) ** 2 for part in known) ** 0.5
+    row["steady_power_w"] = _ratio(row["steady_energy_j"], row["steady_s"])
+    row["steady_energy_per_token_j"] = _ratio(row["steady_energy_j"], row["steady_tokens_kept"])
 
 
 _WITHHOLD = {"no_power", "not_bracketed", "gap", "short_window", "clock_step"}

@@ -14,6 +14,7 @@ PHASE_COLOURS = {
     "warmup": "#e8deee",
     "prefill": "#9fcbe6",
     "decode": "#dbeddb",
+    "idle_after": "#e9ecef",
 }
 # Column, title and unit of what the report draws against the choices.
 METRICS = (

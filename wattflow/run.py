@@ -2,7 +2,8 @@
 
 One attempt, on each rank:
 
-    join -> claim (rank 0) -> sidecar ready (local rank 0) -> idle, load, warmup, batches -> sidecar closed -> record
+    join -> claim (rank 0) -> sidecar ready (local rank 0) -> idle, load, warmup, batches, idle_after
+         -> sidecar closed -> record
 
 A rank that fails leaves logs/error-rank<k>.json; rank 0 alone writes record.json, and `finished` only once every
 other file lies in place.
@@ -194,7 +195,7 @@ class _Attempt:
         mark: Callable[[], None],
         progress: Progress,
     ) -> None:
-        """Idle, load, one uncounted batch, then all batches, the last one as short as it is."""
+        """Idle, load, one uncounted batch, then all batches, the last one as short as it is, and idle once more."""
         size, prompts = self.config.batch_size, self.prompts.tokens
         batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         log = SpanLog(
@@ -230,6 +231,8 @@ class _Attempt:
             self.answers.append(out)
         mark()
         progress("batches", len(batches), len(batches))
+        with log.span("idle_after"):  # weights and cache still lie on the device
+            time.sleep(self.config.power.idle_s)
         log.close()
 
     def _requests(self) -> pa.Table:

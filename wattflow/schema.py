@@ -10,8 +10,8 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-Phase = Literal["idle", "load", "warmup", "prefill", "decode"]
-PHASES: tuple[Phase, ...] = ("idle", "load", "warmup", "prefill", "decode")
+Phase = Literal["idle", "load", "warmup", "prefill", "decode", "idle_after"]
+PHASES: tuple[Phase, ...] = ("idle", "load", "warmup", "prefill", "decode", "idle_after")
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 

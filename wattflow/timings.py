@@ -1,6 +1,6 @@
 """When each phase of each batch ran on each rank.
 
-    idle | load | warmup | prefill decode | prefill decode | ...
+    idle | load | warmup | prefill decode | prefill decode | ... | idle_after
                          ^ the measured window starts    ends ^
 
 Every edge is one call of `edge`, which waits for the device and for all ranks, then reads the node's clock: a span
