@@ -216,3 +216,19 @@ def test_two_sweeps_on_one_machine_take_turns(tmp_path):
         for name in ("first", "second")
     ]
     assert records[0]["ended_ns"] < records[1]["started_ns"]
+
+
+def test_a_reference_load_stands_at_both_ends_and_in_no_points_joules(tmp_path):
+    """Of three points the first and the last carry the fixed load, and the joules of all leave it out."""
+    words = [*SMALL, "engine=synthetic", "batch_size=1,2,3", "sweep.repeats=1"]
+    call("submit", *words, "sweep.reference_s=0.6", "sweep=ref", "--wait", cwd=tmp_path)
+    sweep = wattflow.open_sweep(tmp_path / "sweeps" / "ref")
+    rows = sweep.attempts.sort("started")
+    assert [seconds is not None for seconds in rows["reference_s"]] == [True, False, True]
+    for row in rows.to_dicts():
+        assert (row["reference_rounds"] or 0) > 0 or row["reference_s"] is None
+        own = sweep.phases.filter(
+            (pl.col("point_id") == row["point_id"])
+            & pl.col("phase").is_in(["prefill", "decode", "other"])
+        )
+        assert own["energy_j"].sum() == pytest.approx(row["energy_j"], rel=0.005)

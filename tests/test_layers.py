@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "wattflow"
 
 LAYERS = [
     {"errors", "config", "schema", "columns", "sweepdir", "stream"},
-    {"model", "dataset", "tokenizer", "timings", "energy"},
+    {"model", "dataset", "tokenizer", "timings", "energy", "compare"},
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor"},

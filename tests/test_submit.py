@@ -82,6 +82,18 @@ def test_tasks_pack_points_and_arrays_hold_no_more_tasks_than_the_site_allows():
     assert [[len(task) for task in array] for array in shape.arrays] == [[2, 2, 2], [2, 1]]
 
 
+def test_a_block_runs_all_arms_of_a_repeat_in_one_task():
+    """Three batch sizes x two repeats are two tasks of three points in the plan's order, with the time of three."""
+    chosen = [
+        choices(batch_size=size, repeat=repeat, sweep__block="board", cluster__time_min=10)
+        for size, repeat in ((8, 0), (2, 1), (4, 0), (8, 1), (2, 0), (4, 1))
+    ]
+    points = [(f"{c['batch_size']}-{c['repeat']}", c) for c in chosen]
+    (shape,) = submit.shapes(points)
+    assert shape.tasks == [["8-0", "4-0", "2-0"], ["2-1", "8-1", "4-1"]]
+    assert shape.cluster.time_min == 30
+
+
 def test_gpu_hours_are_gpus_times_the_limit_of_every_task():
     """Three tasks of 2 nodes x 2 GPUs and 30 minutes are 6 GPU-hours."""
     (shape,) = shapes_of(*seeds(3, shards=4, cluster__gpus_per_node=2, cluster__time_min=30))

@@ -119,7 +119,8 @@ class _Device:
 
     def by_phase(self) -> dict[str, Joules]:
         """The device's energy in each phase that its spans tell, between batches, and in the whole window."""
-        edges = {phase: self.spans.edges(phase) for phase in (*AROUND, "prefill", "decode")}
+        own = (*AROUND, "reference", "prefill", "decode")
+        edges = {phase: self.spans.edges(phase) for phase in own}
         edges["other"] = self.spans.between(self.window)
         edges["window"] = np.array(self.window[:1]), np.array(self.window[1:])
         if (steady := self.spans.steady()) is not None:
@@ -201,6 +202,8 @@ def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
         boundary=_joined(node["boundary"] for node in nodes),
         simulated=any(node["source"] == "simulated" for node in nodes) if nodes else None,
         sidecar_restarts=sum(node["sidecar_restarts"] for node in nodes) if nodes else None,
+        boards=sorted({rank["gpu_uuid"] for rank in record.get("ranks", [])}) or None,
+        reference_rounds=record.get("reference_rounds"),
         node_names=sorted({rank["node"] for rank in record.get("ranks", [])}) or None,
         prompts_sha256=record["prompts"]["sha256"] if "prompts" in record else None,
         engine_info=json.dumps(record["engine"]) if "engine" in record else None,
@@ -314,6 +317,7 @@ def _throughput(
         decode_s=first.seconds("decode"),
         load_s=first.seconds("load"),
         warmup_s=first.seconds("warmup"),
+        reference_s=first.seconds("reference"),
     )
     steady = first.steady()
     if steady is not None:
@@ -449,13 +453,10 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     # attempts of before idle_after was recorded end with their last batch
     around = [phase for phase in AROUND if phase != "idle_after" or phase in by_phase[0]]
     row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)])
-    for phase in ("idle", "idle_after"):
-        row[f"{phase}_power_w"] = _sum(
-            [_ratio(p[phase].energy_j, p[phase].seconds) if phase in p else None for p in by_phase]
-        )
-    if row["idle_power_w"] is not None:
-        row["net_energy_j"] = row["energy_j"] - row["idle_power_w"] * row["duration_s"]
+    _idle_and_net(row, by_phase)
     _steady(row, steady)
+    if "reference" in by_phase[0]:
+        row["reference_energy_j"] = _sum([phases["reference"].energy_j for phases in by_phase])
     _by_counter(row, devices, reasons)
     row["power_w"] = _ratio(row["energy_j"], row["duration_s"])
     row["power_u_w"] = _ratio(row["energy_u_j"], row["duration_s"])
@@ -468,6 +469,15 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     if not _close(row["energy_j"], mean_w * row["duration_s"], 0.01):
         reasons.append("energy_power_time")
     return rows
+
+
+def _idle_and_net(row: Row, by_phase: list[dict[str, Joules]]) -> None:
+    for phase in ("idle", "idle_after"):
+        row[f"{phase}_power_w"] = _sum(
+            [_ratio(p[phase].energy_j, p[phase].seconds) if phase in p else None for p in by_phase]
+        )
+    if row["idle_power_w"] is not None:
+        row["net_energy_j"] = row["energy_j"] - row["idle_power_w"] * row["duration_s"]
 
 
 def _steady(row: Row, parts: list[Joules | None]) -> None:

@@ -471,6 +471,64 @@ def report(sweep: SweepArgument) -> None:
 
 
 @app.command()
+def compare(
+    sweep: SweepArgument,
+    by: Annotated[str, typer.Option("--by", metavar="COLUMN", help="The choice to compare.")],
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="COLUMN", help="The number to compare by.")
+    ] = "energy_per_token_j",
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="VALUE", help="The value that ratios are to."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the values of one choice: means, 95 % intervals, and ratios paired by the boards that ran both."""
+    from wattflow.report import number  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    opened = open_sweep(sweep)
+    rows = opened.compare(by, metric, reference).to_dicts()
+    if as_json:
+        _print_json(rows)
+        return
+    named = [key for key in rows[0] if key in opened.points.columns and key != "boards"]
+    headings = [*named, "n", "boards", metric, "95 % interval", "ratio", "95 % interval", "verdict"]
+    mark = "~" if opened.points["simulated"].any() and _of_watts(metric) else ""
+    _table(
+        headings,
+        [
+            [
+                *(row[key] for key in named),
+                row["n"],
+                row["boards"],
+                mark + number(row["mean"]),
+                _interval(row["low"], row["high"], mark),
+                "-" if row.get("ratio") is None else f"{row['ratio']:.4f}",
+                _interval(row.get("ratio_low"), row.get("ratio_high"), ""),
+                _verdict(row),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _of_watts(metric: str) -> bool:
+    return "energy" in metric or "power" in metric
+
+
+def _interval(low: float | None, high: float | None, mark: str) -> str:
+    return "-" if low is None or high is None else f"{mark}{low:.4g} to {mark}{high:.4g}"
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """How a ratio was found, and whether it is a difference."""
+    if row.get("ratio") is None:
+        return "reference"
+    return f"{row['how']}: {'established' if row['established'] else row['why_not']}"
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can measure, for this user: sensors, rights, GPUs, Slurm, folders."""
     from wattflow.doctor import examine  # noqa: PLC0415

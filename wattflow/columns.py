@@ -190,6 +190,14 @@ _MEASURED = [
         "J",
         "All phases: idle, load, warm-up, the measured window and idle after it.",
     ),
+    _field(
+        "reference_s",
+        _FLOAT,
+        "s",
+        "Time under the fixed reference load, where sweep.reference_s asks for it.",
+    ),
+    _field("reference_energy_j", _FLOAT, "J", "Its energy; in no other column."),
+    _field("reference_rounds", _INT, "rounds", "Rounds of that load by rank 0."),
     _field("steady_s", _FLOAT, "s", "Rank 0's time of all batches but the first and the last."),
     _field("steady_tokens_kept", _INT, "tokens", "Output tokens of those batches."),
     _field("steady_tokens_per_s", _FLOAT, "tokens/s", "steady_tokens_kept / steady_s."),
@@ -217,6 +225,9 @@ _MEASURED = [
     _field("samples", _INT, "", "Power samples in the window, of all devices."),
     _field("samples_expected", _INT, "", "As many as the sensors' periods promise."),
     _field("gpus", _INT, "", "Devices of the job, each billed once."),
+    _field(
+        "boards", _NAMES, "", "The UUIDs of those devices, sorted: what a comparison is paired by."
+    ),
     _field("nodes_seen", _INT, "", "Nodes that told spans."),
     _field("gpu_name", _STRING, "", "The devices' name; several are joined by ` + `."),
     _field("driver", _STRING, "", "The driver's version."),
@@ -286,7 +297,7 @@ PHASE = pa.schema(
             "phase",
             _STRING,
             "",
-            "idle, load, warmup, prefill, decode, other (between batches) or idle_after.",
+            "idle, load, warmup, prefill, decode, other (between batches), idle_after or reference.",
         ),
         _field("node", _STRING, "", "The node."),
         _field("gpu_uuid", _STRING, "", "The GPU; `host-<node>` where there is none."),

@@ -145,6 +145,10 @@ class Sweep:
     seed: int = 0  # of the shuffle
     zip: list[list[str]] = field(default_factory=list)  # keys whose values advance together
     exclude: list[Exclude] = field(default_factory=list)
+    block: str | None = (
+        None  # board: one task a repeat runs all points of a shape, on the same GPUs
+    )
+    reference_s: float = 0.0  # a fixed load of so long at both ends of a task, to compare boards by
 
 
 @dataclass
@@ -198,6 +202,7 @@ _ALLOWED = {
     "engine.name": ("paper", "fast", "synthetic"),
     "engine.kernels": ("auto", "cublas", "triton", "eager"),
     "engine.device": ("auto", "cuda", "cpu"),
+    "sweep.block": ("board", None),
     "power.meter": ("auto", "nvml", "simulated"),
     "cluster.launcher": ("local", "slurm"),
     "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
@@ -213,6 +218,7 @@ _AT_LEAST = {
     "repeat": 0,
     "temperature": 0.0,
     "sweep.repeats": 1,
+    "sweep.reference_s": 0.0,
     "power.flush_ms": 10,
     "power.poll_ms": 5,
     "power.copy_s": 1.0,

@@ -15,6 +15,7 @@ PHASE_COLOURS = {
     "prefill": "#9fcbe6",
     "decode": "#dbeddb",
     "idle_after": "#e9ecef",
+    "reference": "#f6dfe3",
 }
 # Column, title and unit of what the report draws against the choices.
 METRICS = (

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from wattflow.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow import compare
+from wattflow.columns import CHOICE_KEYS, COLLECTED_TRACE, PHASE, POINT
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN
 from wattflow.stream import read_table
@@ -59,6 +60,56 @@ class Sweep:
     def phases(self) -> pl.DataFrame:
         """One row a point, attempt, phase and GPU."""
         return _frame(self.directory.phases_path, PHASE)
+
+    def compare(
+        self, by: str, metric: str = "energy_per_token_j", reference: object = None
+    ) -> pl.DataFrame:
+        """What each value of one choice costs, over the points that count and share all other choices.
+
+        One row an arm: the other choices that vary, `by`, n, boards, mean, sd_within, sd_between, low and high (95 %);
+        then ratio, ratio_low, ratio_high to the arm of `reference` (default: the first), how it was found, established,
+        why_not. RefusedError for a column that is no choice, no number, or has one value only.
+        """
+        rows = self._comparable(by, metric)
+        others = [c for c in _varying(rows, by) if c != by]
+        values = rows[by].unique().sort().to_list()
+        if reference is not None and str(reference) not in map(str, values):
+            raise RefusedError(f"{by}={reference}: no point that counts. There are {values}.")
+        out: list[dict[str, object]] = []
+        groups = rows.group_by(others, maintain_order=True) if others else [((), rows)]
+        for key, group in groups:
+            arms = {
+                value: _values(group.filter(pl.col(by) == value), metric)
+                for value in values
+                if len(group.filter(pl.col(by) == value))
+            }
+            base = next((v for v in arms if str(v) == str(reference)), next(iter(arms)))
+            for value, arm in arms.items():
+                told = vars(compare.mean(arm))
+                if value != base:
+                    against = vars(compare.ratio(arm, arms[base]))
+                    told |= {f"ratio_{k}": against[k] for k in ("low", "high")}
+                    told |= {k: against[k] for k in ("ratio", "how", "established", "why_not")}
+                out.append({**dict(zip(others, key, strict=True)), by: value, **told})
+        return pl.DataFrame(out, infer_schema_length=None)
+
+    def _comparable(self, by: str, metric: str) -> pl.DataFrame:
+        """The points that count and have the metric; RefusedError where no comparison can be made of them."""
+        if by not in CHOICE_KEYS:
+            raise RefusedError(
+                f"--by {by}: not a choice. The sweep varies {', '.join(_varying(self.points, None))}."
+            )
+        if metric not in POINT.names or not self.points[metric].dtype.is_numeric():
+            raise RefusedError(
+                f"--metric {metric}: not a number's column; docs/results.md has them."
+            )
+        rows = self.points.filter(pl.col("counts") & (pl.col(metric) > 0))
+        if rows[by].n_unique() < 2:
+            raise RefusedError(
+                f"{by}: {rows[by].n_unique()} value among the {len(rows)} points that count and have {metric}; "
+                "a comparison needs two."
+            )
+        return rows
 
     def traces(self) -> pl.LazyFrame:
         """All readings of all GPUs that took part in finished attempts, with point_id, attempt, node and gpu_uuid."""
@@ -149,6 +200,31 @@ class Sweep:
                 f"{', '.join(map(str, _listed(row['reasons'])))}."
             )
         return figures.timeline(power, spans, row)
+
+
+def _varying(rows: pl.DataFrame, beside: str | None) -> list[str]:
+    """The choices with more than one value, but for the repeat and what follows from `beside`."""
+    names = [c for c in CHOICE_KEYS if c != "repeat" and not c.startswith(("cluster_", "power_"))]
+    out = []
+    for name in names:
+        if rows[name].n_unique() < 2:
+            continue
+        follows = (
+            beside is not None
+            and name != beside
+            and (rows.select(beside, name).n_unique() == rows[beside].n_unique())
+        )
+        if not follows:
+            out.append(name)
+    return out
+
+
+def _values(rows: pl.DataFrame, metric: str) -> list[compare.Value]:
+    """The repeats of one arm, with their sampling uncertainty where the metric is joules, and their boards."""
+    relative = pl.col("energy_u_j") / pl.col("energy_j")
+    u = pl.col(metric) * relative if "energy" in metric or "power" in metric else pl.lit(0.0)
+    told = rows.select(pl.col(metric).cast(pl.Float64), u.fill_null(0.0).alias("u"), "boards")
+    return [compare.Value(v, u_of, tuple(boards or ())) for v, u_of, boards in told.iter_rows()]
 
 
 def _listed(value: object) -> list[object]:

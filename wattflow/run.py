@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 
 from wattflow import __version__, config, dataset, heartbeat, slurm, tokenizer
 from wattflow.config import Config
+from wattflow.engine import reference
 from wattflow.engine.build import build
 from wattflow.engine.generation import Engine, Generated
 from wattflow.engine.ranks import Ranks, join
@@ -93,9 +94,17 @@ def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
 class _Attempt:
     """One rank's part in one attempt."""
 
-    def __init__(
-        self, sweep: SweepDir, point_id: str, number: int, ranks: Ranks, place: Place
+    def __init__(  # noqa: PLR0917 - what an attempt is told of itself
+        self,
+        sweep: SweepDir,
+        point_id: str,
+        number: int,
+        ranks: Ranks,
+        place: Place,
+        ends: tuple[bool, bool],
     ) -> None:
+        """`ends`: whether it is the first and the last attempt of its task."""
+        self.first_of_task, self.last_of_task = ends
         self.choices = read_choices(sweep, point_id)
         self.config: Config = config.from_dict(self.choices)
         self.ranks, self.place, self.point_id = ranks, place, point_id
@@ -137,9 +146,15 @@ class _Attempt:
             engine = build(
                 self.config, self.ranks, eos_id=self.text.eos_id, pad_id=self.text.pad_id
             )
+            log = self._span_log(engine, spool, mine)
+            if self.first_of_task:
+                self._reference(log, progress)
             with contextlib.closing(engine):
-                self._generate(engine, spool, mine, mark, progress)
+                self._generate(engine, log, mark, progress)
                 self.record["engine"] = engine.info
+            if self.last_of_task:
+                self._reference(log, progress)
+            log.close()
         self._close_files(spool)
 
     @contextlib.contextmanager
@@ -190,21 +205,13 @@ class _Attempt:
     def _generate(
         self,
         engine: Engine,
-        spool: Path,
-        device: Device,
+        log: SpanLog,
         mark: Callable[[], None],
         progress: Progress,
     ) -> None:
         """Idle, load, one uncounted batch, then all batches, the last one as short as it is, and idle once more."""
         size, prompts = self.config.batch_size, self.prompts.tokens
         batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-        log = SpanLog(
-            spool / f"spans-rank{self.ranks.rank}.arrow",
-            rank=self.ranks.rank,
-            node=self.place.node,
-            gpu_uuid=device["uuid"],
-            edge=partial(self.edge, engine),
-        )
         progress("idle", 0, len(batches))
         with log.span("idle"):
             time.sleep(self.config.power.idle_s)
@@ -233,7 +240,26 @@ class _Attempt:
         progress("batches", len(batches), len(batches))
         with log.span("idle_after"):  # weights and cache still lie on the device
             time.sleep(self.config.power.idle_s)
-        log.close()
+        log.flush()
+
+    def _span_log(self, engine: Engine, spool: Path, device: Device) -> SpanLog:
+        return SpanLog(
+            spool / f"spans-rank{self.ranks.rank}.arrow",
+            rank=self.ranks.rank,
+            node=self.place.node,
+            gpu_uuid=device["uuid"],
+            edge=partial(self.edge, engine),
+        )
+
+    def _reference(self, log: SpanLog, progress: Progress) -> None:
+        """The fixed load by which boards are compared, where the sweep asks for it; no part of the point's joules."""
+        if self.config.sweep.reference_s == 0:
+            return
+        progress("reference", 0, 0)
+        with log.span("reference"):
+            rounds = reference.run(self.ranks, self.config.sweep.reference_s)
+        log.flush()
+        self.record["reference_rounds"] = self.record.get("reference_rounds", 0) + rounds
 
     def _requests(self) -> pa.Table:
         """One row a prompt; a dummy model's text means nothing, so its words and text are null."""
@@ -340,8 +366,13 @@ def _git() -> str | None:
 # --- one task -------------------------------------------------------------------------------------
 
 
-def _measure(
-    sweep: SweepDir, point_id: str, ranks: Ranks, place: Place, progress: Progress
+def _measure(  # noqa: PLR0917 - it passes on what an attempt is told
+    sweep: SweepDir,
+    point_id: str,
+    ranks: Ranks,
+    place: Place,
+    progress: Progress,
+    ends: tuple[bool, bool],
 ) -> None:
     """One attempt at a point, unless another process is at it now."""
     claimed = heartbeat.claim(sweep, point_id) if ranks.rank == 0 else None
@@ -350,7 +381,7 @@ def _measure(
         print(f"point {point_id}: another task runs it now; this one steps aside", flush=True)
         return
     with claimed[1] if claimed else contextlib.nullcontext() as heart:
-        attempt = _Attempt(sweep, point_id, number, ranks, place)
+        attempt = _Attempt(sweep, point_id, number, ranks, place, ends)
         try:
             attempt.run(progress if heart is None else _also_telling(heart, progress))
         except BaseException as error:
@@ -406,14 +437,17 @@ def is_finished(sweep: SweepDir, point_id: str, after: int = 0) -> bool:
     return False
 
 
-def run_points(
+def run_points(  # noqa: PLR0917 - what a task is told
     sweep: SweepDir,
     point_ids: Sequence[str],
     place: Place,
     progress: Progress,
     again: Mapping[str, int],
+    ends: tuple[bool, bool] = (True, True),
 ) -> None:
     """Run points one after another as one of the ranks of a task; EngineError when some of them failed.
+
+    `ends` says whether the task's first and last point are among them.
 
     What finished is left alone; a point in `again` is, once it finished with a higher attempt than told there.
 
@@ -423,13 +457,16 @@ def run_points(
     _heed_signals()
     ranks = _join(config.from_dict(read_choices(sweep, point_ids[0])), place)
     failed = []
+    first = ends[0]
     try:
         for point_id in point_ids:
             after = again.get(point_id, 0)
             if ranks.broadcast(is_finished(sweep, point_id, after) if ranks.rank == 0 else None):
                 continue
             try:
-                _measure(sweep, point_id, ranks, place, progress)
+                at_ends = first, ends[1] and point_id == point_ids[-1]
+                first = False
+                _measure(sweep, point_id, ranks, place, progress, at_ends)
             except InterruptedRunError:
                 raise
             except Exception:
@@ -555,7 +592,8 @@ def run_serially(
     for point_id in point_ids:
         after = (again or {}).get(point_id, 0)
         if not is_finished(sweep, point_id, after):
-            _run_locally(sweep, point_id, after, report or _print_point_progress)
+            ends = point_id == point_ids[0], point_id == point_ids[-1]
+            _run_locally(sweep, point_id, after, ends, report or _print_point_progress)
             if not is_finished(sweep, point_id, after):
                 failed.append(point_id)
     return failed
@@ -565,7 +603,9 @@ def _print_point_progress(point_id: str, phase: str, done: int, of: int) -> None
     print(f"{point_id}: {phase}{f', {done} of {of} batches' if of else ''}", flush=True)
 
 
-def _run_locally(sweep: SweepDir, point_id: str, after: int, report: PointProgress) -> None:
+def _run_locally(
+    sweep: SweepDir, point_id: str, after: int, ends: tuple[bool, bool], report: PointProgress
+) -> None:
     """One attempt at a point by local processes; it lies closed on disk afterwards, finished or not."""
     chosen = config.from_dict(read_choices(sweep, point_id))
     before = {attempt.number for attempt in sweep.attempts(point_id)}
@@ -578,7 +618,12 @@ def _run_locally(sweep: SweepDir, point_id: str, after: int, report: PointProgre
     ):
         ranks: list[subprocess.Popen[str]] = []
         try:
-            told = {"sweep": str(sweep.path), "point_id": point_id, "after": after}
+            told = {
+                "sweep": str(sweep.path),
+                "point_id": point_id,
+                "after": after,
+                "ends": ends,
+            }
             ranks += [_spawn(told, chosen, rank, spool) for rank in range(chosen.shards)]
             _follow(ranks[0], point_id, report)
         finally:
@@ -720,7 +765,8 @@ def main(told: str) -> None:
     place = Place(**given["place"])
     point_id = given["point_id"]
     again = {point_id: given["after"]}
-    run_points(SweepDir(Path(given["sweep"])), [point_id], place, progress, again)
+    ends = bool(given["ends"][0]), bool(given["ends"][1])
+    run_points(SweepDir(Path(given["sweep"])), [point_id], place, progress, again, ends)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-Phase = Literal["idle", "load", "warmup", "prefill", "decode", "idle_after"]
-PHASES: tuple[Phase, ...] = ("idle", "load", "warmup", "prefill", "decode", "idle_after")
+Phase = Literal["idle", "load", "warmup", "prefill", "decode", "idle_after", "reference"]
+PHASES: tuple[Phase, ...] = (
+    *("idle", "load", "warmup", "prefill", "decode", "idle_after"),
+    "reference",  # a fixed load at both ends of a task, beside the point's own phases
+)
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
@@ -193,6 +196,7 @@ class Record(TypedDict, total=False):
     ranks: list[RankInfo]
     nodes: list[NodeInfo]
     prompts: PromptInfo
+    reference_rounds: int  # of the fixed load by rank 0, where the sweep asks for one
     engine: dict[str, object]  # which path and kernels ran, parameters, bytes of weights and cache
     versions: dict[str, str]  # wattflow, python, torch, ...
     git: str | None

@@ -11,6 +11,7 @@ what is not. Both hold the sweep's turn (journal.turn) meanwhile, so that two te
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -82,11 +83,14 @@ class Shape:
     ranks_per_node: int  # one GPU each
     cluster: Cluster
     point_ids: list[str] = field(default_factory=list)
+    blocks: list[list[str]] = field(default_factory=list)  # that must not be parted; empty: none
 
     @property
     def tasks(self) -> list[list[str]]:
-        """The point ids of each task, in the order in which points are run."""
-        return _chunks(self.point_ids, self.cluster.points_per_task)
+        """The point ids of each task, in the order in which points are run; points_per_task counts whole blocks."""
+        units = self.blocks or [[point_id] for point_id in self.point_ids]
+        tasks = _chunks(units, self.cluster.points_per_task)
+        return [list(itertools.chain.from_iterable(task)) for task in tasks]
 
     @property
     def arrays(self) -> list[list[list[str]]]:
@@ -136,6 +140,7 @@ def _chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
 def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
     """Points (id, resolved choices) by what they ask of Slurm, in the order of each shape's first point."""
     by_shape: dict[str, Shape] = {}
+    repeats: dict[str, dict[int, list[str]]] = {}
     for point_id, choices in points:
         nodes, shards = choices["nodes"], choices["shards"]
         key = json.dumps([nodes, shards, choices["cluster"]], sort_keys=True)
@@ -149,7 +154,19 @@ def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
                 )
             by_shape[key] = Shape(nodes, ranks, cluster)
         by_shape[key].point_ids.append(point_id)
-    return list(by_shape.values())
+        if choices["sweep"]["block"] == "board":
+            of_shape = repeats.setdefault(key, {})
+            of_shape.setdefault(choices["repeat"], []).append(point_id)
+    return [_blocked(shape, list(repeats.get(key, {}).values())) for key, shape in by_shape.items()]
+
+
+def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:
+    """The shape with its blocks; a task has as much more time as its longest block has points."""
+    if not blocks:
+        return shape
+    longest = max(map(len, blocks))
+    cluster = replace(shape.cluster, time_min=shape.cluster.time_min * longest)
+    return replace(shape, cluster=cluster, blocks=blocks)
 
 
 def _fitting(asked: list[Shape]) -> list[Shape]:
