@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import cli
+from wattflow import __version__, cli
 
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
 
@@ -261,3 +261,9 @@ def test_the_closing_table_says_which_finished_points_it_leaves_out(tmp_path, ca
     told = capsys.readouterr().err
     assert f"{bad.point_id} finished and does not count: A GPU of the job has no trace" in told
     assert good.point_id not in told
+
+
+def test_version_is_one_line_on_stdout(tmp_path):
+    """`wattflow --version` prints the package's version alone, so that a script can read it."""
+    done = call("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 
 import typer
 
+from wattflow import __version__
 from wattflow.errors import WattflowError
 
 # Stages are imported by the verb that needs them: --help is asked for far more often than anything else.
@@ -47,6 +48,24 @@ DryRun = Annotated[
 
 def _talk(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has done the work
 
 
 def _table(
