@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from wattflow import config
-from wattflow.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
+from wattflow.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
 from wattflow.stream import write_table
 from wattflow.sweepdir import AttemptDir, SweepDir
 
@@ -57,6 +57,7 @@ class Made:
     status: str = "finished"
     dummy: bool = True
     counter: bool = True
+    hosts: dict[str, Power] = field(default_factory=dict)  # by node, where RAPL answers
     started_s: float = 0.0
 
     @property
@@ -158,6 +159,17 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
     return rows
 
 
+def host_trace_of(made: Made, node: str) -> pa.Table:
+    """The readings of one node's host by RAPL, 50 ms apart."""
+    end_s = made.before_s + made.window_s + made.after_s
+    seconds = np.arange(-0.1, end_s + 0.05, 0.05)
+    zero = START_NS + round((made.started_s + made.offset_s.get(node, 0.0)) * 1e9)
+    stamps = zero + np.rint(seconds * 1e9).astype(np.int64)
+    told = {**ABOUT, "node": node, "gpu_uuid": f"host-{node}"}
+    table = _readings(stamps, "rapl", power_w=made.hosts[node](seconds))
+    return table.replace_schema_metadata(told)
+
+
 def trace_of(made: Made, gpu: Gpu) -> pa.Table:
     """The readings of one device: power at each period, a counter and conditions each second."""
     end_s = made.before_s + made.window_s + made.after_s
@@ -212,6 +224,8 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
         write_table(attempt.spans_path(node), table)
     for gpu in made.gpus:
         write_table(attempt.trace_path(gpu.node, gpu.uuid), trace_of(made, gpu))
+    for node in made.hosts:
+        write_table(attempt.trace_path(node, f"host-{node}"), host_trace_of(made, node))
     write_table(attempt.requests_path, _requests(made))
     ranks: list[Any] = []
     for gpu in made.gpus:
@@ -250,6 +264,7 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
                     {"ordinal": i, "uuid": gpu.uuid, "bus_id": None, "name": "NVIDIA H100 80GB HBM3"}
                     for i, gpu in enumerate(g for g in made.gpus if g.node == node)
                 ],
+                "host": _host(node) if node in made.hosts else None,
                 "sidecar_restarts": 0,
             }
             for node in nodes
@@ -262,6 +277,10 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
     }  # fmt: skip
     attempt.write_record(record)
     return attempt
+
+
+def _host(node: str) -> Host:
+    return {"uuid": f"host-{node}", "name": "host (package-0)", "source": "rapl", "period_ms": 50.0}
 
 
 def _requests(made: Made) -> pa.Table:

@@ -736,3 +736,39 @@ def test_results_are_opened_to_the_group_only_when_asked(tmp_path):
     alone = make_sweep(tmp_path / "alone", [choices()])
     collect(alone)
     assert alone.points_path.stat().st_mode & 0o777 == 0o600
+
+
+def test_hosts_are_added_up_apart(tmp_path):
+    """Hosts at 90 W and 110 W over 7.5 s, clocks 3 s apart: 1,500 J beside the GPUs' 1,050 J, and in no other sum."""
+    gpus = [Gpu("GPU-a", node="node1"), Gpu("GPU-b", node="node2")]
+    hosts = {"node1": constant(90.0), "node2": constant(110.0)}
+    made = Made(gpus, hosts=hosts, pause_s=0.0, decode_s=2.75, offset_s={"node2": 3.0})
+    sweep, _, row = one(tmp_path, made)
+    assert row["duration_s"] == pytest.approx(7.5)
+    assert row["host_energy_j"] == pytest.approx(1500.0)
+    assert row["host_power_w"] == pytest.approx(200.0)
+    assert row["energy_j"] == pytest.approx(1050.0)
+    assert row["gpus"] == 2
+    assert {phase["gpu_uuid"] for phase in phases(sweep)} == {"GPU-a", "GPU-b"}
+
+
+def test_a_host_that_one_node_lacks_has_no_total(tmp_path):
+    """Where one of two nodes does not show RAPL, the hosts' joules are not known; the GPUs' are."""
+    gpus = [Gpu("GPU-a", node="node1"), Gpu("GPU-b", node="node2")]
+    _, _, row = one(tmp_path, Made(gpus, hosts={"node1": constant(90.0)}))
+    assert row["host_energy_j"] is None
+    assert row["valid"]
+
+
+def test_what_devices_agree_on_is_told(tmp_path):
+    """ECC of two devices is told where both say the same, and null where they differ."""
+    sweep, attempt, _ = one(tmp_path, Made([Gpu("GPU-a"), Gpu("GPU-b")]))
+    record = attempt.read_record()
+    told = []
+    for second in (True, False):
+        for device, ecc in zip(record["nodes"][0]["devices"], (True, second), strict=True):
+            device.update(ecc=ecc, power_limit_max_w=700.0)
+        attempt.write_record(record)
+        (row,) = rows(sweep)
+        told.append((row["ecc"], row["power_limit_max_w"]))
+    assert told == [(True, 700.0), (None, 700.0)]

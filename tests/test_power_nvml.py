@@ -110,20 +110,29 @@ class TestFakeDriver:
             assert np.abs(told - truth).max() <= 0.0005001
 
     def test_devices_by_ordinal(self, opened, monkeypatch):
-        """Devices are listed by CUDA ordinal with UUID, bus id and name."""
+        """Devices are listed by CUDA ordinal with UUID, bus id and name, what is set on them and their limits."""
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+        fixed = {
+            "ecc": True,
+            "persistence": True,
+            "power_limit_default_w": 700.0,
+            "power_limit_min_w": 200.0,
+            "power_limit_max_w": 700.0,
+        }
         assert opened().devices == [
             {
                 "ordinal": 0,
                 "uuid": curves.uuid("n1", 1),
                 "bus_id": "00000000:11:00.0",
                 "name": "NVIDIA Fake 80GB",
+                **fixed,
             },
             {
                 "ordinal": 1,
                 "uuid": curves.uuid("n1", 0),
                 "bus_id": "00000000:10:00.0",
                 "name": "NVIDIA Fake 80GB",
+                **fixed,
             },
         ]
 

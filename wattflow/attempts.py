@@ -7,6 +7,7 @@ once and a device that no rank used is never billed.
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -194,8 +195,14 @@ def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
     if job:
         row.update(job_id=job["job_id"], array_task=job["array_task"])
     nodes = record.get("nodes", [])
-    names = dict.fromkeys(device["name"] for node in nodes for device in node["devices"])
+    devices = [device for node in nodes for device in node["devices"]]
+    names = dict.fromkeys(device["name"] for device in devices)
     row.update(
+        ecc=_agreed(device.get("ecc") for device in devices),
+        persistence=_agreed(device.get("persistence") for device in devices),
+        power_limit_default_w=_agreed(device.get("power_limit_default_w") for device in devices),
+        power_limit_min_w=_agreed(device.get("power_limit_min_w") for device in devices),
+        power_limit_max_w=_agreed(device.get("power_limit_max_w") for device in devices),
         gpu_name=" + ".join(names) or None,
         driver=_joined(node["driver"] for node in nodes),
         power_source=_joined(node["source"] for node in nodes),
@@ -209,6 +216,12 @@ def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
         engine_info=json.dumps(record["engine"]) if "engine" in record else None,
         versions=json.dumps(record["versions"]) if "versions" in record else None,
     )
+
+
+def _agreed(values: Iterable[Any]) -> Any:
+    """What all say; null where they differ or say nothing."""
+    told = set(values)
+    return told.pop() if len(told) == 1 else None
 
 
 def _joined(names: Any) -> str | None:
@@ -240,7 +253,9 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     reasons += self_checks(row, phases)
     row["reasons"] = list(dict.fromkeys(reasons))
     row["valid"] = not any(REASONS[reason][0] for reason in row["reasons"])
-    return Collected(row, phases, {device.who: device.trace for device in devices})
+    traces = {device.who: device.trace for device in devices}
+    traces |= _hosts(row, attempt, record, {device.who[0]: device.window for device in devices})
+    return Collected(row, phases, traces)
 
 
 def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict[int, _Spans]:
@@ -399,8 +414,6 @@ def _device(
     who: Who, meter: NodeInfo, spans: _Spans, window: tuple[int, int], trace: pa.Table
 ) -> _Device:
     source, period_ms = meter["source"], meter["period_ms"]
-    # a row of the sensor without a value, flagged as a gap, is a reading that failed
-    samples = trace.filter(pc.equal(trace["source"], source))
     counted = trace.filter(pc.is_valid(trace["counter_mj"]))
     return _Device(
         who=who,
@@ -409,15 +422,21 @@ def _device(
         spans=spans,
         window=window,
         trace=trace,
-        power=energy.curve(
-            samples["time_ns"].to_numpy(),
-            samples["power_w"].to_numpy(),
-            samples["gap"].to_numpy(),
-            longest_ns=energy.longest_spacing_ns(source, period_ms),
-            lag_ns=energy.lag_ns(source, period_ms),
-            renewal_ns=energy.RENEWAL_NS.get(source, 0),
-        ),
+        power=_curve(trace, source, period_ms),
         counter=energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy()),
+    )
+
+
+def _curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
+    # a row of the sensor without a value, flagged as a gap, is a reading that failed
+    samples = trace.filter(pc.equal(trace["source"], source))
+    return energy.curve(
+        samples["time_ns"].to_numpy(),
+        samples["power_w"].to_numpy(),
+        samples["gap"].to_numpy(),
+        longest_ns=energy.longest_spacing_ns(source, period_ms),
+        lag_ns=energy.lag_ns(source, period_ms),
+        renewal_ns=energy.RENEWAL_NS.get(source, 0),
     )
 
 
@@ -492,6 +511,33 @@ def _steady(row: Row, parts: list[Joules | None]) -> None:
 
 
 _WITHHOLD = {"no_power", "not_bracketed", "gap", "short_window", "clock_step"}
+
+
+def _hosts(
+    row: Row, attempt: AttemptDir, record: Record, windows: dict[str, tuple[int, int]]
+) -> dict[Who, pa.Table]:
+    """Fill in the joules of the nodes' hosts in the same windows, null unless each node tells them; their traces."""
+    hosts = {info["node"]: host for info in record.get("nodes", []) if (host := info.get("host"))}
+    parts: list[Joules] = []
+    traces: dict[Who, pa.Table] = {}
+    for node, (start, end) in windows.items():
+        if node not in hosts:
+            continue
+        host = hosts[node]
+        who = node, host["uuid"]
+        try:
+            traces[who] = read_table(attempt.trace_path(*who), TRACE)
+        except FileNotFoundError:
+            continue
+        _check_owner(attempt, who, traces[who])
+        power = _curve(traces[who], host["source"], host["period_ms"])
+        parts.append(energy.summed(energy.between(power, [start], [end])))
+    if parts and len(parts) == len(windows):
+        row["host_energy_j"] = _sum([part.energy_j for part in parts])
+    if row["host_energy_j"] is not None:
+        row["host_energy_u_j"] = sum(cast(float, part.u_j) ** 2 for part in parts) ** 0.5
+        row["host_power_w"] = _ratio(row["host_energy_j"], row["duration_s"])
+    return traces
 
 
 def _withheld(device: _Device, total: Joules) -> list[str]:

@@ -198,6 +198,14 @@ _MEASURED = [
     ),
     _field("reference_energy_j", _FLOAT, "J", "Its energy; in no other column."),
     _field("reference_rounds", _INT, "rounds", "Rounds of that load by rank 0."),
+    _field(
+        "host_energy_j",
+        _FLOAT,
+        "J",
+        "RAPL: CPU packages and DRAM of the job's nodes in the same window, whoever used them; in no other column.",
+    ),
+    _field("host_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
+    _field("host_power_w", _FLOAT, "W", "host_energy_j / duration_s."),
     _field("steady_s", _FLOAT, "s", "Rank 0's time of all batches but the first and the last."),
     _field("steady_tokens_kept", _INT, "tokens", "Output tokens of those batches."),
     _field("steady_tokens_per_s", _FLOAT, "tokens/s", "steady_tokens_kept / steady_s."),
@@ -259,6 +267,20 @@ _MEASURED = [
     _field("sm_clock_mhz", _FLOAT, "MHz", "Mean SM clock."),
     _field("temperature_c", _FLOAT, "degC", "Highest temperature of any device in the window."),
     _field("power_limit_w", _FLOAT, "W", "Lowest power limit in force on any device."),
+    _field(
+        "power_limit_default_w",
+        _FLOAT,
+        "W",
+        "The maker's default limit; null where devices differ.",
+    ),
+    _field("power_limit_min_w", _FLOAT, "W", "The least limit that the devices accept."),
+    _field("power_limit_max_w", _FLOAT, "W", "The highest limit that the devices accept."),
+    _field(
+        "ecc", _BOOL, "", "Whether memory is error-corrected; null where unknown or devices differ."
+    ),
+    _field(
+        "persistence", _BOOL, "", "Whether the driver stays loaded without clients; null likewise."
+    ),
     _field(
         "throttle_reasons",
         pa.uint64(),

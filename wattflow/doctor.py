@@ -36,6 +36,7 @@ def examine() -> list[Finding]:
         *_slurm(),
         *_folders(),
         *_sensors(),
+        _rapl(),
         _meter(),
     ]
 
@@ -104,12 +105,6 @@ def _folders() -> Iterator[Finding]:
     places = [Path("conf"), package / "conf", package.parent / "conf"]
     there = [place.absolute() for place in places if (place / "config.yaml").is_file()]
     yield _found("conf/", bool(there), str(there[0]) if there else "no conf/config.yaml here")
-    status = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-    yield Finding(
-        "RAPL",
-        "note",
-        f"{status} is {'readable' if os.access(status, os.R_OK) else 'not readable'}",
-    )
 
 
 # ---- sensors ----
@@ -199,6 +194,17 @@ def _on(mode: int) -> str:
 
 def _told(check: str, answer: Any, say: Any) -> Finding:
     return _found(check, answer is not None, "no answer" if answer is None else say(answer))
+
+
+def _rapl() -> Finding:
+    """The host's own counters."""
+    from wattflow.power.rapl import readable_zones  # noqa: PLC0415 - as above
+
+    try:
+        zones = readable_zones(Path(Power().powercap_dir))
+    except PowerError as error:
+        return Finding("RAPL", "note", f"{error} No host_energy_j then.")
+    return Finding("RAPL", "ok", ", ".join(zone.name for zone in zones))
 
 
 def _meter() -> Finding:

@@ -4,7 +4,7 @@ Writers and readers import these. A later version only adds nullable columns or 
 changes raises SCHEMA_VERSION. docs/results.md explains every column.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -60,13 +60,15 @@ TRACE = pa.schema(
     ]
 )
 
-# Sensors by name. Only the first five tell watts of a GPU; `simulated` is arithmetic and is always shown with `~`.
+# Sensors by name. Only the first five tell watts of a GPU, and rapl those of a host; `simulated` is arithmetic and is
+# always shown with `~`.
 SOURCES = (
     "nvml_buffer",  # the driver's own sample buffer, its stamps
     "nvml_instant",  # field 186, polled
     "nvml_average",  # field 185, polled
     "nvml_usage",  # nvmlDeviceGetPowerUsage, polled, where it is instantaneous: GA100, Turing and before
     "nvml_usage_mean",  # the same where it is a mean over 1 s
+    "rapl",  # packages and DRAM of a host: means between polls
     "simulated",
     "nvml_counter",  # counter_mj alone
     "nvml_conditions",  # clocks, temperature, activity, limits, processes: no power
@@ -113,7 +115,17 @@ GRID = pa.schema(
 )
 
 
-class Device(TypedDict):
+class Fixed(TypedDict, total=False):
+    """What an operator set on a GPU and what its maker allows; null where the driver does not say."""
+
+    ecc: bool | None
+    persistence: bool | None
+    power_limit_default_w: float | None
+    power_limit_min_w: float | None
+    power_limit_max_w: float | None
+
+
+class Device(Fixed):
     """One measured device of a node, as the sidecar found it."""
 
     ordinal: int  # the CUDA ordinal within the job's visible devices
@@ -122,16 +134,26 @@ class Device(TypedDict):
     name: str
 
 
+class Host(TypedDict):
+    """What measures the host of a node's GPUs, in a trace of its own."""
+
+    uuid: str  # host-<node>
+    name: str
+    source: str
+    period_ms: float
+
+
 class Ready(TypedDict):
     """What the sidecar tells its parent once its first sample lies on disk."""
 
     node: str
-    meter: str  # nvml, simulated
+    meter: str  # nvml, rapl, simulated
     source: str  # the sensor that the joules come from, a name from SOURCES
     boundary: str  # gpu, or host where there is no GPU
     driver: str | None
     period_ms: float  # expected time between two samples of `source`
     devices: list[Device]
+    host: NotRequired[Host | None]  # beside GPUs, where RAPL answers
 
 
 class RankInfo(TypedDict):
@@ -154,6 +176,7 @@ class NodeInfo(TypedDict):
     driver: str | None
     period_ms: float
     devices: list[Device]
+    host: NotRequired[Host | None]
     sidecar_restarts: int
 
 

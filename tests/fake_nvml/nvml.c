@@ -459,6 +459,12 @@ int nvmlDeviceGetPowerManagementLimitConstraints(Gpu *gpu, unsigned *least_mw, u
     return SUCCESS;
 }
 
+int nvmlDeviceGetPowerManagementDefaultLimit(Gpu *gpu, unsigned *milliwatts) {
+    ENTER(gpu);
+    *milliwatts = 700000;
+    return SUCCESS;
+}
+
 int nvmlDeviceGetPersistenceMode(Gpu *gpu, unsigned *mode) {
     ENTER(gpu);
     *mode = 1;

@@ -8,6 +8,7 @@ before the first row of a trace, `read` whenever `due_ns` has come, `mark` at th
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from wattflow.config import Power
@@ -25,7 +26,7 @@ class Meter(Protocol):
 
     @property
     def name(self) -> str:
-        """The meter: nvml or simulated."""
+        """The meter: nvml, rapl or simulated."""
 
     @property
     def source(self) -> str:
@@ -109,25 +110,40 @@ def middle(start: Moment, end: Moment) -> Moment:
 
 
 def choose(power: Power, node: str) -> Meter:
-    """The meter that power.meter names; auto takes NVML where it shows a visible GPU, else the simulated one.
+    """The meter that power.meter names; auto takes NVML where it shows a GPU, else RAPL, else the simulated one.
 
-    PowerError when NVML was asked for and is absent, or when the visible devices cannot be measured apart (MIG).
+    PowerError when the one asked for does not answer, or when the visible devices cannot be measured apart (MIG).
     """
-    # both import this module, and pynvml is loaded only where it is wanted
+    # all import this module, and pynvml is loaded only where it is wanted
+    from wattflow.power.rapl import RaplMeter  # noqa: PLC0415 - see above
     from wattflow.power.simulated import SimulatedMeter  # noqa: PLC0415 - see above
 
     if power.meter == "simulated":
         return SimulatedMeter(power, node)
+    if power.meter == "rapl":
+        return RaplMeter(Path(power.powercap_dir), node, power.poll_ms)
     if power.meter not in ("auto", "nvml"):
-        raise PowerError(f"power.meter={power.meter}: not one of auto, nvml, simulated.")
+        raise PowerError(f"power.meter={power.meter}: not one of auto, nvml, rapl, simulated.")
     from wattflow.power.nvml import AbsentError, NvmlMeter  # noqa: PLC0415 - see above
 
     try:
         return NvmlMeter(power)
     except AbsentError as error:
         if power.meter == "auto":
-            return SimulatedMeter(power, node)
+            return host_meter(power, node) or SimulatedMeter(power, node)
         raise PowerError(
             f"power.meter=nvml on {node}: {error} Look at `nvidia-smi -L` in the job, ask Slurm for GPUs "
             "(cluster.gpu_request), or take power.meter=simulated, whose watts are no measurement."
         ) from error
+
+
+def host_meter(power: Power, node: str) -> Meter | None:
+    """RAPL of this host, or None where power.host forbids it or it does not answer this user."""
+    from wattflow.power.rapl import RaplMeter  # noqa: PLC0415 - it imports this module
+
+    if not power.host:
+        return None
+    try:
+        return RaplMeter(Path(power.powercap_dir), node, power.poll_ms)
+    except PowerError:
+        return None

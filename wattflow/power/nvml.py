@@ -32,7 +32,7 @@ from wattflow.errors import PowerError
 from wattflow.power.asking import ask, ask_or_none
 from wattflow.power.gpm import Gpm
 from wattflow.power.meter import Beat, Moment, Reading, Row, middle, moment
-from wattflow.schema import Device
+from wattflow.schema import Device, Fixed
 
 log = logging.getLogger(__name__)
 
@@ -262,10 +262,26 @@ def find_gpus(setting: str | None, order: str | None) -> list[Gpu]:
                     "uuid": uuids[index],
                     "bus_id": None if pci is None else _text(pci.busId),
                     "name": names[index],
+                    **_fixed(handle),
                 },
             )
         )
     return gpus
+
+
+def _fixed(handle: Any) -> Fixed:
+    """What an operator set on a GPU and what its maker allows; null where NVML has no answer."""
+    ecc = ask_or_none("nvmlDeviceGetEccMode", handle)
+    persistence = ask_or_none("nvmlDeviceGetPersistenceMode", handle)
+    default_mw = ask_or_none("nvmlDeviceGetPowerManagementDefaultLimit", handle)
+    bounds_mw = ask_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
+    return {
+        "ecc": None if ecc is None else bool(ecc[0]),
+        "persistence": None if persistence is None else bool(persistence),
+        "power_limit_default_w": None if default_mw is None else default_mw / 1e3,
+        "power_limit_min_w": None if bounds_mw is None else bounds_mw[0] / 1e3,
+        "power_limit_max_w": None if bounds_mw is None else bounds_mw[1] / 1e3,
+    }
 
 
 def _text(value: str | bytes) -> str:

@@ -237,11 +237,8 @@ class Sidecar:
         """Keep the first answer; a later one must measure the same things by the same sensor."""
         if self._ready is None:
             self._ready = ready
-        elif (ready["source"], ready["devices"]) != (self._ready["source"], self._ready["devices"]):
-            self._lost = (
-                f"measures {ready['source']} of {ready['devices']} after a restart, and before it measured "
-                f"{self._ready['source']} of {self._ready['devices']}."
-            )
+        elif (now := _measured(ready)) != (before := _measured(self._ready)):
+            self._lost = f"measures {now} after a restart, and before it measured {before}."
             if self._process is not None:
                 self._process.kill()
 
@@ -277,6 +274,13 @@ def _lines(stream: IO[bytes] | None) -> Iterator[dict[str, Any]]:
             message = json.loads(line)
             if isinstance(message, dict):
                 yield message
+
+
+def _measured(ready: Ready) -> str:
+    """What a sidecar measures, by which sensors."""
+    host = ready.get("host")
+    what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]
+    return " and ".join(what if host is None else [*what, f"{host['source']} of {host['uuid']}"])
 
 
 def _hang_up(process: "subprocess.Popen[bytes]") -> None:

@@ -43,8 +43,8 @@ import pyarrow as pa
 
 from wattflow.config import Power
 from wattflow.errors import DamagedError, PowerError, WattflowError
-from wattflow.power.meter import Meter, Reading, choose
-from wattflow.schema import TRACE, Ready
+from wattflow.power.meter import Meter, Reading, choose, host_meter
+from wattflow.schema import TRACE, Host, Ready
 from wattflow.stream import TableStream, read_stream, write_table
 from wattflow.sweepdir import AttemptDir, check_name
 
@@ -179,23 +179,31 @@ def append(source: Path, target: Path, offset: int) -> int:
 class Recording:
     """The traces of one attempt while they grow: a stream a device in the spool."""
 
-    def __init__(self, settings: Settings, meter: Meter, attempt: AttemptDir) -> None:
+    def __init__(
+        self, settings: Settings, meter: Meter, host: Meter | None, attempt: AttemptDir
+    ) -> None:
+        """`meter` reads the job's devices; `host`, where there is one, their host."""
         self._settings = settings
         self._meter = meter
+        self._host = host
         self._attempt = attempt
-        self._uuids = [device["uuid"] for device in meter.devices]
+        self._meters = [meter] if host is None else [meter, host]
+        self._by_uuid = {
+            device["uuid"]: (one, device) for one in self._meters for device in one.devices
+        }
+        self._uuids = list(self._by_uuid)
         self._earlier = {uuid: self._parts(uuid) for uuid in self._uuids}
         self._part = 1 + max(
             (int(path.suffixes[-2][1:]) for parts in self._earlier.values() for path in parts),
             default=-1,
         )
-        meter.begin(
-            {
-                uuid: last
-                for uuid, parts in self._earlier.items()
-                if (last := last_sample_ns(parts, meter.source)) is not None
-            }
-        )
+        last_ns = {
+            uuid: last
+            for uuid, parts in self._earlier.items()
+            if (last := last_sample_ns(parts, self._by_uuid[uuid][0].source)) is not None
+        }
+        for one in self._meters:
+            one.begin(last_ns)
         self._streams = {
             uuid: TableStream(self._spool_path(uuid, self._part), TRACE, self._metadata(uuid))
             for uuid in self._uuids
@@ -227,8 +235,7 @@ class Recording:
 
     def _metadata(self, uuid: str) -> dict[str, str]:
         """What a reader of the file must know: all values are text, and absent where unknown."""
-        meter = self._meter
-        device = next(device for device in meter.devices if device["uuid"] == uuid)
+        meter, device = self._by_uuid[uuid]
         told = {
             "node": self._settings.node,
             "gpu_uuid": uuid,
@@ -251,7 +258,7 @@ class Recording:
         flush_ns = self._settings.power.flush_ms * 1_000_000
         flush_at_ns = time.monotonic_ns() + flush_ns
         while True:
-            self._add(self._meter.read())
+            self._add([row for meter in self._meters for row in meter.read()])
             now_ns = time.monotonic_ns()
             if not self._waiting and not self._told:
                 self._told = True
@@ -260,10 +267,11 @@ class Recording:
             elif now_ns >= flush_at_ns:
                 self._flush()
                 flush_at_ns = now_ns + flush_ns
-            next_ns = min(self._meter.due_ns(), flush_at_ns)
+            next_ns = min(self._due_ns(), flush_at_ns)
             command = commands.wait(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
             if command is not None and "mark" in command:
-                self._meter.mark()
+                for meter in self._meters:
+                    meter.mark()
             elif command is not None:
                 return command
 
@@ -271,16 +279,16 @@ class Recording:
         """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty."""
         end_ns = time.monotonic_ns() + SETTLE_NS
         while (now_ns := time.monotonic_ns()) < end_ns:
-            self._add(self._meter.read())
-            time.sleep(max(0, min(self._meter.due_ns(), end_ns) - now_ns) / 1e9)
-        self._add(self._meter.finish())
+            self._add([row for meter in self._meters for row in meter.read()])
+            time.sleep(max(0, min(self._due_ns(), end_ns) - now_ns) / 1e9)
+        self._add([row for meter in self._meters for row in meter.finish()])
         for uuid, stream in self._streams.items():
             stream.close()
             parts = [*self._earlier[uuid], stream.path]
             metadata = {
                 **self._metadata(uuid),
                 "schema_version": stream.schema.metadata[b"schema_version"].decode(),
-                "late_polls": str(self._meter.late_polls),
+                "late_polls": str(self._by_uuid[uuid][0].late_polls),
                 "complete": "true",
             }
             table = merged(parts).replace_schema_metadata(metadata)
@@ -298,6 +306,9 @@ class Recording:
             if row.get("power_w") is not None:
                 self._waiting.discard(uuid)
 
+    def _due_ns(self) -> int:
+        return min(meter.due_ns() for meter in self._meters)
+
     def _flush(self, *, durable: bool = False) -> None:
         for stream in self._streams.values():
             stream.flush(durable=durable)
@@ -312,6 +323,18 @@ class Recording:
             "driver": meter.driver,
             "period_ms": meter.period_ms,
             "devices": meter.devices,
+            "host": self._host_info(),
+        }
+
+    def _host_info(self) -> Host | None:
+        if self._host is None:
+            return None
+        (device,) = self._host.devices
+        return {
+            "uuid": device["uuid"],
+            "name": device["name"],
+            "source": self._host.source,
+            "period_ms": self._host.period_ms,
         }
 
 
@@ -381,6 +404,7 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
     job = check_name(os.environ.get("SLURM_JOB_ID", "local"), "job")
     with only_one(settings.spool, job, settings.node):
         meter = choose(settings.power, settings.node)
+        host = host_meter(settings.power, settings.node) if meter.boundary == "gpu" else None
         try:
             command = commands.wait(None) or {}
             while "end" not in command:
@@ -388,7 +412,7 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
                     command = commands.wait(None) or {}
                     continue
                 attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])
-                recording = Recording(settings, meter, attempt)
+                recording = Recording(settings, meter, host, attempt)
                 command = recording.run(commands, reply)
                 recording.finish()
                 reply({"closed": command.get("end", "asked")})
