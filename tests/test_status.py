@@ -2,13 +2,16 @@
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_slurm import FakeSlurm
-from sweeps import choices
+from sweeps import choices, make_sweep
 from typer.testing import CliRunner
 
 from wattflow import config, journal, slurm, status, submit
@@ -309,6 +312,125 @@ def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(
         status.logs(made.sweep, point_id, rank=5)
 
 
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["batch_size=8"], [0]),
+        (["batch_size=8,16"], [0, 1]),
+        (["model=tiny", "shards=2"], [2]),
+        (["stop=length", "power.idle_s=5"], [0, 1, 2]),
+        (["model.path=null"], [0, 1, 2]),
+        (["batch_size=9"], []),
+    ],
+)
+def test_points_are_chosen_by_their_choices(words, chosen, tmp_path):
+    """Every word must hold, a word holds for any of its values, and a group stands for its name."""
+    points = [
+        choices(batch_size=8),
+        choices(batch_size=16),
+        choices(batch_size=32, shards=2, cluster__gpus_per_node=2),
+    ]
+    sweep = make_sweep(tmp_path / "s", points)
+    assert status.choose(sweep, words, None) == {config.point_id(points[i]) for i in chosen}
+
+
+def test_points_are_chosen_by_id_and_by_choices_together(tmp_path):
+    """Without a filter there is no choice; with both, both must hold; an id of another sweep is refused."""
+    points = [choices(seed=1), choices(seed=2)]
+    sweep = make_sweep(tmp_path / "s", points)
+    ids = [config.point_id(point) for point in points]
+    assert status.choose(sweep, [], None) is None
+    assert status.choose(sweep, [], [ids[0]]) == {ids[0]}
+    assert status.choose(sweep, ["seed=1,2"], [ids[1]]) == {ids[1]}
+    with pytest.raises(RefusedError, match="0123456789ab: no such point"):
+        status.choose(sweep, [], ["0123456789ab"])
+
+
+@pytest.mark.parametrize("word", ["batchsize=8", "batch_size", "=8"])
+def test_a_filter_that_names_no_choice_is_refused(word, tmp_path):
+    """A slip must not read as a filter that nothing meets, nor as none."""
+    sweep = make_sweep(tmp_path / "s", [choices()])
+    with pytest.raises(RefusedError, match="wattflow keys"):
+        status.choose(sweep, [word], None)
+
+
+def test_status_shows_the_chosen_points_alone(fake, tmp_path):
+    """--only and key=value narrow the table; the sums and the exit code stay those of the sweep."""
+    made = sent(tmp_path, 2)
+    submit.keep(made)
+    fake.queue(f"101_0|RUNNING|None|{name_of(made)}", f"101_1|PENDING|None|{name_of(made)}")
+    done = CliRunner().invoke(app, ["status", str(made.sweep.path), "seed=1"])
+    assert made.points[1].point_id in done.stdout
+    assert made.points[0].point_id not in done.stdout
+    assert "1 running, 1 waiting" in done.stderr
+    assert done.exit_code == 4
+
+
+def test_cancel_takes_the_filters_of_status(fake, tmp_path):
+    """Of four waiting points those of seed 1 and 2 are ended."""
+    made = sent(tmp_path, 4)
+    submit.keep(made)
+    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in range(4)))
+    words = ["cancel", str(made.sweep.path), "seed=1,2", "--state", "waiting"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split() == ["101_1", "101_2"]
+    assert fake.calls("scancel") == ["101_[1-2]"]
+
+
+def test_following_a_log_shows_what_is_added_until_the_attempt_ends(fake, tmp_path):
+    """First what is there, then each new line, those of a new file too; the closed record ends it."""
+    made = sent(tmp_path, 1)
+    log = journal.read(made.sweep)[0].folder / "101_0_log.out"
+    log.write_text("one\ntw")
+    one = attempt(made, 0, "running", "101")
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    steps = status.follow(made.sweep, made.points[0].point_id)
+    assert next(steps) == status.Log(log, "one\n")
+    with log.open("a") as file:
+        file.write("o\nthree")
+    assert next(steps) == status.Log(log, "two\n")
+    told = one.sidecar_log_path("node1")
+    told.write_text("from the sidecar\n")
+    assert next(steps) == status.Log(told, "from the sidecar\n")
+    record = one.read_record()
+    assert record is not None
+    one.write_record({**record, "status": "failed", "error": "boom"})
+    assert list(steps) == [status.Log(log, "three")]
+
+
+def test_following_the_log_of_a_point_that_ended_shows_it_once(fake, tmp_path):
+    """There is nothing to wait for; one without a log is refused as without --follow."""
+    made = sent(tmp_path, 2)
+    attempt(made, 0, "finished", "101_0").sidecar_log_path("node1").write_text("all\n")
+    ids = [point.point_id for point in made.points]
+    assert [log.text for log in status.follow(made.sweep, ids[0])] == ["all\n"]
+    fake.accounting("101_1|FAILED|None")
+    with pytest.raises(RefusedError, match="no log"):
+        list(status.follow(made.sweep, ids[1]))
+
+
+def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
+    """The exit code is 130, as of any command that was interrupted, and the run goes on."""
+    made = sent(tmp_path, 1)
+    submit.keep(made)
+    attempt(made, 0, "running", "101").sidecar_log_path("node1").write_text("a line\n")
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    words = ["logs", str(made.sweep.path), made.points[0].point_id, "-f"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wattflow.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "a line\n"
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=30)
+    assert following.returncode == 130
+    assert "Traceback" not in err
+
+
 def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_path):
     """1 squeue, 1 sacct; half of the points finished on disk, the rest known to Slurm alone."""
     count = 2000
@@ -335,12 +457,12 @@ def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_pa
     assert took_s < 5.0, json.dumps(took_s)
 
 
-@pytest.mark.parametrize(("signal", "state"), [("SIGTERM", "failed"), ("SIGUSR2", "interrupted")])
+@pytest.mark.parametrize(("told", "state"), [("SIGTERM", "failed"), ("SIGUSR2", "interrupted")])
 def test_an_interrupted_attempt_of_a_failed_task_is_told_by_who_ended_it(
-    signal, state, fake, tmp_path
+    told, state, fake, tmp_path
 ):
     """Slurm ends the ranks beside a killed one by SIGTERM, a failure; at SIGUSR2 a task ends itself."""
     made = sent(tmp_path, 1)
-    attempt(made, 0, "interrupted", "101", error=f"the job was told to end ({signal}).")
+    attempt(made, 0, "interrupted", "101", error=f"the job was told to end ({told}).")
     fake.queue(f"101|FAILED|NonZeroExitCode|{name_of(made)}")
     assert only(made).state == state

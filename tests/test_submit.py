@@ -465,6 +465,39 @@ def test_cancel_ends_the_tasks_of_the_chosen_points_in_one_call(fake, tmp_path):
     assert fake.calls("scancel") == ["101_[0-1,3]"]
 
 
+def test_cancel_by_state_ends_what_waits_and_leaves_what_runs_and_the_collect_job(fake, tmp_path):
+    """Task 0 runs, 1 and 2 wait, and so does the collect job, which a filter never means."""
+    made = plan(tmp_path, *seeds(3))
+    submit.submit(made)
+    name, collector = (sent.name for sent in journal.read(made.sweep))
+    fake.queue(
+        f"101_0|RUNNING|None|{name}",
+        f"101_1|PENDING|None|{name}",
+        f"101_2|PENDING|None|{name}",
+        f"102|PENDING|Dependency|{collector}",
+    )
+    assert submit.cancel(made.sweep, states={"waiting"}, dry_run=True) == ["101_1", "101_2"]
+    assert submit.cancel(made.sweep, states={"running"}) == ["101_0"]
+    assert fake.calls("scancel") == ["101_[0]"]
+
+
+def test_cancel_refuses_a_state_in_which_nothing_can_be_ended(fake, tmp_path):
+    """A point that is done or failed has no task; the states that have one are named."""
+    made = plan(tmp_path, *seeds(1))
+    submit.submit(made)
+    with pytest.raises(RefusedError, match=r"failed.*running, waiting"):
+        submit.cancel(made.sweep, states={"failed"})
+
+
+def test_cancel_leaves_a_job_of_the_same_number_that_is_not_the_sweeps(fake, tmp_path):
+    """After a new start of Slurm its numbers begin again: the job's name tells whose it is."""
+    made = plan(tmp_path, *seeds(1))
+    submit.submit(made)
+    fake.queue("101|RUNNING|None|somebody-elses-job", "999|RUNNING|None|other")
+    assert submit.cancel(made.sweep) == []
+    assert fake.calls("scancel") == []
+
+
 def test_a_forced_point_runs_again_though_it_finished(fake, tmp_path):
     """The task is told up to which attempt nothing counts; without --only every point would run, so that is refused."""
     made = plan(tmp_path, *seeds(2))

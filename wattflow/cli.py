@@ -362,12 +362,22 @@ Only = Annotated[
 States = Annotated[
     list[str] | None, typer.Option("--state", help="Only points in this state; may be given again.")
 ]
+Filters = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE,...]...",
+        help="Only points with these choices: batch_size=8,16 model=tiny.",
+    ),
+]
 
 
 @app.command()
 def status(
     sweep: SweepArgument,
+    words: Filters = None,
+    *,
     state: States = None,
+    only: Only = None,
     as_json: AsJson = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every 30 s until all have ended.")
@@ -381,9 +391,14 @@ def status(
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
+    points = stage.choose(directory, words or [], only)
     while True:
         rows = stage.states(directory)
-        chosen = [row for row in rows if not state or row.state in state]
+        chosen = [
+            row
+            for row in rows
+            if (not state or row.state in state) and (points is None or row.point_id in points)
+        ]
         if as_json:
             _print_json([vars(row) for row in chosen])
         else:
@@ -403,6 +418,8 @@ def status(
 @app.command()
 def resume(
     sweep: SweepArgument,
+    words: Filters = None,
+    *,
     only: Only = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also run points of --only that finished; all are kept.")
@@ -412,10 +429,11 @@ def resume(
 ) -> None:
     """Send again exactly the points that were tried, did not finish, and neither wait nor run."""
     from wattflow import submit as stage  # noqa: PLC0415
+    from wattflow.status import choose  # noqa: PLC0415
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
-    chosen = set(only) if only else None
+    chosen = choose(directory, words or [], only)
     sent = stage.resume(directory, dry_run=dry_run, only=chosen, force=force)
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
@@ -425,6 +443,9 @@ def resume(
 @app.command()
 def cancel(
     sweep: SweepArgument,
+    words: Filters = None,
+    *,
+    state: States = None,
     only: Only = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask, however many jobs it ends.")
@@ -433,18 +454,20 @@ def cancel(
 ) -> None:
     """End the sweep's jobs, waiting and running; `resume` sends their points again."""
     from wattflow import submit as stage  # noqa: PLC0415
+    from wattflow.status import choose  # noqa: PLC0415
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
-    chosen = set(only) if only else None
+    chosen = choose(directory, words or [], only)
+    states = set(state) if state else None
     if not (yes or dry_run):
-        would = stage.cancel(directory, only=chosen, dry_run=True)
+        would = stage.cancel(directory, only=chosen, states=states, dry_run=True)
         if len(would) > 100 and not (
             sys.stdin.isatty()
             and typer.confirm(f"end {len(would)} tasks of {directory.name}?", err=True)
         ):
             raise WattflowError(f"{len(would)} tasks would end: say --yes to end them.")
-    ended = stage.cancel(directory, only=chosen, dry_run=dry_run)
+    ended = stage.cancel(directory, only=chosen, states=states, dry_run=dry_run)
     for key in ended:
         print(key)
     _talk(f"{len(ended)} tasks {'would end' if dry_run else 'ended'}.")
@@ -455,14 +478,26 @@ def logs(
     sweep: SweepArgument,
     point: Annotated[str, typer.Argument(metavar="POINT", help="A point_id.")],
     rank: Annotated[int | None, typer.Option("--rank", help="Only this rank's.")] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until the attempt ends, or Ctrl-C.")
+    ] = False,
 ) -> None:
     """Print the logs of a point's newest attempt."""
     from wattflow import status as stage  # noqa: PLC0415
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
-    for log in stage.logs(SweepDir.existing(sweep), point, rank):
-        _talk(f"==> {_shown(log.path)} <==")
-        print(log.text, end="" if log.text.endswith("\n") else "\n")
+    directory = SweepDir.existing(sweep)
+    last = None
+    found = stage.follow if follow else stage.logs
+    for log in found(directory, point, rank):
+        if log.path != last:
+            _talk(f"==> {_shown(log.path)} <==")
+            last = log.path
+        at_line_end = follow or log.text.endswith("\n")
+        print(log.text, end="" if at_line_end else "\n", flush=follow)
+    if follow:
+        (row,) = stage.states(directory, {point})
+        _talk(f"{row.point_id} {row.state}{f': {row.reason}' if row.reason else ''}")
 
 
 @app.command()

@@ -12,8 +12,9 @@ import json
 import pwd
 import re
 import shlex
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,7 +22,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow import heartbeat, journal, process, slurm
+from wattflow import config, heartbeat, journal, process, slurm
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import Sent
 from wattflow.schema import GRID, Record
@@ -34,6 +35,8 @@ State = Literal[
 
 _BROKE = {"FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
 _LOG_TAIL_BYTES = 1_000_000
+_LOOK_S = 1.0  # how often a followed log is looked at
+_ASK_S = 30.0  # and what became of its point, as long as its record does not change
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ class _Traces:
         return self.record if sent.made(self.record, task) else None
 
 
-def states(sweep: SweepDir) -> list[Row]:
-    """One row a point, in the order in which points are run. Slurm is asked at most once in 30 s."""
+def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
+    """One row a point (of `only`), in the order in which points are run. Slurm is asked at most once in 30 s."""
     grid = read_table(sweep.grid_path, GRID)
-    reasons = dict(zip(grid["point_id"].to_pylist(), grid["reason"].to_pylist(), strict=True))
+    told = zip(grid["point_id"].to_pylist(), grid["reason"].to_pylist(), strict=True)
+    reasons = {point_id: why for point_id, why in told if only is None or point_id in only}
     newest = journal.newest_task(journal.read(sweep))
     on_disk = _points_on_disk(sweep)
     collected = _collected(sweep)
@@ -309,6 +313,55 @@ def _first_error(attempt: AttemptDir) -> str | None:
     return min(errors)[1] if errors else None
 
 
+def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) -> set[str] | None:
+    """The points that every filter holds for: KEY=VALUE[,VALUE...] of their choices, and ids; null without a filter.
+
+    RefusedError for a word that names no choice, and for an id that the sweep does not have.
+    """
+    if not words and only is None:
+        return None
+    grid = read_table(sweep.grid_path, GRID)
+    ids = grid["point_id"].to_pylist()
+    unknown = sorted(set(only or ()) - set(ids))
+    if unknown:
+        raise RefusedError(
+            f"{', '.join(unknown)}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
+        )
+    wanted = dict(_filter(word) for word in words)
+    told = zip(ids, grid["choices"].to_pylist(), strict=True)
+    return {
+        point_id
+        for point_id, choices in told
+        if (only is None or point_id in only)
+        and (not wanted or _holds(config.flat(json.loads(choices)), wanted))
+    }
+
+
+def _filter(word: str) -> tuple[str, list[str]]:
+    """The key and the values of one KEY=VALUE[,VALUE...]; a group's key is its name's."""
+    key, _, values = word.partition("=")
+    key = f"{key}.name" if key in config.GROUPS else key
+    if not values or key not in config.DEFAULTS:
+        raise RefusedError(
+            f"{word!r}: no filter. Write KEY=VALUE, such as batch_size=8,16 or model=tiny; `wattflow keys` lists keys."
+        )
+    return key, values.split(",")
+
+
+def _holds(choices: dict[str, object], wanted: dict[str, list[str]]) -> bool:
+    return all(any(_is(choices.get(key), v) for v in values) for key, values in wanted.items())
+
+
+def _is(value: object, word: str) -> bool:
+    """Whether a choice is what a word says: 5 and 5.0 are one number, true is none."""
+    if isinstance(value, str):
+        return value == word
+    with contextlib.suppress(ValueError):
+        said = json.loads(word)
+        return bool(said == value) and isinstance(said, bool) == isinstance(value, bool)
+    return False
+
+
 def counts(rows: Iterable[Row]) -> dict[State, int]:
     """How many points are in each state, in the order of State; states without points are left out."""
     by_state = Counter(row.state for row in rows)
@@ -338,6 +391,54 @@ def logs(sweep: SweepDir, point_id: str, rank: int | None = None) -> list[Log]:
 
     RefusedError for a point that the sweep does not have or that left no log.
     """
+    paths = _log_paths(sweep, point_id, rank)
+    if not paths:
+        raise _no_log(sweep, point_id, rank)
+    return [Log(path, _read_from(path, None)[0].decode(errors="replace")) for path in paths]
+
+
+def follow(sweep: SweepDir, point_id: str, rank: int | None = None) -> Iterator[Log]:
+    """The logs of a point's newest attempt, then what is added to them, until the point neither waits nor runs.
+
+    RefusedError for a point that the sweep does not have, or that ended and left no log.
+    """
+    read_to: dict[Path, int] = {}
+    paths: list[Path] = []
+    seen: object = None
+    ask_at_s = 0.0
+    ended = False
+    while not ended:
+        newest = sweep.attempts(point_id)[-1:]
+        record, damage = _telling_record(newest)
+        now = [attempt.number for attempt in newest], record and record["status"], damage
+        if now != seen or time.monotonic() >= ask_at_s:
+            seen, ask_at_s = now, time.monotonic() + _ASK_S
+            ended = not any(
+                row.state in ("running", "waiting") for row in states(sweep, {point_id})
+            )
+        # new files may come at any time: those of a rank that starts late, of a sidecar, of an error
+        paths = _log_paths(sweep, point_id, rank)
+        for path in paths:
+            data, start = _read_from(path, read_to.get(path))
+            whole = len(data) if ended else data.rfind(b"\n") + 1
+            read_to[path] = start + whole
+            if whole:
+                yield Log(path, data[:whole].decode(errors="replace"))
+        if not ended:
+            time.sleep(_LOOK_S)
+    if not paths:
+        raise _no_log(sweep, point_id, rank)
+
+
+def _no_log(sweep: SweepDir, point_id: str, rank: int | None) -> RefusedError:
+    of = "" if rank is None else f" of rank {rank}"
+    return RefusedError(
+        f"point {point_id}: no log{of} yet in {sweep.path}. `wattflow status {sweep.path}` lists points and states."
+    )
+
+
+def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
+    """The logs of a point's newest task and attempt (of one rank), sorted."""
     attempts = sweep.attempts(point_id)
     at = journal.newest_task(journal.read(sweep)).get(point_id)
     paths: list[Path] = []
@@ -348,15 +449,13 @@ def logs(sweep: SweepDir, point_id: str, rank: int | None = None) -> list[Log]:
         paths += attempts[-1].logs.glob("*")
     if rank is not None:
         paths = [path for path in paths if re.search(rf"(_|-rank){rank}(_log)?\.\w+$", path.name)]
-    if not paths:
-        of = "" if rank is None else f" of rank {rank}"
-        raise RefusedError(
-            f"point {point_id}: no log{of} yet in {sweep.path}. `wattflow status {sweep.path}` lists points and states."
-        )
-    return [Log(path, _tail(path)) for path in sorted(paths)]
+    return sorted(paths)
 
 
-def _tail(path: Path) -> str:
+def _read_from(path: Path, start: int | None) -> tuple[bytes, int]:
+    """What a file has from a byte on, by default its last megabyte; and from which byte that is."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
-        return file.read().decode(errors="replace")
+        if start is None:
+            start = max(0, path.stat().st_size - _LOG_TAIL_BYTES)
+        file.seek(start)
+        return file.read(), start

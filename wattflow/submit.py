@@ -801,19 +801,33 @@ def is_finished(attempts: Sequence[AttemptDir]) -> bool:
     return False
 
 
-def cancel(sweep: SweepDir, *, only: set[str] | None = None, dry_run: bool = False) -> list[str]:
+def cancel(
+    sweep: SweepDir,
+    *,
+    only: set[str] | None = None,
+    states: set[str] | None = None,
+    dry_run: bool = False,
+) -> list[str]:
     """End the tasks that hold these points (all by default), waiting or running; the tasks that were ended.
 
-    A task that packs several points ends for all of them.
+    `states`, of `waiting` and `running`, chooses by what a task does now. A task that packs several points ends for
+    all of them. Without a filter the collect job ends too.
     """
     sweep.require_owner()
+    if states is not None and not states <= {"running", "waiting"}:
+        raise RefusedError(
+            f"--state {', '.join(sorted(states))}: only running, waiting points have a task that can be ended."
+        )
     sents = journal.read(sweep)
     words = live_words(sents)
     chosen = {
         (sent.key(task), sent.is_local)
         for sent in sents
         for task, point_ids in enumerate(sent.tasks)
-        if sent.key(task) in words and (only is None or only.intersection(point_ids))
+        if (word := words.get(sent.key(task))) is not None
+        and (sent.is_local or word.name == sent.name)  # a job of another Slurm may have its number
+        and (only is None or only.intersection(point_ids))
+        and (states is None or (point_ids and _state(word) in states))
     }
     if not dry_run:
         slurm.cancel(slurm.pack(sorted(key for key, is_local in chosen if not is_local)))
@@ -821,6 +835,10 @@ def cancel(sweep: SweepDir, *, only: set[str] | None = None, dry_run: bool = Fal
             process.end(key)
         slurm.forget()
     return sorted(key for key, _ in chosen)
+
+
+def _state(word: slurm.Word) -> str:
+    return "waiting" if word.is_queued else "running"
 
 
 if __name__ == "__main__":
