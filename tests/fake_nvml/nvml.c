@@ -16,6 +16,11 @@
    FAKE_NVML_MIG=1                     MIG mode is on
    FAKE_NVML_ARCHITECTURE=9            9 is Hopper, 7 Ampere, 5 Volta
    FAKE_NVML_PROCESSES=1               with a compute context, on each GPU
+   FAKE_NVML_STATE=folder              power limits and locked clocks outlive a process here, a file a UUID:
+                                       "limit_mw clock_mhz", 0 for clocks that are not locked
+   FAKE_NVML_LEAST_W=300               a lower limit is taken for this one without a word
+   FAKE_NVML_REASONS=4                 NVML's clock-event bits
+   FAKE_NVML_UNDER_CAP=1               the share of time since the epoch that the power cap took
 */
 
 #include <math.h>
@@ -44,6 +49,9 @@ enum { VALUE_DOUBLE = 0, VALUE_UINT = 1, VALUE_ULL = 3 };
 #define TICK_NS 100000000LL     /* counter, instant and average power are renewed each 100 ms */
 #define STEP_US 20000LL         /* the buffer takes a sample each 20 ms ... */
 #define LAG_US 15000LL          /* ... shows it 15 ms later ... */
+#define DEFAULT_LIMIT_MW 700000
+#define LEAST_LIMIT_MW 200000
+#define MOST_CLOCK_MHZ 1980
 #define DEPTH 119               /* ... and keeps this many */
 #define DRIVER_LOADED_NS (1600000000LL * SECOND_NS)
 
@@ -379,6 +387,94 @@ int nvmlDeviceGetTotalEnergyConsumption(Gpu *gpu, unsigned long long *millijoule
     return SUCCESS;
 }
 
+static unsigned long long under_cap_ns(void) {
+    const char *share = setting("FAKE_NVML_UNDER_CAP", "");
+    return *share ? (unsigned long long)((double)now_ns() * atof(share)) : 5000000000ULL;
+}
+
+/* ---- what is set on a GPU ---- */
+
+typedef struct { unsigned limit_mw, clock_mhz; } Set;
+
+static Set set_in_process[MOST_GPUS];
+
+static const char *state_path(unsigned index, char path[512]) {
+    char uuid[41];
+    const char *folder = setting("FAKE_NVML_STATE", "");
+    uuid_of(index, uuid);
+    snprintf(path, 512, "%s/%s", folder, uuid);
+    return *folder ? path : NULL;
+}
+
+static Set set_of(unsigned index) {
+    char path[512];
+    const char *kept = state_path(index, path);
+    Set found = kept ? (Set){0, 0} : set_in_process[index];
+    FILE *file = kept ? fopen(kept, "r") : NULL;
+    if (file) {
+        if (fscanf(file, "%u %u", &found.limit_mw, &found.clock_mhz) != 2)
+            found = (Set){0, 0};
+        fclose(file);
+    }
+    if (!found.limit_mw)
+        found.limit_mw = DEFAULT_LIMIT_MW;
+    return found;
+}
+
+static int keep_set(unsigned index, Set wanted) {
+    char path[512], fresh[530];
+    set_in_process[index] = wanted;
+    if (!state_path(index, path))
+        return SUCCESS;
+    snprintf(fresh, sizeof fresh, "%s.%d", path, (int)getpid());
+    FILE *file = fopen(fresh, "w");
+    if (!file)
+        return NO_PERMISSION;
+    fprintf(file, "%u %u\n", wanted.limit_mw, wanted.clock_mhz);
+    fclose(file);
+    return rename(fresh, path) ? NO_PERMISSION : SUCCESS;
+}
+
+int nvmlDeviceGetPowerManagementLimit(Gpu *gpu, unsigned *milliwatts) {
+    ENTER(gpu);
+    *milliwatts = set_of(gpu->index).limit_mw;
+    return SUCCESS;
+}
+
+int nvmlDeviceSetPowerManagementLimit(Gpu *gpu, unsigned milliwatts) {
+    ENTER(gpu);
+    if (milliwatts < LEAST_LIMIT_MW || milliwatts > DEFAULT_LIMIT_MW)
+        return INVALID_ARGUMENT;
+    unsigned least_mw = 1000 * (unsigned)atoi(setting("FAKE_NVML_LEAST_W", "0"));
+    Set wanted = set_of(gpu->index);
+    wanted.limit_mw = milliwatts < least_mw ? least_mw : milliwatts;
+    return keep_set(gpu->index, wanted);
+}
+
+int nvmlDeviceSetGpuLockedClocks(Gpu *gpu, unsigned least_mhz, unsigned most_mhz) {
+    ENTER(gpu);
+    if (least_mhz > most_mhz || least_mhz < 210 || most_mhz > MOST_CLOCK_MHZ)
+        return INVALID_ARGUMENT;
+    Set wanted = set_of(gpu->index);
+    wanted.clock_mhz = most_mhz;
+    return keep_set(gpu->index, wanted);
+}
+
+int nvmlDeviceResetGpuLockedClocks(Gpu *gpu) {
+    ENTER(gpu);
+    Set wanted = set_of(gpu->index);
+    wanted.clock_mhz = 0;
+    return keep_set(gpu->index, wanted);
+}
+
+int nvmlDeviceGetMaxClockInfo(Gpu *gpu, unsigned kind, unsigned *megahertz) {
+    ENTER(gpu);
+    if (kind > 3)
+        return INVALID_ARGUMENT;
+    *megahertz = kind == 2 ? 2619 : MOST_CLOCK_MHZ;
+    return SUCCESS;
+}
+
 static unsigned read_field(unsigned index, FieldValue *f) {
     char name[16];
     snprintf(name, sizeof name, "%u", f->field);
@@ -390,10 +486,11 @@ static unsigned read_field(unsigned index, FieldValue *f) {
     switch (f->field) {
     case 186: f->value.ui = instant_mw(index); break;
     case 185: f->value.ui = mean_mw(index); break;
-    case 187: f->value.ui = 200000; break;
-    case 188: case 189: case 190: case 192: f->value.ui = 700000; break;
+    case 187: f->value.ui = LEAST_LIMIT_MW; break;
+    case 188: case 189: f->value.ui = DEFAULT_LIMIT_MW; break;
+    case 190: case 192: f->value.ui = set_of(index).limit_mw; break;
     case 83: f->type = VALUE_ULL; f->value.ull = counter_mj(index); break;
-    case 74: f->type = VALUE_ULL; f->value.ull = 5000000000ULL; break;
+    case 74: f->type = VALUE_ULL; f->value.ull = under_cap_ns(); break;
     default: return NOT_SUPPORTED;
     }
     return SUCCESS;
@@ -413,7 +510,8 @@ int nvmlDeviceGetClockInfo(Gpu *gpu, unsigned kind, unsigned *megahertz) {
     ENTER(gpu);
     if (kind > 3)
         return INVALID_ARGUMENT;
-    *megahertz = kind == 2 ? 2619 : 1980;
+    unsigned locked_mhz = set_of(gpu->index).clock_mhz;
+    *megahertz = kind == 2 ? 2619 : locked_mhz ? locked_mhz : MOST_CLOCK_MHZ;
     return SUCCESS;
 }
 
@@ -442,26 +540,26 @@ int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
 
 int nvmlDeviceGetCurrentClocksEventReasons(Gpu *gpu, unsigned long long *reasons) {
     ENTER(gpu);
-    *reasons = 0x4; /* the software power cap */
+    *reasons = strtoull(setting("FAKE_NVML_REASONS", "4"), NULL, 0); /* 4: the software power cap */
     return SUCCESS;
 }
 
 int nvmlDeviceGetEnforcedPowerLimit(Gpu *gpu, unsigned *milliwatts) {
     ENTER(gpu);
-    *milliwatts = 700000;
+    *milliwatts = set_of(gpu->index).limit_mw;
     return SUCCESS;
 }
 
 int nvmlDeviceGetPowerManagementLimitConstraints(Gpu *gpu, unsigned *least_mw, unsigned *most_mw) {
     ENTER(gpu);
-    *least_mw = 200000;
-    *most_mw = 700000;
+    *least_mw = LEAST_LIMIT_MW;
+    *most_mw = DEFAULT_LIMIT_MW;
     return SUCCESS;
 }
 
 int nvmlDeviceGetPowerManagementDefaultLimit(Gpu *gpu, unsigned *milliwatts) {
     ENTER(gpu);
-    *milliwatts = 700000;
+    *milliwatts = DEFAULT_LIMIT_MW;
     return SUCCESS;
 }
 
