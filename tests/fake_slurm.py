@@ -1,4 +1,4 @@
-"""A Slurm that only remembers: sbatch, squeue, sacct, scontrol, scancel and srun on the PATH, answering from files.
+"""A Slurm that only remembers: Slurm's commands on the PATH, answering from files.
 
 Nothing in wattflow knows of it. What a command was called with, and each script that sbatch got, can be read back.
 """
@@ -37,6 +37,7 @@ fi
 exit 0
 """,
     "sacct": 'cat "$FAKE_SLURM/accounting" 2>/dev/null; exit 0\n',
+    "sinfo": 'cat "$FAKE_SLURM/nodes" 2>/dev/null; exit 0\n',
     "scontrol": "",
     "scancel": "",
     "srun": "",
@@ -75,6 +76,10 @@ class FakeSlurm:
     def accounting(self, *lines: str) -> None:
         """What sacct says from now on: id|state|reason."""
         (self.folder / "accounting").write_text("".join(f"{line}\n" for line in lines))
+
+    def nodes(self, *lines: str) -> None:
+        """What sinfo says from now on: host|address; by default there are none."""
+        (self.folder / "nodes").write_text("".join(f"{line}\n" for line in lines))
 
     def silent(self) -> None:
         """From now on squeue does not answer."""

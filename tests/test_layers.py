@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wattflow"
 
 LAYERS = [
-    {"errors", "config", "schema", "columns", "sweepdir", "stream"},
+    {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts"},
     {"model", "dataset", "tokenizer", "timings", "energy", "compare"},
     {"engine", "power"},
     {

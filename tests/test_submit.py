@@ -1,6 +1,7 @@
 """What sbatch is asked for, in which order, and what a kill or a refusal leaves behind."""
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -212,6 +213,43 @@ def test_paths_that_slurm_would_misread_are_refused_before_anything_is_written(
         submit.submit(made)
     assert fake.calls("sbatch") == []
     assert not (tmp_path / name).exists()
+
+
+NOWHERE = Path("/dev/shm/wattflow-test-that-writes-nothing")
+
+
+def test_a_sweep_that_other_nodes_cannot_see_is_refused_before_anything_is_written(fake):
+    """The sweep lies in this machine's memory and node2 is another machine: one line says where and what to do."""
+    fake.nodes(f"{platform.node()}|127.0.0.1", "node2|10.0.0.2")
+    with pytest.raises(RefusedError, match=r"tmpfs at /dev/shm.*node2.*sweeps_dir=DIR") as told:
+        submit.submit(plan(NOWHERE, *seeds(1)), dry_run=True)
+    assert "\n" not in str(told.value)
+    assert not NOWHERE.exists()
+
+
+def test_a_profile_can_say_that_the_folder_is_shared_after_all(fake):
+    """cluster.shared_sweeps_dir stands for what the list of mounts cannot tell, and Slurm is not asked."""
+    fake.nodes("node2|10.0.0.2")
+    points = seeds(1, cluster__shared_sweeps_dir=True)
+    assert submit.submit(plan(NOWHERE, *points), dry_run=True).points == 1
+    assert fake.calls("sinfo") == []
+
+
+@pytest.mark.parametrize(
+    "nodes", [[], ["node1|127.0.1.1", "node2|127.0.1.2"], [f"{platform.node()}|10.0.0.7"]]
+)
+def test_a_cluster_of_this_machine_alone_may_use_any_folder(nodes, fake):
+    """A Slurm for tests, or of one workstation, has no node that could not see the folder; nor has one that is mute."""
+    fake.nodes(*nodes)
+    assert submit.submit(plan(NOWHERE, *seeds(1)), dry_run=True).points == 1
+
+
+def test_local_points_may_lie_in_any_folder(fake):
+    """They run on this machine, so that Slurm is not asked either."""
+    fake.nodes("node2|10.0.0.2")
+    local = seeds(1, cluster__launcher="local")
+    assert submit.submit(plan(NOWHERE, *local), dry_run=True).points == 1
+    assert fake.calls("sinfo") == []
 
 
 # --- submit ---------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ class Cluster:
     comment: bool = True  # whether jobs may carry a comment
     python: str | None = None  # the interpreter on the compute nodes; null: this one
     spool_dir: str | None = None  # node-local; null: $SLURM_TMPDIR, else /tmp
+    shared_sweeps_dir: bool = False  # all nodes see sweeps_dir, though it looks like one node's own
     group_readable: bool = False
 
 

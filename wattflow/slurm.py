@@ -1,4 +1,4 @@
-"""Asking Slurm: squeue, sacct, scontrol, scancel and sbatch, each with a time limit, and their words made plain.
+"""Asking Slurm: squeue, sacct, sinfo, scontrol, scancel and sbatch, each with a time limit, and their words made plain.
 
 An answer is a dict; no answer is a SlurmError, never an empty dict: what is not known is not finished.
 
@@ -8,6 +8,7 @@ An answer is a dict; no answer is a SlurmError, never an empty dict: what is not
 import contextlib
 import json
 import os
+import platform
 import pwd
 import re
 import shlex
@@ -163,6 +164,17 @@ def limits() -> tuple[int | None, int | None]:
         told = dict(re.findall(r"^(\w+)\s*= (\d+)$", text, re.MULTILINE))
     numbers = {key: int(value) for key, value in told.items()}
     return numbers.get("MaxJobCount"), numbers.get("MaxArraySize")
+
+
+def other_node() -> str | None:
+    """The name of a node that is not this machine; null where there is none, or Slurm does not say."""
+    here = platform.node().partition(".")[0]
+    with contextlib.suppress(SlurmError):
+        for line in _ask(["sinfo", "-h", "-N", "-o", "%n|%o"], timeout_s=20.0).splitlines():
+            host, _, address = line.partition("|")
+            if host.partition(".")[0] != here and not re.match(r"127\.|::1$|localhost$", address):
+                return host
+    return None
 
 
 def requeue(task: str) -> None:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pyarrow as pa
 
-from wattflow import __version__, journal, process, slurm
+from wattflow import __version__, journal, mounts, process, slurm
 from wattflow.config import Cluster
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import Sent, Turn
@@ -397,6 +397,7 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
         sweep.require_owner()
     submission, todo = _never_tried(plan, only)
     _check_commands(submission.shapes)
+    _check_shared(sweep, submission.shapes)
     if dry_run:
         return submission
     sweep.make()
@@ -442,6 +443,23 @@ def _check_commands(asked: Sequence[Shape]) -> None:
                 f"cluster={shape.cluster.name}: no sbatch and srun on the PATH. "
                 "Submit from a login node, or run here with cluster=local."
             )
+
+
+def _check_shared(sweep: SweepDir, asked: Sequence[Shape]) -> None:
+    """RefusedError where Slurm has nodes that cannot see the sweep's folder."""
+    if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in asked):
+        return
+    try:
+        told = mounts.MOUNTINFO.read_text(errors="replace")
+    except OSError:  # no Linux
+        return
+    why = mounts.node_local(sweep.path.resolve(), told)
+    other = slurm.other_node() if why else None
+    if other is not None:
+        raise RefusedError(
+            f"{sweep.path}: {why}, which {other} cannot see. Choose a folder that all nodes share with "
+            "sweeps_dir=DIR; if this one is shared, say cluster.shared_sweeps_dir=true."
+        )
 
 
 def _start(

@@ -58,6 +58,7 @@ for id in "$@"; do echo cancelled > "$MODEL/jobs/${id%%_*}/state"; done
 strike after
 """,
     "sacct": "exit 0\n",
+    "sinfo": "exit 0\n",
     "srun": "exit 1\n",
 }
 

@@ -1,0 +1,39 @@
+"""Which folders one node alone can see: memory, a container's layers, and what lies below /tmp.
+
+A disk of this machine is not among them, since it may be the one that all nodes mount.
+"""
+
+import re
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+_OF_ONE_NODE = {"aufs", "overlay", "ramfs", "tmpfs"}
+_TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (names, nothing is written there)
+
+
+def node_local(path: Path, mountinfo: str) -> str | None:
+    """Why an absolute path is seen by its node alone, by the text of /proc/self/mountinfo; null where it may be shared.
+
+    proc(5): the fifth word is the mount point, and the first after a lone `-` the kind of file system.
+    """
+    mount, kind = Path("/"), ""
+    for line in mountinfo.splitlines():
+        words, _, after = line.partition(" - ")
+        if len(words.split()) < 5 or not after.split():
+            continue
+        point = Path(_unescaped(words.split()[4]))
+        # of several at one place the last hides those before it
+        if path.is_relative_to(point) and len(point.parts) >= len(mount.parts):
+            mount, kind = point, after.split()[0]
+    if kind in _OF_ONE_NODE:
+        return f"{'an' if kind[0] in 'ao' else 'a'} {kind} at {mount}"
+    for folder in _TEMPORARY:
+        if path.is_relative_to(folder) and folder not in mount.parents:
+            return f"below {folder}"
+    return None
+
+
+def _unescaped(word: str) -> str:
+    r"""A path as it is: spaces and the like are written as \040."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), word)
