@@ -425,10 +425,11 @@ def readings_of(source, **columns):
     ]
 
 
-def test_activity_is_weighted_by_its_time_in_the_window(tmp_path):
+@pytest.mark.parametrize("source", ["nvml_gpm", "dcgm_profiling"])
+def test_activity_is_weighted_by_its_time_in_the_window(tmp_path, source):
     """The window lasts from 3 to 11.5 s: 40 % for 7 s of it and 80 % for 1.5 s are 47.06 %."""
     added = readings_of(
-        "nvml_gpm", at_s=[2.0, 3.0, 10.0, 12.0], dram_activity_pct=[99.0, 1.0, 40.0, 80.0]
+        source, at_s=[2.0, 3.0, 10.0, 12.0], dram_activity_pct=[99.0, 1.0, 40.0, 80.0]
     )
     row = retraced(tmp_path, lambda told: told + added)
     assert row["dram_activity_pct"] == pytest.approx((40 * 7 + 80 * 1.5) / 8.5)
@@ -477,10 +478,11 @@ def test_a_stepped_clock_withholds(tmp_path):
     assert "clock_step" in retraced(tmp_path, stepped)["reasons"]
 
 
-def test_an_average_cannot_tell_a_short_window(tmp_path):
+@pytest.mark.parametrize("source", ["nvml_average", "nvml_usage_mean", "dcgm_mean"])
+def test_an_average_cannot_tell_a_short_window(tmp_path, source):
     """A sensor that averages over 1 s is refused for windows under 10 s, and taken above."""
-    short = one(tmp_path / "a", Made([Gpu("GPU-a")], source="nvml_average"))[2]
-    long = one(tmp_path / "b", Made([Gpu("GPU-a")], source="nvml_average", batches=4))[2]
+    short = one(tmp_path / "a", Made([Gpu("GPU-a")], source=source))[2]
+    long = one(tmp_path / "b", Made([Gpu("GPU-a")], source=source, batches=4))[2]
     assert "short_window" in short["reasons"]
     assert short["energy_j"] is None
     assert long["power_w"] == pytest.approx(70.0)

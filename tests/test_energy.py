@@ -143,11 +143,33 @@ def test_a_failed_reading_is_a_gap_not_zero_watts():
 
 @pytest.mark.parametrize(
     ("source", "period_ms", "longest_ms"),
-    [("nvml_buffer", 20.0, 100), ("nvml_instant", 50.0, 250), ("simulated", 50.0, 250)],
+    [
+        ("nvml_buffer", 20.0, 100),
+        ("nvml_instant", 50.0, 250),
+        ("dcgm", 50.0, 250),
+        ("simulated", 50.0, 250),
+    ],
 )
 def test_longest_spacing(source, period_ms, longest_ms):
     """100 ms for the 20 ms buffer, three periods and 100 ms of slack for polls."""
     assert energy.longest_spacing_ns(source, period_ms) == longest_ms * MS
+
+
+@pytest.mark.parametrize(
+    ("source", "period_ms", "lag_ms"),
+    [
+        ("nvml_buffer", 20.0, 20),
+        ("nvml_instant", 50.0, 100),
+        ("nvml_instant", 200.0, 200),
+        ("nvml_average", 50.0, 1000),
+        ("dcgm", 50.0, 150),
+        ("dcgm_mean", 100.0, 1100),
+        ("simulated", 50.0, 50),
+    ],
+)
+def test_lag(source, period_ms, lag_ms):
+    """A polled stamp may lie off by its period or the sensor's renewal; that of a cached value by both in a row."""
+    assert energy.lag_ns(source, period_ms) == lag_ms * MS
 
 
 jittered = st.lists(
@@ -211,7 +233,10 @@ def batches(random):
 
 
 def sampled_curve(random, source, changes, levels, running_j):
-    """What a sensor tells of a load: the buffer each 20 ms or so, a field of 100 ms polled each 50 ms."""
+    """What a sensor tells of a load: the buffer each 20 ms or so, a field of 100 ms polled each 50 ms.
+
+    DCGM's cache polls it, too, and what is stamped is up to 50 ms older.
+    """
 
     def mean_w(at_s, over_s):
         return (running_j(at_s) - running_j(at_s - over_s)) / over_s
@@ -224,8 +249,9 @@ def sampled_curve(random, source, changes, levels, running_j):
         at_s = np.arange(-1, TRACE_S + 1, 0.05)
         at_s = at_s + random.uniform(0, 0.003, len(at_s))
         phase_s = random.uniform(0, 0.1)
-        renewed_s = np.floor((at_s - phase_s) / 0.1) * 0.1 + phase_s
-        watts = mean_w(renewed_s, 0.025 if source == "nvml_instant" else 1.0)
+        age_s = random.uniform(0, 0.05) if source.startswith("dcgm") else 0.0
+        renewed_s = np.floor((at_s - age_s - phase_s) / 0.1) * 0.1 + phase_s
+        watts = mean_w(renewed_s, 0.025 if source in ("nvml_instant", "dcgm") else 1.0)
     period_ms = 20.0 if source == "nvml_buffer" else 50.0
     return curve(
         at_s,
@@ -275,6 +301,7 @@ def test_uncertainty_holds_the_truth(load):
     [
         *[("nvml_instant", load) for load in (seldom_steps, square_wave, decode, batches)],
         *[("nvml_average", load) for load in (seldom_steps, decode, batches)],
+        *[("dcgm", load) for load in (seldom_steps, square_wave, decode, batches)],
     ],
 )
 def test_uncertainty_of_polled_fields_holds_the_truth(source, load):
@@ -301,6 +328,21 @@ def test_counter_between_ticks():
     # a tick came up to 5 ms beside its place at 395, 495, 695 and 795 ms; an edge is 45 or 15 ms from the nearest
     u_ms = [np.hypot(np.hypot(0.45 * 5, 0.55 * 5), 45), np.hypot(np.hypot(0.15 * 5, 0.85 * 5), 15)]
     assert found.u_j[0] == pytest.approx(0.5 * np.hypot(*u_ms) / np.sqrt(3), rel=1e-6)
+
+
+def test_an_aged_reading_makes_its_tick_uncertain():
+    """Read each second from a cache of a second, a tick came in the 1.1 s before: in its middle, 0.55 s to each side.
+
+    The window starts and ends at such places, so that at a constant 500 W both edges are off by 0.55 s at most.
+    """
+    stamps, readings_mj = START_NS + np.arange(20) * S, np.arange(20) * 500_000
+    readings = energy.counter(stamps, readings_mj, age_ns=S)
+    assert readings.half_ns.tolist() == [550 * MS] * 20
+    assert readings.time_ns.tolist() == (stamps - 550 * MS).tolist()
+    edges = [START_NS + 2_450 * MS], [START_NS + 12_450 * MS]
+    found = energy.counter_between(readings, *edges)
+    assert found.energy_j[0] == pytest.approx(5000.0, rel=1e-9)
+    assert found.u_j[0] == pytest.approx(500 * 0.55 * np.sqrt(2) / np.sqrt(3), rel=1e-6)
 
 
 def test_a_few_reads_at_an_edge_make_the_counter_sharp():

@@ -53,7 +53,7 @@ def test_nothing_is_due_before_the_period():
 
 def test_unknown_meter_lists_the_right_ones():
     """A meter that does not exist is refused with the names of those that do."""
-    with pytest.raises(PowerError, match="not one of auto, nvml, rapl, simulated"):
+    with pytest.raises(PowerError, match="not one of auto, nvml, dcgm, rapl, simulated"):
         choose(Power(meter="wattmeter"), "n1")
 
 

@@ -423,7 +423,11 @@ def _device(
         window=window,
         trace=trace,
         power=_curve(trace, source, period_ms),
-        counter=energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy()),
+        counter=energy.counter(
+            counted["time_ns"].to_numpy(),
+            counted["counter_mj"].to_numpy(),
+            age_ns=energy.DCGM_COUNTER_AGE_NS if source in energy.CACHED else 0,
+        ),
     )
 
 
@@ -665,7 +669,7 @@ _ACTIVITY = [
 
 
 def _activity(row: Row, devices: list[_Device]) -> None:
-    """GPM's means over the window, each reading weighted by its share of it; null where GPM did not answer."""
+    """GPM's or DCGM's means over the window, each reading weighted by its share of it; null where neither answered."""
     for column in _ACTIVITY:
         means = [_mean_since(device, column) for device in devices]
         total = _sum(means)
@@ -676,7 +680,8 @@ def _mean_since(device: _Device, column: str) -> float | None:
     """The mean inside the window of a column whose rows hold means since the row before."""
     if device.trace[column].null_count == device.trace.num_rows:
         return None
-    told = device.trace.filter(pc.equal(device.trace["source"], "nvml_gpm"))
+    means = pa.array(["nvml_gpm", "dcgm_profiling"])
+    told = device.trace.filter(pc.is_in(device.trace["source"], means))
     stamps = np.clip(told["time_ns"].to_numpy(), *device.window)
     weights, values = np.diff(stamps), told[column].to_numpy()[1:]
     known = np.isfinite(values) & (weights > 0)

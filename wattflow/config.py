@@ -83,13 +83,14 @@ class Engine:
 class Power:
     """How power is measured."""
 
-    meter: str = "auto"  # auto | nvml | rapl | simulated
+    meter: str = "auto"  # auto | nvml | dcgm | rapl | simulated
     flush_ms: int = 200
     poll_ms: int = 50  # period of polled fields, where the driver has no sample buffer
     copy_s: float = 15.0  # how often the spool is copied to the shared directory
     idle_s: float = 5.0  # the idle window before the load
     host: bool = True  # RAPL of the host, beside its GPUs or in their place, where it answers
     powercap_dir: str = "/sys/class/powercap"  # where the kernel shows RAPL
+    dcgm_profiling: bool = False  # also profiling fields, which lock out other profilers
     simulated_idle_w: float = 40.0  # the simulated meter's watts at no CPU load
     simulated_full_w: float = 120.0  # and with all cores busy
 
@@ -206,7 +207,7 @@ _ALLOWED = {
     "engine.kernels": ("auto", "cublas", "triton", "eager"),
     "engine.device": ("auto", "cuda", "cpu"),
     "sweep.block": ("board", None),
-    "power.meter": ("auto", "nvml", "rapl", "simulated"),
+    "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
     "cluster.launcher": ("local", "slurm"),
     "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
 }

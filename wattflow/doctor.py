@@ -36,8 +36,9 @@ def examine() -> list[Finding]:
         *_slurm(),
         *_folders(),
         *_sensors(),
+        *_dcgm(),
         _rapl(),
-        _meter(),
+        _meter("meter", Power()),
     ]
 
 
@@ -207,17 +208,36 @@ def _rapl() -> Finding:
     return Finding("RAPL", "ok", ", ".join(zone.name for zone in zones))
 
 
-def _meter() -> Finding:
-    """The meter that power.meter=auto takes here."""
+def _dcgm() -> Iterator[Finding]:
+    """Whether DCGM could be the meter: the command, its host engine, then power of the visible GPUs."""
+    from wattflow.power.dcgm import numbers_of_gpus  # noqa: PLC0415 - as above
+
+    where = shutil.which("dcgmi")
+    yield _found(
+        "dcgmi", where is not None, where or "not on the PATH; power.meter=nvml needs none"
+    )
+    if where is None:
+        return
+    try:
+        numbers = numbers_of_gpus()
+    except PowerError as error:
+        yield Finding("DCGM host engine", "missing", str(error))
+        return
+    yield Finding("DCGM host engine", "ok", f"{len(numbers)} GPU(s) of this node")
+    yield _meter("DCGM meter", Power(meter="dcgm"))
+
+
+def _meter(check: str, power: Power) -> Finding:
+    """What a meter would measure here."""
     from wattflow.power.meter import choose  # noqa: PLC0415 - as above
 
     try:
-        meter = choose(Power(), platform.node())
+        meter = choose(power, platform.node())
     except PowerError as error:
-        return Finding("meter", "missing", str(error))
+        return Finding(check, "missing", str(error))
     try:
         watts = f"{meter.name}, source {meter.source}, boundary {meter.boundary}"
         every = f"a sample each {meter.period_ms:g} ms for {len(meter.devices)} device(s)"
-        return Finding("meter", "note" if meter.name == "simulated" else "ok", f"{watts}, {every}")
+        return Finding(check, "note" if meter.name == "simulated" else "ok", f"{watts}, {every}")
     finally:
         meter.close()

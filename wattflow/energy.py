@@ -31,9 +31,13 @@ COUNTER_TICK_NS = 100_000_000  # the energy counter is renewed this often (seen 
 _BRIDGE_DOUBT = 0.05  # how far power's course may be off the counter's over part of a second
 # polled fields are renewed this often (seen on H100): two polls within it are one sample
 RENEWAL_NS = dict.fromkeys(
-    ("nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean"), 100_000_000
+    ("nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean", "dcgm", "dcgm_mean"),
+    100_000_000,
 )
-AVERAGING_NS = {"nvml_average": SECOND_NS, "nvml_usage_mean": SECOND_NS}  # means over 1 s
+# means over 1 s
+AVERAGING_NS = dict.fromkeys(("nvml_average", "nvml_usage_mean", "dcgm_mean"), SECOND_NS)
+CACHED = ("dcgm", "dcgm_mean")  # a value was read up to a period before it came and was stamped
+DCGM_COUNTER_AGE_NS = SECOND_NS  # the same for DCGM's counter, which is read this often
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ def longest_spacing_ns(source: str, period_ms: float) -> int:
 
 def lag_ns(source: str, period_ms: float) -> int:
     """How far the time that a sample stands for may lie from its stamp, ns."""
-    return max(int(period_ms * 1e6), AVERAGING_NS.get(source, 0), RENEWAL_NS.get(source, 0))
+    period_ns = int(period_ms * 1e6)
+    least_ns = max(AVERAGING_NS.get(source, 0), RENEWAL_NS.get(source, 0))
+    return period_ns + least_ns if source in CACHED else max(period_ns, least_ns)
 
 
 def curve(
@@ -169,19 +175,19 @@ def _scatter(stamps: Ints, watts: Floats, covered: Bools, renewal_ns: int) -> tu
     return step_w**2 * scale, bend_w**2 * scale
 
 
-def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike) -> Counter:
-    """The counter's ticks, from readings in any order (unsigned mJ).
+def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike, *, age_ns: int = 0) -> Counter:
+    """The counter's ticks, from readings in any order (unsigned mJ), each up to `age_ns` older than its stamp.
 
     A reading tells a tick that came since the reading before it, and within the last 100 ms: a tick is placed in the
-    middle of that time. Readings that repeat the one before them tell none. A decrease is a reset by a driver reload,
-    never a wrap: 64 bits of mJ last for ages.
+    middle of that time, which its age makes longer. Readings that repeat the one before them tell none. A decrease is
+    a reset by a driver reload, never a wrap: 64 bits of mJ last for ages.
     """
     stamps = np.asarray(time_ns, dtype=np.int64)
     readings = np.asarray(reading_mj, dtype=np.uint64)
     order = np.argsort(stamps, kind="stable")
     stamps, readings = stamps[order], readings[order]
     lone = np.full(min(1, len(stamps)), COUNTER_TICK_NS)
-    half_ns = np.minimum(np.append(lone, np.diff(stamps)), COUNTER_TICK_NS) / 2
+    half_ns = (np.minimum(np.append(lone, np.diff(stamps)), COUNTER_TICK_NS) + age_ns) / 2
     new = np.append(np.ones(min(1, len(stamps)), bool), readings[1:] != readings[:-1])
     new &= np.append(np.ones(min(1, len(stamps)), bool), stamps[1:] != stamps[:-1])
     stamps, readings, half_ns = stamps[new], readings[new], half_ns[new]

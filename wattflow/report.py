@@ -218,6 +218,8 @@ _SENSORS = {
     "nvml_average": "NVML's one-second average of power, polled",
     "nvml_usage": "NVML's power usage, polled; whether it is an average depends on the GPU",
     "nvml_counter": "the hardware energy counter",
+    "dcgm": "DCGM's cache of instantaneous power, stamped when it arrived",
+    "dcgm_mean": "DCGM's cache of a one-second average of power, stamped when it arrived",
     "simulated": "arithmetic on the CPU's load",
 }
 

@@ -47,7 +47,8 @@ TRACE = pa.schema(
         pa.field(
             "under_cap_ns", pa.uint64()
         ),  # time held back by the power cap, since the driver was loaded
-        # GPM: means since the GPM row before, of what the hardware could do; occupancy is of memory in no sense
+        # GPM, or DCGM's profiling: means since such a row before, of what the hardware could do; occupancy is of memory
+        # in no sense
         pa.field("sm_activity_pct", pa.float64()),
         pa.field("sm_occupancy_pct", pa.float64()),  # warps resident, of those that SMs can hold
         pa.field("tensor_activity_pct", pa.float64()),
@@ -57,10 +58,11 @@ TRACE = pa.schema(
         pa.field("nvlink_tx_mib_s", pa.float64()),
         pa.field("nvlink_rx_mib_s", pa.float64()),
         pa.field("processes", pa.int32()),  # with a compute context on the GPU; at a trace's ends
+        pa.field("graphics_activity_pct", pa.float64()),  # as sm_activity_pct, of any engine; DCGM
     ]
 )
 
-# Sensors by name. Only the first five tell watts of a GPU, and rapl those of a host; `simulated` is arithmetic and is
+# Sensors by name. Only the first seven tell watts of a GPU, and rapl those of a host; `simulated` is arithmetic and is
 # always shown with `~`.
 SOURCES = (
     "nvml_buffer",  # the driver's own sample buffer, its stamps
@@ -68,11 +70,16 @@ SOURCES = (
     "nvml_average",  # field 185, polled
     "nvml_usage",  # nvmlDeviceGetPowerUsage, polled, where it is instantaneous: GA100, Turing and before
     "nvml_usage_mean",  # the same where it is a mean over 1 s
+    "dcgm",  # dcgmi dmon: field 157, or 155 where that is instantaneous
+    "dcgm_mean",  # field 155 where it is a mean over 1 s
     "rapl",  # packages and DRAM of a host: means between polls
     "simulated",
     "nvml_counter",  # counter_mj alone
     "nvml_conditions",  # clocks, temperature, activity, limits, processes: no power
     "nvml_gpm",  # activity of the GPU's parts: no power
+    "dcgm_counter",  # the same three by DCGM
+    "dcgm_conditions",
+    "dcgm_profiling",
 )
 
 # One row a phase of one batch on one rank. `batch` is null outside prefill, decode and warmup.
@@ -147,7 +154,7 @@ class Ready(TypedDict):
     """What the sidecar tells its parent once its first sample lies on disk."""
 
     node: str
-    meter: str  # nvml, rapl, simulated
+    meter: str  # nvml, dcgm, rapl, simulated
     source: str  # the sensor that the joules come from, a name from SOURCES
     boundary: str  # gpu, or host where there is no GPU
     driver: str | None

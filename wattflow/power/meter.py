@@ -26,7 +26,7 @@ class Meter(Protocol):
 
     @property
     def name(self) -> str:
-        """The meter: nvml, rapl or simulated."""
+        """The meter: nvml, dcgm, rapl or simulated."""
 
     @property
     def source(self) -> str:
@@ -47,6 +47,10 @@ class Meter(Protocol):
     @property
     def devices(self) -> list[Device]:
         """The devices that are measured, by CUDA ordinal."""
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What else a trace's metadata says of the sensor, such as the time that a sample averages."""
 
     @property
     def late_polls(self) -> int:
@@ -109,6 +113,16 @@ def middle(start: Moment, end: Moment) -> Moment:
     return Moment((start.time_ns + end.time_ns) // 2, (start.monotonic_ns + end.monotonic_ns) // 2)
 
 
+def stamped(at: Moment, source: str, gap: bool) -> Row:
+    """A row of a sensor at an instant, to which its values are added."""
+    return {
+        "time_ns": at.time_ns,
+        "monotonic_ns": at.monotonic_ns,
+        "source": source,
+        "gap": gap,
+    }
+
+
 def choose(power: Power, node: str) -> Meter:
     """The meter that power.meter names; auto takes NVML where it shows a GPU, else RAPL, else the simulated one.
 
@@ -122,8 +136,20 @@ def choose(power: Power, node: str) -> Meter:
         return SimulatedMeter(power, node)
     if power.meter == "rapl":
         return RaplMeter(Path(power.powercap_dir), node, power.poll_ms)
+    if power.meter == "dcgm":
+        from wattflow.power.dcgm import DcgmMeter  # noqa: PLC0415 - see above
+
+        try:
+            return DcgmMeter(power)
+        except PowerError as error:
+            raise PowerError(
+                f"power.meter=dcgm on {node}: {error} Run `wattflow doctor` in the job, or take power.meter=nvml, "
+                "which needs no DCGM."
+            ) from error
     if power.meter not in ("auto", "nvml"):
-        raise PowerError(f"power.meter={power.meter}: not one of auto, nvml, rapl, simulated.")
+        raise PowerError(
+            f"power.meter={power.meter}: not one of auto, nvml, dcgm, rapl, simulated."
+        )
     from wattflow.power.nvml import AbsentError, NvmlMeter  # noqa: PLC0415 - see above
 
     try:

@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import pynvml
@@ -31,7 +32,7 @@ from wattflow.energy import longest_spacing_ns
 from wattflow.errors import PowerError
 from wattflow.power.asking import ask, ask_or_none
 from wattflow.power.gpm import Gpm
-from wattflow.power.meter import Beat, Moment, Reading, Row, middle, moment
+from wattflow.power.meter import Beat, Reading, Row, middle, moment, stamped
 from wattflow.schema import Device, Fixed
 
 log = logging.getLogger(__name__)
@@ -296,6 +297,7 @@ class NvmlMeter:
 
     name = "nvml"
     boundary = "gpu"
+    about: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, power: Power) -> None:
         """Open NVML and probe it; AbsentError where it shows no GPU, PowerError where no power sensor answers."""
@@ -488,7 +490,7 @@ class NvmlMeter:
         gpu.counter_mj = counter_mj
         if counter_mj is None:
             return []
-        row = _stamped(middle(start, moment()), "nvml_counter", False)
+        row = stamped(middle(start, moment()), "nvml_counter", False)
         return [{**row, "counter_mj": counter_mj}]
 
     def _activity_rows(self, gpu: Gpu) -> list[Row]:
@@ -502,17 +504,17 @@ class NvmlMeter:
             gpu.gpm.close()
             gpu.gpm = None
             return []
-        return [{**_stamped(moment(), "nvml_gpm", False), **row}]
+        return [{**stamped(moment(), "nvml_gpm", False), **row}]
 
     def _process_rows(self, gpu: Gpu) -> list[Row]:
         running = ask_or_none("nvmlDeviceGetComputeRunningProcesses", gpu.handle)
         if running is None:
             return []
-        return [{**_stamped(moment(), "nvml_conditions", False), "processes": len(running)}]
+        return [{**stamped(moment(), "nvml_conditions", False), "processes": len(running)}]
 
     def _condition_rows(self, gpu: Gpu) -> list[Row]:
         row = conditions(gpu.handle)
-        return [{**_stamped(moment(), "nvml_conditions", False), **row}]
+        return [{**stamped(moment(), "nvml_conditions", False), **row}]
 
     def _failed(self, gpu: Gpu, source: str, error: PowerError) -> Iterator[Row]:
         """The mark of a sensor that stopped answering: once, without a value."""
@@ -520,13 +522,4 @@ class NvmlMeter:
             return
         log.warning("%s: %s No power is known until it answers again.", gpu.device["uuid"], error)
         gpu.failing.add(source)
-        yield _stamped(moment(), source, True)
-
-
-def _stamped(at: Moment, source: str, gap: bool) -> Row:
-    return {
-        "time_ns": at.time_ns,
-        "monotonic_ns": at.monotonic_ns,
-        "source": source,
-        "gap": gap,
-    }
+        yield stamped(moment(), source, True)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from wattflow.energy import longest_spacing_ns
 from wattflow.errors import PowerError
@@ -90,6 +91,7 @@ class RaplMeter:
     source = "rapl"
     boundary = "host"
     driver = None
+    about: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, powercap: Path, node: str, period_ms: float) -> None:
         """PowerError where this user cannot read RAPL's counters."""

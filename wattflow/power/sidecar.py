@@ -250,6 +250,7 @@ class Recording:
             "point_id": self._attempt.point_id,
             "attempt": str(self._attempt.number),
             "restarts": str(self._part),
+            **meter.about,
         }
         return {key: value for key, value in told.items() if value is not None}
 

@@ -6,6 +6,7 @@ show that the whole line works, not what anything costs.
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from wattflow.config import Power
 from wattflow.energy import longest_spacing_ns
@@ -30,6 +31,7 @@ class SimulatedMeter:
     source = "simulated"
     boundary = "host"
     driver = None
+    about: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, power: Power, node: str) -> None:
         self._idle_w = power.simulated_idle_w

@@ -1,0 +1,494 @@
+"""The DCGM meter: what it makes of dcgmi's output, which fake_dcgmi plays from files in the documented format."""
+
+import os
+import signal
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import fake_dcgmi
+import pytest
+from fake_nvml import curves
+
+from wattflow.config import Power
+from wattflow.doctor import examine
+from wattflow.errors import PowerError
+from wattflow.power.dcgm import Stream, Table, columns, discovered, number
+from wattflow.power.meter import choose
+from wattflow.power.parent import Sidecar
+from wattflow.schema import TRACE
+from wattflow.stream import read_table
+from wattflow.sweepdir import AttemptDir
+
+pytest_plugins = ("fake_nvml.fixtures",)
+
+# the fake NVML's GPUs of node n1, which DCGM counts the other way round
+FIRST, SECOND = curves.uuid("n1", 0), curves.uuid("n1", 1)
+
+
+def text_of(name):
+    return (fake_dcgmi.DATA / f"{name}.txt").read_bytes()
+
+
+def wait_until(what, limit_s=10):
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline, f"not within {limit_s} s"
+        time.sleep(0.02)
+
+
+def gone(pid):
+    """Whether a process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+# ---- what dcgmi prints ----
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("61.250", 61.25),
+        ("0", 0),
+        ("126311842000123", 126311842000123),  # an integer, as a float64 of a counter would do
+        ("N/A", None),
+        ("1407374883553...", None),
+        ("140737488355328.000", None),  # DCGM_FP64_BLANK
+        ("140737488355331.000", None),  # not permitted
+        ("9223372036854775792", None),  # DCGM_INT64_BLANK
+        ("2147483632", None),  # DCGM_INT32_BLANK
+        ("2147483635", None),  # not permitted
+        ("2147483631", 2147483631),
+        ("2147483648", 2147483648),
+        ("-1", None),
+        ("nan", None),
+        ("<<<NULL>>>", None),
+        ("", None),
+    ],
+)
+def test_blank_values_are_null(cell, expected):
+    """N/A, cut values, words, and each of DCGM's blank values are null; what lies beside them is a number."""
+    assert number(cell) == expected
+
+
+def test_only_whole_rows_of_gpus_are_readings():
+    """Headers, other entities, empty lines and rows with a cell too few or too many are passed over."""
+    rows = Table([155, 156]).feed(text_of("no-readings"))
+    assert rows == [
+        (0, {155: 61.25, 156: 126311842}),
+        (1, {155: None, 156: None}),
+        (2, {155: None, 156: None}),
+        (3, {155: None, 156: None}),
+        (4, {155: None, 156: None}),
+        (5, {155: None, 156: None}),
+        (10, {155: 971.125, 156: 126311842000123}),
+        (0, {155: 61.5, 156: 126311903}),
+    ]
+
+
+def test_the_older_shape_is_read_too():
+    """Right-aligned rows with an empty line before each header, as DCGM 2.0 prints them, say the same."""
+    assert Table([155, 156]).feed(text_of("older-format")) == [
+        (0, {155: 61.25, 156: 126311842}),
+        (1, {155: None, 156: None}),
+        (0, {155: 61.5, 156: 126311903}),
+    ]
+
+
+def test_output_may_be_cut_anywhere():
+    """Cut in two at each byte, the output gives the same rows: a line is read once it is whole."""
+    text = text_of("no-readings")
+    whole = Table([155, 156]).feed(text)
+    for cut in range(len(text)):
+        table = Table([155, 156])
+        assert table.feed(text[:cut]) + table.feed(text[cut:]) == whole
+
+
+def test_a_last_line_that_was_cut_is_no_reading():
+    """A process that dies in the middle of a counter leaves no wrong counter."""
+    assert Table([155, 156]).feed(b"GPU 0     61.250            1263") == []
+
+
+def test_what_is_no_table_is_remembered():
+    """The last line that is no part of the table is kept, as it says why dmon ended."""
+    table = Table([155, 156])
+    table.feed(text_of("no-readings"))
+    assert table.said == "dmon was stopped do to receiving a signal"
+
+
+def test_gpus_are_known_by_uuid():
+    """The map from UUIDs to DCGM's numbers has the GPUs of discovery, and no NvSwitch."""
+    found = discovered(text_of("discovery").decode())
+    assert found == {curves.uuid("n2", 0): 0, SECOND: 1, FIRST: 2}
+
+
+def test_units_are_those_of_the_columns():
+    """1,024 MiB are 2^30 bytes, a share of 0.25 is 25 %, 1 MiB/s is 2^20 bytes a second, and a blank stays null."""
+    filled = {
+        252: ("memory_used_bytes", 1024 * 1024),
+        1002: ("sm_activity_pct", 100),
+        1009: ("pcie_tx_mib_s", 1 / 2**20),
+        150: ("temperature_c", 1),
+    }
+    assert columns(filled, {252: 1024, 1002: 0.25, 1009: 1048576, 150: None}) == {
+        "memory_used_bytes": 2**30,
+        "sm_activity_pct": 25.0,
+        "pcie_tx_mib_s": 1.0,
+        "temperature_c": None,
+    }
+
+
+def test_what_a_column_cannot_hold_is_null():
+    """A clock of 3e9 MHz does not fit its 32 bits: it is null, and the sidecar lives on."""
+    assert columns({100: ("sm_clock_mhz", 1)}, {100: 3_000_000_000}) == {"sm_clock_mhz": None}
+
+
+# ---- the stream ----
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    return fake_dcgmi.install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def stream(played):
+    """A function that starts a stream of instant power; none is left running after the test."""
+    made = []
+
+    def start(period_ms=20, **options):
+        made.append(Stream([157], [1, 2], period_ms, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def test_rows_are_stamped_as_they_come(stream):
+    """Rows come at the period that was asked for, each by both clocks; the first of each GPU is dropped as stale."""
+    one = stream(period_ms=50)
+    started_ns = time.time_ns()
+    one.wait(10)
+    one.take()
+    time.sleep(1.0)
+    heard = [h for h in one.take() if h.gpu == 1]
+    spacings_s = [(b.at.time_ns - a.at.time_ns) / 1e9 for a, b in pairwise(heard)]
+    assert 5 <= len(heard) <= 21
+    assert all(0.02 < spacing_s < 0.5 for spacing_s in spacings_s)
+    assert all(started_ns < h.at.time_ns < time.time_ns() for h in heard)
+
+
+def test_of_rows_that_piled_up_the_newest_counts(stream):
+    """Rows that waited in the pipe have no time of their own: one of each GPU is kept of what is read at once."""
+    one = stream(period_ms=0)
+    one.wait(10)
+    time.sleep(0.2)
+    stamps_ns = [h.at.monotonic_ns for h in one.take() if h.gpu == 1]
+    assert len(stamps_ns) > 10
+    assert all(after > before for before, after in pairwise(stamps_ns))
+
+
+def test_a_dmon_that_dies_is_started_again(played, stream):
+    """A killed dmon is told once, with the moment, and rows come again from another process."""
+    one = stream()
+    one.wait(10)
+    ((pid, _),) = fake_dcgmi.calls(played)
+    one.take()
+    os.kill(pid, signal.SIGKILL)
+    heard = []
+    wait_until(lambda: heard.extend(one.take()) or any(h.gpu is None for h in heard))
+    end = next(i for i, h in enumerate(heard) if h.gpu is None)
+    wait_until(lambda: heard.extend(one.take()) or len(heard) > end + 2)
+    assert [h.gpu is None for h in heard].count(True) == 1
+    assert {h.gpu for h in heard[end + 1 :]} == {1, 2}
+    assert len(fake_dcgmi.calls(played)) == 2
+
+
+def test_a_dmon_that_goes_silent_is_started_again(played, stream):
+    """A dmon that is stopped prints nothing more: it is killed and started again."""
+    one = stream(silent_ns=500_000_000)
+    one.wait(10)
+    ((pid, _),) = fake_dcgmi.calls(played)
+    os.kill(pid, signal.SIGSTOP)
+    heard = []
+    wait_until(lambda: heard.extend(one.take()) or any(h.gpu is None for h in heard))
+    wait_until(lambda: len(fake_dcgmi.calls(played)) == 2)
+    assert gone(pid)
+
+
+def test_closing_leaves_no_process(played, stream):
+    """After close the process is gone, and it is not started again."""
+    one = stream()
+    one.wait(10)
+    ((pid, _),) = fake_dcgmi.calls(played)
+    one.close()
+    time.sleep(0.3)
+    assert gone(pid)
+    assert len(fake_dcgmi.calls(played)) == 1
+
+
+# ---- the meter ----
+
+
+@pytest.fixture
+def opened(fake_driver, played):
+    """A function that opens the meter; it is closed after the test."""
+    meters = []
+
+    def open_meter(**power):
+        meters.append(choose(Power(**{"meter": "dcgm", "poll_ms": 20, **power}), "n1"))
+        return meters[-1]
+
+    yield open_meter
+    for meter in meters:
+        meter.close()
+
+
+def collected(meter, seconds):
+    """The readings of a trace of so long."""
+    meter.begin({})
+    readings = []
+    end_ns = time.monotonic_ns() + int(seconds * 1e9)
+    while time.monotonic_ns() < end_ns:
+        readings += meter.read()
+        time.sleep(max(0, meter.due_ns() - time.monotonic_ns()) / 1e9)
+    return readings + meter.finish()
+
+
+def rows_of(readings, source, uuid):
+    return [row for who, row in readings if row["source"] == source and who == uuid]
+
+
+def test_dcgmi_that_is_missing_is_refused(monkeypatch, tmp_path):
+    """Without dcgmi on the PATH the error says so, and what to take instead."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PowerError, match=r"dcgm on n1: dcgmi cannot be run .*power.meter=nvml"):
+        choose(Power(meter="dcgm"), "n1")
+
+
+def test_a_host_engine_that_is_down_is_refused(played, monkeypatch):
+    """Where dcgmi reaches no host engine the error has its words, and what to look at."""
+    monkeypatch.setenv("FAKE_DCGMI_DOWN", "1")
+    with pytest.raises(PowerError, match=r"Host engine connection invalid.*systemctl status"):
+        choose(Power(meter="dcgm"), "n1")
+
+
+def test_auto_never_takes_dcgm(played, monkeypatch):
+    """DCGM is taken only where it is asked for: auto asks dcgmi nothing."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose(Power(meter="auto"), "n1").name == "simulated"
+    assert not (played / "calls.log").exists()
+
+
+@pytest.mark.fake_nvml
+class TestFakeDriver:
+    """With the fake NVML, which says which GPUs are the job's."""
+
+    def test_watts_belong_to_the_right_gpu(self, opened):
+        """DCGM's GPU 2 is the first by CUDA: its 250.5 W are that UUID's, and GPU 1's 70 W the other's."""
+        meter = opened()
+        readings = collected(meter, 0.5)
+        assert [device["uuid"] for device in meter.devices] == [FIRST, SECOND]
+        assert {row["power_w"] for row in rows_of(readings, "dcgm", FIRST)} == {250.5}
+        assert {row["power_w"] for row in rows_of(readings, "dcgm", SECOND)} == {70.0}
+        assert {who for who, _ in readings} == {FIRST, SECOND}
+
+    def test_only_visible_gpus_are_asked_for(self, opened, played, monkeypatch):
+        """A job with one GPU asks DCGM for that one alone, at the period of the configuration."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        meter = opened(poll_ms=70)
+        collected(meter, 0.2)
+        told = [arguments for _, arguments in fake_dcgmi.calls(played)]
+        assert "dmon -e 157 -i 1 -d 70" in told
+        assert meter.period_ms == 70.0
+
+    def test_counter_and_conditions(self, opened):
+        """Counter and conditions come in rows of their own; a blank value is null."""
+        readings = collected(opened(), 2.2)
+        counted = [row["counter_mj"] for row in rows_of(readings, "dcgm_counter", SECOND)]
+        assert len(counted) >= 2
+        assert {after - before for before, after in pairwise(counted)} == {70_000}
+        row = rows_of(readings, "dcgm_conditions", SECOND)[0]
+        expected = {
+            "sm_clock_mhz": 1980,
+            "memory_clock_mhz": 2619,
+            "throttle_reasons": 4,
+            "temperature_c": 61,
+            "power_limit_w": 700.0,
+            "gpu_activity_pct": 100,
+            "memory_activity_pct": 41,
+            "memory_used_bytes": 71234 * 2**20,
+        }
+        assert {key: row[key] for key in expected} == expected
+        assert rows_of(readings, "dcgm_conditions", FIRST)[0]["memory_used_bytes"] is None
+        assert not any(row["source"] == "dcgm_profiling" for _, row in readings)
+
+    def test_profiling_fields(self, opened):
+        """With power.dcgm_profiling each second has a row of activity: shares in percent, rates in MiB/s."""
+        readings = collected(opened(dcgm_profiling=True), 2.2)
+        row = rows_of(readings, "dcgm_profiling", SECOND)[0]
+        expected = {
+            "graphics_activity_pct": 99.8,
+            "sm_activity_pct": 91.2,
+            "sm_occupancy_pct": 43.7,
+            "tensor_activity_pct": 25.1,
+            "dram_activity_pct": 63.4,
+            "pcie_tx_mib_s": 10.0,
+            "pcie_rx_mib_s": 5.0,
+            "nvlink_tx_mib_s": 100.0,
+            "nvlink_rx_mib_s": 50.0,
+        }
+        assert {key: row[key] for key in expected} == pytest.approx(expected)
+        assert rows_of(readings, "dcgm_profiling", FIRST)[0]["nvlink_tx_mib_s"] is None
+
+    def test_profiling_that_is_not_permitted_is_refused(self, opened, monkeypatch):
+        """Asked for and not there, profiling is an error rather than empty columns."""
+        monkeypatch.setenv("FAKE_DCGMI_REFUSE", "1001")
+        with pytest.raises(PowerError, match="Field 1001 is not supported"):
+            opened(dcgm_profiling=True)
+
+    @pytest.mark.parametrize("how", ["refused", "zero", "blank"])
+    def test_without_instant_power_the_usage_is_taken(self, opened, played, monkeypatch, how):
+        """Where field 157 is unknown, reads 0 W or is blank, 155 is the source: a mean over 1 s on this GPU."""
+        if how == "refused":
+            monkeypatch.setenv("FAKE_DCGMI_REFUSE", "157")
+        else:
+            path = played / "power-instant.txt"
+            value = {"zero": "0.000", "blank": "N/A"}[how]
+            path.write_text(path.read_text().replace("70.000", value))
+        meter = opened()
+        assert meter.source == "dcgm_mean"
+        assert (meter.about["dcgm_field"], meter.about["averaging"]) == ("155", "mean over 1 s")
+
+    def test_usage_of_an_a100_is_instantaneous(self, opened, monkeypatch):
+        """Field 155 is what NVML's power usage is: instantaneous on an A100, so that short windows may have joules."""
+        monkeypatch.setenv("FAKE_DCGMI_REFUSE", "157")
+        monkeypatch.setenv("FAKE_NVML_ARCHITECTURE", "7")
+        monkeypatch.setenv("FAKE_NVML_NAME", "NVIDIA A100-SXM4-80GB")
+        meter = opened()
+        assert (meter.source, meter.about["dcgm_field"]) == ("dcgm", "155")
+
+    def test_no_power_at_all_is_refused(self, opened, monkeypatch):
+        """Where neither field has watts, the error tells what each gave."""
+        monkeypatch.setenv("FAKE_DCGMI_REFUSE", "155,157")
+        with pytest.raises(PowerError, match=r"no power of GPUs 1, 2: .*Field 157.*Field 155"):
+            opened()
+
+    def test_a_gpu_that_dcgm_does_not_know_is_refused(self, opened, played):
+        """A visible GPU that is not in DCGM's list would be measured as another's: the UUIDs are told."""
+        path = played / "discovery.txt"
+        path.write_text(path.read_text().replace(FIRST, curves.uuid("n3", 0)))
+        with pytest.raises(PowerError, match=f"DCGM does not know {FIRST}; .*{SECOND}"):
+            opened()
+
+    def test_without_nvml_it_is_refused(self, opened, monkeypatch):
+        """Where NVML shows no GPU, nobody can tell which of DCGM's GPUs are the job's."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(PowerError, match="no GPU is visible"):
+            opened()
+
+    def test_a_death_is_a_gap_of_every_gpu(self, opened, played, monkeypatch):
+        """When dmon ends, each GPU gets a row without a value, and its next sample is marked too, and no other."""
+        monkeypatch.setenv("FAKE_DCGMI_ONCE", "1")
+        meter = opened()
+        meter.begin({})
+        rows = {FIRST: [], SECOND: []}  # up to the second sample after the death
+
+        def went_on():
+            for uuid, row in meter.read():
+                if row["source"] == "dcgm" and len(after(uuid)) < 3:
+                    rows[uuid].append(row)
+            return all(len(after(uuid)) == 3 for uuid in rows)
+
+        def after(uuid):
+            gaps = [i for i, row in enumerate(rows[uuid]) if row["gap"]]
+            return rows[uuid][gaps[0] :] if gaps else []
+
+        wait_until(went_on)
+        for uuid, watts in ((FIRST, 250.5), (SECOND, 70.0)):
+            assert [row.get("power_w") for row in after(uuid)] == [None, watts, watts]
+            assert [row["gap"] for row in after(uuid)] == [True, True, False]
+
+    def test_a_blank_sample_is_null(self, opened, played):
+        """A blank among the watts is a row without a value: neither 0 W nor a gap of its own."""
+        path = played / "power-instant.txt"
+        lines = path.read_text().splitlines(keepends=True)
+        place = [i for i, line in enumerate(lines) if line.startswith("GPU 1")][10]
+        lines[place] = lines[place].replace("70.000", "N/A   ")
+        path.write_text("".join(lines))
+        rows = rows_of(collected(opened(), 0.6), "dcgm", SECOND)
+        assert {row["power_w"] for row in rows} == {70.0, None}
+        assert not any(row["gap"] for row in rows)
+
+    def test_history_before_a_restart_is_a_gap(self, opened):
+        """A sidecar that comes back a second after its last sample marks a gap, as DCGM keeps no history for it."""
+        meter = opened()
+        meter.begin({FIRST: time.time_ns() - 1_000_000_000})
+        rows = []
+        wait_until(lambda: rows.extend(rows_of(meter.read(), "dcgm", FIRST)) or len(rows) > 1)
+        assert [row["gap"] for row in rows[:2]] == [True, False]
+
+    def test_finish_brings_a_row_of_every_field(self, opened):
+        """The end of a trace has watts and counter that were read after it was asked for."""
+        meter = opened(poll_ms=200)
+        meter.begin({})
+        asked_ns = time.time_ns()
+        readings = meter.finish()
+        for source in ("dcgm", "dcgm_counter"):
+            for uuid in (FIRST, SECOND):
+                assert rows_of(readings, source, uuid)[-1]["time_ns"] > asked_ns
+
+    def test_sidecar_records_it(self, nvml_path, played, tmp_path):
+        """A whole attempt: joules of the file's watts, and metadata that says how old and averaged a value is."""
+        attempt = AttemptDir(tmp_path / "attempt-1", "0123456789ab", 1)
+        attempt.path.mkdir()
+        attempt.make_folders()
+        with Sidecar(Power(meter="dcgm", poll_ms=20), "n1", tmp_path / "spool") as one:
+            ready = one.start(attempt)
+            time.sleep(0.5)
+            one.stop()
+        assert (ready["meter"], ready["source"], ready["period_ms"]) == ("dcgm", "dcgm", 20.0)
+        table = read_table(attempt.trace_path("n1", FIRST), TRACE)
+        told = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+        assert set(table["power_w"].drop_null().to_pylist()) == {250.5}
+        assert told["source"] == "dcgm"
+        assert (told["dcgm_field"], told["dcgm_version"]) == ("157", "4.6.0")
+        assert told["stamped"] == "on arrival"
+        assert (told["age_ms"], told["counter_age_ms"]) == ("0 to 20", "0 to 1000")
+        assert told["averaging"].startswith("instantaneous")
+        assert all(gone(pid) for pid, _ in fake_dcgmi.calls(played))
+
+    def test_no_dmon_outlives_a_killed_sidecar(self, nvml_path, played, tmp_path):
+        """The kernel ends the dmons of a sidecar that is killed, also one that was stopped and prints nothing."""
+        attempt = AttemptDir(tmp_path / "attempt-1", "0123456789ab", 1)
+        attempt.path.mkdir()
+        attempt.make_folders()
+        with Sidecar(Power(meter="dcgm", poll_ms=20), "n1", tmp_path / "spool") as one:
+            one.start(attempt)
+            running = [
+                pid for pid, told in fake_dcgmi.calls(played) if "-c" not in told and not gone(pid)
+            ]
+            os.kill(running[0], signal.SIGSTOP)
+            os.kill(one.pid, signal.SIGKILL)
+            wait_until(lambda: all(gone(pid) for pid in running), 2)
+            wait_until(lambda: one.restarts == 1)
+
+    def test_doctor_lists_it(self, fake_driver, played):
+        """The findings have the command, the host engine with its GPUs, and what the meter would take."""
+        found = {finding.check: finding for finding in examine()}
+        assert found["dcgmi"].status == "ok"
+        assert found["DCGM host engine"].detail == "3 GPU(s) of this node"
+        assert found["DCGM meter"].detail.startswith(
+            "dcgm, source dcgm, boundary gpu, a sample each 50 ms"
+        )
+
+    def test_doctor_tells_a_host_engine_that_is_down(self, fake_driver, played, monkeypatch):
+        """A dcgmi without a host engine is told apart from no dcgmi."""
+        monkeypatch.setenv("FAKE_DCGMI_DOWN", "1")
+        found = {finding.check: finding for finding in examine()}
+        assert (found["dcgmi"].status, found["DCGM host engine"].status) == ("ok", "missing")
+        assert "DCGM meter" not in found
