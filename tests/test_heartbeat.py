@@ -46,6 +46,27 @@ def left_by(sweep: SweepDir, by: str | None, status: str | None = "running") -> 
     return attempt
 
 
+def test_a_heartbeat_tells_what_was_told_and_asked_for(sweep, monkeypatch):
+    """Progress as it was last told, and joules as they are when it beats."""
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    claimed = heartbeat.claim(sweep, POINT)
+    assert claimed is not None
+    attempt, heart = claimed
+    with heart:
+        heart.tell("batches", 1, 4)
+        heart.ask(lambda: {"energy_j": 70.0, "power_w": 35.0})
+        end = time.monotonic() + 10.0
+        while "energy_j" not in (told := heartbeat.read(attempt) or {}):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert (told["phase"], told["done"], told["energy_j"], told["power_w"]) == (
+        "batches",
+        1,
+        70.0,
+        35.0,
+    )
+
+
 def test_the_first_claim_has_the_point(sweep):
     """Attempt 1, with a heartbeat that names this process and goes away when it ends."""
     claimed = heartbeat.claim(sweep, POINT)

@@ -15,7 +15,7 @@ LAYERS = [
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
-        *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
+        *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures", "estimate"},
     },
     {"cli"},
 ]
@@ -28,9 +28,10 @@ STAGE_IMPORTS = {
     "process": set(),
     "heartbeat": {"process"},
     "run": {"heartbeat", "slurm"},
-    "submit": {"journal", "process", "slurm", "grid"},  # grid: for a type alone
-    "status": {"heartbeat", "journal", "process", "slurm"},
+    "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
+    "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
     "attempts": set(),
+    "estimate": set(),
     "collect": {"attempts"},
     "results": {"figures"},
     "report": {"results", "figures"},

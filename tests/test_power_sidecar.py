@@ -17,7 +17,7 @@ from fake_nvml import curves
 from wattflow.config import Power
 from wattflow.errors import PowerError
 from wattflow.power.parent import Sidecar
-from wattflow.power.sidecar import append, merged
+from wattflow.power.sidecar import Tally, append, merged
 from wattflow.schema import TRACE
 from wattflow.stream import TableStream, read_stream, read_table
 from wattflow.sweepdir import AttemptDir
@@ -124,7 +124,8 @@ def test_simulated_attempt(sidecar, attempt, tmp_path):
     end_ns = time.time_ns()
     info = one.stop()
     time_ns, power_w, gap = power_of(attempt, "host-n1")
-    assert info == {**ready, "sidecar_restarts": 0}
+    took_j = joules(time_ns, power_w, time_ns[0], time_ns[-1])
+    assert info == {**ready, "sidecar_restarts": 0, "energy_j": pytest.approx(took_j)}
     assert joules(time_ns, power_w, start_ns, end_ns) == pytest.approx(
         70.0 * (end_ns - start_ns) / 1e9, rel=1e-9
     )
@@ -179,6 +180,63 @@ def test_rows_are_merged_by_time(tmp_path):
     (tmp_path / "2.arrow").write_bytes(b"\xff\xff")
     parts = [tmp_path / f"{part}.arrow" for part in (1, 0, 2)]
     assert merged(parts)["time_ns"].to_pylist() == [10, 20, 30, 40]
+
+
+def tallied(*rows):
+    """A tally of two devices that took in readings (uuid, s, W, source)."""
+    tally = Tally(["a", "b"], "simulated")
+    for uuid, time_s, power_w, *source in rows:
+        told = {"time_ns": round(time_s * 1e9), "power_w": power_w, "source": "simulated"}
+        tally.add(uuid, {**told, **({"source": source[0]} if source else {})})
+    return tally
+
+
+def test_joules_so_far_are_trapezoids_over_the_jobs_devices():
+    """100 to 200 W over 2 s are 300 J, 50 W over 1 s are 50 J; other sensors, other devices and nulls add nothing."""
+    tally = tallied(
+        ("a", 0.0, 100.0),
+        ("b", 0.0, 50.0),
+        ("a", 1.0, 999.0, "nvml_usage"),
+        ("host", 1.0, 999.0),
+        ("a", 1.5, None),
+        ("b", 1.0, 50.0),
+        ("a", 2.0, 200.0),
+    )
+    assert tally.so_far()["energy_j"] == 350.0
+
+
+def test_watts_now_are_the_mean_since_they_were_last_told():
+    """70 W over 2 s, then 90 W from the same second on; without a sample in between there is no mean."""
+    tally = tallied(("a", 0.0, 70.0))
+    assert tally.so_far()["power_w"] is None
+    tally.add("a", {"time_ns": 2_000_000_000, "power_w": 70.0, "source": "simulated"})
+    assert tally.so_far()["power_w"] == 70.0
+    assert tally.so_far()["power_w"] is None
+    tally.add("a", {"time_ns": 4_000_000_000, "power_w": 110.0, "source": "simulated"})
+    assert tally.so_far() == {"energy_j": 320.0, "power_w": 90.0, "source": "simulated"}
+
+
+def test_the_parent_knows_joules_and_watts_while_an_attempt_runs(sidecar, attempt):
+    """At a constant 70 W the told watts are 70, and the attempt's joules are those of its whole trace."""
+    recording = sidecar(SIMULATED)
+    recording.start(attempt)
+    wait_until(lambda: recording.so_far() is not None, 10.0)
+    assert recording.so_far()["power_w"] == pytest.approx(70.0)
+    info = recording.stop()
+    time_ns, _, _ = power_of(attempt, "host-n1")
+    assert info["energy_j"] == pytest.approx(70.0 * (time_ns[-1] - time_ns[0]) / 1e9)
+
+
+def test_joules_of_a_sidecar_that_died_are_kept(sidecar, attempt):
+    """What the one before had told is added to what the new one tells."""
+    recording = sidecar(SIMULATED)
+    recording.start(attempt)
+    wait_until(lambda: recording.so_far() is not None, 10.0)
+    before_j = recording.so_far()["energy_j"]
+    os.kill(recording.pid, signal.SIGKILL)
+    wait_until(lambda: recording.restarts == 1, 10.0)
+    time.sleep(0.5)
+    assert recording.stop()["energy_j"] > before_j > 300.0
 
 
 def test_second_sidecar_is_refused(sidecar, attempt, tmp_path):
@@ -297,6 +355,11 @@ class Child:
     def hear(self):
         return json.loads(self.process.stdout.readline())
 
+    def hear_closed(self):
+        """Why it closed; what its devices took is told right before."""
+        assert self.hear()["so_far"]["energy_j"] >= 0.0
+        return self.hear()["closed"]
+
 
 def test_ready_means_on_disk(attempt, tmp_path):
     """When ready is told, a sample can be read from the spool, whatever becomes of the sidecar."""
@@ -323,7 +386,7 @@ def test_truncated_spool_is_carried_on(attempt, tmp_path):
     with Child(tmp_path / "spool") as child:
         child.open(attempt)
         child.say(close=True)
-        assert child.hear() == {"closed": "asked"}
+        assert child.hear_closed() == "asked"
     time_ns, _, _ = power_of(attempt, "host-n1")
     assert time_ns[: len(kept)].tolist() == kept
     assert len(time_ns) > len(kept)
@@ -338,7 +401,7 @@ def test_one_process_serves_attempts_in_turn(tmp_path):
             attempt = new_attempt(tmp_path, number)
             child.open(attempt)
             child.say(close=True)
-            assert child.hear() == {"closed": "asked"}
+            assert child.hear_closed() == "asked"
             assert attempt.trace_path("n1", "host-n1").exists()
         child.say(close=True)
         child.process.stdin.close()

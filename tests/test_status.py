@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from fake_slurm import FakeSlurm
-from sweeps import choices, make_sweep
+from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 from typer.testing import CliRunner
 
-from wattflow import config, journal, slurm, status, submit
+from wattflow import collect, config, journal, slurm, status, submit
 from wattflow.cli import app
 from wattflow.errors import RefusedError
 from wattflow.grid import Plan, Point
@@ -429,6 +429,108 @@ def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
         _, err = following.communicate(timeout=30)
     assert following.returncode == 130
     assert "Traceback" not in err
+
+
+def measured(made: Plan, number: int, energy_j: float | None, seconds: float) -> AttemptDir:
+    """A finished attempt whose sidecar told joules."""
+    node = {"node": "node1", "source": "nvml_buffer", "energy_j": energy_j}
+    start_ns = 1_760_000_000_000_000_000
+    times = {"started_ns": start_ns, "ended_ns": start_ns + round(seconds * 1e9)}
+    return attempt(made, number, "finished", f"101_{number}", nodes=[node], **times)
+
+
+def beats(one: AttemptDir, **told: Any) -> None:
+    """A heartbeat of a running attempt."""
+    write_json(one.path / "heartbeat.json", {"by": "local:elsewhere:1:1", "beat": 1, **told})
+
+
+def test_energy_so_far_is_that_of_finished_and_running_attempts(fake, tmp_path):
+    """3,000 J and 1,000 J so far are 4,000 J; the failed point's are not known, and the waiting one has none."""
+    made = sent(tmp_path, 4)
+    measured(made, 0, 3000.0, 30.0)
+    beats(attempt(made, 1, "running", "101_1"), energy_j=1000.0, power_w=250.0, nodes=1)
+    attempt(made, 2, "failed", "101_2", error="boom")
+    fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_3|PENDING|None|{name_of(made)}")
+    rows = status.states(made.sweep)
+    assert status.spent(rows) == status.Spent(4000.0, 2, 1, 250.0, 1, 1, 0, False)
+
+
+def test_joules_that_a_sidecar_did_not_tell_are_not_zero(fake, tmp_path):
+    """Without any joules the sum is null."""
+    made = sent(tmp_path, 1)
+    measured(made, 0, None, 30.0)
+    assert status.spent(status.states(made.sweep)).energy_j is None
+
+
+def test_a_running_job_of_two_nodes_tells_those_of_its_first(fake, tmp_path):
+    """The heartbeat is rank 0's; the other node is said to be missing."""
+    made = sent(tmp_path, 1, shards=4, cluster__gpus_per_node=2)
+    one = attempt(made, 0, "running", "101")
+    beats(
+        one, phase="batches", done=1, of=4, energy_j=10.0, power_w=5.0, nodes=2, source="simulated"
+    )
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    row = only(made)
+    assert (row.reason, row.power_w, row.nodes_unheard) == ("batches, 1 of 4 batches", 5.0, 1)
+    assert row.simulated
+
+
+def test_a_heartbeat_with_foreign_values_tells_no_watts(fake, tmp_path):
+    """A damaged file costs the figures, not the status."""
+    made = sent(tmp_path, 1)
+    beats(attempt(made, 0, "running", "101"), energy_j="much", power_w=[1])
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    assert (only(made).state, only(made).power_w) == ("running", None)
+
+
+def test_what_is_left_is_the_mean_of_what_finished(fake, tmp_path):
+    """Two of four seeds took 1,800 s at 3.6 MJ each: the others should take 1 GPU-hour and 2 kWh."""
+    made = sent(tmp_path, 4)
+    for number in (0, 1):
+        measured(made, number, 3.6e6, 1800.0)
+    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (2, 3)))
+    left = status.left(made.sweep, status.states(made.sweep))
+    assert (left.gpu_hours, left.energy_kwh) == (1.0, 2.0)
+    assert (left.same, left.shape, left.unknown, left.attempts) == (2, 0, 0, 2)
+
+
+def test_collected_points_tell_the_same(tmp_path):
+    """From results/ as from the record: one attempt of 60 s at 70 W in all of its phases."""
+    points = [choices(seed=1), choices(seed=2)]
+    sweep = make_sweep(tmp_path / "s", points)
+    made = Made([Gpu("GPU-1")])
+    make_attempt(sweep, points[0], made)
+    collect.collect(sweep)
+    row = status.states(sweep)[0]
+    assert row.seconds == pytest.approx(60.0)
+    assert row.energy_j == pytest.approx(70.0 * (made.before_s + made.window_s), rel=0.01)
+    assert status.left(sweep, status.states(sweep)).gpu_hours == pytest.approx(60.0 / 3600.0)
+
+
+def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_path):
+    """Beside the table on stderr: figures, what they are of, and that the rest is an estimate."""
+    made = sent(tmp_path, 3)
+    submit.keep(made)
+    measured(made, 0, 3.6e6, 1800.0)
+    one = attempt(made, 1, "running", "101_1")
+    beats(one, energy_j=1000.0, power_w=250.0, nodes=1)
+    fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_2|PENDING|None|{name_of(made)}")
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    assert "energy so far: 3,601,000 J (1 kWh) of 2 points\n" in told
+    assert "power now: 250 W of 1 of 1 running points\n" in told
+    assert (
+        "left, an estimate: 1 GPU-hours and 2 kWh for 2 points; 2 by the mean of the same" in told
+    )
+
+
+def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake, tmp_path):
+    """No number is made up."""
+    made = sent(tmp_path, 2)
+    submit.keep(made)
+    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (0, 1)))
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    assert "left: 2 points, for how long is unknown: no point has finished" in told
+    assert "energy" not in told
 
 
 def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_path):

@@ -190,6 +190,8 @@ def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
     row["reasons"] = [status if status in REASONS else "unfinished"]
     row["error"] = record.get("error")
     row["record_stamp_ns"] = attempt.record_path.stat().st_mtime_ns
+    if record.get("ended_ns") is not None:
+        row["attempt_s"] = (cast(int, record["ended_ns"]) - record["started_ns"]) / SECOND_NS
     row["started"] = datetime.fromtimestamp(record["started_ns"] / SECOND_NS, UTC)
     job = record.get("job")
     if job:

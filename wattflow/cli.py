@@ -408,11 +408,47 @@ def status(
                 numbers=[2],
             )
             _talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
+            _say_energy(stage.spent(rows))
+            _say_left(stage.left(directory, rows))
             _say_failures(chosen)
         code = stage.exit_code(rows)
         if not watch or code not in (4, 5):
             raise typer.Exit(code)
         time.sleep(30.0)
+
+
+def _say_energy(spent: Any) -> None:
+    """Joules so far and watts now, each with what is not in it; nothing where no point ran."""
+    mark = "~" if spent.simulated else ""
+    if spent.energy_j is not None:
+        untold = f"; of {spent.untold} more no joules are known" if spent.untold else ""
+        _talk(
+            f"energy so far: {mark}{spent.energy_j:,.0f} J ({mark}{spent.energy_j / 3.6e6:.4g} kWh) "
+            f"of {spent.told} points{untold}"
+        )
+    if spent.power_w is not None:
+        _talk(
+            f"power now: {mark}{spent.power_w:,.0f} W of {spent.watched} of {spent.running} running points"
+        )
+    if spent.nodes_unheard:
+        _talk(f"not in these: {spent.nodes_unheard} further nodes of running points")
+
+
+def _say_left(left: Any) -> None:
+    """What is left to run, as the estimate it is, with what it rests on; nothing where nothing is left."""
+    known = left.same + left.shape
+    if not known + left.unknown:
+        return
+    if not known:
+        why = "no point like them has finished" if left.attempts else "no point has finished"
+        _talk(f"left: {left.unknown} points, for how long is unknown: {why}")
+        return
+    energy = "" if left.energy_kwh is None else f" and {left.energy_kwh:.3g} kWh"
+    unknown = f"; {left.unknown} points are unknown and not in it" if left.unknown else ""
+    _talk(
+        f"left, an estimate: {left.gpu_hours:.3g} GPU-hours{energy} for {known} points; {left.same} by the mean of "
+        f"the same choices, {left.shape} by their shape's time a step, from {left.attempts} finished{unknown}"
+    )
 
 
 @app.command()

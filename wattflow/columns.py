@@ -190,6 +190,7 @@ _MEASURED = [
         "J",
         "All phases: idle, load, warm-up, the measured window and idle after it.",
     ),
+    _field("attempt_s", _FLOAT, "s", "The attempt's time, from its claim to its closed record."),
     _field(
         "reference_s",
         _FLOAT,

@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ class Heartbeat:
         """Write the first one."""
         self._sweep, self._attempt = sweep, attempt
         self._told: dict[str, Any] = {"by": process.job_id(os.getpid()), "beat": 0}
+        self._ask: Callable[[], Mapping[str, object]] = dict
         self._ended = threading.Event()
         self._beat()
         self._thread = threading.Thread(target=self._go_on, daemon=True)
@@ -46,6 +48,10 @@ class Heartbeat:
         """What the next heartbeat says of the attempt's progress."""
         self._told = {**self._told, "phase": phase, "done": done, "of": of}
 
+    def ask(self, power: Callable[[], Mapping[str, object]]) -> None:
+        """Have each next heartbeat also tell what this says then."""
+        self._ask = power
+
     def stop(self) -> None:
         """Take the heartbeat away."""
         self._ended.set()
@@ -54,7 +60,7 @@ class Heartbeat:
             _path(self._attempt).unlink()
 
     def _beat(self) -> None:
-        self._told = {**self._told, "beat": self._told["beat"] + 1}
+        self._told = {**self._told, **self._ask(), "beat": self._told["beat"] + 1}
         path = _path(self._attempt)
         temporary = path.with_name(f".{path.name}")
         temporary.write_text(json.dumps(self._told))
@@ -80,7 +86,7 @@ def _path(attempt: AttemptDir) -> Path:
 
 
 def read(attempt: AttemptDir) -> dict[str, Any] | None:
-    """The newest heartbeat: by, beat and, once told, phase, done and of; null where there is none."""
+    """The newest heartbeat: by, beat and, once told, phase, done, of, energy_j, power_w; null where there is none."""
     with contextlib.suppress(FileNotFoundError, DamagedError):
         told = read_json(_path(attempt))
         if isinstance(told, dict) and isinstance(told.get("by"), str):

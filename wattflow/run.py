@@ -109,6 +109,7 @@ class _Attempt:
         self.config: Config = config.from_dict(self.choices)
         self.ranks, self.place, self.point_id = ranks, place, point_id
         self.answers: list[Generated] = []
+        self.sidecar: Sidecar | None = None
         self.dir = AttemptDir(sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
         self.record: Record = {
             "schema_version": SCHEMA_VERSION,
@@ -164,16 +165,16 @@ class _Attempt:
         Every rank waits for every node's sidecar.
         """
         with contextlib.ExitStack() as running:
-            sidecar: Sidecar | None = None
             ready: Ready | None = None
             if self.place.local_rank == 0:
-                sidecar = running.enter_context(Sidecar(self.config.power, self.place.node, spool))
-                ready = sidecar.start(self.dir)
+                sidecar = Sidecar(self.config.power, self.place.node, spool)
+                self.sidecar = running.enter_context(sidecar)
+                ready = self.sidecar.start(self.dir)
             by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}
-            mark = _nothing if sidecar is None else sidecar.mark
+            mark = _nothing if self.sidecar is None else self.sidecar.mark
             yield by_node[self.place.node]["devices"], mark
             self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
-            told = None if sidecar is None else sidecar.stop()
+            told = None if self.sidecar is None else self.sidecar.stop()
             self.record["nodes"] = [node for node in self.ranks.gather(told) if node is not None]
 
     def _my_device(self, devices: list[Device]) -> Device:
@@ -294,6 +295,11 @@ class _Attempt:
         if self.place.local_rank == 0:
             shutil.rmtree(spool, ignore_errors=True)
 
+    def power_now(self) -> dict[str, object]:
+        """What the heartbeat tells of this node's joules so far and watts now; empty before the sidecar told any."""
+        took = None if self.sidecar is None else self.sidecar.so_far()
+        return {} if took is None else {**took, "nodes": self.config.nodes}
+
     def finish(self) -> None:
         """Say `finished`: the last write of an attempt."""
         if self.ranks.rank == 0:
@@ -382,6 +388,8 @@ def _measure(  # noqa: PLR0917 - it passes on what an attempt is told
         return
     with claimed[1] if claimed else contextlib.nullcontext() as heart:
         attempt = _Attempt(sweep, point_id, number, ranks, place, ends)
+        if heart is not None:
+            heart.ask(attempt.power_now)
         try:
             attempt.run(progress if heart is None else _also_telling(heart, progress))
         except BaseException as error:

@@ -163,6 +163,14 @@ class Ready(TypedDict):
     host: NotRequired[Host | None]  # beside GPUs, where RAPL answers
 
 
+class SoFar(TypedDict):
+    """What a node's devices took since an attempt's first sample, for people who watch it."""
+
+    energy_j: float
+    power_w: float | None  # the mean of the last seconds; null where there were none
+    source: str  # the sensor
+
+
 class RankInfo(TypedDict):
     """Where one rank ran."""
 
@@ -185,6 +193,9 @@ class NodeInfo(TypedDict):
     devices: list[Device]
     host: NotRequired[Host | None]
     sidecar_restarts: int
+    energy_j: NotRequired[
+        float | None
+    ]  # of its devices from first to last sample, as `status` adds it up
 
 
 class JobInfo(TypedDict):

@@ -14,15 +14,16 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from statistics import fmean
+from typing import Literal, cast, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow import config, heartbeat, journal, process, slurm
+from wattflow import config, estimate, heartbeat, journal, process, slurm
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import Sent
 from wattflow.schema import GRID, Record
@@ -50,6 +51,11 @@ class Row:
     job: str | None = None  # Slurm's name of the task that holds it: 123_4
     log: Path | None = None
     rerun: str | None = None  # the command that tries the point once more
+    seconds: float | None = None  # of its finished attempts, the mean
+    energy_j: float | None = None  # of its finished attempts, or so far of the one that runs
+    power_w: float | None = None  # of the attempt that runs, now
+    nodes_unheard: int = 0  # nodes of the attempt that runs whose watts and joules are not in these
+    simulated: bool = False  # arithmetic, not measured
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,7 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
     on_disk = _points_on_disk(sweep)
     collected = _collected(sweep)
     done = [
-        Row(point_id, "done", *collected[point_id])
-        for point_id in reasons
-        if point_id in collected and point_id in on_disk
+        collected[point_id] for point_id in reasons if point_id in collected and point_id in on_disk
     ]
     known = {row.point_id for row in done}
     left = [
@@ -117,9 +121,9 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
     return [rows[point_id] for point_id in reasons]
 
 
-def _collected(sweep: SweepDir) -> dict[str, tuple[int, None, str | None]]:
-    """Attempts and job of the points that the collector saw finished: one file instead of thousands of records."""
-    columns = ["point_id", "attempt", "status", "job_id"]
+def _collected(sweep: SweepDir) -> dict[str, Row]:
+    """The rows of the points that the collector saw finished: one file instead of thousands of records."""
+    columns = ["point_id", "attempt", "status", "job_id", "attempt_s", "job_energy_j", "simulated"]
     try:
         with pq.ParquetFile(sweep.points_path) as file:
             table = file.read(columns=columns, use_threads=False)
@@ -127,12 +131,29 @@ def _collected(sweep: SweepDir) -> dict[str, tuple[int, None, str | None]]:
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return {}
     attempts: Counter[str] = Counter()
-    jobs: dict[str, str | None] = {}
-    for point_id, attempt, how, job in told:
+    finished: dict[str, list[tuple[str | None, float | None, float | None, bool]]] = {}
+    for point_id, attempt, how, job, *took in told:
         attempts[point_id] += attempt is not None
         if how == "finished":
-            jobs[point_id] = job
-    return {point_id: (attempts[point_id], None, job) for point_id, job in jobs.items()}
+            finished.setdefault(point_id, []).append((job, *took))
+    return {
+        point_id: Row(
+            point_id,
+            "done",
+            attempts[point_id],
+            job=tries[-1][0],
+            seconds=_over(fmean, [seconds for _, seconds, _, _ in tries]),
+            energy_j=_over(sum, [energy_j for _, _, energy_j, _ in tries]),
+            simulated=bool(tries[-1][3]),
+        )
+        for point_id, tries in finished.items()
+    }
+
+
+def _over(what: Callable[[list[float]], float], values: list[float | None]) -> float | None:
+    """The sum or mean of values; null where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return what(known) if known and len(known) == len(values) else None
 
 
 def _look(sweep: SweepDir, point_id: str, at: tuple[Sent, int] | None, exists: bool) -> _Traces:
@@ -211,18 +232,34 @@ def _row(sweep: SweepDir, traces: _Traces, infeasible: str | None, words: _Words
     """A point's row, with the log and the command where it came to grief."""
     attempts = len(traces.attempts)
     if traces.is_done and traces.record is not None:
-        made_by = traces.record.get("job")
-        return Row(traces.point_id, "done", attempts, job=made_by and made_by.get("job_id"))
+        return _done(traces.point_id, attempts, traces.record)
     if infeasible is not None:
         return Row(traces.point_id, "infeasible", attempts, infeasible)
     state, reason = _never_sent(traces) if traces.at is None else _sent(traces, *traces.at, words)
     at = traces.at
     job = at[0].key(at[1]) if at is not None and at[0].job_id is not None else None
     row = Row(traces.point_id, state, attempts, traces.damage or reason, job)
+    if state == "running":
+        return _watched(row, traces.attempts)
     if state not in ("failed", "interrupted", "unknown"):
         return row
     rerun = f"wattflow resume {shlex.quote(str(sweep.path))} --only {traces.point_id}"
     return replace(row, log=_telling_log(traces), rerun=rerun)
+
+
+def _done(point_id: str, attempts: int, record: Record) -> Row:
+    """The row of a point by the record of its newest finished attempt, with what its sidecars told of it."""
+    job = record.get("job")
+    row = Row(point_id, "done", attempts, job=job and job.get("job_id"))
+    with contextlib.suppress(AttributeError, KeyError, TypeError):  # a foreign record's
+        nodes = record["nodes"]
+        row = replace(
+            row,
+            seconds=(cast(int, record["ended_ns"]) - record["started_ns"]) / 1e9,
+            energy_j=_over(sum, [node.get("energy_j") for node in nodes]),
+            simulated=any(node["source"] == "simulated" for node in nodes),
+        )
+    return row
 
 
 def _telling_log(traces: _Traces) -> Path | None:
@@ -249,16 +286,31 @@ def _sent(traces: _Traces, sent: Sent, task: int, words: _Words) -> tuple[State,
     if word.is_over:
         return _gone(word, key, traces)
     if own is not None or len(sent.tasks[task]) == 1:
-        return "running", _progress(traces.attempts)
+        return "running", None
     return "waiting", f"for other points of task {key}"
 
 
-def _progress(attempts: Sequence[AttemptDir]) -> str | None:
-    """How far the newest attempt is, as its heartbeat tells; at most 15 s old while it lives."""
+def _watched(row: Row, attempts: Sequence[AttemptDir]) -> Row:
+    """A running point's row with how far its newest attempt is, by its heartbeat: some 20 s old at most.
+
+    The heartbeat is rank 0's, and tells the watts of rank 0's node alone.
+    """
     told = heartbeat.read(attempts[-1]) if attempts else None
-    if told is None or "phase" not in told:
-        return None
-    return f"{told['phase']}, {told.get('done')} of {told.get('of')} batches"
+    if told is None:
+        return row
+    if "phase" in told:
+        how_far = f"{told['phase']}, {told.get('done')} of {told.get('of')} batches"
+        row = replace(row, reason=row.reason or how_far)
+    with contextlib.suppress(TypeError, ValueError):  # a foreign file's
+        energy_j, power_w = told.get("energy_j"), told.get("power_w")
+        row = replace(
+            row,
+            energy_j=None if energy_j is None else float(energy_j),
+            power_w=None if power_w is None else float(power_w),
+            nodes_unheard=int(told.get("nodes", 1)) - 1,
+            simulated=told.get("source") == "simulated",
+        )
+    return row
 
 
 def _by_record(record: Record, word: slurm.Word | None = None) -> tuple[State, str | None]:
@@ -366,6 +418,54 @@ def counts(rows: Iterable[Row]) -> dict[State, int]:
     """How many points are in each state, in the order of State; states without points are left out."""
     by_state = Counter(row.state for row in rows)
     return {state: by_state[state] for state in get_args(State) if by_state[state]}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a sweep took so far, and what it draws now."""
+
+    energy_j: float | None  # of `told` points; null where none told any
+    told: int
+    untold: int  # points that ran or run, and whose joules are not known
+    power_w: float | None  # of `watched` running points; null where none tells any
+    watched: int
+    running: int
+    nodes_unheard: int  # nodes of those points that are in neither
+    simulated: bool  # whether any of it is
+
+
+def spent(rows: Iterable[Row]) -> Spent:
+    """Joules so far and watts now, as the rows tell them."""
+    rows = list(rows)
+    told = [row for row in rows if row.energy_j is not None]
+    watched = [row for row in rows if row.power_w is not None]
+    return Spent(
+        energy_j=_over(sum, [row.energy_j for row in told]),
+        told=len(told),
+        untold=sum(row.attempts > 0 and row.energy_j is None for row in rows),
+        power_w=_over(sum, [row.power_w for row in watched]),
+        watched=len(watched),
+        running=sum(row.state == "running" for row in rows),
+        nodes_unheard=sum(row.nodes_unheard for row in told),
+        simulated=any(row.simulated for row in told),
+    )
+
+
+def left(sweep: SweepDir, rows: Iterable[Row]) -> estimate.Sum:
+    """What the points that are neither done nor infeasible should take, by those done; one that runs counts whole."""
+    rows = list(rows)
+    to_do = [row for row in rows if row.state not in ("done", "infeasible")]
+    if not to_do:
+        return estimate.Past([]).sum([])
+    grid = read_table(sweep.grid_path, GRID)
+    told = zip(grid["point_id"].to_pylist(), grid["choices"].to_pylist(), strict=True)
+    choices = {point_id: json.loads(text) for point_id, text in told}
+    past = estimate.Past(
+        estimate.Seen(choices[row.point_id], row.seconds, row.energy_j)
+        for row in rows
+        if row.state == "done" and row.seconds
+    )
+    return past.sum(choices[row.point_id] for row in to_do)
 
 
 def exit_code(rows: Iterable[Row]) -> int:

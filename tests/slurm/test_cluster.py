@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import status, submit
+from wattflow import slurm, status, submit
 from wattflow.journal import read
 from wattflow.sweepdir import SweepDir
 
@@ -90,3 +90,8 @@ def test_a_lost_node_is_told_in_slurms_word_and_costs_its_points_alone(cluster, 
         subprocess.run(
             ["scontrol", "update", "nodename=node4", "state=resume"], check=False, timeout=20
         )
+
+
+def test_a_cluster_of_this_machine_alone_has_no_other_node(cluster):
+    """All nodes answer at loopback addresses, so that a sweep below /tmp is seen by each of them."""
+    assert slurm.other_node() is None

@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 import wattflow
 from wattflow.config import Power
 from wattflow.errors import PowerError
-from wattflow.schema import NodeInfo, Ready
+from wattflow.schema import NodeInfo, Ready, SoFar
 from wattflow.sweepdir import AttemptDir
 
 MOST_FAILURES = 5  # restarts in a row that came to nothing
@@ -51,6 +51,8 @@ class Sidecar:
         self._stopping = False
         self._closed = False
         self._lost: str | None = None
+        self._so_far: SoFar | None = None
+        self._before_j = 0.0  # told by processes of this attempt that died
 
     def __enter__(self) -> Self:
         """The sidecar itself, not yet started."""
@@ -99,6 +101,11 @@ class Sidecar:
         with self._changed:
             self._send(self._process, {"mark": True})
 
+    def so_far(self) -> SoFar | None:
+        """What this node's devices took since the first sample, as told within the last seconds; null before that."""
+        with self._changed:
+            return self._so_far
+
     def check(self) -> None:
         """PowerError when the sidecar is lost for good, so that the attempt's joules cannot be told."""
         with self._changed:
@@ -116,10 +123,11 @@ class Sidecar:
             self._changed.wait_for(lambda: self._closed or self._lost, CLOSE_TIMEOUT_S)
             if not (self._closed or self._lost):
                 self._lost = f"did not close its traces within {CLOSE_TIMEOUT_S:g} s."
-            ready = self._ready
+            ready, took = self._ready, self._so_far
         self.close()
         self.check()
-        return {**ready, "sidecar_restarts": self._restarts}
+        energy_j = None if took is None else took["energy_j"]
+        return {**ready, "sidecar_restarts": self._restarts, "energy_j": energy_j}
 
     def close(self) -> None:
         """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
@@ -186,6 +194,7 @@ class Sidecar:
                     self._changed.notify_all()
                     return
                 self._restarts += 1
+                self._before_j = 0.0 if self._so_far is None else self._so_far["energy_j"]
             time.sleep(
                 0.1 * (failures - 1)
             )  # the first restart is at once: the buffer holds 2.36 s
@@ -224,6 +233,9 @@ class Sidecar:
             with self._changed:
                 if "ready" in line:
                     self._set_ready(line["ready"])
+                elif "so_far" in line:
+                    told: SoFar = line["so_far"]
+                    self._so_far = {**told, "energy_j": self._before_j + told["energy_j"]}
                 elif "closed" in line:
                     self._closed = True
                     if not self._stopping:

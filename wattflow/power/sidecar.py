@@ -9,6 +9,7 @@ Its parent (wattflow.power.parent) speaks to it in JSON lines:
             {"close": true}                                             end them
             end of file, or SIGTERM                                     end them and exit
     stdout  {"ready": schema.Ready}     the first sample of every device lies on disk
+            {"so_far": schema.SoFar}    each 5 s, and before it closes: what the job's devices took
             {"closed": reason}          every trace lies in the attempt as Parquet
             {"error": message}          the last line of a sidecar that failed
 
@@ -32,7 +33,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -43,14 +44,15 @@ import pyarrow as pa
 
 from wattflow.config import Power
 from wattflow.errors import DamagedError, PowerError, WattflowError
-from wattflow.power.meter import Meter, Reading, choose, host_meter
-from wattflow.schema import TRACE, Host, Ready
+from wattflow.power.meter import Meter, Reading, Row, choose, host_meter
+from wattflow.schema import TRACE, Host, Ready, SoFar
 from wattflow.stream import TableStream, read_stream, write_table
 from wattflow.sweepdir import AttemptDir, check_name
 
 log = logging.getLogger(__name__)
 
 FSYNC_S = 5.0  # what a power loss may cost; a killed process costs nothing, as the page cache stays
+TELL_NS = 5_000_000_000  # how often joules so far are told, to those who watch
 SETTLE_NS = 100_000_000  # the driver shows a sample some 15 to 60 ms after its stamp
 TAIL = 10_000  # rows of a spool file in which its last sample is looked for: minutes
 PR_SET_PDEATHSIG = 1
@@ -176,6 +178,37 @@ def append(source: Path, target: Path, offset: int) -> int:
         os.close(descriptor)
 
 
+class Tally:
+    """Joules of devices while they are sampled, for people who watch; results integrate the closed traces anew."""
+
+    def __init__(self, uuids: Iterable[str], source: str) -> None:
+        self._source = source
+        self._last: dict[str, tuple[int, float] | None] = dict.fromkeys(uuids)
+        self._energy_j = 0.0
+        self._told_j = 0.0
+        self._told_ns: int | None = None
+
+    def add(self, uuid: str, row: Row) -> None:
+        """Take in one reading; those of other sensors and other devices are passed over."""
+        if uuid not in self._last or row["source"] != self._source or row.get("power_w") is None:
+            return
+        now = row["time_ns"], row["power_w"]
+        before = self._last[uuid]
+        if before is not None and now[0] > before[0]:
+            self._energy_j += (before[1] + now[1]) / 2 * (now[0] - before[0]) / 1e9
+        self._last[uuid] = now
+
+    def so_far(self) -> SoFar:
+        """The joules since the first sample, and the mean watts since this was last asked; null at first."""
+        now_ns = max((last[0] for last in self._last.values() if last is not None), default=None)
+        past_ns, past_j = self._told_ns, self._told_j
+        self._told_ns, self._told_j = now_ns, self._energy_j
+        power_w = None
+        if now_ns is not None and past_ns is not None and now_ns > past_ns:
+            power_w = (self._energy_j - past_j) / (now_ns - past_ns) * 1e9
+        return {"energy_j": self._energy_j, "power_w": power_w, "source": self._source}
+
+
 class Recording:
     """The traces of one attempt while they grow: a stream a device in the spool."""
 
@@ -209,6 +242,7 @@ class Recording:
             for uuid in self._uuids
         }
         self._waiting = set(self._uuids)  # devices without a sample yet
+        self._tally = Tally((device["uuid"] for device in meter.devices), meter.source)
         self._told = False
         self._mirror = Mirror(
             [
@@ -258,6 +292,7 @@ class Recording:
         """Record until a command comes that ends it, which is returned."""
         flush_ns = self._settings.power.flush_ms * 1_000_000
         flush_at_ns = time.monotonic_ns() + flush_ns
+        tell_at_ns = time.monotonic_ns() + TELL_NS
         while True:
             self._add([row for meter in self._meters for row in meter.read()])
             now_ns = time.monotonic_ns()
@@ -265,9 +300,13 @@ class Recording:
                 self._told = True
                 self._flush(durable=True)
                 reply({"ready": self._ready()})
+                self._tally.so_far()  # watts are told from here on
             elif now_ns >= flush_at_ns:
                 self._flush()
                 flush_at_ns = now_ns + flush_ns
+            if self._told and now_ns >= tell_at_ns:
+                reply({"so_far": self._tally.so_far()})
+                tell_at_ns = now_ns + TELL_NS
             next_ns = min(self._due_ns(), flush_at_ns)
             command = commands.wait(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
             if command is not None and "mark" in command:
@@ -276,8 +315,11 @@ class Recording:
             elif command is not None:
                 return command
 
-    def finish(self) -> None:
-        """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty."""
+    def finish(self) -> SoFar:
+        """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty.
+
+        Returns what the devices took in all.
+        """
         end_ns = time.monotonic_ns() + SETTLE_NS
         while (now_ns := time.monotonic_ns()) < end_ns:
             self._add([row for meter in self._meters for row in meter.read()])
@@ -300,10 +342,12 @@ class Recording:
                 path.unlink()
                 copy = self._attempt.trace_path(self._settings.node, uuid, f".{number}.arrow")
                 copy.unlink(missing_ok=True)
+        return self._tally.so_far()
 
     def _add(self, readings: list[Reading]) -> None:
         for uuid, row in readings:
             self._streams[uuid].add(row)
+            self._tally.add(uuid, row)
             if row.get("power_w") is not None:
                 self._waiting.discard(uuid)
 
@@ -415,7 +459,7 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
                 attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])
                 recording = Recording(settings, meter, host, attempt)
                 command = recording.run(commands, reply)
-                recording.finish()
+                reply({"so_far": recording.finish()})
                 reply({"closed": command.get("end", "asked")})
         finally:
             meter.close()
