@@ -322,6 +322,13 @@ def test_another_sensors_gap_is_none_of_power(tmp_path):
     assert row["coverage"] == 1.0
 
 
+def test_a_cached_counter_is_less_certain(tmp_path):
+    """DCGM's counter may be 1 s old: at 70 W, 0.55 s to each side of a tick, u is 38.5 J / sqrt(3) at each edge."""
+    row = one(tmp_path, Made([Gpu("GPU-a")], source="dcgm", after_s=2.0))[2]
+    assert row["power_source"] == "dcgm"
+    assert row["counter_energy_u_j"] == pytest.approx(38.5 * np.sqrt(2 / 3), rel=0.01)
+
+
 def test_counter_reset_is_flagged_and_bridged(tmp_path):
     """A driver reload in mid-window leaves the counter's joules finite and right, with a remark."""
 

@@ -169,7 +169,7 @@ def stream(played):
 
 
 def test_rows_are_stamped_as_they_come(stream):
-    """Rows come at the period that was asked for, each by both clocks; the first of each GPU is dropped as stale."""
+    """Rows come at the period that was asked for, each with the moment of its coming."""
     one = stream(period_ms=50)
     started_ns = time.time_ns()
     one.wait(10)
@@ -180,6 +180,23 @@ def test_rows_are_stamped_as_they_come(stream):
     assert 5 <= len(heard) <= 21
     assert all(0.02 < spacing_s < 0.5 for spacing_s in spacings_s)
     assert all(started_ns < h.at.time_ns < time.time_ns() for h in heard)
+
+
+def test_the_first_row_is_dropped(played, stream):
+    """What DCGM prints first may be an old value of its cache: it is no sample."""
+    path = played / "power-instant.txt"
+    path.write_text(path.read_text().replace("GPU 1     70.000", "GPU 1     12.000", 1))
+    one = stream(period_ms=50)
+    one.wait(10)
+    heard = [h for h in one.take() if h.gpu == 1]
+    assert heard[0].values == {157: 70.0}
+
+
+def test_ctrl_c_is_not_for_dmon(played, stream):
+    """A dmon has a process group of its own, as the sidecar ends it when its parent says so."""
+    stream().wait(10)
+    ((pid, _),) = fake_dcgmi.calls(played)
+    assert os.getpgid(pid) == pid
 
 
 def test_of_rows_that_piled_up_the_newest_counts(stream):
@@ -345,6 +362,15 @@ class TestFakeDriver:
         assert {key: row[key] for key in expected} == pytest.approx(expected)
         assert rows_of(readings, "dcgm_profiling", FIRST)[0]["nvlink_tx_mib_s"] is None
 
+    def test_profiling_without_values_is_refused(self, opened, played):
+        """A GPU whose profiling values are all blank is named."""
+        path = played / "profiling.txt"
+        lines = path.read_text().splitlines()
+        blank = "GPU 2     " + "N/A   " * 9
+        path.write_text("\n".join(blank if line.startswith("GPU 2") else line for line in lines))
+        with pytest.raises(PowerError, match="no profiling values of GPU 2"):
+            opened(dcgm_profiling=True)
+
     def test_profiling_that_is_not_permitted_is_refused(self, opened, monkeypatch):
         """Asked for and not there, profiling is an error rather than empty columns."""
         monkeypatch.setenv("FAKE_DCGMI_REFUSE", "1001")
@@ -375,7 +401,7 @@ class TestFakeDriver:
     def test_no_power_at_all_is_refused(self, opened, monkeypatch):
         """Where neither field has watts, the error tells what each gave."""
         monkeypatch.setenv("FAKE_DCGMI_REFUSE", "155,157")
-        with pytest.raises(PowerError, match=r"no power of GPUs 1, 2: .*Field 157.*Field 155"):
+        with pytest.raises(PowerError, match=r"no power of all GPUs 1, 2: .*Field 157.*Field 155"):
             opened()
 
     def test_a_gpu_that_dcgm_does_not_know_is_refused(self, opened, played):

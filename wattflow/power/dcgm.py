@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 import pyarrow as pa
@@ -178,10 +178,10 @@ def numbers_of_gpus() -> dict[str, int]:
     return found
 
 
-def latest(fields: Sequence[int], gpus: Sequence[int], period_ms: int) -> dict[int, Values]:
-    """The values of each GPU after three periods; the first ones that DCGM prints may be stale."""
+def sampled(fields: Sequence[int], gpus: Sequence[int], period_ms: int) -> list[tuple[int, Values]]:
+    """Three rows of each GPU, a period apart; [] where DCGM prints none."""
     text = dcgmi(*_dmon(fields, gpus, period_ms), "-c", "3")
-    return dict(Table(fields).feed(text.encode() + b"\n"))
+    return Table(fields).feed(text.encode() + b"\n")
 
 
 def _dmon(fields: Sequence[int], gpus: Sequence[int], period_ms: int) -> list[str]:
@@ -197,25 +197,31 @@ def power_field(gpus: Sequence[int]) -> int:
     told = []
     for field in (INSTANT, USAGE):
         try:
-            values = latest([field], gpus, 100)
+            rows = sampled([field], gpus, 100)
         except PowerError as error:
             told.append(str(error))
             continue
-        if all(values.get(gpu, {}).get(field) for gpu in gpus):
+        silent = set(gpus) - {gpu for gpu, values in rows if values[field]}
+        if not silent:
             return field
-        told.append(f"field {field} gave {values or 'no rows'}.")
-    raise PowerError(f"DCGM tells no power of GPUs {', '.join(map(str, gpus))}: {' '.join(told)}")
+        told.append(f"field {field} has no watts of {_listed(silent)}.")
+    raise PowerError(f"DCGM tells no power of all GPUs {_listed(gpus)}: {' '.join(told)}")
 
 
 def check_profiling(gpus: Sequence[int]) -> None:
     """PowerError where DCGM has no profiling values of a GPU for this user."""
-    values = latest(list(PROFILING), gpus, 500)
-    for gpu in gpus:
-        if not any(value is not None for value in values.get(gpu, {}).values()):
-            raise PowerError(
-                f"power.dcgm_profiling=true: DCGM has no profiling values of GPU {gpu}. They need a data-centre GPU, "
-                "often a host engine that runs as root, and no other profiler. Set power.dcgm_profiling=false."
-            )
+    rows = sampled(list(PROFILING), gpus, 500)
+    silent = set(gpus) - {gpu for gpu, values in rows if set(values.values()) != {None}}
+    if silent:
+        raise PowerError(
+            f"power.dcgm_profiling=true: DCGM has no profiling values of GPU {_listed(silent)}. They need a "
+            "data-centre GPU, often a host engine that runs as root, and no other profiler. "
+            "Set power.dcgm_profiling=false."
+        )
+
+
+def _listed(gpus: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(gpus)))
 
 
 # ---- listening ----
