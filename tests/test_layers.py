@@ -15,7 +15,8 @@ LAYERS = [
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
-        *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures", "estimate"},
+        *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
+        *{"estimate", "caps"},
     },
     {"cli"},
 ]
@@ -33,7 +34,7 @@ STAGE_IMPORTS = {
     "attempts": set(),
     "estimate": set(),
     "collect": {"attempts"},
-    "results": {"figures"},
+    "results": {"figures", "caps"},
     "report": {"results", "figures"},
 }
 

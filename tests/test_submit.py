@@ -53,6 +53,63 @@ def shapes_of(*points: Point) -> list[submit.Shape]:
     return submit.shapes([(p.point_id, p.choices) for p in points])
 
 
+CAPS = {"cluster__power_caps": {"300": "wf_cap300", "400": "partition=cap400"}}
+
+
+def test_a_cap_is_asked_for_by_the_sites_feature():
+    """300 W is a node feature beside the profile's own, 400 W a partition; each is a shape of its own."""
+    asked = {**CAPS, "cluster__constraint": "h100", "cluster__partition": "gpu"}
+    points = [
+        point(control__power_limit_w=300, **asked),
+        point(control__power_limit_w=400, **asked),
+        point(**asked),
+    ]
+    found = [shape.control for shape in shapes_of(*points)]
+    assert found == [{"constraint": "h100&wf_cap300"}, {"partition": "cap400"}, {}]
+    text = "".join(submit.batch_scripts(plan(Path("/s"), *points)))
+    lines = [line.split(" ", 1)[1] for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert [line for line in lines if "--constraint" in line] == [
+        "--constraint='h100&wf_cap300'",
+        "--constraint=h100",
+        "--constraint=h100",
+    ]
+    assert [line for line in lines if "--partition" in line] == [
+        "--partition=gpu",
+        "--partition=cap400",
+        "--partition=gpu",
+    ]
+
+
+def test_a_clock_is_asked_for_by_gpu_freq():
+    """Slurm's own option sets clocks without rights of the user."""
+    (text,) = submit.batch_scripts(plan(Path("/s"), point(control__sm_clock_mhz=1200)))
+    assert "#SBATCH --gpu-freq=1200" in text
+
+
+def test_the_collect_job_asks_for_no_cap(fake, tmp_path):
+    """The job that collects has no GPU to cap."""
+    capped = point(control__power_limit_w=300, **CAPS)
+    submit.submit(plan(tmp_path, capped))
+    points, collector = fake.scripts().values()
+    assert "wf_cap300" in points
+    assert "wf_cap300" not in collector
+
+
+def test_a_job_that_sets_limits_itself_asks_slurm_for_none():
+    """control.by=nvml is for nodes of one's own: sbatch hears nothing of it."""
+    asked = {"control__power_limit_w": 300, "control__by": "nvml"}
+    (shape,) = shapes_of(point(**asked))
+    assert shape.control == {}
+
+
+def test_a_cap_that_the_site_does_not_offer_is_no_point_to_send():
+    """350 W is infeasible where the site offers 300 and 400, and the reason names them."""
+    made = choices(**{"cluster__launcher": "slurm", "control__power_limit_w": 350, **CAPS})
+    assert "offers 300, 400" in grid.why_not(made)
+    local = choices(control__power_limit_w=350, cluster__launcher="local")
+    assert grid.why_not(local) is None
+
+
 def test_points_that_ask_for_the_same_share_a_shape():
     """Seeds share a shape; another number of shards or another time limit makes another."""
     points = [

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +38,10 @@ BOARD_GAIN = (
 # and tokens with its 95 % interval, LLaMA-7B's decode at batch 1 and 64 on an H100 (docs/measurement.md)
 DUMMY_DATA = 0.017
 LEAST_SAMPLES = 0.9
+SAME_W = 0.5  # a limit in force this near the one asked for is it
+CLOCK_STEP_MHZ = 15  # clocks come in steps of this
+BOUND = 0.01  # the share of a window from which on a cap counts as having held power back
+POWER_CAP = 0x4  # NVML's clock-event bit of the software power cap
 # NVML's clock-event bits: hardware slowdown, software and hardware thermal slowdown, power brake
 THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
 
@@ -249,7 +254,7 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
         _samples(row, devices, reasons)
         _conditions(row, devices, reasons)
         _activity(row, devices)
-        _processes(devices, record, reasons)
+        _processes(row, devices, record, reasons)
     if row["sidecar_restarts"]:
         reasons.append("sidecar_restarted")
     reasons += self_checks(row, phases)
@@ -636,6 +641,7 @@ def _conditions(row: Row, devices: list[_Device], reasons: list[str]) -> None:
         temperature_c=pc.max(table["temperature_c"]).as_py(),
         power_limit_w=pc.min(table["power_limit_w"]).as_py(),
     )
+    _control(row, table, within, devices, reasons)
     bits = table["throttle_reasons"].drop_null().to_numpy()
     if len(bits):
         row["throttle_reasons"] = int(np.bitwise_or.reduce(bits))
@@ -644,6 +650,53 @@ def _conditions(row: Row, devices: list[_Device], reasons: list[str]) -> None:
     spent = [column.drop_null().to_numpy() for column in (t["under_cap_ns"] for t in within)]
     if all(len(ns) > 1 for ns in spent):
         row["under_cap_s"] = sum(int(ns.max() - ns.min()) for ns in spent) / SECOND_NS
+
+
+def _control(
+    row: Row,
+    conditions: pa.Table,
+    within: list[pa.Table],
+    devices: list[_Device],
+    reasons: list[str],
+) -> None:
+    """Whether what control.* asks was in force on every device at every reading, and whether a cap held power back."""
+    limits_w = conditions["power_limit_w"].drop_null().to_numpy()
+    clocks_mhz = [table["sm_clock_mhz"].drop_null().to_numpy() for table in within]
+    asked_w, asked_mhz = row["control_power_limit_w"], row["control_sm_clock_mhz"]
+    told = all(len(table["power_limit_w"].drop_null()) for table in within)
+    if asked_w is not None and not (told and np.all(np.abs(limits_w - asked_w) <= SAME_W)):
+        reasons.append("not_applied")
+    if asked_mhz is not None and not all(_locked_at(mhz, asked_mhz) for mhz in clocks_mhz):
+        reasons.append("not_applied")
+    if len(limits_w):
+        row["cap_bound"] = any(map(_cap_bound, devices, within))
+        if asked_w is not None and not row["cap_bound"]:
+            reasons.append("did_not_bind")
+
+
+def _locked_at(clocks_mhz: npt.NDArray[Any], asked_mhz: int) -> bool:
+    """Whether clocks were seen at the one asked for, and never above it; a cap may hold them lower at times."""
+    above = clocks_mhz - asked_mhz
+    return bool(len(above) and above.max() <= CLOCK_STEP_MHZ and above.max() >= -CLOCK_STEP_MHZ)
+
+
+def _cap_bound(device: _Device, conditions: pa.Table) -> bool:
+    """Whether the power limit held a device back in the window: by its counter of that time, else by its samples.
+
+    NVML's time under the software power cap, 1 % of the window or more; or its clock-event bit in 1 % of the readings;
+    or 1 % of the power samples at 97 % of the limit or above.
+    """
+    start, end = device.window
+    spent_ns = conditions["under_cap_ns"].drop_null().to_numpy()
+    if len(spent_ns) > 1 and int(spent_ns.max() - spent_ns.min()) >= BOUND * (end - start):
+        return True
+    bits = conditions["throttle_reasons"].drop_null().to_numpy()
+    if len(bits) and np.mean(bits & POWER_CAP != 0) >= BOUND and len(spent_ns) <= 1:
+        return True
+    limit_w = pc.min(conditions["power_limit_w"]).as_py()
+    inside = (device.power.time_ns >= start) & (device.power.time_ns <= end)
+    watts = device.power.power_w[inside]
+    return bool(limit_w and len(watts) and np.mean(watts >= 0.97 * limit_w) >= BOUND)
 
 
 _CONDITIONS = [
@@ -690,8 +743,11 @@ def _mean_since(device: _Device, column: str) -> float | None:
     return float(np.average(values[known], weights=weights[known])) if known.any() else None
 
 
-def _processes(devices: list[_Device], record: Record, reasons: list[str]) -> None:
-    """A reason where a GPU had more processes than ranks of this job, at either end of its trace."""
+def _processes(row: Row, devices: list[_Device], record: Record, reasons: list[str]) -> None:
+    """The power profiles in force, and a reason where a GPU had more processes than the job has ranks on it."""
+    profiles = [device.trace["power_profiles"].drop_null() for device in devices]
+    if all(len(told) for told in profiles):
+        row["power_profiles"] = _joined(name for told in profiles for name in told.to_pylist())
     for device in devices:
         ranks = sum((rank["node"], rank["gpu_uuid"]) == device.who for rank in record["ranks"])
         counts = device.trace["processes"].drop_null()

@@ -603,6 +603,112 @@ def compare(
     )
 
 
+@app.command()
+def caps(
+    sweep: SweepArgument,
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="CAP", help="The cap that changes are against.")
+    ],
+    clocks: Annotated[
+        bool, typer.Option("--clocks", help="Locked clocks (MHz) in place of power caps (W).")
+    ] = False,
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective", help="What is best: energy, edp, ed2p (energy x delay^2), time."
+        ),
+    ] = "energy",
+    as_json: AsJson = False,
+) -> None:
+    """Show what power caps change in time, energy and token rate against one of them, and which is best."""
+    from wattflow.caps import METRICS, OBJECTIVES, best  # noqa: PLC0415
+    from wattflow.errors import RefusedError  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    if objective not in OBJECTIVES:
+        raise RefusedError(f"--objective {objective}: one of {', '.join(OBJECTIVES)}.")
+    if not (reference.isdecimal() and reference.isascii()) and reference != "none":
+        raise RefusedError(f"--reference {reference}: a whole number, or none for boards as found.")
+    against = None if reference == "none" else int(reference)
+    by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
+    found = open_sweep(sweep).caps(against, by)
+    lines = [
+        {
+            **chosen,
+            "cap": "as found" if row.cap is None else row.cap,
+            "n": row.n,
+            "boards": row.boards,
+            "bound": row.bound,
+            **{metric: None if row.ratios is None else row.ratios[metric] for metric in METRICS},
+        }
+        for chosen, rows in found
+        for row in rows
+    ]
+    winners = [(chosen, *best(rows, objective)) for chosen, rows in found]
+    if as_json:
+        _print_json(
+            {
+                "reference": against,
+                "objective": objective,
+                "rows": [
+                    {k: vars(v) if k in METRICS and v else v for k, v in line.items()}
+                    for line in lines
+                ],
+                "best": [
+                    {**chosen, "cap": row.cap, "established": sure} for chosen, row, sure in winners
+                ],
+            }
+        )
+        return
+    named = list(found[0][0]) if found else []
+    headings = [*named, "MHz" if clocks else "cap, W", "n", "boards", "bound"]
+    headings += ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time^2, %"]
+    _table(
+        headings,
+        [
+            [
+                *(line[key] for key in (*named, "cap", "n", "boards", "bound")),
+                *(_change(line[metric]) for metric in METRICS),
+            ]
+            for line in lines
+        ],
+    )
+    for chosen, row, sure in winners:
+        where = " ".join(f"{key}={value}" for key, value in chosen.items())
+        doubt = "" if sure or row.ratios is None else ", though the difference is not established"
+        cap = "the boards as found" if row.cap is None else f"{row.cap} {'MHz' if clocks else 'W'}"
+        _talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
+
+
+def _change(ratio: Any) -> str:
+    """A ratio as percent with its 95 % interval."""
+    from wattflow.caps import percent  # noqa: PLC0415
+
+    if ratio is None:
+        return "reference"
+    told = f"{percent(ratio.ratio):+.2f}"
+    if ratio.low is None:
+        return told
+    return f"{told} ({percent(ratio.low):+.2f} to {percent(ratio.high):+.2f})"
+
+
+@app.command()
+def restore(
+    journal_dir: Annotated[
+        str | None,
+        typer.Option("--journal-dir", metavar="DIR", help="Where the jobs kept prior values."),
+    ] = None,
+) -> None:
+    """Put back power limits and clocks that a killed job of this user's left on this node's GPUs."""
+    from wattflow.config import Control  # noqa: PLC0415
+    from wattflow.power.control import restore as put_back  # noqa: PLC0415
+
+    restored = put_back(Control() if journal_dir is None else Control(journal_dir=journal_dir))
+    for uuid in restored:
+        print(uuid)
+    _talk(f"{len(restored)} GPUs put back.")
+
+
 def _of_watts(metric: str) -> bool:
     return "energy" in metric or "power" in metric
 

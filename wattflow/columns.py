@@ -44,6 +44,11 @@ REASONS: dict[str, tuple[bool, str]] = {
     "tokens_differ": (True, "The spans' output tokens are not those of the requests."),
     "counter_contradicts": (True, "Integral and counter differ by more than 25 %."),
     "other_process": (True, "Another process had a GPU of the job, before or after the window."),
+    "not_applied": (
+        True,
+        "The power limit or clock asked for was not in force on every GPU at every reading.",
+    ),
+    "did_not_bind": (False, "The power limit asked for held no GPU back: the cap changed nothing."),
     "counter_differs": (
         False,
         "Integral and counter differ by more than 2 u of both and 1 % (3 % below 10 s).",
@@ -293,6 +298,18 @@ _MEASURED = [
         _FLOAT,
         "s",
         "Time that the power cap held devices back, summed over devices.",
+    ),
+    _field(
+        "cap_bound",
+        _BOOL,
+        "",
+        "Whether the power limit in force held any device back: by time under cap, reasons and samples.",
+    ),
+    _field(
+        "power_profiles",
+        _STRING,
+        "",
+        "Ids of NVML's workload power profiles in force; null where the driver knows of none.",
     ),
     _field("sidecar_restarts", _INT, "", "How often a sidecar was restarted."),
     _field("engine_info", _STRING, "", "What the engine said of itself, as JSON."),

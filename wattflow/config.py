@@ -96,6 +96,20 @@ class Power:
 
 
 @dataclass
+class Control:
+    """What is asked of the GPUs: a cap on their power, a clock. Part of the point_id, but for how it is asked."""
+
+    power_limit_w: int | None = None  # a GPU's; null: as it is found
+    sm_clock_mhz: int | None = None  # locked; null: free
+    by: str = (
+        "auto"  # auto | nvml | slurm: auto is nvml on this machine, and the site's way by Slurm
+    )
+    journal_dir: str = (
+        "/var/lib/wattflow/limits"  # node-local; keeps prior values until they are put back
+    )
+
+
+@dataclass
 class Cluster:
     """One site: how its jobs are asked for. None of it makes the point_id but gpu_model."""
 
@@ -110,6 +124,9 @@ class Cluster:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    power_caps: dict[str, str] = field(
+        default_factory=dict
+    )  # watts: what to ask for, a node feature or partition=NAME
     reservation: str | None = None
     wckey: str | None = None
     cpus_per_rank: int = 1
@@ -163,6 +180,7 @@ class Config:
     dataset: Dataset = field(default_factory=Dataset)
     engine: Engine = field(default_factory=Engine)
     power: Power = field(default_factory=Power)
+    control: Control = field(default_factory=Control)
     cluster: Cluster = field(default_factory=Cluster)
     sweep: Sweep = field(default_factory=Sweep)
     sweeps_dir: str = "sweeps"
@@ -193,6 +211,8 @@ _NOT_HASHED = {
     "model.tokenizer_path",
     "dataset.path",
     "engine.init_timeout_s",
+    "control.by",
+    "control.journal_dir",
 }
 
 _ALLOWED = {
@@ -208,6 +228,7 @@ _ALLOWED = {
     "engine.device": ("auto", "cuda", "cpu"),
     "sweep.block": ("board", None),
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
+    "control.by": ("auto", "nvml", "slurm"),
     "cluster.launcher": ("local", "slurm"),
     "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
 }
@@ -227,6 +248,8 @@ _AT_LEAST = {
     "power.poll_ms": 5,
     "power.copy_s": 1.0,
     "power.idle_s": 0.0,
+    "control.power_limit_w": 1,
+    "control.sm_clock_mhz": 1,
     "engine.threads_per_rank": 1,
     "engine.synthetic_ms_per_token": 0.0,
     "cluster.gpus_per_node": 1,
@@ -290,6 +313,12 @@ def resolve(choices: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def controls_itself(choices: dict[str, Any]) -> bool:
+    """Whether the job sets what control.* asks, on GPUs of its own; else the site does, before the job."""
+    by = choices.get("control", {}).get("by", "auto")
+    return bool(by == "nvml" or (by == "auto" and choices["cluster"]["launcher"] == "local"))
+
+
 def _defaults() -> dict[str, Any]:
     return flat(to_dict(Config()))
 
@@ -315,6 +344,8 @@ def from_dict(choices: dict[str, Any]) -> Config:
         "dataset": Dataset(**choices["dataset"]),
         "engine": Engine(**choices["engine"]),
         "power": Power(**choices["power"]),
+        # absent from choices of before it was a key
+        "control": Control(**choices.get("control", {})),
         "cluster": Cluster(**choices["cluster"]),
         "sweep": Sweep(**sweep),
     }

@@ -36,6 +36,7 @@ from wattflow.config import (
     Sweep,
     check,
     check_value,
+    controls_itself,
     flat,
     from_dict,
     hashed,
@@ -277,12 +278,25 @@ def why_not(choices: dict[str, Any]) -> str | None:
             f"{shards} shards on {nodes} nodes are {shards // nodes} ranks a node, and "
             f"cluster {cluster['name']} has {cluster['gpus_per_node']} GPUs a node"
         )
-    if choices["engine"]["name"] == "synthetic":
-        return None
+    uncapped = _why_not_capped(choices)
+    if uncapped is not None or choices["engine"]["name"] == "synthetic":
+        return uncapped
     config = from_dict(choices)
     memory_gib = config.cluster.gpu_memory_gib
     return why_not_shards(config.model, config.shards) or (
         why_too_big(config, memory_gib) if memory_gib is not None else None
+    )
+
+
+def _why_not_capped(choices: dict[str, Any]) -> str | None:
+    """Why Slurm cannot be asked for a point's power limit; null where it can, or need not."""
+    limit_w, cluster = choices["control"]["power_limit_w"], choices["cluster"]
+    if limit_w is None or controls_itself(choices) or str(limit_w) in cluster["power_caps"]:
+        return None
+    offered = ", ".join(cluster["power_caps"]) or "none"
+    return (
+        f"control.power_limit_w={limit_w}: cluster {cluster['name']} offers {offered} "
+        "(cluster.power_caps: which node feature or partition has a cap; docs/sites.md)"
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from wattflow import compare
+from wattflow import caps, compare
 from wattflow.columns import CHOICE_KEYS, COLLECTED_TRACE, PHASE, POINT
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN
@@ -92,6 +92,34 @@ class Sweep:
                     told |= {k: against[k] for k in ("ratio", "how", "established", "why_not")}
                 out.append({**dict(zip(others, key, strict=True)), by: value, **told})
         return pl.DataFrame(out, infer_schema_length=None)
+
+    def caps(
+        self, reference: int | None, by: str = "control_power_limit_w"
+    ) -> list[tuple[dict[str, object], list[caps.Row]]]:
+        """What each power cap, or each clock with by="control_sm_clock_mhz", changes against a reference.
+
+        One entry a combination of the other choices that vary: those choices, and a row a cap. A null cap is a board
+        as it was found. RefusedError where no point at the reference counts, or none beside it.
+        """
+        if by not in ("control_power_limit_w", "control_sm_clock_mhz"):
+            raise RefusedError(f"{by}: not control_power_limit_w or control_sm_clock_mhz.")
+        rows = self.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
+        found = rows[by].unique().to_list()
+        if reference not in found or len(found) < 2:
+            raise RefusedError(
+                f"{by}: points that count have {sorted(found, key=str)}; a table needs the reference {reference} and "
+                "another. Rows where a cap was not in force do not count (`not_applied`)."
+            )
+        others = [c for c in _varying(rows, by) if c != by]
+        groups = rows.group_by(others, maintain_order=True) if others else [((), rows)]
+        out = []
+        for key, group in groups:
+            runs = {cap: _runs(group.filter(pl.col(by).eq_missing(cap))) for cap in found}
+            runs = {cap: of_cap for cap, of_cap in runs.items() if of_cap}
+            if reference in runs and len(runs) > 1:
+                chosen = dict(zip(others, key, strict=True))
+                out.append((chosen, caps.table(runs, reference)))
+        return out
 
     def _comparable(self, by: str, metric: str) -> pl.DataFrame:
         """The points that count and have the metric; RefusedError where no comparison can be made of them."""
@@ -225,6 +253,21 @@ def _values(rows: pl.DataFrame, metric: str) -> list[compare.Value]:
     u = pl.col(metric) * relative if "energy" in metric or "power" in metric else pl.lit(0.0)
     told = rows.select(pl.col(metric).cast(pl.Float64), u.fill_null(0.0).alias("u"), "boards")
     return [compare.Value(v, u_of, tuple(boards or ())) for v, u_of, boards in told.iter_rows()]
+
+
+def _runs(rows: pl.DataFrame) -> list[caps.Run]:
+    """The repeats at one cap."""
+    return [
+        caps.Run(
+            time_s=row["duration_s"],
+            energy_j=row["energy_j"],
+            energy_u_j=row["energy_u_j"] or 0.0,
+            tokens_per_s=row["tokens_per_s"],
+            boards=tuple(row["boards"] or ()),
+            bound=row["cap_bound"],
+        )
+        for row in rows.to_dicts()
+    ]
 
 
 def _listed(value: object) -> list[object]:

@@ -167,7 +167,8 @@ class _Attempt:
         with contextlib.ExitStack() as running:
             ready: Ready | None = None
             if self.place.local_rank == 0:
-                sidecar = Sidecar(self.config.power, self.place.node, spool)
+                own = self.config.control if config.controls_itself(self.choices) else None
+                sidecar = Sidecar(self.config.power, self.place.node, spool, own)
                 self.sidecar = running.enter_context(sidecar)
                 ready = self.sidecar.start(self.dir)
             by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}

@@ -57,6 +57,9 @@ TRACE = pa.schema(
         pa.field("pcie_rx_mib_s", pa.float64()),
         pa.field("nvlink_tx_mib_s", pa.float64()),
         pa.field("nvlink_rx_mib_s", pa.float64()),
+        pa.field(
+            "power_profiles", pa.string()
+        ),  # NVML's active workload power profiles, as ids; at a trace's ends
         pa.field("processes", pa.int32()),  # with a compute context on the GPU; at a trace's ends
         pa.field("graphics_activity_pct", pa.float64()),  # as sm_activity_pct, of any engine; DCGM
     ]
@@ -141,6 +144,16 @@ class Device(Fixed):
     name: str
 
 
+class Controlled(TypedDict):
+    """What a job set on a GPU of its own, and what was found there before."""
+
+    uuid: str
+    prior_limit_w: float
+    power_limit_w: float | None  # requested; null: left alone
+    sm_clock_mhz: int | None
+    limit_in_force_w: float  # the least of all limiters, right after setting
+
+
 class Host(TypedDict):
     """What measures the host of a node's GPUs, in a trace of its own."""
 
@@ -161,6 +174,7 @@ class Ready(TypedDict):
     period_ms: float  # expected time between two samples of `source`
     devices: list[Device]
     host: NotRequired[Host | None]  # beside GPUs, where RAPL answers
+    control: NotRequired[list[Controlled]]  # where this job set limits or clocks itself
 
 
 class SoFar(TypedDict):
@@ -192,6 +206,7 @@ class NodeInfo(TypedDict):
     period_ms: float
     devices: list[Device]
     host: NotRequired[Host | None]
+    control: NotRequired[list[Controlled]]
     sidecar_restarts: int
     energy_j: NotRequired[
         float | None

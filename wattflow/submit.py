@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pyarrow as pa
 
 from wattflow import __version__, journal, mounts, process, slurm
-from wattflow.config import Cluster
+from wattflow.config import Cluster, controls_itself
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import Sent, Turn
 from wattflow.schema import GRID, SCHEMA_VERSION
@@ -84,6 +84,7 @@ class Shape:
     cluster: Cluster
     point_ids: list[str] = field(default_factory=list)
     blocks: list[list[str]] = field(default_factory=list)  # that must not be parted; empty: none
+    control: dict[str, str] = field(default_factory=dict)  # options by which the site sets limits
 
     @property
     def tasks(self) -> list[list[str]]:
@@ -107,6 +108,7 @@ class Shape:
         hours = len(self.tasks) * self.nodes * self.ranks_per_node * self.cluster.time_min / 60.0
         return {
             "cluster": self.cluster.name,
+            "control": " ".join(f"--{k}={v}" for k, v in self.control.items()) or None,
             "nodes": self.nodes,
             "ranks_per_node": self.ranks_per_node,
             "points": len(self.point_ids),
@@ -143,7 +145,8 @@ def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
     repeats: dict[str, dict[int, list[str]]] = {}
     for point_id, choices in points:
         nodes, shards = choices["nodes"], choices["shards"]
-        key = json.dumps([nodes, shards, choices["cluster"]], sort_keys=True)
+        control = _control_options(choices)
+        key = json.dumps([nodes, shards, choices["cluster"], control], sort_keys=True)
         if key not in by_shape:
             cluster = Cluster(**choices["cluster"])
             ranks, rest = divmod(shards, nodes)
@@ -152,7 +155,7 @@ def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
                     f"point {point_id}: shards={shards} cannot be spread evenly over nodes={nodes} of "
                     f"cluster.gpus_per_node={cluster.gpus_per_node}. Leave nodes out to have it follow from shards."
                 )
-            by_shape[key] = Shape(nodes, ranks, cluster)
+            by_shape[key] = Shape(nodes, ranks, cluster, control=control)
         by_shape[key].point_ids.append(point_id)
         if choices["sweep"]["block"] == "board":
             of_shape = repeats.setdefault(key, {})
@@ -190,6 +193,25 @@ def _fitting(asked: list[Shape]) -> list[Shape]:
             max_array_size=min(cluster.max_array_size, array_size or cluster.max_array_size),
         )
         out.append(replace(shape, cluster=cluster))
+    return out
+
+
+def _control_options(choices: dict[str, Any]) -> dict[str, str]:
+    """The options by which a site is asked for a point's power limit and clock; {} where the job sets them itself."""
+    control, cluster = choices.get("control"), choices["cluster"]
+    if control is None or controls_itself(choices):
+        return {}
+    out = {}
+    if control["power_limit_w"] is not None:
+        feature = cluster["power_caps"][str(control["power_limit_w"])]
+        kind, _, partition = feature.partition("partition=")
+        if partition and not kind:
+            out["partition"] = partition
+        else:
+            both = [cluster["constraint"], feature] if cluster["constraint"] else [feature]
+            out["constraint"] = "&".join(both)
+    if control["sm_clock_mhz"] is not None:
+        out["gpu-freq"] = str(control["sm_clock_mhz"])
     return out
 
 
@@ -238,7 +260,12 @@ def _parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
         # srun does not inherit --cpus-per-task from Slurm 22.05 on
         "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}"],
         "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options],
-        "additional_parameters": {"hold": True, **_gpu_options(shape), **_site_options(cluster)},
+        "additional_parameters": {
+            "hold": True,
+            **_gpu_options(shape),
+            **_site_options(cluster),
+            **shape.control,
+        },
     }
 
 

@@ -173,6 +173,15 @@ def conditions(handle: Any) -> Row:
     }
 
 
+def power_profiles(handle: Any) -> str | None:
+    """The ids of the workload power profiles in force, as 3,7; empty for none, null where NVML knows of none."""
+    asked = pynvml.c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t()
+    if ask_or_none("nvmlDeviceWorkloadPowerProfileGetCurrentProfiles", handle, asked) is None:
+        return None
+    words = asked.enforcedProfilesMask.mask
+    return ",".join(str(bit) for bit in range(255) if words[bit // 32] >> bit % 32 & 1)
+
+
 # ---- probing ----
 
 
@@ -384,7 +393,7 @@ class NvmlMeter:
         """The rows that are due: power first, as the counter's slow calls would make it late."""
         now_ns = time.monotonic_ns()
         power = self._power.take(now_ns)
-        weather = self._conditions.take(now_ns)
+        weather = self._conditions.take(now_ns) or self._edge
         activity = self._activity.take(now_ns) or self._edge
         burst = self._burst.take(now_ns)
         counters = [
@@ -508,9 +517,14 @@ class NvmlMeter:
 
     def _process_rows(self, gpu: Gpu) -> list[Row]:
         running = ask_or_none("nvmlDeviceGetComputeRunningProcesses", gpu.handle)
-        if running is None:
+        profiles = power_profiles(gpu.handle)
+        if running is None and profiles is None:
             return []
-        return [{**stamped(moment(), "nvml_conditions", False), "processes": len(running)}]
+        row = {
+            "processes": None if running is None else len(running),
+            "power_profiles": profiles,
+        }
+        return [{**stamped(moment(), "nvml_conditions", False), **row}]
 
     def _condition_rows(self, gpu: Gpu) -> list[Row]:
         row = conditions(gpu.handle)

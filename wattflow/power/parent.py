@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import wattflow
-from wattflow.config import Power
+from wattflow.config import Control, Power
 from wattflow.errors import PowerError
 from wattflow.schema import NodeInfo, Ready, SoFar
 from wattflow.sweepdir import AttemptDir
@@ -35,8 +35,17 @@ CLOSE_TIMEOUT_S = 60.0  # for the last copy to a slow shared file system
 class Sidecar:
     """Records this node's power for one attempt at a time; a context manager that leaves no process behind."""
 
-    def __init__(self, power: Power, node: str, spool: Path, ready_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        power: Power,
+        node: str,
+        spool: Path,
+        control: Control | None = None,
+        ready_timeout_s: float = 60.0,
+    ) -> None:
+        """`control`: limits and clocks that the sidecar sets on its GPUs and puts back; None leaves them as found."""
         self._power = power
+        self._control = Control() if control is None else control
         self._node = node
         self._spool = spool
         self._ready_timeout_s = ready_timeout_s
@@ -205,6 +214,7 @@ class Sidecar:
             "spool": str(self._spool),
             "parent_pid": os.getpid(),
             "power": dataclasses.asdict(self._power),
+            "control": dataclasses.asdict(self._control),
         }
         # the same wattflow as this one, also from a checkout that is not installed
         home = str(Path(wattflow.__file__).parent.parent)

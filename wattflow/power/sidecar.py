@@ -37,17 +37,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from wattflow.config import Power
+from wattflow.config import Control, Power
 from wattflow.errors import DamagedError, PowerError, WattflowError
 from wattflow.power.meter import Meter, Reading, Row, choose, host_meter
-from wattflow.schema import TRACE, Host, Ready, SoFar
+from wattflow.schema import TRACE, Controlled, Host, Ready, SoFar
 from wattflow.stream import TableStream, read_stream, write_table
 from wattflow.sweepdir import AttemptDir, check_name
+
+if TYPE_CHECKING:
+    from wattflow.power.control import Held
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class Settings:
     spool: Path
     parent_pid: int
     power: Power
+    control: Control
 
     @classmethod
     def parse(cls, text: str) -> "Settings":
@@ -79,6 +83,7 @@ class Settings:
             Path(told["spool"]),
             int(told["parent_pid"]),
             Power(**told["power"]),
+            Control(**told["control"]),
         )
 
 
@@ -213,12 +218,18 @@ class Recording:
     """The traces of one attempt while they grow: a stream a device in the spool."""
 
     def __init__(
-        self, settings: Settings, meter: Meter, host: Meter | None, attempt: AttemptDir
+        self,
+        settings: Settings,
+        meter: Meter,
+        host: Meter | None,
+        controlled: list[Controlled],
+        attempt: AttemptDir,
     ) -> None:
         """`meter` reads the job's devices; `host`, where there is one, their host."""
         self._settings = settings
         self._meter = meter
         self._host = host
+        self._controlled = controlled
         self._attempt = attempt
         self._meters = [meter] if host is None else [meter, host]
         self._by_uuid = {
@@ -369,6 +380,7 @@ class Recording:
             "period_ms": meter.period_ms,
             "devices": meter.devices,
             "host": self._host_info(),
+            "control": self._controlled,
         }
 
     def _host_info(self) -> Host | None:
@@ -444,24 +456,51 @@ def die_with_parent(parent_pid: int) -> None:
         sys.exit(0)
 
 
+def take_control(control: Control, meter: Meter) -> "Held | None":
+    """Set what the job asks of its GPUs, once what earlier jobs left on this node is put back; None for no wish.
+
+    PowerError where it cannot be set, or where there is no GPU to set it on.
+    """
+    wanted = control.power_limit_w is not None or control.sm_clock_mhz is not None
+    if meter.name != "nvml":
+        if wanted:
+            raise PowerError(
+                f"control: limits and clocks are a GPU's, and {meter.name} measures none. Leave control out here."
+            )
+        return None
+    from wattflow.power.control import Held, restore_left  # noqa: PLC0415 - pynvml is loaded only where it is wanted
+
+    folder = Path(control.journal_dir)
+    if not wanted:
+        if os.access(folder, os.W_OK):
+            restore_left(folder)
+        return None
+    return Held(control, [device["uuid"] for device in meter.devices])
+
+
 def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
     """Record one attempt after another until stdin ends or SIGTERM comes."""
     job = check_name(os.environ.get("SLURM_JOB_ID", "local"), "job")
     with only_one(settings.spool, job, settings.node):
         meter = choose(settings.power, settings.node)
         host = host_meter(settings.power, settings.node) if meter.boundary == "gpu" else None
+        held = None
         try:
+            held = take_control(settings.control, meter)
+            controlled = [] if held is None else held.told
             command = commands.wait(None) or {}
             while "end" not in command:
                 if "open" not in command:  # a close or mark that crossed a restart
                     command = commands.wait(None) or {}
                     continue
                 attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])
-                recording = Recording(settings, meter, host, attempt)
+                recording = Recording(settings, meter, host, controlled, attempt)
                 command = recording.run(commands, reply)
                 reply({"so_far": recording.finish()})
                 reply({"closed": command.get("end", "asked")})
         finally:
+            if held is not None:
+                held.release()
             meter.close()
 
 
