@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from caps import Node, install
 
 SCRIPTS = Path(__file__).parents[2] / "slurm" / "testcluster"
 
@@ -82,6 +83,30 @@ def narrow_cluster() -> Iterator[Cluster]:
     """Another site: no accounting, arrays of 11 tasks, 30 jobs in all."""
     settings = {"NODES": "2", "ACCOUNTING": "none", "MAX_ARRAY_SIZE": "11", "MAX_JOB_COUNT": "30"}
     with _running(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cap_nodes(nvml_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Node]:
+    """Two nodes with power caps, each in a folder of its own, as each has its own /etc and /var."""
+    folder = tmp_path_factory.mktemp("caps")
+    return {name: install(folder / name, nvml_folder, name) for name in ("node1", "node2")}
+
+
+@pytest.fixture(scope="module")
+def cap_cluster(cap_nodes: dict[str, Node]) -> Iterator[Cluster]:
+    """A site whose slurmds run each node's own prolog and epilog, which one host's slurm.conf names once."""
+    folder = cap_nodes["node1"].path.parent
+    lines = ["PrologFlags=Alloc"]
+    for action in ("prolog", "epilog"):
+        script = folder / action
+        script.write_text(
+            f'#!/bin/bash -p\nexec "{folder}/$SLURMD_NODENAME/slurm/{action}.d/wattflow-cap"\n'
+        )
+        script.chmod(0o755)
+        lines.append(f"{action.capitalize()}={script}")
+    settings = {"NODES": "2", "GPUS": "4", "ACCOUNTING": "none", "SLURMD_TIMEOUT_S": "5"}
+    with _running({**settings, "EXTRA_CONF": "\n".join(lines)}) as running:
         yield running
 
 

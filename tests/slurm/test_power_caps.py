@@ -1,0 +1,229 @@
+"""The power-cap prolog and epilog as a real Slurm runs them: two nodes with four fake GPUs each, at 500 W."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caps import Node, run
+from slurm_sweeps import until
+
+pytest_plugins = ("fake_nvml.fixtures",)
+pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
+
+BASELINE = [500, 500, 500, 500]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster whose admin installed the caps on both of its nodes."""
+
+    cluster: Any
+    nodes: dict[str, Node]
+
+    def limits_w(self) -> list[int]:
+        """Of the GPUs of all nodes."""
+        return [limit_w for node in self.nodes.values() for limit_w in node.limits_w()]
+
+    def at_rest(self) -> bool:
+        """Whether every GPU has the baseline and no journal is left."""
+        journals = [uuid for node in self.nodes.values() for uuid in node.journal()]
+        return self.limits_w() == BASELINE * 2 and journals == []
+
+
+def slurm(*words: str) -> str:
+    """What a Slurm command prints."""
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
+    return done.stdout
+
+
+def sbatch(script: str, *options: str) -> int:
+    """A job's number."""
+    base = ("sbatch", "--parsable", "-n1", "--mem=64", "-o", "/dev/null", *options)
+    return int(slurm(*base, "--wrap", script))
+
+
+def job_state(job: int) -> str:
+    return slurm("squeue", "-h", "-t", "all", "-o", "%T", "-j", str(job)).strip()
+
+
+def node_state(name: str) -> str:
+    return slurm("sinfo", "-h", "-p", "gpu", "-n", name, "-o", "%T").strip().rstrip("*")
+
+
+@pytest.fixture(scope="module")
+def site(cap_cluster: Any, cap_nodes: dict[str, Node]) -> Site:
+    """Features are given to the nodes as slurm.conf would."""
+    for name in cap_nodes:
+        features = "wf_cap300,wf_cap350,wf_cap400"
+        slurm("scontrol", "update", f"nodename={name}", f"availablefeatures={features}")
+    return Site(cap_cluster, cap_nodes)
+
+
+@pytest.fixture(autouse=True)
+def at_rest_after(site: Site) -> Iterator[None]:
+    """After each test all limits are the baseline again and both nodes take jobs, whatever was done to them."""
+    yield
+    until(lambda: {node_state(name) for name in site.nodes} == {"idle"}, 30)
+    until(site.at_rest, 20)
+
+
+def test_jobs_of_different_caps_share_a_node(site):
+    """300 W on two GPUs, 400 W on one, none on the last; each job reads its own note; then all is as before."""
+    node = site.nodes["node1"]
+    caps = [("wf_cap300", 2), ("wf_cap400", 1), (None, 1)]
+    jobs = []
+    for cap, gpus in caps:
+        options = ["-w", "node1", f"--gpus-per-node={gpus}", *([f"-C{cap}"] if cap else [])]
+        script = f"cp {node.path}/notes/$SLURM_JOB_ID {node.path}/seen-$SLURM_JOB_ID; sleep 30"
+        jobs.append(sbatch(script, *options))
+    until(lambda: all((node.path / f"seen-{job}").exists() for job in jobs), 30)
+    assert sorted(node.limits_w()) == [300, 300, 400, 500]
+    told = [(node.path / f"seen-{job}").read_text().split() for job in jobs]
+    assert [words[:2] for words in told] == [
+        ["applied", "300"],
+        ["applied", "400"],
+        ["baseline", "-"],
+    ]
+    for (_, gpus), words in zip(caps, told, strict=True):
+        uuids = words[2].split(",")
+        assert len(uuids) == gpus
+    by_uuid = {node.uuid(index): limit_w for index, limit_w in enumerate(node.limits_w())}
+    assert {by_uuid[uuid] for uuid in told[0][2].split(",")} == {300}
+    slurm("scancel", *map(str, jobs))
+
+
+def test_a_feature_that_the_admin_does_not_allow_costs_the_job_nothing(site):
+    """The node has it, the config does not: the job runs at the baseline, and its note tells why."""
+    node = site.nodes["node1"]
+    seen = node.path / "seen-350"
+    job = sbatch(
+        f"cp {node.path}/notes/$SLURM_JOB_ID {seen}",
+        "-w",
+        "node1",
+        "--gpus-per-node=1",
+        "-Cwf_cap350",
+    )
+    until(lambda: job_state(job) == "COMPLETED", 30)
+    assert seen.read_text().startswith("not_applied 350 GPU-")
+    assert "does not allow 350 W" in seen.read_text()
+
+
+def test_slurm_takes_no_feature_that_is_not_the_nodes(site):
+    """A hostile request ends at sbatch; the prolog would refuse it too."""
+    for feature in ("wf_cap300;$(id)", "wf_cap1000000000", "wf_cap\u0969\u0966\u0966"):
+        with pytest.raises(subprocess.CalledProcessError):
+            sbatch("true", "--gpus-per-node=1", f"-C{feature}")
+
+
+def test_a_requeued_job_has_its_cap_again_and_leaves_none(site):
+    """The epilog of the first run and the prolog of the second both ran."""
+    job = sbatch("sleep 60", "-w", "node2", "--gpus-per-node=4", "-Cwf_cap300", "--requeue")
+    node = site.nodes["node2"]
+    until(lambda: node.limits_w() == [300] * 4, 30)
+    slurm("scontrol", "requeue", str(job))
+    until(lambda: node.limits_w() == BASELINE, 20)
+    until(lambda: node.limits_w() == [300] * 4, 40)
+    slurm("scancel", str(job))
+
+
+def test_all_of_a_node_is_killed_and_it_boots(site):
+    """slurmd, its steps and the job at once, with a cap in force; the driver keeps it. Boot, then slurmd."""
+    job = sbatch("sleep 60", "-w", "node2", "--gpus-per-node=2", "-Cwf_cap300", "--no-requeue")
+    node = site.nodes["node2"]
+    until(lambda: sorted(node.limits_w()) == [300, 300, 500, 500], 30)
+    site.cluster.node("kill", "node2")
+    assert run(node, "boot").returncode == 0
+    assert node.limits_w() == BASELINE
+    site.cluster.node("start", "node2")
+    slurm("scancel", str(job))
+    until(lambda: job_state(job) not in ("RUNNING", "COMPLETING"), 30)
+
+
+def test_a_rebooted_node_has_the_baseline_and_not_the_factorys_limit(site):
+    """Power was lost: no process ended in order, and the driver starts at 700 W."""
+    job = sbatch("sleep 60", "-w", "node2", "--gpus-per-node=1", "-Cwf_cap400", "--no-requeue")
+    node = site.nodes["node2"]
+    until(lambda: 400 in node.limits_w(), 30)
+    site.cluster.node("kill", "node2")
+    node.set_limits(700, 700, 700, 700)
+    assert run(node, "boot").returncode == 0
+    site.cluster.node("start", "node2")
+    slurm("scancel", str(job))
+    until(lambda: job_state(job) not in ("RUNNING", "COMPLETING"), 30)
+
+
+def test_slurmd_is_killed_and_started_and_the_jobs_end_takes_the_cap(site):
+    """Without a boot between: the job runs on, and its epilog comes from the new slurmd."""
+    job = sbatch("sleep 60", "-w", "node2", "--gpus-per-node=1", "-Cwf_cap300")
+    node = site.nodes["node2"]
+    until(lambda: 300 in node.limits_w(), 30)
+    site.cluster.node("stop", "node2")
+    site.cluster.node("start", "node2")
+    slurm("scancel", str(job))
+
+
+def test_a_restore_that_fails_drains_the_node(site):
+    """The epilog exits with 1 while the driver refuses; the admin's boot action mends it."""
+    job = sbatch("sleep 60", "-w", "node1", "--gpus-per-node=1", "-Cwf_cap300")
+    node = site.nodes["node1"]
+    until(lambda: 300 in node.limits_w(), 30)
+    node.driver(FAKE_NVML_DENY="nvmlDeviceSetPowerManagementLimit")
+    slurm("scancel", str(job))
+    until(lambda: node_state("node1") in ("drained", "draining"), 30)
+    assert 300 in node.limits_w()
+    node.driver()
+    assert run(node, "boot").returncode == 0
+    slurm("scontrol", "update", "nodename=node1", "state=resume")
+
+
+def test_a_set_that_fails_does_not_drain(site):
+    """The job runs at the baseline and reads why."""
+    node = site.nodes["node1"]
+    node.driver(FAKE_NVML_DENY="nvmlDeviceSetPowerManagementLimit")
+    seen = node.path / "seen-denied"
+    job = sbatch(
+        f"cp {node.path}/notes/$SLURM_JOB_ID {seen}",
+        "-w",
+        "node1",
+        "--gpus-per-node=1",
+        "-Cwf_cap300",
+    )
+    until(lambda: job_state(job) == "COMPLETED", 30)
+    node.driver()
+    assert "nvidia-smi did not set" in seen.read_text()
+    assert node_state("node1") == "idle"
+
+
+def prologs(node: Node) -> list[int]:
+    """The process of a node's prolog, of which there must be one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if words[-2:-1] == ["prolog"] and words[-3].startswith(str(node.path)):
+            found.append(int(folder.name))
+    assert len(found) == 1
+    return found
+
+
+def test_a_killed_prolog_leaves_no_cap(site):
+    """kill -9 of the script while nvidia-smi sets the limit: Slurm drains the node, the next action restores."""
+    node = site.nodes["node1"]
+    node.driver(FAKE_NVML_LATENCY_US="nvmlDeviceSetPowerManagementLimit=1000000")
+    job = sbatch("sleep 60", "-w", "node1", "--gpus-per-node=1", "-Cwf_cap300", "--no-requeue")
+    until(node.journal, 30)
+    for pid in prologs(node):
+        os.kill(pid, signal.SIGKILL)
+    node.driver()
+    slurm("scancel", str(job))
+    until(lambda: job_state(job) not in ("RUNNING", "PENDING", "COMPLETING", "CONFIGURING"), 30)
+    until(site.at_rest, 20)
+    until(lambda: node_state("node1") == "drained", 30)
+    slurm("scontrol", "update", "nodename=node1", "state=resume")
