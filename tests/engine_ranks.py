@@ -222,7 +222,7 @@ def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    who = ranks.join(rank, world, rank, "here", f"file://{folder}/meet", "cpu", 60.0)
+    who = ranks.join(rank, world, rank, "here", f"file://{folder}/meet", "cpu", 60.0, 60.0)
     torch.set_num_threads(1)
     ask = json.loads((folder / "ask.json").read_text())
     torch.save(answer(who, ask), folder / f"answer-{rank}.pt")

@@ -107,7 +107,7 @@ def test_one_rank_on_the_cpu_imports_no_torch():
         "import sys\n"
         "from wattflow.config import Config, Engine, Model\n"
         "from wattflow.engine import build, header, ranks\n"
-        "who = ranks.join(0, 1, 0, 'here', '', 'cpu', 1.0)\n"
+        "who = ranks.join(0, 1, 0, 'here', '', 'cpu', 1.0, 1.0)\n"
         "engine = Engine(name='synthetic', synthetic_ms_per_token=0.0)\n"
         "made = Config(model=Model(name='m'), engine=engine, batch_size=2, max_gen_len=3, max_seq_len=9)\n"
         "engine = build.build(made, who, eos_id=None, pad_id=0)\n"
@@ -125,11 +125,11 @@ def test_one_rank_on_the_cpu_imports_no_torch():
 def test_a_rank_that_waits_in_vain_says_for_whom(tmp_path):
     """Rank 0 of 2 whose peer never comes raises EngineError with the place and the time."""
     with pytest.raises(EngineError, match=r"rank 0 of 2 on here did not meet .* within 1 s"):
-        ranks.join(0, 2, 0, "here", f"file://{tmp_path}/meet", "cpu", 1.0)
+        ranks.join(0, 2, 0, "here", f"file://{tmp_path}/meet", "cpu", 1.0, 99.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_missing_gpu_is_named():
     """engine.device=cuda on a machine without a GPU tells how many torch sees and what to set."""
     with pytest.raises(EngineError, match="sees 0 GPUs"):
-        ranks.join(0, 1, 0, "here", "", "cuda", 1.0)
+        ranks.join(0, 1, 0, "here", "", "cuda", 1.0, 1.0)

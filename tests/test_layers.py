@@ -16,7 +16,7 @@ LAYERS = [
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
-        *{"estimate", "caps"},
+        *{"estimate", "caps", "watchdog"},
     },
     {"cli"},
 ]
@@ -28,7 +28,8 @@ STAGE_IMPORTS = {
     "slurm": set(),
     "process": set(),
     "heartbeat": {"process"},
-    "run": {"heartbeat", "slurm"},
+    "watchdog": set(),
+    "run": {"heartbeat", "slurm", "watchdog"},
     "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
     "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
     "attempts": set(),

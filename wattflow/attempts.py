@@ -192,7 +192,8 @@ def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
     """Fill in what the record says of any attempt."""
     status = record["status"]
     row["status"] = status
-    row["reasons"] = [status if status in REASONS else "unfinished"]
+    why = record.get("reason") or status
+    row["reasons"] = [why if why in REASONS else "unfinished"]
     row["error"] = record.get("error")
     row["record_stamp_ns"] = attempt.record_path.stat().st_mtime_ns
     if record.get("ended_ns") is not None:

@@ -20,6 +20,7 @@ REASONS: dict[str, tuple[bool, str]] = {
     "waiting": (True, "No attempt was made yet."),
     "unfinished": (True, "The attempt has not ended, or ended without a word."),
     "failed": (True, "The attempt failed; `error` says how."),
+    "hung": (True, "Nothing moved for sweep.hang_s; the ranks' stacks are in their logs."),
     "interrupted": (True, "The attempt was cut short by a time limit, a requeue or a cancel."),
     "damaged": (True, "A file of the attempt is cut, foreign or missing; `error` names it."),
     "missing_trace": (True, "A GPU of the job has no trace, so the job's joules are not known."),

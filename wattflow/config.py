@@ -169,6 +169,7 @@ class Sweep:
     block: str | None = (
         None  # board: one task a repeat runs all points of a shape, on the same GPUs
     )
+    hang_s: float = 900.0  # a run in which nothing moves for so long is ended; 0 lets it be
     reference_s: float = 0.0  # a fixed load of so long at both ends of a task, to compare boards by
 
 
@@ -243,6 +244,7 @@ _AT_LEAST = {
     "repeat": 0,
     "temperature": 0.0,
     "sweep.repeats": 1,
+    "sweep.hang_s": 0.0,
     "sweep.reference_s": 0.0,
     "power.flush_ms": 10,
     "power.poll_ms": 5,

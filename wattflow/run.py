@@ -38,7 +38,6 @@ from wattflow.engine.build import build
 from wattflow.engine.generation import Engine, Generated
 from wattflow.engine.ranks import Ranks, join
 from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError, WattflowError
-from wattflow.heartbeat import Heartbeat
 from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
@@ -54,6 +53,7 @@ from wattflow.schema import (
 from wattflow.stream import write_table
 from wattflow.sweepdir import AttemptDir, SweepDir, write_json
 from wattflow.timings import SpanLog, close_node
+from wattflow.watchdog import Watchdog
 
 Progress = Callable[[str, int, int], None]  # phase, batches done, batches in all
 
@@ -78,6 +78,10 @@ class InterruptedRunError(WattflowError, RuntimeError):
         """By which signal it was told."""
         super().__init__(text)
         self.signum = signum
+
+
+class HungError(WattflowError, RuntimeError):
+    """Nothing moved for longer than sweep.hang_s."""
 
 
 def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
@@ -110,6 +114,7 @@ class _Attempt:
         self.ranks, self.place, self.point_id = ranks, place, point_id
         self.answers: list[Generated] = []
         self.sidecar: Sidecar | None = None
+        self.at = "its start", 0, 0  # phase, batches done, batches in all
         self.dir = AttemptDir(sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
         self.record: Record = {
             "schema_version": SCHEMA_VERSION,
@@ -128,6 +133,9 @@ class _Attempt:
         if ranks.rank == 0:
             self.dir.write_record(self.record)
 
+    def _spool(self) -> Path:
+        return Path(self.place.spool) / f"{self.point_id}-{self.dir.number}"
+
     def edge(self, engine: Engine) -> int:
         """Unix ns once this rank's device has no queued work and every rank has said the same."""
         engine.synchronize()
@@ -136,7 +144,7 @@ class _Attempt:
 
     def run(self, progress: Progress) -> None:
         """Measure the point; on return all files but the final record lie in place."""
-        spool = Path(self.place.spool) / f"{self.point_id}-{self.dir.number}"
+        spool = self._spool()
         spool.mkdir(mode=0o700, exist_ok=True)
         self.text = tokenizer.load(self.config.model, self.config.weights)
         self.prompts = dataset.load(self.config, self.text)
@@ -308,6 +316,24 @@ class _Attempt:
             self.record["ended_ns"] = time.time_ns()
             self.dir.write_record(self.record)
 
+    def hung(self) -> None:
+        """Keep that this rank hangs and where; the process ends after this."""
+        phase, done, of = self.at
+        self.fail(
+            HungError(
+                f"hung: nothing moved for {_hang_limit_s(self.config):g} s in {phase} ({done} of {of} batches done). "
+                "The stacks of all ranks are in their logs, which `wattflow logs` prints. `wattflow resume` runs the "
+                "point again."
+            )
+        )
+        if self.sidecar is not None:
+            self.sidecar.close()
+            shutil.rmtree(self._spool(), ignore_errors=True)
+            with contextlib.suppress(OSError):  # local ranks keep their logs there
+                Path(self.place.spool).rmdir()
+        if self.ranks.rank != 0:
+            time.sleep(_LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
+
     def fail(self, error: BaseException) -> None:
         """Keep why this rank failed; rank 0 also closes the record, with the reason of the first rank to fail."""
         told = {
@@ -315,6 +341,7 @@ class _Attempt:
             "time_ns": time.time_ns(),
             "interrupted": isinstance(error, InterruptedRunError | KeyboardInterrupt),
             "error": _sentence(error),
+            "reason": "hung" if isinstance(error, HungError) else None,
             "traceback": traceback.format_exc(),
         }
         write_json(self.dir.error_path(self.ranks.rank), told)
@@ -339,6 +366,7 @@ def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> No
     record["status"] = "interrupted" if causes and causes[0]["interrupted"] else "failed"
     record["error"] = causes[0]["error"] if causes else otherwise
     record["error_rank"] = causes[0]["rank"] if causes else None
+    record["reason"] = causes[0].get("reason") if causes else None
     record["ended_ns"] = time.time_ns()
     attempt.write_record(record)
 
@@ -392,19 +420,26 @@ def _measure(  # noqa: PLR0917 - it passes on what an attempt is told
         if heart is not None:
             heart.ask(attempt.power_now)
         try:
-            attempt.run(progress if heart is None else _also_telling(heart, progress))
+            with Watchdog(_hang_limit_s(attempt.config), attempt.hung) as watchdog:
+
+                def report(phase: str, done: int, of: int) -> None:
+                    attempt.at = phase, done, of
+                    watchdog.tell()
+                    if heart is not None:
+                        heart.tell(phase, done, of)
+                    progress(phase, done, of)
+
+                attempt.run(report)
         except BaseException as error:
             attempt.fail(error)
             raise
         attempt.finish()
 
 
-def _also_telling(heart: Heartbeat, progress: Progress) -> Progress:
-    def report(phase: str, done: int, of: int) -> None:
-        heart.tell(phase, done, of)
-        progress(phase, done, of)
-
-    return report
+def _hang_limit_s(chosen: Config) -> float:
+    """How long nothing may move: sweep.hang_s beside the longest time that a phase waits on purpose; 0 for ever."""
+    waits_s = max(chosen.power.idle_s, chosen.sweep.reference_s)
+    return chosen.sweep.hang_s and chosen.sweep.hang_s + waits_s
 
 
 def _heed_signals() -> None:
@@ -433,6 +468,7 @@ def _join(chosen: Config, place: Place) -> Ranks:
         place.init_method,
         chosen.engine.device,
         chosen.engine.init_timeout_s,
+        max(chosen.engine.init_timeout_s, _hang_limit_s(chosen) + _WATCHDOG_FIRST_S),
     )
 
 
@@ -541,6 +577,7 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
 
 
 _LET_RANK_0_CLOSE_S = 5.0
+_WATCHDOG_FIRST_S = 60.0  # a collective gives up so long after the watchdog, which says more
 _SIGNAL_EARLY_S = 150.0  # before its limit a task is told 90 s ahead, which Slurm may do 60 s early
 
 

@@ -245,6 +245,7 @@ class Record(TypedDict, total=False):
     status: Status
     error: str | None
     error_rank: int | None
+    reason: str | None  # why it failed, as a code of columns.REASONS, where there is one: hung
     started_ns: int
     ended_ns: int | None
     choices: dict[str, object]

@@ -85,9 +85,11 @@ def join(  # noqa: PLR0917 - who, where, and how long to wait: each once, in `ru
     init_method: str,
     device: str,
     timeout_s: float,
+    collective_s: float,
 ) -> Ranks:
     """Meet the other ranks at `init_method` (file:///... or tcp://host:port); EngineError if they do not come.
 
+    They come within `timeout_s`; from then on a rank waits for the others in a collective for up to `collective_s`.
     `device` is auto, cuda or cpu; on GPUs a rank takes the one of its local rank.
     """
     if device == "cpu" and world == 1:
@@ -100,7 +102,7 @@ def join(  # noqa: PLR0917 - who, where, and how long to wait: each once, in `ru
         _check_gpu(rank, local_rank, node)
         torch.cuda.set_device(local_rank)
     if world > 1:
-        _meet(rank, world, node, init_method, cuda=device == "cuda", timeout_s=timeout_s)
+        _meet(rank, world, node, init_method, device == "cuda", timeout_s, collective_s)
     if device == "cpu":
         return Ranks(rank, world, local_rank, node, "cpu", "cpu", None)
     about = torch.cuda.get_device_properties(local_rank)
@@ -128,24 +130,35 @@ def _check_gpu(rank: int, local_rank: int, node: str) -> None:
         )
 
 
-def _meet(
-    rank: int, world: int, node: str, init_method: str, *, cuda: bool, timeout_s: float
+def _meet(  # noqa: PLR0917 - see join
+    rank: int,
+    world: int,
+    node: str,
+    init_method: str,
+    cuda: bool,
+    timeout_s: float,
+    collective_s: float,
 ) -> None:
     # fairscale and torch.distributed.nn name the group in default arguments: imported after it exists, they would hold
     # it past `close`, and its threads would abort the process at exit (seen in one exit of seven)
     import fairscale.nn.model_parallel.layers  # noqa: F401, PLC0415 - see above
     import torch.distributed as dist  # noqa: PLC0415 - see barrier
+    from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415 - see barrier
 
     # one group with two backends: tensors on a GPU go through NCCL, the few bytes of JSON through gloo
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    limit = timedelta(seconds=timeout_s)
     try:
         with _stdout_to_stderr():
+            store, _, _ = next(rendezvous(init_method, rank, world, timeout=limit))
+            store.set(f"wattflow-{rank}", "here")
+            store.wait([f"wattflow-{k}" for k in range(world)], limit)
             dist.init_process_group(
                 backend,
-                init_method=init_method,
+                store=store,
                 rank=rank,
                 world_size=world,
-                timeout=timedelta(seconds=timeout_s),
+                timeout=timedelta(seconds=collective_s),
             )
     except (RuntimeError, ValueError) as error:  # DistStoreError and its like are RuntimeErrors
         first_line = str(error).partition("\n")[0]

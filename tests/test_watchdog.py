@@ -1,0 +1,113 @@
+"""A rank that hangs is ended, says so, and leaves its stacks; one that moves is left alone."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wattflow import attempts, status
+from wattflow.sweepdir import SweepDir
+
+HANGS = """
+import sys, threading, time
+from wattflow import watchdog
+watchdog.GRACE_S = 0.5
+def waits_for_ever():
+    {hang}
+with watchdog.Watchdog({limit_s}, lambda: print("ended", flush=True)) as watch:
+    {before}
+    waits_for_ever()
+print("not reached")
+"""
+
+
+def run(limit_s, hang, before="pass"):
+    """A process that hangs under a watchdog."""
+    program = HANGS.format(limit_s=limit_s, hang=hang, before=before)
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "hang",
+    ["time.sleep(1000)", "threading.Event().wait()", "while True: pass"],
+    ids=["in C", "at a lock", "in Python"],
+)
+def test_what_does_not_move_is_ended_with_its_stacks(hang):
+    """The call that hangs stands in stderr, `end` was called once, and the exit code is 1."""
+    done = run(0.5, hang)
+    assert (done.returncode, done.stdout) == (1, "ended\n")
+    assert "in waits_for_ever" in done.stderr
+
+
+@pytest.mark.parametrize("last_words", ["1 / 0", "time.sleep(1000)"])
+def test_the_process_ends_even_if_its_last_words_fail(last_words):
+    """A disk that went away must not keep a rank that hangs alive."""
+    before = "watchdog.LAST_WORDS_S = 0.3"
+    program = HANGS.format(limit_s=0.2, hang="time.sleep(1000)", before=before)
+    program = program.replace('print("ended", flush=True)', last_words)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+
+
+def test_what_moves_is_left_alone():
+    """Ten steps of a third of the limit pass, and after the end of the watch anything may take its time."""
+    moves = "[(watch.tell(), time.sleep(0.3)) for _ in range(10)]"
+    done = run(0.9, "watch.stop(); time.sleep(2); sys.exit(7)", before=moves)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "waits_for_ever" not in done.stderr
+
+
+def test_a_limit_of_zero_watches_nothing():
+    """sweep.hang_s=0 leaves a run to Slurm's time limit."""
+    done = run(0, "time.sleep(1); sys.exit(7)")
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path: Path):
+    """Both ranks sleep in their first batch: the record says hung and in which phase, each log has its rank's stack."""
+    words = [
+        *("engine=synthetic", "engine.synthetic_ms_per_token=600000", "engine.device=cpu"),
+        *(
+            "power.meter=simulated",
+            "power.idle_s=0",
+            "n_prompts=2",
+            "batch_size=2",
+            "max_gen_len=2",
+        ),
+        *("shards=2", "sweep.hang_s=6", "sweep=stuck"),
+    ]
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "wattflow.cli", "run", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 1, done.stderr
+    assert time.monotonic() - began < 90.0
+    sweep = SweepDir(tmp_path / "sweeps" / "stuck")
+    (row,) = status.states(sweep)
+    assert row.state == "failed"
+    assert row.reason is not None
+    assert row.reason.startswith("hung: nothing moved for 6 s in warmup")
+    (attempt,) = sweep.attempts(row.point_id)
+    record = attempt.read_record()
+    assert record is not None
+    assert record["reason"] == "hung"
+    for rank in (0, 1):
+        log = (attempt.logs / f"rank{rank}.log").read_text()
+        assert "in prefill" in log
+        assert "hung: nothing moved" in json.loads(attempt.error_path(rank).read_text())["error"]
+    collected = attempts.collect_attempt(attempt, record["choices"])
+    assert collected.point["reasons"] == ["hung"]
