@@ -6,6 +6,7 @@ Run as a script it is the command. Its behaviour is told in the environment:
     FAKE_DCGMI_DOWN     no host engine answers
     FAKE_DCGMI_REFUSE   field ids that this DCGM does not know or does not permit
     FAKE_DCGMI_ONCE     dmon ends at the end of its file instead of starting anew
+    FAKE_DCGMI_HANGS    dmon says nothing more after the end of its file
 """
 
 import os
@@ -93,6 +94,8 @@ def dmon(played, options):
             if printed == count:
                 return 0
             time.sleep(int(options["-d"]) / 1000)
+        if os.environ.get("FAKE_DCGMI_HANGS"):
+            time.sleep(600)
         if os.environ.get("FAKE_DCGMI_ONCE"):
             print("Error: the host engine went away")
             return 1

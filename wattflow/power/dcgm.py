@@ -465,9 +465,8 @@ class DcgmMeter:
             return
         uuid = self._uuids[heard.gpu]
         counter_mj = heard.values[COUNTER]
-        if isinstance(
-            counter_mj, int
-        ):  # a counter that was printed with an exponent has lost its joules
+        # a counter that was printed with an exponent has lost its joules
+        if isinstance(counter_mj, int):
             yield uuid, {**stamped(heard.at, "dcgm_counter", False), "counter_mj": counter_mj}
         row = columns(CONDITIONS, heard.values)
         yield uuid, {**stamped(heard.at, "dcgm_conditions", False), **row}
