@@ -53,6 +53,8 @@ class Made:
     before_s: float = 3.0  # idle, load and warm-up, 1 s each
     after_s: float = 0.2
     idle_after_s: float = 0.0
+    reference_s: float = 0.0  # within the idle before the load
+    limit_w: float | None = None  # in force throughout
     offset_s: dict[str, float] = field(default_factory=dict)  # a node's clock against the first's
     status: str = "finished"
     dummy: bool = True
@@ -128,6 +130,9 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
                 rows.append(
                     row(phase, 0 if phase == "warmup" else None, i * third, (i + 1) * third)
                 )
+            if made.reference_s:
+                rows[-3]["end_ns"] -= round(made.reference_s / 2 * 1e9)
+                rows.append(row("reference", None, third - made.reference_s / 2, third))
             at = made.before_s
             for batch in range(made.batches):
                 then = at + made.prefill_s
@@ -192,6 +197,7 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
         temperature_c=[61.0],
         gpu_activity_pct=[90.0],
         throttle_reasons=np.array([4], np.uint64),
+        power_limit_w=[made.limit_w],
     )
     told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
     return pa.concat_tables([power, counted, conditions]).replace_schema_metadata(told)

@@ -13,6 +13,8 @@ import pytest
 
 import wattflow
 
+pytest_plugins = ("fake_nvml.fixtures",)
+
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
 SMALL = [
     "precision=fp32",
@@ -232,3 +234,35 @@ def test_a_reference_load_stands_at_both_ends_and_in_no_points_joules(tmp_path):
             & pl.col("phase").is_in(["prefill", "decode", "other"])
         )
         assert own["energy_j"].sum() == pytest.approx(row["energy_j"], rel=0.005)
+
+
+def test_caps_on_an_own_node_from_the_grid_to_the_table(tmp_path, nvml_path, monkeypatch):
+    """Two caps run one after another, each in force in its rows alone; `caps` tells them apart; the board is as it was."""
+    board = tmp_path / "board"
+    board.mkdir()
+    monkeypatch.setenv("FAKE_NVML_STATE", str(board))
+    monkeypatch.setenv("FAKE_NVML_GPUS", "1")
+    monkeypatch.setenv("FAKE_NVML_CURVE", "constant:310")
+    monkeypatch.setenv("FAKE_NVML_REASONS", "0")
+    asked = [
+        "control.power_limit_w=600,300",
+        f"control.journal_dir={tmp_path / 'journals'}",
+        "engine=synthetic",
+        "power.meter=nvml",
+        "shards=1",
+    ]
+    call("submit", *SMALL, *asked, "sweep=caps", "sweep.repeats=1", "--wait", cwd=tmp_path)
+    points = wattflow.open_sweep(tmp_path / "sweeps" / "caps").points
+    told = dict(points.select("control_power_limit_w", "power_limit_w").iter_rows())
+    assert told == {600: 600.0, 300: 300.0}
+    bound = dict(points.select("control_power_limit_w", "cap_bound").iter_rows())
+    assert bound == {600: False, 300: True}
+    assert points["counts"].all()
+    assert [path.read_text() for path in board.iterdir()] == ["700000 0\n"]
+    table = call("caps", "caps", "--reference", "600", cwd=tmp_path)
+    head, first, second = [line.split("\t") for line in table.stdout.splitlines()]
+    assert head[:4] == ["cap, W", "n", "boards", "bound"]
+    assert (first[0], second[0]) == ("600", "300")
+    assert first[4] == "reference"
+    assert "least energy" in table.stderr
+    call("caps", "caps", "--reference", "500", cwd=tmp_path, code=2)

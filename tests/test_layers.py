@@ -36,7 +36,7 @@ STAGE_IMPORTS = {
     "estimate": set(),
     "collect": {"attempts"},
     "results": {"figures", "caps"},
-    "report": {"results", "figures"},
+    "report": {"caps", "results", "figures"},
 }
 
 

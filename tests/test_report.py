@@ -185,6 +185,30 @@ def in_browser(page, profile):
     return dom, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def test_caps_against_the_highest(tmp_path):
+    """300 W takes 1.25 times as long as 400 W at 0.8 times the energy: +25 %, -20 %, by hand; the cap bound."""
+    points = [choices(control__power_limit_w=cap) for cap in (400, 300)]
+    attempts = [
+        Made([Gpu("GPU-a", constant(390.0))], batches=1, limit_w=400.0),
+        Made([Gpu("GPU-a", constant(249.6))], batches=1, decode_s=4.0, limit_w=300.0),
+    ]
+    text = body(report(measured(tmp_path, *attempts, points=points)))
+    assert "<h2>Power caps</h2>" in text
+    assert "+25.00" in text
+    assert "-20.00" in text
+
+
+def test_boards_under_the_reference_load(tmp_path):
+    """A board at 84 W beside one at 76 W is 1.05 of their mean, and the page says what that may be."""
+    made = [
+        Made([Gpu(f"GPU-{watts}", constant(float(watts)))], reference_s=1.0) for watts in (76, 84)
+    ]
+    opened = measured(tmp_path, *made)
+    assert opened.boards()["relative"].to_list() == pytest.approx([1.05, 0.95])
+    assert "<h2>Boards</h2>" in body(report(opened))
+    assert "<h2>Boards</h2>" not in body(report(measured(tmp_path / "none", Made([Gpu("GPU-a")]))))
+
+
 @pytest.mark.chromium
 def test_renders_without_a_console_error(page, tmp_path):
     """In headless Chromium the figures are drawn as SVG, with points and phases, and the console stays silent."""

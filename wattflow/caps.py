@@ -75,6 +75,14 @@ def best(rows: Sequence[Row], objective: str) -> tuple[Row, bool]:
     return least, least.ratios is not None and least.ratios[objective].established
 
 
+def change(ratio: Ratio) -> str:
+    """A ratio as a change in percent, with its 95 % interval where there is one."""
+    told = f"{percent(ratio.ratio):+.2f}"
+    if ratio.low is None or ratio.high is None:
+        return told
+    return f"{told} ({percent(ratio.low):+.2f} to {percent(ratio.high):+.2f})"
+
+
 def percent(ratio: float) -> float:
     """A ratio as a change in percent."""
     return 100.0 * (ratio - 1.0)

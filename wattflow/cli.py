@@ -621,7 +621,7 @@ def caps(
     as_json: AsJson = False,
 ) -> None:
     """Show what power caps change in time, energy and token rate against one of them, and which is best."""
-    from wattflow.caps import METRICS, OBJECTIVES, best  # noqa: PLC0415
+    from wattflow.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
     from wattflow.errors import RefusedError  # noqa: PLC0415
     from wattflow.results import open_sweep  # noqa: PLC0415
 
@@ -632,7 +632,7 @@ def caps(
     against = None if reference == "none" else int(reference)
     by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
     found = open_sweep(sweep).caps(against, by)
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             **chosen,
             "cap": "as found" if row.cap is None else row.cap,
@@ -668,7 +668,10 @@ def caps(
         [
             [
                 *(line[key] for key in (*named, "cap", "n", "boards", "bound")),
-                *(_change(line[metric]) for metric in METRICS),
+                *(
+                    "reference" if line[metric] is None else change(line[metric])
+                    for metric in METRICS
+                ),
             ]
             for line in lines
         ],
@@ -678,18 +681,6 @@ def caps(
         doubt = "" if sure or row.ratios is None else ", though the difference is not established"
         cap = "the boards as found" if row.cap is None else f"{row.cap} {'MHz' if clocks else 'W'}"
         _talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
-
-
-def _change(ratio: Any) -> str:
-    """A ratio as percent with its 95 % interval."""
-    from wattflow.caps import percent  # noqa: PLC0415
-
-    if ratio is None:
-        return "reference"
-    told = f"{percent(ratio.ratio):+.2f}"
-    if ratio.low is None:
-        return told
-    return f"{told} ({percent(ratio.low):+.2f} to {percent(ratio.high):+.2f})"
 
 
 @app.command()

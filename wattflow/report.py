@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
-from wattflow import __version__
+from wattflow import __version__, caps
 from wattflow.columns import CHOICE_KEYS, REASONS
 from wattflow.results import Sweep
 from wattflow.sweepdir import write_atomic
@@ -120,8 +120,10 @@ def report(sweep: Sweep) -> Path:
             _header(sweep),
             _about(sweep),
             _results(sweep),
+            _caps(sweep),
             _by_choice(sweep, figures),
             _timelines(sweep, figures),
+            _boards(sweep),
             _failures(sweep),
             _provenance(sweep),
         )
@@ -350,6 +352,67 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
     if not parts:
         parts = ["<p class='note'>No point counts yet, so there is nothing to draw.</p>"]
     return f"<section><h2>By choice</h2>{''.join(parts)}</section>"
+
+
+def _caps(sweep: Sweep) -> str:
+    """What power caps change against the highest of them, or against boards as found; nothing without two caps."""
+    counting = sweep.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
+    asked = counting["control_power_limit_w"]
+    if asked.n_unique() < 2:
+        return ""
+    reference = None if asked.null_count() else int(cast(int, asked.max()))
+    rows = []
+    names: list[str] = []
+    for chosen, of_caps in sweep.caps(reference):
+        names = list(chosen)
+        for row in of_caps:
+            cells = [_td(_plain(value), numeric=False) for value in chosen.values()]
+            cells += [
+                _td("as found" if row.cap is None else str(row.cap), numeric=True),
+                _td(str(row.n), numeric=True),
+                _td("-" if row.bound is None else str(row.bound), numeric=True),
+            ]
+            for metric in caps.METRICS:
+                told = "reference" if row.ratios is None else caps.change(row.ratios[metric])
+                cells.append(_td(told, numeric=True))
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+    against = "boards as they were found" if reference is None else f"{reference} W"
+    head = [*(name.replace("_", " ") for name in names), "cap, W", "n", "bound", *_CHANGES]
+    return (
+        f"<section><h2>Power caps</h2><p class='note'>Changes against {against}, with 95 % intervals where there are "
+        "repeats; <b>bound</b> is in how many runs the cap held power back. Runs in which a cap was not in force do "
+        f"not count.</p>{_table(head, rows, range(len(names), len(head)))}</section>"
+    )
+
+
+_CHANGES = ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time², %"]
+
+
+def _boards(sweep: Sweep) -> str:
+    """The map of dear and cheap boards, where a sweep ran the reference load."""
+    boards = sweep.boards()
+    if boards.is_empty():
+        return ""
+    rows = []
+    for row in boards.to_dicts():
+        spread = (
+            "" if row["power_sd_w"] is None else f"<small>± {number(row['power_sd_w'])}</small>"
+        )
+        cells = [
+            _td(row["node"], numeric=False),
+            f"<td><code>{escape(row['gpu_uuid'])}</code></td>",
+            _td(str(row["n"]), numeric=True),
+            f"<td class='n'>{number(row['power_w'])}{spread}</td>",
+            _td(f"{row['relative']:.4f}", numeric=True),
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        "<section><h2>Boards</h2><p class='note'>Mean power of each board under the same fixed load at both ends of "
+        "each task, ± one standard deviation over n. A dear board may draw more or only tell more: sensors differ by "
+        "about 5 % in gain, and this load alone cannot part the two.</p>"
+        + _table(["node", "board", "n", "W", "relative to the mean"], rows, range(2, 5))
+        + "</section>"
+    )
 
 
 def _timelines(sweep: Sweep, figures: list[dict[str, Any]]) -> str:

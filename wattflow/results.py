@@ -93,6 +93,23 @@ class Sweep:
                 out.append({**dict(zip(others, key, strict=True)), by: value, **told})
         return pl.DataFrame(out, infer_schema_length=None)
 
+    def boards(self) -> pl.DataFrame:
+        """A row a board under the fixed reference load (sweep.reference_s), the dearest first; empty without any.
+
+        Columns node, gpu_uuid, n, power_w and power_sd_w over n reference phases, and relative: its power over the mean
+        of all boards. That one is dearer may be its sensor's gain or its silicon: the load alone does not tell.
+        """
+        told = self.phases.filter(
+            (pl.col("phase") == "reference") & pl.col("power_w").is_not_null()
+        )
+        boards = told.group_by("node", "gpu_uuid").agg(
+            pl.len().alias("n"),
+            pl.col("power_w").mean(),
+            pl.col("power_w").std().alias("power_sd_w"),
+        )
+        relative = (pl.col("power_w") / pl.col("power_w").mean()).alias("relative")
+        return boards.with_columns(relative).sort("power_w", "gpu_uuid", descending=True)
+
     def caps(
         self, reference: int | None, by: str = "control_power_limit_w"
     ) -> list[tuple[dict[str, object], list[caps.Row]]]:
