@@ -237,7 +237,7 @@ def test_a_reference_load_stands_at_both_ends_and_in_no_points_joules(tmp_path):
 
 
 def test_caps_on_an_own_node_from_the_grid_to_the_table(tmp_path, nvml_path, monkeypatch):
-    """Two caps run one after another, each in force in its rows alone; `caps` tells them apart; the board is as it was."""
+    """Two caps run in turn, each in force in its rows alone; `caps` tells them apart; the board is put back."""
     board = tmp_path / "board"
     board.mkdir()
     monkeypatch.setenv("FAKE_NVML_STATE", str(board))

@@ -16,7 +16,8 @@ LAYERS = [
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
-        *{"estimate", "caps", "watchdog"},
+        *{"estimate", "watchdog"},
+        *{"caps", "conditions"},
     },
     {"cli"},
 ]
@@ -32,7 +33,7 @@ STAGE_IMPORTS = {
     "run": {"heartbeat", "slurm", "watchdog"},
     "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
     "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
-    "attempts": set(),
+    "attempts": {"conditions"},
     "estimate": set(),
     "collect": {"attempts"},
     "results": {"figures", "caps"},

@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow import energy
+from wattflow import conditions, energy
 from wattflow.columns import POINT, REASONS, choice_values
 from wattflow.energy import SECOND_NS, Counter, Curve, Joules
 from wattflow.errors import DamagedError
@@ -38,12 +37,6 @@ BOARD_GAIN = (
 # and tokens with its 95 % interval, LLaMA-7B's decode at batch 1 and 64 on an H100 (docs/measurement.md)
 DUMMY_DATA = 0.017
 LEAST_SAMPLES = 0.9
-SAME_W = 0.5  # a limit in force this near the one asked for is it
-CLOCK_STEP_MHZ = 15  # clocks come in steps of this
-BOUND = 0.01  # the share of a window from which on a cap counts as having held power back
-POWER_CAP = 0x4  # NVML's clock-event bit of the software power cap
-# NVML's clock-event bits: hardware slowdown, software and hardware thermal slowdown, power brake
-THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
 
 
 @dataclass(frozen=True)
@@ -253,9 +246,11 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     if devices:
         phases = _joules(row, devices, reasons)
         _samples(row, devices, reasons)
-        _conditions(row, devices, reasons)
-        _activity(row, devices)
-        _processes(row, devices, record, reasons)
+        found, doubts = conditions.of_window(
+            devices, record["ranks"], row["control_power_limit_w"], row["control_sm_clock_mhz"]
+        )
+        row.update(found)
+        reasons += doubts
     if row["sidecar_restarts"]:
         reasons.append("sidecar_restarted")
     reasons += self_checks(row, phases)
@@ -623,137 +618,6 @@ def _samples(row: Row, devices: list[_Device], reasons: list[str]) -> None:
         row["samples_expected"] += int((end - start) / (device.period_ms * 1e6))
     if row["samples"] < LEAST_SAMPLES * row["samples_expected"]:
         reasons.append("samples_missing")
-
-
-def _conditions(row: Row, devices: list[_Device], reasons: list[str]) -> None:
-    """Clocks, temperature, activity and limits inside the window; null where no sensor told them."""
-    within = []
-    for device in devices:
-        stamps = device.trace["time_ns"]
-        start, end = device.window
-        inside = pc.and_(pc.greater_equal(stamps, start), pc.less_equal(stamps, end))
-        within.append(device.trace.select(_CONDITIONS).filter(inside))
-    table = pa.concat_tables(within)
-    row.update(
-        gpu_activity_pct=pc.mean(table["gpu_activity_pct"]).as_py(),
-        memory_activity_pct=pc.mean(table["memory_activity_pct"]).as_py(),
-        memory_used_bytes=pc.max(table["memory_used_bytes"]).as_py(),
-        sm_clock_mhz=pc.mean(table["sm_clock_mhz"]).as_py(),
-        temperature_c=pc.max(table["temperature_c"]).as_py(),
-        power_limit_w=pc.min(table["power_limit_w"]).as_py(),
-    )
-    _control(row, table, within, devices, reasons)
-    bits = table["throttle_reasons"].drop_null().to_numpy()
-    if len(bits):
-        row["throttle_reasons"] = int(np.bitwise_or.reduce(bits))
-        if row["throttle_reasons"] & THROTTLED:
-            reasons.append("throttled")
-    spent = [column.drop_null().to_numpy() for column in (t["under_cap_ns"] for t in within)]
-    if all(len(ns) > 1 for ns in spent):
-        row["under_cap_s"] = sum(int(ns.max() - ns.min()) for ns in spent) / SECOND_NS
-
-
-def _control(
-    row: Row,
-    conditions: pa.Table,
-    within: list[pa.Table],
-    devices: list[_Device],
-    reasons: list[str],
-) -> None:
-    """Whether what control.* asks was in force on every device at every reading, and whether a cap held power back."""
-    limits_w = conditions["power_limit_w"].drop_null().to_numpy()
-    clocks_mhz = [table["sm_clock_mhz"].drop_null().to_numpy() for table in within]
-    asked_w, asked_mhz = row["control_power_limit_w"], row["control_sm_clock_mhz"]
-    told = all(len(table["power_limit_w"].drop_null()) for table in within)
-    if asked_w is not None and not (told and np.all(np.abs(limits_w - asked_w) <= SAME_W)):
-        reasons.append("not_applied")
-    if asked_mhz is not None and not all(_locked_at(mhz, asked_mhz) for mhz in clocks_mhz):
-        reasons.append("not_applied")
-    if len(limits_w):
-        row["cap_bound"] = any(map(_cap_bound, devices, within))
-        if asked_w is not None and not row["cap_bound"]:
-            reasons.append("did_not_bind")
-
-
-def _locked_at(clocks_mhz: npt.NDArray[Any], asked_mhz: int) -> bool:
-    """Whether clocks were seen at the one asked for, and never above it; a cap may hold them lower at times."""
-    above = clocks_mhz - asked_mhz
-    return bool(len(above) and above.max() <= CLOCK_STEP_MHZ and above.max() >= -CLOCK_STEP_MHZ)
-
-
-def _cap_bound(device: _Device, conditions: pa.Table) -> bool:
-    """Whether the power limit held a device back in the window: by its counter of that time, else by its samples.
-
-    NVML's time under the software power cap, 1 % of the window or more; or its clock-event bit in 1 % of the readings;
-    or 1 % of the power samples at 97 % of the limit or above.
-    """
-    start, end = device.window
-    spent_ns = conditions["under_cap_ns"].drop_null().to_numpy()
-    if len(spent_ns) > 1 and int(spent_ns.max() - spent_ns.min()) >= BOUND * (end - start):
-        return True
-    bits = conditions["throttle_reasons"].drop_null().to_numpy()
-    if len(bits) and np.mean(bits & POWER_CAP != 0) >= BOUND and len(spent_ns) <= 1:
-        return True
-    limit_w = pc.min(conditions["power_limit_w"]).as_py()
-    inside = (device.power.time_ns >= start) & (device.power.time_ns <= end)
-    watts = device.power.power_w[inside]
-    return bool(limit_w and len(watts) and np.mean(watts >= 0.97 * limit_w) >= BOUND)
-
-
-_CONDITIONS = [
-    "gpu_activity_pct",
-    "memory_activity_pct",
-    "memory_used_bytes",
-    "sm_clock_mhz",
-    "temperature_c",
-    "power_limit_w",
-    "throttle_reasons",
-    "under_cap_ns",
-]
-
-
-_ACTIVITY = [
-    "sm_activity_pct",
-    "sm_occupancy_pct",
-    "tensor_activity_pct",
-    "dram_activity_pct",
-    "pcie_tx_mib_s",
-    "pcie_rx_mib_s",
-    "nvlink_tx_mib_s",
-    "nvlink_rx_mib_s",
-]
-
-
-def _activity(row: Row, devices: list[_Device]) -> None:
-    """GPM's or DCGM's means over the window, each reading weighted by its share of it; null where neither answered."""
-    for column in _ACTIVITY:
-        means = [_mean_since(device, column) for device in devices]
-        total = _sum(means)
-        row[column] = None if total is None else total / len(means)
-
-
-def _mean_since(device: _Device, column: str) -> float | None:
-    """The mean inside the window of a column whose rows hold means since the row before."""
-    if device.trace[column].null_count == device.trace.num_rows:
-        return None
-    means = pa.array(["nvml_gpm", "dcgm_profiling"])
-    told = device.trace.filter(pc.is_in(device.trace["source"], means))
-    stamps = np.clip(told["time_ns"].to_numpy(), *device.window)
-    weights, values = np.diff(stamps), told[column].to_numpy()[1:]
-    known = np.isfinite(values) & (weights > 0)
-    return float(np.average(values[known], weights=weights[known])) if known.any() else None
-
-
-def _processes(row: Row, devices: list[_Device], record: Record, reasons: list[str]) -> None:
-    """The power profiles in force, and a reason where a GPU had more processes than the job has ranks on it."""
-    profiles = [device.trace["power_profiles"].drop_null() for device in devices]
-    if all(len(told) for told in profiles):
-        row["power_profiles"] = _joined(name for told in profiles for name in told.to_pylist())
-    for device in devices:
-        ranks = sum((rank["node"], rank["gpu_uuid"]) == device.who for rank in record["ranks"])
-        counts = device.trace["processes"].drop_null()
-        if len(counts) and pc.max(counts).as_py() > ranks:
-            reasons.append("other_process")
 
 
 def self_checks(row: Row, phases: list[Row]) -> list[str]:
