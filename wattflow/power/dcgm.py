@@ -155,7 +155,7 @@ def dcgmi(*arguments: str) -> str:
             check=False,
         )
     except OSError as error:
-        raise PowerError(f"dcgmi cannot be run ({error}). It comes with DCGM.") from error
+        raise PowerError(f"dcgmi cannot be run ({error}).") from error
     except subprocess.TimeoutExpired as error:
         raise PowerError(f"{command}: no answer within {ANSWER_TIMEOUT_S:g} s.") from error
     text = asked.stdout.decode(errors="replace")
@@ -168,7 +168,7 @@ def dcgmi(*arguments: str) -> str:
 
 def numbers_of_gpus() -> dict[str, int]:
     """DCGM's number of each of the node's GPUs by UUID; PowerError where the host engine shows none."""
-    engine = "Is its host engine running (`systemctl status nvidia-dcgm`)?"
+    engine = "Is DCGM installed, and its host engine running (`systemctl status nvidia-dcgm`)?"
     try:
         found = discovered(dcgmi("discovery", "-l"))
     except PowerError as error:
