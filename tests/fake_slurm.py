@@ -12,6 +12,12 @@ _LOG = 'echo "$(basename "$0") $*" >> "$FAKE_SLURM/calls"\n'
 
 _SCRIPTS = {
     "sbatch": """
+if [ "$1" = --test-only ]; then
+  cat "${@: -1}" >> "$FAKE_SLURM/tested"
+  if [ -e "$FAKE_SLURM/refusals" ]; then cat "$FAKE_SLURM/refusals" >&2; exit 1; fi
+  echo "sbatch: Job 7 to start at 2030-01-01T00:00:00 using 2 processors on nodes node1 in partition gpu" >&2
+  exit 0
+fi
 if [ -e "$FAKE_SLURM/refusals" ] && [ -s "$FAKE_SLURM/refusals" ]; then
   head -n 1 "$FAKE_SLURM/refusals" >&2
   sed -i 1d "$FAKE_SLURM/refusals"

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import __version__, cli
+from wattflow import __version__, cli, collect
 
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
 
@@ -181,6 +182,39 @@ def test_plan_prints_points_and_the_exact_script(tmp_path):
     as_json = json.loads(call("plan", "grid=demo", "--json", cwd=tmp_path).stdout)
     assert len(as_json["points"]) == 8
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_says_what_is_expected_and_on_what_it_rests(tmp_path):
+    """Before anything finished the time is unknown; a collected attempt of 60 s makes two repeats 2 minutes."""
+    words = ["n_prompts=8", "sweep.repeats=2", "cluster=testcluster", "cluster.time_min=1"]
+    before = call("plan", *words, cwd=tmp_path)
+    assert "time unknown: no finished point of this shape" in before.stderr
+    points = json.loads(call("plan", *words, "--json", cwd=tmp_path).stdout)["points"]
+    done = {key: value for key, value in points[0].items() if key not in ("point_id", "reason")}
+    sweep = make_sweep(tmp_path / "sweeps" / "earlier", [done])
+    make_attempt(sweep, done, Made([Gpu("GPU-1")]))
+    collect.collect(sweep)
+    told = call("plan", *words, "cluster.points_per_task=2", cwd=tmp_path).stderr
+    assert "estimate: 0.0333 GPU-hours" in told
+    assert "2 points by finished ones with the same choices, 0 by" in told
+    assert "the longest task 2 min, more than its limit of 1 min" in told
+
+
+def test_plan_test_prints_slurms_answers(tmp_path, monkeypatch):
+    """A table on stdout with exit code 0, or 1 where an array would be refused; nothing is written."""
+    fake = FakeSlurm(tmp_path / "slurm", monkeypatch)
+    where = tmp_path / "here"
+    where.mkdir()
+    words = ["plan", "n_prompts=8", "sweep.repeats=2", "cluster=testcluster", "--test"]
+    done = call(*words, cwd=where)
+    assert done.returncode == 0, done.stderr
+    assert "True\tJob 7 to start at 2030-01-01T00:00:00" in done.stdout
+    fake.refuse("sbatch: error: Invalid account")
+    refused = call(*words, cwd=where)
+    assert refused.returncode == 1
+    assert "False\terror: Invalid account" in refused.stdout
+    assert "would refuse 1 of 1 arrays" in refused.stderr
+    assert list(where.iterdir()) == []
 
 
 def test_points_that_cannot_run_are_listed_with_figures(tmp_path):

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from fake_slurm import FakeSlurm
 from submitit.core.utils import DelayedSubmission
-from sweeps import choices
+from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import config, grid, journal, process, slurm, submit
+from wattflow import collect, config, grid, journal, process, slurm, submit
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.grid import Plan, Point
 from wattflow.sweepdir import SweepDir
@@ -270,6 +270,51 @@ def test_paths_that_slurm_would_misread_are_refused_before_anything_is_written(
         submit.submit(made)
     assert fake.calls("sbatch") == []
     assert not (tmp_path / name).exists()
+
+
+def test_each_array_is_tested_by_slurm_and_none_is_sent(fake, tmp_path):
+    """Two arrays of 3 and 2 tasks: each script is given to sbatch --test-only with its own range, and nothing else."""
+    made = plan(tmp_path, *seeds(5, cluster__max_array_size=3), point(cluster__launcher="local"))
+    tested = submit.test_only(made)
+    answer = (
+        "Job 7 to start at 2030-01-01T00:00:00 using 2 processors on nodes node1 in partition gpu"
+    )
+    assert tested == [submit.Tested("site", 1, 1, count, True, answer) for count in (3, 2)]
+    assert all(call.startswith("--test-only ") for call in fake.calls("sbatch"))
+    told = (fake.folder / "tested").read_text()
+    assert re.findall(r"--array=(.*)", told) == ["0-2%3", "0-1%2"]
+    assert not made.sweep.path.exists()
+
+
+def test_an_array_that_slurm_would_refuse_is_told_with_its_words(fake, tmp_path):
+    """The reason is sbatch's own."""
+    fake.refuse("sbatch: error: Invalid account", "allocation failure: Invalid account")
+    (tested,) = submit.test_only(plan(tmp_path, *seeds(2)))
+    assert (tested.accepted, tested.answer) == (
+        False,
+        "error: Invalid account allocation failure: Invalid account",
+    )
+
+
+def test_a_test_without_slurm_is_refused(tmp_path, monkeypatch):
+    """There is nobody to ask."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(RefusedError, match="no sbatch"):
+        submit.test_only(plan(tmp_path, *seeds(1)))
+
+
+def test_a_plan_tells_what_collected_points_of_other_sweeps_took(tmp_path):
+    """An attempt of 60 s in another sweep of the folder: two seeds are 2 GPU-minutes, two a task are 2 minutes."""
+    done = choices(seed=9, cluster__launcher="slurm", cluster__name="site")
+    other = make_sweep(tmp_path / "other", [done])
+    make_attempt(other, done, Made([Gpu("GPU-1")]))
+    collect.collect(other)
+    made = plan(tmp_path, *seeds(2, cluster__points_per_task=2), point(model__name="unseen"))
+    known, unknown = (row["expected"] for row in submit.shape_rows(made))
+    assert known["gpu_hours"] == pytest.approx(120.0 / 3600.0)
+    assert known["longest_task_min"] == pytest.approx(2.0)
+    assert (known["same"], known["shape"], known["unknown"], known["attempts"]) == (2, 0, 0, 1)
+    assert (unknown["unknown"], unknown["longest_task_min"]) == (1, None)
 
 
 NOWHERE = Path("/dev/shm/wattflow-test-that-writes-nothing")

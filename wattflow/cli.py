@@ -101,6 +101,9 @@ def plan(
     script: Annotated[
         bool, typer.Option("--script", help="Print the exact batch script of each shape.")
     ] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Ask Slurm about each array (sbatch --test-only).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a submit of the same words would send: points, shapes, jobs, GPU-hours. Nothing is written."""
@@ -112,6 +115,9 @@ def plan(
     if script:
         for text in stage.batch_scripts(made):
             print(text)
+        return
+    if test:
+        _print_tested(stage.test_only(made), as_json=as_json)
         return
     if as_json:
         _print_json(
@@ -144,6 +150,27 @@ def plan(
         _talk(f"{made.duplicates} combinations came to a point already listed.")
 
 
+def _print_tested(tested: Sequence[Any], *, as_json: bool) -> None:
+    """Slurm's answer to each array; WattflowError when it would refuse one."""
+    if as_json:
+        _print_json([vars(one) for one in tested])
+    else:
+        _table(
+            ["cluster", "nodes", "ranks_per_node", "tasks", "accepted", "answer"],
+            [
+                [one.cluster, one.nodes, one.ranks_per_node, one.tasks, one.accepted, one.answer]
+                for one in tested
+            ],
+            numbers=[1, 2, 3],
+        )
+    refused = sum(not one.accepted for one in tested)
+    if refused:
+        raise WattflowError(
+            f"Slurm would refuse {refused} of {len(tested)} arrays; why stands above."
+        )
+    _talk(f"{len(tested)} arrays tested, nothing sent.")
+
+
 def _print_shapes(rows: Sequence[dict[str, Any]]) -> None:
     """What each resource shape asks of the cluster; the hours are an upper bound, from the time limit."""
     for row in rows:
@@ -155,6 +182,27 @@ def _print_shapes(rows: Sequence[dict[str, Any]]) -> None:
                 f"{row['cluster']}: {asked}, {row['jobs']} arrays, {row['tasks']} tasks of at most "
                 f"{row['time_min']} min: at most {row['gpu_hours']:g} GPU-hours"
             )
+        if "expected" in row:
+            _talk(f"  {_told_expected(row['expected'], row['time_min'])}")
+
+
+def _told_expected(expected: dict[str, Any], time_min: int | None) -> str:
+    """An estimate with what it rests on, and a warning where a task should outlast its limit."""
+    known = expected["same"] + expected["shape"]
+    if not known:
+        return "time unknown: no finished point of this shape was collected in sweeps_dir"
+    energy = "" if expected["energy_kwh"] is None else f", {expected['energy_kwh']:.3g} kWh"
+    told = (
+        f"estimate: {expected['gpu_hours']:.3g} GPU-hours{energy}; {expected['same']} points by finished ones with "
+        f"the same choices, {expected['shape']} by their shape's time a step"
+    )
+    if expected["unknown"]:
+        told += f", {expected['unknown']} unknown and not in it"
+    longest_min = expected["longest_task_min"]
+    if longest_min is not None and time_min is not None:
+        too_long = f", more than its limit of {time_min} min" if longest_min > time_min else ""
+        told += f"; the longest task {longest_min:.3g} min{too_long}"
+    return told
 
 
 def _leaf(choices: dict[str, Any], key: str) -> Any:

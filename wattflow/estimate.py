@@ -3,16 +3,19 @@
 A point is expected to take what finished attempts took, on the mean,
 
     same    with the same choices but for seed and repeat, or else
-    shape   of the same model, engine, precision, cluster, nodes and shards: their time a decode step, times its steps
+    shape   of the same model, engine, control, precision, cluster, nodes and shards: their time a decode step, times
+            its steps
 
 and is unknown where there is neither. docs/commands.md says what the second rests on.
 """
 
+import contextlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -27,6 +30,7 @@ from wattflow.sweepdir import SweepDir
 Choices = dict[str, Any]
 
 _J_PER_KWH = 3.6e6
+_SWEEPS = 20  # that a plan looks into, the newest first
 # choices that change neither a point's work nor where it runs
 _NO_WORK = ("seed", "repeat", "sweep", "sweeps_dir", "cluster")
 
@@ -116,9 +120,9 @@ def _work(choices: Choices) -> str:
 
 
 def _shape(choices: Choices) -> str:
-    model, engine = choices["model"]["name"], choices["engine"]["name"]
-    sizes = choices["nodes"], choices["shards"], choices["precision"]
-    return json.dumps([_where(choices), model, engine, sizes])
+    kept = [choices["model"]["name"], choices["engine"], choices.get("control")]
+    sizes = [choices["nodes"], choices["shards"], choices["precision"]]
+    return json.dumps([_where(choices), kept, sizes], sort_keys=True)
 
 
 def _where(choices: Choices) -> list[str | None]:
@@ -137,18 +141,40 @@ def _steps(choices: Choices) -> int:
     return steps
 
 
-def collected(sweep: SweepDir) -> list[Seen]:
-    """The finished attempts that a sweep's collector saw; none where it has no results, or damaged ones."""
-    names = ["point_id", "status", "attempt_s", "job_energy_j"]
+def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) -> list[Seen]:
+    """The finished attempts that a sweep's collector saw; none where it has no results, or damaged ones.
+
+    With `like`, only those of such a (model.name, shards).
+    """
+    names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j"]
     try:
         with pq.ParquetFile(sweep.points_path) as file:
             rows = file.read(columns=names, use_threads=False).to_pylist()
+        wanted = [
+            row
+            for row in rows
+            if row["status"] == "finished"
+            and row["attempt_s"]
+            and (like is None or (row["model"], row["shards"]) in like)
+        ]
+        if not wanted:
+            return []
         grid = read_table(sweep.grid_path, GRID)
         told = dict(zip(grid["point_id"].to_pylist(), grid["choices"].to_pylist(), strict=True))
         return [
             Seen(json.loads(told[row["point_id"]]), float(row["attempt_s"]), row["job_energy_j"])
-            for row in rows
-            if row["status"] == "finished" and row["attempt_s"]
+            for row in wanted
         ]
     except (OSError, pa.ArrowException, DamagedError, LookupError, TypeError, ValueError):
         return []  # absent, of an earlier version, or damaged
+
+
+def past_of(sweeps_dir: Path, points: Iterable[Choices]) -> Past:
+    """What the newest sweeps in a folder can tell of points like these."""
+    like = {(choices["model"]["name"], choices["shards"]) for choices in points}
+    newest: list[tuple[float, Path]] = []
+    for path in sweeps_dir.glob("*/results/points.parquet"):
+        with contextlib.suppress(OSError):  # being replaced, or another's
+            newest.append((path.stat().st_mtime, path.parent.parent))
+    sweeps = [SweepDir(path) for _, path in sorted(newest, reverse=True)[:_SWEEPS]]
+    return Past(one for sweep in sweeps for one in collected(sweep, like))

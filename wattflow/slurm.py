@@ -63,10 +63,10 @@ class Word:
         return self.state in _QUEUED
 
 
-def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
-    """What a Slurm command prints; SlurmError when it fails, is missing, or does not answer in time."""
+def _run(command: Sequence[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    """A Slurm command that has ended; SlurmError when it is missing or does not answer in time."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except FileNotFoundError as error:
@@ -77,6 +77,11 @@ def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
         raise SlurmError(
             f"{command[0]} did not answer within {timeout_s:.0f} s: is the controller up (`scontrol ping`)?"
         ) from error
+
+
+def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
+    """What a Slurm command prints; SlurmError when it fails, is missing, or does not answer in time."""
+    done = _run(command, timeout_s)
     if done.returncode != 0:
         told = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
         raise SlurmError(f"{command[0]}: {told}")
@@ -175,6 +180,21 @@ def other_node() -> str | None:
             if host.partition(".")[0] != here and not re.match(r"127\.|::1$|localhost$", address):
                 return host
     return None
+
+
+def test_only(script: str) -> tuple[bool, str]:
+    """Whether Slurm would take a batch script, and its words: when the job should start, or why it would not."""
+    with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, _outside_any_job():
+        path = Path(folder) / "job.sh"
+        path.write_text(script)
+        command = ["sbatch", "--test-only", str(path)]
+        try:
+            done = _run(command, _TIMEOUT_S)
+        except SlurmError as error:
+            return False, str(error)
+    # the answer comes on stderr, be it yes or no
+    told = " ".join(f"{done.stdout} {done.stderr}".split()).replace("sbatch: ", "")
+    return done.returncode == 0, told or f"exit status {done.returncode}"
 
 
 def requeue(task: str) -> None:

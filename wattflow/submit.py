@@ -24,14 +24,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pyarrow as pa
 
-from wattflow import __version__, journal, mounts, process, slurm
+from wattflow import __version__, estimate, journal, mounts, process, slurm
 from wattflow.config import Cluster, controls_itself
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import Sent, Turn
@@ -307,15 +307,15 @@ def _send(
     return list(executor.submit_array(calls))
 
 
-def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None) -> str:
-    """The text that sbatch would get for the first array of a shape; nothing is sent.
+def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: int = 0) -> str:
+    """The text that sbatch would get for the first array of a shape, or a later one; nothing is sent.
 
     submitit writes it, in a folder that is then taken away, before an sbatch that accepts anything.
     """
     name = name or f"{sweep.name}-00000000"
     final = str(sweep.submitit / name)
     _check_path(sweep)
-    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[0]]
+    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, slurm.recording_sbatch():
         jobs = _send(Path(folder), _parameters(shape, name, sweep), calls, shape.cluster)
         text = jobs[0].paths.submission_file.read_text()
@@ -325,9 +325,56 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None) -> str:
 
 
 def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
-    """What each shape of a plan asks for; see `Shape.row`."""
+    """What each shape of a plan asks for, see `Shape.row`, and what it should take by what has finished."""
     asked = _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
-    return [shape.row() for shape in asked]
+    choices = {point.point_id: point.choices for point in plan.feasible}
+    past = estimate.past_of(plan.sweep.path.parent, choices.values())
+    return [{**shape.row(), "expected": _expected(shape, choices, past)} for shape in asked]
+
+
+def _expected(
+    shape: Shape, choices: dict[str, dict[str, Any]], past: estimate.Past
+) -> dict[str, Any]:
+    """What a shape should take: GPU-hours and kWh of its known points, and the minutes of its longest known task."""
+    by_task = [[past.expect(choices[point_id]) for point_id in task] for task in shape.tasks]
+    known = [sum(one.seconds for one in task if one) for task in by_task if None not in task]
+    return {
+        **asdict(past.sum(choices[point_id] for point_id in shape.point_ids)),
+        "longest_task_min": max(known) / 60.0 if known else None,
+    }
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What `sbatch --test-only` says of one array, without sending it."""
+
+    cluster: str
+    nodes: int
+    ranks_per_node: int
+    tasks: int
+    accepted: bool
+    answer: str
+
+
+def test_only(plan: "Plan") -> list[Tested]:
+    """Slurm's answer to each array that a submit of the plan would send; RefusedError without Slurm's commands."""
+    asked = [
+        shape
+        for shape in _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+        if not shape.is_local
+    ]
+    _check_commands(asked)
+    return [
+        Tested(
+            shape.cluster.name,
+            shape.nodes,
+            shape.ranks_per_node,
+            len(tasks),
+            *slurm.test_only(batch_script(shape, plan.sweep, array=number)),
+        )
+        for shape in asked
+        for number, tasks in enumerate(shape.arrays)
+    ]
 
 
 def batch_scripts(plan: "Plan") -> list[str]:

@@ -95,3 +95,16 @@ def test_a_lost_node_is_told_in_slurms_word_and_costs_its_points_alone(cluster, 
 def test_a_cluster_of_this_machine_alone_has_no_other_node(cluster):
     """All nodes answer at loopback addresses, so that a sweep below /tmp is seen by each of them."""
     assert slurm.other_node() is None
+
+
+def test_slurm_says_of_each_array_when_it_would_start_and_sends_none(cluster, tmp_path):
+    """Two arrays would start on the cluster's nodes; one for a partition that is not there is refused."""
+    made = plan(tmp_path, *QUICK, "sweep=asked", "seed=1,2,3", "cluster.max_array_size=2")
+    tested = submit.test_only(made)
+    assert [one.tasks for one in tested] == [2, 1]
+    assert all(one.accepted and "to start at" in one.answer for one in tested), tested
+    wide = with_cluster(plan(tmp_path, *QUICK, "sweep=wide"), partition="nowhere")
+    (refused,) = submit.test_only(wide)
+    assert not refused.accepted
+    assert "partition" in refused.answer
+    assert not made.sweep.path.exists()

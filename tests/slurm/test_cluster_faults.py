@@ -266,3 +266,20 @@ def test_a_point_that_outlasts_its_time_limit_is_interrupted_and_told_so(cluster
     assert "near its time limit" in str(row.reason)
     logs = [path.read_text() for path in long.sweep.submitit.glob("*/*_log.out")]
     assert any("a point outlasts cluster.time_min=1" in text for text in logs)
+
+
+def test_a_task_that_hangs_is_ended_with_its_reason_and_the_stacks_of_all_ranks(cluster, tmp_path):
+    """Ranks on two nodes sleep in their first batch: the point fails as hung, each log has a stack, no task is left."""
+    words = ("shards=4", "engine.synthetic_ms_per_token=600000", "sweep.hang_s=8")
+    made = plan(tmp_path, *QUICK, "sweep=stuck", *words)
+    submit.submit(made)
+    until(lambda: states(made.sweep) == {"failed"}, timeout_s=120)
+    (row,) = fresh(made.sweep)
+    assert "hung: nothing moved for 8.1 s in warmup" in str(row.reason)
+    (record,) = records(made.sweep, row.point_id)
+    assert record is not None
+    assert record["reason"] == "hung"
+    logs = [log for log in status.logs(made.sweep, row.point_id) if "in prefill" in log.text]
+    assert len(logs) == 4, [log.path.name for log in logs]
+    job = journal.read(made.sweep)[0].job_id
+    until(lambda: sh("squeue", "-h", "-j", str(job), "-t", "R") == "")
