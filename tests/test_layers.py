@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "wattflow"
 
 LAYERS = [
     {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts"},
-    {"model", "dataset", "tokenizer", "timings", "energy", "compare"},
+    {"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
     {"engine", "power"},
     {
-        *{"grid", "submit", "run", "status", "collect", "report", "doctor"},
+        *{"measure", "grid", "submit", "run", "status", "collect", "report", "doctor"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
         *{"estimate", "watchdog"},
         *{"caps", "conditions"},
@@ -30,12 +30,13 @@ STAGE_IMPORTS = {
     "process": set(),
     "heartbeat": {"process"},
     "watchdog": set(),
-    "run": {"heartbeat", "slurm", "watchdog"},
+    "run": {"heartbeat", "process", "slurm", "watchdog"},
     "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
     "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
     "attempts": {"conditions"},
     "estimate": set(),
     "collect": {"attempts"},
+    "measure": {"run", "collect", "process"},  # run: what every record tells of versions
     "results": {"figures", "caps"},
     "report": {"caps", "results", "figures"},
 }

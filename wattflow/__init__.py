@@ -3,19 +3,29 @@
 import wattflow
 s = wattflow.open_sweep("sweeps/demo")
 s.points.select("model", "shards", "tokens_per_s", "energy_per_token_j")
+
+In a program that `wattflow measure` watches:
+
+with wattflow.span("decode", tokens_out=n):
+    ...
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wattflow.results import open_sweep
+    from wattflow.told import span
 
-__all__ = ["open_sweep"]
+__all__ = ["open_sweep", "span"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`open_sweep`, imported when first asked for: polars takes longer than `wattflow --help` may."""
+    """What is imported when first asked for: polars takes longer than `wattflow --help` may, or a program's `span`."""
+    if name == "span":
+        from wattflow.told import span  # noqa: PLC0415 (see above)
+
+        return span
     if name == "open_sweep":
         from wattflow.results import open_sweep  # noqa: PLC0415 (see above)
 

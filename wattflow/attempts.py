@@ -23,11 +23,13 @@ from wattflow.errors import DamagedError
 from wattflow.schema import REQUEST, SPAN, TRACE, NodeInfo, Record
 from wattflow.stream import read_table
 from wattflow.sweepdir import AttemptDir
+from wattflow.told import OUTSIDE, known_sum
 
 Row = dict[str, Any]
 Who = tuple[str, str]  # node, GPU UUID
 AROUND = ("idle", "load", "warmup", "idle_after")  # phases outside the measured window
 WITHIN = ("prefill", "decode", "other")
+NOT_WITHIN = {*AROUND, "reference", OUTSIDE}  # all others are, also those of a program's own naming
 COUNTER_CONTRADICTS = 0.25
 LEAST_AVERAGED_S = 10.0
 BOARD_GAIN = (
@@ -50,8 +52,12 @@ class Collected:
 
 @dataclass(frozen=True)
 class _Spans:
-    """The spans of one rank in order of start; columns of equal length."""
+    """The spans of one rank in order of start; columns of equal length.
 
+    `measured`: those of a command under `measure`, whose window any phase may begin and end.
+    """
+
+    measured: bool
     rank: int
     who: Who
     phase: list[str]
@@ -64,9 +70,16 @@ class _Spans:
         of_phase = np.array([name == phase for name in self.phase], dtype=bool)
         return self.start_ns[of_phase], self.end_ns[of_phase]
 
+    def within(self) -> tuple[energy.Ints, energy.Ints]:
+        """Starts and ends of the spans inside the measured window, in order of start."""
+        inside = np.array([name not in NOT_WITHIN for name in self.phase], dtype=bool)
+        return self.start_ns[inside], self.end_ns[inside]
+
     def window(self) -> tuple[int, int] | None:
         """From the first prefill's start to the last decode's end; null without either."""
         starts, ends = self.edges("prefill")[0], self.edges("decode")[1]
+        if self.measured:
+            starts, ends = self.within()
         return (int(starts.min()), int(ends.max())) if len(starts) and len(ends) else None
 
     def seconds(self, phase: str) -> float | None:
@@ -76,11 +89,9 @@ class _Spans:
 
     def count(self, column: str, phase: str) -> int | None:
         """The sum of one token column over a phase; null where nothing was counted."""
-        counts = [
+        return known_sum(
             n for n, name in zip(self.tokens[column], self.phase, strict=True) if name == phase
-        ]
-        known = [n for n in counts if n is not None]
-        return sum(known) if known else None
+        )
 
     def steady(self) -> tuple[int, int] | None:
         """From the second prefill's start to the last but one decode's end; null with fewer than three batches."""
@@ -90,11 +101,9 @@ class _Spans:
         return int(np.sort(starts)[1]), int(np.sort(ends)[-2])
 
     def between(self, window: tuple[int, int]) -> tuple[energy.Ints, energy.Ints]:
-        """The edges of what is neither prefill nor decode inside the window."""
-        starts = np.concatenate([self.edges("prefill")[0], self.edges("decode")[0]])
-        ends = np.concatenate([self.edges("prefill")[1], self.edges("decode")[1]])
-        order = np.argsort(starts, kind="stable")
-        return np.append(window[0], ends[order]), np.append(starts[order], window[1])
+        """The edges of what is in no phase inside the window."""
+        starts, ends = self.within()
+        return np.append(window[0], ends), np.append(starts, window[1])
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ class _Device:
 
     def by_phase(self) -> dict[str, Joules]:
         """The device's energy in each phase that its spans tell, between batches, and in the whole window."""
-        own = (*AROUND, "reference", "prefill", "decode")
+        own = dict.fromkeys((*AROUND, "reference", "prefill", "decode", *self.spans.phase))
         edges = {phase: self.spans.edges(phase) for phase in own}
         edges["other"] = self.spans.between(self.window)
         edges["window"] = np.array(self.window[:1]), np.array(self.window[1:])
@@ -234,9 +243,12 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     """Rows of a finished attempt: throughput from spans and requests, joules from the traces where all are there."""
     reasons: list[str] = []
     ranks = _read_spans(attempt, record, reasons)
-    if len(record["ranks"]) < row["shards"]:
-        reasons.append("missing_rank")
-    _throughput(row, ranks, attempt, reasons)
+    if "measure" in record:
+        _told_throughput(row, ranks, record, reasons)
+    else:
+        if len(record["ranks"]) < row["shards"]:
+            reasons.append("missing_rank")
+        _throughput(row, ranks, attempt, reasons)
     devices = _read_devices(attempt, record, ranks, reasons)
     row.update(
         gpus=len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}),
@@ -265,6 +277,8 @@ def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict
     """The spans of each rank of the record; what is missing is a reason, what contradicts the record is damaged."""
     expected = {rank["rank"]: (rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
     found: dict[int, _Spans] = {}
+    if "measure" in record and len(record["nodes"]) < record["measure"]["nodes"]:
+        reasons.append("missing_node")
     for node in sorted({node for node, _ in expected.values()}):
         path = attempt.spans_path(node)
         try:
@@ -272,7 +286,7 @@ def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict
         except FileNotFoundError:
             reasons.append("missing_node")
             continue
-        for spans in _by_rank(table):
+        for spans in _by_rank(table, measured="measure" in record):
             if expected.get(spans.rank) != spans.who or spans.who[0] != node:
                 raise DamagedError(
                     f"{path}: rank {spans.rank} on {spans.who[0]} with {spans.who[1]} is not in the record."
@@ -285,13 +299,14 @@ def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict
     return found
 
 
-def _by_rank(table: pa.Table) -> list[_Spans]:
+def _by_rank(table: pa.Table, *, measured: bool) -> list[_Spans]:
     columns = table.sort_by([("rank", "ascending"), ("start_ns", "ascending")]).to_pydict()
     rows: dict[int, list[int]] = defaultdict(list)
     for i, rank in enumerate(columns["rank"]):
         rows[rank].append(i)
     return [
         _Spans(
+            measured=measured,
             rank=rank,
             who=(columns["node"][at[0]], columns["gpu_uuid"][at[0]]),
             phase=[columns["phase"][i] for i in at],
@@ -355,6 +370,57 @@ def _throughput(
     row["tokens_per_s"] = _ratio(kept, row["duration_s"])
     row["words_per_s"] = _ratio(row["words"], row["duration_s"])
     row["responses_per_s"] = _ratio(row["responses"], row["duration_s"])
+
+
+def _told_throughput(
+    row: Row, ranks: dict[int, _Spans], record: Record, reasons: list[str]
+) -> None:
+    """Tokens and times of a measured command: tokens are all nodes', times those of the node that wrote the record."""
+    parts = record["parts"]
+    codes = [part["exit_code"] for part in parts]
+    row["command"] = json.dumps(record["measure"]["command"])
+    row["exit_code"] = next((code for code in codes if code), 0 if codes else None)
+    if row["exit_code"]:
+        reasons.append("command_failed")
+    if any(part["still_running"] for part in parts):
+        reasons.append("still_running")
+    if any(part["bad_lines"] for part in parts):
+        reasons.append("bad_spans")
+    reasons.append("no_requests")
+    lowest: dict[str, _Spans] = {}  # all devices of a node have the same spans
+    for _, spans in sorted(ranks.items()):
+        lowest.setdefault(spans.who[0], spans)
+    first = ranks.get(0)
+    window = first.window() if first else None
+    if first is None or window is None:
+        reasons.append("no_window")
+        return
+    by_spans = known_sum(
+        n
+        for spans in lowest.values()
+        for n, phase in zip(spans.tokens["tokens_kept"], spans.phase, strict=True)
+        if phase not in NOT_WITHIN
+    )
+    by_file = known_sum(part["tokens_out"] for part in parts)
+    kept = by_spans if by_file is None else by_file
+    if not kept:
+        reasons.append("tokens_untold")
+    if by_spans is not None and by_spans != kept:
+        reasons.append("tokens_differ")
+    row.update(
+        tokens_in=known_sum(
+            n for spans in lowest.values() for n in spans.tokens["tokens_in"] if n is not None
+        ),
+        tokens_kept=kept,
+        duration_s=(window[1] - window[0]) / SECOND_NS,
+        prefill_s=first.seconds("prefill"),
+        decode_s=first.seconds("decode"),
+        load_s=first.seconds("load"),
+        warmup_s=first.seconds("warmup"),
+        tokens_per_s=_ratio(kept, (window[1] - window[0]) / SECOND_NS),
+    )
+    starts, ends = first.between(window)
+    row["other_s"] = float((ends - starts).sum()) / SECOND_NS
 
 
 def _ratio(value: float | None, by: float | None) -> float | None:
@@ -471,14 +537,10 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
         row["board_gain_u_j"] = sum(gain_j**2 for gain_j in gains_j) ** 0.5
     if row["weights"] == "dummy" and not row["simulated"]:
         row["dummy_data_u_j"] = DUMMY_DATA * row["energy_j"] / 3**0.5
-    for phase in (*AROUND, *WITHIN):
-        parts = [phases[phase].energy_j if phase in phases else None for phases in by_phase]
-        row[f"{phase}_energy_j"] = _sum(parts)
-    if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
-        reasons.append("phase_gap")
-    # attempts of before idle_after was recorded end with their last batch
-    around = [phase for phase in AROUND if phase != "idle_after" or phase in by_phase[0]]
-    row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)])
+    if devices[0].spans.measured:
+        _told_phases(row, by_phase, reasons)
+    else:
+        _phases(row, by_phase, reasons)
     _idle_and_net(row, by_phase)
     _steady(row, steady)
     if "reference" in by_phase[0]:
@@ -492,9 +554,37 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     row["energy_per_word_j"] = _ratio(row["energy_j"], row["words"])
     row["energy_per_response_j"] = _ratio(row["energy_j"], row["responses"])
     mean_w = sum(cast(float, _ratio(t.energy_j, t.seconds)) for t in totals)
-    if not _close(row["energy_j"], mean_w * row["duration_s"], 0.01):
+    # a command begins and ends on each node by itself, the batches of a sweep's point on all at once
+    alike = not devices[0].spans.measured or len({device.who[0] for device in devices}) == 1
+    if alike and not _close(row["energy_j"], mean_w * row["duration_s"], 0.01):
         reasons.append("energy_power_time")
     return rows
+
+
+def _phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> None:
+    """Fill in the joules of each phase of a sweep's point, all of which every device has."""
+    for phase in (*AROUND, *WITHIN):
+        parts = [phases[phase].energy_j if phase in phases else None for phases in by_phase]
+        row[f"{phase}_energy_j"] = _sum(parts)
+    if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
+        reasons.append("phase_gap")
+    # attempts of before idle_after was recorded end with their last batch
+    around = [phase for phase in AROUND if phase != "idle_after" or phase in by_phase[0]]
+    row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)])
+
+
+def _told_phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> None:
+    """Fill in the joules of the phases that a command told; a node that did not tell one spent none in it."""
+    found = {
+        phase: _sum([phases[phase].energy_j for phases in by_phase if phase in phases])
+        for phase in dict.fromkeys(phase for phases in by_phase for phase in phases)
+    }
+    for phase in (*AROUND, *WITHIN):
+        row[f"{phase}_energy_j"] = found.get(phase)
+    if any(energy_j is None for phase, energy_j in found.items() if phase not in NOT_WITHIN):
+        reasons.append("phase_gap")
+    outside = [energy_j for phase, energy_j in found.items() if phase in NOT_WITHIN]
+    row["job_energy_j"] = _sum([row["energy_j"], *outside])
 
 
 def _idle_and_net(row: Row, by_phase: list[dict[str, Joules]]) -> None:
@@ -572,6 +662,9 @@ def _sum(parts: list[float | None]) -> float | None:
 
 def _phase_row(row: Row, device: _Device, phase: str, joules: Joules) -> Row:
     counted = {"prefill": row["tokens_in"], "decode": row["tokens_kept"]}
+    if device.spans.measured:
+        column = "tokens_in" if phase == "prefill" else "tokens_kept"
+        counted = {phase: device.spans.count(column, phase)}
     return {
         "point_id": row["point_id"],
         "attempt": row["attempt"],
@@ -632,9 +725,9 @@ def self_checks(row: Row, phases: list[Row]) -> list[str]:
     if per_token is not None and not _close(total, per_token * row["tokens_kept"], 1e-6):
         failed.append("energy_per_token")
     parts = _sum([row[f"{phase}_energy_j"] for phase in WITHIN])
-    if parts is not None and not _close(total, parts, 0.005):
+    if row["command"] is None and parts is not None and not _close(total, parts, 0.005):
         failed.append("phases_sum")
-    of_gpus = _sum([phase["energy_j"] for phase in phases if phase["phase"] in WITHIN])
+    of_gpus = _sum([phase["energy_j"] for phase in phases if phase["phase"] not in NOT_WITHIN])
     if of_gpus is not None and not _close(total, of_gpus, 0.005):
         failed.append("gpus_sum")
     ratio, seconds = row["counter_ratio"], row["duration_s"]

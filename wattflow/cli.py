@@ -763,6 +763,52 @@ def _verdict(row: dict[str, Any]) -> str:
     return f"{row['how']}: {'established' if row['established'] else row['why_not']}"
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+def measure(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- CMD...", help="The command and its words.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Where it goes; by default below ./sweeps."),
+    ] = None,
+    tokens_json: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-json",
+            metavar="FILE",
+            help="JSON or JSON lines that the command writes; - for its own output.",
+        ),
+    ] = None,
+    tokens_key: Annotated[
+        str | None,
+        typer.Option("--tokens-key", metavar="KEY", help="Where the output tokens stand in it."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="power.KEY=VALUE", help="A setting of the meter."),
+    ] = None,
+) -> None:
+    """Run any command and measure what it costs; its output is its own, and so is the exit code."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import measure as stage  # noqa: PLC0415
+
+    asked = stage.Asked(
+        command=command or [],
+        out=None if out is None else Path(out),
+        power=stage.power_settings(settings or []),
+        tokens_json=tokens_json,
+        tokens_key=tokens_key,
+    )
+    outcome = stage.measure(asked, lambda text: _talk(f"wattflow: {text}"))
+    for line in stage.summary(outcome):
+        _talk(f"wattflow: {line}")
+    if outcome.error is None and outcome.nodes == 1:
+        _talk(f"wattflow: `wattflow report {_shown(outcome.sweep.path)}` draws it.")
+    raise typer.Exit(outcome.exit_code)
+
+
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can measure, for this user: sensors, rights, GPUs, Slurm, folders."""

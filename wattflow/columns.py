@@ -59,6 +59,17 @@ REASONS: dict[str, tuple[bool, str]] = {
     "counter_reset": (False, "The counter was reset in the window; power bridges the reset."),
     "phase_gap": (False, "A phase, not the whole window, was measured too little to have joules."),
     "sidecar_restarted": (False, "The sidecar was restarted during the attempt."),
+    "command_failed": (True, "The measured command ended with another exit code than 0."),
+    "tokens_untold": (
+        False,
+        "The measured command told no output tokens, so no joule has a denominator.",
+    ),
+    "no_requests": (False, "A measured command tells no prompts: words and responses are null."),
+    "bad_spans": (False, "Lines that the measured command wrote for spans are none; passed over."),
+    "still_running": (
+        False,
+        "Processes of the measured command outlived it; their joules after its end are not in.",
+    ),
     "dummy_text": (False, "Dummy weights: the text means nothing, so words are null."),
 }
 
@@ -313,6 +324,13 @@ _MEASURED = [
         "Ids of NVML's workload power profiles in force; null where the driver knows of none.",
     ),
     _field("sidecar_restarts", _INT, "", "How often a sidecar was restarted."),
+    _field("command", _STRING, "", "What `measure` ran, as JSON; null in a sweep."),
+    _field(
+        "exit_code",
+        _INT,
+        "",
+        "The measured command's exit code; of the first node where it is not 0; a signal is 128 + its number.",
+    ),
     _field("engine_info", _STRING, "", "What the engine said of itself, as JSON."),
     _field("versions", _STRING, "", "Versions of software, as JSON."),
     _field("prompts_sha256", _STRING, "", "Hash of the prompts as sent."),
@@ -338,7 +356,8 @@ PHASE = pa.schema(
             "phase",
             _STRING,
             "",
-            "idle, load, warmup, prefill, decode, other (between batches), idle_after or reference.",
+            "idle, load, warmup, prefill, decode, other (between batches), idle_after or reference; "
+            "or what a measured command told.",
         ),
         _field("node", _STRING, "", "The node."),
         _field("gpu_uuid", _STRING, "", "The GPU; `host-<node>` where there is none."),
@@ -350,7 +369,7 @@ PHASE = pa.schema(
             "tokens",
             _INT,
             "tokens",
-            "Prompt tokens for prefill, kept output tokens for decode (of the job).",
+            "Prompt tokens for prefill, kept output tokens for decode (of the job; of the node for `measure`).",
         ),
         _field("source", _STRING, "", "The sensor."),
         _field("coverage", _FLOAT, "", "Share of the time that was measured."),

@@ -17,6 +17,15 @@ class RefusedError(WattflowError, ValueError):
     exit_code = 2
 
 
+class CommandError(WattflowError):
+    """A command that was not started: exit code 127 for not found, 126 for may not be run, 128 + n after a signal."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        """With the code by which the command line then ends."""
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class PowerError(WattflowError, RuntimeError):
     """A meter or the sidecar could not do its work, so no joule can be told."""
 

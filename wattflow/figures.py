@@ -1,9 +1,12 @@
 """Figures from data frames: the only importer of Altair. Each says its units, and `~` where watts are simulated."""
 
+import json
 from typing import Any, cast
 
 import altair as alt
 import polars as pl
+
+from wattflow.told import AROUND, COMMAND, MIXED, OUTSIDE
 
 INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
@@ -16,6 +19,9 @@ PHASE_COLOURS = {
     "decode": "#dbeddb",
     "idle_after": "#e9ecef",
     "reference": "#f6dfe3",
+    OUTSIDE: "#f4f5f7",
+    MIXED: "#d5d9e0",
+    COMMAND: "#dbeddb",
 }
 # Column, title and unit of what the report draws against the choices.
 METRICS = (
@@ -38,15 +44,17 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
         gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
     )
     one_device = shown["gpu"].n_unique() == 1
-    phases = _shades(spans)
+    first = _first_phase(spans)
+    phases = _shades(spans, first)
     x = alt.X(
         "seconds:Q",
-        title="seconds since the first prefill",
+        title=f"seconds since the first {first}",
         axis=alt.Axis(grid=False, format="~g"),
         scale=alt.Scale(nice=False),
     )
     watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
-    present = [phase for phase in PHASE_COLOURS if phase in set(phases["phase"])]
+    colours = _phase_colours(phases["phase"].unique(maintain_order=True).to_list())
+    present = list(colours)
     shading = (
         alt.Chart(phases)
         .mark_rect(opacity=0.75)
@@ -56,7 +64,7 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
             color=alt.Color(
                 "phase:N",
                 title="phase",
-                scale=alt.Scale(domain=present, range=[PHASE_COLOURS[p] for p in present]),
+                scale=alt.Scale(domain=present, range=list(colours.values())),
                 legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top"),
             ),
             tooltip=[
@@ -99,10 +107,12 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
             ],
         )
     )
+    what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
+    if row["command"] is not None:
+        what = " ".join(json.loads(row["command"]))[:100]
     title = alt.TitleParams(
         f"Power of point {row['point_id']}, attempt {row['attempt']}",
-        subtitle=f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}; "
-        f"boundary {row['boundary']}, sensor {row['power_source']}",
+        subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}",
     )
     chart = alt.layer(shading, band, line).resolve_scale(color="independent")
     return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))
@@ -215,11 +225,24 @@ def _in_order(values: pl.Series) -> list[Any]:
     return (found.sort() if found.dtype.is_numeric() else found).to_list()
 
 
-def _shades(spans: pl.DataFrame) -> pl.DataFrame:
-    """The spans as seconds from the first prefill on their node; of several nodes the first, whose phases are alike."""
+def _first_phase(spans: pl.DataFrame) -> str:
+    """The phase that begins the measured window: prefill, or what a measured command told first."""
+    within = spans.filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
+    return str(within.sort("start_ns")["phase"].first())
+
+
+def _phase_colours(phases: list[str]) -> dict[str, str]:
+    """A colour a phase that is there; those of a program's own naming take paler ones of the palette in turn."""
+    own = [phase for phase in phases if phase not in PHASE_COLOURS]
+    known = {phase: colour for phase, colour in PHASE_COLOURS.items() if phase in phases}
+    return known | {phase: f"{PALETTE[i % len(PALETTE)]}55" for i, phase in enumerate(own)}
+
+
+def _shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
+    """The spans as seconds from the first phase's start on their node; of several nodes the first, all being alike."""
     node = spans["node"].min()
     own = spans.filter(pl.col("node") == node).sort("start_ns")
-    zero = own.filter(pl.col("phase") == "prefill")["start_ns"].min()
+    zero = own.filter(pl.col("phase") == first)["start_ns"].min()
     return own.select(
         "phase",
         "batch",

@@ -8,6 +8,11 @@ from pathlib import Path
 LOCAL = "local:"  # how job ids begin that are a process of some machine and no job of Slurm's
 
 
+def node_name() -> str:
+    """Slurm's name of this node, else its host name."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node().split(".")[0] or "localhost"
+
+
 def job_id(pid: int) -> str:
     """The local job id of a living process of this machine."""
     return f"{LOCAL}{platform.node()}:{pid}:{_start(pid)}"

@@ -72,6 +72,16 @@ def varying(points: pl.DataFrame) -> list[str]:
     return axes
 
 
+def axes_of(points: pl.DataFrame) -> list[str]:
+    """What to tell the points by: the choices that vary, else the model, or the command that was measured."""
+    return varying(points) or ["command" if _is_measured(points) else "model"]
+
+
+def _is_measured(points: pl.DataFrame) -> bool:
+    """Whether `measure` made the points: they have a command, and no choices of a grid."""
+    return points["command"].null_count() < len(points)
+
+
 def means(points: pl.DataFrame, axes: list[str]) -> pl.DataFrame:
     """One row a combination of axes and boundary, over the points that count: n, means, and `_sd` where n > 1.
 
@@ -100,10 +110,10 @@ def table(sweep: Sweep) -> list[dict[str, str]]:
 
     `~` stands before watts and joules that were simulated; `-` where there is no number, its reason under `source`.
     """
-    axes = varying(sweep.points)
+    axes = axes_of(sweep.points)
     rows = []
     for row in means(sweep.points, axes).to_dicts():
-        cells = {axis: _plain(row[axis]) for axis in axes or ["model"]}
+        cells = {axis: _plain(row[axis]) for axis in axes}
         cells["n"] = str(row["n"])
         for number in NUMBERS:
             cells[number.heading] = _cell(row, number)
@@ -229,12 +239,17 @@ _SENSORS = {
 def _about(sweep: Sweep) -> str:
     """What was measured and where the watts came from, in plain words."""
     told = sweep.points.filter(pl.col("energy_j").is_not_null())
-    paragraphs = [
-        (
-            "Each number is of the <b>measured window</b>: from the first prefill's start to the last decode's end, "
-            "time between batches included; loading and one warm-up batch are outside. Tokens are <b>output tokens "
-            "kept</b> after the stop rule. Joules are gross: what the devices drew, idle power included."
+    window = (
+        "from the first prefill's start to the last decode's end, time between batches included; loading and one "
+        "warm-up batch are outside. Tokens are <b>output tokens kept</b> after the stop rule"
+    )
+    if _is_measured(sweep.points):
+        window = (
+            "from the start of the first span that the command told to the end of the last one, or the whole command "
+            "where it told none. Tokens are <b>output tokens</b> as it told them"
         )
+    paragraphs = [
+        f"Each number is of the <b>measured window</b>: {window}. Joules are gross, idle power included."
     ]
     for source in told["power_source"].unique(maintain_order=True):
         sensors = ", ".join(_SENSORS.get(name, name) for name in source.split(" + "))
@@ -272,7 +287,7 @@ def _percent(value: Any) -> float:
 
 def _results(sweep: Sweep) -> str:
     """The table of results: means over repeats."""
-    axes = varying(sweep.points) or ["model"]
+    axes = axes_of(sweep.points)
     groups = means(sweep.points, axes)
     head = [
         *(axis.replace("_", " ") for axis in axes),
@@ -295,7 +310,9 @@ def _results(sweep: Sweep) -> str:
         "Means over the repeats that count; n is how many, ± one standard deviation over them. "
         "<b>-</b> stands where there is no number, with the reason in the last column."
     )
-    if sweep.points["words"].null_count() == len(sweep.points):
+    if _is_measured(sweep.points):
+        words += " A measured command tells no words or responses."
+    elif sweep.points["words"].null_count() == len(sweep.points):
         words += " Words are missing because dummy weights write no meaningful text."
     left = len(axes)
     return (
@@ -337,7 +354,7 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
     """Throughput, energy and power by the choices that vary, a group of figures for each boundary."""
     from wattflow import figures as draw  # noqa: PLC0415 (altair is slow to import)
 
-    axes = varying(sweep.points) or ["model"]
+    axes = axes_of(sweep.points)
     groups = means(sweep.points, axes).filter(pl.col("n") > 0)
     parts: list[str] = []
     for (boundary, simulated, source), of_one in groups.group_by(
@@ -426,7 +443,8 @@ def _timelines(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
         power, spans = sweep.power(row["point_id"]), sweep.spans(row["point_id"])
         if power.is_empty() or spans.is_empty():
             continue
-        chosen = ", ".join(f"{axis.replace('_', ' ')} {row[axis]}" for axis in [*axes, "repeat"])
+        named = [axis for axis in [*axes, "repeat"] if row[axis] is not None]
+        chosen = ", ".join(f"{axis.replace('_', ' ')} {row[axis]}" for axis in named)
         parts.append(
             f"<details{'' if parts else ' open'}><summary><code>{escape(row['point_id'])}</code> {escape(chosen)}"
             f"</summary>{_figure(figures, draw.timeline(power, spans, row))}</details>"

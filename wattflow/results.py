@@ -19,6 +19,7 @@ from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN
 from wattflow.stream import read_table
 from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow.told import AROUND, OUTSIDE
 
 if TYPE_CHECKING:
     import altair as alt
@@ -292,9 +293,9 @@ def _listed(value: object) -> list[object]:
 
 
 def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
-    """The first prefill's start on each node: clocks of two nodes are never compared."""
+    """The measured window's start on each node: clocks of two nodes are never compared."""
     return (
-        spans.filter(pl.col("phase") == "prefill")
+        spans.filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
         .group_by("node")
         .agg(pl.col("start_ns").min().alias("zero_ns"))
     )

@@ -41,6 +41,7 @@ from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError, W
 from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
+from wattflow.process import node_name
 from wattflow.schema import (
     REQUEST,
     SCHEMA_VERSION,
@@ -128,7 +129,7 @@ class _Attempt:
             "choices": self.choices,
             "job": place.job,
             "versions": versions(),
-            "git": _git(),
+            "git": commit(),
         }
         if ranks.rank == 0:
             self.dir.write_record(self.record)
@@ -381,7 +382,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _git() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that runs, with -dirty where it was changed; null for an installed package."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -600,11 +601,6 @@ def _go_back(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
         slurm.requeue(task)
     except SlurmError as error:
         print(f"not queued again, `wattflow resume` does so: {error}", flush=True)
-
-
-def node_name() -> str:
-    """Slurm's name of this node, else its host name."""
-    return os.environ.get("SLURMD_NODENAME") or platform.node().split(".")[0] or "localhost"
 
 
 def _print_progress() -> Progress:

@@ -220,6 +220,7 @@ class JobInfo(TypedDict):
     array_task: str | None
     restart: int
     cluster: str
+    step: NotRequired[str | None]  # of a command under `measure`
 
 
 class PromptInfo(TypedDict):
@@ -234,6 +235,31 @@ class PromptInfo(TypedDict):
     tokens_p50: float
     tokens_p95: float
     tokens_max: int
+
+
+class Measured(TypedDict):
+    """What `measure` ran, and on how many nodes."""
+
+    command: list[str]
+    nodes: int
+
+
+class Part(TypedDict):
+    """timings/<node>.json: what one node has of a measured command; its task is 0 on the node that wrote the record."""
+
+    schema_version: int
+    node: str
+    task: int
+    status: Status
+    error: str | None
+    exit_code: int | None
+    ranks: list[
+        RankInfo
+    ]  # one a device: every span of the command is one of all the node's devices
+    nodes: list[NodeInfo]  # this node, or none where its sidecar failed
+    tokens_out: int | None  # by --tokens-json
+    bad_lines: int  # lines of WATTFLOW_SPANS that were no spans
+    still_running: int  # processes of the command that outlived it
 
 
 class Record(TypedDict, total=False):
@@ -254,6 +280,8 @@ class Record(TypedDict, total=False):
     nodes: list[NodeInfo]
     prompts: PromptInfo
     reference_rounds: int  # of the fixed load by rank 0, where the sweep asks for one
+    measure: Measured  # of a command under `measure`, with its nodes' parts beside it
+    parts: list[Part]  # never on disk here: the finished ones, put in when the record is read
     engine: dict[str, object]  # which path and kernels ran, parameters, bytes of weights and cache
     versions: dict[str, str]  # wattflow, python, torch, ...
     git: str | None

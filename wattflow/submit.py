@@ -387,7 +387,8 @@ def batch_scripts(plan: "Plan") -> list[str]:
 
 
 def _check_path(sweep: SweepDir) -> None:
-    """RefusedError for a path that Slurm or submitit would read as something else."""
+    """RefusedError for a measurement, and for a path that Slurm or submitit would read as something else."""
+    sweep.refuse_measurement()
     for character in '%\\\n\r"':
         if character in str(sweep.path):
             raise RefusedError(
@@ -451,6 +452,7 @@ def _write_words(plan: "Plan") -> None:
 
 def keep(plan: "Plan") -> None:
     """Write sweep.yaml and grid.parquet, adding the plan's points; RefusedError in somebody else's sweep."""
+    plan.sweep.refuse_measurement()
     plan.sweep.make()
     plan.sweep.require_owner()
     with journal.turn(plan.sweep):

@@ -103,6 +103,10 @@ class AttemptDir:
         """The spans of all ranks of one node, closed."""
         return self.path / "timings" / f"{node}.parquet"
 
+    def part_path(self, node: str) -> Path:
+        """What one node has of a measured command."""
+        return self.path / "timings" / f"{node}.json"
+
     def make_folders(self) -> None:
         """Create the folders below the attempt, readable by the owner only."""
         for folder in ("timings", "traces", "logs"):
@@ -122,7 +126,21 @@ class AttemptDir:
             raise DamagedError(f"{self.record_path}: belongs to another attempt.")
         if record.get("status") not in get_args(Status):
             raise DamagedError(f"{self.record_path}: its status is {record.get('status')!r}.")
+        if "measure" in record:
+            self._join_parts(record)
         return cast(Record, record)
+
+    def _join_parts(self, record: dict[str, Any]) -> None:
+        """Put what the nodes of a measured command have written by now into its record."""
+        told = [read_json(path) for path in sorted((self.path / "timings").glob("*.json"))]
+        try:
+            parts = [part for part in told if part["status"] == "finished"]
+            parts.sort(key=lambda part: part["task"])
+            record["ranks"] = [rank for part in parts for rank in part["ranks"]]
+            record["nodes"] = [node for part in parts for node in part["nodes"]]
+        except (KeyError, TypeError) as error:
+            raise DamagedError(f"{self.path}/timings: a node's part is none of ours.") from error
+        record["parts"] = parts
 
     def write_record(self, record: Record) -> None:
         """Replace the record."""
@@ -160,6 +178,19 @@ class SweepDir:
     def sweep_yaml(self) -> Path:
         """What was asked, in words."""
         return self.path / "sweep.yaml"
+
+    @property
+    def measured_path(self) -> Path:
+        """measured.json: the command that `measure` ran, in place of sweep.yaml."""
+        return self.path / "measured.json"
+
+    def refuse_measurement(self) -> None:
+        """RefusedError where `measure` made this directory: its point is a command, which no submit can send."""
+        if self.measured_path.is_file():
+            raise RefusedError(
+                f"{self.path}: holds a measurement, which `wattflow measure` made. To take it once more, measure the "
+                "same command with --out and this directory."
+            )
 
     @property
     def grid_path(self) -> Path:

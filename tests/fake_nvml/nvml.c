@@ -16,6 +16,7 @@
    FAKE_NVML_MIG=1                     MIG mode is on
    FAKE_NVML_ARCHITECTURE=9            9 is Hopper, 7 Ampere, 5 Volta
    FAKE_NVML_PROCESSES=1               with a compute context, on each GPU
+   FAKE_NVML_PIDS=file                 the pids of those processes instead, read from a file at each call
    FAKE_NVML_STATE=folder              power limits and locked clocks outlive a process here, a file a UUID:
                                        "limit_mw clock_mhz", 0 for clocks that are not locked
    FAKE_NVML_LEAST_W=300               a lower limit is taken for this one without a word
@@ -591,12 +592,22 @@ typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance,
 
 int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *count, Process *processes) {
     ENTER(gpu);
-    unsigned running = (unsigned)atoi(setting("FAKE_NVML_PROCESSES", "1")), room = *count;
+    unsigned running = (unsigned)atoi(setting("FAKE_NVML_PROCESSES", "1")), room = *count, pids[64];
+    for (unsigned i = 0; i < 64; i++)
+        pids[i] = 1000 + i;
+    const char *path = setting("FAKE_NVML_PIDS", "");
+    if (*path) {
+        FILE *file = fopen(path, "r");
+        for (running = 0; file && running < 64 && fscanf(file, "%u", &pids[running]) == 1;)
+            running++;
+        if (file)
+            fclose(file);
+    }
     *count = running;
     if (room < running)
         return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < running; i++)
-        processes[i] = (Process){1000 + i, 1ULL << 30, ~0u, ~0u};
+        processes[i] = (Process){pids[i % 64], 1ULL << 30, ~0u, ~0u};
     return SUCCESS;
 }
 

@@ -34,6 +34,7 @@ from wattflow.power.asking import ask, ask_or_none
 from wattflow.power.gpm import Gpm
 from wattflow.power.meter import Beat, Reading, Row, middle, moment, stamped
 from wattflow.schema import Device, Fixed
+from wattflow.told import ENVIRONMENT, tells
 
 log = logging.getLogger(__name__)
 
@@ -377,6 +378,8 @@ class NvmlMeter:
         self._burst = Beat(BURST_PERIOD_NS, now_ns)
         self._edge = False  # a window's edge was told since the last reading
         self._first = True
+        self._before_all = not last_ns  # no sidecar of this attempt recorded before this one
+        self._strangers: set[int] = set()  # pids seen on GPUs that are not of a measured command
 
     def due_ns(self) -> int:
         """The monotonic time of the next reading."""
@@ -406,7 +409,9 @@ class NvmlMeter:
         wanted += [(self._condition_rows, every)] if weather else []
         wanted += [(self._process_rows, every)] if self._first else []
         self._first = self._edge = False
-        return self._collect([*wanted, (self._counter_rows, counters)])
+        rows = self._collect([*wanted, (self._counter_rows, counters)])
+        self._before_all = False
+        return rows
 
     def mark(self) -> None:
         """Read each counter densely until its next tick, which tells to some ms what it stood at; and GPM once."""
@@ -521,10 +526,22 @@ class NvmlMeter:
         if running is None and profiles is None:
             return []
         row = {
-            "processes": None if running is None else len(running),
+            "processes": None if running is None else self._counted(running),
             "power_profiles": profiles,
         }
         return [{**stamped(moment(), "nvml_conditions", False), **row}]
+
+    def _counted(self, running: Sequence[Any]) -> int:
+        """How many processes a GPU has; those of a measured command are expected and are left out."""
+        spans = os.environ.get(ENVIRONMENT)
+        if spans is None:
+            return len(running)
+        pids = {int(process.pid) for process in running}
+        if self._before_all:
+            self._strangers |= {pid for pid in pids if tells(pid, spans) is not True}
+        else:
+            self._strangers |= {pid for pid in pids if tells(pid, spans) is False}
+        return len(pids & self._strangers)
 
     def _condition_rows(self, gpu: Gpu) -> list[Row]:
         row = conditions(gpu.handle)

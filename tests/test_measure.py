@@ -1,0 +1,662 @@
+"""`wattflow measure` around real commands: joules against known curves, exit codes, signals, and what goes wrong."""
+
+import json
+import os
+import pty
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_nvml import curves
+
+from wattflow import measure, open_sweep
+from wattflow.config import Power
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.schema import SPAN, TRACE
+from wattflow.stream import read_table
+from wattflow.sweepdir import SweepDir
+
+pytest_plugins = ("fake_nvml.fixtures",)
+
+ROOT = Path(__file__).parent.parent
+MEASURE = [sys.executable, "-m", "wattflow.cli", "measure"]
+SIMULATED = ["--set", "power.meter=simulated", "--set", "power.poll_ms=20"]
+SEVENTY_W = [*SIMULATED, "--set", "power.simulated_idle_w=70", "--set", "power.simulated_full_w=70"]
+
+
+@pytest.fixture
+def where(tmp_path, monkeypatch):
+    """The folder in which commands run; no job and no GPU of this machine is seen, and wattflow is importable."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "CUDA_", "WATTFLOW_SPANS")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*words, code=0, out="out", options=SEVENTY_W, **more):
+    """Measure a command into ./out and hold `measure` to its exit code."""
+    done = subprocess.run(
+        [*MEASURE, "--out", out, *options, "--", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        **more,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def python(code):
+    """The words that run some Python."""
+    return [sys.executable, "-c", code]
+
+
+def row(folder="out"):
+    """The one row of a collected measurement."""
+    (found,) = open_sweep(Path(folder)).points.to_dicts()
+    return found
+
+
+def spans(folder="out", node=None):
+    """The spans on disk as (phase, seconds, tokens_out), of the first device."""
+    (path,) = Path(folder).glob(f"points/*/attempt-1/timings/{node or '*'}.parquet")
+    rows = [r for r in read_table(path, SPAN).to_pylist() if r["rank"] % 1024 == 0]
+    return [(r["phase"], (r["end_ns"] - r["start_ns"]) / 1e9, r["tokens_kept"]) for r in rows]
+
+
+def gone(pid):
+    """Whether a process ends within 5 s (a zombie has)."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def sidecars(marker):
+    """The sidecars whose words hold a marker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_text() if entry.name.isdecimal() else ""
+        except OSError:
+            continue
+        if "wattflow.power.sidecar" in words and marker in words:
+            found.append(int(entry.name))
+    return found
+
+
+# --- the whole command ---
+
+
+def test_without_spans_the_window_is_the_whole_command(where):
+    """70 W for the command's time, all of it one phase; the row is valid and says what it does not know."""
+    call("sleep", "0.5")
+    found = row()
+    assert found["duration_s"] == pytest.approx(0.5, abs=0.15)
+    assert found["energy_j"] == pytest.approx(70.0 * found["duration_s"], rel=1e-6)
+    assert found["job_energy_j"] == found["energy_j"]
+    assert found["valid"], found["reasons"]
+    assert found["reasons"] == ["no_requests", "tokens_untold"]
+    assert json.loads(found["command"]) == ["sleep", "0.5"]
+    assert [phase for phase, _, _ in spans()] == ["command"]
+
+
+def test_input_output_and_exit_code_are_the_commands_own(where):
+    """What goes in comes out unchanged, stderr too, and 3 stays 3: its joules are known and count in no figure."""
+    done = call("sh", "-c", "cat; echo to-stderr >&2; exit 3", input="line\n\nlast", code=3)
+    assert done.stdout == "line\n\nlast"
+    assert done.stderr.startswith("to-stderr\n")
+    assert "~70.0 W; simulated (host)" in done.stderr
+    found = row()
+    assert (found["exit_code"], found["valid"]) == (3, False)
+    assert "command_failed" in found["reasons"]
+    assert found["energy_j"] is not None
+
+
+def test_a_command_that_writes_nothing_is_measured(where):
+    """No output, no spans, no time to speak of: still a row, by samples on both sides."""
+    done = call("true")
+    assert done.stdout == ""
+    assert row()["status"] == "finished"
+    assert row()["energy_j"] >= 0
+
+
+def test_a_command_that_is_killed_ends_as_128_and_the_signal(where):
+    """SIGKILL is 137, as shells say it."""
+    call("sh", "-c", "kill -9 $$", code=137)
+    assert row()["exit_code"] == 137
+
+
+def test_a_command_that_is_not_found_is_127_with_one_line(where):
+    """Nothing is written, and the line says which command."""
+    done = call("no-such-command", "x", code=127)
+    assert done.stderr == "wattflow: no-such-command: command not found.\n"
+    assert not Path("out").exists()
+
+
+def test_a_command_that_may_not_be_run_is_126(where):
+    """A file without the right to execute it."""
+    Path("script").write_text("#!/bin/sh\n")
+    done = call("./script", code=126)
+    assert done.stderr.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_a_script_whose_interpreter_is_not_there_leaves_a_failed_attempt(where):
+    """What only the kernel finds out ends with 127 too, without a traceback, and its attempt is closed."""
+    Path("script").write_text("#!/no/such/interpreter\n")
+    Path("script").chmod(0o700)
+    done = call("./script", code=127)
+    assert done.stderr.count("\n") == 1
+    (record,) = Path("out").glob("points/*/attempt-1/record.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+
+
+def test_words_of_the_command_are_never_options_of_measure(where):
+    """Also without `--`, what follows the command's name is its own."""
+    done = subprocess.run(
+        [*MEASURE, *SEVENTY_W, "--out", "out", "echo", "--out", "x", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "--out x --help\n"
+
+
+# --- spans and tokens ---
+
+THREE_LINES = """
+import time, wattflow
+with wattflow.span("load"): time.sleep(0.1)
+for _ in range(2):
+    with wattflow.span("prefill", tokens_in=10): time.sleep(0.1)
+    with wattflow.span("decode", tokens_out=32): time.sleep(0.2)
+    time.sleep(0.05)
+time.sleep(0.1)
+"""
+
+
+def test_spans_make_the_window_the_phases_and_the_tokens(where):
+    """Two prefills, two decodes: their joules are 70 W x their times, and with the pauses they make up the window."""
+    call(*python(THREE_LINES))
+    found = row()
+    assert (found["tokens_in"], found["tokens_kept"]) == (20, 64)
+    assert found["decode_energy_j"] == pytest.approx(70.0 * found["decode_s"], rel=1e-6)
+    assert found["prefill_energy_j"] == pytest.approx(70.0 * found["prefill_s"], rel=1e-6)
+    parts = found["prefill_energy_j"] + found["decode_energy_j"] + found["other_energy_j"]
+    assert parts == pytest.approx(found["energy_j"], rel=1e-6)
+    assert found["energy_per_token_j"] == pytest.approx(found["energy_j"] / 64, rel=1e-9)
+    assert found["duration_s"] == pytest.approx(0.65, abs=0.15)
+    assert found["job_energy_j"] > found["energy_j"] + found["load_energy_j"]
+    assert found["valid"], found["reasons"]
+
+
+def test_phases_of_the_programs_own_naming_are_rows_of_phases(where):
+    """A training loop's `forward` and `backward` stand beside `other`, and the sums are checked."""
+    call(
+        *python(
+            "import time, wattflow\n"
+            "for _ in range(3):\n"
+            "    with wattflow.span('forward'): time.sleep(0.05)\n"
+            "    with wattflow.span('backward'): time.sleep(0.1)\n"
+        )
+    )
+    phases = {p["phase"]: p["energy_j"] for p in open_sweep(Path("out")).phases.to_dicts()}
+    assert set(phases) == {"outside", "forward", "backward", "other"}
+    within = sum(phases[name] for name in ("forward", "backward", "other"))
+    assert within == pytest.approx(row()["energy_j"], rel=1e-6)
+    assert row()["valid"], row()["reasons"]
+
+
+def test_forked_children_tell_spans_too(where):
+    """4 children of one command decode at once: one phase of the node, all their tokens."""
+    call(
+        *python(
+            "import os, time, wattflow\n"
+            "children = []\n"
+            "for _ in range(4):\n"
+            "    pid = os.fork()\n"
+            "    if not pid:\n"
+            "        with wattflow.span('decode', tokens_out=25): time.sleep(0.2)\n"
+            "        os._exit(0)\n"
+            "    children.append(pid)\n"
+            "for pid in children: os.waitpid(pid, 0)\n"
+        )
+    )
+    assert row()["tokens_kept"] == 100
+    assert [phase for phase, _, _ in spans()].count("decode") == 1
+
+
+def test_a_daemon_outlives_the_measurement_and_is_told_of(where):
+    """A command that daemonises ends with its first process; what lives on is named, and is not killed."""
+    call(
+        *python(
+            "import os, sys, time\n"
+            "if os.fork(): sys.exit(0)\n"
+            "os.setsid()\n"
+            "if os.fork(): os._exit(0)\n"
+            "os.closerange(0, 256)\n"
+            "open('daemon.pid', 'w').write(str(os.getpid()))\n"
+            "time.sleep(20)\n"
+        )
+    )
+    deadline = time.monotonic() + 10
+    while not Path("daemon.pid").exists() or not Path("daemon.pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    pid = int(Path("daemon.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    assert "still_running" in row()["reasons"]
+    assert row()["valid"]
+
+
+def test_a_line_that_is_no_span_is_a_remark(where):
+    """A program that writes what it likes to the file keeps its joules, and is told of it."""
+    call("sh", "-c", 'echo nonsense >>"$WATTFLOW_SPANS"')
+    assert "bad_spans" in row()["reasons"]
+    assert row()["valid"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "tokens"),
+    [
+        ('{"usage": {"completion_tokens": 40}}', "usage.completion_tokens", 40),
+        ('[{"n": 3}, {"n": 4}, {"m": 9}]', "n", 7),
+        ('{"n": 3}\n{"n": 5}\nno json\n', "n", 8),
+        ('{"outputs": [{"n": 3}, {"n": 4}]}', "outputs.n", 7),
+        ('{"lengths": [3, 4, 5]}', "lengths", 12),
+        ('{"n": 3.5}', "n", None),
+        ('{"n": true}', "n", None),
+        ("", "n", None),
+    ],
+)
+def test_tokens_in_a_file(tmp_path, text, key, tokens):
+    """A dotted key of JSON or JSON lines, summed over lists; no whole number, no tokens, and why."""
+    path = tmp_path / "told.json"
+    path.write_text(text)
+    told, why_not = measure._tokens_in_file(path, key, time.time_ns())
+    assert told == tokens
+    assert (why_not is None) == (tokens is not None)
+
+
+def test_a_file_older_than_the_command_tells_no_tokens(tmp_path):
+    """Yesterday's result is not today's denominator."""
+    path = tmp_path / "told.json"
+    path.write_text('{"n": 3}')
+    told, why_not = measure._tokens_in_file(path, "n", time.time_ns() + 1_000_000_000)
+    assert told is None
+    assert "older than the command" in why_not
+
+
+def test_the_programs_json_tells_its_tokens(where):
+    """--tokens-json FILE --tokens-key KEY, read when the command has ended."""
+    options = [*SEVENTY_W, "--tokens-json", "told.json", "--tokens-key", "usage.completion_tokens"]
+    call(
+        "sh",
+        "-c",
+        """sleep 0.3; echo '{"usage": {"completion_tokens": 50}}' >told.json""",
+        options=options,
+    )
+    found = row()
+    assert found["tokens_kept"] == 50
+    assert found["energy_per_token_j"] == pytest.approx(found["energy_j"] / 50, rel=1e-9)
+    assert found["valid"], found["reasons"]
+
+
+def test_tokens_in_lines_of_the_output(where):
+    """--tokens-json - counts in the output's JSON lines, and passes every byte on."""
+    options = [*SEVENTY_W, "--tokens-json", "-", "--tokens-key", "n"]
+    done = call(
+        "sh", "-c", """echo start; echo '{"n": 3}'; sleep 0.2; printf '{"n": 4}'""", options=options
+    )
+    assert done.stdout == 'start\n{"n": 3}\n{"n": 4}'
+    assert row()["tokens_kept"] == 7
+
+
+def test_spans_and_file_that_disagree_do_not_count(where):
+    """Two denominators for the same joules: the row is not valid until one is mended."""
+    options = [*SEVENTY_W, "--tokens-json", "-", "--tokens-key", "n"]
+    code = (
+        "import wattflow, time\nwith wattflow.span('decode', tokens_out=5): time.sleep(0.2)\n"
+        """print('{"n": 6}')"""
+    )
+    call(*python(code), options=options)
+    assert "tokens_differ" in row()["reasons"]
+    assert not row()["valid"]
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_go_to_the_commands_process_group(where, signum):
+    """The command and its children get them, `measure` closes its files, and the code is the command's own."""
+    code = (
+        "import os, signal, sys, time\n"
+        f"signal.signal({int(signum)}, lambda *_: sys.exit(7))\n"
+        "if not os.fork(): signal.signal(signal.SIGALRM, signal.SIG_DFL)\n"
+        "open(f'up-{os.getpid()}', 'w').close()\n"
+        "time.sleep(30)\n"
+    )
+    process = subprocess.Popen([*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(code)])
+    deadline = time.monotonic() + 30
+    while len(list(where.glob("up-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signum)
+    assert process.wait(timeout=30) == 7
+    assert row()["exit_code"] == 7
+    for path in where.glob("up-*"):
+        assert gone(path.name.removeprefix("up-"))
+
+
+def test_a_signal_before_the_command_starts_ends_measure_alone(where):
+    """The command is never run, no sidecar is left, and the record says what happened."""
+    process = subprocess.Popen(
+        [*MEASURE, "--out", "out", *SEVENTY_W, "--", "touch", "ran"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list(where.glob("out/points/*/attempt-1/record.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert told == "wattflow: ended by SIGTERM before the command started.\n"
+    assert not Path("ran").exists()
+    (record,) = Path("out").glob("points/*/attempt-1/record.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert all(gone(pid) for pid in sidecars(str(where)))
+
+
+def test_a_terminal_belongs_to_the_command(where):
+    """Under a terminal the command reads from it, and Ctrl-C ends the command, whose code is 130."""
+    code = (
+        "import sys, time\nprint('got', sys.stdin.readline().strip(), flush=True)\ntime.sleep(30)"
+    )
+    words = [*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(code)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, words)
+    seen = b""
+    os.write(terminal, b"hello\n")
+    deadline = time.monotonic() + 30
+    while b"got hello" not in seen:
+        assert time.monotonic() < deadline, seen
+        seen += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    try:
+        while True:
+            seen += os.read(terminal, 1000)
+    except OSError:  # the terminal's last user is gone
+        pass
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130, seen
+    assert row()["exit_code"] == 130
+
+
+def test_a_sidecar_that_cannot_measure_keeps_the_command_from_running(where):
+    """A meter that is not there is told before hours are spent."""
+    done = call(
+        "touch",
+        "ran",
+        code=1,
+        options=["--set", "power.meter=rapl", "--set", "power.powercap_dir=/no"],
+    )
+    assert not Path("ran").exists()
+    assert done.stderr.startswith("wattflow: the sidecar of ")
+
+
+@pytest.mark.slow
+def test_a_sidecar_that_dies_again_and_again_never_touches_the_command(where, monkeypatch):
+    """Killed until it is given up, it costs the attempt its joules, and the command neither its end nor its code."""
+    monkeypatch.setenv("SLURM_TMPDIR", str(where))  # its path stands in the sidecar's words
+    code = "import pathlib, sys, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\nsys.exit(4)"
+    words = [*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(code)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 40
+    (killed, quiet_since) = (set(), time.monotonic())
+    while time.monotonic() < deadline and time.monotonic() - quiet_since < 3:
+        for pid in sidecars(str(where)):
+            if list(where.glob("out/points/*/attempt-1/traces/*")) or killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            quiet_since = time.monotonic()
+        time.sleep(0.01)
+    Path("go").touch()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert "wattflow: not measured: the sidecar of " in told
+    (record,) = Path("out").glob("points/*/attempt-1/record.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+
+
+# --- the directory ---
+
+
+def test_measured_again_into_the_same_folder_is_another_attempt(where):
+    """The newest valid attempt counts; all are kept."""
+    call("sleep", "0.1")
+    call("sleep", "0.1")
+    attempts = open_sweep(Path("out")).attempts
+    assert attempts["attempt"].to_list() == [1, 2]
+    assert attempts["counts"].to_list() == [False, True]
+
+
+def test_another_commands_folder_is_refused(where):
+    """Joules of two commands are never attempts at one point; a folder of something else is left alone."""
+    call("sleep", "0.1")
+    done = call("sleep", "0.2", code=2)
+    assert "another command" in done.stderr
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").touch()
+    call("true", code=2, out="mine")
+
+
+def test_two_measurements_at_once_on_one_node(where):
+    """Each has its own sidecar, spans and folder; both are right."""
+    commands = [
+        [*MEASURE, "--out", name, *SEVENTY_W, "--", *python(THREE_LINES)] for name in ("a", "b")
+    ]
+    running = [subprocess.Popen(words) for words in commands]
+    assert [one.wait(timeout=60) for one in running] == [0, 0]
+    for name in ("a", "b"):
+        found = row(name)
+        assert found["tokens_kept"] == 64
+        assert found["energy_j"] == pytest.approx(70.0 * found["duration_s"], rel=1e-6)
+        assert found["valid"], found["reasons"]
+
+
+def test_files_are_private_and_nothing_is_left_in_the_spool(where, monkeypatch):
+    """Mode 0600, at most three files more than nodes and GPUs, an empty spool."""
+    (where / "spool").mkdir()
+    monkeypatch.setenv("SLURM_TMPDIR", str(where / "spool"))
+    call("true")
+    files = [path for path in Path("out").glob("points/*/attempt-1/**/*") if path.is_file()]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
+    assert len(files) <= 3 + 1 + 1
+    assert list((where / "spool").iterdir()) == []
+
+
+def test_the_report_draws_a_measurement(where):
+    """One point without a model or batch: the page is written, with the command above its timeline."""
+    call(*python(THREE_LINES))
+    done = subprocess.run(
+        [sys.executable, "-m", "wattflow.cli", "report", "out"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = Path(done.stdout.strip()).read_text()
+    assert "Power of point" in page
+
+
+def test_status_knows_a_measurement_and_resume_refuses_it(where):
+    """It is done; no submit, resume or run can send a command as if it were a grid's point."""
+    call("true")
+    words = [sys.executable, "-m", "wattflow.cli"]
+    done = subprocess.run([*words, "status", "out"], capture_output=True, text=True, check=True)
+    assert "1 done" in done.stderr
+    done = subprocess.run([*words, "resume", "out"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "holds a measurement" in done.stderr
+    with pytest.raises(RefusedError):
+        SweepDir(Path("out")).refuse_measurement()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("power.meter", "meter=simulated", "power.meter=x", "power.none=1"),
+        *("power.poll_ms=1", "power.poll_ms=x", "power.host=1"),
+    ],
+)
+def test_a_wrong_setting_is_refused(word):
+    """An unknown key, a wrong type, a value out of range: before anything is started."""
+    with pytest.raises(RefusedError):
+        measure.power_settings([word])
+
+
+def test_settings_are_those_of_a_sweeps_config():
+    """Each power.* key with its type."""
+    words = ["power.meter=nvml", "power.poll_ms=20", "power.copy_s=2", "power.host=false"]
+    assert measure.power_settings(words) == Power(meter="nvml", poll_ms=20, copy_s=2.0, host=False)
+
+
+# --- places in Slurm ---
+
+
+def test_several_tasks_of_a_node_are_refused():
+    """Each would measure all GPUs of the node, which bills them several times."""
+    with pytest.raises(RefusedError, match="one `wattflow measure` a node"):
+        measure.Place.of(
+            {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
+        )
+
+
+def test_a_batch_script_without_a_step_is_one_node():
+    """Outside srun the job's other nodes run nothing of the command."""
+    place = measure.Place.of(
+        {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NTASKS": "2", "SLURM_NODEID": "0"}
+    )
+    assert (place.nodes, place.task, place.job["job_id"]) == (1, 0, "7")
+
+
+def test_a_part_that_is_none_of_ours_is_damaged(where):
+    """A foreign JSON among the parts costs the attempt, by name."""
+    call("true")
+    (attempt,) = SweepDir(Path("out").absolute()).attempts(measure.point_id(["true"]))
+    (attempt.path / "timings" / "x.json").write_text("[1]")
+    with pytest.raises(DamagedError, match="none of ours"):
+        attempt.read_record()
+
+
+# --- GPUs: the fake driver, whose joules are known ---
+
+
+def truth(folder, node="n1"):
+    """What the curves hold in the measured window, by GPU."""
+    (attempt,) = Path(folder).glob("points/*/attempt-1")
+    rows = read_table(attempt / "timings" / f"{node}.parquet", SPAN).to_pylist()
+    rows = [r for r in rows if r["phase"] not in ("load", "outside")]
+    start_ns, end_ns = min(r["start_ns"] for r in rows), max(r["end_ns"] for r in rows)
+    return {r["gpu_uuid"]: curves.curve(r["gpu_uuid"]).joules(start_ns, end_ns) for r in rows}
+
+
+def joules(folder):
+    """The measured joules by GPU, in the window."""
+    out = {}
+    for phase in open_sweep(Path(folder)).phases.to_dicts():
+        if phase["phase"] not in ("load", "outside"):
+            out[phase["gpu_uuid"]] = out.get(phase["gpu_uuid"], 0.0) + phase["energy_j"]
+    return out
+
+
+@pytest.fixture
+def gpus(where, nvml_path, monkeypatch):
+    """Four fake GPUs without a process."""
+    monkeypatch.setenv("FAKE_NVML_GPUS", "4")
+    monkeypatch.setenv("FAKE_NVML_PROCESSES", "0")
+
+
+@pytest.mark.fake_nvml
+def test_joules_are_the_curves_on_half_of_the_nodes_gpus(gpus, monkeypatch):
+    """GPUs 2 and 3 are the command's: theirs alone are measured, an idle one too, each with its joules to 0.5 %."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    done = call(*python(THREE_LINES), options=["--set", "power.meter=nvml"])
+    expected = truth("out")
+    assert set(expected) == {curves.uuid("n1", 2), curves.uuid("n1", 3)}
+    found = joules("out")
+    for uuid, true_j in expected.items():
+        assert found[uuid] == pytest.approx(true_j, rel=0.005)
+        assert f"{uuid}  {found[uuid]:.1f} J" in done.stderr
+    assert row()["energy_j"] == pytest.approx(sum(expected.values()), rel=0.005)
+    assert row()["gpus"] == 2
+    assert row()["valid"], row()["reasons"]
+    assert len(list(Path("out").glob("points/*/attempt-1/traces/*.parquet"))) == 2
+
+
+@pytest.mark.fake_nvml
+def test_two_at_once_on_different_gpus(gpus, monkeypatch):
+    """Each measures its own GPU; neither sees the other's."""
+    running = []
+    for gpu in ("0", "1"):
+        words = [*MEASURE, "--out", gpu, "--set", "power.meter=nvml", "--", *python(THREE_LINES)]
+        running.append(subprocess.Popen(words, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu}))
+    assert [one.wait(timeout=60) for one in running] == [0, 0]
+    for gpu in ("0", "1"):
+        expected = truth(gpu)
+        assert set(expected) == {curves.uuid("n1", int(gpu))}
+        assert row(gpu)["energy_j"] == pytest.approx(sum(expected.values()), rel=0.005)
+        assert row(gpu)["valid"], row(gpu)["reasons"]
+
+
+@pytest.mark.fake_nvml
+def test_the_commands_own_processes_on_the_gpu_are_expected(gpus, where, monkeypatch):
+    """A process of the command that still holds the GPU at the end, a daemon of its own, is no other process."""
+    pids = where / "pids"
+    pids.touch()
+    monkeypatch.setenv("FAKE_NVML_PIDS", str(pids))
+    code = (
+        "import subprocess\n"
+        "daemon = subprocess.Popen(['sleep', '5'], start_new_session=True)\n"
+        f"open({str(pids)!r}, 'w').write(str(daemon.pid))\n"
+    )
+    call(*python(code), options=["--set", "power.meter=nvml"])
+    os.kill(int(pids.read_text()), signal.SIGKILL)
+    assert "other_process" not in row()["reasons"]
+    (trace, *_) = Path("out").glob("points/*/attempt-1/traces/*.parquet")
+    counts = read_table(trace, TRACE)["processes"].drop_null().to_pylist()
+    assert counts == [0, 0]
+
+
+@pytest.mark.fake_nvml
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_stranger_on_the_gpu_is_told(gpus, where, monkeypatch, when):
+    """A process that held the GPU at the start, or one that came and is not of the command: the row does not count."""
+    stranger = subprocess.Popen(["sleep", "60"])
+    pids = where / "pids"
+    pids.write_text(str(stranger.pid) if when == "before" else "")
+    monkeypatch.setenv("FAKE_NVML_PIDS", str(pids))
+    try:
+        call("sh", "-c", f"echo {stranger.pid} >{pids}", options=["--set", "power.meter=nvml"])
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert "other_process" in row()["reasons"]
+    assert not row()["valid"]
