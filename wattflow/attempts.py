@@ -258,8 +258,10 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     if devices:
         phases = _joules(row, devices, reasons)
         _samples(row, devices, reasons)
+        # the meter of a measured command leaves the command's own processes out of its count
+        counted = [] if "measure" in record else record["ranks"]
         found, doubts = conditions.of_window(
-            devices, record["ranks"], row["control_power_limit_w"], row["control_sm_clock_mhz"]
+            devices, counted, row["control_power_limit_w"], row["control_sm_clock_mhz"]
         )
         row.update(found)
         reasons += doubts

@@ -191,7 +191,8 @@ def pieces(spans: Iterable[Told], start_ns: int, end_ns: int) -> list[Piece]:
         if one.end_ns >= start_ns and one.start_ns <= end_ns
     ]
     within = [one for one in known if one.phase not in AROUND]
-    if not any(one.end_ns > one.start_ns for one in within):
+    made = _merged(_stretches(within))
+    if not made:
         return [
             Piece(
                 COMMAND,
@@ -201,12 +202,11 @@ def pieces(spans: Iterable[Told], start_ns: int, end_ns: int) -> list[Piece]:
                 known_sum(one.tokens_out for one in known),
             )
         ]
-    window = min(one.start_ns for one in within), max(one.end_ns for one in within)
     around = [one for one in known if one.phase in AROUND]
     return [
-        *_outside(_stretches(around), start_ns, window[0]),
-        *_with_tokens(_merged(_stretches(within)), within),
-        *_outside(_stretches(around), window[1], end_ns),
+        *_outside(_stretches(around), start_ns, made[0].start_ns),
+        *_with_tokens(made, within),
+        *_outside(_stretches(around), made[-1].end_ns, end_ns),
     ]
 
 
