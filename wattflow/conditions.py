@@ -65,7 +65,7 @@ def of_window(
 ) -> tuple[Row, list[str]]:
     """Columns of the attempt's row, null where no sensor told them, and codes of what is doubtful.
 
-    `ranks` are the job's own, of which each is a process on its GPU, `asked_w` and `asked_mhz` what control.* asks of each GPU.
+    `ranks` are the job's own, each a process on its GPU; `asked_w` and `asked_mhz` what control.* asks of each GPU.
     """
     row: Row = {}
     reasons: list[str] = []
