@@ -3,7 +3,7 @@
     python tests/benchmarks/measure.py [CALLS]
 
 Prints a Markdown table with a bare interpreter as the yardstick of the machine, and fails where the goal of 1 s for
-start and stop together is missed. The simulated meter has no driver to open: on a GPU tests/gpu/measure.py tells the same.
+start and stop together is missed. The simulated meter has no driver to open; tests/gpu/measure.py tells it on a GPU.
 """
 
 import statistics
