@@ -64,6 +64,13 @@ def test_gpu_hours_count_every_shard():
     assert past.sum(points) == estimate.Sum(4.0, 2.0, 2, 0, 1, 1)
 
 
+def test_simulated_joules_stay_marked():
+    """One simulated attempt among those that an estimate rests on marks it; the time is real."""
+    past = Past([Seen(work(), 10.0, 100.0), Seen(work(), 10.0, 100.0, simulated=True)])
+    assert past.sum([work()]).simulated
+    assert not Past([Seen(work(), 10.0, 100.0)]).sum([work()]).simulated
+
+
 def test_collected_results_tell_time_and_joules(tmp_path):
     """An attempt of 60 s by its record, at 70 W in all of its phases; one that failed tells nothing."""
     points = [choices(seed=1), choices(seed=2)]
@@ -77,3 +84,13 @@ def test_collected_results_tell_time_and_joules(tmp_path):
     assert seen.choices == points[0]
     assert seen.seconds == pytest.approx(60.0)
     assert seen.energy_j == pytest.approx(70.0 * (made.before_s + made.window_s), rel=0.01)
+
+
+def test_simulated_joules_of_a_collected_sweep_are_told_so(tmp_path):
+    """The results' own column says it."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "s", [point])
+    made = Made([Gpu("host-node1")], source="simulated", boundary="host")
+    make_attempt(sweep, point, made)
+    collect.collect(sweep)
+    assert [seen.simulated for seen in estimate.collected(sweep)] == [True]

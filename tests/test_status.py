@@ -523,6 +523,19 @@ def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_p
     )
 
 
+def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
+    """So are the joules so far."""
+    made = sent(tmp_path, 2)
+    submit.keep(made)
+    node = {"node": "node1", "source": "simulated", "energy_j": 3.6e6}
+    times = {"started_ns": 1_000_000_000, "ended_ns": 2_000_000_000}
+    attempt(made, 0, "finished", "101_0", nodes=[node], **times)
+    fake.queue(f"101_1|PENDING|None|{name_of(made)}")
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    assert "~3,600,000 J (~1 kWh)" in told
+    assert "and ~1 kWh for 1 points" in told
+
+
 def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake, tmp_path):
     """No number is made up."""
     made = sent(tmp_path, 2)

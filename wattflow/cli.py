@@ -191,7 +191,8 @@ def _told_expected(expected: dict[str, Any], time_min: int | None) -> str:
     known = expected["same"] + expected["shape"]
     if not known:
         return "time unknown: no finished point of this shape was collected in sweeps_dir"
-    energy = "" if expected["energy_kwh"] is None else f", {expected['energy_kwh']:.3g} kWh"
+    mark = "~" if expected["simulated"] else ""
+    energy = "" if expected["energy_kwh"] is None else f", {mark}{expected['energy_kwh']:.3g} kWh"
     told = (
         f"estimate: {expected['gpu_hours']:.3g} GPU-hours{energy}; {expected['same']} points by finished ones with "
         f"the same choices, {expected['shape']} by their shape's time a step"
@@ -491,7 +492,8 @@ def _say_left(left: Any) -> None:
         why = "no point like them has finished" if left.attempts else "no point has finished"
         _talk(f"left: {left.unknown} points, for how long is unknown: {why}")
         return
-    energy = "" if left.energy_kwh is None else f" and {left.energy_kwh:.3g} kWh"
+    mark = "~" if left.simulated else ""
+    energy = "" if left.energy_kwh is None else f" and {mark}{left.energy_kwh:.3g} kWh"
     unknown = f"; {left.unknown} points are unknown and not in it" if left.unknown else ""
     _talk(
         f"left, an estimate: {left.gpu_hours:.3g} GPU-hours{energy} for {known} points; {left.same} by the mean of "

@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -42,6 +42,7 @@ class Seen:
     choices: Choices
     seconds: float
     energy_j: float | None
+    simulated: bool = False  # joules that are arithmetic, not measured
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Sum:
     shape: int  # by attempts of the same shape
     unknown: int
     attempts: int  # finished ones that all this rests on
+    simulated: bool = False  # whether joules of any of those are
 
 
 class Past:
@@ -72,8 +74,10 @@ class Past:
         same: dict[str, list[tuple[float, float | None]]] = defaultdict(list)  # s, J
         shape: dict[str, list[tuple[float, float | None]]] = defaultdict(list)  # s a step, W
         self.attempts = 0
+        self.simulated = False
         for one in seen:
             self.attempts += 1
+            self.simulated |= one.simulated
             same[_work(one.choices)].append((one.seconds, one.energy_j))
             busy_s = max(0.0, one.seconds - _waits_s(one.choices))
             power_w = None if one.energy_j is None else one.energy_j / one.seconds
@@ -83,6 +87,8 @@ class Past:
 
     def expect(self, choices: Choices) -> Expected | None:
         """What a point should take; null where nothing like it has finished."""
+        if not self.attempts:
+            return None
         if (same := self._same.get(_work(choices))) is not None:
             return Expected(*same, "same")
         if (shape := self._shape.get(_shape(choices))) is not None:
@@ -93,7 +99,10 @@ class Past:
 
     def sum(self, points: Iterable[Choices]) -> Sum:
         """What these points should take together."""
-        told = [(choices["shards"], self.expect(choices)) for choices in points]
+        return self.add_up([(choices["shards"], self.expect(choices)) for choices in points])
+
+    def add_up(self, told: Sequence[tuple[int, Expected | None]]) -> Sum:
+        """What points on so many GPUs each should take together."""
         known = [(gpus, one) for gpus, one in told if one is not None]
         joules = [one.energy_j for _, one in known]
         energy_j = None if None in joules else sum(j for j in joules if j is not None)
@@ -104,6 +113,7 @@ class Past:
             shape=sum(one.how == "shape" for _, one in known),
             unknown=len(told) - len(known),
             attempts=self.attempts,
+            simulated=self.simulated,
         )
 
 
@@ -146,7 +156,7 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
 
     With `like`, only those of such a (model.name, shards).
     """
-    names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j"]
+    names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j", "simulated"]
     try:
         with pq.ParquetFile(sweep.points_path) as file:
             rows = file.read(columns=names, use_threads=False).to_pylist()
@@ -162,7 +172,12 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
         grid = read_table(sweep.grid_path, GRID)
         told = dict(zip(grid["point_id"].to_pylist(), grid["choices"].to_pylist(), strict=True))
         return [
-            Seen(json.loads(told[row["point_id"]]), float(row["attempt_s"]), row["job_energy_j"])
+            Seen(
+                json.loads(told[row["point_id"]]),
+                float(row["attempt_s"]),
+                row["job_energy_j"],
+                bool(row["simulated"]),
+            )
             for row in wanted
         ]
     except (OSError, pa.ArrowException, DamagedError, LookupError, TypeError, ValueError):

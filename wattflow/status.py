@@ -461,7 +461,7 @@ def left(sweep: SweepDir, rows: Iterable[Row]) -> estimate.Sum:
     told = zip(grid["point_id"].to_pylist(), grid["choices"].to_pylist(), strict=True)
     choices = {point_id: json.loads(text) for point_id, text in told}
     past = estimate.Past(
-        estimate.Seen(choices[row.point_id], row.seconds, row.energy_j)
+        estimate.Seen(choices[row.point_id], row.seconds, row.energy_j, row.simulated)
         for row in rows
         if row.state == "done" and row.seconds
     )

@@ -336,10 +336,11 @@ def _expected(
     shape: Shape, choices: dict[str, dict[str, Any]], past: estimate.Past
 ) -> dict[str, Any]:
     """What a shape should take: GPU-hours and kWh of its known points, and the minutes of its longest known task."""
+    gpus = shape.nodes * shape.ranks_per_node
     by_task = [[past.expect(choices[point_id]) for point_id in task] for task in shape.tasks]
     known = [sum(one.seconds for one in task if one) for task in by_task if None not in task]
     return {
-        **asdict(past.sum(choices[point_id] for point_id in shape.point_ids)),
+        **asdict(past.add_up([(gpus, one) for task in by_task for one in task])),
         "longest_task_min": max(known) / 60.0 if known else None,
     }
 
