@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -111,3 +112,37 @@ def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path
         assert "hung: nothing moved" in json.loads(attempt.error_path(rank).read_text())["error"]
     collected = attempts.collect_attempt(attempt, record["choices"])
     assert collected.point["reasons"] == ["hung"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_in_a_collective_for_a_frozen_one_is_ended(tmp_path: Path):
+    """Rank 1 is frozen in the middle of generation: rank 0's stack shows the collective in which it waited in vain."""
+    words = [
+        *("model=tiny", "engine.device=cpu", "precision=fp32", "power.meter=simulated"),
+        *("power.idle_s=0", "n_prompts=64", "batch_size=1", "dataset.template=plain"),
+        *("max_gen_len=64", "shards=2", "sweep.hang_s=10", "sweep=frozen"),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wattflow.cli", "run", *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "batches" in line:
+                break
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        (frozen,) = [
+            pid for pid in children if '"rank": 1' in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+        os.kill(int(frozen), signal.SIGSTOP)
+        running.communicate(timeout=120)
+        assert running.returncode == 1
+    sweep = SweepDir(tmp_path / "sweeps" / "frozen")
+    (row,) = status.states(sweep)
+    assert "hung: nothing moved for 10 s in batches" in str(row.reason)
+    (attempt,) = sweep.attempts(row.point_id)
+    assert "all_reduce" in (attempt.logs / "rank0.log").read_text()

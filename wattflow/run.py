@@ -760,17 +760,20 @@ def _follow(rank0: subprocess.Popen[str], point_id: str, report: PointProgress) 
 
 
 def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
-    """The exit codes of all ranks; those that outlive rank 0 by 5 s are ended."""
+    """The exit codes of all ranks; those that outlive rank 0 by 5 s are ended, and have -SIGTERM however they end."""
     deadline = time.monotonic() + 5.0
+    outlived: set[int] = set()
     for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
         for rank in ranks:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 rank.wait(timeout=max(0.0, deadline - time.monotonic()))
         for rank in ranks:
             if rank.poll() is None:
+                outlived.add(rank.pid)
                 end(rank)
         deadline = time.monotonic() + 5.0
-    return [rank.wait() for rank in ranks]
+    codes = [(rank.wait(), rank.pid) for rank in ranks]
+    return [-signal.SIGTERM if pid in outlived else code for code, pid in codes]
 
 
 def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> None:
