@@ -27,8 +27,9 @@ PROC=/proc
 SMI_TIMEOUT_S=30
 LOCK_TIMEOUT_S=90 # longer than an nvidia-smi that hangs is let live
 
-# Root's processes of these names set GPUs' limits or share GPUs: EAR, GEOPM, CUDA MPS (names are cut at 15 characters).
-CONTROLLERS='eard|geopmd|nvidia-cuda-mps'
+# Root's processes of these names set GPUs' limits (EAR, GEOPM), or share GPUs out (CUDA MPS, cut at 15 characters).
+CONTROLLERS='eard|geopmd'
+SHARERS='nvidia-cuda-mps'
 
 UUID='GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
 WATTS='[0-9]{1,4}\.[0-9]{2}'
@@ -149,6 +150,7 @@ read_gpus() {
   GPUS=() UUID_AT=() MIG=no
   table=$(smi --query-gpu=$fields --format=csv,noheader,nounits) && [ -n "$table" ] || return 1
   while IFS= read -r line; do
+    [[ $line != WARNING:* ]] || continue # as of a damaged infoROM, after the rows
     [[ $line =~ $row ]] || return 1
     set -- "${BASH_REMATCH[@]:1}"
     GPUS+=("$1")
@@ -197,18 +199,24 @@ read_mine() {
   WHY=
 }
 
-# Whether another program holds the control of this node's GPUs, or shares them out; WHY tells which.
-controlled() {
+# Whether root runs a process of one of the names, which is then in WHY. A user's of that name is not minded: nobody can
+# keep caps from the others.
+runs() { # NAMES, JOINED BY |
   local file name uid
-  WHY="the admin declares that $OTHER controls the power here"
-  [ "$OTHER" = none ] || return 0
   while IFS= read -r file; do
     uid=$(awk '$1 == "Uid:" { print $2 }' "${file%/comm}/status" 2>/dev/null)
     name=$(cat "$file" 2>/dev/null)
-    [[ $name =~ ^($CONTROLLERS)$ ]] || continue
-    WHY="$name runs here and controls or shares the GPUs"
-    [ "$uid" != 0 ] || return 0
-  done < <(grep -lsxE "$CONTROLLERS" "$PROC"/[0-9]*/comm /dev/null)
+    WHY="$name runs here"
+    [ "$uid" != 0 ] || [[ ! $name =~ ^($1)$ ]] || return 0
+  done < <(grep -lsxE "$1" "$PROC"/[0-9]*/comm /dev/null)
+  return 1
+}
+
+# Whether another program holds the control of this node's GPUs; WHY tells which.
+controlled() {
+  WHY="the admin declares that $OTHER controls the power here"
+  [ "$OTHER" = none ] || return 0
+  ! runs "$CONTROLLERS" || return 0
   WHY=
   return 1
 }
@@ -219,6 +227,7 @@ shared() {
   local file uuid text
   WHY='the job has a part of a GPU (MPS)'
   [ -z "${CUDA_MPS_ACTIVE_THREAD_PERCENTAGE+set}" ] || return 0
+  ! runs "$SHARERS" || return 0
   for file in "$NOTES"/[0-9]*; do
     [ "$file" != "$NOTES/$JOB" ] || continue
     text=$(<"$file") || continue

@@ -1,5 +1,6 @@
 """The power-cap prolog and epilog, run as root as slurmd runs them, over a fake nvidia-smi whose limits outlive it."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from caps import SLURM, Node, install, run
+from cap_nodes import SLURM, Node, install, run
 
 pytest_plugins = ("fake_nvml.fixtures",)
 pytestmark = [
@@ -231,6 +232,15 @@ def test_a_part_of_a_gpu_by_mps_is_refused(node):
     assert "MPS" in str(node.note(1))
 
 
+def test_an_mps_that_root_runs_refuses_caps_and_not_the_baseline(node):
+    """It shares GPUs out, and sets no limit of theirs."""
+    node.process(77, "nvidia-cuda-mps", uid=0)
+    node.set_limits(350, 350)
+    run(node, "prolog", constraint="wf_cap300")
+    assert_clean(node)
+    assert str(node.note(1)).endswith("nvidia-cuda-mps runs here")
+
+
 def test_a_gpu_that_another_job_has_too_is_refused(node):
     """As gres/shard lets it, of which a prolog sees nothing; the other job may have no cap itself."""
     run(node, "prolog", 1, "0,1")
@@ -246,7 +256,7 @@ def test_a_job_that_comes_to_a_capped_gpu_frees_it(node):
     assert_clean(node)
 
 
-@pytest.mark.parametrize("name", ["eard", "geopmd", "nvidia-cuda-mps"])
+@pytest.mark.parametrize("name", ["eard", "geopmd"])
 def test_another_controllers_daemon_keeps_all_hands_off(name, node):
     """No cap, and no baseline either: the limits are that daemon's."""
     node.process(77, name, uid=0)
@@ -538,6 +548,21 @@ def test_an_nvidia_smi_that_outlives_its_prolog_leaks_no_cap(node):
     assert run(node, "epilog", 1, "0").returncode == 0
     time.sleep(2)
     assert_clean(node)
+
+
+@pytest.mark.parametrize("action", ["prolog", "epilog", "boot"])
+def test_one_that_hangs_for_ever_is_not_waited_for_for_ever(action, node):
+    """Another's nvidia-smi holds the lock: the baseline cannot be put back safely, so the node drains."""
+    leave_cap(node)
+    text = node.library.read_text()
+    node.library.write_text(text.replace("LOCK_TIMEOUT_S=90", "LOCK_TIMEOUT_S=0.2"))
+    folder = os.open(node.path / "journal", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        assert run(node, action).returncode == 1
+    finally:
+        os.close(folder)
+    assert len(node.journal()) == 2
 
 
 @pytest.mark.parametrize("found", [(700, 700, 700, 700), (300, 400, 500, 650)])

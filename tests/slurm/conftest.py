@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from caps import Node, install
+from cap_nodes import Node, install
 
 SCRIPTS = Path(__file__).parents[2] / "slurm" / "testcluster"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caps import Node, run
+from cap_nodes import Node, run
 from slurm_sweeps import until
 
 pytest_plugins = ("fake_nvml.fixtures",)
