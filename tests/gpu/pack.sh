@@ -7,6 +7,7 @@
 #   slurm.tgz   a Slurm that runs from any folder (slurm/testcluster/pack.sh)
 #   data/       GSM8K's test questions and LLaMA's tokenizer
 #   zeus/       Zeus and what it imports, for joules.py: the wheels of PYTHON_THERE (3.12)
+#   transformers/   transformers as wheels with what it imports, for measure.py; where WITH_TRANSFORMERS=1 asks for its 25 MiB
 #   smollm2-values.npy       a million values of SmolLM2's matrices, where WATTFLOW_SMOLLM2 names its folder
 #   checkout.tgz, commit     what is committed, so that a run measures that and no half-done edit
 #
@@ -47,6 +48,15 @@ mkdir -p "$work/zeus-there"
 for wheel in "$work"/zeus/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "$work/zeus-there"; done
 rm -rf "$OUT/zeus" "$work/zeus-there"/{docs,examples,tests,zeusd}
 mv "$work/zeus-there" "$OUT/zeus"
+
+rm -rf "$OUT/transformers"
+if [ "${WITH_TRANSFORMERS:-0}" = 1 ]; then
+  "$PYTHON" -m pip download --quiet --only-binary=:all: --python-version "${PYTHON_THERE:-3.12}" --dest "$work/transformers" \
+    "transformers==$("$PYTHON" -c 'import importlib.metadata as m; print(m.version("transformers"))')"
+  # numpy is there; hf-xet fetches files, of which there are none
+  rm -f "$work"/transformers/{numpy,hf_xet}-*.whl
+  mv "$work/transformers" "$OUT/transformers"
+fi
 
 if [ -n "${WATTFLOW_SMOLLM2:-}" ]; then
   "$PYTHON" - "$WATTFLOW_SMOLLM2/model.safetensors" "$OUT/smollm2-values.npy" <<'EOF'
