@@ -14,9 +14,9 @@ LAYERS = [
     {"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
     {"engine", "power"},
     {
-        *{"measure", "grid", "submit", "run", "status", "collect", "report", "doctor"},
+        *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
-        *{"estimate", "watchdog"},
+        *{"estimate", "watchdog", "measurement", "provenance"},
         *{"caps", "conditions"},
     },
     {"cli"},
@@ -28,15 +28,17 @@ STAGE_IMPORTS = {
     "journal": {"process"},
     "slurm": set(),
     "process": set(),
+    "provenance": set(),
     "heartbeat": {"process"},
     "watchdog": set(),
-    "run": {"heartbeat", "process", "slurm", "watchdog"},
+    "run": {"heartbeat", "process", "provenance", "slurm", "watchdog"},
     "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
     "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
     "attempts": {"conditions"},
     "estimate": set(),
     "collect": {"attempts"},
-    "measure": {"run", "collect", "process"},  # run: what every record tells of versions
+    "measure": {"measurement", "process"},
+    "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
     "results": {"figures", "caps"},
     "report": {"caps", "results", "figures"},
 }

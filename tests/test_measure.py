@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fake_nvml import curves
 
-from wattflow import measure, open_sweep
+from wattflow import measure, measurement, open_sweep
 from wattflow.config import Power
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN, TRACE
@@ -365,7 +365,7 @@ def test_signals_go_to_the_commands_process_group(where, signum):
 def test_a_signal_before_the_command_starts_ends_measure_alone(where):
     """The command is never run, no sidecar is left, and the record says what happened."""
     process = subprocess.Popen(
-        [*MEASURE, "--out", "out", *SEVENTY_W, "--", "touch", "ran"],
+        [*MEASURE, "--out", "out", *SEVENTY_W, "--set", "power.poll_ms=3000", "--", "touch", "ran"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -560,7 +560,7 @@ def test_a_batch_script_without_a_step_is_one_node():
 def test_a_part_that_is_none_of_ours_is_damaged(where):
     """A foreign JSON among the parts costs the attempt, by name."""
     call("true")
-    (attempt,) = SweepDir(Path("out").absolute()).attempts(measure.point_id(["true"]))
+    (attempt,) = SweepDir(Path("out").absolute()).attempts(measurement.point_id(["true"]))
     (attempt.path / "timings" / "x.json").write_text("[1]")
     with pytest.raises(DamagedError, match="none of ours"):
         attempt.read_record()

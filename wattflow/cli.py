@@ -804,11 +804,12 @@ def measure(
         tokens_key=tokens_key,
     )
     outcome = stage.measure(asked, lambda text: _talk(f"wattflow: {text}"))
-    for line in stage.summary(outcome):
+    for line in outcome.lines:
         _talk(f"wattflow: {line}")
-    if outcome.error is None and outcome.nodes == 1:
-        _talk(f"wattflow: `wattflow report {_shown(outcome.sweep.path)}` draws it.")
-    raise typer.Exit(outcome.exit_code)
+    if outcome.complete:
+        _talk(f"wattflow: `wattflow report {_shown(outcome.folder)}` draws it.")
+    sys.stderr.flush()
+    os._exit(outcome.exit_code)  # the caller waits, and taking pyarrow down takes 0.1 s
 
 
 @app.command()

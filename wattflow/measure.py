@@ -2,17 +2,18 @@
 
     wattflow measure [--out DIR] -- CMD ...
 
-    claim -> sidecar ready -> the command, its spans told by itself (wattflow.told) -> sidecar closed -> part -> record
+    sidecar warm -> directory (wattflow.measurement) -> sidecar ready -> the command, which tells its spans
+        (wattflow.told) -> sidecar closed -> spans, part, record
 
-In a Slurm step over several nodes there is one `measure` a node. Task 0 makes the directory and its record; each node
-adds its traces, spans and part (timings/<node>.json), which belong to the record whenever it is read.
+In a Slurm step over several nodes there is one `measure` a node.
 
 Until the command starts, whatever is wrong ends `measure`, and the command is not run. From then on nothing that goes
 wrong with measuring touches the command, and its exit code is that of `measure`.
+
+This module loads nothing heavy: the sidecar is under way before pyarrow is, and both take their time at once.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -22,41 +23,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from wattflow.columns import PHASE, POINT, REASONS
-from wattflow.config import ID_VERSION, Power, check_value
-from wattflow.errors import CommandError, DamagedError, RefusedError, WattflowError
+from wattflow.config import Power, check_value
+from wattflow.errors import CommandError, RefusedError
 from wattflow.power.parent import Sidecar
 from wattflow.process import node_name
-from wattflow.schema import (
-    GRID,
-    SCHEMA_VERSION,
-    SPAN,
-    JobInfo,
-    NodeInfo,
-    Part,
-    Ready,
-    Record,
-)
-from wattflow.stream import read_table, write_table
-from wattflow.sweepdir import AttemptDir, SweepDir, read_json, write_json
-from wattflow.told import AROUND, ENVIRONMENT, OUTSIDE, Piece, known_sum, parse, pieces, tells
+from wattflow.told import ENVIRONMENT, known_sum
 
-JOIN_S = 120.0  # how long a node waits for task 0's record
+if TYPE_CHECKING:
+    from wattflow.schema import JobInfo
+
 STDOUT = "-"  # --tokens-json: the lines of the command's own output
 DRAIN_S = 0.5  # for the last lines of an output that a daemon may hold open
-RANKS_A_NODE = 1024  # a device's rank is its node's task times this, plus its place there
 PASSED_ON = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
     *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm tells of a time limit
 )
-_ABOUT = {"schema_version": str(SCHEMA_VERSION)}
 
 
 @dataclass(frozen=True)
@@ -72,13 +57,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a measurement ended: the exit code of the command, where its record lies, what could not be measured."""
+    """How a measurement ended: the exit code of the command, lines for a person, and what could not be measured."""
 
     exit_code: int
-    sweep: SweepDir
-    attempt: AttemptDir
-    nodes: int
-    error: str | None
+    folder: Path
+    lines: list[str]
+    complete: bool  # measured, and collected: not where other nodes have parts, too
 
 
 @dataclass(frozen=True)
@@ -88,7 +72,7 @@ class Place:
     node: str
     task: int
     nodes: int
-    job: JobInfo
+    job: "JobInfo"
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Place":
@@ -142,86 +126,6 @@ def _typed(word: str, text: str, default: object) -> object:
         except ValueError as error:
             raise RefusedError(f"--set {word}: {text!r} is no number.") from error
     return text
-
-
-# --- the directory --------------------------------------------------------------------------------
-
-
-def point_id(command: Sequence[str]) -> str:
-    """12 hex digits by which measurements of one command are attempts at one point."""
-    canonical = json.dumps([ID_VERSION, {"measure.command": list(command)}], separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _directory(asked: Asked, place: Place) -> SweepDir:
-    """Where the measurement goes: as asked, else a name of its own below ./sweeps, the same on all nodes of a step."""
-    if asked.out is not None:
-        return SweepDir(asked.out.expanduser().absolute())
-    name = f"measure-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    if place.nodes > 1:
-        name = f"measure-{place.job['job_id']}.{place.job['step']}"
-    return SweepDir.named("sweeps", name)
-
-
-def _make(sweep: SweepDir, asked: Asked, place: Place) -> AttemptDir:
-    """A new attempt in a directory that holds this command's point, or does so now; RefusedError for another's."""
-    mine = point_id(asked.command)
-    if sweep.measured_path.is_file():
-        held = read_json(sweep.measured_path)
-        if held.get("point_id") != mine:
-            raise RefusedError(
-                f"{sweep.path}: holds the measurement of another command ({' '.join(held['command'])}). Name another "
-                "folder with --out."
-            )
-    elif sweep.path.is_dir() and any(path.name[0] != "." for path in sweep.path.iterdir()):
-        raise RefusedError(
-            f"{sweep.path}: is not empty and holds no measurement. Name another --out."
-        )
-    sweep.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(sweep.measured_path, {"point_id": mine, "command": asked.command})
-    sweep.make()
-    choices = json.dumps(_choices(asked, place))
-    row = {"point_id": mine, "position": 0, "reason": None, "choices": choices}
-    table = pa.Table.from_pylist([row], schema=GRID).replace_schema_metadata(_ABOUT)
-    write_table(sweep.grid_path, table)
-    return sweep.claim_attempt(mine)
-
-
-def _choices(asked: Asked, place: Place) -> dict[str, object]:
-    """What was chosen, in the places that a sweep's choices have; the others are null in results."""
-    return {
-        "measure": {"command": asked.command},
-        "power": asdict(asked.power),
-        "cluster": {"name": place.job["cluster"], "accounting": True, "group_readable": False},
-    }
-
-
-def _join(sweep: SweepDir, asked: Asked, place: Place) -> AttemptDir:
-    """The attempt of this step, made by task 0, in which this node has no part yet; RefusedError if none comes."""
-    end = time.monotonic() + JOIN_S
-    while time.monotonic() < end:
-        for attempt in reversed(sweep.attempts(point_id(asked.command))):
-            with contextlib.suppress(FileNotFoundError, DamagedError):
-                if read_json(attempt.record_path).get("job") == place.job and _claim_part(
-                    attempt, place.node
-                ):
-                    return attempt
-        time.sleep(0.1)
-    raise RefusedError(
-        f"{sweep.path}: {place.node} waited {JOIN_S:g} s for task 0 of step {place.job['step']} to make it. It has to "
-        "measure the same command, and the folder to lie on a disk that all nodes see."
-    )
-
-
-def _claim_part(attempt: AttemptDir, node: str) -> bool:
-    """Whether this node's place in an attempt was free, and is now taken."""
-    try:
-        descriptor = os.open(attempt.part_path(node), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"status": "running"}, file)
-    return True
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -314,7 +218,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class _Ran:
+class Ran:
     """A command that has ended: its exit code as a shell says it, when it ran, and the tokens its output told."""
 
     exit_code: int
@@ -323,7 +227,7 @@ class _Ran:
     tokens_out: int | None
 
 
-def _run(asked: Asked, signals: _Signals, mark: Callable[[], None]) -> _Ran:
+def _run(asked: Asked, signals: _Signals, mark: Callable[[], None]) -> Ran:
     """Run the command to its end, its input and output untouched unless --tokens-json reads the output."""
     reads = asked.tokens_json == STDOUT
     with signals.starting() as tell_group:
@@ -345,7 +249,7 @@ def _run(asked: Asked, signals: _Signals, mark: Callable[[], None]) -> _Ran:
     process.returncode = code
     signals.close()
     tokens = None if output is None else output.tokens()
-    return _Ran(code if code >= 0 else 128 - code, start_ns, end_ns, tokens)
+    return Ran(code if code >= 0 else 128 - code, start_ns, end_ns, tokens)
 
 
 def _wait(pid: int, stopped: Callable[[], None]) -> int:
@@ -429,7 +333,7 @@ def _tokens_in_file(path: Path, key: str, start_ns: int) -> tuple[int | None, st
     return tokens, None if tokens is not None else f"{path}: no whole number at {key}."
 
 
-# --- the measurement ------------------------------------------------------------------------------
+# --- from start to end ----------------------------------------------------------------------------
 
 
 def measure(asked: Asked, warn: Callable[[str], None]) -> Outcome:
@@ -444,234 +348,45 @@ def measure(asked: Asked, warn: Callable[[str], None]) -> Outcome:
         )
     _check_command(asked.command)
     place = Place.of(os.environ)
-    sweep = _directory(asked, place)
     signals = _Signals()
-    if place.task == 0:
-        attempt = _make(sweep, asked, place)
-        _claim_part(attempt, place.node)
-    else:
-        attempt = _join(sweep, asked, place)
-    measuring = _Measuring(asked, place, attempt)
     base = os.environ.get("SLURM_TMPDIR")
-    try:
-        with tempfile.TemporaryDirectory(
+    with (
+        tempfile.TemporaryDirectory(
             prefix="wattflow-measure-", dir=base, ignore_cleanup_errors=True
-        ) as spool:
-            ran = measuring.run(Path(spool), signals, warn)
-    except BaseException as trouble:
-        measuring.close(trouble)
-        raise
-    error = measuring.error
-    if place.nodes == 1:
-        from wattflow.collect import collect  # noqa: PLC0415 (loaded while the sidecar started)
+        ) as spool,
+        Sidecar(asked.power, place.node, Path(spool)) as sidecar,
+    ):
+        told = Path(spool) / "spans.jsonl"
+        told.touch(mode=0o600)
+        os.environ[ENVIRONMENT] = str(told)  # the command's, and the sidecar's to know it by
+        sidecar.warm()
+        from wattflow.measurement import Measurement  # noqa: PLC0415 (pyarrow, while the sidecar starts)
 
+        measurement = Measurement(asked, place)
         try:
-            collect(sweep)
-        except (WattflowError, OSError, pa.ArrowException) as trouble:
-            error = error or str(trouble)
-    return Outcome(ran.exit_code, sweep, attempt, place.nodes, error)
+            measurement.open(sidecar)
+            ran = _run(asked, signals, sidecar.mark)
+        except BaseException as error:
+            measurement.close(
+                error, interrupted=isinstance(error, CommandError) and error.exit_code > 128
+            )
+            raise
+        tokens = _tokens(asked, place, ran, warn)
+        lines, complete = measurement.finish(sidecar, ran, told, tokens)
+    return Outcome(ran.exit_code, measurement.folder, lines, complete)
 
 
-def summary(outcome: Outcome) -> list[str]:
-    """Lines for a person: joules, watts, tokens and why there are none, then each device's joules in the window."""
-    if outcome.error is not None:
-        return [f"not measured: {outcome.error}"]
-    if outcome.nodes > 1:
-        return [f"this node's part is in {outcome.sweep.path}; `wattflow collect` merges all."]
-    (row,) = _rows(outcome.sweep.points_path, POINT, outcome.attempt)
-    mark = "~" if row["simulated"] else ""
-    about = [f"{row['duration_s']:.3f} s" if row["duration_s"] is not None else "no window"]
-    if row["energy_j"] is not None:
-        about += [f"{mark}{row['energy_j']:.1f} J", f"{mark}{row['power_w']:.1f} W"]
-    if row["tokens_kept"]:
-        about.append(f"{row['tokens_kept']} output tokens")
-    if row["energy_per_token_j"] is not None:
-        about.append(f"{mark}{row['energy_per_token_j']:.4g} J/token")
-    lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
-    devices: dict[str, list[float | None]] = {}
-    for phase in _rows(outcome.sweep.phases_path, PHASE, outcome.attempt):
-        if phase["phase"] not in (*AROUND, OUTSIDE):
-            devices.setdefault(phase["gpu_uuid"], []).append(phase["energy_j"])
-    for uuid, parts in devices.items():
-        known = [part for part in parts if part is not None]
-        joules = f"{mark}{sum(known):.1f} J" if len(known) == len(parts) else "no joules"
-        lines.append(f"  {uuid}  {joules}")
-    lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _SAID_OF_ALL]
-    return lines
-
-
-_SAID_OF_ALL = {"no_requests"}
-
-
-def _rows(path: Path, schema: pa.Schema, attempt: AttemptDir) -> list[dict[str, Any]]:
-    """The rows of one attempt in a table of results."""
-    table = read_table(path, schema)
-    return [row for row in table.to_pylist() if row["attempt"] == attempt.number]
-
-
-class _Measuring:
-    """One node's part in the measurement of a command."""
-
-    def __init__(self, asked: Asked, place: Place, attempt: AttemptDir) -> None:
-        self._asked, self._place, self._attempt = asked, place, attempt
-        self.error: str | None = None
-        self._part: Part = {
-            "schema_version": SCHEMA_VERSION,
-            "node": place.node,
-            "task": place.task,
-            "status": "running",
-            "error": None,
-            "exit_code": None,
-            "ranks": [],
-            "nodes": [],
-            "tokens_out": None,
-            "bad_lines": 0,
-            "still_running": 0,
-        }
-        self._record: Record = {
-            "schema_version": SCHEMA_VERSION,
-            "point_id": attempt.point_id,
-            "attempt": attempt.number,
-            "status": "running",
-            "error": None,
-            "error_rank": None,
-            "started_ns": time.time_ns(),
-            "ended_ns": None,
-            "choices": _choices(asked, place),
-            "job": place.job,
-            "measure": {"command": asked.command, "nodes": place.nodes},
-        }
-
-    def _write_record(self) -> None:
-        if self._place.task == 0:
-            self._attempt.write_record(self._record)
-
-    def run(self, spool: Path, signals: _Signals, warn: Callable[[str], None]) -> _Ran:
-        """Start the sidecar, run the command, and write this node's part; raises only while the command has not run."""
-        self._write_record()
-        told_path = spool / "spans.jsonl"
-        told_path.touch(mode=0o600)
-        os.environ[ENVIRONMENT] = str(told_path)  # the command's, and the sidecar's to know it by
-        with (
-            Sidecar(self._asked.power, self._place.node, spool) as sidecar,
-            ThreadPoolExecutor(1) as beside,
-        ):
-            about = beside.submit(_about)
-            ready = sidecar.start(self._attempt)
-            self._record["versions"], self._record["git"] = about.result()
-            ran = _run(self._asked, signals, sidecar.mark)
-            try:
-                self._finish(ran, sidecar, ready, told_path, warn)
-            except (WattflowError, OSError, pa.ArrowException) as error:
-                self.error = str(error)
-                self.close(error)
-        return ran
-
-    def _finish(
-        self,
-        ran: _Ran,
-        sidecar: Sidecar,
-        ready: Ready,
-        told_path: Path,
-        warn: Callable[[str], None],
-    ) -> None:
-        """Write spans, part and record of a command that ran."""
-        self._part["exit_code"] = ran.exit_code
-        self._part["still_running"] = _still_running(told_path)
-        info = sidecar.stop()
-        self._part["tokens_out"] = self._tokens(ran, warn)
-        spans, self._part["bad_lines"] = parse(told_path.read_bytes().splitlines())
-        write_table(
-            self._attempt.spans_path(self._place.node),
-            _span_table(pieces(spans, ran.start_ns, ran.end_ns), self._place, info),
-        )
-        self._part["ranks"] = [
-            {
-                "rank": RANKS_A_NODE * self._place.task + i,
-                "node": self._place.node,
-                "local_rank": i,
-                "gpu_uuid": device["uuid"],
-                "device": device["name"],
-            }
-            for i, device in enumerate(ready["devices"])
-        ]
-        self._part["nodes"] = [info]
-        self._part["status"] = "finished"
-        write_json(self._attempt.part_path(self._place.node), self._part)
-        self._record["status"] = "finished"
-        self._record["ended_ns"] = time.time_ns()
-        self._record["ranks"] = self._part["ranks"]
-        self._record["nodes"] = self._part["nodes"]
-        self._write_record()
-
-    def _tokens(self, ran: _Ran, warn: Callable[[str], None]) -> int | None:
-        """The tokens by JSON: of the command's output, or of a file, which nodes may share and task 0 alone reads."""
-        asked = self._asked
-        if asked.tokens_json is None or asked.tokens_key is None:
-            return None
-        if asked.tokens_json == STDOUT:
-            if ran.tokens_out is None:
-                warn(f"no line of the output is JSON with a whole number at {asked.tokens_key}.")
-            return ran.tokens_out
-        if self._place.task != 0:
-            return None
-        tokens, why_not = _tokens_in_file(Path(asked.tokens_json), asked.tokens_key, ran.start_ns)
-        if why_not is not None:
-            warn(why_not)
-        return tokens
-
-    def close(self, error: BaseException) -> None:
-        """Keep why there is no measurement."""
-        ended = isinstance(error, CommandError) and error.exit_code > 128
-        self._part["status"] = self._record["status"] = "interrupted" if ended else "failed"
-        self._part["error"] = self._record["error"] = str(error) or type(error).__name__
-        self._record["error_rank"] = 0
-        self._record["ended_ns"] = time.time_ns()
-        with contextlib.suppress(OSError):  # the disk may be what failed
-            write_json(self._attempt.part_path(self._place.node), self._part)
-            self._write_record()
-
-
-def _about() -> tuple[dict[str, str], str | None]:
-    """Versions and commit for the record; while the sidecar starts it also loads what collects at the end."""
-    from wattflow import collect  # noqa: F401, PLC0415 (slow, and here nobody waits for it)
-    from wattflow.run import commit, versions  # noqa: PLC0415 (as above)
-
-    return versions(), commit()
-
-
-def _still_running(told_path: Path) -> int:
-    """How many processes of the command outlive it."""
-    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
-    mine = [pid for pid in pids if pid != os.getpid() and tells(pid, str(told_path))]
-    return sum(not _is_child(pid) for pid in mine)
-
-
-def _is_child(pid: int) -> bool:
-    """Whether a process is this one's own child, the sidecar, or on its way out."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return True
-    return words[0] == "Z" or int(words[1]) == os.getpid()
-
-
-def _span_table(found: Sequence[Piece], place: Place, info: NodeInfo) -> pa.Table:
-    """The spans of a node: each piece is one of every device, as it is not known which device it used."""
-    rows = [
-        {
-            "rank": RANKS_A_NODE * place.task + i,
-            "node": place.node,
-            "gpu_uuid": device["uuid"],
-            "phase": piece.phase,
-            "batch": None,
-            "start_ns": piece.start_ns,
-            "end_ns": piece.end_ns,
-            "tokens_in": piece.tokens_in,
-            "tokens_kept": piece.tokens_out,
-            "tokens_computed": None,
-        }
-        for piece in found
-        for i, device in enumerate(info["devices"])
-    ]
-    return pa.Table.from_pylist(rows, schema=SPAN).replace_schema_metadata(_ABOUT)
+def _tokens(asked: Asked, place: Place, ran: Ran, warn: Callable[[str], None]) -> int | None:
+    """The tokens by JSON: of the command's output, or of a file, which nodes may share and task 0 alone reads."""
+    if asked.tokens_json is None or asked.tokens_key is None:
+        return None
+    if asked.tokens_json == STDOUT:
+        if ran.tokens_out is None:
+            warn(f"no line of the output is JSON with a whole number at {asked.tokens_key}.")
+        return ran.tokens_out
+    if place.task != 0:
+        return None
+    tokens, why_not = _tokens_in_file(Path(asked.tokens_json), asked.tokens_key, ran.start_ns)
+    if why_not is not None:
+        warn(why_not)
+    return tokens

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -24,14 +23,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow import __version__, config, dataset, heartbeat, slurm, tokenizer
+from wattflow import config, dataset, heartbeat, slurm, tokenizer
 from wattflow.config import Config
 from wattflow.engine import reference
 from wattflow.engine.build import build
@@ -42,6 +40,7 @@ from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
 from wattflow.process import node_name
+from wattflow.provenance import commit, versions
 from wattflow.schema import (
     REQUEST,
     SCHEMA_VERSION,
@@ -370,33 +369,6 @@ def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> No
     record["reason"] = causes[0].get("reason") if causes else None
     record["ended_ns"] = time.time_ns()
     attempt.write_record(record)
-
-
-def versions() -> dict[str, str]:
-    """The versions of what measures and computes."""
-    found = {"wattflow": __version__, "python": platform.python_version()}
-    names = ("torch", "fairscale", "submitit", "hydra-core", "nvidia-ml-py", "pyarrow", "numpy")
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def commit() -> str | None:
-    """The commit of the checkout that runs, with -dirty where it was changed; null for an installed package."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 # --- one task -------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ rm -rf "$OUT/transformers"
 if [ "${WITH_TRANSFORMERS:-0}" = 1 ]; then
   "$PYTHON" -m pip download --quiet --only-binary=:all: --python-version "${PYTHON_THERE:-3.12}" --dest "$work/transformers" \
     "transformers==$("$PYTHON" -c 'import importlib.metadata as m; print(m.version("transformers"))')"
-  # numpy is there; hf-xet fetches files, of which there are none
-  rm -f "$work"/transformers/{numpy,hf_xet}-*.whl
+  # what wattflow needs is there, in the versions it wants; hf-xet fetches files, of which there are none
+  rm -f "$work"/transformers/{numpy,typer,click,rich,pygments,markdown_it_py,mdurl,shellingham,annotated_doc,hf_xet}-*.whl
   mv "$work/transformers" "$OUT/transformers"
 fi
 

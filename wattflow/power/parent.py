@@ -19,13 +19,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import wattflow
 from wattflow.config import Control, Power
 from wattflow.errors import PowerError
-from wattflow.schema import NodeInfo, Ready, SoFar
-from wattflow.sweepdir import AttemptDir
+
+if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
+    from wattflow.schema import NodeInfo, Ready, SoFar
+    from wattflow.sweepdir import AttemptDir
 
 MOST_FAILURES = 5  # restarts in a row that came to nothing
 STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
@@ -52,6 +54,7 @@ class Sidecar:
         self._changed = threading.Condition()
         self._watcher: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._warm: subprocess.Popen[bytes] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -81,7 +84,11 @@ class Sidecar:
         """How often the process was started again during this attempt."""
         return self._restarts
 
-    def start(self, attempt: AttemptDir) -> Ready:
+    def warm(self) -> None:
+        """Start the process before it is known where its traces will lie; `start` then waits that much less."""
+        self._warm = self._spawn(self._spool / "sidecar.log")
+
+    def start(self, attempt: "AttemptDir") -> "Ready":
         """Start recording; returns what is measured once the first sample of every device lies on disk.
 
         PowerError, with the log's path and last line, when that takes too long or the sidecar cannot measure.
@@ -110,7 +117,7 @@ class Sidecar:
         with self._changed:
             self._send(self._process, {"mark": True})
 
-    def so_far(self) -> SoFar | None:
+    def so_far(self) -> "SoFar | None":
         """What this node's devices took since the first sample, as told within the last seconds; null before that."""
         with self._changed:
             return self._so_far
@@ -122,7 +129,7 @@ class Sidecar:
         if lost is not None:
             raise PowerError(f"the sidecar of {self._node}: {lost} {self._log_says()}")
 
-    def stop(self) -> NodeInfo:
+    def stop(self) -> "NodeInfo":
         """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost."""
         with self._changed:
             if self._watcher is None or self._ready is None:
@@ -140,6 +147,11 @@ class Sidecar:
 
     def close(self) -> None:
         """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
+        if self._warm is not None:
+            self._warm.kill()
+            self._warm.wait()
+            _hang_up(self._warm)
+            self._warm = None
         if self._watcher is None:
             return
         with self._changed:
@@ -162,7 +174,7 @@ class Sidecar:
 
     # ---- the watching thread ----
 
-    def _watch(self, attempt: AttemptDir) -> None:
+    def _watch(self, attempt: "AttemptDir") -> None:
         """Keep a sidecar alive until its traces are closed.
 
         This thread starts each process and outlives it, since the kernel's parent-death signal follows the thread.
@@ -171,7 +183,7 @@ class Sidecar:
         while True:
             born_s = time.monotonic()
             try:
-                process = self._spawn()
+                process, self._warm = self._warm or self._spawn(self._log_path), None
             except OSError as error:
                 self._set_lost(f"could not be started ({error}).")
                 return
@@ -183,6 +195,7 @@ class Sidecar:
                     process,
                     {
                         "open": str(attempt.path),
+                        "log": str(self._log_path),
                         "point_id": attempt.point_id,
                         "attempt": attempt.number,
                     },
@@ -208,7 +221,7 @@ class Sidecar:
                 0.1 * (failures - 1)
             )  # the first restart is at once: the buffer holds 2.36 s
 
-    def _spawn(self) -> "subprocess.Popen[bytes]":
+    def _spawn(self, log_path: Path) -> "subprocess.Popen[bytes]":
         settings = {
             "node": self._node,
             "spool": str(self._spool),
@@ -227,7 +240,7 @@ class Sidecar:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        with self._log_path.open("ab") as log:
+        with log_path.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "wattflow.power.sidecar", json.dumps(settings)],
                 stdin=subprocess.PIPE,
@@ -255,7 +268,7 @@ class Sidecar:
                 self._changed.notify_all()
         return error
 
-    def _set_ready(self, ready: Ready) -> None:
+    def _set_ready(self, ready: "Ready") -> None:
         """Keep the first answer; a later one must measure the same things by the same sensor."""
         if self._ready is None:
             self._ready = ready
@@ -298,7 +311,7 @@ def _lines(stream: IO[bytes] | None) -> Iterator[dict[str, Any]]:
                 yield message
 
 
-def _measured(ready: Ready) -> str:
+def _measured(ready: "Ready") -> str:
     """What a sidecar measures, by which sensors."""
     host = ready.get("host")
     what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]

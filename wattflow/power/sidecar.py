@@ -4,7 +4,7 @@
 
 Its parent (wattflow.power.parent) speaks to it in JSON lines:
 
-    stdin   {"open": attempt path, "point_id": "...", "attempt": 1}     start the traces of an attempt
+    stdin   {"open": attempt path, "point_id": "...", "attempt": 1, "log": path}    start the traces of an attempt
             {"mark": true}                                              an edge of the measured window is now
             {"close": true}                                             end them
             end of file, or SIGTERM                                     end them and exit
@@ -494,6 +494,8 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
                     command = commands.wait(None) or {}
                     continue
                 attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])
+                if "log" in command:
+                    log_to(Path(command["log"]))
                 recording = Recording(settings, meter, host, controlled, attempt)
                 command = recording.run(commands, reply)
                 reply({"so_far": recording.finish()})
@@ -502,6 +504,13 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
             if held is not None:
                 held.release()
             meter.close()
+
+
+def log_to(path: Path) -> None:
+    """From now on stderr goes to this file, the attempt's; a sidecar may be started before there is one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
 
 
 def tell(message: dict[str, Any]) -> None:
@@ -528,4 +537,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # the parent waits, and taking the libraries down takes them 0.1 s

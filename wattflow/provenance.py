@@ -1,0 +1,36 @@
+"""What a record tells of the software that made it."""
+
+import contextlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from wattflow import __version__
+
+
+def versions() -> dict[str, str]:
+    """The versions of what measures and computes."""
+    found = {"wattflow": __version__, "python": platform.python_version()}
+    names = ("torch", "fairscale", "submitit", "hydra-core", "nvidia-ml-py", "pyarrow", "numpy")
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that runs, with -dirty where it was changed; null for an installed package."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
