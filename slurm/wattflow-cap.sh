@@ -420,7 +420,11 @@ epilog() {
 boot() {
   local uuid targets rc=0
   read_config || { say "$WHY." && return 1; }
-  open_journal || { say "$WHY." && return 1; }
+  open_journal
+  case $? in
+    1) say "$WHY." && rc=1 ;;
+    2) say "$WHY." && return 1 ;;
+  esac
   read_gpus || { say "nvidia-smi does not tell the limits." && return 1; }
   targets=("${GPUS[@]}")
   ! controlled || mapfile -t targets < <(journalled)
@@ -433,7 +437,7 @@ boot() {
 }
 
 check() {
-  local number uuid
+  local number uuid bounds
   read_config || { echo "refused: $WHY" && return 1; }
   echo "baseline $BASELINE_W W; allowed: $ALLOWED_W; by $SMI"
   ! controlled || echo "no cap is set: $WHY"
@@ -441,7 +445,9 @@ check() {
   map_numbers || echo "no cap is set: $WHY"
   for number in "${!UUID_OF[@]}"; do
     uuid=${UUID_OF[number]}
-    [ -z "$uuid" ] || echo "Slurm's GPU $number is $uuid; its limit is ${LIMIT[$uuid]%00} W"
+    [ -n "$uuid" ] || continue
+    bounds="from ${LEAST[$uuid]%00} to ${MOST[$uuid]%00} W"
+    echo "Slurm's GPU $number is $uuid; its limit is ${LIMIT[$uuid]%00} W, $bounds"
   done
   for uuid in $(journalled); do
     echo "$uuid may have a cap, of $(head -n 1 -- "$JOURNAL/$uuid")"

@@ -325,7 +325,7 @@ def test_check_tells_which_number_is_which_gpu(node):
     leave_cap(node)
     done = run(node, "check")
     assert done.returncode == 0
-    assert f"Slurm's GPU 0 is {node.uuid(0)}; its limit is 300 W" in done.stdout
+    assert f"Slurm's GPU 0 is {node.uuid(0)}; its limit is 300 W, from 200 to 700 W" in done.stdout
     assert f"{node.uuid(1)} may have a cap, of job 1" in done.stdout
     assert node.limits_w() == [300, 300, 500, 500]
 
@@ -358,7 +358,7 @@ def test_no_journal_no_cap(node):
 
 
 def test_a_journal_that_is_not_roots_is_refused(node):
-    """No cap; the baseline is put back all the same."""
+    """No cap; the baseline is put back all the same, at boot too, which tells."""
     journal = node.path / "journal"
     journal.mkdir()
     os.chown(journal, 1000, 1000)
@@ -366,6 +366,9 @@ def test_a_journal_that_is_not_roots_is_refused(node):
     assert run(node, "prolog", constraint="wf_cap300").returncode == 0
     assert_clean(node)
     assert "is not root's alone" in str(node.note(1))
+    node.set_limits(350, 350)
+    assert run(node, "boot").returncode == 1
+    assert_clean(node)
 
 
 def test_a_failed_restore_drains_and_keeps_the_journal(node):
@@ -448,13 +451,15 @@ def test_a_link_to_roots_nvidia_smi_is_followed_once(node):
     leave_cap(node)
 
 
-def test_the_shipped_config_is_understood(node):
-    """With the path of an nvidia-smi that exists."""
-    text = (SLURM / "cap.conf").read_text()
-    assert "nvidia_smi = /usr/bin/nvidia-smi\n" in text
-    node.config.write_text(text.replace("/usr/bin/nvidia-smi", str(node.smi)))
-    done = run(node, "check")
-    assert "baseline 700 W; allowed: 300 400 500 600" in done.stdout
+def test_the_shipped_config_is_taken_once_the_admin_has_filled_it_in(node):
+    """As it comes it sets nothing, since no baseline fits all boards."""
+    text = (SLURM / "cap.conf").read_text().replace("/usr/bin/nvidia-smi", str(node.smi))
+    node.config.write_text(text)
+    assert "cap.conf lacks " in run(node, "check").stdout
+    node.config.write_text(
+        text.replace("# baseline_w", "baseline_w").replace("# allow_w", "allow_w")
+    )
+    assert "baseline 700 W; allowed: 300 400 500 600" in run(node, "check").stdout
 
 
 # --- what is killed -------------------------------------------------------------------------------
