@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import typer.main
 from fake_nvml import curves
 
 from wattflow import measure, measurement, open_sweep
+from wattflow.cli import app
 from wattflow.config import Power
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN, TRACE
@@ -26,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 MEASURE = [sys.executable, "-m", "wattflow.cli", "measure"]
 SIMULATED = ["--set", "power.meter=simulated", "--set", "power.poll_ms=20"]
 SEVENTY_W = [*SIMULATED, "--set", "power.simulated_idle_w=70", "--set", "power.simulated_full_w=70"]
+
+
+UP = "import os, time; open('up', 'w').write(str(os.getpid())); time.sleep(60)"
 
 
 @pytest.fixture
@@ -125,14 +130,6 @@ def test_input_output_and_exit_code_are_the_commands_own(where):
     assert found["energy_j"] is not None
 
 
-def test_a_command_that_writes_nothing_is_measured(where):
-    """No output, no spans, no time to speak of: still a row, by samples on both sides."""
-    done = call("true")
-    assert done.stdout == ""
-    assert row()["status"] == "finished"
-    assert row()["energy_j"] >= 0
-
-
 def test_a_command_that_is_killed_ends_as_128_and_the_signal(where):
     """SIGKILL is 137, as shells say it."""
     call("sh", "-c", "kill -9 $$", code=137)
@@ -164,15 +161,12 @@ def test_a_script_whose_interpreter_is_not_there_leaves_a_failed_attempt(where):
     assert json.loads(record.read_text())["status"] == "failed"
 
 
-def test_words_of_the_command_are_never_options_of_measure(where):
+def test_words_of_the_command_are_never_options_of_measure():
     """Also without `--`, what follows the command's name is its own."""
-    done = subprocess.run(
-        [*MEASURE, *SEVENTY_W, "--out", "out", "echo", "--out", "x", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "--out x --help\n"
+    verb = typer.main.get_command(app).commands["measure"]
+    given = verb.make_context("measure", ["--out", "out", "echo", "--out", "x", "--help"])
+    assert list(given.params["command"]) == ["echo", "--out", "x", "--help"]
+    assert given.params["out"] == "out"
 
 
 # --- spans and tokens ---
@@ -340,7 +334,7 @@ def test_spans_and_file_that_disagree_do_not_count(where):
 # --- signals ---
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR1])
 def test_signals_go_to_the_commands_process_group(where, signum):
     """The command and its children get them, `measure` closes its files, and the code is the command's own."""
     code = (
@@ -381,6 +375,23 @@ def test_a_signal_before_the_command_starts_ends_measure_alone(where):
     (record,) = Path("out").glob("points/*/attempt-1/record.json")
     assert json.loads(record.read_text())["status"] == "interrupted"
     assert all(gone(pid) for pid in sidecars(str(where)))
+
+
+def test_measure_that_is_killed_leaves_no_sidecar(where, monkeypatch):
+    """SIGKILL ends `measure` alone: its sidecar goes with it, and the record tells of no end."""
+    monkeypatch.setenv("SLURM_TMPDIR", str(where))
+    process = subprocess.Popen([*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(UP)])
+    deadline = time.monotonic() + 30
+    while not Path("up").exists() or not Path("up").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (sidecar,) = sidecars(str(where))
+    process.kill()
+    process.wait()
+    assert gone(sidecar)
+    os.kill(int(Path("up").read_text()), signal.SIGKILL)
+    (record,) = Path("out").glob("points/*/attempt-1/record.json")
+    assert json.loads(record.read_text())["status"] == "running"
 
 
 def test_a_terminal_belongs_to_the_command(where):
@@ -449,25 +460,20 @@ def test_a_sidecar_that_dies_again_and_again_never_touches_the_command(where, mo
 # --- the directory ---
 
 
-def test_measured_again_into_the_same_folder_is_another_attempt(where):
-    """The newest valid attempt counts; all are kept."""
+def test_a_folder_takes_attempts_at_one_command_alone(where):
+    """The newest valid attempt counts, all are kept; another command and somebody else's folder are refused."""
     call("sleep", "0.1")
     call("sleep", "0.1")
     attempts = open_sweep(Path("out")).attempts
     assert attempts["attempt"].to_list() == [1, 2]
     assert attempts["counts"].to_list() == [False, True]
-
-
-def test_another_commands_folder_is_refused(where):
-    """Joules of two commands are never attempts at one point; a folder of something else is left alone."""
-    call("sleep", "0.1")
-    done = call("sleep", "0.2", code=2)
-    assert "another command" in done.stderr
+    assert "another command" in call("sleep", "0.2", code=2).stderr
     Path("mine").mkdir()
     Path("mine/thesis.tex").touch()
-    call("true", code=2, out="mine")
+    assert "holds no measurement" in call("true", code=2, out="mine").stderr
 
 
+@pytest.mark.slow
 def test_two_measurements_at_once_on_one_node(where):
     """Each has its own sidecar, spans and folder; both are right."""
     commands = [
@@ -482,11 +488,14 @@ def test_two_measurements_at_once_on_one_node(where):
         assert found["valid"], found["reasons"]
 
 
-def test_files_are_private_and_nothing_is_left_in_the_spool(where, monkeypatch):
-    """Mode 0600, at most three files more than nodes and GPUs, an empty spool."""
+def test_a_command_that_writes_nothing_leaves_few_private_files_and_an_empty_spool(
+    where, monkeypatch
+):
+    """A row by samples on both sides; mode 0600, at most three files more than nodes and GPUs."""
     (where / "spool").mkdir()
     monkeypatch.setenv("SLURM_TMPDIR", str(where / "spool"))
-    call("true")
+    assert call("true").stdout == ""
+    assert row()["energy_j"] >= 0
     files = [path for path in Path("out").glob("points/*/attempt-1/**/*") if path.is_file()]
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
     assert len(files) <= 3 + 1 + 1
@@ -634,7 +643,8 @@ def test_the_commands_own_processes_on_the_gpu_are_expected(gpus, where, monkeyp
     monkeypatch.setenv("FAKE_NVML_PIDS", str(pids))
     code = (
         "import subprocess\n"
-        "daemon = subprocess.Popen(['sleep', '5'], start_new_session=True)\n"
+        "none = subprocess.DEVNULL\n"
+        "daemon = subprocess.Popen(['sleep', '60'], start_new_session=True, stdout=none, stderr=none)\n"
         f"open({str(pids)!r}, 'w').write(str(daemon.pid))\n"
     )
     call(*python(code), options=["--set", "power.meter=nvml"])

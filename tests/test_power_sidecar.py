@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fake_nvml import curves
 
-from wattflow.config import Power
+from wattflow.config import Control, Power
 from wattflow.errors import PowerError
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import Tally, append, merged
@@ -328,6 +328,7 @@ class Child:
             "spool": str(spool),
             "parent_pid": os.getpid(),
             "power": asdict(power),
+            "control": asdict(Control()),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "wattflow.power.sidecar", json.dumps(told)],
