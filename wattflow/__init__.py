@@ -25,6 +25,7 @@ def __getattr__(name: str) -> Any:
     if name == "span":
         from wattflow.told import span  # noqa: PLC0415 (see above)
 
+        globals()[name] = span  # found at once from now on
         return span
     if name == "open_sweep":
         from wattflow.results import open_sweep  # noqa: PLC0415 (see above)
