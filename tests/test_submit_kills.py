@@ -62,17 +62,41 @@ def turn_of(sweep: SweepDir, by: str, *, silent_s: float = 0.0) -> Path:
     return folder
 
 
-def test_a_second_terminal_waits_while_a_living_process_has_the_turn(sweep):
+def test_a_second_terminal_is_refused_while_a_living_process_has_the_turn(sweep):
     """The refusal names who submits; nothing of the other's turn is touched."""
     with journal.turn(sweep):
         pid = os.getpid()
         with (
             pytest.raises(RefusedError, match=f"another process is just submitting .*:{pid}:"),
-            journal.turn(sweep),
+            journal.turn(sweep, patience_s=0.0),
         ):
             pass
     with journal.turn(sweep) as mine:
         assert mine.folder.name == "2"
+
+
+def test_a_turn_that_ends_soon_is_waited_for_and_told_once(sweep, caplog):
+    """A collect job sends for 1.5 s: a command that comes meanwhile says whom it waits for, then has its turn."""
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from wattflow import journal\n"
+        "from wattflow.sweepdir import SweepDir\n"
+        "with journal.turn(SweepDir(Path(sys.argv[1]))):\n"
+        "    print('has it', flush=True)\n"
+        "    time.sleep(1.5)\n"
+    )
+    words = [sys.executable, "-c", code, str(sweep.path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "has it\n"
+        began = time.monotonic()
+        with journal.turn(sweep) as mine:
+            assert mine.folder.name == "2"
+            assert 0.5 < time.monotonic() - began < 10.0
+    (line,) = caplog.messages
+    assert f":{other.pid}:" in line
+    assert line.endswith("Waiting up to 30 s for its end.")
 
 
 def test_a_turn_ends_with_its_process_on_this_machine(sweep):
@@ -91,7 +115,7 @@ def test_a_turn_of_another_machine_ends_with_its_signs_alone(silent_s, taken, sw
         with journal.turn(sweep):
             pass
     else:
-        with pytest.raises(RefusedError, match="elsewhere"), journal.turn(sweep):
+        with pytest.raises(RefusedError, match="elsewhere"), journal.turn(sweep, patience_s=0.0):
             pass
 
 
@@ -114,7 +138,7 @@ def test_of_many_that_want_the_turn_at_once_one_has_it(sweep):
         "from wattflow.sweepdir import SweepDir\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try:\n"
-        "    with journal.turn(SweepDir(Path(sys.argv[1]))):\n"
+        "    with journal.turn(SweepDir(Path(sys.argv[1])), patience_s=0.0):\n"
         "        time.sleep(2)\n"
         "        print('had it')\n"
         "except RefusedError:\n"

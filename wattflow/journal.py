@@ -7,6 +7,7 @@ between is known, and is looked up by its name. One process at a time has the tu
 """
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -23,10 +24,16 @@ from wattflow.process import LOCAL
 from wattflow.schema import JournalLine, Record
 from wattflow.sweepdir import SweepDir, check_name
 
+log = logging.getLogger(__name__)
+
 LOCAL_LOG = "local"  # stands in a local job's logs where Slurm's have the task's name
 
 _BEAT_S = 15.0  # how often a process that has the turn shows that it lives
 _SILENT_S = 120.0  # after so long without a sign one of another machine counts as gone
+_PATIENCE_S = (
+    30.0  # a collect job has the turn for a second or two, a submit of 10,000 points for some more
+)
+_LOOK_S = 0.5  # how often a turn that is waited for is looked at
 
 
 @dataclass(eq=False)
@@ -171,13 +178,13 @@ class Turn:
 
 
 @contextlib.contextmanager
-def turn(sweep: SweepDir) -> Iterator[Turn]:
-    """Have the turn within; RefusedError while another process has it. Needs no lock that a shared disk might not keep.
+def turn(sweep: SweepDir, patience_s: float = _PATIENCE_S) -> Iterator[Turn]:
+    """Have the turn within; RefusedError when another process has it for longer than `patience_s`.
 
     A turn is a folder whose number is one higher than the last, so that mkdir gives it to exactly one of those who
-    try, and none is ever taken from under the feet of its successor.
+    try, and none is ever taken from under the feet of its successor. A shared disk need keep no lock for it.
     """
-    mine = _take(sweep.path / "turns")
+    mine = _wait_for(sweep.path / "turns", patience_s)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(mine, ended), daemon=True)
     beating.start()
@@ -189,6 +196,23 @@ def turn(sweep: SweepDir) -> Iterator[Turn]:
         # taken over and cleared away, or the disk is full: then the turn ends with this process
         with contextlib.suppress(OSError):
             (mine.folder / "ended").touch(mode=0o600)
+
+
+def _wait_for(turns: Path, patience_s: float) -> Turn:
+    """The turn, once nobody else has it."""
+    end_s = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            return _take(turns)
+        except RefusedError as refusal:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                raise RefusedError(f"{refusal} Wait for its end, then try again.") from None
+            if not told:
+                log.warning("%s Waiting up to %.0f s for its end.", refusal, patience_s)
+                told = True
+            time.sleep(min(_LOOK_S, left_s))
 
 
 def _take(turns: Path) -> Turn:
@@ -235,9 +259,7 @@ def _refuse_living(last: Path) -> None:
 
 
 def _refusal(turn_folder: Path, by: str) -> RefusedError:
-    return RefusedError(
-        f"{turn_folder.parent.parent}: another process is just submitting ({by}). Wait for its end, then try again."
-    )
+    return RefusedError(f"{turn_folder.parent.parent}: another process is just submitting ({by}).")
 
 
 def _silence_s(last: Path) -> float:
