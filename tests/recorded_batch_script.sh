@@ -28,7 +28,9 @@
 module load cuda/12.4
 source $HOME/venv/bin/activate
 export SRUN_CPUS_PER_TASK=10
+jobs='/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000'
+ln -sf "${SLURM_ARRAY_JOB_ID}_submitted.pkl" "$jobs/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --cpu-bind=cores singularity exec --nv 'my image.sif' python -u -m submitit.core._submit '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000'
+srun --unbuffered --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%j_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%j_%t_log.err' --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --cpu-bind=cores singularity exec --nv 'my image.sif' python -u -m submitit.core._submit '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000'

@@ -373,18 +373,50 @@ def test_a_submit_sends_held_arrays_then_a_collector_then_releases_all(fake, tmp
 
 
 def test_the_pickles_lie_where_the_tasks_look_before_the_release(fake, tmp_path):
-    """For each task of an array a pickle of ours, in a folder of mode 0700, that names its points."""
+    """One pickle of ours for all tasks of an array, in a folder of mode 0700; it names the points of each."""
     made = plan(tmp_path, *seeds(3, cluster__points_per_task=2))
     submit.submit(made)
     (sent,) = intents(made.sweep)
     assert sent.folder.stat().st_mode & 0o777 == 0o700
-    loaded = [DelayedSubmission.load(sent.folder / f"101_{i}_submitted.pkl") for i in (0, 1)]
+    loaded = DelayedSubmission.load(sent.folder / "101_submitted.pkl")
     ids = [p.point_id for p in made.points]
     path = str(made.sweep.path)
-    assert [one.function for one in loaded] == [
-        submit.Call("wattflow.run:run_task", (path, ids[:2], {})),
-        submit.Call("wattflow.run:run_task", (path, ids[2:], {})),
-    ]
+    assert loaded.function == submit.OneOf(
+        (
+            submit.Call("wattflow.run:run_task", (path, ids[:2], {})),
+            submit.Call("wattflow.run:run_task", (path, ids[2:], {})),
+        )
+    )
+
+
+def test_each_task_of_an_array_makes_its_own_call(monkeypatch):
+    """Slurm numbers the tasks from 0: number 1 makes the second call."""
+    one = submit.OneOf((submit.Call("builtins:abs", (-1,)), submit.Call("builtins:abs", (-2,))))
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert one() == 2
+
+
+def test_a_submit_writes_a_handful_of_files_however_many_tasks_it_sends(fake, tmp_path):
+    """Five of the sweep and its turn; of each of two jobs its script under two names, and its pickle."""
+    counts = []
+    for tasks in (2, 200):
+        made = plan(tmp_path / str(tasks), *seeds(tasks))
+        submit.submit(made)
+        counts.append(sum(path.is_file() for path in made.sweep.path.rglob("*")))
+    assert counts == [11, 11]
+
+
+def test_a_task_of_an_array_finds_the_pickle_of_all_under_its_own_name(fake, tmp_path):
+    """The batch script, run as task 1 of job 101, links the name for which submitit looks to the one pickle."""
+    made = plan(tmp_path / "it's here", *seeds(2))
+    submit.submit(made)
+    (sent,) = intents(made.sweep)
+    task = {"SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "1"}
+    subprocess.run(
+        ["bash", str(fake.folder / "job-101.sh")], check=True, env={**os.environ, **task}
+    )
+    link = sent.folder / "101_1_submitted.pkl"
+    assert DelayedSubmission.load(link).function.calls[1].arguments[1] == [made.points[1].point_id]
 
 
 def test_every_intent_is_journalled_before_the_first_sbatch(fake, tmp_path):

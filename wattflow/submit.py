@@ -76,6 +76,17 @@ class Call:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """The calls of all tasks of an array, in one pickle; each task makes its own."""
+
+    calls: tuple[Call, ...]
+
+    def __call__(self) -> object:
+        """Make the call of the task that this process is of."""
+        return self.calls[int(os.environ["SLURM_ARRAY_TASK_ID"])]()
+
+
+@dataclass(frozen=True)
 class Shape:
     """What a task asks of Slurm, and the points that ask for the same."""
 
@@ -296,15 +307,45 @@ def _python(cluster: Cluster) -> str:
     return shlex.join(shlex.split(cluster.python) if cluster.python else [sys.executable])
 
 
-def _send(
-    folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster
-) -> list[Any]:
-    """The jobs as submitit sees them, one a call: an array, or a plain job where there is one call only."""
+def _send(folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster) -> Any:
+    """The job as submitit sees it: an array with a task a call, or a plain job where there is one call only."""
     import submitit  # noqa: PLC0415 (0.1 s, which dry runs and cancels need not wait for)
 
     executor = submitit.SlurmExecutor(folder=folder, python=_python(cluster))
-    executor.update_parameters(**parameters)
-    return list(executor.submit_array(calls))
+    if len(calls) == 1:
+        executor.update_parameters(**parameters)
+        return executor.submit(calls[0])
+    executor.update_parameters(**_as_array(parameters, folder, len(calls)))
+    return executor.submit(OneOf(tuple(calls)))
+
+
+def _as_array(parameters: dict[str, Any], folder: Path, tasks: int) -> dict[str, Any]:
+    """The parameters of a plain job for an array of so many tasks, whose logs are named as submitit names them.
+
+    submitit's own arrays have a pickle a task. Here all have one, which each task finds under the name of its own by
+    a link that its batch script makes: a submit of 10,000 tasks writes two dozen files.
+    """
+    logs = {"output": f"{folder}/%A_%a_{{}}_log.out", "error": f"{folder}/%A_%a_{{}}_log.err"}
+    array, task = "${SLURM_ARRAY_JOB_ID}", "${SLURM_ARRAY_TASK_ID}"
+    return {
+        **parameters,
+        "setup": [
+            *parameters["setup"],
+            f"jobs={shlex.quote(str(folder))}",
+            f'ln -sf "{array}_submitted.pkl" "$jobs/{array}_{task}_submitted.pkl"',
+        ],
+        # the last of two is srun's
+        "srun_args": [
+            *("--output", logs["output"].format("%t")),
+            *("--error", logs["error"].format("%t")),
+            *parameters["srun_args"],
+        ],
+        "additional_parameters": {
+            "array": f"0-{tasks - 1}%{min(tasks, parameters['array_parallelism'])}",
+            **{stream: path.format("0") for stream, path in logs.items()},
+            **parameters["additional_parameters"],
+        },
+    }
 
 
 def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: int = 0) -> str:
@@ -317,8 +358,8 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: 
     _check_path(sweep)
     calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, slurm.recording_sbatch():
-        jobs = _send(Path(folder), _parameters(shape, name, sweep), calls, shape.cluster)
-        text = jobs[0].paths.submission_file.read_text()
+        job = _send(Path(folder), _parameters(shape, name, sweep), calls, shape.cluster)
+        text = job.paths.submission_file.read_text()
         # whole shell words, as the final path may need quotes where this one needs none
         words = re.compile(re.escape(folder) + r"\S*")
         return words.sub(lambda word: shlex.quote(word[0].replace(folder, final)), str(text))
@@ -656,11 +697,11 @@ def _send_noted(
 
     sent.folder.mkdir(mode=0o700)
     try:
-        jobs = _send(sent.folder, parameters, calls, cluster)
+        job = _send(sent.folder, parameters, calls, cluster)
     except FailedJobError as error:
         shutil.rmtree(sent.folder, ignore_errors=True)  # pickles that no task will load
         raise SlurmError(" ".join(str(error).split())) from error
-    sent.job_id = jobs[0].job_id.partition("_")[0]
+    sent.job_id = str(job.job_id)
     journal.write(sweep, "submitted", sent.name, job_id=sent.job_id)
 
 

@@ -99,7 +99,7 @@ def arm(window: str, slurm: ModelSlurm, random_: random.Random) -> None:
         die_at(
             "os.rename",
             lambda a: str(a[1]).endswith("_submitted.pkl"),
-            random_.randint(1, 6),
+            number,
         )
     elif window == "before the journal line":
         # four INTENTs, then what became of them

@@ -89,17 +89,15 @@ class ModelSlurm:
         return Counter(path.read_text().strip() for path in self.folder.glob("jobs/*/state"))
 
     def runs(self) -> Counter[str]:
-        """How often each point would run: the points of the released tasks whose pickle lies where they look."""
+        """How often each point would run: the points of the released jobs whose pickle lies where their tasks look."""
         found: Counter[str] = Counter()
         for job in (self.folder / "jobs").iterdir():
             if (job / "state").read_text().strip() != "released":
                 continue
-            last = (job / "last").read_text().strip()
-            keys = [f"{job.name}_{k}" for k in range(int(last) + 1)] if last else [job.name]
             folder = Path((job / "folder").read_text().strip())
-            for key in keys:
-                pickle = folder / f"{key}_submitted.pkl"
-                if pickle.is_file():
-                    call = DelayedSubmission.load(pickle).function
+            pickle = folder / f"{job.name}_submitted.pkl"
+            if pickle.is_file():
+                function = DelayedSubmission.load(pickle).function
+                for call in getattr(function, "calls", (function,)):
                     found.update(call.arguments[1] if call.function == submit.RUN_TASK else [])
         return found

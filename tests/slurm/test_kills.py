@@ -32,7 +32,7 @@ submit.submit(made)
 
 WINDOWS = {
     "after sbatch accepted": None,
-    "before the rename": ("os.rename", "_submitted.pkl", "2"),
+    "before the rename": ("os.rename", "_submitted.pkl", "1"),
     "before the journal line": ("open", "journal.jsonl", "6"),
     "before the release": ("subprocess.Popen", "'release'", "1"),
 }
