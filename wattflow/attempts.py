@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -43,11 +44,14 @@ LEAST_SAMPLES = 0.9
 
 @dataclass(frozen=True)
 class Collected:
-    """One attempt's row of points.parquet, its rows of phases.parquet, and its devices' traces."""
+    """One attempt's row of points.parquet, its rows of phases.parquet, and where its devices' traces lie.
+
+    An hour of 32 GPUs is half a gigabyte of readings, so they are kept on the disk.
+    """
 
     point: Row
     phases: list[Row]
-    traces: dict[Who, pa.Table]
+    traces: dict[Who, Path]
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,10 @@ class _Device:
     period_ms: float
     spans: _Spans
     window: tuple[int, int]
-    trace: pa.Table
+    readings: pa.Table  # its trace without the power samples
     power: Curve
     counter: Counter
+    clock_stepped: bool  # its node's wall clock, inside the window
 
     def windows(self, start_ns: energy.Ints, end_ns: energy.Ints) -> energy.Windows:
         """What was measured in some windows, by the sensor that the device's node names."""
@@ -270,7 +275,7 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     reasons += self_checks(row, phases)
     row["reasons"] = list(dict.fromkeys(reasons))
     row["valid"] = not any(REASONS[reason][0] for reason in row["reasons"])
-    traces = {device.who: device.trace for device in devices}
+    traces = {device.who: attempt.trace_path(*device.who) for device in devices}
     traces |= _hosts(row, attempt, record, {device.who[0]: device.window for device in devices})
     return Collected(row, phases, traces)
 
@@ -485,26 +490,34 @@ def _device(
     who: Who, meter: NodeInfo, spans: _Spans, window: tuple[int, int], trace: pa.Table
 ) -> _Device:
     source, period_ms = meter["source"], meter["period_ms"]
-    counted = trace.filter(pc.is_valid(trace["counter_mj"]))
+    counted = _where(trace, pc.is_valid(trace["counter_mj"]), "counter_mj")
+    paired = _where(trace, pc.is_valid(trace["monotonic_ns"]), "monotonic_ns")
+    stamps = paired["time_ns"].to_numpy(), paired["monotonic_ns"].to_numpy()
     return _Device(
         who=who,
         source=source,
         period_ms=period_ms,
         spans=spans,
         window=window,
-        trace=trace,
+        readings=trace.filter(pc.not_equal(trace["source"], source)),
         power=_curve(trace, source, period_ms),
         counter=energy.counter(
             counted["time_ns"].to_numpy(),
             counted["counter_mj"].to_numpy(),
             age_ns=energy.DCGM_COUNTER_AGE_NS if source in energy.CACHED else 0,
         ),
+        clock_stepped=energy.clock_stepped(*stamps, *window),
     )
+
+
+def _where(trace: pa.Table, mask: pa.ChunkedArray, *columns: str) -> pa.Table:
+    """Stamps and some columns of the readings under a mask: a trace has many columns, and each costs its time."""
+    return trace.select(["time_ns", *columns]).filter(mask)
 
 
 def _curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
     # a row of the sensor without a value, flagged as a gap, is a reading that failed
-    samples = trace.filter(pc.equal(trace["source"], source))
+    samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
     return energy.curve(
         samples["time_ns"].to_numpy(),
         samples["power_w"].to_numpy(),
@@ -614,22 +627,23 @@ _WITHHOLD = {"no_power", "not_bracketed", "gap", "short_window", "clock_step"}
 
 def _hosts(
     row: Row, attempt: AttemptDir, record: Record, windows: dict[str, tuple[int, int]]
-) -> dict[Who, pa.Table]:
+) -> dict[Who, Path]:
     """Fill in the joules of the nodes' hosts in the same windows, null unless each node tells them; their traces."""
     hosts = {info["node"]: host for info in record.get("nodes", []) if (host := info.get("host"))}
     parts: list[Joules] = []
-    traces: dict[Who, pa.Table] = {}
+    traces: dict[Who, Path] = {}
     for node, (start, end) in windows.items():
         if node not in hosts:
             continue
         host = hosts[node]
         who = node, host["uuid"]
         try:
-            traces[who] = read_table(attempt.trace_path(*who), TRACE)
+            trace = read_table(attempt.trace_path(*who), TRACE)
         except FileNotFoundError:
             continue
-        _check_owner(attempt, who, traces[who])
-        power = _curve(traces[who], host["source"], host["period_ms"])
+        _check_owner(attempt, who, trace)
+        traces[who] = attempt.trace_path(*who)
+        power = _curve(trace, host["source"], host["period_ms"])
         parts.append(energy.summed(energy.between(power, [start], [end])))
     if parts and len(parts) == len(windows):
         row["host_energy_j"] = _sum([part.energy_j for part in parts])
@@ -649,9 +663,7 @@ def _withheld(device: _Device, total: Joules) -> list[str]:
         reasons.append(total.reason)
     if device.source in energy.AVERAGING_NS and total.seconds < LEAST_AVERAGED_S:
         reasons.append("short_window")
-    pairs = device.trace.filter(pc.is_valid(device.trace["monotonic_ns"]))
-    stamps = pairs["time_ns"].to_numpy(), pairs["monotonic_ns"].to_numpy()
-    if energy.clock_stepped(*stamps, *device.window):
+    if device.clock_stepped:
         reasons.append("clock_step")
     return reasons
 

@@ -186,7 +186,8 @@ def _write_traces(path: Path, traced: set[Key], new: dict[Key, Collected]) -> No
                     if key not in new:
                         yield table.replace_schema_metadata(schema.metadata)
         for key, one in new.items():
-            for who, trace in one.traces.items():
+            for who, trace_path in one.traces.items():
+                trace = read_table(trace_path, TRACE)
                 if trace.num_rows:
                     yield _owned(trace, key, who, schema)
 

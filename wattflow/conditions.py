@@ -38,15 +38,15 @@ Row = dict[str, Any]
 
 
 class Seen(Protocol):
-    """One device of an attempt: its trace, its power, and the measured window by its node's clock."""
+    """One device of an attempt: its readings, its power, and the measured window by its node's clock."""
 
     @property
     def who(self) -> tuple[str, str]:
         """Node and GPU UUID."""
 
     @property
-    def trace(self) -> pa.Table:
-        """All readings, schema.TRACE."""
+    def readings(self) -> pa.Table:
+        """All readings but the power samples, schema.TRACE."""
 
     @property
     def power(self) -> Curve:
@@ -108,17 +108,18 @@ def _told(table: pa.Table, column: str) -> npt.NDArray[Any]:
 
 def _inside(device: Seen) -> pa.Table:
     """The readings inside the window."""
-    stamps, (start, end) = device.trace["time_ns"], device.window
-    return device.trace.filter(
+    stamps, (start, end) = device.readings["time_ns"], device.window
+    return device.readings.filter(
         pc.and_(pc.greater_equal(stamps, start), pc.less_equal(stamps, end))
     ).replace_schema_metadata(None)
 
 
 def _around(device: Seen) -> pa.Table:
     """The readings that tell a limit or a clock, from the last one before the window to the first one after it."""
-    table = device.trace.filter(
+    table = device.readings.filter(
         pc.or_(
-            pc.is_valid(device.trace["power_limit_w"]), pc.is_valid(device.trace["sm_clock_mhz"])
+            pc.is_valid(device.readings["power_limit_w"]),
+            pc.is_valid(device.readings["sm_clock_mhz"]),
         )
     ).sort_by("time_ns")
     first, after = np.searchsorted(table["time_ns"].to_numpy(), device.window)
@@ -166,10 +167,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _mean_since(device: Seen, column: str) -> float | None:
     """The mean inside the window of a column whose rows hold means since the row before, weighted by time."""
-    if device.trace[column].null_count == device.trace.num_rows:
+    if device.readings[column].null_count == device.readings.num_rows:
         return None
     means = pa.array(["nvml_gpm", "dcgm_profiling"])
-    told = device.trace.filter(pc.is_in(device.trace["source"], means))
+    told = device.readings.filter(pc.is_in(device.readings["source"], means))
     stamps = np.clip(told["time_ns"].to_numpy(), *device.window)
     weights, values = np.diff(stamps), told[column].to_numpy()[1:]
     known = np.isfinite(values) & (weights > 0)
@@ -178,7 +179,7 @@ def _mean_since(device: Seen, column: str) -> float | None:
 
 def _profiles(devices: Sequence[Seen]) -> str | None:
     """The workload power profiles seen, `3,7 + none` where they changed or devices differ; null unless all told."""
-    told = [device.trace["power_profiles"].drop_null().to_pylist() for device in devices]
+    told = [device.readings["power_profiles"].drop_null().to_pylist() for device in devices]
     if not all(told):
         return None
     return " + ".join(sorted({name or "none" for names in told for name in names}))
@@ -187,5 +188,5 @@ def _profiles(devices: Sequence[Seen]) -> str | None:
 def _had_company(device: Seen, ranks: Sequence[RankInfo]) -> bool:
     """Whether a GPU had more processes than ranks of this job, at either end of its trace."""
     own = sum((rank["node"], rank["gpu_uuid"]) == device.who for rank in ranks)
-    counts = _told(device.trace, "processes")
+    counts = _told(device.readings, "processes")
     return bool(len(counts) and counts.max() > own)

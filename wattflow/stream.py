@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from wattflow.errors import DamagedError
 from wattflow.schema import SCHEMA_VERSION
 
+_MANY_ROWS = 20_000
+
 
 class TableStream:
     """Appends rows to an Arrow stream file; `flush` makes what was added visible to readers as one batch."""
@@ -104,7 +106,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
         with pq.ParquetFile(path) as file:
-            table = file.read(use_threads=False)  # an attempt's files are too small to share
+            # most of an attempt's files are too small to share out
+            table = file.read(use_threads=file.metadata.num_rows > _MANY_ROWS)
     except (
         pa.ArrowException,
         OSError,
