@@ -56,6 +56,7 @@ class Made:
     reference_s: float = 0.0  # within the idle before the load
     limit_w: float | None = None  # in force throughout
     offset_s: dict[str, float] = field(default_factory=dict)  # a node's clock against the first's
+    drift: dict[str, float] = field(default_factory=dict)  # how much faster it runs
     status: str = "finished"
     dummy: bool = True
     counter: bool = True
@@ -66,6 +67,12 @@ class Made:
     def window_s(self) -> float:
         """The measured window's length."""
         return self.batches * (self.prefill_s + self.decode_s + self.pause_s) - self.pause_s
+
+    def stamps(self, node: str, seconds: Any) -> Any:
+        """Unix ns by a node's clock of seconds after START_NS."""
+        zero = START_NS + round((self.started_s + self.offset_s.get(node, 0.0)) * 1e9)
+        passed_ns = np.rint(np.asarray(seconds) * (1 + self.drift.get(node, 0.0)) * 1e9)
+        return zero + passed_ns.astype(np.int64)
 
 
 def choices(**over: Any) -> dict[str, Any]:
@@ -109,7 +116,6 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
     rank = 0
     for gpu in made.gpus:
         for _ in range(gpu.ranks):
-            zero = START_NS + round((made.started_s + made.offset_s.get(gpu.node, 0.0)) * 1e9)
 
             def row(
                 phase: str, batch: int | None, start_s: float, end_s: float, **tokens: int
@@ -120,8 +126,8 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
                     "gpu_uuid": gpu.uuid,  # noqa: B023
                     "phase": phase,
                     "batch": batch,
-                    "start_ns": zero + round(start_s * 1e9),  # noqa: B023
-                    "end_ns": zero + round(end_s * 1e9),  # noqa: B023
+                    "start_ns": int(made.stamps(gpu.node, start_s)),  # noqa: B023
+                    "end_ns": int(made.stamps(gpu.node, end_s)),  # noqa: B023
                     **tokens,
                 }
 
@@ -168,8 +174,7 @@ def host_trace_of(made: Made, node: str) -> pa.Table:
     """The readings of one node's host by RAPL, 50 ms apart."""
     end_s = made.before_s + made.window_s + made.after_s
     seconds = np.arange(-0.1, end_s + 0.05, 0.05)
-    zero = START_NS + round((made.started_s + made.offset_s.get(node, 0.0)) * 1e9)
-    stamps = zero + np.rint(seconds * 1e9).astype(np.int64)
+    stamps = made.stamps(node, seconds)
     told = {**ABOUT, "node": node, "gpu_uuid": f"host-{node}"}
     table = _readings(stamps, "rapl", power_w=made.hosts[node](seconds))
     return table.replace_schema_metadata(told)
@@ -179,20 +184,18 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
     """The readings of one device: power at each period, a counter and conditions each second."""
     end_s = made.before_s + made.window_s + made.after_s
     seconds = np.arange(-0.1, end_s + made.period_s, made.period_s)
-    zero = START_NS + round((made.started_s + made.offset_s.get(gpu.node, 0.0)) * 1e9)
-    stamps = zero + np.rint(seconds * 1e9).astype(np.int64)
-    power = _readings(stamps, made.source, power_w=gpu.power(seconds))
+    power = _readings(made.stamps(gpu.node, seconds), made.source, power_w=gpu.power(seconds))
     fine = np.arange(-0.1, end_s + 0.001, 0.001)
     watts = gpu.power(fine)
     joules = np.concatenate([[0.0], np.cumsum((watts[1:] + watts[:-1]) / 2 * 0.001)])
     ticks = slice(0, None if made.counter and made.boundary == "gpu" else 0, 100)
     counted = _readings(
-        zero + np.rint(fine[ticks] * 1e9).astype(np.int64),
+        made.stamps(gpu.node, fine[ticks]),
         "nvml_counter",
         counter_mj=(126_000_000_000 + np.rint(joules[ticks] * 1e3)).astype(np.uint64),
     )
     conditions = _readings(
-        np.array([zero + round((made.before_s + 0.5) * 1e9)]),
+        made.stamps(gpu.node, [made.before_s + 0.5]),
         "nvml_conditions",
         temperature_c=[61.0],
         gpu_activity_pct=[90.0],

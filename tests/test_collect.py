@@ -2,10 +2,12 @@
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from sweeps import (
@@ -204,6 +206,31 @@ def test_eight_ranks_share_one_device(tmp_path):
     assert row["gpus"] == 1
     assert row["simulated"]
     assert len([p for p in phases(sweep) if p["phase"] == "decode"]) == 1
+
+
+def test_ranks_that_share_a_gpu_are_no_point_of_as_many_shards(tmp_path):
+    """Two ranks on one GPU: its joules are billed once, but two shards were asked for, so the row does not count."""
+    row = one(tmp_path, Made([Gpu("GPU-a", ranks=2)]))[2]
+    assert row["energy_j"] == pytest.approx(595.0)
+    assert (row["gpus"], row["shards"]) == (1, 2)
+    assert "missing_gpu" in row["reasons"]
+    assert not row["valid"]
+
+
+@pytest.mark.parametrize("drift", [-50e-6, 0.0, 50e-6])
+def test_two_nodes_joules_are_the_analytic_sum(drift, tmp_path):
+    """A ramp of 20 W/s from 100 W and a wave of 200 and 400 W, clocks 3 s apart that drift by 50 ppm: by hand.
+
+    From 3 to 11.5 s the ramp holds 100 x 8.5 + 10 x (11.5^2 - 3^2) = 2082.5 J, and the wave, which turns each second,
+    8 x 300 + 0.5 x 400 = 2600 J. In the prefills, from 3 to 4 and 7.5 to 8.5 s, they hold 170 + 260 and 400 + 300 J.
+    """
+    ramp = lambda s: 100 + 20 * np.clip(s, 0, None)  # noqa: E731 (a curve)
+    wave = lambda s: np.where(np.floor(s) % 2 == 1, 400.0, 200.0)  # noqa: E731 (a curve)
+    gpus = [Gpu("GPU-a", ramp, "node1"), Gpu("GPU-b", wave, "node2")]
+    made = Made(gpus, offset_s={"node2": 3.0}, drift={"node2": drift}, period_s=0.001)
+    row = one(tmp_path, made)[2]
+    assert row["energy_j"] == pytest.approx(2082.5 + 2600.0, rel=1e-3)
+    assert row["prefill_energy_j"] == pytest.approx(1130.0, rel=1e-3)
 
 
 def test_two_nodes_with_clocks_3_s_apart(tmp_path):
@@ -414,6 +441,61 @@ def test_ratios_carry_the_uncertainty(tmp_path):
     assert row["energy_per_token_u_j"] == pytest.approx(row["energy_u_j"] / 200)
     assert row["power_u_w"] == pytest.approx(row["energy_u_j"] / 8.5)
     assert row["energy_u_j"] > 0
+    assert row["energy_per_response_u_j"] == pytest.approx(row["energy_u_j"] / 8)
+    assert row["energy_per_computed_token_u_j"] == pytest.approx(row["energy_u_j"] / 400)
+
+
+def test_every_joule_has_its_uncertainty(tmp_path):
+    """Beside each column of joules stands its u: where the one is known and measured, so is the other."""
+    made = Made([Gpu("GPU-a"), Gpu("GPU-b")], batches=3, idle_after_s=1.0, after_s=1.2)
+    made = replace(made, reference_s=0.4, dummy=False, hosts={"node1": constant(90.0)})
+    row = one(tmp_path, made, weights="hf")[2]
+    joules = [name for name in POINT.names if name.endswith("_j") and not name.endswith("_u_j")]
+    assert len(joules) > 15
+    for name in joules:
+        assert row[name] is not None, name
+        assert row[f"{name.removesuffix('_j')}_u_j"] is not None, name
+
+
+def test_uncertainties_of_phases_job_and_net_joules(tmp_path):
+    """Phases add their devices in quadrature; the job its phases; net joules also those of the idle watts."""
+    wild = lambda s: 300 + 250 * np.sin(s * 31) * np.cos(s * 7)  # noqa: E731 (a curve)
+    sweep, _, row = one(tmp_path, Made([Gpu("GPU-a", wild), Gpu("GPU-b", lambda s: wild(s + 1))]))
+    u = {
+        phase: np.sqrt(sum(p["energy_u_j"] ** 2 for p in phases(sweep) if p["phase"] == phase))
+        for phase in ("idle", "load", "warmup", "prefill", "decode", "other")
+    }
+    told = {phase: row[f"{phase}_energy_u_j"] for phase in u}
+    assert told == pytest.approx(u)
+    around = [u["idle"], u["load"], u["warmup"]]
+    assert row["job_energy_u_j"] == pytest.approx(np.linalg.norm([row["energy_u_j"], *around]))
+    # 1 s of idle tells the watts, taken over 8.5 s
+    net_u_j = np.hypot(row["energy_u_j"], 8.5 * u["idle"])
+    assert row["net_energy_u_j"] == pytest.approx(net_u_j)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.2])
+def test_uncertainty_never_uses_the_counter(factor, tmp_path):
+    """Whatever the counter says, and if it says nothing, every other u is the same: it is what they are checked by."""
+    wild = Made([Gpu("GPU-a", lambda s: 300 + 250 * np.sin(s * 31))])
+    point = choices()
+    told = []
+    for name, made in (("with", wild), ("without", replace(wild, counter=False))):
+        sweep = make_sweep(tmp_path / name, [point])
+        attempt = make_attempt(sweep, point, made)
+        path = attempt.trace_path("node1", "GPU-a")
+        trace = pq.read_table(path)
+        readings_mj = pc.round(pc.multiply(pc.cast(trace["counter_mj"], "float64"), factor))
+        at = trace.schema.get_field_index("counter_mj")
+        write_table(
+            path, trace.set_column(at, TRACE.field("counter_mj"), readings_mj.cast("uint64"))
+        )
+        told.append(rows(sweep)[0])
+    us = [name for name in POINT.names if "_u_" in name and name != "counter_energy_u_j"]
+    assert len(us) > 15
+    assert [told[0][name] for name in us] == [told[1][name] for name in us]
+    assert told[0]["counter_energy_j"] is not None
+    assert told[1]["counter_energy_j"] is None
 
 
 def readings_of(source, **columns):

@@ -312,6 +312,37 @@ def test_uncertainty_of_polled_fields_holds_the_truth(source, load):
     assert np.mean(np.abs(error_j) <= u_j + ROUNDING_J) < 0.95
 
 
+def late_phases(random):
+    """A curve whose stamps are all off by one lag, the edges of its batches' prefills and decodes, and its integral."""
+    lengths_s = random.uniform((0.05, 0.5, 0.01), (0.3, 2.0, 0.05))  # prefill, decode, pause
+    watts = random.uniform((600, 300, 120), (800, 500, 200))
+    count = random.integers(3, 20)
+    changes = 1.0 + np.concatenate([[0.0], np.cumsum(np.tile(lengths_s, count))])
+    levels = np.concatenate([[100.0], np.tile(watts, count), [100.0]])
+    edges = np.concatenate([[-5.0], changes, [changes[-1] + 5.0]])
+    sums = np.concatenate([[0.0], np.cumsum(levels * np.diff(edges))])
+    at_s = np.arange(-1, changes[-1] + 2, 0.02)
+    at_s = at_s + random.uniform(0, 0.006, len(at_s))
+    lag_s = random.uniform(-0.02, 0.02)
+    told = curve(at_s + lag_s, levels[np.searchsorted(changes, at_s, side="right")])
+    return told, changes, lambda s: np.interp(s, edges, sums)
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_uncertainty_of_a_phase_of_many_batches_holds_the_truth(phase):
+    """Stamps are off by one lag in every batch: a phase's joules hold the truth in 95 %, and inside u in less."""
+    random = np.random.default_rng(11)
+    found = []
+    for _ in range(400):
+        told, changes, running_j = late_phases(random)
+        start_s, end_s = changes[phase:-1:3], changes[phase + 1 :: 3]
+        summed = energy.summed(energy.between(told, ns(start_s), ns(end_s)))
+        found.append((summed.energy_j - (running_j(end_s) - running_j(start_s)).sum(), summed.u_j))
+    error_j, u_j = np.abs(np.transpose(found))
+    assert np.mean(error_j <= 2 * u_j) >= 0.95
+    assert np.mean(error_j <= u_j) < 0.95
+
+
 # --- the counter
 
 

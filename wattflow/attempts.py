@@ -7,7 +7,7 @@ once and a device that no rank used is never billed.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -259,6 +259,8 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
         gpus=len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}),
         nodes_seen=len({spans.who[0] for spans in ranks.values()}),
     )
+    if "measure" not in record and row["boundary"] == "gpu" and row["gpus"] < row["shards"]:
+        reasons.append("missing_gpu")
     phases: list[Row] = []
     if devices:
         phases = _joules(row, devices, reasons)
@@ -545,7 +547,7 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     if set(reasons) & _WITHHOLD:
         return rows
     row["energy_j"] = sum(cast(float, total.energy_j) for total in totals)
-    row["energy_u_j"] = sum(cast(float, total.u_j) ** 2 for total in totals) ** 0.5
+    row["energy_u_j"] = _u_of(totals)
     if not row["simulated"]:
         # rectangular between the gain's bounds, each board by itself (JCGM 100:2008, 4.3.7)
         gains_j = [BOARD_GAIN * cast(float, total.energy_j) / 3**0.5 for total in totals]
@@ -559,7 +561,9 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     _idle_and_net(row, by_phase)
     _steady(row, steady)
     if "reference" in by_phase[0]:
-        row["reference_energy_j"] = _sum([phases["reference"].energy_j for phases in by_phase])
+        reference = [phases["reference"] for phases in by_phase]
+        row["reference_energy_j"] = _sum([part.energy_j for part in reference])
+        row["reference_energy_u_j"] = _u_of(reference)
     _by_counter(row, devices, reasons)
     row["power_w"] = _ratio(row["energy_j"], row["duration_s"])
     row["power_u_w"] = _ratio(row["energy_u_j"], row["duration_s"])
@@ -568,6 +572,9 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
     row["energy_per_computed_token_j"] = _ratio(row["energy_j"], row["computed_tokens"])
     row["energy_per_word_j"] = _ratio(row["energy_j"], row["words"])
     row["energy_per_response_j"] = _ratio(row["energy_j"], row["responses"])
+    row["energy_per_computed_token_u_j"] = _ratio(row["energy_u_j"], row["computed_tokens"])
+    row["energy_per_word_u_j"] = _ratio(row["energy_u_j"], row["words"])
+    row["energy_per_response_u_j"] = _ratio(row["energy_u_j"], row["responses"])
     mean_w = sum(cast(float, _ratio(t.energy_j, t.seconds)) for t in totals)
     # a command begins and ends on each node by itself, the batches of a sweep's point on all at once
     alike = not devices[0].spans.measured or len({device.who[0] for device in devices}) == 1
@@ -579,27 +586,34 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
 def _phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> None:
     """Fill in the joules of each phase of a sweep's point, all of which every device has."""
     for phase in (*AROUND, *WITHIN):
-        parts = [phases[phase].energy_j if phase in phases else None for phases in by_phase]
-        row[f"{phase}_energy_j"] = _sum(parts)
+        parts = [phases.get(phase) for phases in by_phase]
+        row[f"{phase}_energy_j"] = _sum([None if part is None else part.energy_j for part in parts])
+        row[f"{phase}_energy_u_j"] = _u_of(parts)
     if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
         reasons.append("phase_gap")
     # attempts of before idle_after was recorded end with their last batch
     around = [phase for phase in AROUND if phase != "idle_after" or phase in by_phase[0]]
     row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)])
+    us_j = [row["energy_u_j"], *(row[f"{phase}_energy_u_j"] for phase in around)]
+    row["job_energy_u_j"] = _quadrature(us_j)
 
 
 def _told_phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> None:
     """Fill in the joules of the phases that a command told; a node that did not tell one spent none in it."""
-    found = {
-        phase: _sum([phases[phase].energy_j for phases in by_phase if phase in phases])
+    told = {
+        phase: [phases[phase] for phases in by_phase if phase in phases]
         for phase in dict.fromkeys(phase for phases in by_phase for phase in phases)
     }
+    found = {phase: _sum([part.energy_j for part in parts]) for phase, parts in told.items()}
+    us_j = {phase: _u_of(parts) for phase, parts in told.items()}
     for phase in (*AROUND, *WITHIN):
         row[f"{phase}_energy_j"] = found.get(phase)
+        row[f"{phase}_energy_u_j"] = us_j.get(phase)
     if any(energy_j is None for phase, energy_j in found.items() if phase not in NOT_WITHIN):
         reasons.append("phase_gap")
-    outside = [energy_j for phase, energy_j in found.items() if phase in NOT_WITHIN]
-    row["job_energy_j"] = _sum([row["energy_j"], *outside])
+    outside = [phase for phase in found if phase in NOT_WITHIN]
+    row["job_energy_j"] = _sum([row["energy_j"], *(found[phase] for phase in outside)])
+    row["job_energy_u_j"] = _quadrature([row["energy_u_j"], *(us_j[phase] for phase in outside)])
 
 
 def _idle_and_net(row: Row, by_phase: list[dict[str, Joules]]) -> None:
@@ -609,6 +623,9 @@ def _idle_and_net(row: Row, by_phase: list[dict[str, Joules]]) -> None:
         )
     if row["idle_power_w"] is not None:
         row["net_energy_j"] = row["energy_j"] - row["idle_power_w"] * row["duration_s"]
+        idle_u_w = _quadrature([_ratio(p["idle"].u_j, p["idle"].seconds) for p in by_phase])
+        if idle_u_w is not None:
+            row["net_energy_u_j"] = _quadrature([row["energy_u_j"], idle_u_w * row["duration_s"]])
 
 
 def _steady(row: Row, parts: list[Joules | None]) -> None:
@@ -617,9 +634,11 @@ def _steady(row: Row, parts: list[Joules | None]) -> None:
     if not known or len(known) < len(parts) or row["steady_tokens_kept"] is None:
         return
     row["steady_energy_j"] = sum(cast(float, part.energy_j) for part in known)
-    row["steady_energy_u_j"] = sum(cast(float, part.u_j) ** 2 for part in known) ** 0.5
+    row["steady_energy_u_j"] = _u_of(known)
     row["steady_power_w"] = _ratio(row["steady_energy_j"], row["steady_s"])
     row["steady_energy_per_token_j"] = _ratio(row["steady_energy_j"], row["steady_tokens_kept"])
+    u_j = row["steady_energy_u_j"]
+    row["steady_energy_per_token_u_j"] = _ratio(u_j, row["steady_tokens_kept"])
 
 
 _WITHHOLD = {"no_power", "not_bracketed", "gap", "short_window", "clock_step"}
@@ -648,7 +667,7 @@ def _hosts(
     if parts and len(parts) == len(windows):
         row["host_energy_j"] = _sum([part.energy_j for part in parts])
     if row["host_energy_j"] is not None:
-        row["host_energy_u_j"] = sum(cast(float, part.u_j) ** 2 for part in parts) ** 0.5
+        row["host_energy_u_j"] = _u_of(parts)
         row["host_power_w"] = _ratio(row["host_energy_j"], row["duration_s"])
     return traces
 
@@ -672,6 +691,17 @@ def _sum(parts: list[float | None]) -> float | None:
     """The sum, or null where a part is missing."""
     known = [part for part in parts if part is not None]
     return sum(known) if known and len(known) == len(parts) else None
+
+
+def _quadrature(us: list[float | None]) -> float | None:
+    """Of independent parts, or null where one is missing."""
+    squares = _sum([None if u is None else u**2 for u in us])
+    return None if squares is None else squares**0.5
+
+
+def _u_of(parts: Sequence[Joules | None]) -> float | None:
+    """The standard uncertainty of the sum over devices, each with a sensor of its own."""
+    return _quadrature([None if part is None else part.u_j for part in parts])
 
 
 def _phase_row(row: Row, device: _Device, phase: str, joules: Joules) -> Row:
@@ -710,7 +740,7 @@ def _by_counter(row: Row, devices: list[_Device], reasons: list[str]) -> None:
     row["counter_energy_j"] = _sum([part.energy_j for part in parts])
     row["counter_ratio"] = _ratio(row["energy_j"], row["counter_energy_j"])
     if row["counter_energy_j"] is not None:
-        row["counter_energy_u_j"] = sum(cast(float, part.u_j) ** 2 for part in parts) ** 0.5
+        row["counter_energy_u_j"] = _u_of(parts)
 
 
 def _samples(row: Row, devices: list[_Device], reasons: list[str]) -> None:

@@ -26,6 +26,7 @@ REASONS: dict[str, tuple[bool, str]] = {
     "missing_trace": (True, "A GPU of the job has no trace, so the job's joules are not known."),
     "missing_node": (True, "The record lacks a node's meter, or a node's spans are not there."),
     "missing_rank": (True, "Fewer ranks ran, or told their spans, than the point has shards."),
+    "missing_gpu": (True, "Fewer GPUs were used than the point has shards: ranks shared one."),
     "no_window": (True, "No rank 0 prefill and decode on record, or a node without any."),
     "no_tokens": (True, "The spans count no output tokens, so no joule has a denominator."),
     "spans_overlap": (True, "Two spans of one rank overlap: its phases cannot be told apart."),
@@ -159,6 +160,9 @@ _MEASURED = [
     ),
     _field("power_u_w", _FLOAT, "W", "energy_u_j / duration_s."),
     _field("energy_per_token_u_j", _FLOAT, "J/token", "energy_u_j / tokens_kept."),
+    _field("energy_per_computed_token_u_j", _FLOAT, "J/token", "energy_u_j / computed_tokens."),
+    _field("energy_per_word_u_j", _FLOAT, "J/word", "energy_u_j / words."),
+    _field("energy_per_response_u_j", _FLOAT, "J/response", "energy_u_j / responses."),
     _field(
         "board_gain_u_j",
         _FLOAT,
@@ -175,15 +179,19 @@ _MEASURED = [
     _field("counter_energy_u_j", _FLOAT, "J", "Its standard uncertainty by the counter's ticks."),
     _field("counter_ratio", _FLOAT, "", "energy_j / counter_energy_j: consistency, not accuracy."),
     _field("prefill_energy_j", _FLOAT, "J", "Energy of the prefills."),
+    _field("prefill_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("prefill_s", _FLOAT, "s", "Rank 0's time in prefills."),
     _field("decode_energy_j", _FLOAT, "J", "Energy of the decodes."),
+    _field("decode_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("decode_s", _FLOAT, "s", "Rank 0's time in decodes."),
     _field("other_energy_j", _FLOAT, "J", "Energy between batches, inside the window."),
+    _field("other_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("other_s", _FLOAT, "s", "Rank 0's time between batches."),
     _field(
         "idle_power_w", _FLOAT, "W", "Mean power of the devices in the idle window before the load."
     ),
     _field("idle_energy_j", _FLOAT, "J", "Energy of that idle window."),
+    _field("idle_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field(
         "idle_after_power_w",
         _FLOAT,
@@ -191,15 +199,19 @@ _MEASURED = [
         "Mean power of the devices in the idle window after the last batch, weights still on them.",
     ),
     _field("idle_after_energy_j", _FLOAT, "J", "Energy of that idle window."),
+    _field("idle_after_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field(
         "net_energy_j",
         _FLOAT,
         "J",
         "energy_j without idle_power_w x duration_s: beside the gross joules, never for them.",
     ),
+    _field("net_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("load_energy_j", _FLOAT, "J", "Energy of loading the weights."),
+    _field("load_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("load_s", _FLOAT, "s", "Rank 0's time of loading."),
     _field("warmup_energy_j", _FLOAT, "J", "Energy of the uncounted batch."),
+    _field("warmup_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("warmup_s", _FLOAT, "s", "Rank 0's time of the uncounted batch."),
     _field(
         "job_energy_j",
@@ -207,6 +219,7 @@ _MEASURED = [
         "J",
         "All phases: idle, load, warm-up, the measured window and idle after it.",
     ),
+    _field("job_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("attempt_s", _FLOAT, "s", "The attempt's time, from its claim to its closed record."),
     _field(
         "reference_s",
@@ -215,6 +228,7 @@ _MEASURED = [
         "Time under the fixed reference load, where sweep.reference_s asks for it.",
     ),
     _field("reference_energy_j", _FLOAT, "J", "Its energy; in no other column."),
+    _field("reference_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("reference_rounds", _INT, "rounds", "Rounds of that load by rank 0."),
     _field(
         "host_energy_j",
@@ -236,6 +250,9 @@ _MEASURED = [
     _field("steady_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("steady_power_w", _FLOAT, "W", "steady_energy_j / steady_s."),
     _field("steady_energy_per_token_j", _FLOAT, "J/token", "steady_energy_j / steady_tokens_kept."),
+    _field(
+        "steady_energy_per_token_u_j", _FLOAT, "J/token", "steady_energy_u_j / steady_tokens_kept."
+    ),
     _field("power_source", _STRING, "", "The sensor that the joules come from."),
     _field("boundary", _STRING, "", "What the joules are of: gpu, or host where there is none."),
     _field("simulated", _BOOL, "", "True where the watts are arithmetic and nothing was measured."),

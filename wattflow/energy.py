@@ -73,6 +73,7 @@ class Windows:
 
     energy_j: Floats
     u_j: Floats  # standard uncertainty by sampling
+    lag_u_j: Floats  # the part of it by which stamps may lie off: alike in windows of one load
     window_ns: Ints
     covered_ns: Ints
     longest_gap_ns: Ints
@@ -82,6 +83,7 @@ class Windows:
         return Windows(
             energy_j=self.energy_j[first:last],
             u_j=self.u_j[first:last],
+            lag_u_j=self.lag_u_j[first:last],
             window_ns=self.window_ns[first:last],
             covered_ns=self.covered_ns[first:last],
             longest_gap_ns=self.longest_gap_ns[first:last],
@@ -221,26 +223,24 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
     if len(power.time_ns) < 2:
         nothing = np.zeros(len(start))
         none = np.zeros(len(start), np.int64)
-        return Windows(nothing + np.nan, nothing + np.nan, window_ns, none, window_ns)
+        return Windows(nothing + np.nan, nothing + np.nan, nothing, window_ns, none, window_ns)
     inside = _bracketed(power.time_ns, start, end)
     first, last = _segment(power.time_ns, start), _segment(power.time_ns, end)
     energy_start, covered_start, power_start = _at(power, start, first)
     energy_end, covered_end, power_end = _at(power, end, last)
     covered_ns = np.where(inside, covered_end - covered_start, 0)
     lag_s = power.lag_ns / SECOND_NS
-    parts_j = (
-        np.sqrt(_sampled_j2(power, first, last + 1)),
-        np.abs(power_end - power_start) * lag_s / np.sqrt(3),
-        _spread_w(power, start) * lag_s / np.sqrt(12),
-        _spread_w(power, end) * lag_s / np.sqrt(12),
-        power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS) / np.sqrt(3),
-    )
-    u_j = np.sqrt(sum(part_j**2 for part_j in parts_j))
+    step_w2 = (power_end - power_start) ** 2
+    spread_w2 = _spread_w(power, start) ** 2 + _spread_w(power, end) ** 2
+    lag_u_j = lag_s * np.sqrt(step_w2 / 3 + spread_w2 / 12)
+    lost_j = power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS)
+    u_j = np.sqrt(_sampled_j2(power, first, last + 1) + lag_u_j**2 + lost_j**2 / 3)
     # rounding may leave -1e-12 J for a window inside one segment
     energy_j = np.maximum(energy_end - energy_start, 0.0)
     return Windows(
         energy_j=np.where(inside, energy_j, np.nan),
         u_j=np.where(inside, u_j, np.nan),
+        lag_u_j=lag_u_j,
         window_ns=window_ns,
         covered_ns=covered_ns,
         longest_gap_ns=_longest_gaps(power, start, end),
@@ -263,7 +263,7 @@ def counter_between(
     window_ns = end - start
     if len(readings.time_ns) < 2:
         nothing = np.full(len(start), np.nan)
-        return Windows(nothing, nothing, window_ns, window_ns * 0, window_ns)
+        return Windows(nothing, nothing, nothing, window_ns, window_ns * 0, window_ns)
     inside = _bracketed(readings.time_ns, start, end)
     first, last = _at_edge(readings, start, power), _at_edge(readings, end, power)
     energy_j = last.energy_j - first.energy_j
@@ -274,6 +274,7 @@ def counter_between(
     return Windows(
         energy_j=np.where(known, np.maximum(energy_j, 0.0), np.nan),
         u_j=np.where(known, np.hypot(first.u_j, last.u_j), np.nan),
+        lag_u_j=np.zeros(len(start)),
         window_ns=window_ns,
         covered_ns=covered_ns,
         longest_gap_ns=window_ns - covered_ns,
@@ -287,7 +288,11 @@ def resets_between(readings: Counter, start_ns: int, end_ns: int) -> int:
 
 
 def summed(windows: Windows) -> Joules:
-    """The sum over windows, or null and why: not_bracketed, or gap where too little of the time was measured."""
+    """The sum over windows, or null and why: not_bracketed, or gap where too little of the time was measured.
+
+    What the windows do not share adds in quadrature. The lag of a sensor's stamps is one number: where each prefill
+    starts with a rise it takes the same joules from each of them, so its part adds up as it is.
+    """
     window_ns, covered_ns = int(windows.window_ns.sum()), int(windows.covered_ns.sum())
     coverage = covered_ns / window_ns if window_ns else float(np.all(np.isfinite(windows.energy_j)))
     longest_gap_s = float(windows.longest_gap_ns.max(initial=0)) / SECOND_NS
@@ -297,9 +302,10 @@ def summed(windows: Windows) -> Joules:
     elif coverage < LEAST_COVERAGE:
         reason = "gap"
     known = reason is None
+    own_j2 = np.maximum(windows.u_j**2 - windows.lag_u_j**2, 0.0).sum()
     return Joules(
         energy_j=float(windows.energy_j.sum()) if known else None,
-        u_j=float(np.sqrt((windows.u_j**2).sum())) if known else None,
+        u_j=float(np.sqrt(own_j2 + windows.lag_u_j.sum() ** 2)) if known else None,
         seconds=window_ns / SECOND_NS,
         coverage=coverage,
         longest_gap_s=longest_gap_s,

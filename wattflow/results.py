@@ -7,6 +7,7 @@ s.traces()                              a polars LazyFrame of all power samples
 s.timeline(s.points["point_id"][0])     an Altair chart
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -267,8 +268,12 @@ def _varying(rows: pl.DataFrame, beside: str | None) -> list[str]:
 
 def _values(rows: pl.DataFrame, metric: str) -> list[compare.Value]:
     """The repeats of one arm, with their sampling uncertainty where the metric is joules, and their boards."""
-    relative = pl.col("energy_u_j") / pl.col("energy_j")
-    u = pl.col(metric) * relative if "energy" in metric or "power" in metric else pl.lit(0.0)
+    own = re.sub(r"_(j|w)$", r"_u_\1", metric)
+    u = pl.lit(0.0)
+    if own != metric and own in rows.columns:
+        u = pl.col(own)
+    elif "energy" in metric or "power" in metric:
+        u = pl.col(metric) * pl.col("energy_u_j") / pl.col("energy_j")
     told = rows.select(pl.col(metric).cast(pl.Float64), u.fill_null(0.0).alias("u"), "boards")
     return [compare.Value(v, u_of, tuple(boards or ())) for v, u_of, boards in told.iter_rows()]
 
