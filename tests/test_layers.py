@@ -10,14 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wattflow"
 
 LAYERS = [
-    {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts"},
-    {"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
+    {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts", "archive"},
+    {
+        *{"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
+        *{"pseudonyms", "methods"},
+    },
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
         *{"estimate", "watchdog", "measurement", "provenance"},
         *{"caps", "conditions"},
+        *{"bundle", "verify"},
     },
     {"cli"},
 ]
@@ -37,6 +41,8 @@ STAGE_IMPORTS = {
     "attempts": {"conditions"},
     "estimate": set(),
     "collect": {"attempts"},
+    "bundle": {"provenance"},
+    "verify": {"attempts", "bundle", "collect", "report", "results"},  # bundle: for names alone
     "measure": {"measurement", "process"},
     "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
     "results": {"figures", "caps"},
@@ -98,9 +104,11 @@ def test_only_the_engine_knows_torch_and_only_power_knows_nvml(inside, imported,
         assert "pynvml" not in foreign
 
 
-@pytest.mark.parametrize("stage", ["cli", "grid", "submit", "status", "run", "dataset"])
+@pytest.mark.parametrize(
+    "stage", ["cli", "grid", "submit", "status", "run", "dataset", "bundle", "verify"]
+)
 def test_what_a_login_node_imports_is_light(stage):
-    """The modules behind --help, plan, submit and status load neither torch nor pynvml nor altair."""
+    """The modules behind --help, plan, submit, status and verify load neither torch nor pynvml nor altair."""
     code = (
         f"import sys, wattflow.{stage}; "
         "print([m for m in ('torch', 'pynvml', 'altair', 'polars', 'transformers') if m in sys.modules])"

@@ -14,9 +14,9 @@ import pytest
 import typer.main
 from fake_nvml import curves
 
-from wattflow import measure, measurement, open_sweep
+from wattflow import measure, open_sweep
 from wattflow.cli import app
-from wattflow.config import Power
+from wattflow.config import Power, command_id
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN, TRACE
 from wattflow.stream import read_table
@@ -569,7 +569,7 @@ def test_a_batch_script_without_a_step_is_one_node():
 def test_a_part_that_is_none_of_ours_is_damaged(where):
     """A foreign JSON among the parts costs the attempt, by name."""
     call("true")
-    (attempt,) = SweepDir(Path("out").absolute()).attempts(measurement.point_id(["true"]))
+    (attempt,) = SweepDir(Path("out").absolute()).attempts(command_id(["true"]))
     (attempt.path / "timings" / "x.json").write_text("[1]")
     with pytest.raises(DamagedError, match="none of ours"):
         attempt.read_record()

@@ -813,6 +813,71 @@ def measure(
 
 
 @app.command()
+def bundle(
+    sweep: SweepArgument,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="The bundle; by default SWEEP.zip.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Pack traces, records, config, lock and hashes into one file, pseudonymised, for others to verify."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import bundle as stage  # noqa: PLC0415
+    from wattflow import verify as checking  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    made = stage.bundle(
+        SweepDir.existing(sweep), None if out is None else Path(out), dry_run=dry_run
+    )
+    total = sum(size for _, size in made.members)
+    for line in made.left_out:
+        _talk(f"not whole, so without its files: {line}")
+    if dry_run:
+        _table(["bytes", "member"], [[size, name] for name, size in made.members], numbers=[0])
+        _talk(f"{len(made.members)} files, {total:,} bytes would go into {_shown(made.path)}.")
+        return
+    print(_shown(made.path))
+    _talk(f"{len(made.members)} files, {total:,} bytes, sha256 {made.sha256}")
+    _talk(
+        "Publish that hash beside the figures. Left out: users, accounts, hosts, paths, prompts, answers, logs."
+    )
+    if made.salt is not None:
+        _talk(f"The pseudonyms' salt is {_shown(made.salt)}: keep it to yourself.")
+    if not checking.verify(made.path).verified:
+        raise WattflowError(
+            f"{_shown(made.path)} is written, and its figures do not follow from its traces: `wattflow verify "
+            f"{_shown(made.path)}` says where."
+        )
+    _talk(f"`wattflow verify {_shown(made.path)}` passes.")
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="SWEEP|BUNDLE", help="A sweep's directory or name, or a bundle."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Recompute every published figure from the raw traces, without a GPU; exit code 1 where one differs."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import verify as stage  # noqa: PLC0415
+
+    if Path(what).is_file():
+        stage.limit_memory()
+    verdict = stage.verify(Path(what))
+    if as_json:
+        _print_json(stage.as_json(verdict))
+    else:
+        _table(stage.HEADINGS, stage.table(verdict), numbers=range(2, 8))
+        for line in stage.lines(verdict):
+            _talk(line)
+    raise typer.Exit(0 if verdict.verified else 1)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can measure, for this user: sensors, rights, GPUs, Slurm, folders."""
     from wattflow.doctor import examine  # noqa: PLC0415

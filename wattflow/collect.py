@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def _collect_bucket(
         attempts = sweep.attempts(point["point_id"])
         choices: dict[str, Any] = json.loads(point["choices"])
         if not attempts:
-            new.append(Collected(_untried(point, choices), [], {}))
+            new.append(Collected(untried(point, choices), [], {}))
         for attempt in attempts:
             key = (attempt.point_id, attempt.number)
             if key in traced and _unchanged(attempt, before.stamps.get(key)):
@@ -154,7 +154,7 @@ def _unchanged(attempt: AttemptDir, stamp_ns: int | None) -> bool:
         return False
 
 
-def _untried(point: Row, choices: dict[str, Any]) -> Row:
+def untried(point: Row, choices: dict[str, Any]) -> Row:
     """The row of a point without an attempt: infeasible, or waiting."""
     if point["reason"] is not None:
         return blank(point["point_id"], choices, "infeasible", "infeasible", point["reason"])
@@ -198,9 +198,14 @@ def _owned(trace: pa.Table, key: Key, who: Who, schema: pa.Schema) -> pa.Table:
     """A device's trace in order of time, with whose it is beside each row."""
     owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *who), strict=True))
     columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
-    rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
-    columns += (trace if rising else trace.sort_by("time_ns")).select(TRACE.names).columns
+    columns += in_order_of_time(trace).select(TRACE.names).columns
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def in_order_of_time(trace: pa.Table) -> pa.Table:
+    """A trace as it is collected: sorted by its stamps where they do not rise already."""
+    rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
+    return trace if rising else trace.sort_by("time_ns")
 
 
 def _with_rows(table: pa.Table, kept: list[Key], new: list[Row], schema: pa.Schema) -> pa.Table:
@@ -222,14 +227,16 @@ def _in_order(table: pa.Table, grid: list[Row]) -> pa.Table:
     return table.take(pc.sort_indices(order, sort_keys=by))
 
 
+def newest_valid(rows: Iterable[tuple[str, bool]]) -> set[int]:
+    """The places of the rows that count, of (point_id, valid) in order of attempts: each point's last valid one."""
+    newest = {point_id: i for i, (point_id, valid) in enumerate(rows) if valid}
+    return set(newest.values())
+
+
 def _counted(table: pa.Table) -> pa.Table:
     """The table with `counts` true on the newest valid attempt of each point, and on no other."""
-    newest: dict[str, int] = {}
     points, valid = table["point_id"].to_pylist(), table["valid"].to_pylist()
-    for i, (point_id, good) in enumerate(zip(points, valid, strict=True)):
-        if good:
-            newest[point_id] = i
-    rows = set(newest.values())
+    rows = newest_valid(zip(points, valid, strict=True))
     counts = pa.array([i in rows for i in range(table.num_rows)], pa.bool_())
     at = table.schema.get_field_index("counts")
     return table.set_column(at, POINT.field("counts"), counts)

@@ -7,6 +7,7 @@ follows from other choices; `point_id` hashes what is left. Only config.py knows
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -357,13 +358,19 @@ def from_dict(choices: dict[str, Any]) -> Config:
 DEFAULTS = _defaults()
 
 
+def is_hashed(key: str) -> bool:
+    """Whether a dotted key is part of the point_id, where its value differs from the default."""
+    parts = key.split(".")
+    above = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return key == "cluster.gpu_model" or not above & _NOT_HASHED
+
+
 def hashed(choices: dict[str, Any]) -> dict[str, Any]:
     """The leaves of resolved choices that make the point_id: those that are hashed and differ from their default."""
-    kept = {key: value for key, value in choices.items() if key not in _NOT_HASHED}
     out = {
         key: value
-        for key, value in flat(kept).items()
-        if value != DEFAULTS.get(key) and key not in _NOT_HASHED
+        for key, value in flat(choices).items()
+        if is_hashed(key) and value != DEFAULTS.get(key) and key != "cluster.gpu_model"
     }
     gpu_model = choices["cluster"]["gpu_model"]
     if gpu_model is not None:
@@ -376,4 +383,10 @@ def point_id(choices: dict[str, Any]) -> str:
     canonical = json.dumps(
         [ID_VERSION, hashed(choices)], sort_keys=True, separators=(",", ":"), allow_nan=False
     )
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def command_id(command: Sequence[str]) -> str:
+    """The same for a command under `measure`: all measurements of one command are attempts at one point."""
+    canonical = json.dumps([ID_VERSION, {"measure.command": list(command)}], separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

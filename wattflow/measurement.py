@@ -8,7 +8,6 @@ whenever it is read. A device of a node stands where a sweep has a rank.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from wattflow.columns import PHASE, POINT, REASONS
-from wattflow.config import ID_VERSION
+from wattflow.config import command_id
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.power.parent import Sidecar
 from wattflow.provenance import commit, versions
@@ -41,12 +40,6 @@ _ABOUT = {"schema_version": str(SCHEMA_VERSION)}
 # --- the directory --------------------------------------------------------------------------------
 
 
-def point_id(command: Sequence[str]) -> str:
-    """12 hex digits by which measurements of one command are attempts at one point."""
-    canonical = json.dumps([ID_VERSION, {"measure.command": list(command)}], separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
 def _directory(asked: "Asked", place: "Place") -> SweepDir:
     """Where the measurement goes: as asked, else a name of its own below ./sweeps, the same on all nodes of a step."""
     if asked.out is not None:
@@ -59,7 +52,7 @@ def _directory(asked: "Asked", place: "Place") -> SweepDir:
 
 def _make(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
     """A new attempt in a directory that holds this command's point, or does so now; RefusedError for another's."""
-    mine = point_id(asked.command)
+    mine = command_id(asked.command)
     if sweep.measured_path.is_file():
         held = read_json(sweep.measured_path)
         if held.get("point_id") != mine:
@@ -94,7 +87,7 @@ def _join(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
     """The attempt of this step, made by task 0, in which this node has no part yet; RefusedError if none comes."""
     end = time.monotonic() + JOIN_S
     while time.monotonic() < end:
-        for attempt in reversed(sweep.attempts(point_id(asked.command))):
+        for attempt in reversed(sweep.attempts(command_id(asked.command))):
             with contextlib.suppress(FileNotFoundError, DamagedError):
                 if read_json(attempt.record_path).get("job") == place.job and _claim_part(
                     attempt, place.node

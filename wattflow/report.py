@@ -17,7 +17,7 @@ from typing import Any, cast
 import polars as pl
 
 from wattflow import __version__, caps
-from wattflow.columns import CHOICE_KEYS, REASONS
+from wattflow.columns import CHOICE_KEYS, REASONS, SENSORS
 from wattflow.results import Sweep
 from wattflow.sweepdir import write_atomic
 
@@ -153,6 +153,14 @@ def report(sweep: Sweep) -> Path:
     return sweep.directory.report_path
 
 
+def shows(sweep: Sweep) -> bool | None:
+    """Whether results/report.html has the figures that results/ have; null where another wattflow drew it."""
+    page = sweep.directory.report_path.read_text(errors="replace")
+    if f"<td>wattflow {__version__}</td>" not in page:
+        return None
+    return _header(sweep) in page and _results(sweep) in page
+
+
 @cache
 def _bundle() -> str:
     """The JavaScript that draws the figures, 0.9 MB; bundling takes 2 s."""
@@ -224,18 +232,6 @@ def _joules(sweep: Sweep) -> str:
     return f"{mark}{number(energy_j)} J" if energy_j < 1e5 else f"{mark}{number(energy_j / 1e3)} kJ"
 
 
-_SENSORS = {
-    "nvml_buffer": "the driver's own sample buffer (a reading each 20 ms, with the driver's time stamps)",
-    "nvml_instant": "NVML's instantaneous power, polled",
-    "nvml_average": "NVML's one-second average of power, polled",
-    "nvml_usage": "NVML's power usage, polled; whether it is an average depends on the GPU",
-    "nvml_counter": "the hardware energy counter",
-    "dcgm": "DCGM's cache of instantaneous power, stamped when it arrived",
-    "dcgm_mean": "DCGM's cache of a one-second average of power, stamped when it arrived",
-    "simulated": "arithmetic on the CPU's load",
-}
-
-
 def _about(sweep: Sweep) -> str:
     """What was measured and where the watts came from, in plain words."""
     told = sweep.points.filter(pl.col("energy_j").is_not_null())
@@ -252,7 +248,7 @@ def _about(sweep: Sweep) -> str:
         f"Each number is of the <b>measured window</b>: {window}. Joules are gross, idle power included."
     ]
     for source in told["power_source"].unique(maintain_order=True):
-        sensors = ", ".join(_SENSORS.get(name, name) for name in source.split(" + "))
+        sensors = ", ".join(SENSORS.get(name, name) for name in source.split(" + "))
         paragraphs.append(f"The watts come from {escape(sensors)} (<code>{escape(source)}</code>).")
     if told["simulated"].any():
         paragraphs.append(

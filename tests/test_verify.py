@@ -1,0 +1,547 @@
+"""`wattflow verify` finds what was changed in a sweep or bundle since it was measured, and nothing where nothing is."""
+
+import csv
+import json
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
+
+from wattflow import archive, cli, config
+from wattflow.bundle import bundle
+from wattflow.collect import collect
+from wattflow.errors import RefusedError
+from wattflow.report import report
+from wattflow.results import open_sweep
+from wattflow.verify import as_json, lines, table, verify
+
+TWO = ["GPU-0a1b2c3d-0000-4000-8000-000000000001", "GPU-0a1b2c3d-0000-4000-8000-000000000002"]
+POINTS = [choices(shards=2, batch_size=batch) for batch in (4, 8)]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two points on two GPUs of 80 and 120 W: 8.5 s x 200 W is 1,700 J in each window; collected."""
+    made = make_sweep(tmp_path / "s", POINTS)
+    for i, point in enumerate(POINTS):
+        gpus = [Gpu(uuid, constant(80.0 + 40.0 * k)) for k, uuid in enumerate(TWO)]
+        make_attempt(made, point, Made(gpus, started_s=100.0 * i))
+    collect(made)
+    return made
+
+
+@pytest.fixture
+def packed(sweep, tmp_path):
+    """The bundle of that sweep, unpacked into a folder; `sealed` hashes it anew."""
+    bundle(sweep, tmp_path / "b.zip")
+    archive.unpack(tmp_path / "b.zip", tmp_path / "b")
+    return tmp_path / "b"
+
+
+def edit(path, change):
+    """Rewrite a Parquet file with some cells changed: `change` is given its rows."""
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    kept = change(rows) or rows
+    pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
+
+
+def set_cell(column, value, row=0):
+    def change(rows):
+        rows[row][column] = value(rows[row][column]) if callable(value) else value
+
+    return change
+
+
+def add_watts(more, at_s=5.0):
+    """Raise the one power sample of a trace next to some second of the attempt."""
+
+    def change(rows):
+        powers = [row for row in rows if row["power_w"] is not None]
+        zero = powers[0]["time_ns"] + 100_000_000
+        min(powers, key=lambda row: abs(row["time_ns"] - zero - at_s * 1e9))["power_w"] += more
+
+    return change
+
+
+def first_trace(sweep_path, of=0):
+    return sorted(Path(sweep_path).glob("points/*/attempt-1/traces/*.parquet"))[of]
+
+
+def said(verdict):
+    return "\n".join([*lines(verdict), *(str(row[-1]) for row in table(verdict))])
+
+
+# --- nothing changed ------------------------------------------------------------------------------
+
+
+def test_an_untouched_sweep_passes(sweep):
+    """1,700 J come out again to the last bit, in both points; all point_ids are the hash of their choices."""
+    verdict = verify(sweep.path)
+    assert verdict.verified
+    assert [one.energy_j for one in verdict.attempts] == pytest.approx([1700.0] * 2)
+    assert [one.recomputed_j for one in verdict.attempts] == [
+        one.energy_j for one in verdict.attempts
+    ]
+    assert (verdict.right_ids, verdict.points) == (2, 2)
+    assert all(one.ok and one.largest == 0.0 and one.figures > 100 for one in verdict.attempts)
+    assert [one.gpus for one in verdict.attempts] == [2, 2]
+    assert verdict.notes == []
+
+
+def test_an_untouched_bundle_passes_packed_and_unpacked(sweep, packed, tmp_path):
+    """As a file and as a folder; the file's hash is told, every member is in its sums."""
+    verdict = verify(tmp_path / "b.zip")
+    assert verdict.verified, said(verdict)
+    assert verdict.kind == "bundle of a sweep"
+    assert verdict.sha256 == archive.sha256(tmp_path / "b.zip")
+    assert verdict.hashed_files == len(archive.files(packed)) - 1
+    assert verify(packed).verified
+
+
+def test_failed_infeasible_and_untried_points_pass_too(tmp_path):
+    """Points without a figure are held to their reasons, and told apart from those that count."""
+    made = demo(tmp_path / "d")
+    collect(made)
+    verdict = verify(made.path)
+    assert verdict.verified, said(verdict)
+    verdicts = [row[-1] for row in table(verdict)]
+    assert verdicts.count("ok") == 9
+    assert verdicts.count("ok, failed, does not count") == 1
+
+
+def test_verify_writes_nothing(sweep):
+    """Not one file of a sweep is touched; a read-only copy of somebody else's can be verified."""
+
+    def state():
+        return {
+            path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sweep.path.rglob("*")
+        }
+
+    before = state()
+    verify(sweep.path)
+    assert state() == before
+
+
+# --- what a forger, or a fault, changes -----------------------------------------------------------
+
+
+def test_one_sample_moved_by_three_watts(sweep):
+    """3 W more in one sample of 20 ms are 0.06 J: found by the joules alone, 3.5e-5 of 1,700 J."""
+    shutil.rmtree(sweep.traces)
+    edit(first_trace(sweep.path), add_watts(3.0))
+    verdict = verify(sweep.path)
+    assert not verdict.verified
+    changed, other = verdict.attempts if not verdict.attempts[0].ok else verdict.attempts[::-1]
+    assert other.ok
+    (joules,) = [d for d in changed.differences if (d.where, d.what) == ("points", "energy_j")]
+    assert joules.recomputed - joules.published == pytest.approx(0.06, rel=1e-6)
+    assert joules.relative == pytest.approx(0.06 / 1700.06, rel=1e-6)
+
+
+def test_a_sample_in_no_window_is_found_by_its_copy(sweep):
+    """A sample after the last batch changes no joule of the window, and is not what was collected."""
+    edit(first_trace(sweep.path), add_watts(3.0, at_s=11.65))
+    verdict = verify(sweep.path)
+    assert not verdict.verified
+    assert "is not its copy in results/traces: power_w of row" in said(verdict)
+
+
+def test_a_removed_sample(sweep):
+    """A row taken out of a constant trace leaves the joules, and is missed by the count of samples."""
+    shutil.rmtree(sweep.traces)
+    edit(first_trace(sweep.path), lambda rows: [r for i, r in enumerate(rows) if i != 300])
+    verdict = verify(sweep.path)
+    assert any(d.what == "samples" for one in verdict.attempts for d in one.differences)
+
+
+def test_a_removed_gpu(sweep):
+    """A trace that is gone is named, and no total of the point is left."""
+    first_trace(sweep.path, of=1).unlink()
+    verdict = verify(sweep.path)
+    text = said(verdict)
+    assert not verdict.verified
+    assert f"GPU {TWO[1]} of the record has no trace." in text
+    (bad,) = [one for one in verdict.attempts if not one.ok]
+    assert bad.energy_j == pytest.approx(1700.0)
+    assert bad.recomputed_j is None
+
+
+def test_a_gpu_removed_from_record_spans_and_traces(sweep):
+    """Taken out everywhere, the GPU is missed by the point's shards and by the published boards."""
+    trace = first_trace(sweep.path, of=1)
+    attempt = trace.parents[1]
+    trace.unlink()
+    record = json.loads((attempt / "record.json").read_text())
+    record["ranks"] = record["ranks"][:1]
+    record["nodes"][0]["devices"] = record["nodes"][0]["devices"][:1]
+    (attempt / "record.json").write_text(json.dumps(record))
+    edit(attempt / "timings" / "node1.parquet", lambda rows: [r for r in rows if r["rank"] == 0])
+    verdict = verify(sweep.path)
+    (bad,) = [one for one in verdict.attempts if not one.ok]
+    assert {"boards", "gpus", "reasons", "valid"} <= {d.what for d in bad.differences}
+
+
+def test_a_foreign_trace(sweep):
+    """A trace of a GPU that the record does not name is told."""
+    trace = first_trace(sweep.path)
+    shutil.copy(trace, trace.with_name("node1-GPU-other.parquet"))
+    assert "traces/node1-GPU-other.parquet: a trace of no device of the record." in said(
+        verify(sweep.path)
+    )
+
+
+def change_choice(key, value):
+    def change(rows):
+        told = json.loads(rows[0]["choices"])
+        here = told
+        *path, last = key.split(".")
+        for part in path:
+            here = here[part]
+        here[last] = value
+        rows[0]["choices"] = json.dumps(told)
+
+    return change
+
+
+def test_a_changed_choice_of_the_point_id(sweep):
+    """Another batch size in the grid hashes to another point_id, which is told."""
+    edit(sweep.grid_path, change_choice("batch_size", 16))
+    verdict = verify(sweep.path)
+    assert not verdict.verified
+    assert verdict.right_ids == 1
+    assert f"they hash to {config.point_id(choices(shards=2, batch_size=16))}" in said(verdict)
+
+
+def test_a_changed_choice_outside_the_point_id(sweep):
+    """Another idle window in the grid is not that of the record."""
+    edit(sweep.grid_path, change_choice("power.idle_s", 9.0))
+    text = said(verify(sweep.path))
+    assert "grid.parquet and record.json differ in power.idle_s 9.0 and 5.0." in text
+
+
+def test_a_changed_choice_of_the_record(sweep):
+    """A record that tells another precision than the grid is found."""
+    path = next(sweep.path.glob("points/*/attempt-1/record.json"))
+    record = json.loads(path.read_text())
+    record["choices"]["precision"] = "fp32"
+    path.write_text(json.dumps(record))
+    assert "differ in precision 'bf16' and 'fp32'." in said(verify(sweep.path))
+
+
+@pytest.mark.parametrize(
+    ("column", "factor"), [("energy_j", 1 - 2e-9), ("energy_per_token_j", 0.99), ("power_w", 1.001)]
+)
+def test_a_joule_edited_in_the_points(sweep, column, factor):
+    """Any published number that is off by more than 1e-9 of itself is told, by how much."""
+    edit(sweep.points_path, set_cell(column, lambda value: value * factor))
+    (bad,) = [one for one in verify(sweep.path).attempts if not one.ok]
+    (difference,) = bad.differences
+    assert (difference.where, difference.what) == ("points", column)
+    assert difference.relative == pytest.approx(abs(1 - factor), rel=2e-2)
+
+
+def test_rounding_below_the_tolerance_passes(sweep):
+    """A last bit, as another processor may round it, is no difference."""
+    edit(sweep.points_path, set_cell("energy_j", lambda value: value * (1 + 1e-12)))
+    verdict = verify(sweep.path)
+    assert verdict.verified
+    assert max(one.largest for one in verdict.attempts) == pytest.approx(1e-12, rel=0.1)
+
+
+def test_a_joule_edited_in_the_phases(sweep):
+    """A GPU's joules in one phase are told with phase, node and GPU."""
+    edit(sweep.phases_path, set_cell("energy_j", lambda value: value + 1.0))
+    (bad,) = [one for one in verify(sweep.path).attempts if not one.ok]
+    (difference,) = bad.differences
+    assert difference.where == "phases"
+    assert difference.what.endswith("energy_j")
+    assert "node1 GPU-" in difference.what
+
+
+def test_a_dropped_attempt(sweep):
+    """An attempt that lies on disk and is left out of the results is told: nobody picks the cheap ones."""
+    make_attempt(sweep, POINTS[0], Made([Gpu(uuid, constant(99.0)) for uuid in TWO]))
+    collect(sweep)
+    assert verify(sweep.path).verified
+    edit(sweep.points_path, lambda rows: [row for row in rows if row["attempt"] != 2])
+    edit(sweep.phases_path, lambda rows: [row for row in rows if row["attempt"] != 2])
+    text = said(verify(sweep.path))
+    assert "attempt 2: not in the results." in text
+    assert "counts null" not in text
+
+
+def test_an_attempt_made_to_count(sweep):
+    """That the older of two valid attempts counts does not follow from them."""
+    make_attempt(sweep, POINTS[0], Made([Gpu(uuid, constant(99.0)) for uuid in TWO]))
+    collect(sweep)
+    edit(sweep.points_path, set_cell("counts", True))
+    (bad,) = [one for one in verify(sweep.path).attempts if not one.ok]
+    assert [d.what for d in bad.differences] == ["counts"]
+
+
+def test_an_invented_row(sweep):
+    """A row of an attempt that is not on disk is told."""
+    edit(sweep.points_path, lambda rows: [*rows, {**rows[0], "attempt": 7}])
+    assert "attempt 7: in the results, and not on disk." in said(verify(sweep.path))
+
+
+def test_a_report_that_shows_other_figures(sweep):
+    """The table of report.html is held to the results; an edited number in it is found."""
+    page = report(open_sweep(sweep.path))
+    assert verify(sweep.path).verified
+    page.write_text(page.read_text().replace("<td class='n'>200</td>", "<td class='n'>150</td>"))
+    assert "report.html shows other figures" in said(verify(sweep.path))
+
+
+# --- the same in a bundle -------------------------------------------------------------------------
+
+
+def edits(folder):
+    """What a forger may do to an unpacked bundle, by the words by which it is told once hashed anew."""
+    sweep = folder / "sweep"
+    trace = first_trace(sweep)
+    return {
+        "energy_j 1700, recomputed 1700.0": lambda: edit(trace, add_watts(3.0)),
+        "of the record has no trace": trace.unlink,
+        "they hash to": lambda: edit(sweep / "grid.parquet", change_choice("batch_size", 16)),
+        "energy_j 1690, recomputed 1700": lambda: edit(
+            sweep / "results/points.parquet", set_cell("energy_j", 1690.0)
+        ),
+        "points.csv: energy_j 170, recomputed 1700": lambda: edit_csv(folder / "points.csv"),
+    }
+
+
+def edit_csv(path):
+    heading, *rows = list(csv.reader(path.read_text().splitlines()))
+    rows[0][heading.index("energy_j")] = "170.0"
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([heading, *rows])
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_a_forged_bundle(packed, tmp_path, which):
+    """A changed file is named by its hash; once the forger has hashed all anew, the figures still tell."""
+    words, change = list(edits(packed).items())[which]
+    change()
+    verdict = verify(packed)
+    assert not verdict.verified
+    assert len(verdict.wrong_files) == 1
+    archive.write_sums(packed)
+    archive.pack(packed, tmp_path / "forged.zip")
+    verdict = verify(tmp_path / "forged.zip")
+    assert verdict.wrong_files == []
+    assert not verdict.verified
+    assert words in said(verdict)
+
+
+def test_a_file_added_to_a_bundle(packed):
+    """What is not in sha256sums is told."""
+    (packed / "more.txt").write_text("x")
+    assert verify(packed).wrong_files == ["more.txt: not in sha256sums"]
+
+
+# --- other versions -------------------------------------------------------------------------------
+
+
+def set_version(path, version):
+    table = pq.read_table(path)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"wattflow": version}), path
+    )
+
+
+def test_results_of_another_version_are_told(sweep):
+    """The note names both versions, whether or not a figure differs."""
+    set_version(sweep.points_path, b"0.0.9")
+    verdict = verify(sweep.path)
+    assert verdict.verified
+    assert "made by wattflow 0.0.9" in verdict.notes[0]
+    assert "results by wattflow 0.0.9" in said(verdict)
+
+
+def test_columns_that_older_results_lack_are_named_and_not_compared(sweep):
+    """Results from before a column was there pass, and the column is named."""
+    table = pq.read_table(sweep.points_path)
+    pq.write_table(table.drop_columns(["board_gain_u_j"]), sweep.points_path)
+    verdict = verify(sweep.path)
+    assert verdict.verified
+    assert verdict.notes == ["not in these results, so not compared: board_gain_u_j."]
+
+
+def test_an_attempt_that_still_runs_is_a_note(sweep):
+    """A claimed attempt without a record is not a fault of what was published."""
+    sweep.claim_attempt(config.point_id(POINTS[0]))
+    verdict = verify(sweep.path)
+    assert verdict.verified
+    assert verdict.notes == [f"point {config.point_id(POINTS[0])}, attempt 2: not collected yet."]
+
+
+def test_a_damaged_attempt_has_no_figures_to_verify(sweep, tmp_path):
+    """A cut trace was collected as damaged; the sweep and its bundle pass, the bundle with a note."""
+    trace = first_trace(sweep.path)
+    trace.write_bytes(trace.read_bytes()[:-100])
+    os.utime(trace.parents[1] / "record.json")
+    collect(sweep)
+    assert verify(sweep.path).verified
+    bundle(sweep, tmp_path / "d.zip")
+    verdict = verify(tmp_path / "d.zip")
+    assert verdict.verified, said(verdict)
+    assert "not whole when it was packed" in verdict.notes[0]
+
+
+# --- files of strangers ---------------------------------------------------------------------------
+
+
+def zip_of(path, members, mode=zipfile.ZIP_STORED, attributes=0):
+    with zipfile.ZipFile(path, "w", mode) as packed:
+        for name, data in members:
+            about = zipfile.ZipInfo(name)
+            about.compress_type = mode
+            about.external_attr = attributes
+            packed.writestr(about, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/etc/out", "a/../../out", "a\\..\\out", "C:out", ".hidden", "a//b", "a/"]
+)
+def test_names_that_leave_the_folder_are_refused(tmp_path, name):
+    """No member is written outside of the folder; nothing is written at all."""
+    path = zip_of(tmp_path / "x.zip", [("a.txt", b""), (name, b"x")])
+    (tmp_path / "to").mkdir()
+    with pytest.raises(RefusedError):
+        archive.unpack(path, tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_links_are_refused(tmp_path):
+    """A member that would become a symbolic link is refused."""
+    link = zip_of(
+        tmp_path / "l.zip", [("a", b"/etc/passwd")], attributes=(stat.S_IFLNK | 0o777) << 16
+    )
+    with pytest.raises(RefusedError, match="is a link"):
+        verify(link)
+
+
+def test_a_compressed_bomb_is_refused_unread(tmp_path):
+    """64 MiB of zeros in a file of 64 KiB are not unpacked."""
+    bomb = zip_of(tmp_path / "b.zip", [("sha256sums", bytes(2**26))], zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 2**17
+    with pytest.raises(RefusedError, match="is compressed"):
+        verify(bomb)
+
+
+def test_overlapping_members_are_refused(tmp_path):
+    """Two entries that share one stretch of the file together claim more than it has."""
+    path = zip_of(tmp_path / "o.zip", [("a", bytes(5000)), ("b", bytes(5000))])
+    data = path.read_bytes()
+    # the second entry of the directory is made to point to the first one's bytes, which are then cut out
+    at = data.rindex(b"PK\x01\x02")
+    second = data.index(b"PK\x03\x04", 4)
+    start = data.index(b"PK\x01\x02")
+    moved = data[:second] + data[start : at + 42] + struct.pack("<I", 0) + data[at + 46 :]
+    end = moved.rindex(b"PK\x05\x06")
+    moved = moved[: end + 16] + struct.pack("<I", second) + moved[end + 20 :]
+    path.write_bytes(moved)
+    with pytest.raises(RefusedError, match="overlap"):
+        verify(path)
+
+
+def test_two_members_of_one_name_are_refused(tmp_path):
+    """Which of two would be checked is never a question."""
+    with pytest.warns(UserWarning, match="Duplicate"):
+        path = zip_of(tmp_path / "t.zip", [("a", b"1"), ("a", b"2")])
+    with pytest.raises(RefusedError, match="one name"):
+        verify(path)
+
+
+def test_a_table_of_too_many_rows_is_refused_unread(packed):
+    """Eleven million nulls in a few KiB of Parquet are not read."""
+    table = pa.table({"point_id": pa.nulls(11_000_000, pa.string())})
+    pq.write_table(table, packed / "sweep" / "grid.parquet")
+    assert (packed / "sweep" / "grid.parquet").stat().st_size < 2**16
+    archive.write_sums(packed)
+    with pytest.raises(RefusedError, match="11000000 rows"):
+        verify(packed)
+
+
+def test_a_node_that_is_a_path_is_refused(packed):
+    """A record cannot have files outside of the bundle read as its traces."""
+    path = next(packed.glob("sweep/points/*/attempt-1/record.json"))
+    record = json.loads(path.read_text())
+    record["ranks"][0]["node"] = "../../../../../secret"
+    path.write_text(json.dumps(record))
+    archive.write_sums(packed)
+    with pytest.raises(RefusedError, match="not a name"):
+        verify(packed)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path, sweep):
+    """Text, a zip of something, an empty folder, a sweep without results: exit code 2, one line."""
+    (tmp_path / "text.zip").write_text("hello")
+    zip_of(tmp_path / "other.zip", [("a.txt", b"x")])
+    shutil.rmtree(sweep.results)
+    for path in (tmp_path / "text.zip", tmp_path / "other.zip", tmp_path / "none", sweep.path):
+        with pytest.raises(RefusedError):
+            verify(path)
+
+
+def test_nothing_of_a_stranger_reaches_the_terminal_raw(packed):
+    """Escape sequences in a bundle are shown as question marks."""
+    edit(packed / "sweep/results/points.parquet", set_cell("gpu_name", "\x1b[2J\x1b]0;x\x07H100"))
+    archive.write_sums(packed)
+    text = said(verify(packed))
+    assert "?[2J" in text
+    assert "\x1b" not in text
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def call(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "wattflow.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_exit_codes_and_json(sweep, tmp_path):
+    """0 where all follows, 1 where a figure does not, 2 where there is nothing to verify; JSON has each difference."""
+    done = call("verify", sweep.path)
+    assert done.returncode == 0, done.stderr
+    head, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[head.index("verdict")] for row in rows] == ["ok", "ok"]
+    assert (
+        done.stderr.splitlines()[-1] == "verified: every published figure follows from the traces."
+    )
+    edit(sweep.points_path, set_cell("energy_j", 1690.0))
+    done = call("verify", sweep.path, "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert not told["verified"]
+    (bad,) = [one for one in told["attempts"] if not one["ok"]]
+    assert bad["differences"][0]["published"] == 1690.0
+    done = call("verify", tmp_path / "nothing")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_json_is_json_where_a_number_is_none(sweep):
+    """NaN and infinity, which no JSON has, do not come up for values that a file may hold."""
+    edit(sweep.points_path, set_cell("energy_j", float("nan")))
+    text = json.dumps(as_json(verify(sweep.path)))
+    assert json.loads(text)["verified"] is False
+    assert cli.app is not None

@@ -1,0 +1,135 @@
+"""A bundle's container: a zip whose members are stored as they are, the same bytes for the same files.
+
+`sha256sums` in it is what `sha256sum -c` reads. Since nothing is compressed by the zip, a file unpacks to no more than
+its own size; whatever is not as `pack` writes it is refused before anything is unpacked.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import zipfile
+from pathlib import Path
+
+from wattflow.errors import RefusedError
+
+SUMS = "sha256sums"
+MOST_MEMBERS = 200_000
+MOST_BYTES = 4 * 2**30
+
+_NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,199}/){0,6}[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_SUM = re.compile(r"([0-9a-f]{64})  (.+)")
+_CHUNK = 2**20
+_LONG_AGO = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # the earliest that a zip can tell: the packing's time is no part of it
+
+
+def files(folder: Path) -> list[str]:
+    """The files below a folder by their names in a bundle, sorted."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write `sha256sums` over all other files below a folder."""
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in files(folder) if name != SUMS]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def wrong_sums(folder: Path) -> list[str]:
+    """What is not as `sha256sums` says, a line a file; RefusedError where that file is not there or none."""
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise RefusedError(f"no {SUMS} in it, so it is no bundle.") from None
+    told: dict[str, str] = {}
+    for line in lines:
+        match = _SUM.fullmatch(line)
+        if not match:
+            raise RefusedError(f"{SUMS} in it is not what sha256sum writes.")
+        told[match[2]] = match[1]
+    there = set(files(folder)) - {SUMS}
+    wrong = [f"{name}: not there" for name in sorted(set(told) - there)]
+    wrong += [f"{name}: not in {SUMS}" for name in sorted(there - set(told))]
+    changed = [name for name in sorted(there & set(told)) if sha256(folder / name) != told[name]]
+    return wrong + [f"{name}: changed since it was packed" for name in changed]
+
+
+def pack(folder: Path, path: Path) -> None:
+    """Write all files below a folder as one zip under another name, fsync, rename; the mode is 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+                for name in files(folder):
+                    about = zipfile.ZipInfo(name, _LONG_AGO)
+                    about.external_attr = (stat.S_IFREG | 0o644) << 16
+                    packed.writestr(about, (folder / name).read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Write a bundle's files below an empty folder; RefusedError, nothing written, for what `pack` never makes."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            _check(packed.infolist(), path)
+            for about in packed.infolist():
+                _write(packed, about, folder / about.filename)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
+        raise RefusedError(f"{path}: not a bundle ({error}).") from error
+
+
+def _check(members: list[zipfile.ZipInfo], path: Path) -> None:
+    size = path.stat().st_size
+    if size > MOST_BYTES or len(members) > MOST_MEMBERS:
+        raise RefusedError(
+            f"{path}: {len(members)} members, {size} bytes; a bundle has at most {MOST_MEMBERS} and {MOST_BYTES}."
+        )
+    names = [about.filename for about in members]
+    for about in members:
+        name = about.filename
+        if not _NAME.fullmatch(name) or ".." in name:
+            raise RefusedError(f"{path}: a member's name is {name[:200]!a}: no bundle has that.")
+        kind = stat.S_IFMT(about.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG) or about.flag_bits & 1:
+            raise RefusedError(
+                f"{path}: {name} is a link, a folder or encrypted: no bundle has that."
+            )
+        if about.compress_type != zipfile.ZIP_STORED or about.compress_size != about.file_size:
+            raise RefusedError(
+                f"{path}: {name} is compressed, which `wattflow bundle` never does. To check files that were packed "
+                "anew, unpack them and name the folder."
+            )
+    if len(set(names)) < len(names):
+        raise RefusedError(f"{path}: two members have one name.")
+    parents = {parent.as_posix() for name in names for parent in Path(name).parents}
+    if parents & set(names):
+        raise RefusedError(f"{path}: a member is a file and a folder at once.")
+    if sum(about.file_size for about in members) > size:
+        raise RefusedError(f"{path}: its members overlap: together they are larger than the file.")
+
+
+def _write(packed: zipfile.ZipFile, about: zipfile.ZipInfo, path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file, packed.open(about) as member:
+        while chunk := member.read(_CHUNK):
+            file.write(chunk)

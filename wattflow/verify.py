@@ -1,0 +1,726 @@
+"""Recompute every published figure of a sweep, or of a bundle, from its raw traces and timings, without a GPU.
+
+    wattflow verify sweeps/NAME | BUNDLE.zip
+
+    hashes (of a bundle) -> choices against point_ids -> devices against records -> traces, records -> rows -> tables
+
+It reads only, and shares with `collect` what makes an attempt's row. A bundle is somebody else's: nothing in it is
+unpickled or run, names are checked before a path is made of them, sizes before anything is read.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import resource
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wattflow import __version__, archive, config
+from wattflow.attempts import Collected, Row, collect_attempt
+from wattflow.bundle import ABOUT, CSV, SWEEP, csv_cell
+from wattflow.collect import in_order_of_time, newest_valid, untried
+from wattflow.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.schema import GRID, TRACE, Record
+from wattflow.stream import read_table
+from wattflow.sweepdir import AttemptDir, SweepDir, read_json
+
+TOLERANCE = 1e-9  # relative; numbers that are no floats must be equal
+MOST_ROWS = 10_000_000  # of a table in a bundle: two days of samples each 20 ms
+MOST_TABLE_BYTES = 2**30  # of its columns, unpacked
+MOST_JSON_BYTES = 2**26
+MEMORY_BYTES = 8 * 2**30
+
+Key = tuple[str, int | None]  # point_id, attempt
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
+# when a record was written, and in a bundle nothing: no figure
+_NO_FIGURES = {"record_stamp_ns"}
+_SETS = {"reasons", "boards", "node_names"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One published value that does not come out again."""
+
+    where: str  # the table or file
+    what: str  # the column, with phase and device where there are several
+    published: Any
+    recomputed: Any
+    relative: float | None  # |published - recomputed| over the larger; null for what is no number
+
+
+@dataclass
+class Checked:
+    """What became of one attempt, or of a point without one."""
+
+    point_id: str
+    attempt: int | None
+    status: str
+    counts: bool
+    simulated: bool
+    damaged: bool = (
+        False  # its files were not whole when it was collected, so it has no figures to compare
+    )
+    figures: int = 0  # values compared, nulls aside
+    largest: float = 0.0  # the largest relative difference, those within the tolerance too
+    energy_j: float | None = None  # published
+    recomputed_j: float | None = None
+    gpus: int | None = None
+    samples: int | None = None
+    samples_expected: int | None = None
+    coverage: float | None = None
+    differences: list[Difference] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything of it came out again."""
+        return not (self.differences or self.problems)
+
+
+@dataclass
+class Verdict:
+    """What was checked, and what was found."""
+
+    path: Path
+    kind: str  # sweep, measurement; `bundle of a ...`
+    sha256: str | None  # of a bundle's file
+    made_by: str  # the wattflow that wrote the results
+    attempts: list[Checked] = field(default_factory=list)
+    hashed_files: int | None = None  # of a bundle
+    wrong_files: list[str] = field(default_factory=list)
+    points: int = 0
+    right_ids: int = 0  # point_ids that are the hash of their choices
+    withheld_ids: int = 0  # of commands that a bundle does not tell
+    problems: list[str] = field(default_factory=list)  # of the whole
+    notes: list[str] = field(default_factory=list)  # what was not checked, and why
+
+    @property
+    def verified(self) -> bool:
+        """Whether every published figure follows from the traces, and nothing else was found wrong."""
+        return not (self.wrong_files or self.problems) and all(one.ok for one in self.attempts)
+
+
+def verify(path: Path) -> Verdict:
+    """Check a sweep's directory, a bundle, or an unpacked bundle; RefusedError for what is none of these."""
+    if path.is_file():
+        with tempfile.TemporaryDirectory(prefix="wattflow-verify-") as name:
+            folder = Path(name)
+            archive.unpack(path, folder)
+            return _bundle(path, folder, archive.sha256(path))
+    if (path / ABOUT).is_file():
+        return _bundle(path, path, None)
+    return _Checking(SweepDir.existing(path), bundled=False).verdict(path)
+
+
+def limit_memory() -> None:
+    """Let this process take no more memory than any honest bundle needs, so that a crafted one ends it alone."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
+def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
+    """Check a bundle whose files lie below a folder."""
+    wrong = archive.wrong_sums(folder)
+    _check_sizes(folder)
+    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else None
+    if not isinstance(about, dict) or not (folder / SWEEP / "grid.parquet").is_file():
+        raise RefusedError(f"{path}: no bundle: {ABOUT} or {SWEEP}/grid.parquet is not in it.")
+    if about.get("bundle_version") != 1:
+        raise RefusedError(
+            f"{path}: a bundle of version {about.get('bundle_version')!a}; this wattflow reads version 1."
+        )
+    checking = _Checking(SweepDir(folder / SWEEP), bundled=True)
+    verdict = checking.verdict(path)
+    verdict.kind, verdict.sha256 = f"bundle of a {verdict.kind}", sha256
+    verdict.hashed_files, verdict.wrong_files = len(archive.files(folder)) - 1, wrong
+    left_out = about.get("left_out")
+    for line in left_out if isinstance(left_out, list) else []:
+        verdict.notes.append(f"not whole when it was packed: {line}")
+    try:
+        text = (folder / CSV).read_text()
+    except (FileNotFoundError, UnicodeDecodeError):
+        verdict.problems.append(f"{CSV}: not there, or no text.")
+    else:
+        checking.compare_csv(text)
+    return verdict
+
+
+def _check_sizes(folder: Path) -> None:
+    """RefusedError where a file would unpack to more than an honest one."""
+    for name in archive.files(folder):
+        path = folder / name
+        if not name.endswith(".parquet"):
+            if path.stat().st_size > MOST_JSON_BYTES:
+                raise RefusedError(f"{name}: {path.stat().st_size} bytes, more than any such file.")
+            continue
+        try:
+            about = pq.read_metadata(path)
+            groups = [about.row_group(i) for i in range(about.num_row_groups)]
+            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+            values = max((chunk.num_values for chunk in chunks), default=0)
+            bytes_ = sum(chunk.total_uncompressed_size for chunk in chunks)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise RefusedError(f"{name}: not a Parquet file ({error}).") from error
+        if max(about.num_rows, values) > MOST_ROWS or bytes_ > MOST_TABLE_BYTES:
+            raise RefusedError(
+                f"{name}: {about.num_rows} rows, {bytes_} bytes unpacked; a table of a bundle has at most {MOST_ROWS} "
+                f"and {MOST_TABLE_BYTES}."
+            )
+
+
+# --- a sweep's directory --------------------------------------------------------------------------
+
+
+class _Checking:
+    """One sweep's directory, read but never written."""
+
+    def __init__(self, sweep: SweepDir, *, bundled: bool) -> None:
+        """Read its tables; RefusedError where there are no results, or a table is none."""
+        self._sweep, self._bundled = sweep, bundled
+        self._measured = sweep.measured_path.is_file()
+        try:
+            self._grid = read_table(sweep.grid_path, GRID).sort_by("position").to_pylist()
+            points = read_table(sweep.points_path, POINT)
+            phases = read_table(sweep.phases_path, PHASE)
+            told_columns = set(pq.read_schema(sweep.points_path).names)
+        except FileNotFoundError:
+            raise RefusedError(
+                f"{sweep.path}: no results to verify. Run `wattflow collect {sweep.path}` first."
+            ) from None
+        except DamagedError as error:
+            raise RefusedError(str(error)) from error
+        self._columns = [name for name in POINT.names if name in told_columns - _NO_FIGURES]
+        self._absent = sorted(set(POINT.names) - told_columns)
+        self._strange = sorted(told_columns - set(POINT.names))
+        self._made_by = (
+            (points.schema.metadata or {}).get(b"wattflow", b"?").decode(errors="replace")
+        )
+        self._points: dict[Key, Row] = {}
+        self._doubled: list[Key] = []
+        for row in points.to_pylist():
+            key = row["point_id"], row["attempt"]
+            if key in self._points:
+                self._doubled.append(key)
+            self._points[key] = row
+        self._phases: dict[Key, list[Row]] = defaultdict(list)
+        for row in phases.to_pylist():
+            self._phases[row["point_id"], row["attempt"]].append(row)
+        self._checked: dict[Key, Checked] = {}
+        self._rows: dict[Key, Row] = {}  # recomputed
+        self._verdict = Verdict(sweep.path, "sweep", None, self._made_by)
+
+    def verdict(self, path: Path) -> Verdict:
+        """Check all of it."""
+        out = self._verdict
+        out.path, out.kind = path, "measurement" if self._measured else "sweep"
+        out.points = len(self._grid)
+        self._note()
+        copies = _Copies(self._sweep)
+        for point in self._grid:
+            self._check_point(point, copies)
+        self._check_counts()
+        grid = {point["point_id"] for point in self._grid}
+        for key in self._points:
+            if key[0] not in grid:
+                out.problems.append(f"{_named(key)}: in the results and not in the grid.")
+        out.problems += [f"{_named(key)}: twice in the results." for key in self._doubled]
+        out.problems += [
+            f"{_named(key)}: has phases in the results and no row among the points."
+            for key in self._phases
+            if key not in self._points
+        ]
+        out.attempts = list(self._checked.values())
+        if not self._bundled and self._sweep.report_path.is_file():
+            self._check_report()
+        return out
+
+    def _check_report(self) -> None:
+        """Whether the report shows the results, which are held to the traces elsewhere."""
+        from wattflow.report import shows  # noqa: PLC0415 (polars is slow to import, and a bundle has no report)
+        from wattflow.results import Sweep  # noqa: PLC0415 (as above)
+
+        found = shows(Sweep(self._sweep))
+        if found is None:
+            self._verdict.notes.append(
+                "results/report.html: drawn by another wattflow, not compared."
+            )
+        elif not found:
+            self._verdict.problems.append(
+                "results/report.html shows other figures than results/points.parquet: it is older, or was changed. "
+                f"`wattflow report {self._sweep.path}` draws it anew."
+            )
+
+    def _note(self) -> None:
+        notes = self._verdict.notes
+        if self._made_by != __version__:
+            notes.append(
+                f"the results were made by wattflow {self._made_by}, and this is {__version__}: figures may differ for "
+                "that alone. Verify with the version that made them, or collect anew."
+            )
+        if self._absent:
+            notes.append(f"not in these results, so not compared: {', '.join(self._absent)}.")
+        if self._strange:
+            notes.append(
+                f"columns unknown to this version, not compared: {', '.join(self._strange)}."
+            )
+        if not self._bundled and not self._sweep.traces.is_dir():
+            notes.append(
+                "results/traces is not there, so the raw traces have no second copy to be held against."
+            )
+
+    # --- one point ---
+
+    def _check_point(self, point: Row, copies: "_Copies") -> None:
+        point_id = point["point_id"]
+        problem: str | None = None
+        try:
+            choices: dict[str, Any] = json.loads(point["choices"])
+            problem = self._wrong_id(point_id, choices)
+            attempts = self._sweep.attempts(point_id)
+            blank = untried(point, choices)
+        except (
+            RefusedError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            self._verdict.problems.append(f"point {point_id!a}: its choices are none ({error!a}).")
+            return
+        if not attempts:
+            self._take(Collected(blank, [], {}), problem)
+        for attempt in attempts:
+            self._check_attempt(attempt, choices, problem, copies)
+
+    def _wrong_id(self, point_id: str, choices: dict[str, Any]) -> str | None:
+        """Why a point_id is not the hash of its choices; null where it is, or where a bundle withholds them."""
+        if self._measured and self._bundled:
+            self._verdict.withheld_ids += 1
+            return None
+        command = choices["measure"]["command"] if self._measured else None
+        made = config.point_id(choices) if command is None else config.command_id(command)
+        if made == point_id:
+            self._verdict.right_ids += 1
+            return None
+        return f"its choices are not those of {point_id}: they hash to {made}."
+
+    def _check_attempt(
+        self, attempt: AttemptDir, choices: dict[str, Any], problem: str | None, copies: "_Copies"
+    ) -> None:
+        problems = []
+        try:
+            record = attempt.read_record()
+            if record is not None:
+                _check_names(record)
+                problems += self._against_record(attempt, record, choices)
+                if self._measured and "choices" in record:
+                    choices = dict(record["choices"])
+        except RefusedError:
+            raise
+        except (DamagedError, LookupError, TypeError, AttributeError, ValueError) as error:
+            problems.append(f"record.json is none ({error!a}).")
+            record = None
+        one = collect_attempt(attempt, choices)
+        checked = self._take(one, problem)
+        if checked.damaged:
+            return
+        checked.problems += problems
+        if record is not None and record["status"] == "finished":
+            checked.problems += copies.wrong(one, (attempt.point_id, attempt.number))
+
+    def _against_record(
+        self, attempt: AttemptDir, record: Record, choices: Mapping[str, Any]
+    ) -> list[str]:
+        """What the record says otherwise than the grid, and which of its devices have no trace, or none of ours."""
+        problems = []
+        told = record.get("choices", choices)
+        if not self._measured and told != choices:
+            ours, theirs = config.flat(dict(choices)), config.flat(dict(told))
+            keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+            values = ", ".join(f"{k} {ours.get(k)!a} and {theirs.get(k)!a}" for k in keys[:5])
+            problems.append(f"grid.parquet and record.json differ in {values}.")
+        if record["status"] != "finished":
+            return problems
+        ranks = {(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
+        nodes = record["nodes"]
+        devices = {(info["node"], one["uuid"]) for info in nodes for one in info["devices"]}
+        hosts = {(info["node"], host["uuid"]) for info in nodes if (host := info.get("host"))}
+        strange = sorted(uuid for _, uuid in ranks - devices)
+        if strange:
+            problems.append(
+                f"ranks ran on {', '.join(strange)}, which no node of the record measured."
+            )
+        wanted = {attempt.trace_path(*who).name: who for who in ranks | devices}
+        allowed = {*wanted, *(attempt.trace_path(*who).name for who in hosts)}
+        there = {path.name for path in (attempt.path / "traces").glob("*.parquet")}
+        problems += [
+            f"GPU {wanted[name][1]} of the record has no trace."
+            for name in sorted(set(wanted) - there)
+        ]
+        return problems + [
+            f"traces/{name}: a trace of no device of the record."
+            for name in sorted(there - allowed)
+        ]
+
+    def _take(self, one: Collected, problem: str | None) -> Checked:
+        """Compare one recomputed row, and its phases, with what was published."""
+        row = one.point
+        key: Key = (row["point_id"], row["attempt"])
+        published = self._points.get(key)
+        self._rows[key] = row
+        checked = Checked(
+            point_id=row["point_id"],
+            attempt=row["attempt"],
+            status=(published or row)["status"],
+            counts=bool(published and published["counts"]),
+            simulated=bool(row["simulated"]),
+            energy_j=published["energy_j"] if published else None,
+            recomputed_j=row["energy_j"],
+            **{name: row[name] for name in ("gpus", "samples", "samples_expected", "coverage")},
+        )
+        self._checked[key] = checked
+        if problem is not None:
+            checked.problems.append(problem)
+        if published is None:
+            if row["status"] == "running":
+                self._verdict.notes.append(f"{_named(key)}: not collected yet.")
+            else:
+                checked.problems.append("not in the results. `wattflow collect` adds it.")
+            return checked
+        damaged = "damaged" in (published["reasons"] or ()) and not published["counts"]
+        checked.damaged = damaged and (self._bundled or "damaged" in row["reasons"])
+        if checked.damaged:
+            return checked
+        for column in self._columns:
+            if column != "counts":
+                _compare(checked, "points", column, published[column], row[column])
+        self._compare_phases(checked, self._phases.get(key, []), one.phases)
+        stale = published["record_stamp_ns"] not in (None, row["record_stamp_ns"])
+        if checked.differences and stale:
+            self._verdict.notes.append(
+                f"{_named(key)}: its record was written, or copied, after the results were made. If its files are "
+                "right, `wattflow collect` makes the results anew."
+            )
+        return checked
+
+    def _compare_phases(
+        self, checked: Checked, published: Sequence[Row], recomputed: Sequence[Row]
+    ) -> None:
+        ours = {_who(row): row for row in recomputed}
+        theirs = {_who(row): row for row in published}
+        if len(theirs) < len(published):
+            checked.problems.append("a phase of a device stands twice in phases.parquet.")
+        for who in [*theirs, *(who for who in ours if who not in theirs)]:
+            name = " ".join(map(str, who))
+            if who not in theirs or who not in ours:
+                told = "in the results alone" if who in theirs else "not in the results"
+                checked.problems.append(f"phase {name}: {told}.")
+                continue
+            for column in PHASE.names:
+                _compare(
+                    checked, "phases", f"{name} {column}", theirs[who][column], ours[who][column]
+                )
+
+    def _check_counts(self) -> None:
+        """Which attempts count follows from all rows together."""
+        keys = list(self._rows)
+        counting = newest_valid([(key[0], bool(self._rows[key]["valid"])) for key in keys])
+        for i, key in enumerate(keys):
+            self._rows[key]["counts"] = i in counting
+            if key in self._points:
+                published = bool(self._points[key]["counts"])
+                _compare(self._checked[key], "points", "counts", published, i in counting)
+        for key in self._points:
+            if key not in self._rows and any(key[0] == point["point_id"] for point in self._grid):
+                self._verdict.problems.append(f"{_named(key)}: in the results, and not on disk.")
+
+    def compare_csv(self, text: str) -> None:
+        """Hold points.csv to the recomputed rows."""
+        try:
+            heading, *lines = list(csv.reader(io.StringIO(text)))
+            at = heading.index("point_id"), heading.index("attempt")
+            keys = [(line[at[0]], int(line[at[1]]) if line[at[1]] else None) for line in lines]
+        except (csv.Error, ValueError, IndexError) as error:
+            self._verdict.problems.append(f"{CSV}: not as it was written ({error!a}).")
+            return
+        if sorted(map(str, keys)) != sorted(map(str, self._points)):
+            self._verdict.problems.append(f"{CSV}: its rows are not those of points.parquet.")
+        for key, line in zip(keys, lines, strict=True):
+            row, checked = self._rows.get(key), self._checked.get(key)
+            if row is None or checked is None or checked.damaged:
+                continue
+            for column, cell in zip(heading, line, strict=False):
+                if column in row:
+                    _compare_cell(checked, column, cell, row[column])
+
+
+def _who(row: Row) -> tuple[str, str, str]:
+    return row["phase"], row["node"], row["gpu_uuid"]
+
+
+def _named(key: Key) -> str:
+    return f"point {key[0]}" + (f", attempt {key[1]}" if key[1] is not None else "")
+
+
+def _check_names(record: Record) -> None:
+    """RefusedError where a record's node or device is no plain name, since paths are made of them."""
+    names = [name for rank in record.get("ranks", []) for name in (rank["node"], rank["gpu_uuid"])]
+    for info in record.get("nodes", []):
+        host = info.get("host")
+        names += [info["node"], *(device["uuid"] for device in info["devices"])]
+        names += [host["uuid"]] if host else []
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or "/" in name:
+            raise RefusedError(f"a record names a node or device {str(name)[:200]!a}: not a name.")
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _compare(checked: Checked, where: str, what: str, published: Any, recomputed: Any) -> None:
+    """Count one value, unless both are null, and note it where it differs."""
+    checked.figures += not (published is None and recomputed is None)
+    column = what.rpartition(" ")[2]
+    relative = _relative(published, recomputed)
+    if relative is not None:
+        checked.largest = max(checked.largest, relative)
+        same = relative <= TOLERANCE
+    elif column in _SETS and isinstance(published, list) and isinstance(recomputed, list):
+        same = sorted(published) == sorted(recomputed)
+    else:
+        same = type(published) is type(recomputed) and published == recomputed
+    if not same:
+        checked.differences.append(Difference(where, what, published, recomputed, relative))
+
+
+def _relative(published: Any, recomputed: Any) -> float | None:
+    """How far two floats differ, by the larger; null unless both are floats."""
+    if not isinstance(published, float) or not isinstance(recomputed, float | int):
+        return None
+    if published == recomputed or (math.isnan(published) and math.isnan(recomputed)):
+        return 0.0
+    larger = max(abs(published), abs(recomputed))
+    relative = abs(published - recomputed) / larger
+    return relative if math.isfinite(relative) else math.inf
+
+
+def _compare_cell(checked: Checked, column: str, cell: str, recomputed: Any) -> None:
+    """The same for a cell of points.csv."""
+    if column in _NO_FIGURES:
+        return
+    if isinstance(recomputed, float):
+        try:
+            _compare(checked, CSV, column, float(cell), recomputed)
+        except ValueError:
+            checked.differences.append(Difference(CSV, column, cell, recomputed, None))
+        return
+    told = recomputed
+    if column in _SETS and isinstance(recomputed, list):
+        cell, told = " ".join(sorted(cell.split())), sorted(recomputed)
+    _compare(checked, CSV, column, cell, csv_cell(told))
+
+
+# --- the second copy of a trace -------------------------------------------------------------------
+
+
+class _Copies:
+    """results/traces, the collected copies of the raw traces, where they are there."""
+
+    def __init__(self, sweep: SweepDir) -> None:
+        self._sweep = sweep
+        self._bucket: str | None = None
+        self._groups: dict[tuple[str, int, str, str], int] = {}
+        self._file: pq.ParquetFile | None = None
+
+    def wrong(self, one: Collected, key: tuple[str, int]) -> list[str]:
+        """Which raw traces of an attempt are not the copies that were collected of them."""
+        if not self._sweep.traces.is_dir():
+            return []
+        wrong = []
+        self._open(key[0][:2])
+        for (node, uuid), trace in one.traces.items():
+            group = self._groups.get((*key, node, uuid))
+            if self._file is None or group is None:
+                if trace.num_rows:
+                    wrong.append(f"the trace of {uuid} has no copy in results/traces.")
+                continue
+            raw = in_order_of_time(trace).select(TRACE.names).replace_schema_metadata(None)
+            copy = (
+                self._file.read_row_group(group).select(TRACE.names).replace_schema_metadata(None)
+            )
+            if raw.num_rows != copy.num_rows:
+                wrong.append(
+                    f"the trace of {uuid} has {raw.num_rows} rows, its copy in results/traces {copy.num_rows}."
+                )
+            elif not raw.cast(TRACE).equals(copy.cast(TRACE)):
+                wrong.append(
+                    f"the trace of {uuid} is not its copy in results/traces: {_first(raw, copy)}."
+                )
+        return wrong
+
+    def _open(self, bucket: str) -> None:
+        if bucket == self._bucket:
+            return
+        self._bucket, self._groups, self._file = bucket, {}, None
+        try:
+            self._file = pq.ParquetFile(self._sweep.traces / f"{bucket}.parquet")
+            owner = COLLECTED_TRACE.names[:4]
+            for group in range(self._file.num_row_groups):
+                first = self._file.read_row_group(group, columns=owner).slice(0, 1).to_pylist()[0]
+                self._groups[
+                    first["point_id"], first["attempt"], first["node"], first["gpu_uuid"]
+                ] = group
+        except (OSError, pa.ArrowException, LookupError):
+            self._file = None
+
+
+def _first(raw: pa.Table, copy: pa.Table) -> str:
+    """The first value in which two tables of equal length differ."""
+    for name in TRACE.names:
+        pairs = enumerate(zip(raw[name].to_pylist(), copy[name].to_pylist(), strict=True))
+        for row, (mine, other) in pairs:
+            if mine != other:
+                return f"{name} of row {row} is {mine}, was {other}"
+    return "values that are no numbers"
+
+
+# --- for a person ---------------------------------------------------------------------------------
+
+HEADINGS = (
+    "point_id",
+    "attempt",
+    "J",
+    "J again",
+    "GPUs",
+    "samples",
+    "covered",
+    "values",
+    "verdict",
+)
+_MOST_LINES = 20  # differences of one attempt that are told one by one
+
+
+def table(verdict: Verdict) -> list[list[Any]]:
+    """A row an attempt, or a point without one, under HEADINGS."""
+    return [
+        [
+            _safe(one.point_id),
+            one.attempt,
+            _joules(one.energy_j, one),
+            _joules(one.recomputed_j, one),
+            one.gpus,
+            None if one.samples is None else f"{one.samples}/{one.samples_expected}",
+            None if one.coverage is None else f"{100 * one.coverage:.2f} %",
+            one.figures,
+            _short(one),
+        ]
+        for one in verdict.attempts
+    ]
+
+
+def _joules(energy_j: float | None, one: Checked) -> str | None:
+    return None if energy_j is None else f"{'~' if one.simulated else ''}{energy_j:.7g}"
+
+
+def _short(one: Checked) -> str:
+    """The verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
+    if one.ok:
+        return "ok" if one.counts or one.attempt is None else f"ok, {one.status}, does not count"
+    wrong = [_safe(text) for text in one.problems]
+    worst = sorted(one.differences, key=lambda d: -(math.inf if d.relative is None else d.relative))
+    first = next((d for d in one.differences if (d.where, d.what) == ("points", "energy_j")), None)
+    wrong += [_told(d) for d in ([first] if first else worst[:1])]
+    more = len(one.problems) + len(one.differences) - 1
+    return f"DIFFERS: {wrong[0]}" + (f" (and {more} more)" if more else "")
+
+
+def _told(one: Difference) -> str:
+    by = "" if one.relative is None else f", {one.relative:.2g} of it"
+    where = "" if one.where == "points" else f"{one.where}: "
+    return (
+        f"{where}{_safe(one.what)} {_value(one.published)}, recomputed {_value(one.recomputed)}{by}"
+    )
+
+
+def _value(value: Any) -> str:
+    return (
+        f"{value:.10g}"
+        if isinstance(value, float)
+        else _safe("null" if value is None else str(value))
+    )
+
+
+def _safe(text: str) -> str:
+    """A text of somebody else's, for a terminal: nothing that is no printable letter, and no more than a line."""
+    return "".join(c if c.isprintable() else "?" for c in text[:300])
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """What was found, in words, the verdict last."""
+    out: list[str] = []
+    for one in verdict.attempts:
+        told = [_safe(text) for text in one.problems] + [_told(d) for d in one.differences]
+        out += [f"{_named((one.point_id, one.attempt))}: {text}" for text in told[:_MOST_LINES]]
+        if len(told) > _MOST_LINES:
+            out.append(
+                f"{_named((one.point_id, one.attempt))}: {len(told) - _MOST_LINES} more; --json has all"
+            )
+    out += [f"file {_safe(line)}" for line in verdict.wrong_files]
+    out += [_safe(line) for line in verdict.problems]
+    out += [f"note: {_safe(line)}" for line in verdict.notes]
+    return [*(_safe(line) for line in out), *_summary(verdict)]
+
+
+def _summary(verdict: Verdict) -> list[str]:
+    """The last lines: what was held against what, and the verdict."""
+    attempts = verdict.attempts
+    values = sum(one.figures for one in attempts)
+    differ = sum(len(one.differences) for one in attempts)
+    largest = max((one.largest for one in attempts), default=0.0)
+    samples = sum(one.samples or 0 for one in attempts)
+    expected = sum(one.samples_expected or 0 for one in attempts)
+    least = min((one.coverage for one in attempts if one.coverage is not None), default=None)
+    covered = "" if least is None else f"; at least {100 * least:.2f} % of each window is covered"
+    out = [f"{verdict.kind} {verdict.path}, results by wattflow {_safe(verdict.made_by)}"]
+    if verdict.sha256 is not None:
+        out.append(f"sha256   {verdict.sha256}")
+    if verdict.hashed_files is not None:
+        wrong = len(verdict.wrong_files)
+        out.append(f"files    {verdict.hashed_files} in sha256sums, {wrong} not as packed")
+    withheld = (
+        f", {verdict.withheld_ids} of commands that are not told" if verdict.withheld_ids else ""
+    )
+    out += [
+        f"config   {verdict.right_ids} of {verdict.points} point_ids are the hash of their choices{withheld}",
+        f"traces   {samples:,} power samples in the windows, {expected:,} by the sensors' periods{covered}",
+        f"values   {values:,} recomputed, {differ} differ; the largest by {largest:.2g} of it, allowed {TOLERANCE:g}",
+    ]
+    if verdict.verified:
+        return [*out, "verified: every published figure follows from the traces."]
+    bad = sum(not one.ok for one in attempts)
+    return [
+        *out,
+        f"NOT VERIFIED: {bad} of {len(attempts)} attempts differ; what does stands above.",
+    ]
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """All of a verdict as JSON's types."""
+    told = asdict(verdict)
+    told["path"] = str(verdict.path)
+    for one, plain in zip(verdict.attempts, told["attempts"], strict=True):
+        plain["ok"] = one.ok
+    return {"verified": verdict.verified, "tolerance": TOLERANCE, "checked_by": __version__, **told}
