@@ -551,8 +551,9 @@ class _Copies:
             return []
         wrong = []
         self._open(key[0][:2])
-        for (node, uuid), trace in one.traces.items():
+        for (node, uuid), path in one.traces.items():
             group = self._groups.get((*key, node, uuid))
+            trace = read_table(path, TRACE)
             if self._file is None or group is None:
                 if trace.num_rows:
                     wrong.append(f"the trace of {uuid} has no copy in results/traces.")
