@@ -2,11 +2,13 @@
 # make test    everything but the slow and GPU tests; as root it first installs what the tests need
 # make chaos   kills and faults by the hundred, seeded; prints its counts. SEED=7 chooses others
 # make slow    tests of minutes        make check   types, lint and format
+# WORKERS=1 has the tests run one after another; files are dealt to the workers, those on Slurm go to one.
 # TORCH="torch==2.11.0" chooses another torch; a CUDA one for a GPU machine.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 SEED ?= 1
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^ *\("[^"]*"\),.*/\1/p' pyproject.toml)
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested
 	slurm/testcluster/install.sh
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 slow: $(VENV)/.tested
 	$(BIN)/python -m pytest -m "slow and not gpu"

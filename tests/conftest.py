@@ -1,28 +1,31 @@
-"""Prints at the end how many tests of each marker ran, so that a part left out is seen."""
+"""Deals test files to the workers, and prints how many tests of each marker ran, so that a part left out is seen."""
 
 import pytest
 
 MARKERS = ("slurm", "chromium", "fake_nvml", "slow", "gpu")
-_MARKERS_OF = pytest.StashKey[dict[str, list[str]]]()
 
 
-def pytest_collection_finish(session):
-    """Remember the markers of each test, as reports do not carry them in a lasting form."""
-    session.config.stash[_MARKERS_OF] = {
-        item.nodeid: [name for name in MARKERS if item.get_closest_marker(name)] or ["unmarked"]
-        for item in session.items
-    }
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """A file's tests stay in one worker, with what they share; those on Slurm in one cluster, and first as they wait most."""
+    for item in items:
+        on_slurm = item.get_closest_marker("slurm") is not None
+        item.add_marker(pytest.mark.xdist_group("slurm" if on_slurm else item.path.name))
+        # reports carry properties from a worker, and no markers
+        names = [name for name in MARKERS if item.get_closest_marker(name)]
+        item.user_properties += [("marker", name) for name in names or ["unmarked"]]
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter):
     """One line a marker: passed, failed, skipped."""
-    markers_of = config.stash.get(_MARKERS_OF, {})
     counts = {}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.getreports(outcome):
-            for name in markers_of.get(getattr(report, "nodeid", ""), []):
-                row = counts.setdefault(name, dict.fromkeys(("passed", "failed", "skipped"), 0))
-                row["failed" if outcome == "error" else outcome] += 1
+            for key, name in getattr(report, "user_properties", ()):
+                if key == "marker":
+                    row = counts.setdefault(name, dict.fromkeys(("passed", "failed", "skipped"), 0))
+                    row["failed" if outcome == "error" else outcome] += 1
     terminalreporter.section("tests by marker")
     for name in ("unmarked", *MARKERS):
         if name in counts:

@@ -71,15 +71,16 @@ def modules():
         yield inside, imported & set(LEVEL), foreign
 
 
+MODULES = [pytest.param(*module, id=".".join(module[0])) for module in modules()]
+
+
 def test_every_module_has_a_place():
     """A new file at the top of the package is given a layer here before it is imported anywhere."""
     names = {inside[0] for inside, _, _ in modules()} - {"__init__"}
     assert names == set(LEVEL)
 
 
-@pytest.mark.parametrize(
-    ("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40]
-)
+@pytest.mark.parametrize(("inside", "imported", "foreign"), MODULES)
 def test_imports_point_down(inside, imported, foreign):
     """No module imports from a layer above its own, nor from its neighbours unless the list says so."""
     me = inside[0]
@@ -93,9 +94,7 @@ def test_imports_point_down(inside, imported, foreign):
         assert not imported & ({"engine", "power"} - {me})
 
 
-@pytest.mark.parametrize(
-    ("inside", "imported", "foreign"), list(modules()), ids=lambda v: str(v)[:40]
-)
+@pytest.mark.parametrize(("inside", "imported", "foreign"), MODULES)
 def test_only_the_engine_knows_torch_and_only_power_knows_nvml(inside, imported, foreign):
     """torch and fairscale are imported in engine/ alone, pynvml in power/ alone."""
     if inside[0] != "engine":
