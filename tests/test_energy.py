@@ -262,7 +262,7 @@ def sampled_curve(random, source, changes, levels, running_j):
     )
 
 
-def errors(load, source, curves, windows, least_s=1.0):
+def errors(load, source, curves, windows, *, least_s=1.0, most_s=30.0):
     """Length in s, error, u and truth in J of random windows on random loads."""
     random = np.random.default_rng(11)
     found = []
@@ -275,7 +275,7 @@ def errors(load, source, curves, windows, least_s=1.0):
             return np.interp(at_s, edges, sums)
 
         power = sampled_curve(random, source, changes, levels, running_j)
-        length_s = np.exp(random.uniform(np.log(least_s), np.log(30), windows))
+        length_s = np.exp(random.uniform(np.log(least_s), np.log(most_s), windows))
         start_s = random.uniform(0, TRACE_S - length_s)
         told = energy.between(power, ns(start_s), ns(start_s + length_s))
         truth = running_j(start_s + length_s) - running_j(start_s)
@@ -294,6 +294,15 @@ def test_uncertainty_holds_the_truth(load):
     assert np.mean(np.abs(error_j) <= u_j + ROUNDING_J) < 0.95
     assert np.median(2 * u_j[length_s >= 10] / truth_j[length_s >= 10]) <= 0.01
     assert np.median(2 * u_j[length_s < 10] / truth_j[length_s < 10]) <= 0.03
+
+
+@pytest.mark.parametrize("load", [seldom_steps, square_wave, decode, batches])
+def test_a_window_of_two_samples_has_joules_within_its_uncertainty(load):
+    """Windows of 40 ms, where whole ticks of a counter are 0 J or 100 ms' worth: the truth is inside U in 95 %."""
+    _, error_j, u_j, _ = errors(
+        load, "nvml_buffer", curves=20, windows=500, least_s=0.04, most_s=0.04
+    )
+    assert np.mean(np.abs(error_j) <= 2 * u_j + ROUNDING_J) >= 0.95
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,12 @@ class TestFakeDriver:
             },
         ]
 
-    def test_gpus_of_others_are_not_read(self, opened, monkeypatch):
-        """A GPU of the node that is not visible has no rows."""
-        monkeypatch.setenv("FAKE_NVML_GPUS", "8")
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-        assert {uuid for uuid, _ in opened().finish()} == {curves.uuid("n1", 5)}
+    @pytest.mark.parametrize(("gpus", "index"), [("8", 5), ("16", 10)])
+    def test_gpus_of_others_are_not_read(self, opened, monkeypatch, gpus, index):
+        """A GPU of the node that is not visible has no rows; GPU 10 is not taken for GPU 1."""
+        monkeypatch.setenv("FAKE_NVML_GPUS", gpus)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(index))
+        assert {uuid for uuid, _ in opened().finish()} == {curves.uuid("n1", index)}
 
     def test_drains_neither_repeat_nor_skip(self, opened):
         """Drains one after another give every stamp once, in order, and no gap."""

@@ -517,6 +517,18 @@ class TestFakeDriver:
             in attempt.sidecar_log_path("n1").read_text()
         )
 
+    def test_late_polls_are_counted(self, sidecar, attempt, driver):
+        """Two counters of 31 ms each hold up polls of 20 ms at the trace's start: the closed trace tells how often."""
+        driver("FAKE_NVML_MISSING", "nvmlDeviceGetSamples")
+        driver("FAKE_NVML_LATENCY_US", "nvmlDeviceGetTotalEnergyConsumption=31000")
+        one = sidecar(Power(meter="nvml", poll_ms=20))
+        one.start(attempt)
+        time.sleep(0.3)
+        one.stop()
+        for index in range(2):
+            path = attempt.trace_path("n1", curves.uuid("n1", index))
+            assert int(read_table(path, TRACE).schema.metadata[b"late_polls"]) >= 1
+
     def test_not_ready_in_time(self, sidecar, attempt, driver):
         """A driver that does not answer makes start fail after its time-out, and leaves no process."""
         driver("FAKE_NVML_LATENCY_US", "nvmlInitWithFlags=30000000")
