@@ -1,6 +1,7 @@
 """The pages say what is so: commands parse, keys and defaults match, links lead somewhere, snippets run."""
 
 import functools
+import json
 import re
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from sweeps import demo
 
 import wattflow
 from wattflow import grid, schema, status
+from wattflow.attempts import DUMMY_DATA
 from wattflow.cli import app
 from wattflow.collect import collect
 from wattflow.columns import PHASE, POINT, REASONS
@@ -348,3 +350,15 @@ def test_measurement_md_has_the_tables_of_its_json(monkeypatch):
 
     told = (DOCS / "measurement.md").read_text().split(joules_page.BEGIN)[1]
     assert told.split(joules_page.END)[0].strip() == joules_page.page().strip()
+
+
+def test_dummy_rows_carry_the_widest_difference_that_was_measured(monkeypatch):
+    """Over all weights, tokens and batches: the mean difference and half its interval, 1.67 %, rounded up to 1.7 %."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "gpu")
+    import joules_page
+
+    told = json.loads((DOCS / "measurements" / "joules-h100.json").read_text())
+    found = [joules_page.differences(arms) for arms in told["weights"]["batches"].values()]
+    widest = max(abs(mean) + half for of_batch in found for mean, half in of_batch.values())
+    assert widest == pytest.approx(1.67, abs=0.01)
+    assert widest / 100 <= DUMMY_DATA < widest / 100 + 0.0005

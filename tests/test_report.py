@@ -136,9 +136,17 @@ def test_the_page_says_what_is_simulated(page):
 
 def test_the_page_says_consistency(tmp_path):
     """Beside the agreement with the counter stands that it is consistency, not accuracy."""
-    text = body(report(measured(tmp_path, Made([Gpu("GPU-a")]))))
+    path = report(measured(tmp_path, Made([Gpu("GPU-a")])))
+    text = body(path)
     assert "100 to 100 % of the hardware energy counter" in text
-    assert "consistency, not accuracy" in text
+    assert text.count("consistency, not accuracy") == 2  # there, and over the figures
+    assert "whose gain may be off by about 5 %" in path.read_text()  # in the timeline's title
+
+
+def test_simulated_watts_have_no_gain(page):
+    """Arithmetic has no sensor whose gain could be off."""
+    assert "whose gain" not in page.read_text()
+    assert "gain of a board" not in page.read_text()
 
 
 def test_the_page_lists_failures_and_provenance(page):

@@ -110,9 +110,10 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
     what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
     if row["command"] is not None:
         what = " ".join(json.loads(row["command"]))[:100]
+    gain = "" if row["simulated"] else ", whose gain may be off by about 5 %"
     title = alt.TitleParams(
         f"Power of point {row['point_id']}, attempt {row['attempt']}",
-        subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}",
+        subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}{gain}",
     )
     chart = alt.layer(shading, band, line).resolve_scale(color="independent")
     return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))

@@ -232,6 +232,9 @@ def _joules(sweep: Sweep) -> str:
     return f"{mark}{number(energy_j)} J" if energy_j < 1e5 else f"{mark}{number(energy_j / 1e3)} kJ"
 
 
+_GAIN = "The gain of a board's sensor, off by about 5 %, is in no bar: repeats show consistency, not accuracy."
+
+
 def _about(sweep: Sweep) -> str:
     """What was measured and where the watts came from, in plain words."""
     told = sweep.points.filter(pl.col("energy_j").is_not_null())
@@ -359,7 +362,10 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
         told = f"Boundary {boundary}, watts from {source}" + (
             "; <b>~ marks simulated watts</b>" if simulated else ""
         )
-        parts.append(f"<p class='note'>{told}. Points are means, bars one standard deviation.</p>")
+        # what the sensors of all boards share, or one board has, no repeat shows
+        gain = "" if simulated else f" {_GAIN}"
+        note = f"{told}. Points are means, bars one standard deviation.{gain}"
+        parts.append(f"<p class='note'>{note}</p>")
         drawn = of_one.drop("reasons", "statuses")
         parts.append(_figure(figures, draw.by_choice(drawn, axes, bool(simulated))))
     if not parts:

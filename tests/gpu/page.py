@@ -282,7 +282,8 @@ def page(folder: Path) -> str:
     text = (
         "# First measurements\n\nThe main job on real GPUs and real weights. Every number below stands in a file of "
         "[measurements/](measurements/) that a script wrote; `python tests/gpu/page.py` makes this page from them, and "
-        "`docs/results.md` says what each number means.\n\n"
+        "`docs/results.md` says what each number means. *integral / counter* holds two readings of one board against "
+        "each other: consistency, not accuracy, as each board's sensor may be off by about 5 %.\n\n"
     )
     sections: tuple[tuple[str, Callable[[Any], str]], ...] = (
         ("h100", lambda one: one_gpu(folder, one)),
