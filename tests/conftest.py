@@ -7,7 +7,7 @@ MARKERS = ("slurm", "chromium", "fake_nvml", "slow", "gpu")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """A file's tests stay in one worker, with what they share; those on Slurm in one cluster, and first as they wait most."""
+    """A file's tests stay in one worker; those on Slurm share one cluster, and come first as they wait most."""
     for item in items:
         on_slurm = item.get_closest_marker("slurm") is not None
         item.add_marker(pytest.mark.xdist_group("slurm" if on_slurm else item.path.name))
