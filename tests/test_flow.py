@@ -169,12 +169,13 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
         *SMALL,
         "engine=synthetic",
         "engine.synthetic_ms_per_token=200",
+        f"cluster.spool_dir={tmp_path}",
         "sweep=hurt",
         "sweep.repeats=1",
     ]
     call("submit", *words, "shards=2", "batch_size=3,6", cwd=tmp_path)
     sweep = tmp_path / "sweeps" / "hurt"
-    _wait_for(lambda: list(sweep.glob("points/*/attempt-1/record.json")))
+    _wait_for(lambda: list(tmp_path.glob("wattflow-*/*/spans-rank0.arrow")))
     os.kill(_wait_for(lambda: _rank(sweep, 1)), signal.SIGKILL)
     status = _wait_for(
         lambda: next(
@@ -202,7 +203,12 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
     call("resume", "hurt", "--wait", cwd=tmp_path)
     attempts = sorted(path.name for path in sweep.glob("points/*/attempt-*"))
     assert attempts == ["attempt-1", "attempt-1", "attempt-2"]
-    assert wattflow.open_sweep(sweep).points["counts"].to_list() == [True, True]
+    results = wattflow.open_sweep(sweep)
+    assert results.points["counts"].to_list() == [True, True]
+    # its traces were closed: simulated watts lie between 40 and 120
+    (failed,) = results.attempts.filter(pl.col("status") == "failed").to_dicts()
+    assert failed["unfinished_source"] == "simulated"
+    assert 40.0 <= failed["unfinished_energy_j"] / failed["unfinished_s"] <= 120.0
 
 
 def test_two_sweeps_on_one_machine_take_turns(tmp_path):

@@ -13,14 +13,14 @@ LAYERS = [
     {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts", "archive"},
     {
         *{"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
-        *{"pseudonyms", "methods"},
+        *{"pseudonyms", "methods", "cost"},
     },
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
         *{"estimate", "watchdog", "measurement", "provenance"},
-        *{"caps", "conditions"},
+        *{"caps", "conditions", "unfinished"},
         *{"bundle", "verify"},
     },
     {"cli"},
@@ -38,7 +38,7 @@ STAGE_IMPORTS = {
     "run": {"heartbeat", "process", "provenance", "slurm", "watchdog"},
     "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
     "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
-    "attempts": {"conditions"},
+    "attempts": {"conditions", "unfinished"},
     "estimate": set(),
     "collect": {"attempts"},
     "bundle": {"provenance"},

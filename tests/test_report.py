@@ -161,6 +161,16 @@ def test_the_page_lists_failures_and_provenance(page):
         assert told in text
 
 
+def test_the_page_has_comparisons_and_costs(page):
+    """Simulated kWh are marked, and where no factor is declared the page says so; each choice has its break-even."""
+    text = body(page)
+    assert "<h2>Cost</h2>" in text
+    assert "no price, carbon factor or PUE is declared" in text
+    assert "break-even host, W" in text
+    assert "the cheaper one is also faster" in text
+    assert "<td class=n>~0.000" in text
+
+
 def test_hostile_words_stay_words(tmp_path):
     """A label that holds markup, or the end of a script, is shown and not obeyed."""
     point = choices(model__name="</script><img src=x onerror=alert(1)>")

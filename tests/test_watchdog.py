@@ -112,6 +112,7 @@ def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path
         assert "hung: nothing moved" in json.loads(attempt.error_path(rank).read_text())["error"]
     collected = attempts.collect_attempt(attempt, record["choices"])
     assert collected.point["reasons"] == ["hung"]
+    assert collected.point["unfinished_s"] > 5.0  # it hung for 6 s, which somebody pays
 
 
 @pytest.mark.slow

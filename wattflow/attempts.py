@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow import conditions, energy
+from wattflow import conditions, energy, unfinished
 from wattflow.columns import POINT, REASONS, choice_values
 from wattflow.energy import SECOND_NS, Counter, Curve, Joules
 from wattflow.errors import DamagedError
@@ -171,6 +171,7 @@ def collect_attempt(attempt: AttemptDir, choices: dict[str, Any]) -> Collected:
             return Collected(row, [], {})
         _describe(row, record, attempt)
         if record["status"] != "finished":
+            row |= unfinished.took(attempt, record)
             return Collected(row, [], {})
         return _finished(attempt, record, row)
     except (

@@ -633,7 +633,8 @@ def compare(
         _print_json(rows)
         return
     named = [key for key in rows[0] if key in opened.points.columns and key != "boards"]
-    headings = [*named, "n", "boards", metric, "95 % interval", "ratio", "95 % interval", "verdict"]
+    headings = [*named, "n", "boards", metric, "95 % interval", "ratio", "95 % interval"]
+    headings += ["break-even host, W", "verdict"]
     mark = "~" if opened.points["simulated"].any() and _of_watts(metric) else ""
     _table(
         headings,
@@ -646,6 +647,7 @@ def compare(
                 _interval(row["low"], row["high"], mark),
                 "-" if row.get("ratio") is None else f"{row['ratio']:.4f}",
                 _interval(row.get("ratio_low"), row.get("ratio_high"), ""),
+                row.get("break_even_why_not") or number(row.get("break_even_host_w")),
                 _verdict(row),
             ]
             for row in rows
@@ -673,6 +675,7 @@ def caps(
     """Show what power caps change in time, energy and token rate against one of them, and which is best."""
     from wattflow.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
     from wattflow.errors import RefusedError  # noqa: PLC0415
+    from wattflow.report import number  # noqa: PLC0415
     from wattflow.results import open_sweep  # noqa: PLC0415
 
     if objective not in OBJECTIVES:
@@ -690,6 +693,8 @@ def caps(
             "boards": row.boards,
             "bound": row.bound,
             **{metric: None if row.ratios is None else row.ratios[metric] for metric in METRICS},
+            "break_even_host_w": row.break_even_host_w,
+            "break_even_why_not": row.break_even_why_not,
         }
         for chosen, rows in found
         for row in rows
@@ -713,6 +718,7 @@ def caps(
     named = list(found[0][0]) if found else []
     headings = [*named, "MHz" if clocks else "cap, W", "n", "boards", "bound"]
     headings += ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time^2, %"]
+    headings += ["break-even host, W"]
     _table(
         headings,
         [
@@ -722,6 +728,7 @@ def caps(
                     "reference" if line[metric] is None else change(line[metric])
                     for metric in METRICS
                 ),
+                line["break_even_why_not"] or number(line["break_even_host_w"]),
             ]
             for line in lines
         ],
@@ -731,6 +738,37 @@ def caps(
         doubt = "" if sure or row.ratios is None else ", though the difference is not established"
         cap = "the boards as found" if row.cap is None else f"{row.cap} {'MHz' if clocks else 'W'}"
         _talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
+
+
+Factors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="cluster.cost.KEY=VALUE",
+        help="A factor in place of the site profile's; may be given again.",
+    ),
+]
+
+
+@app.command()
+def cost(sweep: SweepArgument, settings: Factors = None, *, as_json: AsJson = False) -> None:
+    """Show GPU-hours and kWh, and price and carbon by the factors that are declared, each with its source."""
+    from wattflow.report import cost_table, factor_lines  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    opened = open_sweep(sweep)
+    if as_json:
+        _print_json(opened.cost(settings or []).to_dicts())
+        return
+    rows = cost_table(opened, settings or [])
+    if rows:
+        headings = list(rows[0])
+        first = headings.index("attempts")
+        _table(
+            headings, [list(row.values()) for row in rows], numbers=range(first, len(headings) - 1)
+        )
+    for line in factor_lines(opened, settings or []):
+        _talk(line)
 
 
 @app.command()

@@ -237,6 +237,14 @@ _MEASURED = [
     _field("job_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("attempt_s", _FLOAT, "s", "The attempt's time, from its claim to its closed record."),
     _field(
+        "unfinished_energy_j",
+        _FLOAT,
+        "J",
+        "Of an attempt that did not finish: its devices' first to last sample on disk; in no other column.",
+    ),
+    _field("unfinished_s", _FLOAT, "s", "The time from that first sample to that last one."),
+    _field("unfinished_source", _STRING, "", "The sensor of those joules."),
+    _field(
         "reference_s",
         _FLOAT,
         "s",
@@ -406,6 +414,51 @@ PHASE = pa.schema(
         _field("source", _STRING, "", "The sensor."),
         _field("coverage", _FLOAT, "", "Share of the time that was measured."),
         _field("reason", _STRING, "", "Why energy_j is null: not_bracketed or gap."),
+    ]
+)
+
+# What each attempt costs by declared factors: made when asked for, since factors are declared at any time.
+COST = pa.schema(
+    [
+        _field("point_id", _STRING, "", "The point."),
+        _field("attempt", _INT, "", "The attempt."),
+        _field("status", _STRING, "", "finished, failed, interrupted or running."),
+        _field("counts", _BOOL, "", "True for the newest valid attempt of the point."),
+        _field("boundary", _STRING, "", "What the joules are of: gpu, or host."),
+        _field("power_source", _STRING, "", "The sensor that the joules come from."),
+        _field("simulated", _BOOL, "", "True where nothing was measured."),
+        _field("gpu_hours", _FLOAT, "GPU h", "GPUs times attempt_s; null where there is no GPU."),
+        _field(
+            "energy_kwh",
+            _FLOAT,
+            "kWh",
+            "All that the attempt took: job_energy_j with reference_energy_j, or unfinished_energy_j.",
+        ),
+        _field(
+            "pue", _FLOAT, "", "Declared: what the facility takes over what its computers take."
+        ),
+        _field("pue_source", _STRING, "", "Where that is from."),
+        _field("facility_energy_kwh", _FLOAT, "kWh", "energy_kwh x pue; still of that boundary."),
+        _field("price_per_kwh", _FLOAT, "currency/kWh", "Declared: the mean over the attempt."),
+        _field("price_source", _STRING, "", "Where that is from."),
+        _field("currency", _STRING, "", "Of the price."),
+        _field("price", _FLOAT, "currency", "price_per_kwh x facility_energy_kwh, or energy_kwh."),
+        _field(
+            "price_per_million_tokens",
+            _FLOAT,
+            "currency",
+            "Of the measured window alone, a million output tokens.",
+        ),
+        _field("carbon_g_per_kwh", _FLOAT, "g/kWh", "Declared: the mean over the attempt."),
+        _field("carbon_source", _STRING, "", "Where that is from."),
+        _field("carbon_g", _FLOAT, "g", "carbon_g_per_kwh x facility_energy_kwh, or energy_kwh."),
+        _field(
+            "carbon_g_per_million_tokens",
+            _FLOAT,
+            "g",
+            "Of the measured window alone, a million output tokens.",
+        ),
+        _field("why_not", _STRING, "", "Why a number is null."),
     ]
 )
 

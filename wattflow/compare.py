@@ -127,6 +127,16 @@ def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
     return _judged(middle, factor * math.sqrt(variance), "between boards", 0)
 
 
+def side_by_side(
+    values: Sequence[Value], reference: Sequence[Value]
+) -> tuple[list[Value], list[Value]]:
+    """Those repeats of two settings that ran on boards which both ran on; all of them where there are none such."""
+    both = {value.boards for value in values} & {value.boards for value in reference}
+    ours = [value for value in values if value.boards in both]
+    theirs = [value for value in reference if value.boards in both]
+    return (ours, theirs) if both else (list(values), list(reference))
+
+
 def propagated(value: Value, reference: Value) -> tuple[float, float]:
     """The ratio of two single values, and its standard uncertainty by sampling (JCGM 100:2008, 5.1.6)."""
     over = value.value / reference.value

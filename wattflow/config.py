@@ -111,6 +111,21 @@ class Control:
 
 
 @dataclass
+class Cost:
+    """What a kWh costs at a site, as it declares: nothing is assumed, and each factor names its source."""
+
+    price_per_kwh: float | None = None
+    price_path: str | None = None  # a CSV of time,price_per_kwh in its place
+    currency: str | None = None
+    price_source: str | None = None
+    carbon_g_per_kwh: float | None = None
+    carbon_path: str | None = None  # a CSV of time,g_per_kwh in its place
+    carbon_source: str | None = None
+    pue: float | None = None  # what the facility takes over what its computers take
+    pue_source: str | None = None
+
+
+@dataclass
 class Cluster:
     """One site: how its jobs are asked for. None of it makes the point_id but gpu_model."""
 
@@ -146,6 +161,7 @@ class Cluster:
     spool_dir: str | None = None  # node-local; null: $SLURM_TMPDIR, else /tmp
     shared_sweeps_dir: bool = False  # all nodes see sweeps_dir, though it looks like one node's own
     group_readable: bool = False
+    cost: Cost = field(default_factory=Cost)
 
 
 @dataclass
@@ -262,6 +278,9 @@ _AT_LEAST = {
     "cluster.array_throttle": 1,
     "cluster.max_array_size": 2,
     "cluster.max_tasks": 1,
+    "cluster.cost.price_per_kwh": 0.0,
+    "cluster.cost.carbon_g_per_kwh": 0.0,
+    "cluster.cost.pue": 1.0,
     "model.dim": 1,
     "model.n_layers": 1,
     "model.n_heads": 1,
@@ -302,6 +321,67 @@ def check(choices: dict[str, Any]) -> None:
     """Raise RefusedError at the first leaf whose value is not allowed."""
     for key, value in flat(choices).items():
         check_value(key, value)
+    check_cost(Cost(**choices["cluster"].get("cost", {})))
+
+
+def check_cost(cost: Cost) -> None:
+    """Raise RefusedError for a factor without its source, or one that is told twice."""
+    at = "cluster.cost"
+    for name, value, path, source in (
+        ("price_per_kwh", cost.price_per_kwh, cost.price_path, cost.price_source),
+        ("carbon_g_per_kwh", cost.carbon_g_per_kwh, cost.carbon_path, cost.carbon_source),
+        ("pue", cost.pue, None, cost.pue_source),
+    ):
+        kind = name.partition("_")[0]
+        if value is not None and path is not None:
+            raise RefusedError(f"{at}.{name} and {at}.{kind}_path: declare one of them.")
+        if (value is not None or path is not None) and not source:
+            raise RefusedError(
+                f"{at}.{name}: say where it comes from, {at}.{kind}_source='tariff of 2026'."
+            )
+    if (cost.price_per_kwh is not None or cost.price_path is not None) and not cost.currency:
+        raise RefusedError(f"{at}.price_per_kwh: in which currency? {at}.currency=EUR.")
+
+
+def with_cost(cost: Cost, words: Sequence[str]) -> Cost:
+    """The same factors with those of `cluster.cost.KEY=VALUE` words in their place; RefusedError for another word.
+
+    A constant takes the place of a table, and the other way round; `null` takes a factor away.
+    """
+    told = dict(vars(cost))
+    for word in words:
+        key, equals, text = word.partition("=")
+        name = key.removeprefix("cluster.cost.")
+        if key == name or not equals or name not in told:
+            known = ", ".join(f"cluster.cost.{name}" for name in told)
+            raise RefusedError(f"--set {word}: not KEY=VALUE with one of {known}.")
+        value = None if text == "null" else text if name not in _COST_NUMBERS else _float(word)
+        check_value(key, value)
+        told[name] = value
+        if name in _INSTEAD:
+            told[_INSTEAD[name]] = None
+    made = Cost(**told)
+    check_cost(made)
+    return made
+
+
+_COST_NUMBERS = ("price_per_kwh", "carbon_g_per_kwh", "pue")
+_INSTEAD = {
+    "price_per_kwh": "price_path",
+    "price_path": "price_per_kwh",
+    "carbon_g_per_kwh": "carbon_path",
+    "carbon_path": "carbon_g_per_kwh",
+}
+
+
+def _float(word: str) -> float:
+    try:
+        value = float(word.partition("=")[2])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RefusedError(f"--set {word}: no number.")
+    return value
 
 
 def resolve(choices: dict[str, Any]) -> dict[str, Any]:
@@ -335,6 +415,13 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
+def cluster_of(choices: dict[str, Any]) -> Cluster:
+    """The typed form of resolved choices' cluster."""
+    cluster = dict(choices["cluster"])
+    # absent from choices of before it was a key
+    return Cluster(**{**cluster, "cost": Cost(**cluster.get("cost", {}))})
+
+
 def from_dict(choices: dict[str, Any]) -> Config:
     """The typed form of resolved choices; an unknown key raises TypeError."""
     model = dict(choices["model"])
@@ -349,7 +436,7 @@ def from_dict(choices: dict[str, Any]) -> Config:
         "power": Power(**choices["power"]),
         # absent from choices of before it was a key
         "control": Control(**choices.get("control", {})),
-        "cluster": Cluster(**choices["cluster"]),
+        "cluster": cluster_of(choices),
         "sweep": Sweep(**sweep),
     }
     return Config(**{**choices, **parts})

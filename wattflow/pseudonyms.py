@@ -164,6 +164,8 @@ class Pseudonyms:
     def _choice(self, key: str, value: Any) -> Any:
         if key == "cluster.name":
             return self.cluster(value)
+        if key.startswith("cluster.cost."):
+            return None  # a factor means nothing without its source, which may name anything
         if is_hashed(key):
             ours = isinstance(value, str) and value in allowed(key)
             if isinstance(value, str) and not ours and self.text(value) != value:
@@ -361,6 +363,8 @@ class Pseudonyms:
         if row.get("command"):
             out["command"] = json.dumps(self.command(json.loads(row["command"])))
         out["record_stamp_ns"] = None
+        # the traces of an attempt that did not finish are not carried, so nobody could check these
+        out |= dict.fromkeys(("unfinished_energy_j", "unfinished_s", "unfinished_source"))
         return out
 
 

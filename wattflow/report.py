@@ -7,7 +7,7 @@
 
 import json
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -18,10 +18,13 @@ import polars as pl
 
 from wattflow import __version__, caps
 from wattflow.columns import CHOICE_KEYS, REASONS, SENSORS
+from wattflow.errors import RefusedError
 from wattflow.results import Sweep
 from wattflow.sweepdir import write_atomic
 
 TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
+
+COMPARED = 40  # rows of a comparison that are shown; `wattflow compare` has all
 
 # The axes that a person names first; others follow in the order of the columns.
 _FIRST = (
@@ -122,6 +125,80 @@ def table(sweep: Sweep) -> list[dict[str, str]]:
     return rows
 
 
+def costs(sweep: Sweep, settings: Sequence[str] = ()) -> pl.DataFrame:
+    """One row a combination of axes, boundary and declared factors, over all of its attempts, what failed among them.
+
+    Columns attempts, untold (attempts without known joules), sums of gpu_hours, energy_kwh, facility_energy_kwh, price
+    and carbon_g, and means over the points that count of price and carbon_g a million tokens. `settings` as in
+    `Sweep.cost`.
+    """
+    axes = axes_of(sweep.points)
+    chosen = sweep.attempts.select("point_id", "attempt", *axes)
+    declared = ["pue", "pue_source", "currency", "price_source", "carbon_source"]
+    told = sweep.cost(settings).join(chosen, on=["point_id", "attempt"], how="left")
+    watts = ["boundary", "simulated"]
+    told = told.with_columns(
+        pl.col(c).fill_null(pl.col(c).drop_nulls().first().over(axes)) for c in watts
+    )
+    sums = ("gpu_hours", "energy_kwh", "facility_energy_kwh", "price", "carbon_g")
+    return told.group_by([*axes, *watts, *declared], maintain_order=True).agg(
+        pl.len().alias("attempts"),
+        pl.col("energy_kwh").null_count().alias("untold"),
+        *(pl.when(pl.col(c).count() > 0).then(pl.col(c).sum()).alias(c) for c in sums),
+        *(pl.col(f"{c}_per_million_tokens").filter("counts").mean() for c in ("price", "carbon_g")),
+    )
+
+
+def cost_table(sweep: Sweep, settings: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The same as text, a dict a row from heading to cell; `~` before what was simulated.
+
+    Columns of factors that are not declared are left out.
+    """
+    found = costs(sweep, settings)
+    axes = axes_of(sweep.points)
+    columns = [
+        ("gpu_hours", "GPU-hours", False),
+        ("energy_kwh", "kWh", True),
+        ("facility_energy_kwh", "kWh x PUE", True),
+        ("price", "price", True),
+        ("price_per_million_tokens", "price / M tokens", True),
+        ("carbon_g", "g CO2e", True),
+        ("carbon_g_per_million_tokens", "g / M tokens", True),
+    ]
+    shown = [c for c in columns if not c[2] or found[c[0]].null_count() < len(found)]
+    rows = []
+    for row in found.to_dicts():
+        cells = {axis: _plain(row[axis]) for axis in axes}
+        cells |= {"attempts": str(row["attempts"]), "untold": str(row["untold"])}
+        for column, heading, energy in shown:
+            mark = "~" if energy and row["simulated"] and row[column] is not None else ""
+            cells[heading] = mark + number(row[column])
+        cells["boundary"] = _plain(row["boundary"])
+        rows.append(cells)
+    return rows
+
+
+def factor_lines(sweep: Sweep, settings: Sequence[str] = ()) -> list[str]:
+    """A sentence a declared factor, with the words of where it is from; one that there is none, where there is none."""
+    told = sweep.cost(settings)
+    lines = []
+    for name, source in (
+        ("price_per_kwh", "price_source"),
+        ("carbon_g_per_kwh", "carbon_source"),
+        ("pue", "pue_source"),
+    ):
+        unit = {"price_per_kwh": " a kWh", "carbon_g_per_kwh": " g a kWh"}.get(name, "")
+        known = told.drop_nulls([source, name])
+        for words in known[source].unique(maintain_order=True):
+            of_one = known.filter(pl.col(source) == words)
+            values = of_one[name].to_list()
+            least, most = min(values), max(values)
+            value = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+            money = f" {of_one['currency'][0]}" if name == "price_per_kwh" else ""
+            lines.append(f"{name.partition('_')[0]}: {value}{money}{unit}, from {words}")
+    return lines or ["no price, carbon factor or PUE is declared (cluster.cost)"]
+
+
 def report(sweep: Sweep) -> Path:
     """Write results/report.html, which needs nothing but itself, and return its path."""
     figures: list[dict[str, Any]] = []
@@ -130,7 +207,9 @@ def report(sweep: Sweep) -> Path:
             _header(sweep),
             _about(sweep),
             _results(sweep),
+            _comparisons(sweep),
             _caps(sweep),
+            _cost(sweep),
             _by_choice(sweep, figures),
             _timelines(sweep, figures),
             _boards(sweep),
@@ -373,6 +452,77 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
     return f"<section><h2>By choice</h2>{''.join(parts)}</section>"
 
 
+def _comparisons(sweep: Sweep) -> str:
+    """The values of each choice that varies against its first one, with the host watts at which they cost the same."""
+    parts = []
+    for axis in varying(sweep.points):
+        try:
+            found = sweep.compare(axis).to_dicts()
+        except RefusedError:  # one value alone counts
+            continue
+        against = [row for row in found if row.get("ratio") is not None]
+        if not against:
+            continue
+        names = [key for key in found[0] if key in sweep.points.columns and key != "boards"]
+        rows = []
+        for row in against[:COMPARED]:
+            cells = [_td(_plain(row[name]), numeric=False) for name in names]
+            cells += [
+                _td(f"{row['ratio']:.3f}", numeric=True),
+                _td(_interval(row["ratio_low"], row["ratio_high"]), numeric=True),
+                _td("yes" if row["established"] else f"no: {row['why_not']}", numeric=False),
+                _td(number(row["break_even_host_w"]), numeric=True),
+                _td(row["break_even_why_not"] or "", numeric=False),
+            ]
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+        head = [*(name.replace("_", " ") for name in names), "J/token, ratio", "95 % interval"]
+        head += ["a difference", "break-even host, W", ""]
+        at = len(names)
+        parts.append(
+            f"<h3>{escape(axis.replace('_', ' '))}</h3>" + _table(head, rows, [at, at + 1, at + 3])
+        )
+        if len(against) > COMPARED:
+            parts.append(
+                f"<p class='note'>The first {COMPARED} of {len(against)}; <code>wattflow compare</code> has all.</p>"
+            )
+    if not parts:
+        return ""
+    return (
+        "<section><h2>Which costs less</h2><p class='note'>Each value of a choice against its first one, all other "
+        "choices alike. <b>Break-even host</b>: the watts outside the boundary, of CPUs, memory and fans, of all nodes "
+        "of the job together, at which both cost the same energy a token: with more than that the faster one is the "
+        f"cheaper one.</p>{''.join(parts)}</section>"
+    )
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _cost(sweep: Sweep) -> str:
+    """GPU-hours, kWh, and price and carbon by the factors that the site declares; nothing before the first attempt."""
+    try:
+        rows, lines = cost_table(sweep), factor_lines(sweep)
+    except RefusedError as error:  # a table of factors that lies elsewhere by now
+        return f"<section><h2>Cost</h2><p class='note'>{escape(str(error))}</p></section>"
+    if not rows:
+        return ""
+    heads = list(rows[0])
+    first = heads.index("attempts")
+    body = [
+        f"<tr>{''.join(_td(cell, numeric=i >= first) for i, cell in enumerate(row.values()))}</tr>"
+        for row in rows
+    ]
+    told = "; ".join(escape(line) for line in lines)
+    return (
+        "<section><h2>Cost</h2><p class='note'>Sums over all attempts, what failed among them: loading, warm-up and "
+        "idling are in, attempts whose joules are unknown (<b>untold</b>) are not. A million tokens: of the measured "
+        f"window of the points that count. Factors: {told}.</p>"
+        + _table(heads, body, range(first, len(heads)))
+        + "</section>"
+    )
+
+
 def _caps(sweep: Sweep) -> str:
     """What power caps change against the highest of them, or against boards as found; nothing without two caps."""
     counting = sweep.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
@@ -394,6 +544,7 @@ def _caps(sweep: Sweep) -> str:
             for metric in caps.METRICS:
                 told = "reference" if row.ratios is None else caps.change(row.ratios[metric])
                 cells.append(_td(told, numeric=True))
+            cells.append(_td(_break_even(row), numeric=True))
             rows.append(f"<tr>{''.join(cells)}</tr>")
     against = "boards as they were found" if reference is None else f"{reference} W"
     head = [*(name.replace("_", " ") for name in names), "cap, W", "n", "bound", *_CHANGES]
@@ -405,6 +556,12 @@ def _caps(sweep: Sweep) -> str:
 
 
 _CHANGES = ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time², %"]
+_CHANGES += ["break-even host, W"]
+
+
+def _break_even(row: caps.Row) -> str:
+    """The host watts at which a cap and the reference cost the same, or why there are none."""
+    return row.break_even_why_not or number(row.break_even_host_w)
 
 
 def _boards(sweep: Sweep) -> str:
@@ -567,6 +724,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 80px; }
 .brand { margin: 0; color: var(--accent); font-weight: 600; letter-spacing: .04em; }
 h1 { margin: 0 0 20px; font-size: 30px; line-height: 1.2; }
 h2 { margin: 0 0 8px; font-size: 19px; }
+h3 { margin: 16px 0 4px; font-size: 15px; }
 section { margin-top: 44px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
 .cards div { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; }

@@ -7,15 +7,19 @@ s.traces()                              a polars LazyFrame of all power samples
 s.timeline(s.points["point_id"][0])     an Altair chart
 """
 
+import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow as pa
 
-from wattflow import caps, compare
-from wattflow.columns import CHOICE_KEYS, COLLECTED_TRACE, PHASE, POINT
+from wattflow import caps, compare, cost
+from wattflow.columns import CHOICE_KEYS, COLLECTED_TRACE, COST, PHASE, POINT
+from wattflow.config import Cost, check_cost, with_cost
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import SPAN
 from wattflow.stream import read_table
@@ -70,7 +74,8 @@ class Sweep:
 
         One row an arm: the other choices that vary, `by`, n, boards, mean, sd_within, sd_between, low and high (95 %);
         then ratio, ratio_low, ratio_high to the arm of `reference` (default: the first), how it was found, established,
-        why_not. RefusedError for a column that is no choice, no number, or has one value only.
+        why_not; break_even_host_w, the extra host watts at which both arms cost the same energy a token, whatever the
+        metric, or break_even_why_not. RefusedError for a column that is no choice, no number, or has one value only.
         """
         rows = self._comparable(by, metric)
         others = [c for c in _varying(rows, by) if c != by]
@@ -92,8 +97,38 @@ class Sweep:
                     against = vars(compare.ratio(arm, arms[base]))
                     told |= {f"ratio_{k}": against[k] for k in ("low", "high")}
                     told |= {k: against[k] for k in ("ratio", "how", "established", "why_not")}
+                    told |= _break_even(
+                        group.filter(pl.col(by) == value), group.filter(pl.col(by) == base)
+                    )
                 out.append({**dict(zip(others, key, strict=True)), by: value, **told})
         return pl.DataFrame(out, infer_schema_length=None)
+
+    def cost(self, settings: Sequence[str] = ()) -> pl.DataFrame:
+        """A row an attempt: GPU-hours, kWh, and price and carbon by the factors that its site profile declares.
+
+        `settings` are `cluster.cost.KEY=VALUE` words that take a factor's place. docs/results.md has the columns.
+        RefusedError for a factor without a source, or a table that cannot be read.
+        """
+        tried = self.attempts.filter(pl.col("attempt").is_not_null())
+        factors = {
+            told: _factors(with_cost(Cost(**json.loads(told or "{}")), settings))
+            for told in tried["cluster_cost"].unique()
+        }
+        rows = []
+        for row in tried.to_dicts():
+            source = row["power_source"] or row["unfinished_source"]
+            of_host = row["boundary"] == "host" or source in ("simulated", "rapl")
+            known = {
+                "power_source": source,
+                "boundary": None if source is None else "host" if of_host else "gpu",
+                "simulated": None if source is None else "simulated" in source.split(" + "),
+                "gpu_hours": None if of_host else _gpu_hours(row),
+            }
+            bill = cost.bill(_used(row), factors[row["cluster_cost"]])
+            rows.append({**row, **known, **bill})
+        frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=COST))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
 
     def boards(self) -> pl.DataFrame:
         """A row a board under the fixed reference load (sweep.reference_s), the dearest first; empty without any.
@@ -276,6 +311,78 @@ def _values(rows: pl.DataFrame, metric: str) -> list[compare.Value]:
         u = pl.col(metric) * pl.col("energy_u_j") / pl.col("energy_j")
     told = rows.select(pl.col(metric).cast(pl.Float64), u.fill_null(0.0).alias("u"), "boards")
     return [compare.Value(v, u_of, tuple(boards or ())) for v, u_of, boards in told.iter_rows()]
+
+
+def _break_even(rows: pl.DataFrame, base: pl.DataFrame) -> dict[str, object]:
+    """The extra host watts at which two arms cost the same a token, from the boards that ran both where there are."""
+    means: list[tuple[float, float]] = []
+    for metric in ("energy_per_token_j", "tokens_per_s"):
+        arms = [_values(of.filter(pl.col(metric) > 0), metric) for of in (rows, base)]
+        if not all(arms):
+            return {"break_even_host_w": None, "break_even_why_not": "no output tokens are known"}
+        ours, theirs = compare.side_by_side(arms[0], arms[1])
+        means.append((compare.mean(ours).mean, compare.mean(theirs).mean))
+    setting, reference = (cost.Spent(means[0][i], 1.0 / means[1][i]) for i in (0, 1))
+    host_w, why_not = cost.break_even_host_w(setting, reference)
+    return {"break_even_host_w": host_w, "break_even_why_not": why_not}
+
+
+def _gpu_hours(row: dict[str, Any]) -> float | None:
+    """The GPUs of an attempt times the time for which it had them, where both are known."""
+    declared = row["shards"] if row["cluster_gpu_model"] else None  # of one that no rank told of
+    gpus = row["gpus"] or len(row["boards"] or ()) or declared
+    seconds = row["attempt_s"] or row["unfinished_s"]
+    return gpus * seconds / cost.HOUR_S if gpus and seconds else None
+
+
+def _used(row: dict[str, Any]) -> cost.Used:
+    """What an attempt's row says that it took, and when."""
+    seconds = row["attempt_s"] or row["unfinished_s"]
+    energy_j = row["job_energy_j"]
+    if energy_j is not None and row["command"] is None:  # that of a command holds all phases
+        energy_j += row["reference_energy_j"] or 0.0
+    start_ns = None if row["started"] is None else round(row["started"].timestamp() * 1e9)
+    end_ns = None if start_ns is None or not seconds else start_ns + round(seconds * 1e9)
+    return cost.Used(
+        energy_j=row["unfinished_energy_j"] if energy_j is None else energy_j,
+        energy_per_token_j=row["energy_per_token_j"],
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
+
+
+def _factors(declared: Cost) -> cost.Factors:
+    """The factors as they can be used; RefusedError where one lacks its source, or its table cannot be read."""
+    check_cost(declared)
+    return cost.Factors(
+        price=_factor(
+            declared.price_per_kwh, declared.price_path, "price_per_kwh", declared.price_source
+        ),
+        currency=declared.currency,
+        carbon=_factor(
+            declared.carbon_g_per_kwh, declared.carbon_path, "g_per_kwh", declared.carbon_source
+        ),
+        pue=declared.pue,
+        pue_source=declared.pue_source,
+    )
+
+
+def _factor(
+    value: float | None, path: str | None, column: str, source: str | None
+) -> cost.Factor | None:
+    if value is not None:
+        return cost.Factor(source or "", (value,))
+    return None if path is None else _read_factor(path, column, source or "")
+
+
+def _read_factor(path: str, column: str, source: str) -> cost.Factor:
+    try:
+        return cost.table(Path(path).expanduser().read_text(), column, source)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise RefusedError(
+            f"{path}: {getattr(error, 'strerror', None) or error}. It has to be a CSV with the columns time (ISO 8601 "
+            f"with an offset, rising) and {column}."
+        ) from error
 
 
 def _runs(rows: pl.DataFrame) -> list[caps.Run]:

@@ -181,10 +181,20 @@ class _Attempt:
                 ready = self.sidecar.start(self.dir)
             by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}
             mark = _nothing if self.sidecar is None else self.sidecar.mark
-            yield by_node[self.place.node]["devices"], mark
+            try:
+                yield by_node[self.place.node]["devices"], mark
+            except BaseException:
+                self._close_traces()
+                raise
             self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
             told = None if self.sidecar is None else self.sidecar.stop()
             self.record["nodes"] = [node for node in self.ranks.gather(told) if node is not None]
+
+    def _close_traces(self) -> None:
+        """Have the traces of an attempt that failed closed: its joules are somebody's bill too."""
+        if self.sidecar is not None:
+            with contextlib.suppress(PowerError):
+                self.sidecar.stop(_CLOSE_FAILED_S)
 
     def _my_device(self, devices: list[Device]) -> Device:
         """The measured device that this rank works on; PowerError when sidecar and rank disagree."""
@@ -327,6 +337,7 @@ class _Attempt:
             )
         )
         if self.sidecar is not None:
+            self._close_traces()
             self.sidecar.close()
             shutil.rmtree(self._spool(), ignore_errors=True)
             with contextlib.suppress(OSError):  # local ranks keep their logs there
@@ -550,6 +561,9 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
 
 
 _LET_RANK_0_CLOSE_S = 5.0
+_CLOSE_FAILED_S = (
+    3.0  # Slurm kills some 30 s after it says so, a rank that outlives rank 0 within 5 s
+)
 _WATCHDOG_FIRST_S = 60.0  # a collective gives up so long after the watchdog, which says more
 _SIGNAL_EARLY_S = 150.0  # before its limit a task is told 90 s ahead, which Slurm may do 60 s early
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pyarrow as pa
 
 from wattflow import __version__, estimate, journal, mounts, process, slurm
-from wattflow.config import Cluster, controls_itself
+from wattflow.config import Cluster, cluster_of, controls_itself
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import Sent, Turn
 from wattflow.schema import GRID, SCHEMA_VERSION
@@ -159,7 +159,7 @@ def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
         control = _control_options(choices)
         key = json.dumps([nodes, shards, choices["cluster"], control], sort_keys=True)
         if key not in by_shape:
-            cluster = Cluster(**choices["cluster"])
+            cluster = cluster_of(choices)
             ranks, rest = divmod(shards, nodes)
             if rest or not 0 < ranks <= cluster.gpus_per_node:
                 raise RefusedError(

@@ -129,16 +129,16 @@ class Sidecar:
         if lost is not None:
             raise PowerError(f"the sidecar of {self._node}: {lost} {self._log_says()}")
 
-    def stop(self) -> "NodeInfo":
+    def stop(self, timeout_s: float = CLOSE_TIMEOUT_S) -> "NodeInfo":
         """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost."""
         with self._changed:
             if self._watcher is None or self._ready is None:
                 raise PowerError(f"the sidecar of {self._node} was not started.")
             self._stopping = True
             self._send(self._process, {"close": True})
-            self._changed.wait_for(lambda: self._closed or self._lost, CLOSE_TIMEOUT_S)
+            self._changed.wait_for(lambda: self._closed or self._lost, timeout_s)
             if not (self._closed or self._lost):
-                self._lost = f"did not close its traces within {CLOSE_TIMEOUT_S:g} s."
+                self._lost = f"did not close its traces within {timeout_s:g} s."
             ready, took = self._ready, self._so_far
         self.close()
         self.check()

@@ -1,0 +1,309 @@
+"""Kilowatt-hours, price, carbon and the break-even of the host, against numbers worked out by hand."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
+
+import wattflow
+from wattflow import caps, report
+from wattflow.cli import main
+from wattflow.collect import collect
+from wattflow.config import Cost, with_cost
+from wattflow.cost import Factor, Factors, Spent, Used, bill, break_even_host_w, table
+from wattflow.errors import RefusedError
+from wattflow.grid import plan
+from wattflow.report import cost_table, factor_lines
+
+HOUR_NS = 3_600_000_000_000
+DECLARED = {
+    "cluster__cost__price_per_kwh": 0.25,
+    "cluster__cost__currency": "EUR",
+    "cluster__cost__price_source": "tariff of 2026",
+    "cluster__cost__carbon_g_per_kwh": 400.0,
+    "cluster__cost__carbon_source": "grid operator, mean of 2025",
+    "cluster__cost__pue": 1.5,
+    "cluster__cost__pue_source": "data centre's own meters",
+}
+
+
+def run(monkeypatch, *words):
+    """The exit code of a command."""
+    monkeypatch.setattr("sys.argv", ["wattflow", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0
+
+
+def test_a_kilowatt_hour():
+    """36 MJ are 10 kWh; at a PUE of 1.5 and 0.25 EUR they cost 3.75 EUR, at 400 g they are 6,000 g."""
+    factors = Factors(
+        price=Factor("tariff", (0.25,)),
+        currency="EUR",
+        carbon=Factor("grid", (400.0,)),
+        pue=1.5,
+        pue_source="meters",
+    )
+    told = bill(Used(36e6, 3.6, None, None), factors)
+    assert (told["energy_kwh"], told["facility_energy_kwh"]) == (10.0, 15.0)
+    assert (told["price"], told["carbon_g"]) == (3.75, 6000.0)
+    # 3.6 J a token are 1 kWh a million, 1.5 at the facility
+    assert told["price_per_million_tokens"] == pytest.approx(0.375)
+    assert told["carbon_g_per_million_tokens"] == pytest.approx(600.0)
+    assert (told["price_source"], told["carbon_source"], told["why_not"]) == (
+        "tariff",
+        "grid",
+        None,
+    )
+
+
+def test_nothing_is_assumed():
+    """Without factors there are kWh and no price, carbon or facility's energy; without joules not even kWh."""
+    told = bill(Used(3.6e6, None, 0, HOUR_NS), Factors())
+    assert told["energy_kwh"] == 1.0
+    assert all(told[name] is None for name in ("price", "carbon_g", "facility_energy_kwh", "pue"))
+    none = bill(Used(None, None, 0, HOUR_NS), Factors(price=Factor("tariff", (1.0,))))
+    assert (none["price"], none["why_not"]) == (None, "no joules are known")
+
+
+def test_a_factor_over_time_is_weighted_by_time():
+    """100 g for an hour and 200 g for the next: from 0:30 to 1:15 it is (30 x 100 + 15 x 200) / 45 = 133.3 g."""
+    factor = table(
+        "time,zone,g_per_kwh\n1970-01-01T00:00:00Z,x,100\n1970-01-01T02:00:00+01:00,x,200\n",
+        "g_per_kwh",
+        "grid",
+    )
+    assert factor.mean(HOUR_NS // 2, HOUR_NS * 5 // 4) == pytest.approx(400 / 3)
+    assert factor.mean(0, 2 * HOUR_NS) == 150.0
+
+
+def test_a_factor_holds_for_an_hour_at_most():
+    """A value of 1:00 says nothing of 2:01, be it the last or followed by one of 3:00; before the first is none."""
+    factor = Factor("grid", (100.0, 300.0), (HOUR_NS, 3 * HOUR_NS))
+    assert factor.mean(HOUR_NS, 2 * HOUR_NS) == 100.0
+    assert factor.mean(HOUR_NS, 2 * HOUR_NS + 60_000_000_000) is None
+    assert factor.mean(3 * HOUR_NS, 5 * HOUR_NS) is None
+    assert factor.mean(0, HOUR_NS // 2) is None
+
+
+def test_a_table_of_quarters_of_an_hour():
+    """Four values an hour are taken as they stand: 1, 2, 3, 4 make 2.5."""
+    quarter = HOUR_NS // 4
+    factor = Factor("spot", (1.0, 2.0, 3.0, 4.0), tuple(i * quarter for i in range(4)))
+    assert factor.mean(0, HOUR_NS) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "line 1: no column g_per_kwh, time"),
+        ("time,price\n", "line 1: no column g_per_kwh"),
+        ("time,g_per_kwh\n", "no line below the header"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00,1\n", "line 2: .* has no offset from UTC"),
+        ("time,g_per_kwh\nnoon,1\n", "line 2"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,many\n", "line 2"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,nan\n", "line 2: nan is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z\n", "line 2"),
+        (
+            "time,g_per_kwh\n2026-01-01T01:00:00Z,1\n2026-01-01T01:00:00Z,2\n",
+            "line 3: .* is not after",
+        ),
+    ],
+)
+def test_a_table_that_is_none(text, why):
+    """A column that is missing, a time without an offset, a value that is no number: the line is named."""
+    with pytest.raises(ValueError, match=why):
+        table(text, "g_per_kwh", "grid")
+
+
+def test_break_even():
+    """1 J in 10 ms against 1.5 J in 5 ms: 0.5 J / 5 ms = 100 W, where both cost 2 J; the same the other way round."""
+    slow, fast = Spent(1.0, 0.010), Spent(1.5, 0.005)
+    host_w, why_not = break_even_host_w(slow, fast)
+    assert host_w == pytest.approx(100.0)
+    assert why_not is None
+    assert slow.energy_j + host_w * slow.time_s == pytest.approx(2.0)
+    assert fast.energy_j + host_w * fast.time_s == pytest.approx(2.0)
+    assert break_even_host_w(fast, slow)[0] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reference", "why"),
+    [
+        (Spent(1.0, 1.0), Spent(2.0, 2.0), "the cheaper one is also faster"),
+        (Spent(2.0, 2.0), Spent(1.0, 1.0), "the cheaper one is also faster"),
+        (Spent(1.0, 2.0), Spent(1.0, 1.0), "both take the same energy"),
+        (Spent(1.0, 2.0), Spent(2.0, 2.0), "both take the same time"),
+    ],
+)
+def test_no_break_even(setting, reference, why):
+    """Where one setting is cheaper and faster no host changes that, and the reason stands in its place."""
+    assert break_even_host_w(setting, reference) == (None, why)
+
+
+def test_break_even_of_the_papers_cap():
+    """Table III at 256 tokens: 175 W saves 21.82 % of 180 kJ and takes 6.23 % more than 200 s: 39,276 J / 12.46 s."""
+    base = caps.Run(200.0, 180_000.0, 1.0, 100.0, ("GPU-a",))
+    capped = caps.Run(200.0 * 1.0623, 180_000.0 * 0.7818, 1.0, 94.0, ("GPU-a",))
+    reference, row = caps.table({250: [base], 175: [capped]}, 250)
+    assert row.break_even_host_w == pytest.approx(39_276 / 12.46)
+    assert (reference.break_even_host_w, reference.break_even_why_not) == (None, None)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Batches of 2 at 100 W and 80 s, of 4 at 300 W and 40 s; the same 200 tokens each, two repeats."""
+    points, made = [], []
+    for size, watts, decode_s in ((2, 100.0, 35.0), (4, 300.0, 15.0)):
+        for repeat in range(2):
+            points.append(choices(batch_size=size, repeat=repeat, **DECLARED))
+            gpu = Gpu("GPU-a", constant(watts))
+            made.append(
+                Made([gpu], decode_s=decode_s, prefill_s=4.75, idle_after_s=1.0, after_s=1.2)
+            )
+    directory = make_sweep(tmp_path_factory.mktemp("sweeps") / "s", points)
+    for point, one in zip(points, made, strict=True):
+        make_attempt(directory, point, one)
+    collect(directory)
+    return wattflow.open_sweep(directory.path)
+
+
+def test_a_comparison_has_its_break_even(sweep):
+    """80 s at 100 W against 40 s at 300 W for the same tokens: 8 kJ and 12 kJ, so 4 kJ / 40 s = 100 W."""
+    base, other = sweep.compare("batch_size", reference=2).to_dicts()
+    assert base["break_even_host_w"] is None
+    assert other["break_even_host_w"] == pytest.approx(100.0, rel=1e-3)
+    assert other["break_even_why_not"] is None
+
+
+def test_the_break_even_stands_in_table_and_page(sweep, monkeypatch, capsys):
+    """`wattflow compare` and the report's section show 100 W beside the ratio of 1.5."""
+    assert run(monkeypatch, "compare", sweep.directory.path, "--by", "batch_size") == 0
+    head, _, other = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert other[head.index("break-even host, W")] == "100"
+    section = report._comparisons(sweep)
+    assert "<td class=n>1.500</td>" in section
+    assert "<td class=n>100</td>" in section
+    assert "from tariff of 2026" in report._cost(sweep)
+
+
+def test_cost_of_a_sweep(sweep, monkeypatch, capsys):
+    """Both repeats at 100 W: 3 s before, 80 s and 1 s after, 84 s each; price, carbon and their sources beside them."""
+    rows = [row for row in sweep.cost().to_dicts() if row["energy_kwh"] < 0.003]
+    assert len(rows) == 2
+    kwh = 84 * 100 / 3.6e6
+    for row in rows:
+        assert row["energy_kwh"] == pytest.approx(kwh, rel=1e-3)
+        assert row["facility_energy_kwh"] == pytest.approx(1.5 * kwh, rel=1e-3)
+        assert row["price"] == pytest.approx(1.5 * kwh * 0.25, rel=1e-3)
+        assert row["carbon_g"] == pytest.approx(1.5 * kwh * 400, rel=1e-3)
+        assert row["gpu_hours"] == pytest.approx(60 / 3600)
+        assert row["price_source"] == "tariff of 2026"
+        assert row["pue_source"] == "data centre's own meters"
+        # 8,000 J over 200 tokens are 40 J a token
+        assert row["carbon_g_per_million_tokens"] == pytest.approx(40e6 / 3.6e6 * 600, rel=1e-3)
+    first, _ = cost_table(sweep)
+    assert (first["attempts"], first["untold"], first["boundary"]) == ("2", "0", "gpu")
+    assert run(monkeypatch, "cost", sweep.directory.path) == 0
+    shown = capsys.readouterr()
+    assert "g / M tokens" in shown.out
+    assert "carbon: 400 g a kWh, from grid operator, mean of 2025" in shown.err
+    assert "price: 0.25 EUR a kWh, from tariff of 2026" in shown.err
+
+
+def test_a_factor_is_replaced_by_a_table(sweep, tmp_path):
+    """--set takes the profile's constant away for a table; an attempt that the table does not cover says so."""
+    began = datetime.fromtimestamp(START_NS / 1e9, UTC)
+    path = tmp_path / "carbon.csv"
+    path.write_text(f"time,g_per_kwh\n{began.replace(minute=0, second=0).isoformat()},80\n")
+    words = [f"cluster.cost.carbon_path={path}", "cluster.cost.carbon_source=hourly of the grid"]
+    row = sweep.cost(words).to_dicts()[0]
+    assert row["carbon_g_per_kwh"] == 80.0
+    assert row["carbon_source"] == "hourly of the grid"
+    assert "carbon: 80 g a kWh, from hourly of the grid" in factor_lines(sweep, words)
+    path.write_text("time,g_per_kwh\n2020-01-01T00:00:00Z,80\n")
+    row = sweep.cost(words).to_dicts()[0]
+    assert (row["carbon_g"], row["price"] is None) == (None, False)
+    assert row["why_not"] == "carbon_g_per_kwh: its table does not cover the attempt"
+
+
+def test_what_was_simulated_is_marked(tmp_path):
+    """Simulated kWh, price and carbon carry a ~, GPU-hours are none, as there is no GPU."""
+    point = choices(**DECLARED)
+    sweep = make_sweep(tmp_path / "s", [point])
+    gpu = Gpu("host-node1")
+    make_attempt(sweep, point, Made([gpu], source="simulated", boundary="host", counter=False))
+    collect(sweep)
+    (row,) = cost_table(wattflow.open_sweep(sweep.path))
+    assert row["GPU-hours"] == "-"
+    assert all(row[name].startswith("~") for name in ("kWh", "kWh x PUE", "price", "g CO2e"))
+
+
+def test_costs_change_no_id():
+    """Factors are no part of the point_id: they change nothing that runs."""
+    (plain,) = plan(["n_prompts=8", "sweep.repeats=1"]).points
+    words = ["cluster.cost.carbon_g_per_kwh=56", "cluster.cost.carbon_source=x"]
+    (priced,) = plan(["n_prompts=8", "sweep.repeats=1", *words]).points
+    assert plain.point_id == priced.point_id
+    assert priced.choices["cluster"]["cost"]["carbon_g_per_kwh"] == 56.0
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["cluster.cost.price_per_kwh=0.3"], "say where it comes from"),
+        (["cluster.cost.pue=1.2"], "pue_source"),
+        (["cluster.cost.carbon_path=a.csv"], "carbon_source"),
+        (
+            ["cluster.cost.price_per_kwh=0.3", "cluster.cost.price_source=x"],
+            "in which currency",
+        ),
+        (["cluster.cost.pue=0.9", "cluster.cost.pue_source=x"], "at least 1"),
+        (["cluster.cost.carbon_g_per_kwh=-1"], "at least 0"),
+    ],
+)
+def test_a_factor_names_its_source(words, why):
+    """A plan and a cost with a factor of unknown origin, or one that cannot be, are refused."""
+    with pytest.raises(RefusedError, match=why):
+        plan(words)
+    with pytest.raises(RefusedError, match=why):
+        with_cost(Cost(), words)
+
+
+def test_a_factor_that_is_told_twice():
+    """A constant and a table for one factor are refused in a profile."""
+    words = ["cluster.cost.carbon_g_per_kwh=1", "cluster.cost.carbon_path=a.csv"]
+    with pytest.raises(RefusedError, match="declare one of them"):
+        plan([*words, "cluster.cost.carbon_source=x"])
+
+
+@pytest.mark.parametrize("word", ["price=3", "cluster.cost.colour=1", "cluster.cost.pue", "pue=2"])
+def test_a_setting_that_is_none(word):
+    """Another key than those of cluster.cost is refused with the list of them."""
+    with pytest.raises(RefusedError, match=r"one of cluster\.cost\.price_per_kwh"):
+        with_cost(Cost(), [word])
+
+
+def test_null_takes_a_factor_away():
+    """A profile's PUE is taken away by null; a number that is none is refused."""
+    assert with_cost(Cost(pue=1.2, pue_source="x"), ["cluster.cost.pue=null"]).pue is None
+    with pytest.raises(RefusedError, match="no number"):
+        with_cost(Cost(), ["cluster.cost.pue=much"])
+
+
+def test_a_table_that_is_not_there(sweep, tmp_path, monkeypatch, capsys):
+    """A path to nothing ends with code 2 and one line that says what is wanted."""
+    words = ["--set", f"cluster.cost.price_path={tmp_path}/none.csv"]
+    assert run(monkeypatch, "cost", sweep.directory.path, *words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No such file" in line
+    assert "time (ISO 8601" in line
+
+
+def test_json_has_every_attempt(sweep, monkeypatch, capsys):
+    """`wattflow cost --json` prints a row an attempt with all columns."""
+    assert run(monkeypatch, "cost", sweep.directory.path, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 4
+    assert {"point_id", "attempt", "energy_kwh", "carbon_source"} <= set(rows[0])
