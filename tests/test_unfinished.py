@@ -6,9 +6,12 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep, trace_of
 
 import wattflow
+from wattflow import archive
+from wattflow.bundle import bundle
 from wattflow.collect import collect
 from wattflow.schema import TRACE
 from wattflow.stream import TableStream
+from wattflow.verify import verify
 
 # traces reach from 0.1 s before the start to 3 + 8.5 + 0.2 s after it: 11.8 s
 MADE = Made([Gpu("GPU-a", constant(100.0))], status="failed", batches=2)
@@ -112,3 +115,21 @@ def test_no_trace_at_all(tmp_path):
     row = collected(tmp_path, MADE, lambda one: one.trace_path("node1", "GPU-a").unlink())
     assert row["unfinished_energy_j"] is None
     assert row["status"] == "failed"
+
+
+def test_a_bundle_holds_neither_factors_nor_what_cannot_be_checked(tmp_path):
+    """A bundle carries no traces of a failed attempt, hence none of its joules, and no prices; it verifies."""
+    priced = {"cluster__cost__pue": 1.25, "cluster__cost__pue_source": "the meters of Erewhon"}
+    points = [choices(seed=seed, **priced) for seed in (0, 1)]
+    sweep = make_sweep(tmp_path / "s", points)
+    make_attempt(sweep, points[0], MADE)
+    make_attempt(sweep, points[1], dataclasses.replace(MADE, status="finished", started_s=60.0))
+    collect(sweep)
+    assert verify(sweep.path).verified
+    bundle(sweep, tmp_path / "b.zip")
+    assert verify(tmp_path / "b.zip").verified
+    assert b"Erewhon" not in (tmp_path / "b.zip").read_bytes()
+    archive.unpack(tmp_path / "b.zip", tmp_path / "b")
+    rows = wattflow.open_sweep(tmp_path / "b" / "sweep").attempts.to_dicts()
+    assert [row["unfinished_energy_j"] for row in rows] == [None, None]
+    assert "1.25" not in rows[0]["cluster_cost"]
