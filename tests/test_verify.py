@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
-from wattflow import archive, cli, config
+from wattflow import archive, config
 from wattflow.bundle import bundle
 from wattflow.collect import collect
 from wattflow.errors import RefusedError
@@ -117,6 +117,23 @@ def test_failed_infeasible_and_untried_points_pass_too(tmp_path):
     verdicts = [row[-1] for row in table(verdict)]
     assert verdicts.count("ok") == 9
     assert verdicts.count("ok, failed, does not count") == 1
+
+
+def test_two_nodes_with_hosts_pass_as_a_sweep_and_as_a_bundle(tmp_path):
+    """Two nodes whose clocks are 3 s apart, with RAPL: 1,700 J, host joules beside them, all four traces packed."""
+    point = choices(shards=2, nodes=2)
+    made = make_sweep(tmp_path / "s", [point])
+    gpus = [Gpu(TWO[0], constant(80.0)), Gpu(TWO[1], constant(120.0), node="node2")]
+    hosts = {node: constant(50.0) for node in ("node1", "node2")}
+    make_attempt(made, point, Made(gpus, hosts=hosts, offset_s={"node2": 3.0}))
+    collect(made)
+    bundle(made, tmp_path / "b.zip")
+    for path in (made.path, tmp_path / "b.zip"):
+        verdict = verify(path)
+        assert verdict.verified, said(verdict)
+        assert verdict.attempts[0].recomputed_j == pytest.approx(1700.0)
+    with zipfile.ZipFile(tmp_path / "b.zip") as packed:
+        assert sum("/traces/" in name for name in packed.namelist()) == 4
 
 
 def test_verify_writes_nothing(sweep):
@@ -540,8 +557,8 @@ def test_exit_codes_and_json(sweep, tmp_path):
 
 
 def test_json_is_json_where_a_number_is_none(sweep):
-    """NaN and infinity, which no JSON has, do not come up for values that a file may hold."""
+    """NaN, which no JSON has, is told as text where a table holds it."""
     edit(sweep.points_path, set_cell("energy_j", float("nan")))
-    text = json.dumps(as_json(verify(sweep.path)))
-    assert json.loads(text)["verified"] is False
-    assert cli.app is not None
+    text = json.dumps(as_json(verify(sweep.path)), allow_nan=False)
+    (bad,) = [one for one in json.loads(text)["attempts"] if not one["ok"]]
+    assert [d["published"] for d in bad["differences"]] == ["nan"]

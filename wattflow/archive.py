@@ -68,13 +68,23 @@ def wrong_sums(folder: Path) -> list[str]:
 
 
 def pack(folder: Path, path: Path) -> None:
-    """Write all files below a folder as one zip under another name, fsync, rename; the mode is 0600."""
+    """Write all files below a folder as one zip under another name, fsync, rename; the mode is 0600.
+
+    RefusedError for more than `unpack` takes.
+    """
+    names = files(folder)
+    total = sum((folder / name).stat().st_size for name in names)
+    if len(names) > MOST_MEMBERS or total > MOST_BYTES - 2**26:  # less the zip's own lists
+        raise RefusedError(
+            f"{path}: {len(names)} files, {total} bytes; a bundle has at most {MOST_MEMBERS} and {MOST_BYTES}. Bundle "
+            "sweeps of fewer points."
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
-                for name in files(folder):
+                for name in names:
                     about = zipfile.ZipInfo(name, _LONG_AGO)
                     about.external_attr = (stat.S_IFREG | 0o644) << 16
                     packed.writestr(about, (folder / name).read_bytes())

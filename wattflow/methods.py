@@ -77,8 +77,8 @@ def _what(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
     }
     return (
         f"We measured the energy of LLM inference on {_devices(rows)}. {_count(len(settings), 'setting')}{differ}, ran "
-        f"{_range(repeats)} times each. Model: {_join(rows, 'model')} in {_join(rows, 'precision')}, with "
-        f"{of_weights}, over {_join(rows, 'shards')} tensor-parallel shards; engine: {_join(rows, 'engine')}. A run "
+        f"{_times(repeats)}. Model: {_join(rows, 'model')} in {_join(rows, 'precision')}, with "
+        f"{of_weights}, tensor-parallel shards: {_join(rows, 'shards')}; engine: {_join(rows, 'engine')}. A run "
         f"answered {_join(rows, 'n_prompts')} prompts of {_join(rows, 'dataset')}{lengths}, in batches of "
         f"{_join(rows, 'batch_size')} with up to {_join(rows, 'max_gen_len')} new tokens each; "
         f"{_and(stop[s] for s in _distinct(rows, 'stop'))}. Sampling: temperature {_join(rows, 'temperature')}, top-p "
@@ -114,13 +114,17 @@ def _power(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], *, measure
             "from the start of the first span that the command told to the end of the last one, or over the whole "
             "command where it told none"
         )
+    limits = [row["power_limit_w"] for row in rows if row["power_limit_w"] is not None]
+    clocks = [row["sm_clock_mhz"] for row in rows if row["sm_clock_mhz"] is not None]
+    state = f" Power limit in force: {_range(limits)} W a GPU" if limits else ""
+    state += f"; mean SM clock {_range(clocks)} MHz" if state and clocks else ""
     boundaries = _and(_BOUNDARIES.get(b, b) for b in _distinct(rows, "boundary"))
     return (
         f"Power came from {_and(SENSORS.get(name, name) for name in sorted(sensors))}, a sample each "
         f"{_range(periods)} ms. It was integrated, piecewise linear between samples at their own time stamps, over the "
         f"measured window: {window}. Joules are gross, idle power included, summed over devices. The boundary: "
         f"{boundaries}. Joules per token divide by the output tokens that were kept; input tokens are in no "
-        "denominator."
+        f"denominator.{state}{'.' if state else ''}"
     )
 
 
@@ -233,6 +237,10 @@ def _range(values: Iterable[float]) -> str:
         return "an unknown number of"
     low, high = f"{known[0]:.5g}", f"{known[-1]:.5g}"
     return low if low == high else f"{low} to {high}"
+
+
+def _times(counts: Sequence[int]) -> str:
+    return "once" if set(counts) == {1} else f"{_range(counts)} times each"
 
 
 def _count(n: int, name: str) -> str:

@@ -50,6 +50,7 @@ _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _QUOTED_PATH = re.compile(r"(?<=['\"`])~?/[^'\"`\n]*(?=['\"`])")
 _PATH = re.compile(r"(?<![\w.])~?/[\w.@+~-][^\s'\"`,;:)]*")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}")
+_NUMBERS = re.compile(r"[0-9.,]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:-dirty)?")
 
 
@@ -262,7 +263,11 @@ class Pseudonyms:
             told = {key: host[key] for key in ("name", "source", "period_ms")}
             out["host"] = {"uuid": self.device(host["uuid"]), **told}
         if "control" in info:
-            out["control"] = [{**c, "uuid": self.device(c["uuid"])} for c in info["control"]]
+            numbers = ("prior_limit_w", "power_limit_w", "sm_clock_mhz", "limit_in_force_w")
+            out["control"] = [
+                {"uuid": self.device(one["uuid"]), **{key: one[key] for key in numbers}}
+                for one in info["control"]
+            ]
         return out
 
     def words(self, words: Iterable[str]) -> list[str]:
@@ -270,11 +275,11 @@ class Pseudonyms:
         return [self._submit_word(word) for word in words]
 
     def _submit_word(self, word: str) -> str:
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         bare = key.lstrip("+~").partition("@")[0]
         group = bare in ("model", "dataset", "engine", "power", "grid")
-        told = group or (is_hashed(bare) and not bare.startswith("hydra"))
-        if equals and (told or bare in _KEPT_CHOICES) and self.text(word) == word:
+        told = group or (is_hashed(bare) and not bare.startswith("hydra")) or bare in _KEPT_CHOICES
+        if equals and (told or _NUMBERS.fullmatch(value)) and self.text(word) == word:
             return word
         return f"{self.text(key)}=({WITHHELD})"
 

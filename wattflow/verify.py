@@ -719,9 +719,22 @@ def _summary(verdict: Verdict) -> list[str]:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """All of a verdict as JSON's types."""
-    told = asdict(verdict)
-    told["path"] = str(verdict.path)
+    """All of a verdict as JSON's types; what is no number there, such as NaN, as text."""
+    told: dict[str, Any] = _plain(asdict(verdict))
     for one, plain in zip(verdict.attempts, told["attempts"], strict=True):
         plain["ok"] = one.ok
     return {"verified": verdict.verified, "tolerance": TOLERANCE, "checked_by": __version__, **told}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if (
+        value is None
+        or isinstance(value, str | int)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    return str(value)
