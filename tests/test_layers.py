@@ -13,13 +13,13 @@ LAYERS = [
     {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts", "archive"},
     {
         *{"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
-        *{"pseudonyms", "methods", "cost"},
+        *{"pseudonyms", "methods", "cost", "sensors"},
     },
     {"engine", "power"},
     {
         *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
-        *{"estimate", "watchdog", "measurement", "provenance"},
+        *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
         *{"caps", "conditions", "unfinished"},
         *{"bundle", "verify"},
     },
@@ -46,7 +46,10 @@ STAGE_IMPORTS = {
     "measure": {"measurement", "process"},
     "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
     "results": {"figures", "caps"},
-    "report": {"caps", "results", "figures"},
+    "report": {"caps", "results", "figures", "page"},
+    "page": set(),
+    "passport": {"passport_page", "provenance"},
+    "passport_page": {"figures", "page", "passport"},  # passport: for names alone
 }
 
 

@@ -916,6 +916,62 @@ def verify(
 
 
 @app.command()
+def calibrate(  # noqa: PLR0917 - options, given by name
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="A new folder, for records and passports.")
+    ] = "passports",
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="How long it takes, about; 2 at least.")
+    ] = 5.0,
+    load: Annotated[
+        str | None,
+        typer.Option(
+            "--load",
+            metavar="CMD",
+            help="Another load's command, one process a GPU; docs/calibrate.md.",
+        ),
+    ] = None,
+    read: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DIR", help="Read a recorded folder again; needs no GPU."),
+    ] = None,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="Write JSON only, where altair is not installed.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Find out what the power sensors of this machine's GPUs show: a passport a GPU, as JSON and a page."""
+    import shlex  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import passport as stage  # noqa: PLC0415
+
+    if read is not None:
+        for path in stage.read_again(Path(read), draw=not no_page):
+            print(path)
+        return
+    from wattflow.power.calibrate import Recorder, plan  # noqa: PLC0415
+
+    own = [sys.executable, "-P", "-m", "wattflow.engine.pulse"]
+    steps = plan(minutes)
+    command = own if load is None else shlex.split(load)
+    stage.check(Path(out))
+    if dry_run:
+        with Recorder(command) as recorder:
+            for device in recorder.devices:
+                _talk(f"{device['uuid']} {device['name']}, driver {recorder.driver}")
+        _table(["step", "s"], [[s.name, f"{s.seconds:.1f}"] for s in steps], numbers=[1])
+        return
+    asked = stage.Asked(Path(out), steps, command, draw=not no_page)
+    began_s = time.monotonic()
+    paths = stage.calibrate(
+        asked, lambda text: _talk(f"{time.monotonic() - began_s:5.0f} s  {text}")
+    )
+    for path in paths:
+        print(path)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can measure, for this user: sensors, rights, GPUs, Slurm, folders."""
     from wattflow.doctor import examine  # noqa: PLC0415

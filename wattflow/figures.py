@@ -1,6 +1,7 @@
 """Figures from data frames: the only importer of Altair. Each says its units, and `~` where watts are simulated."""
 
 import json
+from collections.abc import Iterable
 from typing import Any, cast
 
 import altair as alt
@@ -23,6 +24,7 @@ PHASE_COLOURS = {
     MIXED: "#d5d9e0",
     COMMAND: "#dbeddb",
 }
+_PLAIN_X = alt.Axis(grid=False, format=",~r")
 # Column, title and unit of what the report draws against the choices.
 METRICS = (
     ("tokens_per_s", "Throughput", "output tokens/s"),
@@ -250,6 +252,117 @@ def _shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
         start_s=((pl.col("start_ns") - zero) / 1e9).round(4),
         end_s=((pl.col("end_ns") - zero) / 1e9).round(4),
     )
+
+
+# --- sensors --------------------------------------------------------------------------------------
+
+
+def sensor_traces(
+    lines: dict[str, list[list[float]]], edges_s: list[float], title: str
+) -> alt.LayerChart:
+    """One load by several sensors: for each, pairs of seconds and watts; shaded from each on to the off after it."""
+    power = pl.DataFrame(
+        [(name, *pair) for name, pairs in lines.items() for pair in pairs],
+        schema={"sensor": pl.String, "seconds": pl.Float64, "power_w": pl.Float64},
+        orient="row",
+    )
+    last_s = float(power["seconds"].max() or 0.0)  # type: ignore[arg-type]
+    ends_s = [*edges_s, last_s] if len(edges_s) % 2 else edges_s
+    on = pl.DataFrame({"start_s": ends_s[::2], "end_s": ends_s[1::2]})
+    shades = alt.Chart(on).mark_rect(color="#f4f5f7").encode(x="start_s:Q", x2="end_s:Q")
+    line = (
+        alt.Chart(power)
+        .mark_line(strokeWidth=1.4)
+        .encode(
+            x=alt.X("seconds:Q", title="seconds; the load is on where it is grey", axis=_PLAIN_X),
+            y=alt.Y("power_w:Q", title="power, W"),
+            color=alt.Color("sensor:N", sort=list(lines), scale=_colours(lines), title=None),
+            tooltip=["sensor", "seconds", "power_w"],
+        )
+    )
+    return cast(
+        alt.LayerChart,
+        _styled(alt.layer(shades, line).properties(width=760, height=240, title=title)),
+    )
+
+
+def sensor_answers(
+    points: dict[str, list[list[float]]], fits: dict[str, list[list[float]]]
+) -> alt.ConcatChart:
+    """Each sensor's answer to a step: for each, pairs of ms since the edge and the share of the step, and the fit."""
+    names = {"ms": pl.Float64, "share": pl.Float64}
+    panels = []
+    for name, pairs in points.items():
+        x = alt.X("ms:Q", title="ms since the edge of the load", axis=_PLAIN_X)
+        y = alt.Y(
+            "share:Q", title="share of the step", scale=alt.Scale(domain=[-0.2, 1.2], clamp=True)
+        )
+        colour = alt.Color("sensor:N", scale=_colours(points), legend=None)
+        seen = pl.DataFrame(pairs, schema=names, orient="row").with_columns(sensor=pl.lit(name))
+        fit = pl.DataFrame(fits[name], schema=names, orient="row")
+        dots = alt.Chart(seen).mark_circle(size=14, opacity=0.5).encode(x=x, y=y, color=colour)
+        line = alt.Chart(fit).mark_line(color=INK, strokeWidth=1.2).encode(x=x, y=y)
+        panels.append(alt.layer(dots, line).properties(width=220, height=170, title=name))
+    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+
+
+def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
+    """How far apart each sensor's new values are: for each, the width of a bin in ms and the counts."""
+    panels = []
+    for name, told in histograms.items():
+        bins = pl.DataFrame(
+            {
+                "from_ms": [k * told["width"] for k in range(len(told["counts"]))],
+                "to_ms": [(k + 1) * told["width"] for k in range(len(told["counts"]))],
+                "count": told["counts"],
+            }
+        )
+        bars = (
+            alt.Chart(bins)
+            .mark_rect(color=PALETTE[list(histograms).index(name) % len(PALETTE)])
+            .encode(
+                x=alt.X("from_ms:Q", title="ms between new values", axis=_PLAIN_X),
+                x2="to_ms:Q",
+                y=alt.Y("count:Q", title="count", scale=alt.Scale(type="symlog")),
+                y2=alt.datum(0),
+            )
+        )
+        panels.append(bars.properties(width=220, height=120, title=name))
+    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+
+
+def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt.ConcatChart:
+    """How far joules are off: (sensor, load period in ms, % in a long window, least and most % in windows of 1 s)."""
+    columns = ("sensor", "period_ms", "long_pct", "least_pct", "most_pct")
+    told = pl.DataFrame(ranges, schema=list(columns), orient="row")
+    names = told["sensor"].unique(maintain_order=True).to_list()
+    reach = float(
+        told.select(pl.max_horizontal(pl.col("least_pct", "most_pct").abs()).max()).item()
+    )
+    panels = []
+    for name in names:
+        of = told.filter(pl.col("sensor") == name)
+        x = alt.X(
+            "period_ms:Q",
+            title="period of the load, ms",
+            scale=alt.Scale(type="log"),
+            axis=_PLAIN_X,
+        )
+        scale = alt.Scale(domain=[-reach, reach])
+        colour = PALETTE[names.index(name) % len(PALETTE)]
+        base = alt.Chart(of).encode(x=x)
+        rule = base.mark_rule(strokeWidth=5, opacity=0.35, color=colour).encode(
+            y=alt.Y("least_pct:Q", title="%, bars: windows of 1 s", scale=scale), y2="most_pct:Q"
+        )
+        dots = base.mark_point(filled=True, size=40, color=colour, opacity=1).encode(
+            y=alt.Y("long_pct:Q", scale=scale), tooltip=list(columns)
+        )
+        panels.append(alt.layer(rule, dots).properties(width=220, height=170, title=name))
+    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+
+
+def _colours(names: Iterable[str]) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=PALETTE)
 
 
 def _styled(chart: Any) -> Any:

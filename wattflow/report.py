@@ -7,9 +7,8 @@
 
 import json
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ import polars as pl
 from wattflow import __version__, caps
 from wattflow.columns import CHOICE_KEYS, REASONS, SENSORS
 from wattflow.errors import RefusedError
+from wattflow.page import figure, html_table, page, td
 from wattflow.results import Sweep
 from wattflow.sweepdir import write_atomic
 
@@ -217,36 +217,18 @@ def report(sweep: Sweep) -> Path:
             _provenance(sweep),
         )
     )
-    # `</script>` in a label must not end the script that holds it
-    specs = json.dumps(figures, default=str).replace("<", "\\u003c")
-    page = _PAGE.format(
-        title=escape(f"wattflow: {sweep.name}"),
-        style=_STYLE,
-        body=body,
-        bundle=_bundle(),
-        specs=specs,
-        script=_SCRIPT,
-    )
+    made = page(f"wattflow: {sweep.name}", body, figures)
     shared = sweep.directory.results.stat().st_mode & stat.S_IRGRP  # cluster.group_readable
-    write_atomic(sweep.directory.report_path, page.encode(), 0o640 if shared else 0o600)
+    write_atomic(sweep.directory.report_path, made.encode(), 0o640 if shared else 0o600)
     return sweep.directory.report_path
 
 
 def shows(sweep: Sweep) -> bool | None:
     """Whether results/report.html has the figures that results/ have; null where another wattflow drew it."""
-    page = sweep.directory.report_path.read_text(errors="replace")
-    if f"<td>wattflow {__version__}</td>" not in page:
+    text = sweep.directory.report_path.read_text(errors="replace")
+    if f"<td>wattflow {__version__}</td>" not in text:
         return None
-    return _header(sweep) in page and _results(sweep) in page
-
-
-@cache
-def _bundle() -> str:
-    """The JavaScript that draws the figures, 0.9 MB; bundling takes 2 s."""
-    import vl_convert  # noqa: PLC0415 (slow to import, and only needed here)
-
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return bundle
+    return _header(sweep) in text and _results(sweep) in text
 
 
 # --- numbers ------------------------------------------------------------------------------------------
@@ -376,13 +358,13 @@ def _results(sweep: Sweep) -> str:
     numeric = {axis for axis in axes if groups[axis].dtype.is_numeric()}
     rows = []
     for row in groups.to_dicts():
-        cells = [_td(_plain(row[axis]), numeric=axis in numeric) for axis in axes]
-        cells.append(_td(str(row["n"]), numeric=True))
+        cells = [td(_plain(row[axis]), numeric=axis in numeric) for axis in axes]
+        cells.append(td(str(row["n"]), numeric=True))
         for column in NUMBERS:
             sd = row[f"{column.column}_sd"]
             spread = f"<small>± {number(sd)}</small>" if sd is not None else ""
             cells.append(f"<td class='n'>{escape(_cell(row, column))}{spread}</td>")
-        cells.append(_td(_source(row), numeric=False))
+        cells.append(td(_source(row), numeric=False))
         rows.append(f"<tr{'' if row['n'] else ' class=none'}>{''.join(cells)}</tr>")
     words = (
         "Means over the repeats that count; n is how many, ± one standard deviation over them. "
@@ -395,7 +377,7 @@ def _results(sweep: Sweep) -> str:
     left = len(axes)
     return (
         f"<section><h2>Results</h2><p class='note'>{words}</p>"
-        + _table(
+        + html_table(
             head,
             rows,
             range(left, left + 1 + len(NUMBERS)),
@@ -403,29 +385,6 @@ def _results(sweep: Sweep) -> str:
         )
         + "</section>"
     )
-
-
-def _td(text: str, *, numeric: bool) -> str:
-    return f"<td{' class=n' if numeric else ''}>{escape(text)}</td>"
-
-
-def _table(
-    head: list[str], rows: list[str], numeric: Iterable[int] = (), numeric_axes: Iterable[bool] = ()
-) -> str:
-    right = {*numeric, *(i for i, yes in enumerate(numeric_axes) if yes)}
-    cells = "".join(
-        f"<th{' class=n' if i in right else ''}>{escape(name)}</th>" for i, name in enumerate(head)
-    )
-    return (
-        f"<div class='wide'><table><thead><tr>{cells}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _figure(figures: list[dict[str, Any]], chart: Any) -> str:
-    """A place for a chart, whose specification joins those at the end of the page."""
-    figures.append(chart.to_dict())
-    return f"<div class='figure' data-figure='{len(figures) - 1}'></div>"
 
 
 def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
@@ -446,7 +405,7 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
         note = f"{told}. Points are means, bars one standard deviation.{gain}"
         parts.append(f"<p class='note'>{note}</p>")
         drawn = of_one.drop("reasons", "statuses")
-        parts.append(_figure(figures, draw.by_choice(drawn, axes, bool(simulated))))
+        parts.append(figure(figures, draw.by_choice(drawn, axes, bool(simulated))))
     if not parts:
         parts = ["<p class='note'>No point counts yet, so there is nothing to draw.</p>"]
     return f"<section><h2>By choice</h2>{''.join(parts)}</section>"
@@ -466,20 +425,21 @@ def _comparisons(sweep: Sweep) -> str:
         names = [key for key in found[0] if key in sweep.points.columns and key != "boards"]
         rows = []
         for row in against[:COMPARED]:
-            cells = [_td(_plain(row[name]), numeric=False) for name in names]
+            cells = [td(_plain(row[name]), numeric=False) for name in names]
             cells += [
-                _td(f"{row['ratio']:.3f}", numeric=True),
-                _td(_interval(row["ratio_low"], row["ratio_high"]), numeric=True),
-                _td("yes" if row["established"] else f"no: {row['why_not']}", numeric=False),
-                _td(number(row["break_even_host_w"]), numeric=True),
-                _td(row["break_even_why_not"] or "", numeric=False),
+                td(f"{row['ratio']:.3f}", numeric=True),
+                td(_interval(row["ratio_low"], row["ratio_high"]), numeric=True),
+                td("yes" if row["established"] else f"no: {row['why_not']}", numeric=False),
+                td(number(row["break_even_host_w"]), numeric=True),
+                td(row["break_even_why_not"] or "", numeric=False),
             ]
             rows.append(f"<tr>{''.join(cells)}</tr>")
         head = [*(name.replace("_", " ") for name in names), "J/token, ratio", "95 % interval"]
         head += ["a difference", "break-even host, W", ""]
         at = len(names)
         parts.append(
-            f"<h3>{escape(axis.replace('_', ' '))}</h3>" + _table(head, rows, [at, at + 1, at + 3])
+            f"<h3>{escape(axis.replace('_', ' '))}</h3>"
+            + html_table(head, rows, [at, at + 1, at + 3])
         )
         if len(against) > COMPARED:
             parts.append(
@@ -510,7 +470,7 @@ def _cost(sweep: Sweep) -> str:
     heads = list(rows[0])
     first = heads.index("attempts")
     body = [
-        f"<tr>{''.join(_td(cell, numeric=i >= first) for i, cell in enumerate(row.values()))}</tr>"
+        f"<tr>{''.join(td(cell, numeric=i >= first) for i, cell in enumerate(row.values()))}</tr>"
         for row in rows
     ]
     told = "; ".join(escape(line) for line in lines)
@@ -518,7 +478,7 @@ def _cost(sweep: Sweep) -> str:
         "<section><h2>Cost</h2><p class='note'>Sums over all attempts, what failed among them: loading, warm-up and "
         "idling are in, attempts whose joules are unknown (<b>untold</b>) are not. A million tokens: of the measured "
         f"window of the points that count. Factors: {told}.</p>"
-        + _table(heads, body, range(first, len(heads)))
+        + html_table(heads, body, range(first, len(heads)))
         + "</section>"
     )
 
@@ -535,23 +495,23 @@ def _caps(sweep: Sweep) -> str:
     for chosen, of_caps in sweep.caps(reference):
         names = list(chosen)
         for row in of_caps:
-            cells = [_td(_plain(value), numeric=False) for value in chosen.values()]
+            cells = [td(_plain(value), numeric=False) for value in chosen.values()]
             cells += [
-                _td("as found" if row.cap is None else str(row.cap), numeric=True),
-                _td(str(row.n), numeric=True),
-                _td("-" if row.bound is None else str(row.bound), numeric=True),
+                td("as found" if row.cap is None else str(row.cap), numeric=True),
+                td(str(row.n), numeric=True),
+                td("-" if row.bound is None else str(row.bound), numeric=True),
             ]
             for metric in caps.METRICS:
                 told = "reference" if row.ratios is None else caps.change(row.ratios[metric])
-                cells.append(_td(told, numeric=True))
-            cells.append(_td(_break_even(row), numeric=True))
+                cells.append(td(told, numeric=True))
+            cells.append(td(_break_even(row), numeric=True))
             rows.append(f"<tr>{''.join(cells)}</tr>")
     against = "boards as they were found" if reference is None else f"{reference} W"
     head = [*(name.replace("_", " ") for name in names), "cap, W", "n", "bound", *_CHANGES]
     return (
         f"<section><h2>Power caps</h2><p class='note'>Changes against {against}, with 95 % intervals where there are "
         "repeats; <b>bound</b> is in how many runs the cap held power back. Runs in which a cap was not in force do "
-        f"not count.</p>{_table(head, rows, range(len(names), len(head)))}</section>"
+        f"not count.</p>{html_table(head, rows, range(len(names), len(head)))}</section>"
     )
 
 
@@ -575,18 +535,18 @@ def _boards(sweep: Sweep) -> str:
             "" if row["power_sd_w"] is None else f"<small>± {number(row['power_sd_w'])}</small>"
         )
         cells = [
-            _td(row["node"], numeric=False),
+            td(row["node"], numeric=False),
             f"<td><code>{escape(row['gpu_uuid'])}</code></td>",
-            _td(str(row["n"]), numeric=True),
+            td(str(row["n"]), numeric=True),
             f"<td class='n'>{number(row['power_w'])}{spread}</td>",
-            _td(f"{row['relative']:.4f}", numeric=True),
+            td(f"{row['relative']:.4f}", numeric=True),
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         "<section><h2>Boards</h2><p class='note'>Mean power of each board under the same fixed load at both ends of "
         "each task, ± one standard deviation over n. A dear board may draw more or only tell more: sensors differ by "
         "about 5 % in gain, and this load alone cannot part the two.</p>"
-        + _table(["node", "board", "n", "W", "relative to the mean"], rows, range(2, 5))
+        + html_table(["node", "board", "n", "W", "relative to the mean"], rows, range(2, 5))
         + "</section>"
     )
 
@@ -606,7 +566,7 @@ def _timelines(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
         chosen = ", ".join(f"{axis.replace('_', ' ')} {row[axis]}" for axis in named)
         parts.append(
             f"<details{'' if parts else ' open'}><summary><code>{escape(row['point_id'])}</code> {escape(chosen)}"
-            f"</summary>{_figure(figures, draw.timeline(power, spans, row))}</details>"
+            f"</summary>{figure(figures, draw.timeline(power, spans, row))}</details>"
         )
     if not parts:
         return ""
@@ -630,13 +590,13 @@ def _failures(sweep: Sweep) -> str:
         told = row["error"] or meanings
         cells = [
             f"<td><code>{escape(row['point_id'])}</code></td>",
-            _td(row["status"], numeric=False),
+            td(row["status"], numeric=False),
         ]
-        cells += [_td(", ".join(reasons), numeric=False), _td(told, numeric=False)]
+        cells += [td(", ".join(reasons), numeric=False), td(told, numeric=False)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     parts = ["<section><h2>Points without a number</h2>"]
     if rows:
-        parts.append(_table(["point", "status", "reasons", "what happened"], rows))
+        parts.append(html_table(["point", "status", "reasons", "what happened"], rows))
         if (bad["status"] != "infeasible").any():
             parts.append(
                 "<p class='note'><code>wattflow status</code> names each log; <code>wattflow resume</code> runs these "
@@ -691,77 +651,3 @@ def _distinct(values: pl.Series, most: int = 8) -> str:
     found = [str(value) for value in values.drop_nulls().unique(maintain_order=True)]
     shown = ", ".join(found[:most]) or "-"
     return shown if len(found) <= most else f"{shown} and {len(found) - most} more"
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval';
- style-src 'unsafe-inline'; img-src data: blob:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script>{bundle}</script>
-<script id="specs" type="application/json">{specs}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { --ink: #1f2933; --grey: #616e7c; --rule: #e4e7eb; --wash: #f7f9fa; --accent: #0b6e99; }
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5; font-size: 15px;
-  font-family: Inter, system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 80px; }
-.brand { margin: 0; color: var(--accent); font-weight: 600; letter-spacing: .04em; }
-h1 { margin: 0 0 20px; font-size: 30px; line-height: 1.2; }
-h2 { margin: 0 0 8px; font-size: 19px; }
-h3 { margin: 16px 0 4px; font-size: 15px; }
-section { margin-top: 44px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
-.cards div { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; }
-.cards b { display: block; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
-.cards span, .note { color: var(--grey); font-size: 13.5px; }
-.note { margin: 0 0 12px; max-width: 75ch; }
-.prose p { margin: 0 0 8px; max-width: 75ch; }
-mark { background: #fdecc8; padding: 1px 6px; border-radius: 4px; font-weight: 600; }
-code { font-family: ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; font-size: .9em; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { text-align: left; color: var(--grey); font-weight: 500; border-bottom: 1.5px solid #cbd2d9; white-space: nowrap; }
-th, td { padding: 7px 16px 7px 0; vertical-align: top; }
-td { border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td small { display: block; color: var(--grey); font-size: 11.5px; }
-tr.none td { color: var(--grey); }
-tbody tr:hover td { background: var(--wash); }
-.facts th { width: 150px; border-bottom: 1px solid var(--rule); vertical-align: top; }
-details { border-top: 1px solid var(--rule); padding: 8px 0; }
-summary { cursor: pointer; font-size: 14px; }
-.figure { margin-top: 12px; overflow-x: auto; }
-.vega-embed { padding: 0 !important; }
-@media print { details:not([open]) { display: none; } main { max-width: none; } }
-"""
-
-_SCRIPT = """
-const specs = JSON.parse(document.getElementById("specs").textContent);
-const draw = (place) => {
-  if (place.dataset.drawn) return;
-  place.dataset.drawn = "yes";
-  vegaEmbed(place, specs[place.dataset.figure], { actions: false, renderer: "svg" })
-    .catch((error) => { console.error(error); place.textContent = "This figure could not be drawn: " + error; });
-};
-document.querySelectorAll(".figure").forEach((place) => {
-  const folded = place.closest("details:not([open])");
-  if (!folded) draw(place);
-  else folded.addEventListener("toggle", () => draw(place), { once: true });
-});
-"""

@@ -85,6 +85,18 @@ SOURCES = (
     "dcgm_profiling",
 )
 
+# One row a value that a sensor gave while `wattflow calibrate` asked it: watts, mJ of a counter, per cent of GPM.
+READS = pa.schema(
+    [
+        pa.field("step", pa.int32(), nullable=False),  # its place in the record's steps
+        pa.field("source", pa.string(), nullable=False),  # a name from SOURCES
+        pa.field("start_ns", pa.int64(), nullable=False),  # unix time before the call
+        pa.field("end_ns", pa.int64(), nullable=False),  # and after it
+        pa.field("stamp_ns", pa.int64()),  # the driver's own stamp of the value
+        pa.field("value", pa.float64()),
+    ]
+)
+
 # One row a phase of one batch on one rank. `batch` is null outside prefill, decode and warmup.
 SPAN = pa.schema(
     [

@@ -4,7 +4,12 @@
    chosen by environment variables, read at each call:
 
    FAKE_NVML_GPUS=2                    how many GPUs
-   FAKE_NVML_CURVE=kind[:base_w[:swing_w[:period_s]]]     ramp (the default), square or constant
+   FAKE_NVML_CURVE=kind[:base_w[:swing_w[:period_s]]]     ramp (the default), square, constant, or load: base_w, and
+                                       swing_w more while a load is on
+   FAKE_NVML_LOAD=folder               when each load is on: a file a UUID with unix ns, 8 bytes each: on, off, on ...
+   FAKE_NVML_BUFFER=lag_ms:window_ms   a buffer sample is the mean over window_ms that ended lag_ms before its stamp
+   FAKE_NVML_INSTANT=lag_ms:window_ms  the same of field 186 at its renewals
+   FAKE_NVML_NOISE_W=2                 by how much samples and fields are off at most
    FAKE_NVML_JITTER_US=6000            how irregular the buffer's stamps are
    FAKE_NVML_NAME=A,B                  names by index; the last one serves the rest
    FAKE_NVML_DRIVER=580.00
@@ -25,6 +30,7 @@
 */
 
 #include <math.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -177,7 +183,52 @@ static void uuid_of(unsigned index, char out[41]) {
              (unsigned)high & 0xffff, (unsigned)(low >> 48), (unsigned long long)low & 0xffffffffffffULL);
 }
 
-typedef struct { char kind; double base_w, swing_w; int64_t period_ns; } Curve;
+typedef struct { char kind; double base_w, swing_w; int64_t period_ns; unsigned index; } Curve;
+
+/* The edges of a GPU's load as far as its file was read, and for how long it was on before each. */
+typedef struct { int64_t *edges_ns, *on_ns; size_t count; } Load;
+
+static Load loads[MOST_GPUS];
+static pthread_mutex_t reading_loads = PTHREAD_MUTEX_INITIALIZER;
+
+static void read_load(unsigned index) {
+    char path[512], uuid[41];
+    Load *load = &loads[index];
+    uuid_of(index, uuid);
+    snprintf(path, sizeof path, "%s/%s", setting("FAKE_NVML_LOAD", "."), uuid);
+    FILE *file = fopen(path, "rb");
+    int64_t edge_ns;
+    if (!file)
+        return;
+    fseek(file, (long)(load->count * sizeof edge_ns), SEEK_SET);
+    while (fread(&edge_ns, sizeof edge_ns, 1, file) == 1) {
+        size_t k = load->count++;
+        load->edges_ns = realloc(load->edges_ns, load->count * sizeof edge_ns);
+        load->on_ns = realloc(load->on_ns, load->count * sizeof edge_ns);
+        load->edges_ns[k] = edge_ns;
+        load->on_ns[k] = k ? load->on_ns[k - 1] + (k % 2 ? edge_ns - load->edges_ns[k - 1] : 0) : 0;
+    }
+    fclose(file);
+}
+
+/* For how long the load was on until a time; `is_on` then says whether it is on at that time. */
+static int64_t loaded_ns(unsigned index, int64_t time_ns, int *is_on) {
+    pthread_mutex_lock(&reading_loads);
+    read_load(index);
+    const Load *load = &loads[index];
+    size_t low = 0, high = load->count; /* the number of edges up to the time */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (load->edges_ns[middle] <= time_ns)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *is_on = low % 2 == 1;
+    int64_t on_ns = low ? load->on_ns[low - 1] + (*is_on ? time_ns - load->edges_ns[low - 1] : 0) : 0;
+    pthread_mutex_unlock(&reading_loads);
+    return on_ns;
+}
 
 static Curve curve_of(unsigned index) {
     char uuid[41];
@@ -188,6 +239,7 @@ static Curve curve_of(unsigned index) {
         60.0 + (double)(hash & 0xff) * 0.5,
         40.0 + (double)((hash >> 8) & 0xff) * 0.5,
         2 * SECOND_NS + (int64_t)((hash >> 16) & 7) * 4 * TICK_NS,
+        index,
     };
     const char *text = setting("FAKE_NVML_CURVE", "ramp");
     curve.kind = *text;
@@ -202,8 +254,13 @@ static Curve curve_of(unsigned index) {
 
 static double watts(Curve c, int64_t time_ns) {
     double phase = (double)(time_ns % c.period_ns) / (double)c.period_ns;
+    int is_on;
     if (c.kind == 'c')
         return c.base_w;
+    if (c.kind == 'l') {
+        loaded_ns(c.index, time_ns, &is_on);
+        return c.base_w + (is_on ? c.swing_w : 0.0);
+    }
     if (c.kind == 's')
         return c.base_w + (phase < 0.5 ? c.swing_w : 0.0);
     return c.base_w + c.swing_w * (1.0 - fabs(2.0 * phase - 1.0)); /* up for half a period, then down */
@@ -220,6 +277,11 @@ static double swing_j(Curve c, int64_t time_ns) {
 }
 
 static double joules(Curve c, int64_t start_ns, int64_t end_ns) {
+    int is_on;
+    if (c.kind == 'l') {
+        int64_t on_ns = loaded_ns(c.index, end_ns, &is_on) - loaded_ns(c.index, start_ns, &is_on);
+        return (c.base_w * (double)(end_ns - start_ns) + c.swing_w * (double)on_ns) / 1e9;
+    }
     double periods = (double)(end_ns / c.period_ns - start_ns / c.period_ns);
     double whole = c.kind == 'c' ? 0.0 : periods * c.swing_w * (double)c.period_ns / 2e9;
     return c.base_w * ((double)(end_ns - start_ns) / 1e9) + whole + swing_j(c, end_ns) - swing_j(c, start_ns);
@@ -227,12 +289,28 @@ static double joules(Curve c, int64_t start_ns, int64_t end_ns) {
 
 static int64_t tick(int64_t time_ns) { return time_ns - time_ns % TICK_NS; }
 
-static unsigned mean_mw(unsigned index) { /* over the last second, as PowerUsage of Hopper */
-    int64_t end = tick(now_ns());
-    return (unsigned)lround(joules(curve_of(index), end - SECOND_NS, end) * 1e3);
+/* Watts by a sensor that averages; `sensor` is the setting with its lag_ms:window_ms, `draw` numbers its samples. */
+static double sensed_w(unsigned index, const char *sensor, int64_t time_ns, int64_t draw) {
+    const char *text = setting(sensor, "0:0"), *colon = strchr(text, ':');
+    int64_t end_ns = time_ns - (int64_t)llround(atof(text) * 1e6);
+    int64_t window_ns = colon ? (int64_t)llround(atof(colon + 1) * 1e6) : 0;
+    Curve c = curve_of(index);
+    double off = (double)(mix((uint64_t)draw * 64 + index) >> 11) / (double)(1ULL << 52) - 1.0;
+    double true_w = window_ns ? joules(c, end_ns - window_ns, end_ns) / ((double)window_ns / 1e9) : watts(c, end_ns);
+    return fmax(0.0, true_w + off * atof(setting("FAKE_NVML_NOISE_W", "0")));
 }
 
-static unsigned instant_mw(unsigned index) { return (unsigned)lround(watts(curve_of(index), tick(now_ns())) * 1e3); }
+static unsigned mean_mw(unsigned index) { /* over the last second, as PowerUsage of Hopper */
+    int64_t end = tick(now_ns());
+    double off = (double)(mix((uint64_t)end * 64 + index) >> 11) / (double)(1ULL << 52) - 1.0;
+    return (unsigned)lround((joules(curve_of(index), end - SECOND_NS, end) +
+                             off * atof(setting("FAKE_NVML_NOISE_W", "0"))) * 1e3);
+}
+
+static unsigned instant_mw(unsigned index) {
+    int64_t at = tick(now_ns());
+    return (unsigned)lround(sensed_w(index, "FAKE_NVML_INSTANT", at, at) * 1e3);
+}
 
 static unsigned long long counter_mj(unsigned index) {
     int64_t end = tick(now_ns()), start = DRIVER_LOADED_NS;
@@ -366,12 +444,11 @@ int nvmlDeviceGetSamples(Gpu *gpu, unsigned kind, unsigned long long last_us, un
     if (*count < DEPTH)
         return INSUFFICIENT_SIZE;
     *count = (unsigned)(newest - first + 1);
-    Curve curve = curve_of(gpu->index);
     for (unsigned i = 0; i < *count; i++) {
         int64_t time_us = stamp_us(first + i);
         samples[i].time_us = (unsigned long long)time_us;
         samples[i].value.ull = 0;
-        samples[i].value.ui = (unsigned)lround(watts(curve, time_us * 1000) * 1e3);
+        samples[i].value.ui = (unsigned)lround(sensed_w(gpu->index, "FAKE_NVML_BUFFER", time_us * 1000, first + i) * 1e3);
     }
     return SUCCESS;
 }
@@ -526,8 +603,12 @@ int nvmlDeviceGetTemperature(Gpu *gpu, unsigned sensor, unsigned *celsius) {
 
 int nvmlDeviceGetUtilizationRates(Gpu *gpu, Utilization *rates) {
     ENTER(gpu);
-    rates->gpu = 90;
-    rates->memory = 35;
+    Curve curve = curve_of(gpu->index);
+    int is_on = 1;
+    if (curve.kind == 'l')
+        loaded_ns(gpu->index, now_ns(), &is_on);
+    rates->gpu = is_on ? 90 : 0;
+    rates->memory = is_on ? 35 : 0;
     return SUCCESS;
 }
 
@@ -617,9 +698,11 @@ int nvmlGpmQueryDeviceSupport(Gpu *gpu, GpmSupport *support) {
     return SUCCESS;
 }
 
+typedef struct { int64_t time_ns; unsigned index; } GpmSample;
+
 int nvmlGpmSampleAlloc(void **sample) {
     ENTER(NULL);
-    *sample = calloc(1, sizeof(int64_t));
+    *sample = calloc(1, sizeof(GpmSample));
     return SUCCESS;
 }
 
@@ -630,7 +713,7 @@ int nvmlGpmSampleFree(void *sample) {
 
 int nvmlGpmSampleGet(Gpu *gpu, void *sample) {
     ENTER(gpu);
-    *(int64_t *)sample = now_ns();
+    *(GpmSample *)sample = (GpmSample){now_ns(), gpu->index};
     return SUCCESS;
 }
 
@@ -647,16 +730,23 @@ typedef struct {
     GpmMetric metrics[];
 } GpmMetrics;
 
-/* Metric k reads k per cent, DRAM (10) is busy as the clock's seconds go: the mean of t % 10 s, times 10; 21 fails. */
+/* Metric k reads k per cent; 21 fails. DRAM (10) is busy as the clock's seconds go: the mean of t % 10 s, times 10; under a
+   curve that follows a load, 90 % while that is on. */
 int nvmlGpmMetricsGet(GpmMetrics *asked) {
     ENTER(NULL);
-    double start_s = (double)*(int64_t *)asked->before / 1e9, end_s = (double)*(int64_t *)asked->after / 1e9;
+    const GpmSample *before = asked->before, *after = asked->after;
+    double start_s = (double)before->time_ns / 1e9, end_s = (double)after->time_ns / 1e9;
     for (unsigned i = 0; i < asked->count; i++) {
         GpmMetric *metric = &asked->metrics[i];
         metric->result = metric->id == 21 ? NOT_SUPPORTED : SUCCESS;
         metric->value = metric->id;
         if (metric->id == 10)
             metric->value = 10.0 * (fmod(start_s, 10.0) + (end_s - start_s) / 2);
+        if (metric->id == 10 && curve_of(after->index).kind == 'l') {
+            int is_on;
+            int64_t on_ns = loaded_ns(after->index, after->time_ns, &is_on) - loaded_ns(after->index, before->time_ns, &is_on);
+            metric->value = 90.0 * (double)on_ns / fmax(1.0, (double)(after->time_ns - before->time_ns));
+        }
     }
     return SUCCESS;
 }

@@ -229,13 +229,8 @@ class Sidecar:
             "power": dataclasses.asdict(self._power),
             "control": dataclasses.asdict(self._control),
         }
-        # the same wattflow as this one, also from a checkout that is not installed
-        home = str(Path(wattflow.__file__).parent.parent)
-        added = [] if home == sysconfig.get_path("purelib") else [home]
-        paths = [*added, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
+            **as_here(),
             # one thread is enough for sorting, and each more costs memory
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
@@ -300,6 +295,14 @@ class Sidecar:
         if self._lost is not None and self._lost in lines[-1]:
             return f"Its log is {self._log_path}."
         return f"Its log is {self._log_path}; the last line: {lines[-1]}"
+
+
+def as_here() -> dict[str, str]:
+    """The environment for a child that is to find the same wattflow as this one, also from a checkout."""
+    home = str(Path(wattflow.__file__).parent.parent)
+    added = [] if home == sysconfig.get_path("purelib") else [home]
+    paths = [*added, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _lines(stream: IO[bytes] | None) -> Iterator[dict[str, Any]]:
