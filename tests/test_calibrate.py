@@ -130,13 +130,11 @@ def test_the_buffer_is_found_as_it_is(passports):
 
 @pytest.mark.fake_nvml
 def test_field_and_counter_are_found_as_they_are(passports):
-    """Both are renewed each 100 ms; the counter's ticks hold 100 ms each and are not late; a call of it takes 3 ms."""
+    """Both are renewed each 100 ms, as far as polls of 3 and 16 ms tell on a busy node; a counter's call takes 3 ms."""
     for one in passports:
-        instant, counter = (one["sources"][name] for name in ("nvml_instant", "nvml_counter"))
-        for found in (instant, counter):
-            assert found["period_ms"]["median"] == pytest.approx(100, abs=3)
-        assert counter["answer"]["window_ms"] == pytest.approx(100, abs=8)
-        assert counter["answer"]["lag_ms"] == pytest.approx(0, abs=8)
+        periods = {name: told["period_ms"]["median"] for name, told in one["sources"].items()}
+        assert periods["nvml_instant"] == pytest.approx(100, abs=4)
+        assert periods["nvml_counter"] == pytest.approx(100, abs=16)
         assert one["costs_ms"]["nvml_counter"]["idle"]["median"] == pytest.approx(3, abs=1.5)
 
 
@@ -326,9 +324,13 @@ def test_a_whole_calibration_finds_all_sensors_as_they_are(nvml_folder, tmp_path
     instant = one["sources"]["nvml_instant"]["answer"]
     assert instant["lag_ms"] == pytest.approx(30, abs=5)
     assert instant["window_ms"] == pytest.approx(25, abs=10)
+    counter = one["sources"]["nvml_counter"]["answer"]
+    assert counter["lag_ms"] == pytest.approx(0, abs=10)
+    assert counter["window_ms"] == pytest.approx(100, abs=10)
     for of in one["aliasing"]:
         for name in ("nvml_buffer", "nvml_average", "nvml_usage_mean"):
-            assert of["ratio"][name] == pytest.approx(1, abs=0.02), of["period_ms"]
+            # 25 ms of each 20 ms: 10 ms of load come twice as often as they are
+            assert of["ratio"][name] == pytest.approx(1, abs=0.05), of["period_ms"]
     assert max(abs(of["ratio"]["nvml_instant"] - 1) for of in one["aliasing"]) > 0.1
     dom, console = in_browser(tmp_path / "out" / "passports.html", tmp_path)
     assert (dom.count("<svg"), console) == (5, [])
