@@ -335,7 +335,18 @@ def edits(folder):
             sweep / "results/points.parquet", set_cell("energy_j", 1690.0)
         ),
         "points.csv: energy_j 170, recomputed 1700": lambda: edit_csv(folder / "points.csv"),
+        "METHODS.md: | 4 | 1 | 23.529 | 170 |": lambda: replace(
+            folder / "METHODS.md", "| 23.529 | 200 |", "| 23.529 | 170 |"
+        ),
+        "lock.txt: its versions": lambda: replace(
+            folder / "lock.txt", "torch==2.13", "torch==2.12"
+        ),
     }
+
+
+def replace(path, text, other):
+    assert text in path.read_text()
+    path.write_text(path.read_text().replace(text, other, 1))
 
 
 def edit_csv(path):
@@ -345,7 +356,7 @@ def edit_csv(path):
         csv.writer(file, lineterminator="\n").writerows([heading, *rows])
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(7))
 def test_a_forged_bundle(packed, tmp_path, which):
     """A changed file is named by its hash; once the forger has hashed all anew, the figures still tell."""
     words, change = list(edits(packed).items())[which]

@@ -36,7 +36,7 @@ from wattflow.sweepdir import AttemptDir, SweepDir, read_json
 Row = dict[str, Any]
 
 BUNDLE_VERSION = 1
-ABOUT, CSV, SWEEP = "bundle.json", "points.csv", "sweep"
+ABOUT, CSV, METHODS, LOCK, SWEEP = "bundle.json", "points.csv", "METHODS.md", "lock.txt", "sweep"
 _SALT = "bundle.salt"
 _FINISHED = "finished"
 
@@ -235,8 +235,8 @@ class _Packing:
         """What people read."""
         rows = points.to_pylist()
         (folder / CSV).write_text(points_csv(rows))
-        (folder / "METHODS.md").write_text(_methods(rows, records))
-        (folder / "lock.txt").write_text(methods.lock(records))
+        (folder / METHODS).write_text(_methods(rows, records))
+        (folder / LOCK).write_text(methods.lock(records))
         tried = [row for row in rows if row["attempt"] is not None]
         ours = versions()
         about = {
@@ -302,9 +302,7 @@ def csv_cell(value: Any) -> str:
 
 
 def _methods(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
-    heading, *lines = methods.table(rows)
-    cells = [heading, ["---"] * len(heading), *lines]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    table = "\n".join(methods.table_lines(rows))
     text = "\n\n".join(methods.paragraphs(rows, records))
     return f"# Methods\n\n{text}\n\n## Results\n\nMean and standard deviation over the repeats that count.\n\n{table}\n"
 

@@ -201,6 +201,13 @@ def table(rows: Sequence[Row]) -> list[list[str]]:
     return out
 
 
+def table_lines(rows: Sequence[Row]) -> list[str]:
+    """The same as lines of Markdown."""
+    heading, *lines = table(rows)
+    cells = [heading, ["---"] * len(heading), *lines]
+    return [f"| {' | '.join(line)} |" for line in cells]
+
+
 def _mean_sd(values: Sequence[float], mark: str) -> str:
     if not values:
         return "-"

@@ -18,15 +18,16 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow import __version__, archive, config
+from wattflow import __version__, archive, config, methods
 from wattflow.attempts import Collected, Row, collect_attempt
-from wattflow.bundle import ABOUT, CSV, SWEEP, csv_cell
+from wattflow.bundle import ABOUT, CSV, LOCK, METHODS, SWEEP, csv_cell
 from wattflow.collect import in_order_of_time, newest_valid, untried
 from wattflow.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.errors import DamagedError, RefusedError
@@ -148,12 +149,17 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     left_out = about.get("left_out")
     for line in left_out if isinstance(left_out, list) else []:
         verdict.notes.append(f"not whole when it was packed: {line}")
-    try:
-        text = (folder / CSV).read_text()
-    except (FileNotFoundError, UnicodeDecodeError):
-        verdict.problems.append(f"{CSV}: not there, or no text.")
-    else:
-        checking.compare_csv(text)
+    for name, compare in (
+        (CSV, checking.compare_csv),
+        (METHODS, checking.compare_means),
+        (LOCK, checking.compare_lock),
+    ):
+        try:
+            compare((folder / name).read_text())
+        except (FileNotFoundError, UnicodeDecodeError):
+            verdict.problems.append(f"{name}: not there, or no text.")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            verdict.problems.append(f"{name}: cannot be held to such records ({error!a}).")
     return verdict
 
 
@@ -219,6 +225,7 @@ class _Checking:
             self._phases[row["point_id"], row["attempt"]].append(row)
         self._checked: dict[Key, Checked] = {}
         self._rows: dict[Key, Row] = {}  # recomputed
+        self._records: list[Record] = []
         self._verdict = Verdict(sweep.path, "sweep", None, self._made_by)
 
     def verdict(self, path: Path) -> Verdict:
@@ -324,6 +331,7 @@ class _Checking:
         try:
             record = attempt.read_record()
             if record is not None:
+                self._records.append(record)
                 _check_names(record)
                 problems += self._against_record(attempt, record, choices)
                 if self._measured and "choices" in record:
@@ -458,6 +466,10 @@ class _Checking:
             return
         if sorted(map(str, keys)) != sorted(map(str, self._points)):
             self._verdict.problems.append(f"{CSV}: its rows are not those of points.parquet.")
+        for column in set(heading) - set(self._columns) - _NO_FIGURES:
+            self._verdict.problems.append(
+                f"{CSV}: its column {column!a} is none of points.parquet."
+            )
         for key, line in zip(keys, lines, strict=True):
             row, checked = self._rows.get(key), self._checked.get(key)
             if row is None or checked is None or checked.damaged:
@@ -465,6 +477,19 @@ class _Checking:
             for column, cell in zip(heading, line, strict=False):
                 if column in row:
                     _compare_cell(checked, column, cell, row[column])
+
+    def compare_means(self, text: str) -> None:
+        """Hold the table of METHODS.md, means and deviations over repeats, to the recomputed rows."""
+        published = [line for line in text.splitlines() if line.startswith("|")]
+        recomputed = methods.table_lines(list(self._rows.values()))
+        for mine, other in zip_longest(published, recomputed):
+            if mine != other:
+                self._verdict.problems.append(f"{METHODS}: {mine} where the means are {other}")
+
+    def compare_lock(self, text: str) -> None:
+        """Hold lock.txt to the versions that the records tell."""
+        if text != methods.lock(self._records):
+            self._verdict.problems.append(f"{LOCK}: its versions are not those of the records.")
 
 
 def _who(row: Row) -> tuple[str, str, str]:
