@@ -530,6 +530,29 @@ def test_an_sbatch_that_timed_out_without_a_job_is_tried_again(fake, tmp_path):
     assert len(fake.calls("sbatch")) == 3
 
 
+def replace_sbatch(fake: FakeSlurm, text: str) -> None:
+    """Another sbatch, which calls the fake one as `real`."""
+    path = fake.folder / "bin" / "sbatch"
+    path.rename(path.with_name("real"))
+    path.write_text(f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_an_sbatch_that_hangs_after_accepting_is_found_by_name(fake, tmp_path):
+    """timeout(1) ends it with 124 and no word: the job is in the queue, and is not sent again."""
+    replace_sbatch(fake, '"$(dirname "$0")/real" "$@" > /dev/null; exit 124')
+    sent = submit.submit(plan(tmp_path, *seeds(2)))
+    assert (sent.job_ids, sent.collect_job) == (["101"], "102")
+    assert sorted(fake.scripts()) == ["101", "102"]
+
+
+def test_an_sbatch_that_names_no_job_is_told_and_not_repeated(fake, tmp_path):
+    """Whatever stands in for sbatch at this site prints no id: the message quotes it."""
+    replace_sbatch(fake, "echo queued; echo warning >&2")
+    with pytest.raises(SlurmError, match="answered 'warning queued', which names no job"):
+        submit.submit(plan(tmp_path, *seeds(2)))
+
+
 # --- resume and cancel ----------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 An answer is a dict; no answer is a SlurmError, never an empty dict: what is not known is not finished.
 
-    python -m wattflow.slurm SCRIPT      an sbatch that never submits twice; `guarded_sbatch` puts it on the PATH
+    python -m wattflow.slurm SCRIPT      the part of an sbatch that never submits twice: `guarded_sbatch`
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _QUEUED = frozenset(
 
 _TIMEOUT_S = 60.0
 _CACHE_S = 30.0
-_SBATCH_WAITS_S = (0.0, 1.0, 5.0, 15.0, 30.0)  # before each try
+_SBATCH_WAITS_S = (1.0, 5.0, 15.0, 30.0)  # before each further try
 _MAY_PASS = re.compile(
     r"timed out|unable to contact|temporarily|try again|connection refused|zero bytes|"
     r"communication connection failure",
@@ -285,13 +285,23 @@ def guarded_sbatch() -> Iterator[None]:
         raise SlurmError(
             "no sbatch on the PATH: is this a login node? On a machine without Slurm use cluster=local."
         )
-    line = shlex.join([sys.executable, "-m", "wattflow.slurm"])
-    with _commands({"sbatch": f'exec {line} "$@"'}), _outside_any_job():
+    again = shlex.join([sys.executable, "-m", "wattflow.slurm"])
+    first = _FIRST_TRY.format(sbatch=shlex.quote(real), limit_s=_SBATCH_LIMIT_S, again=again)
+    with _commands({"sbatch": first}), _outside_any_job():
         os.environ["WATTFLOW_SBATCH"] = real
         try:
             yield
         finally:
             del os.environ["WATTFLOW_SBATCH"]
+
+
+_SBATCH_LIMIT_S = 120
+# Nearly always the first try is the last: in plain sh it is spared the start of a Python.
+_FIRST_TRY = """answer=$(timeout {limit_s} {sbatch} "$@" 2>"$0.err")
+code=$?
+case "$code $answer" in "0 "*"job "[0-9]*) printf '%s\\n' "$answer"; exit 0 ;; esac
+export WATTFLOW_SBATCH_CODE=$code WATTFLOW_SBATCH_SAID="$(cat "$0.err") $answer"
+exec {again} "$@\""""
 
 
 @contextlib.contextmanager
@@ -335,32 +345,46 @@ def _outside_any_job() -> Iterator[None]:
         os.environ.update(taken)
 
 
-def sbatch(script: Path, program: str) -> str:
-    """The id of the one job that the script became; SlurmError when Slurm refuses it or stays silent.
+def sbatch(script: Path, program: str, trouble: SlurmError) -> str:
+    """The id of the one job that the script became after a first try met trouble; SlurmError if Slurm keeps to it.
 
     The script's job name is unique, so a job accepted without an answer is found by it. Jobs are sent held: one that
     appears later still, after another try, never runs.
     """
     name = _job_name(script)
-    trouble: SlurmError | None = None
     for wait_s in _SBATCH_WAITS_S:
+        if "did not answer" not in str(trouble) and not _MAY_PASS.search(str(trouble)):
+            raise trouble
         time.sleep(wait_s)
         try:
-            if trouble is not None and (found := jobs_named(name)):
+            if found := jobs_named(name):
                 return found[0]
-            answer = _ask([program, str(script)], timeout_s=120.0)
+            answer = _ask([program, str(script)], timeout_s=_SBATCH_LIMIT_S)
         except SlurmError as error:
-            if "did not answer" not in str(error) and not _MAY_PASS.search(str(error)):
-                raise
             trouble = error
             continue
         match = re.search(r"job (\d+)", answer)
         if match is None:
-            raise SlurmError(f"sbatch answered {answer.strip()!r}, which names no job.")
-        if trouble is not None:
-            cancel([job for job in jobs_named(name) if job != match[1]])
+            raise _names_no_job(answer)
+        cancel([job for job in jobs_named(name) if job != match[1]])
         return match[1]
-    raise SlurmError(f"{trouble} Tried {len(_SBATCH_WAITS_S)} times over a minute.")
+    raise SlurmError(f"{trouble} Tried {len(_SBATCH_WAITS_S) + 1} times over a minute.")
+
+
+def _names_no_job(answer: str) -> SlurmError:
+    return SlurmError(f"sbatch answered {answer.strip()!r}, which names no job.")
+
+
+def _first_trouble(code: int, said: str) -> SlurmError:
+    """What a first try of sbatch met, by its exit status and what it printed."""
+    if code == 0:
+        return _names_no_job(said)
+    if code == _TIMED_OUT:
+        return SlurmError(f"sbatch did not answer within {_SBATCH_LIMIT_S} s.")
+    return SlurmError(f"sbatch: {' '.join(said.split()) or f'exit status {code}'}")
+
+
+_TIMED_OUT = 124  # by timeout(1)
 
 
 def _job_name(script: Path) -> str:
@@ -371,9 +395,11 @@ def _job_name(script: Path) -> str:
 
 
 def main() -> int:
-    """Stand in for sbatch."""
+    """Stand in for sbatch after its first try."""
+    told = os.environ
+    trouble = _first_trouble(int(told["WATTFLOW_SBATCH_CODE"]), told["WATTFLOW_SBATCH_SAID"])
     try:
-        job = sbatch(Path(sys.argv[-1]), os.environ["WATTFLOW_SBATCH"])
+        job = sbatch(Path(sys.argv[-1]), told["WATTFLOW_SBATCH"], trouble)
     except SlurmError as error:
         print(error, file=sys.stderr)
         return 1

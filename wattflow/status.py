@@ -96,7 +96,7 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
     told = zip(grid["point_id"].to_pylist(), grid["reason"].to_pylist(), strict=True)
     reasons = {point_id: why for point_id, why in told if only is None or point_id in only}
     newest = journal.newest_task(journal.read(sweep))
-    on_disk = _points_on_disk(sweep)
+    on_disk = sweep.points_on_disk()
     collected = _collected(sweep)
     done = [
         collected[point_id] for point_id in reasons if point_id in collected and point_id in on_disk
@@ -165,12 +165,6 @@ def _look(sweep: SweepDir, point_id: str, at: tuple[Sent, int] | None, exists: b
 
 def _keeps_accounting(choices: str) -> bool:
     return bool(json.loads(choices)["cluster"]["accounting"])
-
-
-def _points_on_disk(sweep: SweepDir) -> Collection[str]:
-    """The points that have a folder: one listing instead of thousands of failing ones."""
-    folder = sweep.path / "points"
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _telling_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str | None]:

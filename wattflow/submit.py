@@ -535,14 +535,10 @@ _Todo = list[tuple[str, dict[str, Any]]]  # point ids with their choices
 def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[Submission, _Todo]:
     """What a submit of this plan has to send: the points that were neither sent nor tried."""
     sweep = plan.sweep
-    tried = journal.newest_task(journal.read(sweep))
+    tried = {*journal.newest_task(journal.read(sweep)), *_attempted(sweep)}
     chosen = [p for p in plan.points if only is None or p.point_id in only]
     feasible = [point for point in chosen if point.reason is None]
-    todo = [
-        (point.point_id, point.choices)
-        for point in feasible
-        if point.point_id not in tried and not sweep.attempts(point.point_id)
-    ]
+    todo = [(point.point_id, point.choices) for point in feasible if point.point_id not in tried]
     submission = Submission(
         sweep,
         _fitting(shapes(todo)),
@@ -551,6 +547,11 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[Submission, _Todo
         infeasible=len(chosen) - len(feasible),
     )
     return submission, todo
+
+
+def _attempted(sweep: SweepDir) -> set[str]:
+    """The points that have an attempt."""
+    return {point_id for point_id in sweep.points_on_disk() if sweep.attempts(point_id)}
 
 
 def _check_commands(asked: Sequence[Shape]) -> None:
