@@ -15,7 +15,7 @@ from chaos.model_slurm import ModelSlurm
 from fake_slurm import FakeSlurm
 
 from wattflow import journal, process, submit
-from wattflow.errors import RefusedError, SlurmError
+from wattflow.errors import RefusedError
 from wattflow.sweepdir import SweepDir
 
 SECOND_NS = 1_000_000_000
@@ -124,8 +124,37 @@ def test_who_lost_the_turn_sends_nothing_more(sweep):
     with journal.turn(sweep) as mine:
         mine.check()
         (sweep.path / "turns" / "2").mkdir()
-        with pytest.raises(SlurmError, match="another one has taken over"):
+        with pytest.raises(journal.LostTurnError, match="another one has taken over"):
             mine.check()
+
+
+def test_a_job_that_was_sent_while_the_turn_was_lost_is_taken_back(tmp_path, monkeypatch):
+    """The process sleeps in its sbatch while another takes over: the held job that the other cannot know is ended."""
+    fake = FakeSlurm(tmp_path / "slurm", monkeypatch)
+    made = kills.demo(tmp_path, 2)
+    sbatch = fake.folder / "bin" / "sbatch"
+    taken = made.sweep.path / "turns" / "2"
+    sbatch.write_text(sbatch.read_text().replace("#!/bin/bash", f"#!/bin/bash\nmkdir '{taken}'", 1))
+    with pytest.raises(journal.LostTurnError):
+        submit.submit(made)
+    assert fake.calls("scancel") == ["101"]
+    assert fake.calls("scontrol") == []
+    assert [line["event"] for line in made.sweep.journal()] == ["intent"]
+
+
+def test_a_job_that_turns_up_after_resume_took_its_submission_back_is_ended(tmp_path, monkeypatch):
+    """Even where the late process still wrote its id down: held, it would wait for ever."""
+    fake = FakeSlurm(tmp_path / "slurm", monkeypatch)
+    made = kills.demo(tmp_path, 2)
+    submit.submit(made)
+    (name,) = [sent.name for sent in journal.read(made.sweep) if sent.kind == "points"]
+    lines = made.sweep.journal_path.read_text().splitlines(keepends=True)
+    made.sweep.journal_path.write_text(next(x for x in lines if name in x))
+    journal.write(made.sweep, "cancelled", name)
+    journal.write(made.sweep, "submitted", name, job_id="101")
+    fake.queue(f"101_0|PENDING|JobHeldUser|{name}", f"101_1|PENDING|JobHeldUser|{name}")
+    assert submit.resume(made.sweep).points == 2
+    assert fake.calls("scancel") == ["101"]
 
 
 def test_of_many_that_want_the_turn_at_once_one_has_it(sweep):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from wattflow import process
-from wattflow.errors import DamagedError, RefusedError, SlurmError
+from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.process import LOCAL
 from wattflow.schema import JournalLine, Record
 from wattflow.sweepdir import SweepDir, check_name
@@ -162,6 +162,10 @@ def newest_task(sents: Sequence[Sent]) -> dict[str, tuple[Sent, int]]:
 # --- one writer at a time -------------------------------------------------------------------------
 
 
+class LostTurnError(WattflowError, RuntimeError):
+    """Another process has taken the turn over, because this one gave no sign for minutes."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """The right to send points of a sweep and to write to its journal."""
@@ -169,9 +173,13 @@ class Turn:
     folder: Path
 
     def check(self) -> None:
-        """SlurmError when another process has taken the turn over, because this one gave no sign for minutes."""
+        """LostTurnError when another process has it.
+
+        A turn that is lost stays lost, so what was done before a check that passes was in time. What follows one may
+        come too late, and has to be harmless then: a held job, a release of what the journal knows.
+        """
         if max(_numbers(self.folder.parent), default=0) != int(self.folder.name):
-            raise SlurmError(
+            raise LostTurnError(
                 f"{self.folder.parent.parent}: this process was silent for {_SILENT_S:.0f} s and another one has "
                 "taken over. Nothing more is sent; `wattflow resume` sends what is left."
             )

@@ -34,7 +34,7 @@ import pyarrow as pa
 from wattflow import __version__, estimate, journal, mounts, process, slurm
 from wattflow.config import Cluster, cluster_of, controls_itself
 from wattflow.errors import DamagedError, RefusedError, SlurmError
-from wattflow.journal import Sent, Turn
+from wattflow.journal import LostTurnError, Sent, Turn
 from wattflow.schema import GRID, SCHEMA_VERSION
 from wattflow.stream import read_table, write_table
 from wattflow.sweepdir import AttemptDir, SweepDir, write_atomic
@@ -629,14 +629,14 @@ def _start_arrays(
         for shape, sent in intended:
             if refusal is None:
                 turn.check()
-                refusal = _send_array(sweep, shape, sent, again)
+                refusal = _send_array(sweep, shape, sent, turn, again)
             if refusal is None:
                 accepted.append(sent)
             else:
                 journal.write(sweep, "failed", sent.name, error=str(refusal))
         submission.job_ids = [str(sent.job_id) for sent in accepted]
         if accepted:
-            collect = _send_collect(sweep, remote[0], submission.job_ids)
+            collect = _send_collect(sweep, remote[0], turn, submission.job_ids)
             submission.collect_job = collect.job_id
             accepted.append(collect)
     turn.check()
@@ -652,12 +652,13 @@ def _start_arrays(
 
 
 def _send_array(
-    sweep: SweepDir, shape: Shape, sent: Sent, again: dict[str, int]
+    sweep: SweepDir, shape: Shape, sent: Sent, turn: Turn, again: dict[str, int]
 ) -> SlurmError | None:
     """Send one array, held; null, or why Slurm refused it."""
     calls = [Call(RUN_TASK, (str(sweep.path), task, _of(task, again))) for task in sent.tasks]
     try:
-        _send_noted(sweep, sent, _parameters(shape, sent.name, sweep), calls, shape.cluster)
+        parameters = _parameters(shape, sent.name, sweep)
+        _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
     except SlurmError as error:
         return error
     return None
@@ -668,7 +669,7 @@ def _of(point_ids: Sequence[str], again: dict[str, int]) -> dict[str, int]:
 
 
 def _send_collect(
-    sweep: SweepDir, shape: Shape, after: list[str], earlier: Sequence[int] = ()
+    sweep: SweepDir, shape: Shape, turn: Turn, after: list[str], earlier: Sequence[int] = ()
 ) -> Sent:
     """Send the job that collects once `after` have ended; without it `wattflow collect` does the same by hand.
 
@@ -679,7 +680,7 @@ def _send_collect(
     wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
         parameters = _collect_parameters(shape, sent.name, sweep, after, wait_s)
-        _send_noted(sweep, sent, parameters, calls, shape.cluster)
+        _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
     except SlurmError as error:
         journal.write(sweep, "failed", sent.name, error=str(error))
         log.warning("no collect job: %s `wattflow collect %s` collects by hand.", error, sweep.path)
@@ -689,20 +690,30 @@ def _send_collect(
 def _send_noted(
     sweep: SweepDir,
     sent: Sent,
+    turn: Turn,
+    *,
     parameters: dict[str, Any],
     calls: Sequence[Call],
     cluster: Cluster,
 ) -> None:
-    """Send, and journal the job's id once its pickles lie where its tasks look for them."""
+    """Send, held, and journal the job's id once its pickle lies where its tasks look for it.
+
+    LostTurnError when the turn was lost meanwhile: then nobody may know of the job, and it is taken back.
+    """
     from submitit.core.utils import FailedJobError  # noqa: PLC0415 (as in _send)
 
     sent.folder.mkdir(mode=0o700)
     try:
         job = _send(sent.folder, parameters, calls, cluster)
     except FailedJobError as error:
-        shutil.rmtree(sent.folder, ignore_errors=True)  # pickles that no task will load
+        shutil.rmtree(sent.folder, ignore_errors=True)  # a pickle that no task will load
         raise SlurmError(" ".join(str(error).split())) from error
     sent.job_id = str(job.job_id)
+    try:
+        turn.check()
+    except LostTurnError:
+        slurm.cancel([sent.job_id])
+        raise
     journal.write(sweep, "submitted", sent.name, job_id=sent.job_id)
 
 
@@ -726,13 +737,13 @@ def collect_task(sweep_path: str, earlier: list[int]) -> None:
         return
     try:
         _collect_again(sweep, [*earlier, left])
-    except (SlurmError, RefusedError) as error:
+    except (SlurmError, RefusedError, LostTurnError) as error:
         print(f"no further collect job: {error}", flush=True)
 
 
 def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
     """Send a collect job after the jobs of points that wait or run, if there are any."""
-    with journal.turn(sweep), slurm.guarded_sbatch():
+    with journal.turn(sweep) as turn, slurm.guarded_sbatch():
         sents = [sent for sent in journal.read(sweep) if sent.kind == "points" and sent.job_id]
         words = live_words(sents)
         waiting = [
@@ -743,7 +754,7 @@ def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
         of = waiting[0].tasks[0][0]
         (choices,) = [row["choices"] for row in read_grid(sweep) if row["point_id"] == of]
         (shape,) = shapes([(of, json.loads(choices))])
-        sent = _send_collect(sweep, shape, [str(sent.job_id) for sent in waiting], earlier)
+        sent = _send_collect(sweep, shape, turn, [str(sent.job_id) for sent in waiting], earlier)
         _release(sweep, [sent])
 
 
@@ -865,7 +876,7 @@ def _unfinished(
 def live_words(sents: Sequence[Sent]) -> dict[str, slurm.Word]:
     """What waits or runs now, by task; asks Slurm at once, and only if something was ever sent to it."""
     words = {}
-    if any(not (sent.is_local or sent.refused or sent.cancelled) for sent in sents):
+    if any(not sent.is_local for sent in sents):
         words = {key: word for key, word in slurm.queue().items() if not word.is_over}
     for sent in sents:
         if sent.is_local and process.lives(str(sent.job_id)) is not False:
@@ -880,8 +891,8 @@ def _mend(sweep: SweepDir, sents: Sequence[Sent], words: dict[str, slurm.Word]) 
         by_name.setdefault(word.name, set()).add(key.partition("_")[0])
     for sent in sents:
         jobs = by_name.get(sent.name, set())
-        # sbatch took them without an answer: their pickles do not lie where their tasks would look
-        stray = sorted(jobs - {str(sent.job_id)})
+        # taken without an answer, so that their pickle may not lie where their tasks look; or after the turn was lost
+        stray = sorted(jobs if sent.cancelled else jobs - {str(sent.job_id)})
         slurm.cancel(stray)
         for key in [key for key in words if key.partition("_")[0] in stray]:
             del words[key]

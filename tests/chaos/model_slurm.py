@@ -1,7 +1,7 @@
 """A Slurm that keeps jobs, held or released, and runs none: sbatch, squeue, scontrol and scancel on the PATH.
 
 WATTFLOW_VICTIM is the pid that dies by kill -9 at the call which WATTFLOW_KILL names: `sbatch 2 after` is the second
-sbatch, once the job is accepted and before anybody hears of it.
+sbatch, once the job is accepted and before it says so; `answered` is once it did.
 """
 
 import os
@@ -33,6 +33,7 @@ echo held > "$job.new/state"
 mv "$job.new" "$job"
 strike after
 echo "Submitted batch job $id"
+strike answered
 """,
     "squeue": r"""
 name=
