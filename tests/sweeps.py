@@ -42,6 +42,7 @@ class Made:
 
     gpus: Sequence[Gpu]
     batches: int = 2
+    first_batch: int = 0  # its number; an attempt that goes on from another's does not begin with 0
     prefill_s: float = 1.0
     decode_s: float = 3.0
     pause_s: float = 0.5
@@ -140,7 +141,7 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
                 rows[-3]["end_ns"] -= round(made.reference_s / 2 * 1e9)
                 rows.append(row("reference", None, third - made.reference_s / 2, third))
             at = made.before_s
-            for batch in range(made.batches):
+            for batch in range(made.first_batch, made.first_batch + made.batches):
                 then = at + made.prefill_s
                 rows.append(
                     row(
@@ -306,7 +307,7 @@ def _requests(made: Made) -> pa.Table:
             "words": None if made.dummy else 5,
             "text": None,
         }
-        for batch in range(made.batches)
+        for batch in range(made.first_batch, made.first_batch + made.batches)
         for i in range(made.prompts)
     ]
     return pa.Table.from_pylist(rows, schema=REQUEST).replace_schema_metadata(ABOUT)

@@ -110,9 +110,8 @@ def test_step_by_step_equals_one_pass(model):
     text = torch.tensor(prompts([19, 19, 19]))
     llama = tools.build_llama(model, "meta", tools.ALONE)
     whole = tools.all_logits(llama, model, 1, text, [])
-    fused = FusedLlama(
-        model, tools.ALONE, reader(model, "meta", "cpu"), rows=4, length=24, dtype=DTYPES["fp64"]
-    )
+    fused = FusedLlama(model, tools.ALONE, reader(model, "meta", "cpu"), dtype=DTYPES["fp64"])
+    fused = fused.with_cache(rows=4, length=24)
     pieces = Eager()
     with torch.inference_mode():
         last = fused.prefill(text[:, :7].tolist(), pieces)
@@ -319,7 +318,7 @@ model = Model(name="t", dim=64, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=96,
 text = torch.randint(0, 97, (1, 90), generator=torch.Generator().manual_seed(0))
 
 def scores(prefill, step):
-    fused = FusedLlama(model, tools.ALONE, reader(model, "dummy", "cpu"), rows=1, length=96, dtype=torch.float32)
+    fused = FusedLlama(model, tools.ALONE, reader(model, "dummy", "cpu"), dtype=torch.float32).with_cache(1, 96)
     for layer in fused.layers:  # wider than dummy weights, so that attention matters
         for matrix in (layer.wqkv, layer.wo, layer.w13, layer.w2):
             matrix.mul_(8)

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow import conditions, energy, unfinished
+from wattflow import conditions, energy, joined, unfinished
 from wattflow.columns import POINT, REASONS, choice_values
 from wattflow.energy import SECOND_NS, Counter, Curve, Joules
 from wattflow.errors import DamagedError
-from wattflow.schema import REQUEST, SPAN, TRACE, NodeInfo, Record
+from wattflow.schema import REQUEST, SPAN, TRACE, NodeInfo, Piece, Record
 from wattflow.stream import read_table
 from wattflow.sweepdir import AttemptDir
 from wattflow.told import OUTSIDE, known_sum
@@ -170,10 +170,16 @@ def collect_attempt(attempt: AttemptDir, choices: dict[str, Any]) -> Collected:
         if record is None:
             return Collected(row, [], {})
         _describe(row, record, attempt)
-        if record["status"] != "finished":
-            row |= unfinished.took(attempt, record)
+        if record["status"] == "finished" and _is_in_pieces(record):
+            return _in_pieces(attempt, record, row, choices)
+        if record["status"] == "finished":
+            return _finished(attempt, record, row)
+        row |= unfinished.took(attempt, record)
+        own = _own_piece(record)
+        if own is None:
             return Collected(row, [], {})
-        return _finished(attempt, record, row)
+        part = _piece(attempt, own, choices)  # its window is in the row of who went on from it
+        return Collected(row, part.phases, part.traces)
     except (
         ArithmeticError,
         AttributeError,
@@ -245,16 +251,81 @@ def _joined(names: Any) -> str | None:
     return " + ".join(sorted({name for name in names if name})) or None
 
 
-def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
-    """Rows of a finished attempt: throughput from spans and requests, joules from the traces where all are there."""
+def _is_in_pieces(record: Record) -> bool:
+    """Whether an attempt went on from earlier ones."""
+    return any(piece["attempt"] != record["attempt"] for piece in record.get("pieces", []))
+
+
+def _own_piece(record: Record) -> Piece | None:
+    """The batches that an attempt itself finished, where it says so."""
+    own = [piece for piece in record.get("pieces", []) if piece["attempt"] == record["attempt"]]
+    return own[-1] if own else None
+
+
+def _in_pieces(attempt: AttemptDir, record: Record, row: Row, choices: dict[str, Any]) -> Collected:
+    """The rows of a point that several attempts measured one after another: one row over all, phases of its own part.
+
+    The phases and traces of each earlier piece are told with the attempt that made it.
+    """
+    parts = []
+    for piece in record["pieces"]:
+        path = attempt.path.parent / f"attempt-{piece['attempt']}"
+        made = AttemptDir(path, attempt.point_id, piece["attempt"])
+        parts.append(_piece(made, piece, choices))
+    whole = joined.join([part.point for part in parts], choice_values(choices), row)
+    phases = [phase for part in parts for phase in part.phases]
+    whole["reasons"] += ["in_pieces", *self_checks(whole, phases)]
+    whole["reasons"] = list(dict.fromkeys(whole["reasons"]))
+    whole["valid"], whole["counts"] = False, False
+    own = parts[-1] if record["pieces"][-1]["attempt"] == attempt.number else None
+    return Collected(whole, own.phases if own else [], own.traces if own else {})
+
+
+def _piece(attempt: AttemptDir, piece: Piece, choices: dict[str, Any]) -> Collected:
+    """What one attempt measured of its own batches, as if they were a whole point."""
+    row = blank(attempt.point_id, choices, "finished", "in_pieces", None)
+    row["attempt"] = attempt.number
+    record = attempt.read_record()
+    if record is None:
+        raise DamagedError(
+            f"{attempt.record_path}: not there, though a later attempt goes on from it."
+        )
+    _describe(row, record, attempt)
+    return _finished(attempt, record, row, (piece["first_batch"], piece["batches"]))
+
+
+def _of_batches(table: pa.Table, batches: tuple[int, int] | None) -> pa.Table:
+    """The rows of some batches, first and count, and those of none; all for null."""
+    if batches is None:
+        return table
+    first, count = batches
+    inside = pc.and_(
+        pc.greater_equal(table["batch"], first), pc.less(table["batch"], first + count)
+    )
+    if "phase" in table.schema.names:
+        counted = pc.is_in(table["phase"], value_set=pa.array(["prefill", "decode"]))
+        inside = pc.or_(pc.invert(counted), pc.fill_null(inside, fill_value=False))
+    return table.filter(inside)
+
+
+def _finished(
+    attempt: AttemptDir, record: Record, row: Row, batches: tuple[int, int] | None = None
+) -> Collected:
+    """Rows of a finished attempt: throughput from spans and requests, joules from the traces where all are there.
+
+    With `batches` those of its spans and requests alone, first and count.
+    """
     reasons: list[str] = []
-    ranks = _read_spans(attempt, record, reasons)
+    ranks = _read_spans(attempt, record, reasons, batches)
     if "measure" in record:
         _told_throughput(row, ranks, record, reasons)
     else:
         if len(record["ranks"]) < row["shards"]:
             reasons.append("missing_rank")
-        _throughput(row, ranks, attempt, reasons)
+        requests = _of_batches(read_table(attempt.requests_path, REQUEST), batches)
+        _throughput(row, ranks, requests, reasons)
+    if record.get("load_shared"):
+        reasons.append("load_shared")
     devices = _read_devices(attempt, record, ranks, reasons)
     row.update(
         gpus=len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}),
@@ -283,7 +354,12 @@ def _finished(attempt: AttemptDir, record: Record, row: Row) -> Collected:
     return Collected(row, phases, traces)
 
 
-def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict[int, _Spans]:
+def _read_spans(
+    attempt: AttemptDir,
+    record: Record,
+    reasons: list[str],
+    batches: tuple[int, int] | None,
+) -> dict[int, _Spans]:
     """The spans of each rank of the record; what is missing is a reason, what contradicts the record is damaged."""
     expected = {rank["rank"]: (rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
     found: dict[int, _Spans] = {}
@@ -292,7 +368,7 @@ def _read_spans(attempt: AttemptDir, record: Record, reasons: list[str]) -> dict
     for node in sorted({node for node, _ in expected.values()}):
         path = attempt.spans_path(node)
         try:
-            table = read_table(path, SPAN)
+            table = _of_batches(read_table(path, SPAN), batches)
         except FileNotFoundError:
             reasons.append("missing_node")
             continue
@@ -335,11 +411,8 @@ def _overlap(spans: _Spans) -> bool:
     return bool(np.any(spans.start_ns[1:] < spans.end_ns[:-1]))
 
 
-def _throughput(
-    row: Row, ranks: dict[int, _Spans], attempt: AttemptDir, reasons: list[str]
-) -> None:
+def _throughput(row: Row, ranks: dict[int, _Spans], requests: pa.Table, reasons: list[str]) -> None:
     """Tokens and times of rank 0, words and responses of the requests."""
-    requests = read_table(attempt.requests_path, REQUEST)
     words = requests["words"]
     row["responses"] = requests.num_rows
     row["words"] = None if words.null_count else pc.sum(words).as_py()

@@ -22,6 +22,10 @@ REASONS: dict[str, tuple[bool, str]] = {
     "failed": (True, "The attempt failed; `error` says how."),
     "hung": (True, "Nothing moved for sweep.hang_s; the ranks' stacks are in their logs."),
     "interrupted": (True, "The attempt was cut short by a time limit, a requeue or a cancel."),
+    "in_pieces": (
+        True,
+        "Measured in pieces by attempts that were interrupted; its sums are told, and kept out of figures.",
+    ),
     "damaged": (True, "A file of the attempt is cut, foreign or missing; `error` names it."),
     "missing_trace": (True, "A GPU of the job has no trace, so the job's joules are not known."),
     "missing_node": (True, "The record lacks a node's meter, or a node's spans are not there."),
@@ -60,6 +64,10 @@ REASONS: dict[str, tuple[bool, str]] = {
     "counter_reset": (False, "The counter was reset in the window; power bridges the reset."),
     "phase_gap": (False, "A phase, not the whole window, was measured too little to have joules."),
     "sidecar_restarted": (False, "The sidecar was restarted during the attempt."),
+    "load_shared": (
+        False,
+        "Weights were loaded before the idle window, for several points: no point's joules have that load.",
+    ),
     "command_failed": (True, "The measured command ended with another exit code than 0."),
     "tokens_untold": (
         False,
@@ -362,6 +370,12 @@ _MEASURED = [
         _STRING,
         "",
         "Ids of NVML's workload power profiles in force; null where the driver knows of none.",
+    ),
+    _field(
+        "pieces",
+        _INT,
+        "",
+        "Attempts that measured the point's batches one after another; null for one attempt alone.",
     ),
     _field("sidecar_restarts", _INT, "", "How often a sidecar was restarted."),
     _field("command", _STRING, "", "What `measure` ran, as JSON; null in a sweep."),

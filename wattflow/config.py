@@ -186,6 +186,10 @@ class Sweep:
     block: str | None = (
         None  # board: one task a repeat runs all points of a shape, on the same GPUs
     )
+    on_interrupt: str = (
+        "restart"  # restart | continue: a point that was cut short, from its last finished batch
+    )
+    load_shared_by: int = 1  # points of a task that share one load of the weights
     hang_s: float = 900.0  # a run in which nothing moves for so long is ended; 0 lets it be
     reference_s: float = 0.0  # a fixed load of so long at both ends of a task, to compare boards by
 
@@ -245,6 +249,7 @@ _ALLOWED = {
     "engine.kernels": ("auto", "cublas", "triton", "eager"),
     "engine.device": ("auto", "cuda", "cpu"),
     "sweep.block": ("board", None),
+    "sweep.on_interrupt": ("restart", "continue"),
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
     "control.by": ("auto", "nvml", "slurm"),
     "cluster.launcher": ("local", "slurm"),
@@ -261,6 +266,7 @@ _AT_LEAST = {
     "repeat": 0,
     "temperature": 0.0,
     "sweep.repeats": 1,
+    "sweep.load_shared_by": 1,
     "sweep.hang_s": 0.0,
     "sweep.reference_s": 0.0,
     "power.flush_ms": 10,

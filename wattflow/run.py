@@ -29,13 +29,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow import config, dataset, heartbeat, slurm, tokenizer
+from wattflow import config, dataset, heartbeat, pieces, slurm, tokenizer
 from wattflow.config import Config
 from wattflow.engine import reference
 from wattflow.engine.build import build
 from wattflow.engine.generation import Engine, Generated
 from wattflow.engine.ranks import Ranks, join
 from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError, WattflowError
+from wattflow.interrupt import InterruptedRunError, Signals
+from wattflow.pieces import Left
 from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
@@ -46,6 +48,8 @@ from wattflow.schema import (
     SCHEMA_VERSION,
     Device,
     JobInfo,
+    NodeInfo,
+    Piece,
     RankInfo,
     Ready,
     Record,
@@ -71,17 +75,68 @@ class Place:
     job: JobInfo
 
 
-class InterruptedRunError(WattflowError, RuntimeError):
-    """The job was told to end: a time limit, a preemption, a cancel, or Ctrl-C."""
-
-    def __init__(self, text: str, signum: int = signal.SIGTERM) -> None:
-        """By which signal it was told."""
-        super().__init__(text)
-        self.signum = signum
-
-
 class HungError(WattflowError, RuntimeError):
     """Nothing moved for longer than sweep.hang_s."""
+
+
+@dataclass
+class Loaded:
+    """Weights that lie on this rank's device for several points, and for how many more."""
+
+    of: str  # what they are, see `_load_key`
+    weights: Any
+    points_left: int
+
+
+@dataclass
+class Task:
+    """What the attempts of one task share on one of its ranks."""
+
+    sweep: SweepDir
+    ranks: Ranks
+    place: Place
+    progress: Progress
+    signals: Signals
+    loaded: Loaded | None = None
+    sidecar: Sidecar | None = None  # local rank 0 has it; it goes on between points
+    sidecar_of: object = None  # what it was started for
+
+    @property
+    def sidecar_spool(self) -> Path:
+        """Where this node's sidecar writes."""
+        return Path(self.place.spool) / "sidecar"
+
+    def sidecar_for(self, chosen: Config, *, controls: bool) -> Sidecar:
+        """This node's sidecar: the one of the point before, where it may go on for this one."""
+        of = (chosen.power, chosen.control if controls else None)
+        if self.sidecar is None or self.sidecar_of != of:
+            self.close_sidecar()
+            control = chosen.control if controls else None
+            self.sidecar = Sidecar(chosen.power, self.place.node, self.sidecar_spool, control)
+            self.sidecar_of = of
+        return self.sidecar
+
+    def close_sidecar(self) -> None:
+        """End this node's sidecar, if one is left."""
+        if self.sidecar is not None:
+            self.sidecar.close()
+            self.sidecar = None
+
+    def weights_for(self, chosen: Config, engine: Engine, begins: Callable[[], None]) -> Any:
+        """The weights that a point shares with others of its task, loaded before or now, which `begins` is told."""
+        of = _load_key(chosen)
+        if self.loaded is None or self.loaded.of != of or self.loaded.points_left == 0:
+            begins()
+            self.loaded = None  # before the next ones take its memory
+            self.loaded = Loaded(of, engine.load_weights(), chosen.sweep.load_shared_by)
+        self.loaded.points_left -= 1
+        return self.loaded.weights
+
+
+def _load_key(chosen: Config) -> str:
+    """What the weights of a rank depend on."""
+    told = [asdict(chosen.model), chosen.weights, chosen.precision, chosen.shards, chosen.nodes]
+    return json.dumps([*told, chosen.engine.name, chosen.engine.device])
 
 
 def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
@@ -98,24 +153,20 @@ def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
 class _Attempt:
     """One rank's part in one attempt."""
 
-    def __init__(  # noqa: PLR0917 - what an attempt is told of itself
-        self,
-        sweep: SweepDir,
-        point_id: str,
-        number: int,
-        ranks: Ranks,
-        place: Place,
-        ends: tuple[bool, bool],
-    ) -> None:
-        """`ends`: whether it is the first and the last attempt of its task."""
-        self.first_of_task, self.last_of_task = ends
-        self.choices = read_choices(sweep, point_id)
+    def __init__(self, task: Task, point_id: str, claimed: "_Claimed") -> None:
+        """What the task says of this point, the same on all ranks."""
+        self.task, self.point_id, self.claimed = task, point_id, claimed
+        self.choices = read_choices(task.sweep, point_id)
         self.config: Config = config.from_dict(self.choices)
-        self.ranks, self.place, self.point_id = ranks, place, point_id
+        self.ranks, self.place = task.ranks, task.place
+        self.first_batch = 0
+        self.stops = False  # whether a rank was told to end, as all ranks know from the newest edge
         self.answers: list[Generated] = []
         self.sidecar: Sidecar | None = None
         self.at = "its start", 0, 0  # phase, batches done, batches in all
-        self.dir = AttemptDir(sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
+        number = claimed.number
+        path = task.sweep.point_path(point_id) / f"attempt-{number}"
+        self.dir = AttemptDir(path, point_id, number)
         self.record: Record = {
             "schema_version": SCHEMA_VERSION,
             "point_id": point_id,
@@ -126,11 +177,11 @@ class _Attempt:
             "started_ns": time.time_ns(),
             "ended_ns": None,
             "choices": self.choices,
-            "job": place.job,
+            "job": self.place.job,
             "versions": versions(),
             "git": commit(),
         }
-        if ranks.rank == 0:
+        if self.ranks.rank == 0:
             self.dir.write_record(self.record)
 
     def _spool(self) -> Path:
@@ -139,7 +190,7 @@ class _Attempt:
     def edge(self, engine: Engine) -> int:
         """Unix ns once this rank's device has no queued work and every rank has said the same."""
         engine.synchronize()
-        self.ranks.barrier()
+        self.stops = self.ranks.any(self.task.signals.asked)
         return time.time_ns()
 
     def run(self, progress: Progress) -> None:
@@ -149,22 +200,41 @@ class _Attempt:
         self.text = tokenizer.load(self.config.model, self.config.weights)
         self.prompts = dataset.load(self.config, self.text)
         self.record["prompts"] = self.prompts.info
-        with self._measured(spool) as (devices, mark):
-            mine = self._my_device(devices)
-            self.record["ranks"] = self.ranks.gather(self._rank_info(mine))
-            engine = build(
-                self.config, self.ranks, eos_id=self.text.eos_id, pad_id=self.text.pad_id
-            )
-            log = self._span_log(engine, spool, mine)
-            if self.first_of_task:
-                self._reference(log, progress)
-            with contextlib.closing(engine):
-                self._generate(engine, log, mark, progress)
+        if self._goes_on():
+            return  # all batches were finished before, by others
+        engine = build(self.config, self.ranks, eos_id=self.text.eos_id, pad_id=self.text.pad_id)
+        with contextlib.closing(engine):
+            shared = self._shared_weights(engine, progress)
+            with self._measured(spool) as (devices, mark):
+                mine = self._my_device(devices)
+                self.record["ranks"] = self.ranks.gather(self._rank_info(mine))
+                log = self._span_log(engine, spool, mine)
+                if self.claimed.first_of_task:
+                    self._reference(log, progress)
+                self._generate(engine, shared, log, mark, progress)
                 self.record["engine"] = engine.info
-            if self.last_of_task:
-                self._reference(log, progress)
-            log.close()
+                engine.close()
+                if self.claimed.last_of_task:
+                    self._reference(log, progress)
+                log.close()
         self._close_files(spool)
+
+    def _goes_on(self) -> bool:
+        """Take over what an attempt before left, if it answered the same prompts; whether nothing is left to do."""
+        left = self.claimed.left
+        if left.prompts_sha256 == self.prompts.info["sha256"]:
+            self.record["pieces"] = left.pieces
+            self.first_batch = left.batches
+        return self.first_batch * self.config.batch_size >= len(self.prompts.tokens)
+
+    def _shared_weights(self, engine: Engine, progress: Progress) -> Any:
+        """Weights that points of this task share, loaded before anything is measured; null where each loads its own."""
+        if self.config.sweep.load_shared_by == 1:
+            self.task.loaded = None
+            return None
+        weights = self.task.weights_for(self.config, engine, lambda: progress("load", 0, 0))
+        self.record["load_shared"] = True
+        return weights
 
     @contextlib.contextmanager
     def _measured(self, spool: Path) -> Iterator[tuple[list[Device], Callable[[], None]]]:
@@ -172,23 +242,54 @@ class _Attempt:
 
         Every rank waits for every node's sidecar.
         """
-        with contextlib.ExitStack() as running:
-            ready: Ready | None = None
+        ready: Ready | None = None
+        try:
             if self.place.local_rank == 0:
-                own = self.config.control if config.controls_itself(self.choices) else None
-                sidecar = Sidecar(self.config.power, self.place.node, spool, own)
-                self.sidecar = running.enter_context(sidecar)
+                controls = config.controls_itself(self.choices)
+                self.sidecar = self.task.sidecar_for(self.config, controls=controls)
                 ready = self.sidecar.start(self.dir)
             by_node = {r["node"]: r for r in self.ranks.gather(ready) if r is not None}
             mark = _nothing if self.sidecar is None else self.sidecar.mark
             try:
                 yield by_node[self.place.node]["devices"], mark
-            except BaseException:
+            except BaseException as error:
                 self._close_traces()
+                interrupted = isinstance(error, InterruptedRunError)
+                if interrupted and self.config.sweep.on_interrupt == "continue":
+                    self._keep_piece(spool, list(by_node.values()))
                 raise
             self.ranks.barrier()  # no rank still works when a sidecar takes its last sample
-            told = None if self.sidecar is None else self.sidecar.stop()
+            told = None if self.sidecar is None else self.sidecar.stop(keep=True)
             self.record["nodes"] = [node for node in self.ranks.gather(told) if node is not None]
+        except BaseException:
+            self.task.close_sidecar()
+            raise
+
+    def _keep_piece(self, spool: Path, nodes: list[Ready]) -> None:
+        """Close what was measured up to the last finished batch, for the next attempt to go on from.
+
+        Each node by itself, as other ranks may be anywhere: who goes on looks at what all of them left.
+        """
+        if self.place.local_rank == 0:
+            self._close_spans(spool)
+        if self.ranks.rank == 0:
+            write_table(self.dir.requests_path, self._requests())
+            restarts = 0 if self.sidecar is None else self.sidecar.restarts
+            self.record["nodes"] = [
+                _told_of_node(node, restarts if node["node"] == self.place.node else 0)
+                for node in nodes
+            ]
+            self._add_piece()
+
+    def _add_piece(self) -> None:
+        """Write down this attempt's own batches after those that it went on from."""
+        if self.config.sweep.on_interrupt == "continue" and self.answers:
+            own: Piece = {
+                "attempt": self.dir.number,
+                "first_batch": self.first_batch,
+                "batches": len(self.answers),
+            }
+            self.record["pieces"] = [*self.record.get("pieces", []), own]
 
     def _close_traces(self) -> None:
         """Have the traces of an attempt that failed closed: its joules are somebody's bill too."""
@@ -225,11 +326,15 @@ class _Attempt:
     def _generate(
         self,
         engine: Engine,
+        shared: Any,
         log: SpanLog,
         mark: Callable[[], None],
         progress: Progress,
     ) -> None:
-        """Idle, load, one uncounted batch, then all batches, the last one as short as it is, and idle once more."""
+        """Idle, load, one uncounted batch, then all batches, the last one as short as it is, and idle once more.
+
+        Batches that an attempt before had finished are left out.
+        """
         size, prompts = self.config.batch_size, self.prompts.tokens
         batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         progress("idle", 0, len(batches))
@@ -237,14 +342,16 @@ class _Attempt:
             time.sleep(self.config.power.idle_s)
         progress("load", 0, len(batches))
         with log.span("load"):
-            engine.load()
+            engine.load(shared)
         progress("warmup", 0, len(batches))
         with log.span("warmup", batch=0):
             engine.prefill(batches[0])
             engine.decode()
         log.flush()
         mark()
-        for number, batch in enumerate(batches):
+        for number, batch in list(enumerate(batches))[self.first_batch :]:
+            if self.stops:
+                self.task.signals.stop()
             progress("batches", number, len(batches))
             with log.span("prefill", number) as prefill:
                 engine.prefill(batch)
@@ -285,9 +392,10 @@ class _Attempt:
         """One row a prompt; a dummy model's text means nothing, so its words and text are null."""
         meaningful = self.config.weights != "dummy" and self.config.engine.name != "synthetic"
         rows: list[dict[str, object]] = []
-        for batch, out in enumerate(self.answers):
+        before = self.first_batch * self.config.batch_size
+        for batch, out in enumerate(self.answers, self.first_batch):
             for kept, stop_reason in zip(out.tokens, out.stop_reasons, strict=True):
-                prompt = len(rows)  # its place in the drawn prompts
+                prompt = before + len(rows)  # its place in the drawn prompts
                 text = self.text.decode(kept) if meaningful else None
                 rows.append(
                     {
@@ -306,13 +414,17 @@ class _Attempt:
     def _close_files(self, spool: Path) -> None:
         """Move what the ranks of this node wrote to the attempt, and wait until every node has done so."""
         if self.place.local_rank == 0:
-            paths = sorted(spool.glob("spans-rank*.arrow"))
-            close_node(paths, self.dir.spans_path(self.place.node))
+            self._close_spans(spool)
         if self.ranks.rank == 0:
+            self._add_piece()
             write_table(self.dir.requests_path, self._requests())
         self.ranks.barrier()
         if self.place.local_rank == 0:
             shutil.rmtree(spool, ignore_errors=True)
+
+    def _close_spans(self, spool: Path) -> None:
+        paths = sorted(spool.glob("spans-rank*.arrow"))
+        close_node(paths, self.dir.spans_path(self.place.node))
 
     def power_now(self) -> dict[str, object]:
         """What the heartbeat tells of this node's joules so far and watts now; empty before the sidecar told any."""
@@ -340,6 +452,7 @@ class _Attempt:
             self._close_traces()
             self.sidecar.close()
             shutil.rmtree(self._spool(), ignore_errors=True)
+            shutil.rmtree(self.task.sidecar_spool, ignore_errors=True)
             with contextlib.suppress(OSError):  # local ranks keep their logs there
                 Path(self.place.spool).rmdir()
         if self.ranks.rank != 0:
@@ -358,6 +471,10 @@ class _Attempt:
         write_json(self.dir.error_path(self.ranks.rank), told)
         if self.ranks.rank == 0:
             close_failed(self.dir, self.record)
+
+
+def _told_of_node(ready: Ready, restarts: int) -> NodeInfo:
+    return {**ready, "sidecar_restarts": restarts, "energy_j": None}
 
 
 def _nothing() -> None:
@@ -385,22 +502,31 @@ def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> No
 # --- one task -------------------------------------------------------------------------------------
 
 
-def _measure(  # noqa: PLR0917 - it passes on what an attempt is told
-    sweep: SweepDir,
-    point_id: str,
-    ranks: Ranks,
-    place: Place,
-    progress: Progress,
-    ends: tuple[bool, bool],
-) -> None:
-    """One attempt at a point, unless another process is at it now."""
-    claimed = heartbeat.claim(sweep, point_id) if ranks.rank == 0 else None
-    number = ranks.broadcast(claimed[0].number if claimed else None)
-    if number is None:
+@dataclass(frozen=True)
+class _Claimed:
+    """What rank 0 found when it claimed an attempt, for all ranks."""
+
+    number: int
+    left: Left
+    first_of_task: bool
+    last_of_task: bool
+
+
+def _measure(task: Task, point_id: str, after: int, ends: tuple[bool, bool]) -> None:
+    """One attempt at a point, unless another process is at it; `ends`: whether the first and the last of its task."""
+    ranks, sweep = task.ranks, task.sweep
+    own = heartbeat.claim(sweep, point_id) if ranks.rank == 0 else None
+    told = None
+    if own is not None:
+        left = _left(sweep, point_id, after)
+        told = [own[0].number, left.pieces, left.prompts_sha256]
+    told = ranks.broadcast(told)
+    if told is None:
         print(f"point {point_id}: another task runs it now; this one steps aside", flush=True)
         return
-    with claimed[1] if claimed else contextlib.nullcontext() as heart:
-        attempt = _Attempt(sweep, point_id, number, ranks, place, ends)
+    with own[1] if own else contextlib.nullcontext() as heart:
+        number, pieces_left, sha256 = told
+        attempt = _Attempt(task, point_id, _Claimed(number, Left(pieces_left, sha256), *ends))
         if heart is not None:
             heart.ask(attempt.power_now)
         try:
@@ -411,7 +537,7 @@ def _measure(  # noqa: PLR0917 - it passes on what an attempt is told
                     watchdog.tell()
                     if heart is not None:
                         heart.tell(phase, done, of)
-                    progress(phase, done, of)
+                    task.progress(phase, done, of)
 
                 attempt.run(report)
         except BaseException as error:
@@ -420,27 +546,16 @@ def _measure(  # noqa: PLR0917 - it passes on what an attempt is told
         attempt.finish()
 
 
+def _left(sweep: SweepDir, point_id: str, after: int) -> Left:
+    """What earlier attempts above `after` left to go on from; nothing where a point starts anew."""
+    on_interrupt = read_choices(sweep, point_id)["sweep"].get("on_interrupt", "restart")
+    return pieces.find(sweep, point_id, after) if on_interrupt == "continue" else Left([], None)
+
+
 def _hang_limit_s(chosen: Config) -> float:
     """How long nothing may move: sweep.hang_s beside the longest time that a phase waits on purpose; 0 for ever."""
     waits_s = max(chosen.power.idle_s, chosen.sweep.reference_s)
     return chosen.sweep.hang_s and chosen.sweep.hang_s + waits_s
-
-
-def _heed_signals() -> None:
-    """From now on the job's signals interrupt what runs; a second one does not disturb the closing of files."""
-    for signum in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(signum, _interrupt)
-
-
-def _interrupt(signum: int, _frame: object) -> None:
-    for each in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(each, signal.SIG_IGN)
-    why = "preempted, or near its time limit" if signum == signal.SIGUSR2 else "told to end"
-    raise InterruptedRunError(
-        f"the job was {why} ({signal.Signals(signum).name}). `wattflow resume` runs the point again "
-        "unless Slurm does.",
-        signum,
-    )
 
 
 def _join(chosen: Config, place: Place) -> Ranks:
@@ -472,6 +587,7 @@ def run_points(  # noqa: PLR0917 - what a task is told
     place: Place,
     progress: Progress,
     again: Mapping[str, int],
+    signals: Signals,
     ends: tuple[bool, bool] = (True, True),
 ) -> None:
     """Run points one after another as one of the ranks of a task; EngineError when some of them failed.
@@ -483,27 +599,32 @@ def run_points(  # noqa: PLR0917 - what a task is told
     With one rank a failure costs one point. With several, the ranks no longer agree on where they are, so the task
     ends; `resume` runs what is left.
     """
-    _heed_signals()
     ranks = _join(config.from_dict(read_choices(sweep, point_ids[0])), place)
+    signals.together = ranks.world > 1
+    task = Task(sweep, ranks, place, progress, signals)
     failed = []
     first = ends[0]
     try:
         for point_id in point_ids:
             after = again.get(point_id, 0)
+            if ranks.any(signals.asked):
+                signals.stop()
             if ranks.broadcast(is_finished(sweep, point_id, after) if ranks.rank == 0 else None):
                 continue
             try:
                 at_ends = first, ends[1] and point_id == point_ids[-1]
                 first = False
-                _measure(sweep, point_id, ranks, place, progress, at_ends)
+                _measure(task, point_id, after, at_ends)
             except InterruptedRunError:
                 raise
             except Exception:
                 if ranks.world > 1:
                     raise
                 traceback.print_exc()
+                task.loaded = None  # whatever broke may have broken them too
                 failed.append(point_id)
     finally:
+        task.close_sidecar()
         ranks.close()
     if failed:
         raise EngineError(f"{len(failed)} of {len(point_ids)} points failed: {', '.join(failed)}")
@@ -513,7 +634,8 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
     """What a Slurm task runs, once on each rank; submitit calls it."""
     import submitit  # noqa: PLC0415 (only under Slurm)
 
-    _heed_signals()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
+    signals = Signals()
+    signals.heed()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
     env = submitit.JobEnvironment()
     sweep = SweepDir(Path(sweep_path))
     chosen = config.from_dict(read_choices(sweep, point_ids[0]))
@@ -545,14 +667,14 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
     )
     again = again or {}
     began = time.monotonic()
-    before = _count_finished(sweep, point_ids, again)
+    before = _done(sweep, point_ids, again)
     try:
-        run_points(sweep, point_ids, place, _print_progress(), again)
+        run_points(sweep, point_ids, place, _print_progress(), again, signals)
     except InterruptedRunError as error:
         if env.global_rank != 0:
             time.sleep(_LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
         elif error.signum == signal.SIGUSR2:
-            progressed = _count_finished(sweep, point_ids, again) > before
+            progressed = _done(sweep, point_ids, again) != before
             _go_back(env.job_id, chosen.cluster.time_min, time.monotonic() - began, progressed)
         raise
     finally:
@@ -568,12 +690,20 @@ _WATCHDOG_FIRST_S = 60.0  # a collective gives up so long after the watchdog, wh
 _SIGNAL_EARLY_S = 150.0  # before its limit a task is told 90 s ahead, which Slurm may do 60 s early
 
 
-def _count_finished(sweep: SweepDir, point_ids: Sequence[str], again: Mapping[str, int]) -> int:
-    return sum(is_finished(sweep, point_id, again.get(point_id, 0)) for point_id in point_ids)
+def _done(
+    sweep: SweepDir, point_ids: Sequence[str], again: Mapping[str, int]
+) -> list[tuple[bool, int]]:
+    """Which points are finished, and how many batches each has closed in pieces."""
+    return [
+        (is_finished(sweep, point_id, again.get(point_id, 0)), pieces.batches_kept(sweep, point_id))
+        for point_id in point_ids
+    ]
 
 
 def _go_back(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
-    """Queue the task once more: after a preemption always, near its time limit if it had finished a point by then.
+    """Queue the task once more: after a preemption always, near its time limit if it had come further by then.
+
+    Further is a finished point or, where points go on from where they were, a finished batch.
 
     A point that alone outlasts the limit would do so again, so its task ends, and status says why.
     """
@@ -797,7 +927,9 @@ def main(told: str) -> None:
     point_id = given["point_id"]
     again = {point_id: given["after"]}
     ends = bool(given["ends"][0]), bool(given["ends"][1])
-    run_points(SweepDir(Path(given["sweep"])), [point_id], place, progress, again, ends)
+    signals = Signals()
+    signals.heed()
+    run_points(SweepDir(Path(given["sweep"])), [point_id], place, progress, again, signals, ends)
 
 
 if __name__ == "__main__":

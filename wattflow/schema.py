@@ -249,6 +249,14 @@ class PromptInfo(TypedDict):
     tokens_max: int
 
 
+class Piece(TypedDict):
+    """A run of batches that one attempt finished, of a point that is measured in several."""
+
+    attempt: int
+    first_batch: int
+    batches: int
+
+
 class Measured(TypedDict):
     """What `measure` ran, and on how many nodes."""
 
@@ -291,6 +299,8 @@ class Record(TypedDict, total=False):
     ranks: list[RankInfo]
     nodes: list[NodeInfo]
     prompts: PromptInfo
+    pieces: list[Piece]  # where sweep.on_interrupt=continue: finished batches, this attempt's last
+    load_shared: bool  # whether the weights were loaded before, for several points
     reference_rounds: int  # of the fixed load by rank 0, where the sweep asks for one
     measure: Measured  # of a command under `measure`, with its nodes' parts beside it
     parts: list[Part]  # never on disk here: the finished ones, put in when the record is read

@@ -395,7 +395,7 @@ def bf16_error(who, kernels, off=0):
     host = Ranks(0, 1, 0, "node", "cpu", "cpu", None)
     out = []
     for place, dtype in ((host, torch.float64), (who, torch.bfloat16)):
-        llama = FusedLlama(CHECK, place, read, rows=rows, length=96, dtype=dtype)
+        llama = FusedLlama(CHECK, place, read, dtype=dtype).with_cache(rows, 96)
         step = prefill = Eager()
         if kernels != "eager" and place is who:
             from wattflow.engine.kernels import Cublas, Gemv

@@ -89,6 +89,42 @@ def test_a_preempted_task_closes_its_attempt_and_runs_again_by_itself(cluster, t
     assert sbatches(made.sweep) == 1
 
 
+@pytest.mark.parametrize("shards", [1, pytest.param(2, marks=pytest.mark.chaos)])
+def test_a_preempted_point_goes_on_from_its_last_finished_batch(shards, cluster, tmp_path):
+    """Of six batches those after the preemption are run by attempt 2: each prompt is answered once, by one sbatch.
+
+    The limit is below 10 minutes, where submitit would take the preemption for a time-out and lose the task.
+    """
+    words = ("sweep.on_interrupt=continue", "n_prompts=12", f"shards={shards}")
+    where = ("cluster.partition=preempt", "cluster.time_min=5")
+    made = plan(tmp_path, *QUICK, SLOW, f"sweep=pieces{shards}", *words, *where)
+    submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    attempt = running_attempt(made.sweep, point_id)
+    time.sleep(6.0)  # three batches of 1.6 s
+    sh("sbatch", "-p", "gpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    until(lambda: states(made.sweep) == {"done"}, 90)
+    first, second = records(made.sweep, point_id)
+    assert first is not None
+    assert second is not None
+    assert [first["status"], second["status"]] == ["interrupted", "finished"]
+    assert [piece["attempt"] for piece in second["pieces"]] == [1, 2]
+    assert 0 < second["pieces"][0]["batches"] < 6
+    prompts = [
+        prompt
+        for one in (attempt, made.sweep.attempts(point_id)[1])
+        for prompt in pq.read_table(one.requests_path)["prompt"].to_pylist()
+    ]
+    assert prompts == list(range(12))
+    assert sbatches(made.sweep) == 1
+    until(made.sweep.points_path.is_file)
+    until(lambda: counted(made.sweep)[-1]["status"] == "finished")
+    cut, whole = counted(made.sweep)
+    assert (cut["energy_j"], whole["pieces"], whole["responses"]) == (None, 2, 12)
+    assert whole["energy_j"] == pytest.approx(whole["power_w"] * whole["duration_s"], rel=1e-6)
+    assert (whole["counts"], "in_pieces" in whole["reasons"]) == (False, True)
+
+
 def test_a_task_that_is_requeued_by_hand_runs_again_as_a_new_attempt(cluster, tmp_path):
     """`scontrol requeue` asks no task: the attempt under way is interrupted, the next one finishes."""
     made = plan(tmp_path, *QUICK, SLOW, "sweep=requeued")
@@ -266,6 +302,29 @@ def test_a_point_that_outlasts_its_time_limit_is_interrupted_and_told_so(cluster
     assert "near its time limit" in str(row.reason)
     logs = [path.read_text() for path in long.sweep.submitit.glob("*/*_log.out")]
     assert any("a point outlasts cluster.time_min=1" in text for text in logs)
+
+
+@pytest.mark.chaos
+def test_a_point_longer_than_its_time_limit_is_finished_in_pieces(cluster, tmp_path):
+    """A point of some two minutes in tasks of one minute: the same job, several attempts, each prompt answered once."""
+    slow = ("engine.synthetic_ms_per_token=2000", "n_prompts=30", "sweep.on_interrupt=continue")
+    made = plan(tmp_path, *QUICK, *slow, "sweep=overlong", "cluster.time_min=1")
+    submit.submit(made)
+    until(lambda: states(made.sweep) == {"done"}, 480)
+    (point_id,) = [point.point_id for point in made.points]
+    told = [record for record in records(made.sweep, point_id) if record is not None]
+    assert [record["status"] for record in told] == [
+        *["interrupted"] * (len(told) - 1),
+        "finished",
+    ]
+    assert len(told) > 1
+    prompts = [
+        prompt
+        for one in made.sweep.attempts(point_id)
+        for prompt in pq.read_table(one.requests_path)["prompt"].to_pylist()
+    ]
+    assert prompts == list(range(30))
+    assert sbatches(made.sweep) == 1
 
 
 def test_a_task_that_hangs_is_ended_with_its_reason_and_the_stacks_of_all_ranks(cluster, tmp_path):

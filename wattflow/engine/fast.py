@@ -15,7 +15,7 @@ import torch
 
 from wattflow import model as arithmetic
 from wattflow.config import Config
-from wattflow.engine import weights
+from wattflow.engine import weights as checkpoints
 from wattflow.engine.fused import Chooser, FusedLlama
 from wattflow.engine.generation import Generated, check_prompts, kept
 from wattflow.engine.guards import (
@@ -114,21 +114,21 @@ class Fast:
 
     # --- load ---
 
-    def load(self) -> None:
-        """Read or draw this rank's weights, allocate the cache, choose kernels and capture the graphs."""
+    def load_weights(self) -> FusedLlama:
+        """Read or draw this rank's weights; they have no cache yet."""
         config, ranks = self._config, self._ranks
         torch.set_num_threads(config.engine.threads_per_rank)
         check_precision(config, ranks)
         with memory_explained(config, ranks), torch.inference_mode():
-            read = weights.reader(config.model, config.weights, ranks.device)
-            self._llama = FusedLlama(
-                config.model,
-                ranks,
-                read,
-                rows=config.batch_size,
-                length=self._max_seq_len,
-                dtype=DTYPES[config.precision],
-            )
+            read = checkpoints.reader(config.model, config.weights, ranks.device)
+            return FusedLlama(config.model, ranks, read, dtype=DTYPES[config.precision])
+
+    def load(self, weights: FusedLlama | None = None) -> None:
+        """Take this rank's weights, or read or draw them, allocate the cache, choose kernels and capture the graphs."""
+        config, ranks = self._config, self._ranks
+        weights = self.load_weights() if weights is None else weights
+        with memory_explained(config, ranks), torch.inference_mode():
+            self._llama = weights.with_cache(config.batch_size, self._max_seq_len)
             self._state = State.empty(
                 config.batch_size, config.max_gen_len + _WARM_UP + 1, ranks.device
             )

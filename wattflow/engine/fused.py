@@ -4,6 +4,7 @@ The embedding is whole on every rank, which spares a collective; queries, keys a
 the feed-forward's gate and up. The head stays shared by vocabulary.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -35,28 +36,31 @@ class LayerWeights:
 
 
 class FusedLlama:
-    """Weights and cache of one rank, and the two passes over them."""
+    """Weights of one rank and, after `with_cache`, their cache and the two passes over both."""
 
-    def __init__(
-        self,
-        model: Model,
-        ranks: Ranks,
-        read: Reader,
-        *,
-        rows: int,
-        length: int,
-        dtype: torch.dtype,
-    ) -> None:
+    cache: torch.Tensor
+    rotary: torch.Tensor
+
+    def __init__(self, model: Model, ranks: Ranks, read: Reader, *, dtype: torch.dtype) -> None:
         self._model = model
         self._ranks = ranks
+        self._dtype = dtype
         self._alone = ranks.world == 1
         self._read_weights(read, dtype)
+
+    def with_cache(self, rows: int, length: int) -> "FusedLlama":
+        """The same weights, not copied, with a cache of their own for so many rows and positions."""
+        model, ranks = self._model, self._ranks
+        other = copy.copy(self)
         kv_heads, width = kv_heads_of_rank(model, ranks.world), head_dim(model)
         # zeros, since what a mask hides must still be finite
-        self.cache = torch.zeros(
-            (model.n_layers, 2, rows, kv_heads, length, width), dtype=dtype, device=ranks.device
+        other.cache = torch.zeros(
+            (model.n_layers, 2, rows, kv_heads, length, width),
+            dtype=self._dtype,
+            device=ranks.device,
         )
-        self.rotary = rotary_table(model, length, dtype, ranks.device).contiguous()
+        other.rotary = rotary_table(model, length, self._dtype, ranks.device).contiguous()
+        return other
 
     def _read_weights(self, read: Reader, dtype: torch.dtype) -> None:
         model, ranks = self._model, self._ranks

@@ -1,7 +1,7 @@
 """What an engine is and what it gives back. No torch here: `run` and the synthetic engine need none."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from wattflow.errors import EngineError
 
@@ -21,8 +21,11 @@ class Engine(Protocol):
 
     info: dict[str, object]  # what runs and how large it is; complete after `load`
 
-    def load(self) -> None:
-        """Bring the weights and the cache onto the device."""
+    def load_weights(self) -> Any:
+        """This rank's weights on its device, for `load` of this engine and of others of the same model."""
+
+    def load(self, weights: Any = None) -> None:
+        """Bring the weights, unless they lie on the device already, and the cache onto the device."""
 
     def prefill(self, prompts: list[list[int]]) -> None:
         """Start a batch: read what of the prompts the engine reads at once."""

@@ -9,7 +9,7 @@ import torch
 
 from wattflow import model as arithmetic
 from wattflow.config import Config
-from wattflow.engine import weights
+from wattflow.engine import weights as checkpoints
 from wattflow.engine.generation import Generated, check_prompts, kept
 from wattflow.engine.guards import (
     DTYPES,
@@ -44,13 +44,19 @@ class Paper:
             "source": config.weights,
         }
 
-    def load(self) -> None:
-        """Read or draw this rank's weights and allocate the cache."""
+    def load_weights(self) -> Llama:
+        """Read or draw this rank's weights."""
         torch.set_num_threads(self._config.engine.threads_per_rank)
         check_precision(self._config, self._ranks)
         share_among(self._ranks)
         with memory_explained(self._config, self._ranks), torch.inference_mode():
-            self._llama = self._loaded()
+            return self._loaded()
+
+    def load(self, weights: Llama | None = None) -> None:
+        """Take this rank's weights, or read or draw them, and allocate the cache."""
+        share_among(self._ranks)
+        self._llama = self.load_weights() if weights is None else weights
+        with memory_explained(self._config, self._ranks), torch.inference_mode():
             self._cache = self._empty_cache()
             self._rotary = rotary_table(
                 self._config.model, self._max_seq_len, self._dtype, self._ranks.device
@@ -68,9 +74,9 @@ class Paper:
         model, ranks = self._config.model, self._ranks
         with torch.device("meta"):
             llama = Llama(model, ranks.rank, ranks.world)
-        read = weights.reader(model, self._config.weights, ranks.device)
+        read = checkpoints.reader(model, self._config.weights, ranks.device)
         state = dict(
-            weights.of_rank(
+            checkpoints.of_rank(
                 model, read, ranks.rank, ranks.world, dtype=self._dtype, device=ranks.device
             )
         )

@@ -33,12 +33,19 @@ class Ranks:
 
     def barrier(self) -> None:
         """Return once every rank has come here."""
-        if self.world > 1:
-            import torch  # noqa: PLC0415 - one rank alone runs without torch
-            import torch.distributed as dist  # noqa: PLC0415
+        self.any(value=False)
 
-            # a sum over gloo: dist.barrier would go through the GPU where there is one
-            dist.all_reduce(torch.zeros(1))
+    def any(self, value: bool) -> bool:
+        """Return once every rank has come here: whether one of them said yes."""
+        if self.world == 1:
+            return value
+        import torch  # noqa: PLC0415 - one rank alone runs without torch
+        import torch.distributed as dist  # noqa: PLC0415
+
+        said = torch.tensor([float(value)])
+        # a sum over gloo: dist.barrier would go through the GPU where there is one
+        dist.all_reduce(said)
+        return bool(said.item())
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank, as JSON tells it; the others' argument is not looked at."""

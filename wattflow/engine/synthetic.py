@@ -4,6 +4,7 @@ It shows what the rest of wattflow adds to a measurement, and lets a laptop try 
 """
 
 import time
+from typing import Any
 
 from wattflow.config import Config
 from wattflow.engine.generation import Generated, check_prompts, kept
@@ -35,7 +36,10 @@ class Synthetic:
             "source": "none",
         }
 
-    def load(self) -> None:
+    def load_weights(self) -> Any:
+        """Nothing to load."""
+
+    def load(self, weights: Any = None) -> None:
         """Nothing to load."""
 
     def prefill(self, prompts: list[list[int]]) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
 
 MOST_FAILURES = 5  # restarts in a row that came to nothing
 STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
+IDLE_END_S = 5.0  # for one that records nothing to end
 CLOSE_TIMEOUT_S = 60.0  # for the last copy to a slow shared file system
 
 
@@ -61,6 +62,7 @@ class Sidecar:
         self._ready: Ready | None = None
         self._restarts = 0
         self._stopping = False
+        self._keep = False
         self._closed = False
         self._lost: str | None = None
         self._so_far: SoFar | None = None
@@ -97,6 +99,11 @@ class Sidecar:
             raise PowerError(f"the sidecar of {self._node} is recording already: stop it first.")
         self._forget()
         self._log_path = attempt.sidecar_log_path(self._node)
+        if self._warm is not None and self._warm.poll() is not None:  # died between attempts
+            _end_idle(self._warm)
+            self._warm = None
+        with contextlib.suppress(OSError):  # the watching thread says so
+            self._warm = self._warm or self._spawn(self._log_path)
         self._watcher = threading.Thread(
             target=self._watch, args=(attempt,), name="sidecar-watch", daemon=True
         )
@@ -129,18 +136,27 @@ class Sidecar:
         if lost is not None:
             raise PowerError(f"the sidecar of {self._node}: {lost} {self._log_says()}")
 
-    def stop(self, timeout_s: float = CLOSE_TIMEOUT_S) -> "NodeInfo":
-        """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost."""
+    def stop(self, timeout_s: float = CLOSE_TIMEOUT_S, *, keep: bool = False) -> "NodeInfo":
+        """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost.
+
+        `keep` leaves the process to the next `start`, if that is what `start` itself began.
+        """
         with self._changed:
             if self._watcher is None or self._ready is None:
                 raise PowerError(f"the sidecar of {self._node} was not started.")
-            self._stopping = True
+            self._stopping, self._keep = True, keep and self._restarts == 0
             self._send(self._process, {"close": True})
             self._changed.wait_for(lambda: self._closed or self._lost, timeout_s)
             if not (self._closed or self._lost):
                 self._lost = f"did not close its traces within {timeout_s:g} s."
             ready, took = self._ready, self._so_far
-        self.close()
+            kept = self._keep and self._closed and self._lost is None
+        if kept:
+            self._watcher.join()
+            self._watcher = None
+            self._drop_empty_log()
+        else:
+            self.close()
         self.check()
         energy_j = None if took is None else took["energy_j"]
         return {**ready, "sidecar_restarts": self._restarts, "energy_j": energy_j}
@@ -148,9 +164,7 @@ class Sidecar:
     def close(self) -> None:
         """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
         if self._warm is not None:
-            self._warm.kill()
-            self._warm.wait()
-            _hang_up(self._warm)
+            _end_idle(self._warm)
             self._warm = None
         if self._watcher is None:
             return
@@ -168,6 +182,9 @@ class Sidecar:
         self._watcher.join()
         self._watcher = None
         self._process = None
+        self._drop_empty_log()
+
+    def _drop_empty_log(self) -> None:
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size == 0:
                 self._log_path.unlink()
@@ -177,7 +194,8 @@ class Sidecar:
     def _watch(self, attempt: "AttemptDir") -> None:
         """Keep a sidecar alive until its traces are closed.
 
-        This thread starts each process and outlives it, since the kernel's parent-death signal follows the thread.
+        What it starts it outlives, since the kernel's parent-death signal follows the thread. The first process is
+        begun by `start`, so that it may go on after this thread.
         """
         failures = 0
         while True:
@@ -203,6 +221,10 @@ class Sidecar:
                 if self._stopping:
                     self._send(process, {"close": True})
             told = self._listen(process)
+            with self._changed:
+                if self._closed and self._keep and not self._lost:
+                    self._warm, self._process = process, None
+                    return
             code = process.wait()
             _hang_up(process)
             with self._changed:
@@ -258,6 +280,9 @@ class Sidecar:
                     self._closed = True
                     if not self._stopping:
                         self._lost = f"ended by {line['closed']} while it was needed."
+                    elif self._keep:
+                        self._changed.notify_all()
+                        return None
                 elif "error" in line:
                     error = str(line["error"])
                 self._changed.notify_all()
@@ -319,6 +344,17 @@ def _measured(ready: "Ready") -> str:
     host = ready.get("host")
     what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]
     return " and ".join(what if host is None else [*what, f"{host['source']} of {host['uuid']}"])
+
+
+def _end_idle(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that records nothing: at the end of its stdin it puts limits back and ends, else it is killed."""
+    _hang_up(process)
+    try:
+        process.wait(IDLE_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _hang_up(process)
 
 
 def _hang_up(process: "subprocess.Popen[bytes]") -> None:

@@ -100,6 +100,8 @@ class Commands:
         signal.signal(signal.SIGTERM, self._terminate)
         # Ctrl-C reaches every process of the terminal; the parent says when to end
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # so does Slurm's warning of a preemption or of the time limit
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.set_wakeup_fd(self._waker.fileno())
 
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:

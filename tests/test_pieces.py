@@ -1,0 +1,238 @@
+"""A point that was interrupted goes on from its last finished batch: nothing is run, answered or counted twice."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
+
+from wattflow import collect, config, pieces
+from wattflow.collect import POINT
+from wattflow.schema import REQUEST, SPAN, Piece
+from wattflow.stream import read_table
+from wattflow.sweepdir import AttemptDir, SweepDir
+
+BATCHES = 6
+
+
+def slow(**over: Any) -> dict[str, Any]:
+    """Six batches of two prompts, some 0.25 s each; 70 W whatever the machine does."""
+    keys = {
+        "engine__name": "synthetic",
+        "engine__device": "cpu",
+        "engine__synthetic_ms_per_token": 30.0,
+        "power__meter": "simulated",
+        "power__simulated_idle_w": 70.0,
+        "power__simulated_full_w": 70.0,
+        "power__poll_ms": 20,
+        "power__idle_s": 0.1,
+        "n_prompts": 2 * BATCHES,
+        "batch_size": 2,
+        "max_gen_len": 8,
+        "max_seq_len": 512,
+        "sweep__on_interrupt": "continue",
+    }
+    return choices(**{**keys, **over})
+
+
+def start(sweep: SweepDir, point_id: str, spool: Path, world: int = 1) -> list[subprocess.Popen]:
+    """The ranks of one attempt as processes of this machine."""
+    spool.mkdir()
+    job = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
+    ranks = []
+    for rank in range(world):
+        place = {"rank": rank, "world": world, "local_rank": rank, "node": "n1", "spool": str(spool), "job": job,
+                 "init_method": f"file://{spool}/meet"}  # fmt: skip
+        told = {"sweep": str(sweep.path), "point_id": point_id, "after": 0, "ends": [True, True]}
+        words = json.dumps({**told, "place": place})
+        with (spool / f"rank{rank}.log").open("w") as log:
+            command = [sys.executable, "-m", "wattflow.run", words]
+            ranks.append(subprocess.Popen(command, stdout=log, stderr=log))
+    return ranks
+
+
+def interrupt(ranks: list[subprocess.Popen], spool: Path, after_batches: int, signum: int) -> None:
+    """Signal all ranks while they are in the batch with this number."""
+    log = spool / "rank0.log"
+    end = time.monotonic() + 60.0
+    while f'["batches", {after_batches}, {BATCHES}]' not in log.read_text():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.02)
+    time.sleep(0.05)
+    for rank in ranks:
+        rank.send_signal(signum)
+    for rank in ranks:
+        rank.wait(30)
+
+
+@pytest.fixture
+def spool():
+    folder = Path(tempfile.mkdtemp(prefix="wattflow-pieces-"))
+    yield folder / "spool"
+    shutil.rmtree(folder)
+
+
+def told(sweep: SweepDir, point_id: str) -> list[tuple[str, list[Piece]]]:
+    records = [attempt.read_record() for attempt in sweep.attempts(point_id)]
+    return [(r["status"], r.get("pieces", [])) for r in records if r is not None]
+
+
+def answered(attempt: AttemptDir) -> list[int]:
+    return read_table(attempt.requests_path, REQUEST)["prompt"].to_pylist()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path, spool):
+    """Two batches and a part of the third, then the other four: twelve prompts once each, joules of two windows."""
+    point = slow()
+    point_id = config.point_id(point)
+    sweep = make_sweep(tmp_path / "demo", [point])
+    interrupt(start(sweep, point_id, spool), spool, 2, signum)
+    first = {"attempt": 1, "first_batch": 0, "batches": 2}
+    assert told(sweep, point_id) == [("interrupted", [first])]
+    collect.collect(sweep)
+    (row,) = read_table(sweep.points_path, POINT).to_pylist()
+    assert (row["reasons"], row["energy_j"]) == (["interrupted"], None)
+    shutil.rmtree(spool)
+    (rank,) = start(sweep, point_id, spool)
+    assert rank.wait(60) == 0, (spool / "rank0.log").read_text()
+    second = {"attempt": 2, "first_batch": 2, "batches": 4}
+    assert told(sweep, point_id)[1] == ("finished", [first, second])
+    one, two = sweep.attempts(point_id)
+    assert (answered(one), answered(two)) == ([0, 1, 2, 3], list(range(4, 12)))
+    collect.collect(sweep)
+    cut, whole = read_table(sweep.points_path, POINT).to_pylist()
+    assert (cut["reasons"], cut["energy_j"]) == (["interrupted"], None)
+    assert (whole["status"], whole["pieces"], whole["counts"]) == ("finished", 2, False)
+    assert "in_pieces" in whole["reasons"]
+    assert (whole["responses"], whole["tokens_kept"]) == (12, 12 * 8)
+    windows_s = [window_s(attempt) for attempt in (one, two)]
+    assert whole["duration_s"] == pytest.approx(sum(windows_s))
+    assert whole["energy_j"] == pytest.approx(70.0 * sum(windows_s), rel=1e-3)
+
+
+def window_s(attempt: AttemptDir) -> float:
+    """From the first prefill's start to the last decode's end."""
+    rows = read_table(attempt.spans_path("n1"), SPAN).to_pylist()
+    starts = [row["start_ns"] for row in rows if row["phase"] == "prefill" and row["rank"] == 0]
+    ends = [row["end_ns"] for row in rows if row["phase"] == "decode" and row["rank"] == 0]
+    return (max(ends) - min(starts)) / 1e9
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
+    """Only rank 0 is told: both end after that batch, none waits for the other, and the batch is not lost."""
+    point = slow(shards=2)
+    point_id = config.point_id(point)
+    sweep = make_sweep(tmp_path / "demo", [point])
+    ranks = start(sweep, point_id, spool, world=2)
+    interrupt(ranks[:1], spool, 2, signal.SIGUSR2)
+    assert ranks[1].wait(30) != 0
+    first = {"attempt": 1, "first_batch": 0, "batches": 3}
+    assert told(sweep, point_id) == [("interrupted", [first])]
+    shutil.rmtree(spool)
+    for rank in start(sweep, point_id, spool, world=2):
+        assert rank.wait(60) == 0, (spool / "rank0.log").read_text()
+    collect.collect(sweep)
+    whole = read_table(sweep.points_path, POINT).to_pylist()[1]
+    assert (whole["pieces"], whole["responses"], whole["tokens_kept"]) == (2, 12, 96)
+
+
+# --- from files whose joules are known by hand ----------------------------------------------------
+
+
+def three_pieces(folder: Path) -> tuple[SweepDir, list[AttemptDir], dict[str, Any]]:
+    """Three attempts of 2, 1 and 3 batches at 70, 100 and 50 W; the last one finished."""
+    point = slow(n_prompts=24, batch_size=4)
+    sweep = make_sweep(folder / "demo", [point])
+    attempts, listed, first = [], [], 0
+    for number, (batches, power_w) in enumerate([(2, 70.0), (1, 100.0), (3, 50.0)], 1):
+        made = Made([Gpu("GPU-0", constant(power_w))], batches=batches, first_batch=first)
+        attempt = make_attempt(sweep, point, made)
+        listed.append({"attempt": number, "first_batch": first, "batches": batches})
+        record = attempt.read_record()
+        assert record is not None
+        record["status"] = "finished" if number == 3 else "interrupted"
+        record["pieces"] = list(listed)
+        attempt.write_record(record)
+        attempts.append(attempt)
+        first += batches
+    return sweep, attempts, point
+
+
+def rows_of(sweep: SweepDir) -> list[dict[str, Any]]:
+    collect.collect(sweep)
+    rows: list[dict[str, Any]] = read_table(sweep.points_path, POINT).to_pylist()
+    return rows
+
+
+def test_joules_are_summed_over_the_windows_of_the_pieces(tmp_path):
+    """Windows of 8.5, 4 and 13 s at 70, 100 and 50 W are 1,645 J and 25.5 s; each attempt's phases are its own."""
+    sweep, _, _ = three_pieces(tmp_path)
+    *earlier, whole = rows_of(sweep)
+    assert [row["energy_j"] for row in earlier] == [None, None]
+    assert whole["energy_j"] == pytest.approx(8.5 * 70 + 4 * 100 + 13 * 50, rel=1e-6)
+    assert whole["duration_s"] == pytest.approx(25.5)
+    assert whole["power_w"] == pytest.approx(1645 / 25.5)
+    assert (whole["pieces"], whole["tokens_kept"], whole["responses"]) == (3, 600, 24)
+    assert whole["energy_per_token_j"] == pytest.approx(1645 / 600)
+    assert (whole["counts"], whole["valid"]) == (False, False)
+    assert set(whole["reasons"]) == {"in_pieces", "dummy_text"}
+    phases = read_table(sweep.phases_path, collect.PHASE).to_pylist()
+    for number, energy_j in ((1, 8.0 * 70), (2, 4 * 100), (3, 12 * 50)):
+        own = [p for p in phases if p["attempt"] == number and p["phase"] in ("prefill", "decode")]
+        assert sum(p["energy_j"] for p in own) == pytest.approx(energy_j, rel=1e-6)
+
+
+def test_pieces_by_different_kinds_of_meter_have_no_joules(tmp_path):
+    """A GPU's joules and a host's are not added up."""
+    sweep, attempts, _ = three_pieces(tmp_path)
+    record = attempts[1].read_record()
+    assert record is not None
+    record["nodes"][0]["boundary"] = "host"
+    attempts[1].write_record(record)
+    whole = rows_of(sweep)[-1]
+    assert (whole["energy_j"], whole["power_w"]) == (None, None)
+    assert {"mixed_boundary", "in_pieces"} <= set(whole["reasons"])
+
+
+def test_a_lost_piece_costs_the_row_and_says_which_file(tmp_path):
+    """The attempt that went on from it cannot be told without it."""
+    sweep, attempts, _ = three_pieces(tmp_path)
+    attempts[0].spans_path("node1").write_bytes(b"PAR1")
+    whole = rows_of(sweep)[-1]
+    assert (whole["reasons"], whole["energy_j"]) == (["damaged"], None)
+    assert str(attempts[0].spans_path("node1")) in whole["error"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "batches"),
+    [("nothing", 3), ("second trace", 2), ("second requests", 2), ("first spans", 0), ("first", 0)],
+)
+def test_an_attempt_goes_on_from_what_is_whole_alone(damage, batches, tmp_path):
+    """Of two pieces of 2 and 1 batches: what is missing or damaged is run again, with all after it."""
+    sweep, attempts, point = three_pieces(tmp_path)
+    shutil.rmtree(attempts[2].path)
+    if damage == "second trace":
+        attempts[1].trace_path("node1", "GPU-0").unlink()
+    elif damage == "second requests":
+        attempts[1].requests_path.write_bytes(b"")
+    elif damage == "first spans":
+        attempts[0].spans_path("node1").write_bytes(b"rubbish")
+    elif damage == "first":
+        shutil.rmtree(attempts[0].path)
+    assert pieces.find(sweep, config.point_id(point)).batches == batches
+
+
+def test_what_is_run_again_on_purpose_starts_anew(tmp_path):
+    """`resume --force` names the newest attempt; nothing up to it is gone on from."""
+    sweep, attempts, point = three_pieces(tmp_path)
+    shutil.rmtree(attempts[2].path)
+    assert pieces.find(sweep, config.point_id(point), after=2).batches == 0
