@@ -202,6 +202,42 @@ def test_a_sites_own_conf_is_found_first(tmp_path):
     assert points[1].choices["cluster"]["gpus_per_node"] == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "shards: {1: 2",  # no YAML
+        b"\xff\xfe\x00",  # no text
+        "- 1\n- 2\n",  # a list
+        "defaults: 7\n",
+        "defaults:\n  - mine\n",  # names itself
+        "# @package _global_\nhydra: null\n",
+        "# @package _global_\nhydra:\n  sweeper: null\nnonsense: 1\n",
+    ],
+)
+def test_a_damaged_config_is_refused_in_one_line(text, tmp_path):
+    """The fuzzer found these: whatever Hydra and its YAML make of them, it is one line."""
+    (tmp_path / "conf" / "grid").mkdir(parents=True)
+    path = tmp_path / "conf" / "grid" / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RefusedError) as caught:
+        grid.expand([*ONE, "grid=mine"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep.repeats=999999999999"],
+        ["seed=range(1,1000000000)"],
+        ["seed=range(1,90000)", "batch_size=1,2"],
+    ],
+)
+def test_more_points_than_memory_holds_are_refused_at_once(words):
+    """Found by the fuzzer, which such words had killed: at most 100,000 points."""
+    with pytest.raises(RefusedError, match="at most 100,000"):
+        grid.expand([*ONE, *words])
+
+
 def test_a_folder_of_ones_own_hides_no_shipped_config(tmp_path):
     """With a ./conf that holds one profile, shipped models are still listed, listed in words and globbed."""
     (tmp_path / "conf" / "cluster").mkdir(parents=True)

@@ -8,6 +8,7 @@ the same points as composing each (a test compares them) at some 30 us a point.
 
 import itertools
 import json
+import math
 import operator
 import random
 import re
@@ -28,6 +29,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from wattflow import dataset
 from wattflow.config import (
@@ -50,6 +52,7 @@ from wattflow.sweepdir import SweepDir, check_name
 
 # What no submitted value may hold: it could be evaluated by OmegaConf or Hydra, or by a shell further on.
 _REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
+MOST_POINTS = 100_000
 _PRIMARY = "wattflow"
 
 
@@ -116,6 +119,28 @@ def _hydra() -> Iterator[None]:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
         raise RefusedError(_one_line(error)) from error
+
+
+def _composed(words: list[str], *, whole: bool = False) -> DictConfig:
+    """Hydra's composition of words, `whole` with its own settings; RefusedError also where Hydra did not think of one.
+
+    A file that is cut or no text, a list where it looks for names, defaults that name themselves.
+    """
+    try:
+        return compose(_PRIMARY, words, return_hydra_config=whole)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        raise
+    except (
+        YAMLError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        KeyError,
+        RecursionError,
+    ) as error:
+        raise RefusedError(
+            f"{' '.join(words)}: {_one_line(error)} One of the files in conf/ that this names is damaged or no config."
+        ) from error
 
 
 def _one_line(error: BaseException) -> str:
@@ -187,7 +212,18 @@ def _listed(override: Override) -> list[str]:
     value: Any = override.value()
     if isinstance(value, Glob):  # Hydra would look in the first of conf_dirs() only
         return value.filter(group_files(override.key_or_group))
-    return list(override.sweep_string_iterator())
+    values = list(itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1))
+    _check_size(len(values))
+    return values
+
+
+def _check_size(points: int) -> None:
+    """RefusedError for more points than memory and a person can keep."""
+    if points > MOST_POINTS:
+        raise RefusedError(
+            f"{points} points or more: a sweep has at most {MOST_POINTS:,}. Split it into several, or look for a "
+            "range or sweep.repeats that is too long."
+        )
 
 
 def _set_leaf(choices: dict[str, Any], key: str, value: Any) -> None:
@@ -314,13 +350,13 @@ def _read_grid(words: Sequence[str]) -> _Grid:
     overrides = _parse(words)
     keys = {override.key_or_group for override in overrides}
     fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
-    composed = compose(_PRIMARY, fixed, return_hydra_config=True)
-    params = dict(composed.hydra.sweeper.get("params") or {})
+    composed = _composed(fixed, whole=True)
+    params = dict(OmegaConf.select(composed, "hydra.sweeper.params") or {})
     from_file = _parse([f"{key}={value}" for key, value in params.items() if key not in keys])
     added = [str(o.input_line) for o in from_file if not o.is_sweep_override()]
     if added:  # a composition takes 0.1 s, so that none is made twice
         fixed += added
-        composed = compose(_PRIMARY, fixed, return_hydra_config=True)
+        composed = _composed(fixed, whole=True)
     groups: dict[str, list[str]] = {}
     values: dict[str, list[str]] = {}
     for override in [*from_file, *overrides]:
@@ -368,15 +404,18 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[dict[str, Any]]:
     axes = {**grid.group_axes, **grid.value_axes}
     if "repeat" not in axes and not any(word.startswith("repeat=") for word in grid.fixed):
         n = grid.base["sweep"]["repeats"] if repeats is None else repeats
+        _check_size(n)
         axes["repeat"] = [str(k) for k in range(n)]
     composed: dict[tuple[str, ...], dict[str, Any]] = {}
     typed = _TypedValues()
-    for factors in itertools.product(*_blocks(axes, grid.base["sweep"]["zip"])):
+    blocks = _blocks(axes, grid.base["sweep"]["zip"])
+    _check_size(math.prod(map(len, blocks)))
+    for factors in itertools.product(*blocks):
         chosen = dict(itertools.chain.from_iterable(factors))
         groups = tuple(f"{key}={chosen[key]}" for key in grid.group_axes)
         if groups not in composed:
             words = [*grid.fixed, *groups]
-            composed[groups] = _plain(compose(_PRIMARY, words)) if groups else grid.base
+            composed[groups] = _plain(_composed(words)) if groups else grid.base
         choices = dict(composed[groups])
         for key, word in chosen.items():
             if key not in grid.group_axes:

@@ -80,7 +80,9 @@ def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> N
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd", **_encoding(schema)) as writer:
+            # without checksums a changed byte may be read as another number
+            options = {"compression": "zstd", "write_page_checksum": True, **_encoding(schema)}
+            with pq.ParquetWriter(file, schema, **options) as writer:
                 for table in tables:
                     writer.write_table(table)
             file.flush()
@@ -105,7 +107,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             # most of an attempt's files are too small to share out
             table = file.read(use_threads=file.metadata.num_rows > _MANY_ROWS)
     except (

@@ -2,12 +2,14 @@
 
     python tests/chaos/fuzz.py --cases 100000 --seed 1       # prints its counts; 1 at the first case that breaks a rule
 
-What is damaged: journal lines, records, turns, heartbeats, traces and the grid; and words of the command line.
+What is damaged: journal lines, records, pieces, heartbeats, traces, spans, requests, the grid and configs in YAML; and
+words of the command line are drawn at random.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -18,13 +20,36 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the tests share
 
-from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
+import numpy as np
+from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import collect, config, grid, heartbeat, journal, status, submit
+from wattflow import collect, config, grid, heartbeat, journal, pieces, status, submit
 from wattflow.errors import WattflowError
 from wattflow.stream import read_table
 
-TRUE_J = 70.0 * Made([]).window_s  # one device at 70 W
+KEYS = sorted(config.DEFAULTS)
+YAML = """# @package _global_
+defaults:
+  - override /model: tiny
+hydra:
+  sweeper:
+    params:
+      shards: 1,2
+      batch_size: 1,2
+n_prompts: 2
+sweep:
+  repeats: 1
+  exclude:
+    - when: {shards: 2, batch_size: 2}
+      reason: not wanted
+"""
+
+
+def ripple(seconds: np.ndarray) -> np.ndarray:
+    """Watts of which no two are alike, so that no changed one goes unseen."""
+    return 70.0 + 9.0 * np.sin(seconds * 3.7) + np.random.default_rng(1).normal(0, 1, len(seconds))
+
+
 FOREIGN = (
     b"",
     b"\0" * 100,
@@ -77,18 +102,38 @@ class Sweep:
     """A sweep of two finished points and the bytes of its files, to be damaged one at a time."""
 
     def __init__(self, folder: Path) -> None:
-        points = [choices(seed=seed) for seed in (1, 2)]
+        points = [choices(seed=seed) for seed in (1, 2, 3)]
         self.sweep = make_sweep(folder / "demo", points)
         self.ids = [config.point_id(point) for point in points]
-        self.attempts = [
-            make_attempt(self.sweep, p, Made([Gpu("GPU-0", constant(70.0))])) for p in points
+        gpus = [Gpu("GPU-0", ripple)]
+        self.attempts = [make_attempt(self.sweep, p, Made(gpus)) for p in points[:2]]
+        self.pieces = [
+            make_attempt(self.sweep, points[2], Made(gpus, first_batch=2 * k)) for k in range(2)
         ]
+        self._tell_pieces()
+        self.true_j = collect.collect_attempt(self.attempts[0], points[0]).point["energy_j"]
+        self.true_in_pieces_j = collect.collect_attempt(self.pieces[1], points[2]).point["energy_j"]
+        assert self.true_in_pieces_j > 1.5 * self.true_j > 0
+        profiles = folder / "site" / "conf" / "grid"
+        profiles.mkdir(parents=True)
+        self.yaml = profiles / "mine.yaml"
+        self.yaml.write_text(YAML)
         name = "demo-1"
         sent = journal.Sent(name, "points", [[i] for i in self.ids], self.sweep.submitit / name, 0)
         journal.intend(self.sweep, sent)
         journal.write(self.sweep, "submitted", name, job_id="17")
         journal.write(self.sweep, "released", name)
         (self.attempts[0].path / "heartbeat.json").write_text('{"by": "local:x:1:1", "beat": 1}')
+
+    def _tell_pieces(self) -> None:
+        """Say in the records of the third point that its second attempt went on from its first."""
+        told = [{"attempt": k, "first_batch": 2 * k - 2, "batches": 2} for k in (1, 2)]
+        for number, attempt in enumerate(self.pieces, 1):
+            record = attempt.read_record()
+            assert record is not None
+            record["pieces"] = told[:number]
+            record["status"] = "interrupted" if number == 1 else "finished"
+            attempt.write_record(record)
 
     @contextlib.contextmanager
     def damaged(self, path: Path, data: bytes):
@@ -119,6 +164,28 @@ def case_record(made: Sweep, random_: random.Random) -> None:
         rows = status._telling_record(made.sweep.attempts(made.ids[0]))
         assert rows[0] is None or isinstance(rows[0]["status"], str)
         assert submit.is_finished(made.sweep.attempts(made.ids[1]))
+        if random_.random() < 0.2:
+            check_row(made, collect.collect_attempt(attempt, choices(seed=1)).point)
+
+
+def check_row(made: Sweep, row: dict) -> None:
+    """A number that counts is the true one."""
+    if row["valid"]:
+        assert abs(row["energy_j"] - made.true_j) < 1e-9 * made.true_j, row["energy_j"]
+        assert (row["tokens_kept"], row["responses"]) == (200, 8)
+
+
+def case_pieces(made: Sweep, random_: random.Random) -> None:
+    """Whatever of two pieces is damaged: no batch is gone on from that is not whole, and no other sum is told."""
+    attempt = random_.choice(made.pieces)
+    path = random_.choice(sorted(p for p in attempt.path.rglob("*") if p.is_file()))
+    change = damage_json if path.suffix == ".json" else damage
+    with made.damaged(path, change(path.read_bytes(), random_)):
+        assert pieces.find(made.sweep, made.ids[2]).batches in (0, 1, 2, 4)
+        row = collect.collect_attempt(made.pieces[1], choices(seed=3)).point
+        assert not row["valid"] or "pieces" not in str(path), row
+        if row["pieces"] == 2 and row["energy_j"] is not None and path.suffix != ".json":
+            assert abs(row["energy_j"] - made.true_in_pieces_j) < 1e-9 * made.true_in_pieces_j
 
 
 def case_heartbeat(made: Sweep, random_: random.Random) -> None:
@@ -132,12 +199,9 @@ def case_heartbeat(made: Sweep, random_: random.Random) -> None:
 def case_trace(made: Sweep, random_: random.Random) -> None:
     """A damaged trace or spans file costs its attempt; a number that is still told is the true one."""
     attempt = made.attempts[0]
-    paths = [p for p in attempt.path.rglob("*.parquet") if p.parent.name in ("traces", "timings")]
-    path = random_.choice(sorted(paths))
+    path = random_.choice(sorted(attempt.path.rglob("*.parquet")))
     with made.damaged(path, damage(path.read_bytes(), random_)):
-        one = collect.collect_attempt(attempt, choices(seed=1)).point
-        if one["valid"]:
-            assert abs(one["energy_j"] - TRUE_J) < 1e-6 * TRUE_J, one["energy_j"]
+        check_row(made, collect.collect_attempt(attempt, choices(seed=1)).point)
 
 
 def case_grid(made: Sweep, random_: random.Random) -> None:
@@ -149,57 +213,48 @@ def case_grid(made: Sweep, random_: random.Random) -> None:
         read_table(path, GRID)
 
 
+PIECES = (
+    *("seed", "=", "1", ",", "(", ")", "range", "[", "]", "{", "}", "'", '"', "\\", "${", "oc.env:HOME"),
+    *("`id`", ";", "\n", "../x", "+", "~", "++", "@", "model", "tiny", "batch_size", "null", " ", "é"),
+    *("glob(*)", "shards", "_target_"),
+)  # fmt: skip
+VALUES = (
+    *("1", "2", "0", "-1", "1.5", "1e999", "nan", "null", "true", "x", "'a b'", "[]", "{}", "[1,2]"),
+    *("{a: 1}", "1,2", "range(1,4)", "choice(1,2)", "sort(2,1)", "''", "tiny", "llama-7b", "9" * 30),
+)  # fmt: skip
+
+
 def case_words(made: Sweep, random_: random.Random) -> None:
     """Words are a plan or refused, and what could run something is always refused."""
-    pieces = [
-        "seed",
-        "=",
-        "1",
-        ",",
-        "(",
-        ")",
-        "range",
-        "[",
-        "]",
-        "{",
-        "}",
-        "'",
-        '"',
-        "\\",
-        "${",
-        "oc.env:HOME",
-        "`id`",
-    ]
-    pieces += [
-        ";",
-        "\n",
-        "../x",
-        "+",
-        "~",
-        "++",
-        "@",
-        "model",
-        "tiny",
-        "batch_size",
-        "null",
-        " ",
-        "é",
-        "glob(*)",
-        "shards",
-    ]
-    text = "".join(random_.choice(pieces) for _ in range(random_.randint(1, 7)))
+    if random_.random() < 0.5:
+        text = "".join(random_.choice(PIECES) for _ in range(random_.randint(1, 7)))
+    else:
+        text = f"{random_.choice(KEYS)}={random_.choice(VALUES)}"
     base = ["cluster=local", "model=tiny", "engine=synthetic", "n_prompts=2", "sweep.repeats=1"]
     grid.plan([*base, f"sweeps_dir={made.sweep.path.parent}", text])
     assert not {"${", "`", ";", "\n", "_target_"} & set(text), text
 
 
+def case_yaml(made: Sweep, random_: random.Random) -> None:
+    """A grid's file is a plan or refused."""
+    before = Path.cwd()
+    with made.damaged(made.yaml, damage(made.yaml.read_bytes(), random_)):
+        os.chdir(made.yaml.parents[2])
+        try:
+            grid.plan(["cluster=local", "grid=mine", "engine=synthetic"])
+        finally:
+            os.chdir(before)
+
+
 CASES: dict[str, tuple[float, Callable[[Sweep, random.Random], None]]] = {
-    "journal": (0.40, case_journal),
-    "record": (0.35, case_record),
-    "heartbeat": (0.17, case_heartbeat),
-    "grid": (0.05, case_grid),
-    "trace": (0.02, case_trace),
-    "words": (0.01, case_words),
+    "journal": (0.30, case_journal),
+    "record": (0.28, case_record),
+    "heartbeat": (0.15, case_heartbeat),
+    "trace": (0.10, case_trace),
+    "pieces": (0.10, case_pieces),
+    "grid": (0.03, case_grid),
+    "words": (0.02, case_words),
+    "yaml": (0.02, case_yaml),
 }
 
 
