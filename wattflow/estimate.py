@@ -156,7 +156,8 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
 
     With `like`, only those of such a (model.name, shards).
     """
-    names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j", "simulated"]
+    names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j"]
+    names += ["simulated", "pieces"]
     try:
         with pq.ParquetFile(sweep.points_path) as file:
             rows = file.read(columns=names, use_threads=False).to_pylist()
@@ -165,6 +166,7 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
             for row in rows
             if row["status"] == "finished"
             and row["attempt_s"]
+            and row["pieces"] is None  # the last piece is not the whole point
             and (like is None or (row["model"], row["shards"]) in like)
         ]
         if not wanted:

@@ -1,7 +1,8 @@
 """One row from the rows of a point's pieces: what adds up is added, ratios are formed anew, the rest is null.
 
 Each piece is measured by itself, between its own first prefill and last decode, so what lies between two pieces, the
-batch that was cut and the next load, is in none of them.
+batch that was cut and the next load, is in none of them. What lies around the window, and what the attempt took in all,
+is that of the row's own attempt: whoever adds up a bill finds the others' in their rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +12,27 @@ from wattflow.columns import POINT
 
 Row = dict[str, Any]
 
-_PHASES = ("idle", "load", "warmup", "prefill", "decode", "other")
+_OF_WINDOW = ("", "prefill_", "decode_", "other_", "net_", "host_", "counter_")
 _SUMS = (
     *("tokens_in", "tokens_kept", "computed_tokens", "words", "responses"),
-    *("duration_s", "prefill_s", "decode_s", "other_s", "load_s", "warmup_s", "attempt_s"),
-    *("energy_j", "counter_energy_j", "host_energy_j", "net_energy_j", "job_energy_j"),
-    *(f"{phase}_energy_j" for phase in _PHASES),
-    *("samples", "samples_expected", "sidecar_restarts"),
-    # a board's gain, and what dummy weights change, are the same in all pieces
-    *("board_gain_u_j", "dummy_data_u_j"),
+    *("duration_s", "prefill_s", "decode_s", "other_s"),
+    *(f"{part}energy_j" for part in _OF_WINDOW),
+    # no less than their true sum, as one sensor may be off in one direction
+    *(u for part in _OF_WINDOW if (u := f"{part}energy_u_j") in POINT.names),
+    *("board_gain_u_j", "dummy_data_u_j", "samples", "samples_expected", "sidecar_restarts"),
 )
-_ROOTS = ("energy_u_j", "counter_energy_u_j", "host_energy_u_j")
+_OWN = (
+    *("point_id", "attempt", "status", "error", "record_stamp_ns", "job_id", "array_task"),
+    *("started", "attempt_s"),
+)
+_AROUND = (
+    *("job_energy_j", "job_energy_u_j", "reference_s", "reference_energy_j", "reference_rounds"),
+    *(
+        f"{phase}_{what}"
+        for phase in ("idle", "load", "warmup", "idle_after")
+        for what in ("s", "energy_j", "energy_u_j", "power_w")
+    ),
+)
 _NAMES = ("boards", "node_names")
 _JOINED = ("gpu_name", "driver", "power_source", "boundary")
 _RATIOS = {
@@ -38,7 +49,6 @@ _RATIOS = {
     "energy_per_response_j": ("energy_j", "responses"),
     "counter_ratio": ("energy_j", "counter_energy_j"),
 }
-_OF_ATTEMPT = ("point_id", "attempt", "status", "error", "record_stamp_ns", "job_id", "array_task")
 _AGREED = (
     *("ecc", "persistence", "prompts_sha256", "engine_info", "versions", "gpus", "nodes_seen"),
     *("power_limit_w", "power_limit_default_w", "power_limit_min_w", "power_limit_max_w"),
@@ -46,12 +56,13 @@ _AGREED = (
 
 
 def join(parts: Sequence[Row], choices: Row, attempt: Row) -> Row:
-    """A row of results/points.parquet over pieces in their order; `choices` and `attempt` say whose it is."""
+    """A row of results/points.parquet over pieces in their order; `attempt` says whose it is, by which the last may be."""
     row: Row = dict.fromkeys(POINT.names)
     row.update(choices)
-    row.update({name: attempt[name] for name in _OF_ATTEMPT})
+    row.update({name: attempt[name] for name in _OWN})
+    if parts[-1]["attempt"] == attempt["attempt"]:
+        row.update({name: parts[-1][name] for name in _AROUND if name in POINT.names})
     row.update({name: _all(sum, parts, name) for name in _SUMS})
-    row.update({name: _all(_root, parts, name) for name in _ROOTS})
     row.update({name: sorted({n for p in parts for n in p[name] or ()}) for name in _NAMES})
     row.update({name: _distinct(parts, name) for name in _JOINED})
     row.update({name: _agreed(parts, name) for name in _AGREED})
@@ -61,7 +72,6 @@ def join(parts: Sequence[Row], choices: Row, attempt: Row) -> Row:
         temperature_c=_all(max, parts, "temperature_c"),
         memory_used_bytes=_all(max, parts, "memory_used_bytes"),
         simulated=any(part["simulated"] for part in parts),
-        started=parts[0]["started"],
         pieces=len(parts),
     )
     for name, (value, by) in _RATIOS.items():
@@ -78,10 +88,6 @@ def _all(of: Callable[[list[Any]], Any], parts: Sequence[Row], name: str) -> Any
     """A function of one column's values; null where one of them is missing."""
     values = [part[name] for part in parts]
     return None if None in values else of(values)
-
-
-def _root(values: list[float]) -> float:
-    return float(sum(value * value for value in values) ** 0.5)
 
 
 def _agreed(parts: Sequence[Row], name: str) -> Any:
