@@ -56,7 +56,7 @@ _AGREED = (
 
 
 def join(parts: Sequence[Row], choices: Row, attempt: Row) -> Row:
-    """A row of results/points.parquet over pieces in their order; `attempt` says whose it is, by which the last may be."""
+    """A row of results/points.parquet over pieces in their order; `attempt` says whose it is."""
     row: Row = dict.fromkeys(POINT.names)
     row.update(choices)
     row.update({name: attempt[name] for name in _OWN})

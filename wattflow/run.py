@@ -200,8 +200,9 @@ class _Attempt:
         self.text = tokenizer.load(self.config.model, self.config.weights)
         self.prompts = dataset.load(self.config, self.text)
         self.record["prompts"] = self.prompts.info
-        if self._goes_on():
-            return  # all batches were finished before, by others
+        if self._goes_on():  # all batches were finished before, by others
+            self.record["ranks"], self.record["nodes"] = [], []
+            return
         engine = build(self.config, self.ranks, eos_id=self.text.eos_id, pad_id=self.text.pad_id)
         with contextlib.closing(engine):
             shared = self._shared_weights(engine, progress)
