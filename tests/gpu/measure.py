@@ -1,6 +1,7 @@
 """A transformers generation on a real GPU under `wattflow measure`, and by a sweep's own parts; as JSON.
 
     OUT=results PACKED=.gpu python tests/gpu/measure.py                 one visible GPU: some 4 minutes
+    STAGES="cost together" OUT=results python tests/gpu/measure.py      the proof alone: about a minute
     DRY=1 OUT=/tmp/results PACKED=.gpu python tests/gpu/measure.py      here: a tiny model, a fake driver, short windows
 
     together   both watch one run: two sidecars on one board, the same window; their joules agree to 0.5 %
@@ -38,6 +39,7 @@ OUT = Path(os.environ.get("OUT", "."))
 PACKED = Path(os.environ.get("PACKED", ROOT / ".gpu"))
 BATCHES, ROWS, PROMPT, NEW = (4, 4, 16, 32) if DRY else (6, 32, 128, 128)
 TURNS, CALLS = (1, 3) if DRY else (3, 9)
+STAGES = os.environ.get("STAGES", "cost together in_turn").split()
 NVML = Power(meter="nvml")
 KEPT = (
     "energy_j",
@@ -77,8 +79,9 @@ class Work:
             "vocab_size",
         )
         shapes = transformers.LlamaConfig(**dict(zip(names, sizes, strict=True)))
-        model = transformers.LlamaForCausalLM(shapes).eval()
-        self.model = model.to(self.device, torch.float32 if DRY else torch.bfloat16)
+        with torch.device(self.device):  # there its 1.1 billion weights are drawn in no time
+            model = transformers.LlamaForCausalLM(shapes).eval()
+        self.model = model.to(torch.float32 if DRY else torch.bfloat16)
         self.prompts = torch.randint(3, sizes[-1], (ROWS, PROMPT), device=self.device)
         self.decode()
         self.wait()
@@ -239,7 +242,7 @@ def main():
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         if DRY:
             pretend(work / "nvml")
-        for stage in (cost, together, in_turn):
+        for stage in (stage for stage in (cost, together, in_turn) if stage.__name__ in STAGES):
             print("==", stage.__name__, flush=True)
             began = time.monotonic()
             try:
