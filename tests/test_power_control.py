@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pynvml
 import pytest
 from fake_nvml import curves
 
@@ -164,6 +165,7 @@ class TestHeld:
 STEPS = """
 import os, signal, sys
 from pathlib import Path
+import pynvml
 from wattflow.config import Control
 from wattflow.power import control
 
@@ -179,10 +181,11 @@ def counted(function):
         return function(*arguments, **options)
     return call
 
-control.ask("nvmlInit")
-control.ask = counted(control.ask)
+pynvml.nvmlInit()
+for name in [name for name in dir(pynvml) if name.startswith("nvmlDevice")]:
+    setattr(pynvml, name, counted(getattr(pynvml, name)))
 for name in ("open", "write", "fsync", "close"):
-    setattr(control.os, name, counted(getattr(control.os, name)))
+    setattr(os, name, counted(getattr(os, name)))
 Path.replace = counted(Path.replace)
 Path.unlink = counted(Path.unlink)
 held = control.Held(Control(power_limit_w=300, sm_clock_mhz=1200, journal_dir=folder), [uuid])
@@ -276,6 +279,15 @@ class TestSidecar:
             os.kill(sidecar.pid, signal.SIGTERM)
             wait_for(lambda: board() == [(SITE_MW, 0)] * 2)
 
+    def test_a_run_that_ends_without_a_stop_puts_back(self, board, attempt, tmp_path):
+        """A run that fails, or is told to end, closes its sidecar at once: the limit returns, and no journal stays."""
+        sidecar = self.sidecar(tmp_path, power_limit_w=300, sm_clock_mhz=1200)
+        sidecar.start(attempt)
+        assert board() == [(300_000, 1200)] * 2
+        sidecar.close()
+        assert board() == [(SITE_MW, 0)] * 2
+        assert left(tmp_path / "journals") == []
+
     def test_the_next_sidecar_puts_back_what_a_killed_node_left(self, board, attempt, tmp_path):
         """After all processes of a job were killed, the next job, which asks for no cap, brings the limit back."""
         folder = tmp_path / "journals"
@@ -308,12 +320,11 @@ def test_the_journal_outlives_a_power_loss(driver, journals, monkeypatch):
     order = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda d: (order.append("fsync"), fsync(d)))
-    from wattflow.power import control as module
-
-    real = module.ask
-    monkeypatch.setattr(module, "ask", lambda call, *a: (order.append(call), real(call, *a))[1])
+    set_limit = "nvmlDeviceSetPowerManagementLimit"
+    real = getattr(pynvml, set_limit)
+    monkeypatch.setattr(pynvml, set_limit, lambda *a: (order.append(set_limit), real(*a))[1])
     Held(control(journals, power_limit_w=300), UUIDS[:1]).release()
-    first_set = order.index("nvmlDeviceSetPowerManagementLimit")
+    first_set = order.index(set_limit)
     assert order[:first_set].count("fsync") == 2
 
 

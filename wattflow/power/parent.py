@@ -33,6 +33,7 @@ MOST_FAILURES = 5  # restarts in a row that came to nothing
 STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
 IDLE_END_S = 5.0  # for one that records nothing to end
 CLOSE_TIMEOUT_S = 60.0  # for the last copy to a slow shared file system
+RESTORE_TIMEOUT_S = 10.0  # for limits and clocks to be put back
 
 
 class Sidecar:
@@ -178,7 +179,7 @@ class Sidecar:
             if closed:
                 _hang_up(process)  # at the end of its stdin it ends by itself
             else:
-                process.kill()
+                self._end(process)
         self._watcher.join()
         self._watcher = None
         self._process = None
@@ -188,6 +189,14 @@ class Sidecar:
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size == 0:
                 self._log_path.unlink()
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        """End a process that was not told to close: at once, unless it has limits to put back first."""
+        if self._control.power_limit_w is not None or self._control.sm_clock_mhz is not None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(RESTORE_TIMEOUT_S)
+        process.kill()
 
     # ---- the watching thread ----
 

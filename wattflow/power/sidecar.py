@@ -500,6 +500,8 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
                     log_to(Path(command["log"]))
                 recording = Recording(settings, meter, host, controlled, attempt)
                 command = recording.run(commands, reply)
+                if held is not None and "end" in command:
+                    held.release()  # before traces are closed, which may outlast the parent's patience
                 reply({"so_far": recording.finish()})
                 reply({"closed": command.get("end", "asked")})
         finally:
