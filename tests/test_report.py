@@ -5,12 +5,16 @@ import re
 import shutil
 import subprocess
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
 from wattflow.collect import collect
 from wattflow.report import number, report, table, varying
+from wattflow.stream import write_table
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -132,6 +136,40 @@ def test_the_page_says_what_is_simulated(page):
     text = body(page)
     assert "not measured" in text
     assert "Boundary <code>host</code>" in text
+
+
+def use_of(tmp_path, change):
+    """The report's section on the use of devices, of a trace that was changed; null without one."""
+    point = choices()
+    directory = make_sweep(tmp_path / "s", [point])
+    attempt = make_attempt(directory, point, Made([Gpu("GPU-a")]))
+    path = attempt.trace_path("node1", "GPU-a")
+    write_table(path, change(pq.read_table(path)))
+    collect(directory)
+    text = body(report(wattflow.open_sweep(directory.path)))
+    found = re.search(r"<h2>Use of the devices</h2>.*?</section>", text, re.DOTALL)
+    return found and found[0]
+
+
+def test_activity_and_occupancy_stand_apart(tmp_path):
+    """Kernels ran in 90 % of the time and 40 of the board's GiB were full: two columns, each with its own name."""
+
+    def filled(trace):
+        at = trace.schema.get_field_index("memory_used_bytes")
+        read = pc.is_valid(trace["gpu_activity_pct"])
+        full = pc.if_else(read, 40 * 2**30, pa.scalar(None, "int64"))
+        return trace.set_column(at, trace.schema.field(at), full)
+
+    section = use_of(tmp_path, filled)
+    assert "Activity is not occupancy" in section
+    heads = ["a kernel ran, % of time", "memory full, GiB"]
+    assert re.findall(r"<th class=n>([^<]*)", section) == heads
+    assert re.findall(r"<td class=n>([^<]*)", section) == ["90.0", "40.0"]
+
+
+def test_no_use_is_shown_that_no_sensor_told(tmp_path):
+    """A trace of watts alone knows of no activity."""
+    assert use_of(tmp_path, lambda t: t.filter(pc.is_null(t["gpu_activity_pct"]))) is None
 
 
 def test_the_page_says_consistency(tmp_path):

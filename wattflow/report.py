@@ -208,6 +208,7 @@ def report(sweep: Sweep) -> Path:
             _about(sweep),
             _results(sweep),
             _comparisons(sweep),
+            _use(sweep),
             _caps(sweep),
             _cost(sweep),
             _by_choice(sweep, figures),
@@ -480,6 +481,46 @@ def _cost(sweep: Sweep) -> str:
         f"window of the points that count. Factors: {told}.</p>"
         + html_table(heads, body, range(first, len(heads)))
         + "</section>"
+    )
+
+
+# What was busy, then what was full. The paper's Tables IV and V print the first and the fifth as "utilization".
+_USE = {
+    "gpu_activity_pct": "a kernel ran, % of time",
+    "sm_activity_pct": "SMs at work, %",
+    "sm_occupancy_pct": "warps resident, %",
+    "tensor_activity_pct": "tensor cores, %",
+    "memory_activity_pct": "memory touched, % of time",
+    "dram_activity_pct": "memory bandwidth, %",
+    "memory_used_bytes": "memory full, GiB",
+}
+
+
+def _use(sweep: Sweep) -> str:
+    """How busy and how full the devices were, means over the points that count; nothing where no sensor told any."""
+    counting = sweep.points.filter("counts")
+    known = [column for column in _USE if counting[column].null_count() < len(counting)]
+    if not known:
+        return ""
+    axes = axes_of(sweep.points)
+    groups = (
+        counting.with_columns(pl.col("memory_used_bytes") / 2**30)
+        .group_by(axes, maintain_order=True)
+        .agg(pl.col(known).mean())
+        .sort(axes, nulls_last=True)
+    )
+    rows = []
+    for row in groups.to_dicts():
+        cells = [_td(_plain(row[axis]), numeric=False) for axis in axes]
+        cells += [_td(number(row[column]), numeric=True) for column in known]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = [*(axis.replace("_", " ") for axis in axes), *(_USE[column] for column in known)]
+    told = _table(head, rows, range(len(axes), len(head)))
+    return (
+        "<section><h2>Use of the devices</h2><p class='note'><b>Activity is not occupancy.</b> Time in which a kernel "
+        "ran, or memory was touched, says nothing of how much of either was used: a kernel that waits for another GPU "
+        "counts. How full memory is stands apart. Means over the repeats that count; GPM tells the shares of SMs, "
+        f"warps, tensor cores and bandwidth, where it answers.</p>{told}</section>"
     )
 
 
