@@ -511,11 +511,11 @@ def _use(sweep: Sweep) -> str:
     )
     rows = []
     for row in groups.to_dicts():
-        cells = [_td(_plain(row[axis]), numeric=False) for axis in axes]
-        cells += [_td(number(row[column]), numeric=True) for column in known]
+        cells = [td(_plain(row[axis]), numeric=False) for axis in axes]
+        cells += [td(number(row[column]), numeric=True) for column in known]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = [*(axis.replace("_", " ") for axis in axes), *(_USE[column] for column in known)]
-    told = _table(head, rows, range(len(axes), len(head)))
+    told = html_table(head, rows, range(len(axes), len(head)))
     return (
         "<section><h2>Use of the devices</h2><p class='note'><b>Activity is not occupancy.</b> Time in which a kernel "
         "ran, or memory was touched, says nothing of how much of either was used: a kernel that waits for another GPU "
