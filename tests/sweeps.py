@@ -340,7 +340,8 @@ def demo(path: Path, *, source: str = "simulated", boundary: str = "host") -> Sw
             started_s=40.0 * i,
         )
         make_attempt(sweep, point, made)
-    make_attempt(sweep, bad[0], Made([Gpu("host-node1", ranks=3)], status="failed"))
+    failed = Made([Gpu("host-node1", ranks=3)], status="failed", source=source, boundary=boundary)
+    make_attempt(sweep, bad[0], failed)
     return sweep
 
 

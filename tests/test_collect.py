@@ -452,6 +452,9 @@ def test_every_joule_has_its_uncertainty(tmp_path):
     row = one(tmp_path, made, weights="hf")[2]
     joules = [name for name in POINT.names if name.endswith("_j") and not name.endswith("_u_j")]
     assert len(joules) > 15
+    joules.remove(
+        "unfinished_energy_j"
+    )  # of attempts that did not finish: tests/test_unfinished.py
     for name in joules:
         assert row[name] is not None, name
         assert row[f"{name.removesuffix('_j')}_u_j"] is not None, name

@@ -22,6 +22,7 @@ LAYERS = [
         *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
         *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined"},
         *{"bundle", "verify"},
+        *{"usage"},
     },
     {"cli"},
 ]
@@ -49,6 +50,7 @@ STAGE_IMPORTS = {
     "measure": {"measurement", "process"},
     "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
     "results": {"figures", "caps"},
+    "usage": {"results"},
     "report": {"caps", "results", "figures", "page"},
     "page": set(),
     "passport": {"passport_page", "provenance"},

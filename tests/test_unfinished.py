@@ -38,6 +38,20 @@ def test_a_failed_attempt_has_the_joules_of_its_trace(tmp_path):
     assert row["unfinished_source"] == "nvml_buffer"
 
 
+def test_its_uncertainty(tmp_path):
+    """A step of 80 W within 20 ms is uncertain by 80 W x 20 ms / sqrt(12), two boards of it by sqrt(2) times that."""
+
+    def step(seconds):
+        return constant(100.0)(seconds) + 80.0 * (seconds > 5.001)
+
+    gpus = [Gpu("GPU-a", step), Gpu("GPU-b", step)]
+    row = collected(tmp_path, dataclasses.replace(MADE, gpus=gpus))
+    edges_j = 80.0 * 0.02 / 3**0.5  # as it ends with more than it began with
+    assert row["unfinished_energy_u_j"] == pytest.approx(
+        2**0.5 * (80.0**2 * 0.02**2 / 12 + edges_j**2) ** 0.5, rel=0.05
+    )
+
+
 def test_a_finished_attempt_has_none(tmp_path):
     """The column is for attempts without a measured window alone."""
     row = collected(tmp_path, dataclasses.replace(MADE, status="finished"))

@@ -772,6 +772,59 @@ def cost(sweep: SweepArgument, settings: Factors = None, *, as_json: AsJson = Fa
 
 
 @app.command()
+def usage(
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIR]...", help="Folders of sweeps, or sweeps; ./sweeps."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the kWh of each sweep, and how much of it went into failures, loading, warm-up and idling."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import usage as stage  # noqa: PLC0415
+
+    found = stage.usage([Path(folder) for folder in folders or ["sweeps"]])
+    if as_json:
+        told = [
+            [{**vars(row), "total_kwh": row.total_kwh} for row in rows]
+            for rows in (found.rows, found.totals)
+        ]
+        _print_json({"sweeps": told[0], "totals": told[1], "notes": found.notes})
+        return
+    shown = [*found.rows, *found.totals]
+    kinds = [kind for kind in stage.KINDS if any(row.kwh[kind] != 0 for row in shown)]
+    priced = [
+        name for name in ("price", "currency", "carbon_g") if any(vars(row)[name] for row in shown)
+    ]
+    headings = ["sweep", "boundary", "attempts", "failed", "untold", "GPU-hours", "kWh"]
+    headings += [f"{kind.replace('_', ' ')}, kWh" for kind in kinds]
+    headings += [{"carbon_g": "g CO2e"}.get(name, name) for name in priced]
+    _table(
+        headings,
+        [_usage_cells(row, kinds, priced) for row in shown],
+        numbers=range(2, len(headings)),
+    )
+    if any(row.simulated for row in shown):
+        _talk("~ marks what was simulated, not measured.")
+    for note in found.notes:
+        _talk(note)
+    if partly := sum(row.partly for row in found.rows):
+        _talk(f"of {partly} attempts a phase is not known, and not in the sums")
+
+
+def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[Any]:
+    from wattflow.report import number  # noqa: PLC0415
+
+    def energy(value: float | None) -> str:
+        return ("~" if row.simulated and value else "") + number(value)
+
+    cells = [row.sweep, row.boundary, row.attempts, row.failed, row.untold, number(row.gpu_hours)]
+    cells += [energy(row.total_kwh), *(energy(row.kwh[kind]) for kind in kinds)]
+    return cells + [vars(row)[n] if n == "currency" else energy(vars(row)[n]) for n in priced]
+
+
+@app.command()
 def restore(
     journal_dir: Annotated[
         str | None,

@@ -250,6 +250,7 @@ _MEASURED = [
         "J",
         "Of an attempt that did not finish: its devices' first to last sample on disk; in no other column.",
     ),
+    _field("unfinished_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling."),
     _field("unfinished_s", _FLOAT, "s", "The time from that first sample to that last one."),
     _field("unfinished_source", _STRING, "", "The sensor of those joules."),
     _field(

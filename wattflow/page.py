@@ -82,6 +82,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 80px; }
 h1 { margin: 0 0 20px; font-size: 30px; line-height: 1.2; }
 h2 { margin: 0 0 8px; font-size: 19px; }
 h3 { margin: 16px 0 4px; font-size: 15px; }
+h3 { margin: 16px 0 4px; font-size: 15px; }
 section { margin-top: 44px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
 .cards div { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; }

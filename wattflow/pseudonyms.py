@@ -369,7 +369,7 @@ class Pseudonyms:
             out["command"] = json.dumps(self.command(json.loads(row["command"])))
         out["record_stamp_ns"] = None
         # the traces of an attempt that did not finish are not carried, so nobody could check these
-        out |= dict.fromkeys(("unfinished_energy_j", "unfinished_s", "unfinished_source"))
+        out |= {name: None for name in out if name.startswith("unfinished_")}
         return out
 
 

@@ -23,7 +23,7 @@ _COPY = re.compile(r"\.\d+\.arrow$")  # of a trace that was never closed
 
 
 def took(attempt: AttemptDir, record: Record) -> dict[str, Any]:
-    """The columns unfinished_energy_j, unfinished_s and unfinished_source of one such attempt.
+    """The columns unfinished_* of one such attempt.
 
     Empty where a device that a rank had left no trace, or one with too long a gap: then nobody knows.
     """
@@ -39,6 +39,7 @@ def took(attempt: AttemptDir, record: Record) -> dict[str, Any]:
     sources = sorted({str(one["source"]) for one in known})
     return {
         "unfinished_energy_j": sum(one["energy_j"] for one in known),
+        "unfinished_energy_u_j": sum(one["u_j"] ** 2 for one in known) ** 0.5,
         "unfinished_s": max(one["seconds"] for one in known),
         "unfinished_source": " + ".join(sources),
     }
@@ -103,6 +104,8 @@ def _one(tables: list[pa.Table]) -> dict[str, Any] | None:
         rows["power_w"].to_numpy(),
         rows["gap"].to_numpy(),
         longest_ns=energy.longest_spacing_ns(source, period_ms),
+        lag_ns=energy.lag_ns(source, period_ms),
+        renewal_ns=energy.RENEWAL_NS.get(source, 0),
     )
     stamps = samples["time_ns"].to_numpy()
     edges = np.array([stamps.min()]), np.array([stamps.max()])
@@ -111,6 +114,7 @@ def _one(tables: list[pa.Table]) -> dict[str, Any] | None:
         return None
     return {
         "energy_j": joules.energy_j,
+        "u_j": joules.u_j,
         "seconds": joules.seconds,
         "source": source,
         "boundary": _about(tables[0], "boundary") or "gpu",

@@ -1,0 +1,147 @@
+"""What sweeps took, by where it went: against kilowatt-hours worked out by hand."""
+
+import json
+
+import pytest
+from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
+
+from wattflow.cli import main
+from wattflow.collect import collect
+from wattflow.errors import RefusedError
+from wattflow.usage import usage
+
+# at 360 W a second is 1e-4 kWh: idle, load and warm-up 1 s each, a window of 8.5 s, 2 s idle after it
+POWER = constant(360.0)
+PARTS = {"load": 1e-4, "warmup": 1e-4, "idle": 3e-4, "counting": 8.5e-4}
+
+
+def attempt(**over):
+    return Made([Gpu("GPU-a", POWER)], **{"idle_after_s": 2.0, "after_s": 2.2, **over})
+
+
+def a_sweep(path, *attempts, point=None):
+    """A collected sweep of one point with these attempts."""
+    point = point or choices()
+    sweep = make_sweep(path, [point])
+    for made in attempts:
+        make_attempt(sweep, point, made)
+    collect(sweep)
+    return sweep
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["wattflow", "usage", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0
+
+
+def test_where_the_energy_went(tmp_path):
+    """1 s each of load and warm-up, 3 s of idling and a window of 8.5 s at 360 W; GPU-hours by the attempt's 60 s."""
+    a_sweep(tmp_path / "s", attempt())
+    (row,) = usage([tmp_path]).rows
+    assert (row.sweep, row.boundary, row.simulated) == ("s", "gpu", False)
+    assert (row.attempts, row.untold, row.failed) == (1, 0, 0)
+    for kind, kwh in PARTS.items():
+        assert row.kwh[kind] == pytest.approx(kwh, rel=1e-3), kind
+    assert row.kwh["failed"] == row.kwh["not_counting"] == row.kwh["running"] == 0.0
+    assert row.total_kwh == pytest.approx(13.5e-4, rel=1e-3)
+    assert row.gpu_hours == pytest.approx(60 / 3600)
+
+
+def test_failures_have_their_own_column(tmp_path):
+    """A failed attempt's trace of 13.8 s is 13.8e-4 kWh of failure beside the good one's work."""
+    a_sweep(tmp_path / "s", attempt(status="failed"), attempt(started_s=60.0))
+    (row,) = usage([tmp_path / "s"]).rows
+    assert (row.attempts, row.failed) == (2, 1)
+    assert row.kwh["failed"] == pytest.approx(13.8e-4, rel=2e-3)
+    assert row.kwh["counting"] == pytest.approx(8.5e-4, rel=1e-3)
+
+
+def test_an_attempt_that_was_superseded(tmp_path):
+    """Of two good attempts the newer one counts; the window of the other is work that does not."""
+    a_sweep(tmp_path / "s", attempt(), attempt(started_s=60.0))
+    (row,) = usage([tmp_path]).rows
+    assert row.kwh["not_counting"] == pytest.approx(8.5e-4, rel=1e-3)
+    assert row.kwh["load"] == pytest.approx(2e-4, rel=1e-3)
+
+
+def test_a_lost_attempt_is_a_failure_and_the_newest_one_runs(tmp_path):
+    """Two records that say running: the first was superseded and so is lost, the second is at work."""
+    a_sweep(tmp_path / "s", attempt(status="running"), attempt(status="running", started_s=60.0))
+    (row,) = usage([tmp_path]).rows
+    assert (row.attempts, row.failed) == (2, 1)
+    assert row.kwh["failed"] == pytest.approx(13.8e-4, rel=2e-3)
+    assert row.kwh["running"] == pytest.approx(13.8e-4, rel=2e-3)
+
+
+def test_what_is_not_known_is_counted_and_no_zero(tmp_path):
+    """A failed attempt without a trace is untold: its kWh are null, and no total is made of nothing."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "s", [point])
+    one = make_attempt(sweep, point, attempt(status="failed"))
+    one.trace_path("node1", "GPU-a").unlink()
+    collect(sweep)
+    (row,) = usage([tmp_path]).rows
+    assert (row.attempts, row.failed, row.untold) == (1, 1, 1)
+    assert row.kwh["failed"] is None
+    assert row.total_kwh is None
+
+
+def test_simulated_and_measured_are_never_added(tmp_path, monkeypatch, capsys):
+    """A measured and a simulated sweep have a total each, and the simulated one carries a ~."""
+    a_sweep(tmp_path / "a", attempt())
+    a_sweep(tmp_path / "b", attempt())
+    collect(demo(tmp_path / "c"))
+    found = usage([tmp_path])
+    assert [row.sweep for row in found.rows] == ["a", "b", "c"]
+    assert [(t.boundary, t.simulated, t.attempts) for t in found.totals] == [
+        ("gpu", False, 2),
+        ("host", True, 9),
+    ]
+    assert found.totals[0].total_kwh == pytest.approx(27e-4, rel=1e-3)
+    assert run(monkeypatch, tmp_path) == 0
+    shown = capsys.readouterr()
+    head, *rows = [line.split("\t") for line in shown.out.splitlines()]
+    kwh = head.index("kWh")
+    assert [row[kwh].startswith("~") for row in rows] == [False, False, True, False, True]
+    assert rows[3][:2] == ["all", "gpu"]
+    assert "~ marks" in shown.err
+
+
+def test_a_sweep_that_was_not_collected_is_named(tmp_path, monkeypatch, capsys):
+    """Its joules are not in the table, and a note says what to do; so it is with attempts newer than the results."""
+    make_sweep(tmp_path / "raw", [choices()])
+    point = choices()
+    sweep = a_sweep(tmp_path / "s", attempt(), point=point)
+    make_attempt(sweep, point, attempt(started_s=60.0))
+    assert run(monkeypatch, tmp_path) == 0
+    shown = capsys.readouterr()
+    assert "raw: " in shown.err
+    assert "no results yet" in shown.err
+    assert "s: 1 attempts are newer than its results" in shown.err
+
+
+def test_no_sweep_there(tmp_path):
+    """A folder without sweeps is refused."""
+    with pytest.raises(RefusedError, match="no sweep, and none in it"):
+        usage([tmp_path])
+
+
+def test_a_sweep_named_twice_counts_once(tmp_path):
+    """A folder and a sweep in it are one sweep."""
+    a_sweep(tmp_path / "s", attempt())
+    assert len(usage([tmp_path, tmp_path / "s"]).rows) == 1
+
+
+def test_declared_factors_are_in_it(tmp_path, monkeypatch, capsys):
+    """13.5e-4 kWh at 400 g are 0.54 g; JSON has the rows, totals and notes."""
+    cost = {"carbon_g_per_kwh": 400.0, "carbon_source": "grid"}
+    point = choices(**{f"cluster__cost__{key}": value for key, value in cost.items()})
+    a_sweep(tmp_path / "s", attempt(), point=point)
+    assert run(monkeypatch, tmp_path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sweeps"][0]["carbon_g"] == pytest.approx(0.54, rel=1e-3)
+    assert told["sweeps"][0]["price"] is None
+    assert told["sweeps"][0]["total_kwh"] == pytest.approx(13.5e-4, rel=1e-3)
+    assert (told["totals"], told["notes"]) == ([], [])
