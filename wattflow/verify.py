@@ -9,6 +9,7 @@ unpickled or run, names are checked before a path is made of them, sizes before 
 """
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -54,10 +55,13 @@ class Difference:
     """One published value that does not come out again."""
 
     where: str  # the table or file
-    what: str  # the column, with phase and device where there are several
+    what: str  # the column; of a phase, the phase and the column
     published: Any
     recomputed: Any
-    relative: float | None  # |published - recomputed| over the larger; null for what is no number
+    relative: float | None = (
+        None  # |published - recomputed| over the larger; null for what is no number
+    )
+    device: str | None = None  # of a phase
 
 
 @dataclass
@@ -277,7 +281,10 @@ class _Checking:
                 "that alone. Verify with the version that made them, or collect anew."
             )
         if self._absent:
-            notes.append(f"not in these results, so not compared: {', '.join(self._absent)}.")
+            notes.append(
+                "the results were made by an older wattflow: they lack columns that this one makes, and their figures "
+                f"may differ for that alone. Not compared: {', '.join(self._absent)}."
+            )
         if self._strange:
             notes.append(
                 f"columns unknown to this version, not compared: {', '.join(self._strange)}."
@@ -345,7 +352,7 @@ class _Checking:
         checked = self._take(one, problem)
         if checked.damaged:
             return
-        checked.problems += problems
+        checked.problems[:0] = problems  # causes before their effects
         if record is not None and record["status"] == "finished":
             checked.problems += copies.wrong(one, (attempt.point_id, attempt.number))
 
@@ -414,7 +421,7 @@ class _Checking:
             return checked
         for column in self._columns:
             if column != "counts":
-                _compare(checked, "points", column, published[column], row[column])
+                _compare(checked, Difference("points", column, published[column], row[column]))
         self._compare_phases(checked, self._phases.get(key, []), one.phases)
         stale = published["record_stamp_ns"] not in (None, row["record_stamp_ns"])
         if checked.differences and stale:
@@ -431,15 +438,26 @@ class _Checking:
         theirs = {_who(row): row for row in published}
         if len(theirs) < len(published):
             checked.problems.append("a phase of a device stands twice in phases.parquet.")
-        for who in [*theirs, *(who for who in ours if who not in theirs)]:
-            name = " ".join(map(str, who))
-            if who not in theirs or who not in ours:
-                told = "in the results alone" if who in theirs else "not in the results"
-                checked.problems.append(f"phase {name}: {told}.")
-                continue
+        for some, told in (
+            (theirs.keys() - ours.keys(), "in phases.parquet do not come out again"),
+            (ours.keys() - theirs.keys(), "are not in phases.parquet"),
+        ):
+            if some:
+                first = min(some, key=str)
+                checked.problems.append(
+                    f"{len(some)} phases {told}, such as {first[0]} of {first[2]}."
+                )
+        for who in (who for who in theirs if who in ours):
             for column in PHASE.names:
                 _compare(
-                    checked, "phases", f"{name} {column}", theirs[who][column], ours[who][column]
+                    checked,
+                    Difference(
+                        "phases",
+                        f"{who[0]} {column}",
+                        theirs[who][column],
+                        ours[who][column],
+                        device=who[2],
+                    ),
                 )
 
     def _check_counts(self) -> None:
@@ -450,13 +468,15 @@ class _Checking:
             self._rows[key]["counts"] = i in counting
             if key in self._points:
                 published = bool(self._points[key]["counts"])
-                _compare(self._checked[key], "points", "counts", published, i in counting)
+                _compare(
+                    self._checked[key], Difference("points", "counts", published, i in counting)
+                )
         for key in self._points:
             if key not in self._rows and any(key[0] == point["point_id"] for point in self._grid):
                 self._verdict.problems.append(f"{_named(key)}: in the results, and not on disk.")
 
     def compare_csv(self, text: str) -> None:
-        """Hold points.csv to the recomputed rows."""
+        """Hold points.csv to the rows of points.parquet, of which it was made."""
         try:
             heading, *lines = list(csv.reader(io.StringIO(text)))
             at = heading.index("point_id"), heading.index("attempt")
@@ -475,8 +495,9 @@ class _Checking:
             if row is None or checked is None or checked.damaged:
                 continue
             for column, cell in zip(heading, line, strict=False):
-                if column in row:
-                    _compare_cell(checked, column, cell, row[column])
+                # what it has from points.parquet was compared there
+                if column in self._columns and cell != csv_cell(self._points[key][column]):
+                    checked.differences.append(Difference(CSV, column, cell, row[column]))
 
     def compare_means(self, text: str) -> None:
         """Hold the table of METHODS.md, means and deviations over repeats, to the recomputed rows."""
@@ -515,20 +536,20 @@ def _check_names(record: Record) -> None:
 # --- values ---------------------------------------------------------------------------------------
 
 
-def _compare(checked: Checked, where: str, what: str, published: Any, recomputed: Any) -> None:
-    """Count one value, unless both are null, and note it where it differs."""
+def _compare(checked: Checked, one: Difference) -> None:
+    """Count a pair of values, unless both are null, and keep it where they differ."""
+    published, recomputed = one.published, one.recomputed
     checked.figures += not (published is None and recomputed is None)
-    column = what.rpartition(" ")[2]
     relative = _relative(published, recomputed)
     if relative is not None:
         checked.largest = max(checked.largest, relative)
         same = relative <= TOLERANCE
-    elif column in _SETS and isinstance(published, list) and isinstance(recomputed, list):
+    elif one.what in _SETS and isinstance(published, list) and isinstance(recomputed, list):
         same = sorted(published) == sorted(recomputed)
     else:
         same = type(published) is type(recomputed) and published == recomputed
     if not same:
-        checked.differences.append(Difference(where, what, published, recomputed, relative))
+        checked.differences.append(dataclasses.replace(one, relative=relative))
 
 
 def _relative(published: Any, recomputed: Any) -> float | None:
@@ -540,22 +561,6 @@ def _relative(published: Any, recomputed: Any) -> float | None:
     larger = max(abs(published), abs(recomputed))
     relative = abs(published - recomputed) / larger
     return relative if math.isfinite(relative) else math.inf
-
-
-def _compare_cell(checked: Checked, column: str, cell: str, recomputed: Any) -> None:
-    """The same for a cell of points.csv."""
-    if column in _NO_FIGURES:
-        return
-    if isinstance(recomputed, float):
-        try:
-            _compare(checked, CSV, column, float(cell), recomputed)
-        except ValueError:
-            checked.differences.append(Difference(CSV, column, cell, recomputed, None))
-        return
-    told = recomputed
-    if column in _SETS and isinstance(recomputed, list):
-        cell, told = " ".join(sorted(cell.split())), sorted(recomputed)
-    _compare(checked, CSV, column, cell, csv_cell(told))
 
 
 # --- the second copy of a trace -------------------------------------------------------------------
@@ -636,7 +641,7 @@ HEADINGS = (
     "values",
     "verdict",
 )
-_MOST_LINES = 20  # differences of one attempt that are told one by one
+_MOST_LINES, _MOST_LINES_IN_ALL = 8, 40  # differences that are told one by one
 
 
 def table(verdict: Verdict) -> list[list[Any]]:
@@ -665,12 +670,14 @@ def _short(one: Checked) -> str:
     """The verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
     if one.ok:
         return "ok" if one.counts or one.attempt is None else f"ok, {one.status}, does not count"
-    wrong = [_safe(text) for text in one.problems]
-    worst = sorted(one.differences, key=lambda d: -(math.inf if d.relative is None else d.relative))
-    first = next((d for d in one.differences if (d.where, d.what) == ("points", "energy_j")), None)
-    wrong += [_told(d) for d in ([first] if first else worst[:1])]
     more = len(one.problems) + len(one.differences) - 1
-    return f"DIFFERS: {wrong[0]}" + (f" (and {more} more)" if more else "")
+    if one.problems:
+        told = _safe(one.problems[0])
+    else:
+        by_size = sorted(one.differences, key=lambda d: -(d.relative or 0.0))
+        joules = [d for d in by_size if (d.where, d.what) == ("points", "energy_j")]
+        told = _told(dataclasses.replace((joules or by_size)[0], device=None))
+    return f"DIFFERS: {told}" + (f" (and {more} more)" if more else "")
 
 
 def _told(one: Difference) -> str:
@@ -689,25 +696,26 @@ def _value(value: Any) -> str:
     )
 
 
-def _safe(text: str) -> str:
-    """A text of somebody else's, for a terminal: nothing that is no printable letter, and no more than a line."""
-    return "".join(c if c.isprintable() else "?" for c in text[:300])
+def _safe(text: str, most: int = 200) -> str:
+    """A text of somebody else's, for a terminal: nothing that is no printable letter, and not for ever."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 
 def lines(verdict: Verdict) -> list[str]:
     """What was found, in words, the verdict last."""
     out: list[str] = []
     for one in verdict.attempts:
-        told = [_safe(text) for text in one.problems] + [_told(d) for d in one.differences]
+        told = [*one.problems, *map(_told, one.differences)]
         out += [f"{_named((one.point_id, one.attempt))}: {text}" for text in told[:_MOST_LINES]]
         if len(told) > _MOST_LINES:
-            out.append(
-                f"{_named((one.point_id, one.attempt))}: {len(told) - _MOST_LINES} more; --json has all"
-            )
-    out += [f"file {_safe(line)}" for line in verdict.wrong_files]
-    out += [_safe(line) for line in verdict.problems]
-    out += [f"note: {_safe(line)}" for line in verdict.notes]
-    return [*(_safe(line) for line in out), *_summary(verdict)]
+            more = len(told) - _MOST_LINES
+            out.append(f"{_named((one.point_id, one.attempt))}: and {more} more, which --json has")
+    if len(out) > _MOST_LINES_IN_ALL:
+        out = [*out[:_MOST_LINES_IN_ALL], "and further ones, which --json has"]
+    out += [f"file {line}" for line in verdict.wrong_files[:_MOST_LINES_IN_ALL]]
+    out += verdict.problems[:_MOST_LINES_IN_ALL]
+    out += [f"note: {line}" for line in verdict.notes[:_MOST_LINES_IN_ALL]]
+    return [*(_safe(line, 1000) for line in out), *_summary(verdict)]
 
 
 def _summary(verdict: Verdict) -> list[str]:
