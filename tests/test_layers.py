@@ -20,7 +20,7 @@ LAYERS = [
         *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
         *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
-        *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined"},
+        *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune"},
         *{"bundle", "verify"},
         *{"usage"},
     },
@@ -51,6 +51,7 @@ STAGE_IMPORTS = {
     "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
     "results": {"figures", "caps"},
     "usage": {"results"},
+    "tune": {"conditions", "grid", "process"},  # grid: for the choices of its words
     "report": {"caps", "results", "figures", "page"},
     "page": set(),
     "passport": {"passport_page", "provenance"},

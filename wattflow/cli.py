@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Self
 
 import typer
@@ -1022,6 +1023,58 @@ def calibrate(  # noqa: PLR0917 - options, given by name
     )
     for path in paths:
         print(path)
+
+
+@app.command()
+def tune(
+    words: Words = None,
+    goal: Annotated[
+        str, typer.Option(help="What to choose by: speed, energy or edp (joules times seconds).")
+    ] = "energy",
+    windows: Annotated[int, typer.Option(help="Windows of each kernel set.")] = 4,
+    seconds: Annotated[float, typer.Option(help="Seconds of decode in a window.")] = 4.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the fast engine's kernel sets on this GPU for one model and batch, and keep the best."""
+    from wattflow import tune as stage  # noqa: PLC0415
+
+    config = stage.choices(["engine=fast", *(words or [])], goal, windows, seconds)
+    made = stage.tune(config, goal, windows, seconds, _talk)
+    if as_json:
+        _print_json(asdict(made))
+        return
+    mark = "~" if made.source == "simulated" else ""
+    _table(
+        ["kernels", "tokens/s", "J/token", "W", "SM MHz", "degC", "under cap", "note"],
+        [
+            [
+                row["kernels"],
+                _plus_minus(row, "tokens_per_s", ".1f"),
+                _plus_minus(row, "energy_per_token_j", ".4g", mark),
+                _plus_minus(row, "power_w", ".0f", mark),
+                *(_cell(row[name], ".0f") for name in ("sm_clock_mhz", "temperature_c")),
+                _cell(row["under_cap"], ".0%"),
+                stage.note(row, made.best),
+            ]
+            for row in [*made.frontier, {**made.again, "again": True}]
+        ],
+        numbers=range(1, 7),
+    )
+    _talk(
+        f"kept for this GPU, driver and torch in {_shown(made.kept)}: engine.kernels={goal} takes {made.best[goal]}"
+    )
+
+
+def _plus_minus(row: dict[str, Any], column: str, form: str, mark: str = "") -> str | None:
+    """A mean and half its 95 % interval, where there is one."""
+    value, half = row[column], row.get(f"{column}_half")
+    if value is None:
+        return None
+    return f"{mark}{value:{form}}" + ("" if half is None else f" +- {half:.2g}")
+
+
+def _cell(value: float | None, form: str) -> str | None:
+    return None if value is None else f"{value:{form}}"
 
 
 @app.command()

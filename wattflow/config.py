@@ -72,9 +72,7 @@ class Engine:
 
     name: str = "paper"  # paper | fast | synthetic
     device: str = "auto"  # auto | cuda | cpu
-    kernels: str = (
-        "auto"  # auto | cublas | triton | eager: the fast engine's kernels of a decode step
-    )
+    kernels: str = "auto"  # auto | cublas | triton | eager: the fast engine's kernels; speed | energy | edp: as tuned
     threads_per_rank: int = 1  # CPU threads of a rank
     init_timeout_s: float = 300.0  # how long ranks wait for each other
     synthetic_ms_per_token: float = 1.0  # the synthetic engine sleeps this long a decode step
@@ -246,7 +244,7 @@ _ALLOWED = {
     "dataset.on_bad": ("error", "skip", "truncate"),
     "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
     "engine.name": ("paper", "fast", "synthetic"),
-    "engine.kernels": ("auto", "cublas", "triton", "eager"),
+    "engine.kernels": ("auto", "cublas", "triton", "eager", "speed", "energy", "edp"),
     "engine.device": ("auto", "cuda", "cpu"),
     "sweep.block": ("board", None),
     "sweep.on_interrupt": ("restart", "continue"),

@@ -15,6 +15,7 @@ import torch
 
 from wattflow import model as arithmetic
 from wattflow.config import Config
+from wattflow.engine import allreduce, tuned
 from wattflow.engine import weights as checkpoints
 from wattflow.engine.fused import Chooser, FusedLlama
 from wattflow.engine.generation import Generated, check_prompts, kept
@@ -88,23 +89,32 @@ class State:
         self.column.add_(1)
 
 
+@dataclass
+class _Kernels:
+    """One kernel set in use: its pieces, the lengths that its graphs are for, and those graphs by (rows, length)."""
+
+    decode: Pieces
+    prefill: Pieces
+    buckets: list[int]
+    graphs: dict[tuple[int, int], torch.cuda.CUDAGraph]
+    info: dict[str, object]
+
+
 class Fast:
     """One rank's part of the engine."""
 
     def __init__(self, config: Config, ranks: Ranks, *, eos_id: int | None) -> None:
         """Check what can be checked without the device; RefusedError for choices that exclude each other."""
         self._max_seq_len = check_shards(config, ranks)
-        if config.engine.kernels == "triton" and config.batch_size > 1:
-            raise RefusedError(
-                f"engine.kernels=triton multiplies one row, and batch_size is {config.batch_size}: take "
-                "engine.kernels=cublas, which is as fast and as cheap from a batch of some rows on."
-            )
+        check_kernels(config.engine.kernels, config.batch_size)
         self._config = config
         self._ranks = ranks
         self._cuda = ranks.device.startswith("cuda")
         self._eos_id = eos_id if config.stop == "eos" else None
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None  # of all graphs; torch names its type privately
         self._look: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        self.last_batch: dict[str, Any] = {}
         self.info: dict[str, object] = {
             "engine": "fast",
             "device": ranks.device_name,
@@ -129,6 +139,10 @@ class Fast:
         weights = self.load_weights() if weights is None else weights
         with memory_explained(config, ranks), torch.inference_mode():
             self._llama = weights.with_cache(config.batch_size, self._max_seq_len)
+            self._llama.reduce, told = allreduce.choose(
+                ranks, batch_buckets(config.batch_size), config.model.dim, DTYPES[config.precision]
+            )
+            self.info |= told
             self._state = State.empty(
                 config.batch_size, config.max_gen_len + _WARM_UP + 1, ranks.device
             )
@@ -141,8 +155,8 @@ class Fast:
                 top_p=config.top_p,
                 generator=self._generator,
             )
-            self._take_kernels()
-            self._capture_all()
+            self._kept: dict[str, _Kernels] = {}
+            self.use_kernels(config.engine.kernels)
         # the same seed on all ranks, so that all draw the same tokens
         self._generator.manual_seed(config.seed)
         self.info |= {
@@ -151,36 +165,67 @@ class Fast:
             "kv_cache_bytes": self._llama.cache.nbytes,
         }
 
-    def _take_kernels(self) -> None:
-        """Choose the pieces of decode and prefill, and the buckets that they call for."""
-        self._decode_pieces, self._prefill_pieces, reason = take_pieces(
-            self._config.engine.kernels, self._ranks.device, self._llama
-        )
-        told = self._ranks.gather([self._decode_pieces.name, reason])
+    def use_kernels(self, wanted: str) -> None:
+        """Take other kernels, as in engine.kernels, over the same weights; those taken before are kept for later."""
+        check_kernels(wanted, self._config.batch_size)
+        with memory_explained(self._config, self._ranks), torch.inference_mode():
+            if wanted not in self._kept:
+                self._kept[wanted] = self._take_kernels(wanted)
+                self._use(self._kept[wanted])
+                self._capture_all()
+            else:
+                self._use(self._kept[wanted])
+        self._tell_graphs()
+
+    def _use(self, kernels: "_Kernels") -> None:
+        self._decode_pieces, self._prefill_pieces = kernels.decode, kernels.prefill
+        self._buckets, self._graphs = kernels.buckets, kernels.graphs
+        self.info |= kernels.info
+
+    def _take_kernels(self, wanted: str) -> "_Kernels":
+        """The pieces of decode and prefill, and the buckets that they call for."""
+        named, tuned_reason = self._tuned(wanted)
+        decode, prefill, reason = take_pieces(named, self._ranks.device, self._llama)
+        reason = "; ".join(filter(None, (tuned_reason, reason))) or None
+        told = self._ranks.gather([decode.name, reason])
         if any(name != told[0][0] for name, _ in told):
             # ranks would wait for each other in collectives of different steps
             raise EngineError(
                 f"ranks have different kernels (name and reason by rank: {told}). Run all shards on one kind of GPU, "
                 "or set engine.kernels=eager."
             )
-        self._buckets = (
-            [self._max_seq_len]
-            if self._decode_pieces.reads_used_length
-            else length_buckets(self._max_seq_len)
+        buckets = (
+            [self._max_seq_len] if decode.reads_used_length else length_buckets(self._max_seq_len)
         )
-        backend = "nccl" if self._cuda else "gloo"
-        self.info |= {
-            "kernels": self._decode_pieces.name,
+        info: dict[str, object] = {
+            "kernels": decode.name,
             "kernels_reason": reason,
-            "linears": self._decode_pieces.linears,
-            "attention": self._decode_pieces.attention,
-            "allreduce": backend if self._ranks.world > 1 else None,
-            "length_buckets": self._buckets,
+            "linears": decode.linears,
+            "attention": decode.attention,
+            "length_buckets": buckets,
         }
+        return _Kernels(decode, prefill, buckets, {}, info)
+
+    def _tuned(self, wanted: str) -> tuple[str, str | None]:
+        """The kernels that a goal of `wattflow tune` stands for, and what the record says of them."""
+        if wanted not in tuned.GOALS:
+            return wanted, None
+        ranks, known = self._ranks, None
+        if ranks.rank == 0:
+            known = tuned.find(
+                tuned.key(self._config, ranks.device_name, torch.__version__), wanted
+            )
+        known = ranks.broadcast(known)
+        if known is None:
+            reason = (
+                f"nothing tuned for {wanted} with this GPU model, driver, torch, model and batch"
+            )
+            _log.warning("%s: takes auto", reason)
+            return "auto", f"{reason}: auto"
+        return str(known), f"tuned for {wanted}"
 
     def _capture_all(self) -> None:
         """Capture the graphs that the batches of this point will need; others are captured when they come up."""
-        self._pool: Any = None  # of all graphs; torch names its type privately
         reason = why_no_graphs(self._ranks.device, drawn=self._config.temperature > 0)
         self._captures = reason is None
         self.info |= {
@@ -193,7 +238,6 @@ class Fast:
             for bucket_rows in sorted({batch_bucket(n, size) for n in rows}, reverse=True):
                 for bucket in reversed(self._buckets):  # the largest first: later ones fit its pool
                     self._capture(bucket_rows, bucket)
-        self._tell_graphs()
 
     def _tell_graphs(self) -> None:
         self.info["graphs"] = [list(key) for key in sorted(self._graphs)]
@@ -322,7 +366,7 @@ class Fast:
         work = arithmetic.decode_work(
             self._config.model, self._config.shards, self._config.precision, rows, length
         )
-        self.info["last_batch"] = {
+        self.last_batch = {
             "rows": rows,
             "rows_computed": self._rows,
             "decode_steps": steps,
@@ -330,6 +374,7 @@ class Fast:
             "bytes_per_step": work.read_bytes,
             "flops_per_step": work.flops,
         }
+        self.info["last_batch"] = self.last_batch
 
     def synchronize(self) -> None:
         """Wait until the GPU has done all it was asked; the CPU always has."""
@@ -338,8 +383,9 @@ class Fast:
 
     def close(self) -> None:
         """Drop graphs, weights and cache, also after a failed load."""
-        self._graphs.clear()  # graphs first: they hold the pool
-        for name in ("_llama", "_state", "_choose", "_pool", "_look"):
+        # graphs first: they hold the pool
+        self._graphs = {}
+        for name in ("_kept", "_llama", "_state", "_choose", "_pool", "_look"):
             self.__dict__.pop(name, None)
         if self._cuda:
             torch.cuda.empty_cache()
@@ -348,6 +394,11 @@ class Fast:
 def batch_bucket(rows: int, batch_size: int) -> int:
     """How many rows are computed for `rows`: the next power of two, at most the whole batch."""
     return min(batch_size, 1 << (rows - 1).bit_length())
+
+
+def batch_buckets(batch_size: int) -> list[int]:
+    """All of them, ascending."""
+    return sorted({batch_bucket(rows, batch_size) for rows in range(1, batch_size + 1)})
 
 
 def length_buckets(max_seq_len: int) -> list[int]:
@@ -363,6 +414,15 @@ def why_no_graphs(device: str, *, drawn: bool) -> str | None:
     if drawn and not hasattr(torch.cuda.CUDAGraph, "register_generator_state"):
         return f"torch {torch.__version__} cannot draw in a graph"
     return None
+
+
+def check_kernels(wanted: str, batch_size: int) -> None:
+    """RefusedError for kernels of one row when more are to be computed at once."""
+    if wanted == "triton" and batch_size > 1:
+        raise RefusedError(
+            f"engine.kernels=triton multiplies one row, and batch_size is {batch_size}: take "
+            "engine.kernels=cublas, which is as fast and as cheap from a batch of some rows on."
+        )
 
 
 def take_pieces(wanted: str, device: str, llama: FusedLlama) -> tuple[Pieces, Pieces, str | None]:
@@ -398,7 +458,10 @@ def _gpu_pieces(wanted: str, llama: FusedLlama) -> tuple[Pieces, Pieces, str | N
     if wanted != "triton":
         return Cublas(), Cublas(), None
     one_row = Gemv()
-    for name in ("wqkv", "wo", "w13", "w2"):
-        one_row.tune([getattr(layer, name) for layer in llama.layers], gate=name == "w13")
-    one_row.tune([llama.head], gate=False)
+    layers = llama.layers
+    one_row.tune([layer.wqkv for layer in layers], norm=layers[0].attention_norm)
+    one_row.tune([layer.wo for layer in layers])
+    one_row.tune([layer.w13 for layer in layers], norm=layers[0].ffn_norm, gate=True)
+    one_row.tune([layer.w2 for layer in layers])
+    one_row.tune([llama.head], norm=llama.norm)
     return one_row, Cublas(), None

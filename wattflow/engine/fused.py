@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from wattflow.config import Model
+from wattflow.engine.allreduce import Reduce
 from wattflow.engine.layout import matrices
 from wattflow.engine.llama import rotary_table, wide
 from wattflow.engine.pieces import Pieces, attend_causal
@@ -46,6 +47,7 @@ class FusedLlama:
         self._ranks = ranks
         self._dtype = dtype
         self._alone = ranks.world == 1
+        self.reduce = Reduce()  # of all ranks' parts
         self._read_weights(read, dtype)
 
     def with_cache(self, rows: int, length: int) -> "FusedLlama":
@@ -132,7 +134,7 @@ class FusedLlama:
             )
             query = pieces.rotate_store(qkv, self.rotary, positions, keys, values, longest)
             read = attend_causal(query, keys, values, longest)
-            delta = self._summed(pieces.project(stream, read, layer.wo, alone=self._alone))
+            delta = self._projected(stream, read, layer.wo, pieces)
             delta = self._feed_forward(stream, delta, layer, pieces)
         last = torch.tensor(
             [k * longest + len(p) - 1 for k, p in enumerate(prompts)], device=device
@@ -153,9 +155,8 @@ class FusedLlama:
             qkv = pieces.norm_linear(
                 stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
             )
-            query = pieces.rotate_store(qkv, self.rotary, positions, keys, values, 1)
-            read = pieces.attend(query, keys, values, positions, bucket)
-            delta = self._summed(pieces.project(stream, read, layer.wo, alone=self._alone))
+            read = pieces.attend(qkv, self.rotary, keys, values, positions, bucket)
+            delta = self._projected(stream, read, layer.wo, pieces)
             delta = self._feed_forward(stream, delta, layer, pieces)
         return self.logits(stream, delta, pieces)
 
@@ -163,13 +164,18 @@ class FusedLlama:
         self, stream: torch.Tensor, delta: torch.Tensor | None, layer: LayerWeights, pieces: Pieces
     ) -> torch.Tensor | None:
         gated = pieces.norm_gate(stream, delta, layer.ffn_norm, self._model.norm_eps, layer.w13)
-        return self._summed(pieces.project(stream, gated, layer.w2, alone=self._alone))
+        return self._projected(stream, gated, layer.w2, pieces)
 
-    def _summed(self, delta: torch.Tensor | None) -> torch.Tensor | None:
-        """The sum over all ranks."""
-        if delta is not None and not self._alone:
-            dist.all_reduce(delta)
-        return delta
+    def _projected(
+        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, pieces: Pieces
+    ) -> torch.Tensor | None:
+        """What all ranks' parts of a product add to the stream, or None where it has been added."""
+        if self._alone:
+            return pieces.project(stream, x, weight, alone=True)
+        buffer = self.reduce.buffer(stream.shape)
+        delta = pieces.project(stream, x, weight, alone=False, out=buffer)
+        assert delta is not None
+        return self.reduce(delta)
 
     def logits(
         self, stream: torch.Tensor, delta: torch.Tensor | None, pieces: Pieces

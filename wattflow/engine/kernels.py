@@ -1,5 +1,5 @@
 # Triton writes compile-time constants in capitals, reads annotations as code, and a kernel takes what it takes:
-# ruff: noqa: N803, ANN001, ANN202, PLR0917
+# ruff: noqa: N803, ANN001, ANN202, PLR0917, C901
 # Triton has no types, and is absent where torch was built without CUDA:
 # mypy: disable-error-code="misc, untyped-decorator, no-untyped-call, no-untyped-def, import-not-found, unused-ignore"
 """Triton kernels of the `fast` engine, and the sets that use them: `cublas` and `triton`.
@@ -10,6 +10,10 @@
 Every kernel does what its namesake in pieces.py does, and rounds where that rounds but for the order of sums.
 """
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -18,7 +22,40 @@ from torch.nn import functional
 from wattflow.engine import pieces
 from wattflow.engine.llama import wide
 
+_log = logging.getLogger(__name__)
+
 _LOWEST = -1.0e30  # below any score, and finite, so that the difference of two is 0 and not NaN
+
+
+# --- early launch ---
+#
+# On Hopper a kernel may be launched while the one before it still runs: it reads what no kernel writes (weights), waits
+# until the other has ended and its writes are seen, and only then touches what that left. Each waits before it lets the
+# next one in, so no more than two are ever under way. Where that cannot be had, kernels follow each other.
+
+
+def _can_launch_early() -> bool:
+    if not torch.cuda.is_available() or not hasattr(tl.extra.cuda, "gdc_wait"):
+        return False
+    return torch.cuda.get_device_capability() >= (9, 0)
+
+
+class Launch:
+    """How kernels are launched; `early` is taken back where a check finds that it does not work."""
+
+    early = _can_launch_early()
+
+    @classmethod
+    def options(cls) -> dict[str, bool]:
+        """What a launch is told, beside its arguments."""
+        return {"EARLY": True, "launch_pdl": True} if cls.early else {"EARLY": False}
+
+
+@triton.jit
+def _wait(EARLY: tl.constexpr):
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 # --- norm ---
@@ -34,10 +71,13 @@ def _add_norm(
     width,
     HAS_DELTA: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * width
     at = tl.arange(0, BLOCK)
     inside = at < width
+    gain = tl.load(weight + at, mask=inside, other=0.0)
+    _wait(EARLY)
     x = tl.load(stream + row + at, mask=inside, other=0.0)
     if HAS_DELTA:
         added = tl.load(delta + row + at, mask=inside, other=0.0).to(tl.float32)
@@ -46,7 +86,7 @@ def _add_norm(
     y = x.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(y * y, axis=0) / width + eps)
     normed = (y * scale).to(out.dtype.element_ty)
-    tl.store(out + row + at, normed * tl.load(weight + at, mask=inside, other=0.0), mask=inside)
+    tl.store(out + row + at, normed * gain, mask=inside)
 
 
 def add_norm(
@@ -66,6 +106,7 @@ def add_norm(
         HAS_DELTA=delta is not None,
         BLOCK=block,
         num_warps=min(16, max(1, block // 512)),
+        **Launch.options(),
     )
     return out
 
@@ -74,7 +115,8 @@ def add_norm(
 
 
 @triton.jit
-def _swiglu(gate_up, out, width, BLOCK: tl.constexpr):
+def _swiglu(gate_up, out, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    _wait(EARLY)
     token = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
@@ -88,7 +130,8 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """As pieces.swiglu, in one kernel."""
     tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty((tokens, width))
-    _swiglu[(tokens, triton.cdiv(width, 1024))](gate_up, out, width, BLOCK=1024, num_warps=4)
+    grid = tokens, triton.cdiv(width, 1024)
+    _swiglu[grid](gate_up, out, width, BLOCK=1024, num_warps=4, **Launch.options())
     return out
 
 
@@ -110,7 +153,9 @@ def _rotate_store(
     kv_heads,
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    _wait(EARLY)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     all_heads = heads + 2 * kv_heads
@@ -176,6 +221,7 @@ def rotate_store(
         HALF=width // 2,
         HEADS=block,
         num_warps=2,
+        **Launch.options(),
     )
     return query
 
@@ -184,57 +230,117 @@ def rotate_store(
 
 
 @triton.jit
+def _turned(vector, at, cosine, sine, HALF: tl.constexpr, KIND: tl.constexpr):
+    # a head's vector turned by its position: each half takes its part of the other
+    here = tl.load(vector + at).to(tl.float32)
+    there = tl.load(vector + (at + HALF) % (2 * HALF)).to(tl.float32)
+    sign = tl.where(at < HALF, -1.0, 1.0)
+    return (here * cosine + sign * there * sine).to(KIND)
+
+
+@triton.jit
 def _attend(
-    query,
+    qkv,
+    rotary,
     keys,
     values,
     positions,
     out,
     sums,
     scale,
+    length,
     row_stride,
-    head_stride,
     heads,
-    group,
+    kv_heads,
     WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
+    TENSOR_CORES: tl.constexpr,
     LOWEST: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    # One program a head and split. BLOCK lanes each keep a softmax of their own over every BLOCK-th key, and meet only
-    # at the end: nothing crosses warps inside the loop.
+    # One program a head and split. It turns its query, and the new key by itself: what the cache holds of this position
+    # is written here, for later steps, and read by none of this one.
+    _wait(EARLY)
     which = tl.program_id(0)
     split = tl.program_id(1)
     row = (which // heads).to(tl.int64)
     head = which % heads
-    length = tl.load(positions + row) + 1
-    span = tl.cdiv(tl.cdiv(length, SPLITS), BLOCK) * BLOCK
-    start = split * span
-    stop = tl.minimum(length, start + span)
-    lane = tl.arange(0, BLOCK)
+    group = heads // kv_heads
+    kv_head = head // group
     at = tl.arange(0, WIDTH)
-    q = tl.load(query + which.to(tl.int64) * WIDTH + at).to(tl.float32) * scale
-    base = row * row_stride + (head // group) * head_stride
-    most = tl.full((BLOCK,), LOWEST, tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    read = tl.zeros((BLOCK, WIDTH), tl.float32)
-    for first in range(start, stop, BLOCK):
-        place = first + lane
-        seen = place < stop
-        there = base + place[:, None] * WIDTH + at[None, :]
-        key = tl.load(keys + there, mask=seen[:, None], other=0.0).to(tl.float32)
-        value = tl.load(values + there, mask=seen[:, None], other=0.0).to(tl.float32)
-        score = tl.where(seen, tl.sum(key * q[None, :], axis=1), LOWEST)
-        higher = tl.maximum(most, score)
-        shrink = tl.exp2(most - higher)
-        share = tl.where(seen, tl.exp2(score - higher), 0.0)
-        total = total * shrink + share
-        read = read * shrink[:, None] + share[:, None] * value
-        most = higher
-    highest = tl.max(most, axis=0)
-    shrink = tl.exp2(most - highest)
-    whole = tl.sum(total * shrink, axis=0)
-    result = tl.sum(read * shrink[:, None], axis=0)
+    kind = keys.dtype.element_ty
+    cached = tl.load(positions + row)
+    cosine = tl.load(rotary + cached * (WIDTH // 2) + at % (WIDTH // 2))
+    sine = tl.load(rotary + (length + cached) * (WIDTH // 2) + at % (WIDTH // 2))
+    source = qkv + row * (heads + 2 * kv_heads) * WIDTH
+    query = _turned(source + head * WIDTH, at, cosine, sine, WIDTH // 2, kind)
+    new_key = _turned(source + (heads + kv_head) * WIDTH, at, cosine, sine, WIDTH // 2, kind)
+    new_value = tl.load(source + (heads + kv_heads + kv_head) * WIDTH + at)
+
+    span = tl.cdiv(tl.cdiv(cached + 1, SPLITS), BLOCK) * BLOCK
+    start = split * span
+    stop = tl.minimum(cached, start + span)
+    base = row * row_stride + kv_head * length * WIDTH
+    has_new = (cached >= start) & (cached < start + span)
+    if has_new & (head % group == 0):
+        tl.store(keys + base + cached * WIDTH + at, new_key)
+        tl.store(values + base + cached * WIDTH + at, new_value)
+
+    new_score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), axis=0) * scale
+    lane = tl.arange(0, BLOCK)
+    if TENSOR_CORES:
+        # the least height of a product is 16: all rows are the same query
+        tall = tl.broadcast_to(query[None, :], (16, WIDTH))
+        most = tl.full((16,), LOWEST, tl.float32)
+        total = tl.zeros((16,), tl.float32)
+        read = tl.zeros((16, WIDTH), tl.float32)
+        for first in range(start, stop, BLOCK):
+            place = first + lane
+            seen = place < stop
+            there = base + place[:, None] * WIDTH + at[None, :]
+            key = tl.load(keys + there, mask=seen[:, None], other=0.0)
+            value = tl.load(values + there, mask=seen[:, None], other=0.0)
+            score = tl.dot(tall, tl.trans(key)) * scale
+            score = tl.where(seen[None, :], score, LOWEST)
+            higher = tl.maximum(most, tl.max(score, axis=1))
+            shrink = tl.exp2(most - higher)
+            share = tl.exp2(score - higher[:, None])
+            total = total * shrink + tl.sum(share, axis=1)
+            read = read * shrink[:, None] + tl.dot(share.to(kind), value)
+            most = higher
+        # sixteen equal rows add up without rounding
+        highest = tl.maximum(tl.max(most, axis=0), tl.where(has_new, new_score, LOWEST))
+        shrink = tl.exp2(most - highest)
+        whole = tl.sum(total * shrink, axis=0) / 16
+        result = tl.sum(read * shrink[:, None], axis=0) / 16
+    else:
+        # BLOCK lanes each keep a softmax of their own over every BLOCK-th key, and meet only at the end: nothing
+        # crosses warps inside the loop
+        wide_query = query.to(tl.float32) * scale
+        most = tl.full((BLOCK,), LOWEST, tl.float32)
+        total = tl.zeros((BLOCK,), tl.float32)
+        read = tl.zeros((BLOCK, WIDTH), tl.float32)
+        for first in range(start, stop, BLOCK):
+            place = first + lane
+            seen = place < stop
+            there = base + place[:, None] * WIDTH + at[None, :]
+            key = tl.load(keys + there, mask=seen[:, None], other=0.0).to(tl.float32)
+            value = tl.load(values + there, mask=seen[:, None], other=0.0).to(tl.float32)
+            score = tl.where(seen, tl.sum(key * wide_query[None, :], axis=1), LOWEST)
+            higher = tl.maximum(most, score)
+            shrink = tl.exp2(most - higher)
+            share = tl.where(seen, tl.exp2(score - higher), 0.0)
+            total = total * shrink + share
+            read = read * shrink[:, None] + share[:, None] * value
+            most = higher
+        highest = tl.maximum(tl.max(most, axis=0), tl.where(has_new, new_score, LOWEST))
+        shrink = tl.exp2(most - highest)
+        whole = tl.sum(total * shrink, axis=0)
+        result = tl.sum(read * shrink[:, None], axis=0)
+    share_of_new = tl.where(has_new, tl.exp2(new_score - highest), 0.0)
+    whole += share_of_new
+    result += share_of_new * new_value.to(tl.float32)
     if SPLITS == 1:
         tl.store(out + which.to(tl.int64) * WIDTH + at, (result / whole).to(out.dtype.element_ty))
     else:
@@ -245,7 +351,8 @@ def _attend(
 
 
 @triton.jit
-def _join(parts, sums, out, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+def _join(parts, sums, out, WIDTH: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr):
+    _wait(EARLY)
     which = tl.program_id(0).to(tl.int64)
     split = which * SPLITS + tl.arange(0, SPLITS)
     at = tl.arange(0, WIDTH)
@@ -258,41 +365,80 @@ def _join(parts, sums, out, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
     tl.store(out + which * WIDTH + at, joined.to(out.dtype.element_ty))
 
 
+@dataclass(frozen=True)
+class Scan:
+    """How attention goes over the keys: so many at a time, by so many warps, loads so many blocks ahead."""
+
+    block: int
+    warps: int
+    stages: int
+    tensor_cores: bool
+    programs: int = (
+        512  # rows are split until there are so many, which keeps every multiprocessor busy
+    )
+
+
+PLAIN_SCAN = Scan(32, 4, 3, tensor_cores=False)
+SCANS = {"few": PLAIN_SCAN, "many": PLAIN_SCAN}  # programs that rows times heads make alone
+
+
+def _scan(programs: int, width: int, dtype: torch.dtype) -> Scan:
+    """The scan for so many rows times heads; tensor cores take 16 wide heads at least, and would round float32."""
+    scan = SCANS["few" if programs < SCANS["few"].programs else "many"]
+    if scan.tensor_cores and (width < 16 or dtype not in (torch.bfloat16, torch.float16)):
+        return PLAIN_SCAN
+    return scan
+
+
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    qkv: torch.Tensor,
+    rotary: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    positions: torch.Tensor,
+    scan: Scan | None = None,
 ) -> torch.Tensor:
     """As pieces.attend, but reading only each row's used length; heads of a group read the same keys from the L2."""
     rows, kv_heads, length, width = keys.shape
-    heads = query.shape[1]
-    # enough programs to keep every multiprocessor busy, no split shorter than a few blocks
+    assert keys.stride() == values.stride()
+    assert keys.stride()[1:] == (length * width, width, 1)
+    heads = qkv.shape[1] // width - 2 * kv_heads
+    if scan is None:
+        scan = _scan(rows * heads, width, keys.dtype)
     splits = 1
-    while rows * heads * splits < 512 and splits * 64 < length and splits < 16:
+    while rows * heads * splits < scan.programs and splits * 64 < length and splits < 16:
         splits *= 2
-    out = query.new_empty((rows, heads * width))
+    out = qkv.new_empty((rows, heads * width))
     parts = sums = out
     if splits > 1:
-        parts = torch.empty((rows * heads, splits, width), dtype=torch.float32, device=query.device)
-        sums = torch.empty((rows * heads, splits, 2), dtype=torch.float32, device=query.device)
+        parts = torch.empty((rows * heads, splits, width), dtype=torch.float32, device=qkv.device)
+        sums = torch.empty((rows * heads, splits, 2), dtype=torch.float32, device=qkv.device)
     _attend[(rows * heads, splits)](
-        query,
+        qkv,
+        rotary,
         keys,
         values,
         positions,
         parts,
         sums,
         width**-0.5 * 1.4426950408889634,  # log2(e): the hardware's exponential is of base 2
+        length,
         keys.stride(0),
-        keys.stride(1),
         heads,
-        heads // kv_heads,
+        kv_heads,
         WIDTH=width,
         SPLITS=splits,
-        BLOCK=32,
+        BLOCK=scan.block,
+        TENSOR_CORES=scan.tensor_cores,
         LOWEST=_LOWEST,
-        num_warps=4,
+        num_warps=scan.warps,
+        num_stages=scan.stages,
+        **Launch.options(),
     )
     if splits > 1:
-        _join[(rows * heads,)](parts, sums, out, WIDTH=width, SPLITS=splits, num_warps=1)
+        _join[(rows * heads,)](
+            parts, sums, out, WIDTH=width, SPLITS=splits, num_warps=1, **Launch.options()
+        )
     return out
 
 
@@ -301,12 +447,13 @@ def attend(
 Tile = tuple[int, int, int]  # outputs a program, inputs it takes at a time, warps
 
 TILES: tuple[Tile, ...] = (
-    (4, 1024, 4),
-    (2, 1024, 4),
-    (2, 2048, 4),
     (1, 2048, 4),
-    (8, 512, 4),
-    (4, 1024, 8),
+    (2, 1024, 4),
+    (1, 4096, 4),
+    (2, 4096, 8),
+    (4, 4096, 16),
+    (2, 2048, 4),
+    (4, 1024, 4),
 )
 
 
@@ -315,7 +462,6 @@ def _gemv(
     x,
     weight,
     norm,
-    stream,
     out,
     eps,
     outs,
@@ -325,31 +471,46 @@ def _gemv(
     NORM: tl.constexpr,
     GATE: tl.constexpr,
     ADD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    # ROWS outputs a program. The norm's sum of squares is gathered while x passes; GATE pairs row n with n + outs.
+    # ROWS outputs a program. The norm's sum of squares is gathered while x passes; GATE pairs row n with n + outs. A
+    # block of weights is always on its way: the first one while the kernel before this one still runs.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     real = (row < outs)[:, None]
-    base = weight + row.to(tl.int64)[:, None] * WIDTH
     at = tl.arange(0, BLOCK)
+    base = weight + row.to(tl.int64)[:, None] * WIDTH + at[None, :]
+    up_base = base + outs.to(tl.int64) * WIDTH
+    mask = real & (at < WIDTH)[None, :]
+    w = tl.load(base, mask=mask, other=0.0, eviction_policy="evict_first")
+    if GATE:
+        u = tl.load(up_base, mask=mask, other=0.0, eviction_policy="evict_first")
+    if NORM:
+        gain = tl.load(norm + at, mask=at < WIDTH, other=0.0)
+    _wait(EARLY)
     sums = tl.zeros((ROWS, BLOCK), tl.float32)
     ups = tl.zeros((ROWS, BLOCK), tl.float32)
     squares = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, WIDTH, BLOCK):
         place = first + at
         inside = place < WIDTH
-        mask = real & inside[None, :]
-        w = tl.load(base + place[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
+        this = w.to(tl.float32)
+        if GATE:
+            this_up = u.to(tl.float32)
+        if BLOCK < WIDTH:
+            ahead = first + BLOCK
+            mask = real & (place + BLOCK < WIDTH)[None, :]
+            w = tl.load(base + ahead, mask=mask, other=0.0, eviction_policy="evict_first")
+            if GATE:
+                u = tl.load(up_base + ahead, mask=mask, other=0.0, eviction_policy="evict_first")
         y = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
         if NORM:
             squares += y * y
-            y = y * tl.load(norm + place, mask=inside, other=0.0).to(tl.float32)
-        sums += w.to(tl.float32) * y[None, :]
+            y = y * gain.to(tl.float32)
+            if BLOCK < WIDTH:
+                gain = tl.load(norm + place + BLOCK, mask=place + BLOCK < WIDTH, other=0.0)
+        sums += this * y[None, :]
         if GATE:
-            up_base = base + outs.to(tl.int64) * WIDTH
-            u = tl.load(
-                up_base + place[None, :], mask=mask, other=0.0, eviction_policy="evict_first"
-            )
-            ups += u.to(tl.float32) * y[None, :]
+            ups += this_up * y[None, :]
     result = tl.sum(sums, axis=1)
     scale = 1.0
     if NORM:
@@ -358,7 +519,7 @@ def _gemv(
     if GATE:
         result = result / (1.0 + tl.exp(-result)) * (tl.sum(ups, axis=1) * scale)
     if ADD:
-        result += tl.load(stream + row, mask=row < outs, other=0.0).to(tl.float32)
+        result += tl.load(out + row, mask=row < outs, other=0.0).to(tl.float32)
     tl.store(out + row, result.to(out.dtype.element_ty), mask=row < outs)
 
 
@@ -370,19 +531,25 @@ def gemv(
     eps: float = 0.0,
     gate: bool = False,
     stream: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
     tile: Tile = TILES[0],
 ) -> torch.Tensor:
-    """Row x [1, in] times weight [out, in]: normed before if `norm`, SwiGLU after if `gate`, into `stream` if given."""
+    """Row x [1, in] times weight [out, in]: normed before if `norm`, SwiGLU after if `gate`, into `stream` if given.
+
+    The answer is written to `out` where that is given.
+    """
     assert x.shape[0] == 1
     outs, width = weight.shape
     outs = outs // 2 if gate else outs
-    out = x.new_empty((1, outs)) if stream is None else stream
+    if stream is not None:
+        out = stream
+    elif out is None:
+        out = x.new_empty((1, outs))
     rows, block, warps = tile
     _gemv[(triton.cdiv(outs, rows),)](
         x,
         weight,
         x if norm is None else norm,
-        out,
         out,
         eps,
         outs,
@@ -393,6 +560,7 @@ def gemv(
         GATE=gate,
         ADD=stream is not None,
         num_warps=warps,
+        **Launch.options(),
     )
     return out
 
@@ -405,8 +573,13 @@ class Cublas:
 
     name = "cublas"
     linears = "cublas"
-    attention = "triton over the used length, split keys"
     reads_used_length = True
+
+    def __init__(self) -> None:
+        early = "launched early" if Launch.early else "launched one after another"
+        self.attention = (
+            f"triton over the used length, {SCANS['few']}, many rows {SCANS['many']}, {early}"
+        )
 
     def norm_linear(
         self,
@@ -431,11 +604,17 @@ class Cublas:
         return swiglu(functional.linear(add_norm(stream, delta, norm, eps), weight))
 
     def project(
-        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, alone: bool
+        self,
+        stream: torch.Tensor,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        *,
+        alone: bool,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """See pieces.Pieces; the next norm adds it at no cost."""
         del stream, alone
-        return functional.linear(x, weight)
+        return pieces.linear(x, weight, out)
 
     def rotate_store(
         self,
@@ -451,7 +630,8 @@ class Cublas:
 
     def attend(
         self,
-        query: torch.Tensor,
+        qkv: torch.Tensor,
+        rotary: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
@@ -459,7 +639,7 @@ class Cublas:
     ) -> torch.Tensor:
         """See pieces.Pieces."""
         del bucket
-        return attend(query, keys, values, positions)
+        return attend(qkv, rotary, keys, values, positions)
 
 
 class Gemv(Cublas):
@@ -469,14 +649,24 @@ class Gemv(Cublas):
     linears = "triton, one row"
 
     def __init__(self) -> None:
+        super().__init__()
         self._tiles: dict[tuple[int, ...], Tile] = {}  # by the weight's shape
 
-    def tune(self, weights: list[torch.Tensor], *, gate: bool) -> None:
+    def tune(
+        self, weights: list[torch.Tensor], *, norm: torch.Tensor | None = None, gate: bool = False
+    ) -> None:
         """Take the quickest tile for weights of one shape; all layers' in turn, so that none comes from the L2."""
         x = torch.randn_like(weights[0][:1])
+        stream = None if norm is not None else torch.zeros_like(weights[0][:, 0]).unsqueeze(0)
         shape = tuple(weights[0].shape)
-        milliseconds = {tile: _milliseconds(x, weights, tile, gate=gate) for tile in TILES}
-        self._tiles[shape] = min(milliseconds, key=milliseconds.__getitem__)
+
+        def milliseconds(tile: Tile) -> float:
+            return milliseconds_each(
+                weights,
+                lambda w: gemv(x, w, norm=norm, eps=1e-5, gate=gate, stream=stream, tile=tile),
+            )
+
+        self._tiles[shape] = min(TILES, key=milliseconds)
         told = ", ".join(f"{a}x{b}: {self._tiles[a, b]}" for a, b in sorted(self._tiles))
         self.linears = f"triton, one row, (rows, block, warps) of {told}"
 
@@ -510,25 +700,31 @@ class Gemv(Cublas):
         return gemv(stream, weight, norm=norm, eps=eps, gate=True, tile=self._tile(weight))
 
     def project(
-        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, alone: bool
+        self,
+        stream: torch.Tensor,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        *,
+        alone: bool,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """See pieces.Pieces."""
         if not alone:
-            return gemv(x, weight, tile=self._tile(weight))
+            return gemv(x, weight, out=out, tile=self._tile(weight))
         gemv(x, weight, stream=stream, tile=self._tile(weight))
         return None
 
 
-def _milliseconds(x: torch.Tensor, weights: list[torch.Tensor], tile: Tile, *, gate: bool) -> float:
-    """The time of one product, over replays of a graph of all weights: single launches would hide the kernels."""
-    rounds = max(3, 64 // len(weights))
+def milliseconds_each(tensors: list[torch.Tensor], work: Callable[[torch.Tensor], object]) -> float:
+    """The time of one call, over replays of a graph of all tensors' calls: single launches would hide the kernels."""
+    rounds = max(3, 64 // len(tensors))
     for _ in range(2):  # compiles, and brings clocks up
-        gemv(x, weights[0], gate=gate, tile=tile)
+        work(tensors[0])
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        for weight in weights:
-            gemv(x, weight, gate=gate, tile=tile)
+        for tensor in tensors:
+            work(tensor)
     graph.replay()
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
@@ -536,7 +732,7 @@ def _milliseconds(x: torch.Tensor, weights: list[torch.Tensor], tile: Tile, *, g
         graph.replay()
     end.record()
     end.synchronize()
-    return float(start.elapsed_time(end)) / (rounds * len(weights))
+    return float(start.elapsed_time(end)) / (rounds * len(tensors))
 
 
 def why_not(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
@@ -549,6 +745,15 @@ def why_not(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
     width = cache.shape[-1]
     if width & (width - 1):
         return f"heads are {width} wide, which is no power of two"
+    reason = _why_wrong(cache, rotary)
+    if reason is not None and Launch.early:
+        _log.warning("kernels are not launched early: %s", reason)
+        Launch.early = False
+        reason = _why_wrong(cache, rotary)
+    return reason
+
+
+def _why_wrong(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
     try:
         worst = _disagreement(cache, rotary)
     except Exception as error:  # noqa: BLE001 - a compiler or driver fails as it likes, and plain torch can still run
@@ -572,19 +777,20 @@ def _disagreement(cache: torch.Tensor, rotary: torch.Tensor) -> float:
     ours, theirs = caches.clone(), caches.clone()
     qkv, norm, matrix = random(3, 8 * width), random(8 * width), random(96, 8 * width)
     stream, delta = random(3, 8 * width), random(3, 8 * width)
+    prompt, starts = random(2, 8 * width), torch.arange(2, device=device)
     pairs = [
         (
-            rotate_store(qkv, angles, positions, ours[0], ours[1], 1),
-            pieces.rotate_store(qkv, angles, positions, theirs[0], theirs[1], 1),
-        )
-    ]
-    pairs += [(ours, theirs)]
-    query = pairs[0][1]
-    pairs += [
-        (
-            attend(query, theirs[0], theirs[1], positions),
-            pieces.attend(query, theirs[0], theirs[1], positions, length),
+            rotate_store(prompt, angles, starts, ours[0, :1], ours[1, :1], 2),
+            pieces.rotate_store(prompt, angles, starts, theirs[0, :1], theirs[1, :1], 2),
         ),
+        *(
+            (
+                attend(qkv, angles, ours[0], ours[1], positions, scan),
+                pieces.attend(qkv, angles, theirs[0], theirs[1], positions, length),
+            )
+            for scan in SCANS.values()
+        ),
+        (ours, theirs),
         (
             add_norm(stream.clone(), delta, norm, 1e-5),
             pieces.add_norm(stream.clone(), delta, norm, 1e-5),

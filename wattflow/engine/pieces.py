@@ -44,9 +44,18 @@ class Pieces(Protocol):
         """SwiGLU of that product: [tokens, out / 2] from a weight of gate rows, then up rows."""
 
     def project(
-        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, alone: bool
+        self,
+        stream: torch.Tensor,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        *,
+        alone: bool,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """What is to be added to the stream, or None where it has been; only if `alone` may it be, without peers."""
+        """What is to be added to the stream, or None where it has been; only if `alone` may it be, without peers.
+
+        It is written to `out` where that is given.
+        """
 
     def rotate_store(
         self,
@@ -65,13 +74,17 @@ class Pieces(Protocol):
 
     def attend(
         self,
-        query: torch.Tensor,
+        qkv: torch.Tensor,
+        rotary: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
         bucket: int,
     ) -> torch.Tensor:
-        """What one query a row reads of the cache up to its position (below `bucket`), [rows, heads head_dim]."""
+        """What one token a row reads of the cache up to itself, [rows, heads head_dim].
+
+        Its query and key are turned and its key and value written as by `rotate_store`; positions are below `bucket`.
+        """
 
 
 class Eager:
@@ -105,11 +118,17 @@ class Eager:
         return swiglu(functional.linear(add_norm(stream, delta, norm, eps), weight))
 
     def project(
-        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, alone: bool
+        self,
+        stream: torch.Tensor,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        *,
+        alone: bool,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """See Pieces."""
         del stream, alone
-        return functional.linear(x, weight)
+        return linear(x, weight, out)
 
     def rotate_store(
         self,
@@ -125,14 +144,22 @@ class Eager:
 
     def attend(
         self,
-        query: torch.Tensor,
+        qkv: torch.Tensor,
+        rotary: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
         bucket: int,
     ) -> torch.Tensor:
         """See Pieces."""
-        return attend(query, keys, values, positions, bucket)
+        return attend(qkv, rotary, keys, values, positions, bucket)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """The product [tokens, out] of x and `weight` [out, in], in `out` where that is given."""
+    if out is None:
+        return functional.linear(x, weight)
+    return torch.mm(x, weight.t(), out=out)
 
 
 def add_norm(
@@ -173,13 +200,15 @@ def rotate_store(
 
 
 def attend(
-    query: torch.Tensor,
+    qkv: torch.Tensor,
+    rotary: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     positions: torch.Tensor,
     bucket: int,
 ) -> torch.Tensor:
     """See Pieces. Heads that share a KV head are rows of one product, so keys are never expanded."""
+    query = rotate_store(qkv, rotary, positions, keys, values, 1)
     rows, kv_heads = keys.shape[:2]
     seen = torch.arange(bucket, device=query.device) <= positions.unsqueeze(1)
     read = functional.scaled_dot_product_attention(

@@ -155,6 +155,9 @@ def _meet(  # noqa: PLR0917 - see join
     # one group with two backends: tensors on a GPU go through NCCL, the few bytes of JSON through gloo
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     limit = timedelta(seconds=timeout_s)
+    # a fault in NVLink multicast takes the whole host's GPUs out of service, and decode's few rows gain nothing by it
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
     try:
         with _stdout_to_stderr():
             store, _, _ = next(rendezvous(init_method, rank, world, timeout=limit))
