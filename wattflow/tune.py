@@ -150,9 +150,10 @@ def choose(frontier: Sequence[Row], goal: str) -> str:
 def _dominated(row: Row, rows: Sequence[Row]) -> bool:
     """Whether another set is both quicker and cheaper."""
     joules = row["energy_per_token_j"]
+    known = [other for other in rows if other["energy_per_token_j"] is not None]
     return joules is not None and any(
         other["tokens_per_s"] > row["tokens_per_s"] and other["energy_per_token_j"] < joules
-        for other in rows
+        for other in known
     )
 
 

@@ -28,7 +28,7 @@ import torch
 import torch._dynamo
 from torch.nn import functional
 
-from wattflow import config, energy, model
+from wattflow import config, energy, model, tune
 from wattflow.engine import weights
 from wattflow.engine.fast import Fast
 from wattflow.engine.fused import FusedLlama
@@ -61,6 +61,7 @@ LONG_PROMPT, LONG_NEW = (16, 8) if DRY else (384, 256)
 PREFILL = (2, 32) if DRY else (8, 2048)
 
 RESULT: dict[str, object] = {}
+NAME = "engine.json"
 
 
 def say(*words):
@@ -69,9 +70,9 @@ def say(*words):
 
 def save():
     OUT.mkdir(parents=True, exist_ok=True)
-    new = OUT / "engine.json.new"
+    new = OUT / f"{NAME}.new"
     new.write_text(json.dumps(RESULT, indent=1, default=str))
-    new.replace(OUT / "engine.json")
+    new.replace(OUT / NAME)
 
 
 class OutOfTimeError(Exception):
@@ -143,10 +144,29 @@ class Meter:
     def add(self, name, start_ns, end_ns):
         self.spans.setdefault(name, []).append((start_ns, end_ns))
 
-    def told(self, name):
-        """Seconds, joules by samples and by the counter, watts and clocks over the spans of one name."""
+    def window_told(self, window):
+        """One row of what `wattflow tune` tells of a window; once this has closed."""
+        return tune._told(window, self._trace(), self._ready)
+
+    def told_of_all(self, name, count):
+        """The joules and watts of the node's first devices together, else what `told` tells of the first."""
+        devices = [device["uuid"] for device in self._ready["devices"]][:count]
+        told = [self.told(name, uuid) for uuid in devices]
+        out = {**told[0], "devices": len(devices)}
+        for column in ("energy_j", "power_w", "counter_energy_j"):
+            parts = [t[column] for t in told]
+            out[column] = None if None in parts else sum(parts)
+        return out
+
+    def _trace(self, uuid=None):
+        if uuid is not None:
+            return read_table(self._attempt.trace_path("node", uuid), TRACE)
         device = next(d for d in self._ready["devices"] if self._who.gpu_uuid in (None, d["uuid"]))
-        trace = read_table(self._attempt.trace_path("node", device["uuid"]), TRACE)
+        return read_table(self._attempt.trace_path("node", device["uuid"]), TRACE)
+
+    def told(self, name, uuid=None):
+        """Seconds, joules by samples and by the counter, watts and clocks over the spans of one name."""
+        trace = self._trace(uuid)
         source, period_ms = self._ready["source"], self._ready["period_ms"]
         samples = trace.filter(np.array(trace["source"].to_pylist()) == source)
         power = energy.curve(
@@ -311,6 +331,7 @@ def replay_equals_eager(who, kernels, rows, temperature):
     chosen = choices(
         CHECK,
         kernels,
+        shards=who.world,
         batch_size=rows,
         n_prompts=rows,
         max_gen_len=100,

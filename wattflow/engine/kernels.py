@@ -1,5 +1,5 @@
 # Triton writes compile-time constants in capitals, reads annotations as code, and a kernel takes what it takes:
-# ruff: noqa: N803, ANN001, ANN202, PLR0917, C901
+# ruff: noqa: N803, ANN001, ANN202, PLR0915, PLR0917, C901
 # Triton has no types, and is absent where torch was built without CUDA:
 # mypy: disable-error-code="misc, untyped-decorator, no-untyped-call, no-untyped-def, import-not-found, unused-ignore"
 """Triton kernels of the `fast` engine, and the sets that use them: `cublas` and `triton`.

@@ -1,0 +1,168 @@
+"""`wattflow tune`: order, choice and file by known numbers; the whole verb on a CPU with simulated watts."""
+
+import json
+
+import engine_ranks as tools
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from wattflow import config, tune
+from wattflow.cli import app
+from wattflow.engine import tuned
+from wattflow.engine.fast import Fast
+from wattflow.engine.tune import Arms
+from wattflow.errors import EngineError, RefusedError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+def row(kernels, tokens_per_s, joules, **more):
+    """One window's row: watts and the product of joules and seconds follow from the two."""
+    known = joules is not None
+    return {
+        "kernels": kernels,
+        "tokens_per_s": tokens_per_s,
+        "energy_per_token_j": joules,
+        "edp_js": joules / tokens_per_s if known else None,
+        "power_w": joules * tokens_per_s if known else None,
+        "bytes_per_s": tokens_per_s * 1e9,
+        **dict.fromkeys(("sm_clock_mhz", "temperature_c", "power_limit_w", "under_cap")),
+        **more,
+    }
+
+
+def test_the_quickest_the_cheapest_and_the_best_of_both():
+    """100 tokens/s at 2 J, 200 at 3 J, 120 at 2.1 J, 90 at 4 J: speed b, energy a, 0.015 Js b; d is dominated."""
+    rows = [row("a", 100, 2.0), row("b", 200, 3.0), row("c", 120, 2.1), row("d", 90, 4.0)]
+    frontier = tune.summaries(rows)
+    assert [r["kernels"] for r in frontier] == ["b", "c", "a", "d"]
+    assert [r["kernels"] for r in frontier if r["dominated"]] == ["d"]
+    assert [tune.choose(frontier, goal) for goal in ("speed", "energy", "edp")] == ["b", "a", "b"]
+    best = {goal: tune.choose(frontier, goal) for goal in tuned.GOALS}
+    assert tune.note(frontier[0], best) == "best by speed, edp"
+    assert tune.note(frontier[3], best) == "dominated"
+
+
+def test_intervals_of_windows():
+    """98, 100, 102 tokens/s: mean 100, sd 2, half the 95 % interval 4.303 x 2 / sqrt(3) = 4.97; one window has none."""
+    made = tune.summaries([row("a", v, 1.0) for v in (98.0, 100.0, 102.0)])[0]
+    assert made["tokens_per_s"] == 100.0
+    assert made["tokens_per_s_half"] == pytest.approx(4.303 * 2 / 3**0.5)
+    assert made["windows"] == 3
+    assert tune.summaries([row("a", 98.0, 1.0)])[0]["tokens_per_s_half"] is None
+
+
+def test_without_joules_speed_decides():
+    """A sensor that told nothing in one window leaves no mean, and every goal takes the quickest."""
+    frontier = tune.summaries([row("a", 100, 1.0), row("a", 100, None), row("b", 90, 0.1)])
+    assert frontier[0]["energy_per_token_j"] is None
+    assert {tune.choose(frontier, goal) for goal in tuned.GOALS} == {"a"}
+
+
+def test_blocks_hold_each_set_once_in_changing_orders():
+    """Twelve blocks of three: each has all three, and not all are in one order; the seed decides."""
+    made = tune.order(["a", "b", "c"], 12)
+    blocks = [tuple(made[i : i + 3]) for i in range(0, 36, 3)]
+    assert all(sorted(block) == ["a", "b", "c"] for block in blocks)
+    assert len(set(blocks)) > 2
+    assert made == tune.order(["a", "b", "c"], 12)
+    assert made != tune.order(["a", "b", "c"], 12, seed=1)
+
+
+def test_a_choice_holds_for_what_it_was_measured_on():
+    """Kept for one batch, found for that batch and goal alone; another batch, GPU or torch finds nothing."""
+    chosen = tools.choices(tools.tiny())
+    known = tuned.key(chosen, "H100", "2.11")
+    tuned.keep(known, {"speed": "triton", "energy": "cublas", "edp": "cublas"}, [])
+    assert [tuned.find(known, goal) for goal in ("speed", "energy")] == ["triton", "cublas"]
+    chosen.batch_size += 1
+    for other in (
+        tuned.key(chosen, "H100", "2.11"),
+        known.replace("H100", "H200"),
+        known.replace("2.11", "2.13"),
+    ):
+        assert tuned.find(other, "speed") is None
+    tuned.keep("another", {"speed": "eager", "energy": "eager", "edp": "eager"}, [])
+    assert tuned.find(known, "speed") == "triton"
+
+
+def test_a_foreign_file_is_told(tmp_path):
+    """A file that tune did not write is named, with what to do."""
+    file = tuned.path()
+    file.parent.mkdir(parents=True)
+    file.write_text("[1, 2")
+    assert str(file).startswith(str(tmp_path))
+    with pytest.raises(EngineError, match=r"tuned\.json: not what `wattflow tune` writes"):
+        tuned.find("key", "speed")
+
+
+def test_the_engine_takes_what_was_kept_and_says_so():
+    """engine.kernels=energy runs the kept set; with nothing kept it is auto, and the record says why."""
+    model = tools.tiny()
+    chosen = tools.choices(model, engine=config.Engine(name="fast", device="cpu", kernels="energy"))
+    told = []
+    for kept in (False, True):
+        if kept:
+            known = tuned.key(chosen, "cpu", torch.__version__)
+            tuned.keep(known, dict.fromkeys(tuned.GOALS, "eager"), [])
+        engine = Fast(chosen, tools.ALONE, eos_id=None)
+        engine.load()
+        told.append((engine.info["kernels"], engine.info["kernels_reason"]))
+        engine.close()
+    assert told[0][0] == told[1][0] == "eager"
+    assert told[0][1].startswith("nothing tuned for energy with this GPU model")
+    assert told[1][1] == "tuned for energy"
+
+
+def test_kernels_change_over_one_load():
+    """Other kernels over the same weights make the same tokens, and what was taken before is kept."""
+    chosen = tools.choices(
+        tools.tiny(), precision="fp32", engine=config.Engine(name="fast", device="cpu")
+    )
+    engine = Fast(chosen, tools.ALONE, eos_id=None)
+    engine.load()
+    made = []
+    for name in ("auto", "eager", "auto"):
+        engine.use_kernels(name)
+        engine.prefill([[1, 2, 3], [4, 5]])
+        made.append(engine.decode().tokens)
+    assert made[0] == made[1] == made[2]
+    with pytest.raises(RefusedError, match="multiplies one row, and batch_size is 8"):
+        engine.use_kernels("triton")
+    engine.close()
+
+
+def test_what_cannot_be_tuned_is_refused():
+    """An engine with one way, several shards, several points, an unknown goal: refused before any work."""
+    chosen = tools.choices(tools.tiny())
+    with pytest.raises(RefusedError, match="engine=paper has one way only"):
+        Arms(chosen, tools.ALONE)
+    chosen.engine.name, chosen.shards = "fast", 2
+    with pytest.raises(RefusedError, match="shards=2: tune works on one GPU"):
+        Arms(chosen, tools.ALONE)
+    with pytest.raises(RefusedError, match="--goal power: not one of speed, energy, edp"):
+        tune.choices([], "power", 4, 4.0)
+    with pytest.raises(RefusedError, match="name 2 points"):
+        tune.choices(["batch_size=1,2"], "speed", 4, 4.0)
+
+
+def test_the_verb_measures_chooses_and_keeps(monkeypatch):
+    """On a CPU one set runs; its simulated joules are marked, and the engine then finds it by the goal."""
+    monkeypatch.chdir(tools.ROOT)
+    words = ["model=tiny", "precision=fp32", "batch_size=1", "max_gen_len=16", "power=simulated"]
+    options = ["--windows", "2", "--seconds", "0.05"]
+    done = CliRunner().invoke(app, ["tune", *words, "engine.device=cpu", *options])
+    assert done.exit_code == 0, done.output
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[1][0] == "eager"
+    assert lines[1][2].startswith("~")
+    assert lines[1][-1] == "best by speed, energy, edp"
+    assert lines[2][-1] == "again, in a fresh window"
+    (entry,) = json.loads(tuned.path().read_text()).values()
+    assert entry["kernels"] == {"speed": "eager", "energy": "eager", "edp": "eager"}
+    assert entry["frontier"][0]["windows"] == 2
