@@ -41,7 +41,7 @@ STEPS = [
     [["context", 0.2, "silent"], {}],
     [["watched", 0.5, "densely"], {}],
     [["slow", 2.4, "densely"], {"half_s": 0.5}],
-    [["fast", 2.6, "densely"], {"half_s": 0.2}],
+    [["fast", 3.6, "densely"], {"half_s": 0.12, "counter_s": None}],
     [["costs-on", 0.6, "alone"], {"load_on": True}],
 ]
 

@@ -304,7 +304,7 @@ def _histogram(values: Floats) -> dict[str, Any] | None:
 
 
 def _folded(reads: Reads, source: str, load: str) -> sensors.Folded | None:
-    """The samples of a source around the edges of the slow or the fast load."""
+    """The samples of a source around the edges of the load of a step; null where the step was not taken."""
     (number,) = reads.numbers(load) or (None,)
     if number is None:
         return None
@@ -318,9 +318,10 @@ def _answer(reads: Reads, source: str) -> dict[str, Any]:
     steps = _folded(reads, source, used)
     first = None if steps is None else sensors.fitted(steps)
     if first is not None and first.lag_ms + first.window_ms < FAST_ENOUGH_MS:
-        fast = _folded(reads, source, "fast")
+        quick = "ticks" if source == COUNTER else "fast"
+        fast = _folded(reads, source, quick)
         if fast is not None and sensors.fitted(fast) is not None:
-            used, steps = "fast", fast
+            used, steps = quick, fast
     if steps is None or steps.edges == 0:
         return {"answer": None, "answer_reason": "no step of the load could be seen"}
     best = sensors.fitted(steps)
@@ -471,6 +472,8 @@ def _traces(reads: Reads) -> dict[str, Any]:
                 stamps, values = reads.series(source, [number])
                 since = (stamps - start_ns) / 1e9
                 shown = (since >= 0) & (since <= seconds)
+                if not shown.any():
+                    continue
                 lines[source] = [
                     [round(float(s), 4), round(float(v), 1)]
                     for s, v in zip(since[shown], values[shown], strict=True)

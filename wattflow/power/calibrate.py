@@ -9,6 +9,7 @@ Steps follow one another, each on all GPUs at once:
     watched    all sensors asked densely, nothing to do
     slow       a load that is on for seconds and off for seconds
     fast       one of half a second, which the buffer needs
+    ticks      the same for the counter, whose calls hold up all others and are left out of `fast`
     alias-5    a load of 5 ms: half on, half off; and so on up to alias-200
     costs-on   as costs, while the load is on
 
@@ -63,14 +64,17 @@ LEAST_MINUTES = 2.0
 SLOW_HALF_S, FAST_HALF_S = 2.2, 0.5
 SILENT_S = 2.2  # the buffer remembers 2.36 s
 POLL_S, BUFFER_S, WATCHED_BUFFER_S = 0.003, 0.2, 0.004
-COUNTER_S, GPM_S = 0.010, 0.020  # at least; and so long a GPU, as their calls hold up all others
-COUNTER_CALL_S, GPM_CALL_S = 0.008, 0.012
+COUNTER_S, TICKS_S, GPM_S = 0.030, 0.010, 0.020
+COUNTER_CALL_S, GPM_CALL_S = (
+    0.008,
+    0.012,
+)  # a GPU; calls hold up all others, and are not asked for more often
 FIELD_COUNTER = 83
 LEAD_NS = 400_000_000  # from planning a step's edges to the first of them
 MOST_IDLE_PCT = 5  # what utilisation may say of a GPU that nobody uses
 READY_S, ANSWER_S = 180.0, 30.0  # for a load to import torch, and to answer after its last edge
 
-Asking = Literal["alone", "silent", "densely"]
+Asking = Literal["alone", "silent", "densely", "counter"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Step:
     )
     period_ms: float | None = None  # the load is on for half of this, exactly
     load_on: bool = False  # all the time
+    counter_s: float | None = COUNTER_S  # how often the counter is asked at most, or never
     sidecar: bool = False
     context: bool = True  # the load's process is there, busy or not
 
@@ -108,7 +113,8 @@ def plan(minutes: float) -> list[Step]:
         Step("context", silent, "silent"),
         Step("watched", 8 * scale, "densely"),
         Step("slow", 48 * scale, "densely", half_s=SLOW_HALF_S),
-        Step("fast", 40 * scale, "densely", half_s=FAST_HALF_S),
+        Step("fast", 28 * scale, "densely", half_s=FAST_HALF_S, counter_s=None),
+        Step("ticks", 14 * scale, "counter", half_s=FAST_HALF_S, counter_s=TICKS_S),
         *(Step(f"alias-{ms:g}", 11 * scale, "densely", period_ms=ms) for ms in ALIAS_MS),
         Step("costs-on", 3.0, "alone", load_on=True),
     ]
@@ -465,12 +471,14 @@ class Recorder:
             yield _silently, asked, number, end_ns
             return
         count = len(self._asked)
-        waves = step.period_ms is None
         buffer_s = WATCHED_BUFFER_S if step.name == "watched" else BUFFER_S
-        yield _each, POLL_S, end_ns, asked.power_now, number
         yield _each, buffer_s, end_ns, asked.drain, number
-        yield _each, max(COUNTER_S, COUNTER_CALL_S * count), end_ns, asked.count, number
-        if waves and asked.gpu.gpm is not None:
+        if step.counter_s is not None:
+            yield _each, max(step.counter_s, COUNTER_CALL_S * count), end_ns, asked.count, number
+        if step.asking == "counter":
+            return
+        yield _each, POLL_S, end_ns, asked.power_now, number
+        if step.period_ms is None and asked.gpu.gpm is not None:
             yield _each, max(GPM_S, GPM_CALL_S * count), end_ns, asked.activity, number
 
 
