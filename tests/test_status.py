@@ -175,6 +175,17 @@ def test_an_empty_queue_asks_the_accounting_once(fake, tmp_path):
     assert (len(fake.calls("squeue")), len(fake.calls("sacct"))) == (1, 1)
 
 
+@pytest.mark.parametrize("who", ["squeue", "sacct"])
+def test_an_array_that_ended_before_it_began_is_told_by_its_own_number(who, fake, tmp_path):
+    """Slurm has one record of it then, 101, and none of 101_0 and 101_1: both points were interrupted."""
+    made = sent(tmp_path, 2)
+    if who == "squeue":
+        fake.queue(f"101|CANCELLED|None|{name_of(made)}")
+    else:
+        fake.accounting("101|CANCELLED by 0|None")
+    assert [row.state for row in status.states(made.sweep)] == ["interrupted", "interrupted"]
+
+
 def test_a_queue_that_does_not_answer_makes_points_unknown_and_never_ended(fake, tmp_path):
     """What is done on disk stays done; the exit code says that Slurm did not answer."""
     made = sent(tmp_path, 3)
@@ -268,6 +279,40 @@ def test_infeasible_points_keep_their_reason(fake, tmp_path):
     submit.submit(made)
     assert (only(made).state, only(made).reason) == ("infeasible", "needs 99 GiB of 80")
     assert status.exit_code(status.states(made.sweep)) == 0
+
+
+def test_points_that_failed_for_one_cause_are_told_once(fake, tmp_path):
+    """Three tasks out of time and one of memory: two causes, with the ids, one log each and one command each."""
+    made = sent(tmp_path, 4)
+    fake.accounting("101_0|OUT_OF_MEMORY|None", "101_[1-3]|TIMEOUT|None")
+    rows = status.states(made.sweep)
+    ids = [row.point_id for row in rows]
+    found = [(c.state, c.reason, [r.point_id for r in c.rows]) for c in status.causes(rows)]
+    assert found == [
+        ("failed", "task 101_0 ended as OUT_OF_MEMORY", ids[:1]),
+        ("failed", "task 101_1 ended as TIMEOUT", ids[1:]),
+    ]
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    assert told.endswith(
+        f"{ids[0]} failed: task 101_0 ended as OUT_OF_MEMORY\n"
+        f"  again  wattflow resume {made.sweep.path} --only {ids[0]}\n"
+        f"3 points failed: task 101_1 ended as TIMEOUT\n"
+        f"  points {' '.join(ids[1:])}\n"
+        f"  again  wattflow resume {made.sweep.path} --state failed\n"
+    )
+
+
+def test_resume_by_state_sends_the_points_in_that_state(fake, tmp_path):
+    """One point failed and one was cancelled: --state failed sends the first; a word that is no state is refused."""
+    made = sent(tmp_path, 2)
+    fake.accounting("101_0|FAILED|None", "101_1|CANCELLED by 0|None")
+    words = ["resume", str(made.sweep.path), "--state"]
+    assert CliRunner().invoke(app, [*words, "failed"]).exit_code == 0
+    again = journal.read(made.sweep)[2]
+    assert again.tasks == [[made.points[0].point_id]]
+    refused = CliRunner().invoke(app, [*words, "broken"])
+    assert isinstance(refused.exception, RefusedError)
+    assert "no state of a point" in str(refused.exception)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ stdout is data, stderr is talk. Exit codes: 0 done, 1 failed while working, 2 re
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -356,7 +357,7 @@ def _close(sweep: Any) -> None:
     _say_not_counting(results)
     _talk(f"`wattflow report {_shown(sweep.path)}` draws them.")
     states = stage.states(sweep)
-    _say_failures(states)
+    _say_failures(sweep, states)
     if stage.exit_code(states) == 3:
         raise WattflowError("some points did not finish; why stands above.")
 
@@ -371,15 +372,28 @@ def _say_not_counting(results: Any) -> None:
             _talk(f"{row['point_id']} finished and does not count: {' '.join(why)}")
 
 
-def _say_failures(rows: Iterable[Any]) -> None:
-    """Under each point that did not finish: why, its log, and the command that tries it again."""
-    for row in rows:
-        if row.state in ("failed", "interrupted", "unknown"):
-            _talk(f"{row.point_id} {row.state}: {row.reason or 'no reason known'}")
-            if row.log is not None:
-                _talk(f"  log    {_shown(row.log)}")
-            if row.rerun is not None:
-                _talk(f"  again  {row.rerun}")
+def _say_failures(sweep: Any, rows: Iterable[Any]) -> None:
+    """Why points did not finish, for each cause once: its log, and the command that tries them again."""
+    from wattflow import status as stage  # noqa: PLC0415
+
+    for cause in stage.causes(rows):
+        first, count = cause.rows[0], len(cause.rows)
+        who = first.point_id if count == 1 else f"{count} points"
+        _talk(f"{who} {cause.state}: {cause.reason}")
+        if count > 1:
+            more = f" and {count - _SOME} more" if count > _SOME else ""
+            _talk(f"  points {' '.join(row.point_id for row in cause.rows[:_SOME])}{more}")
+        if first.log is not None:
+            _talk(f"  log    {_shown(first.log)}{' (the first of them)' if count > 1 else ''}")
+        alone = first.rerun if count == 1 else None
+        _talk(f"  again  {alone or f'wattflow resume {_quoted(sweep)} --state {cause.state}'}")
+
+
+_SOME = 4  # points of one cause that are named
+
+
+def _quoted(sweep: Any) -> str:
+    return shlex.quote(_shown(sweep.path))
 
 
 @app.command()
@@ -442,6 +456,7 @@ def status(
 
     directory = SweepDir.existing(sweep)
     points = stage.choose(directory, words or [], only)
+    stage.check_states(state or [])
     while True:
         rows = stage.states(directory)
         chosen = [
@@ -452,19 +467,38 @@ def status(
         if as_json:
             _print_json([vars(row) for row in chosen])
         else:
-            _table(
-                ["point_id", "state", "attempts", "job", "reason"],
-                [[row.point_id, row.state, row.attempts, row.job, row.reason] for row in chosen],
-                numbers=[2],
-            )
+            _print_states(chosen, filtered=bool(state or words or only), again=watch)
             _talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
             _say_energy(stage.spent(rows))
             _say_left(stage.left(directory, rows))
-            _say_failures(chosen)
+            _say_failures(directory, chosen)
         code = stage.exit_code(rows)
         if not watch or code not in (4, 5):
             raise typer.Exit(code)
         time.sleep(30.0)
+
+
+def _print_states(rows: Sequence[Any], *, filtered: bool, again: bool) -> None:
+    """A row a point; a person at a terminal who chose none of very many sees those that run."""
+    terminal = sys.stdout.isatty()
+    if terminal and again:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console().clear()
+    listed = list(rows)
+    if terminal and not filtered and len(listed) > _MANY:
+        listed = [row for row in listed if row.state == "running"]
+        _talk(f"{len(rows)} points; those that run are listed, --state lists others.")
+        if not listed:
+            return
+    _table(
+        ["point_id", "state", "attempts", "job", "reason"],
+        [[row.point_id, row.state, row.attempts, row.job, row.reason] for row in listed],
+        numbers=[2],
+    )
+
+
+_MANY = 200  # rows that a person may still want to see
 
 
 def _say_energy(spent: Any) -> None:
@@ -507,6 +541,7 @@ def resume(
     sweep: SweepArgument,
     words: Filters = None,
     *,
+    state: States = None,
     only: Only = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also run points of --only that finished; all are kept.")
@@ -516,11 +551,14 @@ def resume(
 ) -> None:
     """Send again exactly the points that were tried, did not finish, and neither wait nor run."""
     from wattflow import submit as stage  # noqa: PLC0415
-    from wattflow.status import choose  # noqa: PLC0415
+    from wattflow.status import check_states, choose, states  # noqa: PLC0415
     from wattflow.sweepdir import SweepDir  # noqa: PLC0415
 
     directory = SweepDir.existing(sweep)
     chosen = choose(directory, words or [], only)
+    if state:
+        check_states(state)
+        chosen = {row.point_id for row in states(directory, chosen) if row.state in state}
     sent = stage.resume(directory, dry_run=dry_run, only=chosen, force=force)
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:

@@ -203,7 +203,7 @@ def _words(sweep: SweepDir, tasks: Iterable[tuple[Sent, int]], accounting: bool)
             return _Words(by_task, "its job left the queue, and this site keeps no accounting")
         if gone:
             known = slurm.cached_ended(sorted({str(keys[key].job_id) for key in gone}))
-            by_task |= {key: known[key] for key in gone if key in known}
+            by_task |= _of_tasks({key: keys[key] for key in gone}, known)
     except SlurmError as error:
         return _Words(by_task, str(error))
     return _Words(by_task, None)
@@ -214,9 +214,19 @@ def _in_queue(sweep: SweepDir, keys: dict[str, Sent]) -> dict[str, slurm.Word]:
     owner = pwd.getpwuid(sweep.path.stat().st_uid).pw_name
     queue = slurm.cached_queue(owner)
     by_name = {word.name: word for word in queue.values() if not word.is_over}
+    cut_short = {key: sent.name for key, sent in keys.items() if not sent.job_id}
+    found = {key: by_name[name] for key, name in cut_short.items() if name in by_name}
+    return found | _of_tasks({k: sent for k, sent in keys.items() if sent.job_id}, queue)
+
+
+def _of_tasks(keys: dict[str, Sent], words: dict[str, slurm.Word]) -> dict[str, slurm.Word]:
+    """The words on tasks, among many words.
+
+    Where an array ended before any of its tasks began, as when it is cancelled, Slurm tells of 123 and not of 123_4.
+    """
     found = {}
     for key, sent in keys.items():
-        word = queue.get(key) if sent.job_id else by_name.get(sent.name)
+        word = words.get(key) or words.get(str(sent.job_id))
         if word is not None:
             found[key] = word
     return found
@@ -341,7 +351,7 @@ def _without_word(sent: Sent, key: str, trouble: str | None) -> tuple[State, str
 def _gone(word: slurm.Word, key: str, traces: _Traces) -> tuple[State, str | None]:
     """The state of a point whose task ended before its attempt did: Slurm's word, and what a rank said."""
     told = "its process is gone" if word.state == "GONE" else f"task {key} ended as {word.state}"
-    if word.reason:
+    if word.reason and word.state != "CANCELLED":  # there it is why the task had not begun
         told += f" ({word.reason})"
     error = _first_error(traces.attempts[-1]) if traces.own_record is not None else None
     if error is not None:
@@ -408,10 +418,39 @@ def _is(value: object, word: str) -> bool:
     return False
 
 
+def check_states(words: Iterable[str]) -> None:
+    """RefusedError for a word that is no state."""
+    known = get_args(State)
+    for word in words:
+        if word not in known:
+            raise RefusedError(f"--state {word}: no state of a point. They are {', '.join(known)}.")
+
+
 def counts(rows: Iterable[Row]) -> dict[State, int]:
     """How many points are in each state, in the order of State; states without points are left out."""
     by_state = Counter(row.state for row in rows)
     return {state: by_state[state] for state in get_args(State) if by_state[state]}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why some points did not finish: what the first of them tells, of all that tell the same."""
+
+    state: State
+    reason: str
+    rows: list[Row]
+
+
+def causes(rows: Iterable[Row]) -> list[Cause]:
+    """The points that did not finish by state and reason, in their order; ids and tasks in a reason tell none apart."""
+    found: dict[tuple[str, str], Cause] = {}
+    for row in rows:
+        if row.state not in ("failed", "interrupted", "unknown"):
+            continue
+        reason = row.reason or "no reason known"
+        alike = reason.replace(row.point_id, "").replace(row.job or row.point_id, "")
+        found.setdefault((row.state, alike), Cause(row.state, reason, [])).rows.append(row)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
