@@ -2,7 +2,7 @@
 
 import pytest
 
-MARKERS = ("slurm", "chromium", "fake_nvml", "slow", "gpu")
+MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 
 @pytest.hookimpl(trylast=True)

@@ -22,7 +22,7 @@ LAYERS = [
         *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
         *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune"},
         *{"bundle", "verify"},
-        *{"usage"},
+        *{"usage", "crosscheck", "prometheus"},
     },
     {"cli"},
 ]
@@ -51,6 +51,8 @@ STAGE_IMPORTS = {
     "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
     "results": {"figures", "caps"},
     "usage": {"results"},
+    "prometheus": set(),
+    "crosscheck": {"prometheus", "results", "slurm"},
     "tune": {"conditions", "grid", "process"},  # grid: for the choices of its words
     "report": {"caps", "results", "figures", "page"},
     "page": set(),

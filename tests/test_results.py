@@ -10,7 +10,7 @@ import wattflow
 from wattflow import open_sweep
 from wattflow.cli import main
 from wattflow.collect import collect
-from wattflow.columns import CHOICE_KEYS, COST, PHASE, POINT, REASONS
+from wattflow.columns import CHOICE_KEYS, COST, CROSSCHECK, PHASE, POINT, REASONS
 from wattflow.errors import RefusedError
 from wattflow.schema import TRACE
 
@@ -220,8 +220,10 @@ def documented(field):
 
 
 def test_every_column_is_documented():
-    """docs/results.md has each column of points, phases and cost with its type, unit and meaning."""
-    columns = [field for field in (*POINT, *PHASE, *COST) if field.name not in CHOICE_KEYS]
+    """docs/results.md has each column of points, phases, cost and crosscheck with its type, unit and meaning."""
+    columns = [
+        field for field in (*POINT, *PHASE, *COST, *CROSSCHECK) if field.name not in CHOICE_KEYS
+    ]
     assert [field.name for field in columns if documented(field) not in DOCS] == []
 
 

@@ -864,6 +864,59 @@ def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[
 
 
 @app.command()
+def crosscheck(
+    sweep: SweepArgument,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option("--prometheus", metavar="URL", help="The site's Prometheus server."),
+    ] = None,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="Holds a bearer token for it; or WATTFLOW_PROMETHEUS_TOKEN.",
+        ),
+    ] = None,
+    no_sacct: Annotated[
+        bool, typer.Option("--no-sacct", help="Leave Slurm's accounting alone.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the joules of the same jobs and windows against sacct and a Prometheus of GPU exporters, as ratios."""
+    from wattflow import crosscheck as stage  # noqa: PLC0415
+    from wattflow.prometheus import Prometheus, read_token  # noqa: PLC0415
+    from wattflow.report import number  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    server = None if url is None else Prometheus(url, read_token(token_file))
+    rows = stage.crosscheck(open_sweep(sweep), server, sacct=not no_sacct)
+    if as_json:
+        _print_json(rows)
+        return
+    _table(
+        ["point_id", "job", "source", "window", "s", "J", "site's J", "u", "ratio", "remark"],
+        [
+            [
+                *(row["point_id"], row["job_id"], row["source"], row["window"]),
+                number(row["seconds"]),
+                ("~" if row["simulated"] else "") + number(row["energy_j"]),
+                *(number(row[name]) for name in ("site_energy_j", "site_energy_u_j")),
+                "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
+                row["why_not"] or row["remark"],
+            ]
+            for row in rows
+        ],
+        numbers=range(4, 9),
+    )
+    if not rows:
+        _talk(
+            "nothing to hold against: no attempt of a Slurm job, and no GPU's joules with --prometheus."
+        )
+
+
+@app.command()
 def restore(
     journal_dir: Annotated[
         str | None,

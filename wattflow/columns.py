@@ -477,6 +477,41 @@ COST = pa.schema(
     ]
 )
 
+# What the site's own meters say of the same jobs and windows: results/crosscheck.parquet.
+CROSSCHECK = pa.schema(
+    [
+        _field("point_id", _STRING, "", "The point; null where a job had several attempts."),
+        _field("attempt", _INT, "", "The attempt; null likewise."),
+        _field("job_id", _STRING, "", "Slurm's job."),
+        _field("source", _STRING, "", "Whose figure it is: the exporter and its metric, or sacct."),
+        _field("window", _STRING, "", "What both are of: measured window, or job."),
+        _field("seconds", _FLOAT, "s", "Its length; null for a job."),
+        _field("boundary", _STRING, "", "The boundary of energy_j."),
+        _field(
+            "site_boundary",
+            _STRING,
+            "",
+            "That of site_energy_j: gpu, or node without NVIDIA GPUs.",
+        ),
+        _field("simulated", _BOOL, "", "True where energy_j was not measured."),
+        _field(
+            "energy_j",
+            _FLOAT,
+            "J",
+            "By wattflow: energy_j, or for a job job_energy_j of all its attempts.",
+        ),
+        _field("site_energy_j", _FLOAT, "J", "By the site."),
+        _field(
+            "site_energy_u_j", _FLOAT, "J", "Its standard uncertainty by sampling; null for sacct."
+        ),
+        _field("ratio", _FLOAT, "", "site_energy_j / energy_j."),
+        _field("samples", _INT, "", "The site's samples in the window, of all GPUs."),
+        _field("spacing_s", _FLOAT, "s", "Median time between two of them, of the worst GPU."),
+        _field("remark", _STRING, "", "What to know of the source."),
+        _field("why_not", _STRING, "", "Why there is no ratio."),
+    ]
+)
+
 # One row a reading, as the sidecar wrote it, with whose it is.
 COLLECTED_TRACE = pa.schema(
     [

@@ -38,5 +38,9 @@ class SlurmError(WattflowError, RuntimeError):
     """A Slurm command failed or did not answer."""
 
 
+class SiteError(WattflowError, RuntimeError):
+    """A site's Prometheus did not answer, or not as one does."""
+
+
 class DamagedError(WattflowError, ValueError):
     """A file of a sweep cannot be read as what it should be."""

@@ -16,10 +16,11 @@ from typing import Any, cast
 import polars as pl
 
 from wattflow import __version__, caps
-from wattflow.columns import CHOICE_KEYS, REASONS, SENSORS
-from wattflow.errors import RefusedError
+from wattflow.columns import CHOICE_KEYS, CROSSCHECK, REASONS, SENSORS
+from wattflow.errors import DamagedError, RefusedError
 from wattflow.page import figure, html_table, page, td
 from wattflow.results import Sweep
+from wattflow.stream import read_table
 from wattflow.sweepdir import write_atomic
 
 TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
@@ -211,6 +212,7 @@ def report(sweep: Sweep) -> Path:
             _use(sweep),
             _caps(sweep),
             _cost(sweep),
+            _crosscheck(sweep),
             _by_choice(sweep, figures),
             _timelines(sweep, figures),
             _boards(sweep),
@@ -521,6 +523,33 @@ def _use(sweep: Sweep) -> str:
         "ran, or memory was touched, says nothing of how much of either was used: a kernel that waits for another GPU "
         "counts. How full memory is stands apart. Means over the repeats that count; GPM tells the shares of SMs, "
         f"warps, tensor cores and bandwidth, where it answers.</p>{told}</section>"
+    )
+
+
+def _crosscheck(sweep: Sweep) -> str:
+    """What the site's own meters said when `wattflow crosscheck` last asked; nothing where it never did."""
+    try:
+        rows = read_table(sweep.directory.crosscheck_path, CROSSCHECK).to_pylist()
+    except (FileNotFoundError, DamagedError):
+        return ""
+    body = []
+    for row in rows:
+        told = row["why_not"] or row["remark"] or ""
+        mark = "~" if row["simulated"] else ""
+        cells = [
+            f"<td><code>{escape(row['point_id'] or '-')}</code></td>",
+            td(row["source"], numeric=False),
+            td(mark + number(row["energy_j"]), numeric=True),
+            td(number(row["site_energy_j"]), numeric=True),
+            td("-" if row["ratio"] is None else f"{row['ratio']:.4f}", numeric=True),
+            td(told, numeric=False),
+        ]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    head = ["point", "source", "J", "site's J", "ratio", ""]
+    return (
+        "<section><h2>By the site's own meters</h2><p class='note'>The same jobs and windows by what the site records: "
+        "agreement of two readings of one board is consistency, not accuracy. What Slurm keeps is of another boundary."
+        f"</p>{html_table(head, body, range(2, 5))}</section>"
     )
 
 

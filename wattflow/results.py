@@ -9,7 +9,7 @@ s.timeline(s.points["point_id"][0])     an Altair chart
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,7 +255,17 @@ class Sweep:
 
     def spans(self, point: str) -> pl.DataFrame:
         """The spans of each node's lowest rank, straight from the point's attempt; empty if it has none."""
-        row = self.row(point)
+        spans = self._all_spans(self.row(point))
+        return spans.filter(pl.col("rank") == pl.col("rank").min().over("node"))
+
+    def windows(self, row: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
+        """Node, GPU UUID and the unix ns between which its spans lie in the measured window, of an attempt's row."""
+        within = self._all_spans(row).filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
+        edges = (pl.col("start_ns").min(), pl.col("end_ns").max())
+        return within.group_by("node", "gpu_uuid", maintain_order=True).agg(*edges).rows()
+
+    def _all_spans(self, row: Mapping[str, Any]) -> pl.DataFrame:
+        """The spans of all ranks, straight from the attempt of a row; empty where it has none."""
         tables = []
         if isinstance(row["attempt"], int):
             folder = self.directory.point_path(str(row["point_id"])) / f"attempt-{row['attempt']}"
@@ -267,8 +277,7 @@ class Sweep:
         empty = pl.from_arrow(SPAN.empty_table())
         assert isinstance(empty, pl.DataFrame)
         frames = [table for table in tables if isinstance(table, pl.DataFrame)]
-        spans = pl.concat(frames) if frames else empty
-        return spans.filter(pl.col("rank") == pl.col("rank").min().over("node"))
+        return pl.concat(frames) if frames else empty
 
     def timeline(self, point: str) -> "alt.LayerChart":
         """Power per GPU of one point, its phases shaded; RefusedError where nothing was measured."""

@@ -123,6 +123,26 @@ def ended(job_ids: Iterable[str]) -> dict[str, Word]:
     return words
 
 
+def consumed_energy_j(job_ids: Sequence[str]) -> dict[str, float]:
+    """The joules that the accounting keeps of jobs, by job; those without any are left out.
+
+    Each step of a job counts all of its nodes' energy, so that steps are not added: the largest is the job's. It is
+    what the site's AcctGatherEnergyType reads, and holds no NVIDIA GPU.
+    """
+    out = _ask(["sacct", "-n", "-P", "-o", "JobID,ConsumedEnergyRaw", "-j", ",".join(job_ids)])
+    found: dict[str, float] = {}
+    for line in out.splitlines():
+        step, _, text = line.partition("|")
+        joules = int(text) if text.isascii() and text.isdecimal() else 0
+        if 0 < joules < _NO_JOULES:
+            job = step.partition(".")[0]
+            found[job] = max(found.get(job, 0.0), float(joules))
+    return found
+
+
+_NO_JOULES = 0xFFFFFFFE  # Slurm's NO_VAL and what is above it: not known
+
+
 def expand(key: str) -> list[str]:
     """The tasks that 123_[0-2,7%4] stands for: 123_0, 123_1, 123_2 and 123_7; any other key is itself."""
     match = re.fullmatch(r"(\d+)_\[([\d,\-]+)(?:%\d+)?\]", key)

@@ -228,6 +228,11 @@ class SweepDir:
         return self.results / "traces"
 
     @property
+    def crosscheck_path(self) -> Path:
+        """results/crosscheck.parquet: what the site's own meters said, when it was last asked."""
+        return self.results / "crosscheck.parquet"
+
+    @property
     def report_path(self) -> Path:
         """results/report.html."""
         return self.results / "report.html"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Installs what Debian's packages the tests of real Slurm and of the report need and this machine lacks, if it may:
+# Installs what Debian's packages the tests of real Slurm, of the report and of a site's monitoring need and this machine lacks, if it may:
 # as root, on a machine with apt. Otherwise it says what is missing and goes on; those tests then skip and say why.
 set -euo pipefail
 
-PACKAGES=(slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurmdbd mariadb-server chromium shellcheck)
+PACKAGES=(slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurmdbd mariadb-server chromium shellcheck prometheus)
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

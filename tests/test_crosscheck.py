@@ -1,0 +1,300 @@
+"""The same joules by the site's own meters: a real Prometheus that scraped known watts, and sacct."""
+
+import json
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fake_slurm import FakeSlurm
+from site_monitoring import PUE, Board, prometheus, served
+from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
+
+import wattflow
+from wattflow import report
+from wattflow.cli import main
+from wattflow.collect import collect
+from wattflow.columns import CROSSCHECK
+from wattflow.crosscheck import crosscheck
+from wattflow.errors import RefusedError, SiteError
+from wattflow.prometheus import Prometheus, selector
+
+WINDOW_S = 3.0
+STEADY, RISING = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["wattflow", "crosscheck", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A site watched while one board drew 200 W, another 100 W rising by 20 W a second, and a sweep of that time.
+
+    The rise begins at `zero`, the window of 3 s half a second later: 600 J, and (100 + 40) x 3 = 420 J.
+    """
+    began = time.time()
+    zero = began + 3600.0
+
+    def risen_s(now_s):
+        return max(0.0, now_s - zero)
+
+    boards = [
+        Board(STEADY, "node1", lambda _: 200.0, lambda t: 200.0 * (t - began)),
+        Board(
+            RISING,
+            "node2",
+            lambda t: 100.0 + 20.0 * risen_s(t),
+            lambda t: 100.0 * (t - began) + 10.0 * risen_s(t) ** 2,
+        ),
+    ]
+    folder = tmp_path_factory.mktemp("site")
+    with prometheus(folder, boards) as url:
+        zero = time.time() + 0.3  # it has scraped by now
+        time.sleep(zero + 0.5 + WINDOW_S + 0.5 - time.time())
+        gpus = [
+            Gpu(STEADY, constant(200.0)),
+            Gpu(RISING, lambda s: 100.0 + 20.0 * np.maximum(0.0, s), node="node2"),
+        ]
+        point = choices(shards=2)
+        sweep = make_sweep(folder / "s", [point])
+        made = Made(
+            gpus,
+            batches=1,
+            prefill_s=1.0,
+            decode_s=WINDOW_S - 1.0,
+            before_s=0.5,
+            started_s=zero - START_NS / 1e9,
+        )
+        make_attempt(sweep, point, made)
+        collect(sweep)
+        yield url, wattflow.open_sweep(sweep.path)
+
+
+def by_source(rows):
+    return {row["source"]: row for row in rows}
+
+
+@pytest.mark.prometheus
+def test_each_exporter_tells_the_same_joules(site):
+    """Counter, watts and milliwatts of both boards make our 1,020 J within 1 %; CEEMS' hold the site's PUE of 1.2."""
+    url, sweep = site
+    rows = by_source(crosscheck(sweep, Prometheus(url), sacct=False))
+    assert set(rows) == {
+        "dcgm-exporter DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+        "dcgm-exporter DCGM_FI_DEV_POWER_USAGE",
+        "jobstats nvidia_gpu_power_usage_milliwatts",
+        "CEEMS uuid:ceems_gpu_power_watts:pue",
+    }
+    for source, row in rows.items():
+        ceems = source.startswith("CEEMS")
+        assert row["why_not"] is None, source
+        assert row["energy_j"] == pytest.approx(1020.0, rel=1e-3)
+        assert row["ratio"] == pytest.approx(PUE if ceems else 1.0, rel=0.01), source
+        assert row["site_energy_u_j"] > 0
+        assert row["samples"] == pytest.approx(2 * WINDOW_S / 0.2, abs=6)
+        assert row["spacing_s"] == pytest.approx(0.2, abs=0.05)
+        assert (row["boundary"], row["site_boundary"]) == ("gpu", "gpu")
+        assert (row["remark"] is not None) == ceems
+
+
+@pytest.mark.prometheus
+def test_it_is_kept_and_shown(site, monkeypatch, capsys):
+    """The command prints a row a metric with its ratio; results/ keeps them, and the report shows them."""
+    url, sweep = site
+    assert run(monkeypatch, sweep.directory.path, "--prometheus", url, "--no-sacct") == 0
+    head, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 4
+    assert float(rows[0][head.index("ratio")]) == pytest.approx(1.0, rel=0.01)
+    kept = pq.read_table(sweep.directory.crosscheck_path)
+    assert kept.schema.names == CROSSCHECK.names
+    assert kept.num_rows == 4
+    section = report._crosscheck(sweep)
+    assert "jobstats nvidia_gpu_power_usage_milliwatts" in section
+    assert "holds the PUE" in section
+
+
+@pytest.mark.prometheus
+def test_what_the_site_did_not_see(site, tmp_path):
+    """A window from before the server was there, a board that it does not know, and a window of a few samples."""
+    url, sweep = site
+    began_s = sweep.attempts["started"][0].timestamp() - START_NS / 1e9
+    cases = {
+        "before": (STEADY, began_s - 100.0, {}, "before the window's start"),
+        "unknown": ("GPU-33333333-cccc", began_s, {}, "no samples of its GPUs"),
+        "short": (STEADY, began_s, {"prefill_s": 0.2, "decode_s": 0.2}, "shorter than 3"),
+    }
+    for name, (uuid, started_s, over, why) in cases.items():
+        point = choices()
+        directory = make_sweep(tmp_path / name, [point])
+        made = Made([Gpu(uuid)], batches=1, before_s=0.5, started_s=started_s, **over)
+        make_attempt(directory, point, made)
+        collect(directory)
+        rows = crosscheck(wattflow.open_sweep(directory.path), Prometheus(url), sacct=False)
+        assert rows, name
+        assert all(row["ratio"] is None for row in rows)
+        told = {row["why_not"] for row in rows}
+        assert any(why in text for text in told) or "at that time" in told.pop(), name
+
+
+@pytest.mark.prometheus
+def test_a_query_that_is_none(site):
+    """The server's own words come back in one line."""
+    with pytest.raises(SiteError, match="parse error"):
+        Prometheus(site[0]).samples("{", 0, 10**9)
+
+
+# --- a server that is none, or refuses -----------------------------------------------------------
+
+
+def ask(url, token=None, **over):
+    return Prometheus(url, token, **over).names(0, 10**9)
+
+
+def test_nobody_answers():
+    """A port at which nobody listens, and a server that takes its time: one line each, with what to look at."""
+    with pytest.raises(SiteError, match=r"does not answer .*refused"):
+        ask("http://127.0.0.1:9")
+
+    def slow(_):
+        time.sleep(0.6)
+        return 200, {}, b"{}"
+
+    with served(slow) as url, pytest.raises(SiteError, match=r"no answer within 0\.2 s"):
+        ask(url, timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ((200, {}, b"<html>"), "not as a Prometheus server does"),
+        ((200, {}, b"[1]"), "not as a Prometheus server does"),
+        ((200, {}, b'{"status": "error", "error": "too busy"}'), "too busy"),
+        ((401, {}, b""), "wants a token, by --token-file"),
+        ((302, {"Location": "http://127.0.0.1:9/"}, b""), "moved"),
+        ((500, {}, b"oh"), "HTTP 500"),
+        ((422, {}, b'{"error": "query timed\\n out"}'), "HTTP 422: query timed out"),
+    ],
+)
+def test_answers_that_are_none(answer, why):
+    """What is no Prometheus, and what refuses, is told in one line."""
+    with served(lambda _: answer) as url, pytest.raises(SiteError, match=why) as error:
+        ask(url)
+    assert "\n" not in str(error.value)
+
+
+def test_the_token_goes_into_the_header_and_nowhere_else(tmp_path, monkeypatch, capsys):
+    """A token from a file or the environment reaches the server, follows no redirect, and stands in no message."""
+    seen = []
+
+    def answer(request):
+        seen.append(request.headers.get("Authorization"))
+        return 302, {"Location": f"http://127.0.0.1:{request.server.server_port}/stolen"}, b""
+
+    secret = tmp_path / "token"
+    secret.write_text("hush-hush\n")
+    point = choices()
+    directory = make_sweep(tmp_path / "s", [point])
+    make_attempt(directory, point, Made([Gpu("GPU-a")]))
+    collect(directory)
+    with served(answer) as url:
+        words = [directory.path, "--prometheus", url, "--no-sacct"]
+        assert run(monkeypatch, *words, "--token-file", secret) == 1
+        monkeypatch.setenv("WATTFLOW_PROMETHEUS_TOKEN", "other")
+        assert run(monkeypatch, *words) == 1
+    shown = capsys.readouterr()
+    assert seen == ["Bearer hush-hush", "Bearer other"]
+    assert "hush" not in shown.out + shown.err
+    assert "moved (302)" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "why"),
+    [
+        ("ftp://site", None, "no http or https URL"),
+        ("prometheus:9090", None, "no http or https URL"),
+        ("https://me:hush@site", None, "without user, password"),
+        ("https://site", "two words", "no header may hold"),
+        ("https://site", "a\r\nb", "no header may hold"),
+    ],
+)
+def test_what_is_refused(url, token, why):
+    """Another scheme, a password in the URL, a token that would break the header; none is repeated."""
+    with pytest.raises(RefusedError, match=why) as error:
+        Prometheus(url, token)
+    assert "hush" not in str(error.value)
+
+
+def test_a_token_file_that_is_not_there(tmp_path, monkeypatch, capsys):
+    """It is refused before the server is asked."""
+    words = ["--prometheus", "http://127.0.0.1:9", "--token-file", tmp_path / "none"]
+    assert run(monkeypatch, tmp_path, *words) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_names_are_quoted():
+    """A name with signs of its own stays a name."""
+    assert selector("up", "UUID", ['a"b', "c.d"]) == 'up{UUID=~"a\\"b|c\\\\.d"}'
+
+
+# --- Slurm ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """One attempt of job 17: 3 s before a window of 8.5 s at 100 W are 1,150 J."""
+    point = choices()
+    directory = make_sweep(tmp_path / "s", [point])
+    make_attempt(directory, point, Made([Gpu("GPU-a", constant(100.0))]))
+    collect(directory)
+    return wattflow.open_sweep(directory.path)
+
+
+def test_slurms_joules_are_the_nodes(fake, sweep):
+    """Steps each count the whole node: of 0, 2,300 and 2,100 J the job's are 2,300, twice ours, and labelled."""
+    fake.accounting("17|", "17.batch|2300", "17.0|2100", "17.extern|0")
+    (row,) = crosscheck(sweep, None)
+    assert row["source"] == "sacct ConsumedEnergy"
+    assert row["energy_j"] == pytest.approx(1150.0, rel=1e-3)
+    assert (row["site_energy_j"], row["ratio"]) == (2300.0, pytest.approx(2.0, rel=1e-3))
+    assert row["site_boundary"] == "node without NVIDIA GPUs"
+    assert "holds no NVIDIA GPU" in row["remark"]
+    assert fake.calls("sacct") == ["-n -P -o JobID,ConsumedEnergyRaw -j 17"]
+
+
+@pytest.mark.parametrize("lines", [[], ["17|0"], ["17|4294967294"], ["17|18446744073709551614"]])
+def test_slurm_keeps_no_energy(fake, sweep, lines):
+    """No line, 0 and Slurm's numbers for no value are null, with what to look at."""
+    fake.accounting(*lines)
+    (row,) = crosscheck(sweep, None)
+    assert (row["site_energy_j"], row["ratio"]) == (None, None)
+    assert "AcctGatherEnergyType" in row["why_not"]
+
+
+def test_slurm_does_not_answer(sweep, monkeypatch, tmp_path):
+    """Without sacct the row says so, and the others stand."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (row,) = crosscheck(sweep, None)
+    assert "no sacct on the PATH" in row["why_not"]
+
+
+def test_nothing_to_hold_against(tmp_path, monkeypatch, capsys):
+    """Simulated joules are held against nobody's GPUs, and without a job there is no sacct."""
+    point = choices()
+    directory = make_sweep(tmp_path / "s", [point])
+    gpu = Gpu("host-node1")
+    attempt = make_attempt(directory, point, Made([gpu], source="simulated", boundary="host"))
+    record = attempt.read_record()
+    record["job"]["job_id"] = None
+    attempt.write_record(record)
+    collect(directory)
+    assert run(monkeypatch, directory.path, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
