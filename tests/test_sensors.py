@@ -164,6 +164,16 @@ def test_ticks_that_keep_a_beat_are_placed_on_it():
     assert watts == pytest.approx(np.full(len(stamps), 400), rel=0.005)
 
 
+def test_a_beat_is_found_through_coarse_polls_and_missing_instants():
+    """A renewal each 100 ms polled each 7 ms, a fifth of them unseen: the beat is 100 ms to 0.1 ms."""
+    random = np.random.default_rng(7)
+    true_ms = np.arange(100)[random.uniform(size=100) > 0.2] * 100.0
+    seen = T0 + (np.ceil(true_ms / 7) * 7 * MS).astype(np.int64) - round(3.5 * MS)
+    found = sensors.beat(seen, np.full(len(seen), 3.5 * MS))
+    assert found.period_ns / MS == pytest.approx(100, abs=0.1)
+    assert sensors.beat(seen[:5], np.full(5, 3.5 * MS)) is None
+
+
 def test_ticks_that_keep_no_beat_are_left_where_they_were_seen():
     """A counter renewed at 100 ms give or take 40 is not forced onto a beat; only the first reading, no tick, goes."""
     ticks = counted(100, 3, 10, jitter_ms=40)
@@ -188,6 +198,18 @@ def test_joules_of_a_late_source_are_taken_late():
     assert sensors.joules(power, *window, behind_ns=40 * MS) == pytest.approx(250, rel=1e-3)
     assert sensors.joules(power, *window, behind_ns=0) == pytest.approx(250 - 300 * 0.04, rel=1e-2)
     assert sensors.joules(power, T0, T0 + 3000 * MS, behind_ns=40 * MS) is None
+
+
+def test_the_share_of_a_window_in_which_a_load_was_on():
+    """On from 1 to 2 s and from 3 to 4 s: all of 1.5 to 2 s, half of 0 to 4 s, a quarter of 1.75 to 2.75 s, by hand."""
+    bounds = T0 + np.arange(6) * 1000 * MS
+    for start_ms, end_ms, share in (
+        (1500, 2000, 1.0),
+        (0, 4000, 0.5),
+        (1750, 2750, 0.25),
+        (0, 900, 0.0),
+    ):
+        assert sensors.on_share(bounds, T0 + start_ms * MS, T0 + end_ms * MS) == share
 
 
 def test_short_windows_show_aliasing():

@@ -269,6 +269,7 @@ def _source(reads: Reads, source: str) -> dict[str, Any]:
         "unit": "%" if source == GPM else "W",
         "stamped_by": "driver" if source == BUFFER else "first read that shows it",
         "period_ms": _told(period),
+        "beat_ms": _beat_ms(reads, source, busy),
         "spacings_ms": _histogram(np.concatenate([np.zeros(0), *spacings])),
         **_answer(reads, source),
     }
@@ -278,6 +279,23 @@ def _source(reads: Reads, source: str) -> dict[str, Any]:
             "shown_after_ms": _told(sensors.spread(_shown(reads))),
         }
     return found
+
+
+def _beat_ms(reads: Reads, source: str, steps: Sequence[int]) -> float | None:
+    """The steady period of a polled sensor, far sharper than its polls; null for one that keeps none."""
+    if source in (BUFFER, GPM):
+        return None
+    beats = []
+    for number in steps:
+        if source == COUNTER:
+            times: Counter | sensors.Renewals = reads.ticks([number])
+        else:
+            start, end, _, value = reads.of(source, [number])
+            times = sensors.renewals(start, end, value)
+        found = sensors.beat(times.time_ns, times.half_ns)
+        if found is not None:
+            beats.append(found.period_ns / MS)
+    return round(float(np.median(beats)), 3) if beats else None
 
 
 def _stamps(reads: Reads, source: str, steps: Sequence[int]) -> Ints:
@@ -427,7 +445,7 @@ def _alias(reads: Reads, told: Passport, number: int) -> dict[str, Any]:
     ticks = reads.ticks([number])
     exact = sensors.at_ticks(ticks, step["start_ns"] + BEFORE_NS, step["end_ns"] - AFTER_NS)
     found: dict[str, Any] = {"period_ms": step["period_ms"], "seconds": None, "energy_j": {}}
-    found |= {"ratio": {}, "windows_1s": {}}
+    found |= {"ratio": {}, "windows_1s": {}, "on_share": None, "levels_j": None}
     if exact is None:
         return found
     start, end, counted_j = exact
@@ -444,10 +462,24 @@ def _alias(reads: Reads, told: Passport, number: int) -> dict[str, Any]:
         if energy_j is not None:
             found["energy_j"][source] = round(energy_j, 3)
             found["ratio"][source] = round(energy_j / counted_j, 5) if counted_j else None
+    found |= _by_levels(reads, number, start - round(late), end - round(late))
     for source, of in by_source.items():
         reach = sensors.range_of_windows(of, start, end, step["period_ms"] * MS)
         found["windows_1s"][source] = None if reach is None else [round(v, 5) for v in reach]
     return found
+
+
+def _by_levels(reads: Reads, number: int, start_ns: int, end_ns: int) -> dict[str, Any]:
+    """The share of a window in which the load was on, and the joules by the slow load's plateaus for that share."""
+    share = sensors.on_share(reads.edges(number), start_ns, end_ns)
+    levels = _levels(reads)
+    if levels is None:
+        return {"on_share": round(share, 5), "levels_j": None}
+    power_w = levels["off_w"] + (levels["on_w"] - levels["off_w"]) * share
+    return {
+        "on_share": round(share, 5),
+        "levels_j": round(power_w * (end_ns - start_ns) / 1e9, 3),
+    }
 
 
 def _held_ns(told: Passport, source: str) -> float:

@@ -41,8 +41,9 @@ _HOW = (
     "constant, if it is exponential. Polled values are stamped when they were first seen."
 )
 _LONG = (
-    "The load was on for half of each period. Below each sensor stand its joules over the counter's, in one window "
-    "between two of its ticks."
+    "The load was on for half of each period, as nearly as its process could switch. Below each sensor stand its "
+    "joules over the counter's, in one window between two of its ticks; the counter's own stand over what the plateaus "
+    "of the slow load make of the time that the load was on, which leaves out how the board rises and falls."
 )
 _SHORT = (
     "Windows of about 1 s, wherever they begin, all of which truly hold the same joules: how far the least and the "
@@ -88,7 +89,10 @@ def _sensors(one: Passport) -> str:
         period, answer = told["period_ms"], told["answer"]
         cells = [NAMES[source]]
         cells += (
-            [f"{period['median']:.1f}", f"{period['p5']:.1f} to {period['p95']:.1f}"]
+            [
+                f"{told['beat_ms'] or period['median']:.1f}",
+                f"{period['p5']:.1f} to {period['p95']:.1f}",
+            ]
             if period
             else ["-", "-"]
         )
@@ -119,7 +123,11 @@ def _aliasing(one: Passport) -> str:
     for of in one["aliasing"]:
         counted = of["energy_j"].get(COUNTER)
         cells = [f"{of['period_ms']:g}"]
-        told = ["-", "-"] if counted is None else [f"{of['seconds']:.2f}", f"{counted:.1f}"]
+        told = ["-"] * 4
+        if counted is not None:
+            by_levels = None if of["levels_j"] is None else counted / of["levels_j"]
+            told = [f"{of['seconds']:.2f}", f"{100 * of['on_share']:.1f}", f"{counted:.1f}"]
+            told.append("-" if by_levels is None else f"{by_levels:.4f}")
         ratios = [of["ratio"].get(source) for source in sources]
         told += ["-" if ratio is None else f"{ratio:.4f}" for ratio in ratios]
         ranges = [of["windows_1s"].get(source) for source in (COUNTER, *sources)]
@@ -129,9 +137,10 @@ def _aliasing(one: Passport) -> str:
         ]
         long.append(_row([*cells, *told], set(range(len(told) + 1))))
         short.append(_row([*cells, *reached], set(range(len(reached) + 1))))
-    right = range(len(names) + 3)
+    head = ["load, ms", "window, s", "on, %", "counter, J", "counter / levels", *names]
+    right = range(len(head))
     return (
-        f"<p class='note'>{_LONG}</p>{html_table(['load, ms', 'window, s', 'counter, J', *names], long, right)}"
+        f"<p class='note'>{_LONG}</p>{html_table(head, long, right)}"
         f"<p class='note'>{_SHORT}</p>{html_table(['load, ms', NAMES[COUNTER], *names], short, right)}"
     )
 
@@ -167,41 +176,49 @@ def _costs_table(one: Passport) -> str:
 
 
 def _figures(one: Passport, figures: list[dict[str, Any]]) -> list[str]:
-    """The same load by each sensor, the answers to a step, the spacings, the aliasing; as sections."""
-    parts = []
+    """All figures, a section each."""
+    return [f"<section>{figure(figures, chart)}</section>" for chart in charts(one).values()]
+
+
+def charts(one: Passport) -> dict[str, Any]:
+    """The same load by each sensor (slow, fast), the answers to an edge, the spacings, the aliasing: by name."""
+    drawn: dict[str, Any] = {}
     for load, told in one["figures"]["traces"].items():
         lines = {NAMES[source]: points for source, points in told["lines"].items()}
-        chart = draw.sensor_traces(lines, told["edges_s"], f"The {load} load by each sensor")
-        parts.append(f"<section>{figure(figures, chart)}</section>")
-    points = {NAMES[source]: of for source, of in one["figures"]["answers"].items()}
-    fits = {}
-    for source, of in one["figures"]["answers"].items():
-        answer = one["sources"][source]["answer"]
-        since_ms = np.linspace(min(p[0] for p in of), max(p[0] for p in of), 200)
-        share = sensors.answer(
-            since_ms * MS, answer["lag_ms"] * MS, answer["window_ms"] * MS, answer["shape"]
-        )
-        fits[NAMES[source]] = [[float(ms), float(y)] for ms, y in zip(since_ms, share, strict=True)]
+        drawn[load] = draw.sensor_traces(lines, told["edges_s"], f"The {load} load by each sensor")
+    points = one["figures"]["answers"]
     if points:
-        parts.append(f"<section>{figure(figures, draw.sensor_answers(points, fits))}</section>")
+        fits = {
+            NAMES[source]: _fit(one["sources"][source]["answer"], of)
+            for source, of in points.items()
+        }
+        drawn["answers"] = draw.sensor_answers({NAMES[s]: of for s, of in points.items()}, fits)
     spacings = {
         NAMES[source]: told["spacings_ms"]
         for source, told in one["sources"].items()
         if told["spacings_ms"]
     }
     if spacings:
-        parts.append(f"<section>{figure(figures, draw.sensor_spacings(spacings))}</section>")
+        drawn["spacings"] = draw.sensor_spacings(spacings)
     ranges = [
         (
             NAMES[source],
             of["period_ms"],
-            100 * (of["ratio"].get(source, 1.0) - 1),
-            *(100 * (r - 1) for r in reach),
+            100 * (of["ratio"].get(source, 1.0) - 1),  # the counter is its own measure
+            *(100 * (share - 1) for share in reach),
         )
         for of in one["aliasing"]
         for source, reach in of["windows_1s"].items()
         if reach is not None
     ]
     if ranges:
-        parts.append(f"<section>{figure(figures, draw.sensor_aliasing(ranges))}</section>")
-    return parts
+        drawn["aliasing"] = draw.sensor_aliasing(ranges)
+    return drawn
+
+
+def _fit(answer: Passport, points: list[list[float]]) -> list[list[float]]:
+    """The fitted answer over the time of the points: ms since the edge, share of the step."""
+    since_ms = np.linspace(min(p[0] for p in points), max(p[0] for p in points), 200)
+    lag_ns, window_ns = answer["lag_ms"] * MS, answer["window_ms"] * MS
+    share = sensors.answer(since_ms * MS, lag_ns, window_ns, answer["shape"])
+    return [[float(ms), float(y)] for ms, y in zip(since_ms, share, strict=True)]

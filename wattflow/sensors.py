@@ -25,6 +25,7 @@ from wattflow.energy import Bools, Counter, Curve, Floats, Ints, between, counte
 
 MS = 1_000_000  # ns
 LEAST_SAMPLES = 12  # on the ramp and beside it, for a fit
+LEAST_BEATS = 8
 LEAST_ON_BEAT = 0.9  # of a counter's ticks, or it keeps none
 LEAST_STEP = 4.0  # of a step over the scatter beside it, or it is not seen
 _BEFORE_NS = 300 * MS  # samples this long before an edge are folded, too: a stamp may lead
@@ -53,6 +54,15 @@ class Renewals:
     time_ns: Ints
     value: Floats
     half_ns: Floats
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Instants that keep to a steady period: where they lie by it, and how far off those were seen that fit it."""
+
+    period_ns: float
+    time_ns: Ints
+    off_ns: Floats
 
 
 @dataclass(frozen=True)
@@ -116,23 +126,34 @@ def regular(ticks: Counter) -> Counter:
         reset=ticks.reset[1:],
         energy_mj=ticks.energy_mj[1:],
     )
-    if len(ticks.time_ns) < 8:
+    found = beat(ticks.time_ns, ticks.half_ns)
+    if found is None:
         return ticks
-    since = (ticks.time_ns - ticks.time_ns[0]).astype(np.float64)
+    return replace(
+        ticks,
+        time_ns=found.time_ns,
+        half_ns=np.full(
+            len(found.time_ns), float(np.std(found.off_ns)) / np.sqrt(len(found.off_ns))
+        ),
+    )
+
+
+def beat(time_ns: Ints, half_ns: Floats) -> Beat | None:
+    """The steady beat of instants that are known to `half_ns` each, some of which may be missing; null without one."""
+    if len(time_ns) < LEAST_BEATS:
+        return None
+    since = (time_ns - time_ns[0]).astype(np.float64)
     spacing = np.diff(since)
     number = np.append(0.0, np.cumsum(np.rint(spacing / np.median(spacing))))
     good = np.ones(len(number), bool)
-    for _ in range(3):  # a read that came late on a busy node places its tick too early
-        beat, first = np.polyfit(number[good], since[good], 1)
-        off = since - first - beat * number
-        good = np.abs(off) <= ticks.half_ns + 2 * MS
+    for _ in range(3):  # a read that came late on a busy node places its instant too early
+        period, first = np.polyfit(number[good], since[good], 1)
+        off = since - first - period * number
+        good = np.abs(off) <= half_ns + 2 * MS
         if np.mean(good) < LEAST_ON_BEAT:
-            return ticks
-    return replace(
-        ticks,
-        time_ns=ticks.time_ns[0] + np.rint(first + beat * number).astype(np.int64),
-        half_ns=np.full(len(off), float(np.std(off[good])) / np.sqrt(len(off))),
-    )
+            return None
+    fitted_ns = time_ns[0] + np.rint(first + period * number).astype(np.int64)
+    return Beat(float(period), fitted_ns, off[good])
 
 
 def ticks_as_power(ticks: Counter) -> tuple[Ints, Floats]:
@@ -247,6 +268,13 @@ def at_ticks(ticks: Counter, start_ns: int, end_ns: int) -> tuple[int, int, floa
         return None
     joules = int(ticks.energy_mj[last] - ticks.energy_mj[first]) / 1e3
     return int(ticks.time_ns[first]), int(ticks.time_ns[last]), joules
+
+
+def on_share(bounds_ns: npt.ArrayLike, start_ns: int, end_ns: int) -> float:
+    """The share of a window in which a load was on that was off, on, off ... between its bounds."""
+    bounds = np.clip(np.asarray(bounds_ns, dtype=np.int64), start_ns, end_ns)
+    lengths = np.diff(bounds)
+    return float(lengths[1::2].sum()) / (end_ns - start_ns)
 
 
 def joules(power: Curve, start_ns: int, end_ns: int, behind_ns: float) -> float | None:
