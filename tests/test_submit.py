@@ -153,9 +153,9 @@ def test_a_block_runs_all_arms_of_a_repeat_in_one_task():
 
 
 def test_gpu_hours_are_gpus_times_the_limit_of_every_task():
-    """Three tasks of 2 nodes x 2 GPUs and 30 minutes are 6 GPU-hours."""
+    """Three tasks of 2 nodes x 2 GPUs and 30 minutes are 6 GPU-hours on 3 node-hours."""
     (shape,) = shapes_of(*seeds(3, shards=4, cluster__gpus_per_node=2, cluster__time_min=30))
-    assert shape.row()["gpu_hours"] == 6.0
+    assert (shape.row()["gpu_hours"], shape.row()["node_hours"]) == (6.0, 3.0)
 
 
 # --- the batch script -----------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_what_slurm_refused_is_never_tried_and_the_same_submit_sends_it(fake, tm
     fake.refuse()
     first = submit.submit(plan(tmp_path, *made.points[:2]))
     fake.refuse("sbatch: error: QOSMaxSubmitJobPerUserLimit")
-    with pytest.raises(SlurmError, match="QOSMaxSubmitJobPerUserLimit"):
+    with pytest.raises(SlurmError, match=r"QOSMaxSubmitJobPerUserLimit.*with cluster\.max_tasks"):
         submit.submit(made)
     again = submit.submit(made)
     assert (first.points, again.points, again.tried) == (2, 2, 2)

@@ -102,9 +102,22 @@ def test_a_turn_that_ends_soon_is_waited_for_and_told_once(sweep, caplog):
 def test_a_turn_ends_with_its_process_on_this_machine(sweep):
     """A pid that lives no more has no turn, however fresh its last sign is."""
     machine = process.job_id(os.getpid()).split(":")[1]
-    turn_of(sweep, f"local:{machine}:999999999:1")
+    turn_of(sweep, f"local:{machine}:999999999:1\n{process.namespace()}")
     with journal.turn(sweep) as mine:
         assert mine.folder.name == "8"
+
+
+@pytest.mark.parametrize(("silent_s", "taken"), [(60.0, False), (300.0, True)])
+def test_a_pid_of_a_container_tells_nothing_outside_it(silent_s, taken, sweep):
+    """Another container of the same host name: no such pid here says nothing, so its signs alone count."""
+    machine = process.job_id(os.getpid()).split(":")[1]
+    turn_of(sweep, f"local:{machine}:999999999:1\n1", silent_s=silent_s)
+    if taken:
+        with journal.turn(sweep):
+            pass
+    else:
+        with pytest.raises(RefusedError, match=machine), journal.turn(sweep, patience_s=0.0):
+            pass
 
 
 @pytest.mark.parametrize(("silent_s", "taken"), [(60.0, False), (300.0, True)])

@@ -182,7 +182,7 @@ def _print_shapes(rows: Sequence[dict[str, Any]]) -> None:
         else:
             _talk(
                 f"{row['cluster']}: {asked}, {row['jobs']} arrays, {row['tasks']} tasks of at most "
-                f"{row['time_min']} min: at most {row['gpu_hours']:g} GPU-hours"
+                f"{row['time_min']} min: at most {row['gpu_hours']:g} GPU-hours, {row['node_hours']:g} node-hours"
             )
         if "expected" in row:
             _talk(f"  {_told_expected(row['expected'], row['time_min'])}")

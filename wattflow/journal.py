@@ -234,7 +234,7 @@ def _take(turns: Path) -> Turn:
     except FileExistsError:
         raise _refusal(mine, "another process") from None
     try:
-        (mine / "by").write_text(process.job_id(os.getpid()))
+        (mine / "by").write_text(f"{process.job_id(os.getpid())}\n{process.namespace()}")
     except OSError:  # a full disk
         shutil.rmtree(mine, ignore_errors=True)
         raise
@@ -258,10 +258,10 @@ def _refuse_living(last: Path) -> None:
     if (last / "ended").exists():
         return
     try:
-        by = (last / "by").read_text()
+        by, _, namespace = (last / "by").read_text().partition("\n")
     except FileNotFoundError:
-        by = ""
-    lives = process.lives(by) if by else None
+        by = namespace = ""
+    lives = process.lives(by) if by and namespace == process.namespace() else None
     if lives or (lives is None and _silence_s(last) < _SILENT_S):
         raise _refusal(last, by.removeprefix(LOCAL) or "a process that just began")
 

@@ -18,6 +18,14 @@ def job_id(pid: int) -> str:
     return f"{LOCAL}{platform.node()}:{pid}:{_start(pid)}"
 
 
+def namespace() -> str:
+    """Within which pids count: a container has pids of its own, though its host's name may be another's."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:  # no Linux
+        return ""
+
+
 def _start(pid: int) -> str | None:
     """When a process started, in clock ticks since boot; null when there is none, or only its zombie."""
     try:

@@ -115,8 +115,8 @@ class Shape:
         return self.cluster.launcher == "local"
 
     def row(self) -> dict[str, Any]:
-        """The shape for people: counts, the limit of a task in minutes, and the most GPU-hours that all can use."""
-        hours = len(self.tasks) * self.nodes * self.ranks_per_node * self.cluster.time_min / 60.0
+        """The shape for people: counts, a task's limit in minutes, the most node- and GPU-hours that all can use."""
+        node_hours = len(self.tasks) * self.nodes * self.cluster.time_min / 60.0
         return {
             "cluster": self.cluster.name,
             "control": " ".join(f"--{k}={v}" for k, v in self.control.items()) or None,
@@ -126,7 +126,8 @@ class Shape:
             "tasks": len(self.tasks),
             "jobs": 1 if self.is_local else len(self.arrays),
             "time_min": None if self.is_local else self.cluster.time_min,
-            "gpu_hours": None if self.is_local else round(hours, 3),
+            "node_hours": None if self.is_local else round(node_hours, 3),
+            "gpu_hours": None if self.is_local else round(node_hours * self.ranks_per_node, 3),
         }
 
 
@@ -645,9 +646,10 @@ def _start_arrays(
         left = sum(len(sent.tasks) for _, sent in intended) - sum(
             len(sent.tasks) for sent in accepted if sent.kind == "points"
         )
+        fewer = " with cluster.max_tasks at what this site allows" * ("MaxSubmit" in str(refusal))
         raise SlurmError(
             f"{refusal} {left} tasks of {sweep.name} were not sent; {len(submission.job_ids)} arrays were. "
-            f"`wattflow submit` with the same words sends the rest."
+            f"`wattflow submit` with the same words{fewer} sends the rest."
         )
 
 
