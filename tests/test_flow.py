@@ -84,6 +84,22 @@ def test_numbers_of_a_row_agree_with_each_other(flown):
         assert row["valid"], row["reasons"]
 
 
+def test_each_row_tells_how_near_the_limit_it_was(flown):
+    """Two shards read half the bytes of one in as many steps; shares are the least time over what was taken."""
+    where, _ = flown
+    points = wattflow.open_sweep(where / "sweeps" / "flow").points.sort("shards").to_dicts()
+    assert points[0]["step_bytes"] == pytest.approx(2 * points[1]["step_bytes"])
+    assert points[0]["decode_steps"] == points[1]["decode_steps"] > 0
+    for row in points:
+        least_s = row["decode_steps"] * max(
+            row["step_bytes"] / row["copy_bytes_per_s"],
+            row["step_flops"] / row["product_flops_per_s"],
+        )
+        assert row["decode_roofline_share"] == pytest.approx(least_s / row["decode_s"])
+        assert row["prefill_roofline_share"] > 0
+        assert row["ceilings_source"].endswith("in fp32, after the batches")
+
+
 def test_shards_do_not_change_the_prompts_or_the_joules_counted(flown):
     """Both points saw the same prompts; two ranks on one host's meter are billed once."""
     where, _ = flown

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "wattflow"
 LAYERS = [
     {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts", "archive"},
     {
-        *{"model", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
+        *{"model", "roofline", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
         *{"pseudonyms", "methods", "cost", "sensors"},
     },
     {"engine", "power"},

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow import conditions, energy, joined, unfinished
+from wattflow import conditions, energy, joined, roofline, unfinished
 from wattflow.columns import POINT, REASONS, choice_values
+from wattflow.config import from_dict
 from wattflow.energy import SECOND_NS, Counter, Curve, Joules
 from wattflow.errors import DamagedError
 from wattflow.schema import REQUEST, SPAN, TRACE, NodeInfo, Piece, Record
@@ -344,6 +345,8 @@ def _finished(
         )
         row.update(found)
         reasons += doubts
+    if "measure" not in record and batches is None and row["decode_s"] is not None:
+        row.update(_roofline(row, record))
     if row["sidecar_restarts"]:
         reasons.append("sidecar_restarted")
     reasons += self_checks(row, phases)
@@ -352,6 +355,20 @@ def _finished(
     traces = {device.who: attempt.trace_path(*device.who) for device in devices}
     traces |= _hosts(row, attempt, record, {device.who[0]: device.window for device in devices})
     return Collected(row, phases, traces)
+
+
+def _roofline(row: Row, record: Record) -> Row:
+    """How near the attempt came to its devices' limits, as far as its record tells."""
+    told = record.get("engine", {}).get("allreduce_us") or {}
+    by_rows = {int(rows): float(us) for rows, us in cast(dict[str, float], told).items()}
+    allreduce_us = by_rows[max(by_rows)] if by_rows else None
+    return roofline.columns(
+        from_dict(record["choices"]),
+        record.get("work"),
+        record.get("ceilings"),
+        (row["prefill_s"], row["decode_s"]),
+        allreduce_us,
+    )
 
 
 def _read_spans(

@@ -201,7 +201,7 @@ def _matrix_weights(model: Model) -> int:
     return 2 * model.dim * model.dim + 2 * model.dim * kv_width + 3 * model.dim * model.ffn_dim
 
 
-def decode_work(model: Model, shards: int, precision: str, batch: int, length: float) -> Work:
+def decode_work(model: Model, shards: int, precision: str, batch: float, length: float) -> Work:
     """One decode step of `batch` rows whose mean length is `length`, per GPU."""
     weights = read_parameters(model) * BYTES_PER_VALUE[precision]
     repeats = max(1.0, shards / model.n_kv_heads)

@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 
 from wattflow import config, dataset, heartbeat, pieces, slurm, tokenizer
 from wattflow.config import Config
-from wattflow.engine import reference
+from wattflow.engine import ceilings, reference
 from wattflow.engine.build import build
-from wattflow.engine.generation import Engine, Generated
+from wattflow.engine.generation import Engine, Generated, total_work
 from wattflow.engine.ranks import Ranks, join
 from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError, WattflowError
 from wattflow.interrupt import InterruptedRunError, Signals
@@ -215,6 +215,7 @@ class _Attempt:
                 self._generate(engine, shared, log, mark, progress)
                 self.record["engine"] = engine.info
                 engine.close()
+                self._tell_limits()
                 if self.claimed.last_of_task:
                     self._reference(log, progress)
                 log.close()
@@ -369,6 +370,13 @@ class _Attempt:
         with log.span("idle_after"):  # weights and cache still lie on the device
             time.sleep(self.config.power.idle_s)
         log.flush()
+
+    def _tell_limits(self) -> None:
+        """Note what the measured batches worked on, and what the devices can do at most: in no phase's joules."""
+        work = total_work(self.answers)
+        if work is not None:
+            self.record["work"] = work
+            self.record["ceilings"] = ceilings.measure(self.ranks, self.config.precision)
 
     def _span_log(self, engine: Engine, spool: Path, device: Device) -> SpanLog:
         return SpanLog(

@@ -249,6 +249,25 @@ class PromptInfo(TypedDict):
     tokens_max: int
 
 
+class WorkInfo(TypedDict):
+    """What an engine worked on in some batches: what the least bytes and FLOPs follow from."""
+
+    decode_steps: int
+    decode_rows: int  # rows asked for times steps
+    decode_positions: float  # cached positions that those rows read, over all steps
+    prefills: int
+    prefill_tokens: int  # of prompts, without padding
+    prefill_squares: int  # sum of the squares of the lengths read at once
+
+
+class Ceilings(TypedDict):
+    """What the slowest device of an attempt moved in a copy and computed in a matrix product."""
+
+    copy_bytes_per_s: float
+    product_flops_per_s: float
+    source: str  # how and when they were measured
+
+
 class Piece(TypedDict):
     """A run of batches that one attempt finished, of a point that is measured in several."""
 
@@ -305,6 +324,8 @@ class Record(TypedDict, total=False):
     measure: Measured  # of a command under `measure`, with its nodes' parts beside it
     parts: list[Part]  # never on disk here: the finished ones, put in when the record is read
     engine: dict[str, object]  # which path and kernels ran, parameters, bytes of weights and cache
+    work: WorkInfo  # of the measured batches; absent where the engine has none
+    ceilings: Ceilings  # measured after the last batch; absent likewise
     versions: dict[str, str]  # wattflow, python, torch, ...
     git: str | None
 

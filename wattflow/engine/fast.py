@@ -305,6 +305,14 @@ class Fast:
             stop_reasons=[reason for _, reason in rows],
             prefill_tokens_computed=len(self._lengths) * max(self._lengths),
             decode_tokens_computed=self._rows * steps,
+            work={
+                "decode_steps": steps,
+                "decode_rows": len(rows) * steps,
+                "decode_positions": len(rows) * steps * self.last_batch["mean_length"],
+                "prefills": 1,
+                "prefill_tokens": sum(self._lengths),
+                "prefill_squares": sum(n**2 for n in self._lengths),
+            },
         )
 
     def _run_steps(self, most: int) -> int:

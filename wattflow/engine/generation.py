@@ -1,9 +1,11 @@
 """What an engine is and what it gives back. No torch here: `run` and the synthetic engine need none."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wattflow.errors import EngineError
+from wattflow.schema import WorkInfo
 
 
 @dataclass
@@ -14,6 +16,23 @@ class Generated:
     stop_reasons: list[str]  # eos, length or max_seq_len
     prefill_tokens_computed: int
     decode_tokens_computed: int
+    work: WorkInfo | None  # null where nothing is computed
+
+
+def total_work(batches: Iterable[Generated]) -> WorkInfo | None:
+    """What all batches together worked on; null where one of them does not tell, or there is none."""
+    told = [batch.work for batch in batches]
+    if not told or None in told:
+        return None
+    known = [work for work in told if work is not None]
+    return {
+        "decode_steps": sum(work["decode_steps"] for work in known),
+        "decode_rows": sum(work["decode_rows"] for work in known),
+        "decode_positions": sum(work["decode_positions"] for work in known),
+        "prefills": sum(work["prefills"] for work in known),
+        "prefill_tokens": sum(work["prefill_tokens"] for work in known),
+        "prefill_squares": sum(work["prefill_squares"] for work in known),
+    }
 
 
 class Engine(Protocol):

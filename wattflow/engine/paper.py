@@ -22,6 +22,7 @@ from wattflow.engine.guards import (
 from wattflow.engine.layers import share_among
 from wattflow.engine.llama import Cache, Llama, empty_cache, rotary_table
 from wattflow.engine.ranks import Ranks
+from wattflow.schema import WorkInfo
 
 
 class Paper:
@@ -130,7 +131,22 @@ class Paper:
             stop_reasons=[reason for _, reason in rows],
             prefill_tokens_computed=len(rows) * self._shortest,
             decode_tokens_computed=len(rows) * (total - 1 - self._shortest),
+            work=self._work(total),
         )
+
+    def _work(self, total: int) -> WorkInfo:
+        """A prefill of the shortest prompt's length, then steps for all rows up to the batch's full length."""
+        rows, first = len(self._lengths), self._shortest
+        steps = total - 1 - first
+        return {
+            "decode_steps": steps,
+            "decode_rows": rows * steps,
+            # the step that feeds place p reads p + 1 positions
+            "decode_positions": rows * sum(range(first + 1, total)),
+            "prefills": 1,
+            "prefill_tokens": rows * first,
+            "prefill_squares": rows * first**2,
+        }
 
     def _step(self, start: int, stop: int) -> torch.Tensor:
         """Feed the tokens at places start ... stop-1, write the one at `stop`, return its logits [batch, vocab]."""

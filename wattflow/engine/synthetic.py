@@ -66,6 +66,7 @@ class Synthetic:
             stop_reasons=[reason for _, reason in rows],
             prefill_tokens_computed=sum(map(len, self._prompts)),
             decode_tokens_computed=len(self._prompts) * steps,
+            work=None,
         )
 
     def _output(self, prompt: list[int], count: int) -> list[int]:

@@ -1,0 +1,123 @@
+"""The roofline's columns: worked out by hand for a small model, and told by both engines of what they did."""
+
+import engine_ranks as tools
+import pytest
+
+from wattflow import config, roofline
+from wattflow.engine import ceilings
+from wattflow.engine.generation import total_work
+from wattflow.engine.synthetic import Synthetic
+
+# dim 64, 8 heads of 8 over 2 KV heads, ffn 96, 2 layers, 256 tokens: a layer has
+# 2 x 64 x 64 + 2 x 64 x 16 + 3 x 64 x 96 = 28,672 weights, the head 16,384; a cached position
+# 2 x 2 layers x 2 heads x 8 = 64 values
+LAYERS, HEAD, CACHED = 2 * 28672, 16384, 64
+CEILINGS = {"copy_bytes_per_s": 1e9, "product_flops_per_s": 1e12, "source": "by hand"}
+
+
+def choices(**changes):
+    """Choices of the small model in float32."""
+    return tools.choices(tools.tiny(), precision="fp32", **changes)
+
+
+def told(work, seconds=(1.0, 2.0), **changes):
+    """The columns of one piece of work."""
+    return roofline.columns(choices(**changes), work, CEILINGS, seconds, changes.get("us"))
+
+
+def test_a_step_reads_weights_and_cache():
+    """10 steps of 3 rows at mean length 20: 4 x (73,728 + 3 x 20 x 64) bytes each, moved in 2 s / 10."""
+    work = {"decode_steps": 10, "decode_rows": 30, "decode_positions": 600}
+    work |= {"prefills": 1, "prefill_tokens": 30, "prefill_squares": 300}
+    row = told(work)
+    step = 4 * (LAYERS + HEAD + 3 * 20 * CACHED)
+    assert row["step_bytes"] == step
+    assert row["step_flops"] == 2 * (LAYERS + HEAD) * 3 + 4 * 3 * 20 * 2 * 64
+    assert row["decode_bytes_per_s"] == pytest.approx(step * 10 / 2.0)
+    assert row["decode_roofline_share"] == pytest.approx(step / 1e9 / 0.2)
+    assert row["decode_steps"] == 10
+    assert row["ceilings_source"] == "by hand"
+
+
+def test_prefills_compute_by_each_length():
+    """Prompts of 10 and 20 tokens: 2 operations a weight for 30 tokens, attention by 10^2 + 20^2; no head."""
+    work = {"decode_steps": 0, "decode_rows": 0, "decode_positions": 0}
+    work |= {"prefills": 1, "prefill_tokens": 30, "prefill_squares": 500}
+    made = roofline.all_prefills(choices(), work)
+    assert made.flops == 2 * LAYERS * 30 + 2 * 500 * 2 * 64
+    assert made.read_bytes == 4 * LAYERS
+    row = told(work, seconds=(0.5, 0.0))
+    assert row["prefill_roofline_share"] == pytest.approx(4 * LAYERS / 1e9 / 0.5)
+    assert "decode_roofline_share" not in row
+
+
+def test_shards_share_the_work_and_communicate():
+    """Two shards halve the bytes of weights; two sums of 10 us in each of 2 layers take 40 us a step, 400 us of 2 s."""
+    work = {"decode_steps": 10, "decode_rows": 30, "decode_positions": 600}
+    work |= {"prefills": 1, "prefill_tokens": 30, "prefill_squares": 300}
+    row = roofline.columns(choices(shards=2), work, CEILINGS, (1.0, 2.0), 10.0)
+    assert row["step_bytes"] == 4 * (LAYERS + HEAD + 3 * 20 * CACHED) / 2
+    assert row["allreduces_per_step"] == 4
+    assert row["communication_s"] == pytest.approx(400e-6)
+    assert row["communication_share"] == pytest.approx(200e-6)
+
+
+def test_what_is_not_known_is_null():
+    """Without work there are ceilings alone; without ceilings bytes and FLOPs, and no shares."""
+    row = roofline.columns(choices(), None, CEILINGS, (1.0, 2.0), None)
+    assert row["copy_bytes_per_s"] == 1e9
+    assert "step_bytes" not in row
+    work = {"decode_steps": 1, "decode_rows": 1, "decode_positions": 1}
+    work |= {"prefills": 1, "prefill_tokens": 1, "prefill_squares": 1}
+    row = roofline.columns(choices(), work, None, (1.0, 2.0), None)
+    assert row["copy_bytes_per_s"] is None
+    assert row["decode_roofline_share"] is None
+    assert row["step_bytes"] > 0
+
+
+def test_both_engines_tell_what_they_did():
+    """Prompts of 2 and 5 tokens, 6 new ones: `fast` prefills 7 tokens and makes 5 steps, `paper` 4 and 8."""
+    asked = [[1, 2], [3, 4, 5, 6, 7]]
+    fast = tools.generate(
+        choices(engine=config.Engine(name="fast", device="cpu")), tools.ALONE, asked
+    )
+    assert fast.work == {
+        "decode_steps": 5,
+        "decode_rows": 10,
+        # step k reads the prompt, the first token and k more: (3 + ... + 7) + (6 + ... + 10)
+        "decode_positions": 65,
+        "prefills": 1,
+        "prefill_tokens": 7,
+        "prefill_squares": 4 + 25,
+    }
+    paper = tools.generate(choices(), tools.ALONE, asked)
+    # the shortest prompt is read at once; places 2 to 9 are fed to both rows, which read 3 to 10 positions
+    assert paper.work == {
+        "decode_steps": 8,
+        "decode_rows": 16,
+        "decode_positions": 2 * sum(range(3, 11)),
+        "prefills": 1,
+        "prefill_tokens": 4,
+        "prefill_squares": 8,
+    }
+    both = total_work([fast, paper])
+    assert both["decode_steps"] == 13
+    assert both["prefills"] == 2
+
+
+def test_an_engine_that_computes_nothing_tells_nothing():
+    """One batch without work makes the sum null, and so does none at all."""
+    chosen = choices(engine=config.Engine(name="synthetic", synthetic_ms_per_token=0.0))
+    engine = Synthetic(chosen, tools.ALONE, eos_id=None)
+    engine.load()
+    engine.prefill([[1, 2]])
+    assert total_work([engine.decode()]) is None
+    assert total_work([]) is None
+
+
+def test_ceilings_are_what_this_machine_does():
+    """A copy and a product on the CPU give rates that are neither nothing nor beyond any machine."""
+    made = ceilings.measure(tools.ALONE, "fp32")
+    assert 1e8 < made["copy_bytes_per_s"] < 1e13
+    assert 1e8 < made["product_flops_per_s"] < 1e15
+    assert made["source"] == "copy of 0.0312 GiB, product of 512 in fp32, after the batches"
