@@ -142,3 +142,13 @@ def _wait_ready(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
                 return
         time.sleep(0.05)
     pytest.fail(f"prometheus was not ready within 60 s: {log.read_text()}")
+
+
+def promtool() -> str:
+    """The path of promtool, which comes with Prometheus."""
+    program = shutil.which("promtool")
+    if program is None:
+        if "prometheus" in os.environ.get("WATTFLOW_REQUIRE", "").split(","):
+            pytest.fail("WATTFLOW_REQUIRE names prometheus, and no promtool is on the PATH")
+        pytest.skip("no promtool on the PATH (slurm/testcluster/install.sh adds it)")
+    return program

@@ -22,7 +22,7 @@ LAYERS = [
         *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
         *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune"},
         *{"bundle", "verify"},
-        *{"usage", "crosscheck", "prometheus"},
+        *{"usage", "crosscheck", "prometheus", "export"},
     },
     {"cli"},
 ]
@@ -53,6 +53,7 @@ STAGE_IMPORTS = {
     "usage": {"results"},
     "prometheus": set(),
     "crosscheck": {"prometheus", "results", "slurm"},
+    "export": {"results"},
     "tune": {"conditions", "grid", "process"},  # grid: for the choices of its words
     "report": {"caps", "results", "figures", "page"},
     "page": set(),

@@ -917,6 +917,31 @@ def crosscheck(
 
 
 @app.command()
+def export(
+    sweep: SweepArgument,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Where it goes; the sweep's results/export."),
+    ] = None,
+    timestamps: Annotated[
+        bool,
+        typer.Option("--timestamps", help="Stamp each sample with the end of its attempt."),
+    ] = False,
+) -> None:
+    """Write one JSON an attempt and an OpenMetrics text file of them all; prints the path of the latter."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow.export import export as write  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    opened = open_sweep(sweep)
+    folder = opened.directory.results / "export" if out is None else Path(out)
+    *documents, _, text = write(opened, folder, timestamps=timestamps)
+    print(text)
+    _talk(f"{len(documents)} attempts in {_shown((folder / 'attempts').absolute())}")
+
+
+@app.command()
 def restore(
     journal_dir: Annotated[
         str | None,
