@@ -1,7 +1,7 @@
 """A Slurm that keeps jobs, held or released, and runs none: sbatch, squeue, scontrol and scancel on the PATH.
 
 WATTFLOW_VICTIM is the pid that dies by kill -9 at the call which WATTFLOW_KILL names: `sbatch 2 after` is the second
-sbatch, once the job is accepted and before it says so; `answered` is once it did.
+sbatch, once the job is accepted and before it says so; `answered` is once it did. After `before` nothing is done.
 """
 
 import os
@@ -16,7 +16,7 @@ _HEAD = r"""#!/bin/bash
 me=$(basename "$0")
 echo "$me $*" >> "$MODEL/calls"
 count=$(grep -c "^$me" "$MODEL/calls")
-strike() { [ "$WATTFLOW_KILL" != "$me $count $1" ] || { rm -f "$MODEL/victim-lives"; kill -9 "$WATTFLOW_VICTIM"; }; }
+strike() { [ "$WATTFLOW_KILL" != "$me $count $1" ] || { kill -9 "$WATTFLOW_VICTIM"; exit 1; }; }
 strike before
 """
 
