@@ -4,13 +4,16 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from gpu import measured, page
+from gpu import joules_page, measured, page
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
 from wattflow.collect import collect
+
+pytest_plugins = ("fake_nvml.fixtures",)
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -148,3 +151,21 @@ def test_dry_run_of_one_gpu(tmp_path):
     subprocess.run([ROOT / "tests" / "gpu" / "h100.sh"], env=environment, check=True, timeout=900)
     told = json.loads((tmp_path / "h100.json").read_text())
     assert [row["counts"] for row in told["sweeps"]["h100"]] == [True] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.fake_nvml
+@pytest.mark.skipif(
+    "WATTFLOW_DATA" not in os.environ, reason="no WATTFLOW_DATA: questions and a tokenizer"
+)
+def test_dry_run_of_what_the_sidecar_takes(tmp_path, nvml_path, monkeypatch):
+    """The stage runs to its end on a fake GPU, and its line can be made: watts, share of a core and memory."""
+    (tmp_path / "data").symlink_to(os.environ["WATTFLOW_DATA"])
+    monkeypatch.setenv("FAKE_NVML_GPUS", "1")
+    asked = {"DRY": "1", "STAGES": "cost", "OUT": str(tmp_path), "PACKED": str(tmp_path)}
+    script = ROOT / "tests" / "gpu" / "joules.py"
+    subprocess.run([sys.executable, script], env={**os.environ, **asked}, check=True, timeout=120)
+    told = json.loads((tmp_path / "joules.json").read_text())
+    assert "error" not in told["cost"]
+    (line,) = joules_page.of_run(told)
+    assert "on 1 x NVIDIA Fake 80GB" in line

@@ -1,6 +1,7 @@
 """The joules of real GPUs: every method on the same windows, what measuring costs, what dummy weights hide; as JSON.
 
     OUT=results PACKED=.gpu python tests/gpu/joules.py                  all visible GPUs: 8 minutes on one, 4 on two
+    STAGES=cost OUT=results PACKED=.gpu python tests/gpu/joules.py      what the sidecar of one attempt takes: 80 s
     DRY=1 OUT=/tmp/results PACKED=.gpu python tests/gpu/joules.py       here: a tiny model, a fake driver, short windows
     python tests/gpu/joules_page.py                                     its tables, into docs/measurement.md
 
@@ -51,6 +52,7 @@ WEIGHT_WINDOW_S, REPEATS = (0.3, 2) if DRY else (2.5, 3)
 STEPS_AT_ONCE = 32  # of decode, before the host waits
 POLLS_MS = (95, 100, 104, 130)
 BATCHES = (64, 1)  # of the first GPU, the second, and so on
+IDLE_S, LOADED_S = (1.0, 2.0) if DRY else (10.0, 30.0)  # of the stage cost
 STAGES = os.environ.get("STAGES", "agreement overhead restart pulsed weights").split()
 
 RESULT: dict[str, object] = {}
@@ -161,7 +163,7 @@ def loaded(batch, rows_of_prompts):
         batch_size=batch, n_prompts=rows_of_prompts, nodes=1, stop="length", temperature=0.0,
         max_gen_len=64 if DRY else 256, max_seq_len=640,
     )  # fmt: skip
-    who = join(0, 1, 0, "node", "tcp://127.0.0.1:1", chosen.engine.device, 60.0)
+    who = join(0, 1, 0, "node", "", chosen.engine.device, 60.0, 60.0)
     prompts = dataset.load(chosen, tokenizer.load(chosen.model, "dummy")).tokens
     made = Fast(chosen, who, eos_id=None)
     made.load()
@@ -467,13 +469,84 @@ def compared(told):
     }
 
 
-def main():
-    """All stages that these GPUs allow."""
-    RESULT["about"] = {
+def cost(found, shown):
+    """Watts of idle GPUs without and with the sidecar by their counters; its time and memory in an attempt's window.
+
+    An attempt marks two edges, as here; stage agreement marks forty.
+    """
+    without_w = mean_watts(shown)
+    with recording(found) as (sidecar, ready, _):
+        found["idle_w"] = {"without": without_w, "with": mean_watts(shown)}
+        load = Child("decode", {"batch": 4 if DRY else BATCHES[0]}, CUDA_VISIBLE_DEVICES=shown[0])
+        try:
+            load.ready()
+            load.go(until_ns=time.time_ns() + int((LOADED_S + 3) * S))
+            time.sleep(1.0)
+            began_ns, at_s = time.time_ns(), [cpu_s(sidecar.pid)]
+            for edge, wait_s in ((True, 0.5), (False, LOADED_S - 1.0), (True, 0.5)):
+                if edge:
+                    sidecar.mark()
+                time.sleep(wait_s)
+                at_s.append(cpu_s(sidecar.pid))
+            seconds, count = (time.time_ns() - began_ns) / S, len(ready["devices"])
+            found |= {
+                "seconds": seconds,
+                "core_pct_per_gpu": (at_s[-1] - at_s[0]) / seconds * 100 / count,
+                "core_pct_per_gpu_between_edges": (at_s[2] - at_s[1])
+                / (LOADED_S - 1)
+                * 100
+                / count,
+                "memory_mib": memory_mib(sidecar.pid),
+            }
+        finally:
+            load.end()
+    say(json.dumps(found))
+
+
+def mean_watts(shown):
+    """Mean watts of each GPU over some seconds, by its energy counter, read at its ticks alone."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(int(index)) for index in shown]
+    first = [ticked(pynvml, handle) for handle in handles]
+    time.sleep(IDLE_S)
+    last = [ticked(pynvml, handle) for handle in handles]
+    pynvml.nvmlShutdown()
+    return [
+        (b - a) / (to_s - from_s) / 1e3 for (from_s, a), (to_s, b) in zip(first, last, strict=True)
+    ]
+
+
+def ticked(pynvml, handle):
+    """The moment of the counter's next tick, and what it then stands at, mJ."""
+    before_mj = now_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    while now_mj == before_mj:
+        time.sleep(0.005)
+        now_mj = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    return time.monotonic(), now_mj
+
+
+def about():
+    """What ran."""
+    return {
         "seed": SEED, "argv": sys.argv, "python": sys.version.split()[0],
         "commit": (PACKED / "commit").read_text().strip() if (PACKED / "commit").exists() else None,
         "dry": DRY,
     }  # fmt: skip
+
+
+def cost_alone():
+    """The one stage that has no load of its own at the start."""
+    RESULT["about"] = about()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+    with stage("cost") as found:
+        cost(found, shown)
+
+
+def main():
+    """All stages that these GPUs allow."""
+    RESULT["about"] = about()
     random = np.random.default_rng(SEED)
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     with stage("agreement") as found, recording(found) as (sidecar, ready, traces):
@@ -761,5 +834,7 @@ PARTS = {
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in PARTS:
         PARTS[sys.argv[1]](json.loads(sys.argv[2]))
+    elif STAGES == ["cost"]:
+        cost_alone()
     else:
         main()

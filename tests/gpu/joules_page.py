@@ -25,6 +25,10 @@ def page() -> str:
 
 def of_run(told: dict[str, Any]) -> Iterator[str]:
     """The tables of one run."""
+    if "cost" in told:
+        yield cost_line(told["cost"])
+    if "agreement" not in told:
+        return
     agreement, about = told["agreement"], told["about"]
     count = len(agreement["gpus"])
     yield (
@@ -59,6 +63,18 @@ def of_run(told: dict[str, Any]) -> Iterator[str]:
         yield from pulsed_table(told["pulsed"])
     for batch, arms in told.get("weights", {}).get("batches", {}).items():
         yield from weight_table(batch, arms)
+
+
+def cost_line(told: dict[str, Any]) -> str:
+    """What the sidecar of one attempt took."""
+    without, beside = (np.mean(told["idle_w"][name]) for name in ("without", "with"))
+    share, between = told["core_pct_per_gpu"], told["core_pct_per_gpu_between_edges"]
+    return (
+        f"**What the sidecar of an attempt takes**, on {len(told['gpus'])} x {told['gpus'][0]}: {share:.2f} % of a "
+        f"core per GPU over {told['seconds']:.0f} s of decode with both edges of a window, {between:.2f} % between "
+        f"them, {told['memory_mib']['RssAnon']:.0f} MiB of its own. An idle GPU drew {without:.1f} W without it and "
+        f"{beside:.1f} W with it.\n"
+    )
 
 
 def agreement_table(
