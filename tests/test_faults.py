@@ -232,7 +232,7 @@ def test_each_fault_of_the_docs_names_a_test_that_exists():
     known = {
         name
         for path in [*tests.glob("test_*.py"), *tests.glob("slurm/test_*.py")]
-        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+        for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)
     }
     page = (tests.parent / "docs" / "faults.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
