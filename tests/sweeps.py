@@ -176,7 +176,7 @@ def host_trace_of(made: Made, node: str) -> pa.Table:
     end_s = made.before_s + made.window_s + made.after_s
     seconds = np.arange(-0.1, end_s + 0.05, 0.05)
     stamps = made.stamps(node, seconds)
-    told = {**ABOUT, "node": node, "gpu_uuid": f"host-{node}", "source": "rapl"}
+    told = {**ABOUT, "node": node, "gpu_uuid": f"host-{node}", "source": "rapl", "scope": "host"}
     told |= {"boundary": "host", "period_ms": "50"}
     table = _readings(stamps, "rapl", power_w=made.hosts[node](seconds))
     return table.replace_schema_metadata(told)
@@ -204,7 +204,8 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
         throttle_reasons=np.array([4], np.uint64),
         power_limit_w=[made.limit_w],
     )
-    told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid, "source": made.source}
+    told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
+    told |= {"source": made.source, "scope": made.boundary}
     told |= {"boundary": made.boundary, "period_ms": str(made.period_s * 1e3)}
     return pa.concat_tables([power, counted, conditions]).replace_schema_metadata(told)
 

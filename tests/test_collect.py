@@ -308,9 +308,9 @@ def retraced(tmp_path, change, **made):
     made = Made([Gpu("GPU-a")], **made)
     attempt = make_attempt(sweep, point, made)
     path = attempt.trace_path("node1", "GPU-a")
-    told = change(pq.read_table(path).to_pylist())
-    metadata = {**ABOUT, "node": "node1", "gpu_uuid": "GPU-a"}
-    write_table(path, pa.Table.from_pylist(told, schema=TRACE.with_metadata(metadata)))
+    found = pq.read_table(path)
+    told = change(found.to_pylist())
+    write_table(path, pa.Table.from_pylist(told, schema=found.schema))
     (row,) = rows(sweep)
     return row
 
@@ -589,6 +589,7 @@ def test_joules_from_the_counter_alone(tmp_path):
     record = attempt.read_record()
     record["nodes"][0]["source"] = "nvml_counter"
     attempt.write_record(record)
+    retold(attempt, source="nvml_counter")
     (row,) = rows(sweep)
     assert row["power_w"] == pytest.approx(70.0, rel=1e-3)
     assert row["power_source"] == "nvml_counter"
@@ -682,6 +683,28 @@ def test_another_devices_trace_is_damage(tmp_path):
     attempt = make_attempt(sweep, point, made)
     write_table(attempt.trace_path("node1", "GPU-a"), trace_of(made, Gpu("GPU-b")))
     assert rows(sweep)[0]["reasons"] == ["damaged"]
+
+
+def retold(attempt, **changed):
+    """Change what the metadata of an attempt's trace tell; null takes it away."""
+    path = attempt.trace_path("node1", "GPU-a")
+    trace = pq.read_table(path)
+    told = {key.decode(): value.decode() for key, value in trace.schema.metadata.items()} | changed
+    told = {key: value for key, value in told.items() if value is not None}
+    write_table(path, trace.replace_schema_metadata(told))
+
+
+@pytest.mark.parametrize("value", [None, "another"])
+@pytest.mark.parametrize("key", ["node", "gpu_uuid", "source", "scope"])
+def test_a_trace_that_does_not_say_what_it_is_is_damage(key, value, tmp_path):
+    """Without node, GPU, sensor or scope, or with others than the record has, watts are nobody's: none is told."""
+    sweep, attempt, _ = one(tmp_path, Made([Gpu("GPU-a")]))
+    retold(attempt, **{key: value})
+    sweep.points_path.unlink()
+    (row,) = rows(sweep)
+    assert row["reasons"] == ["damaged"]
+    assert key in row["error"]
+    assert row["energy_j"] is None
 
 
 def test_a_mended_file_is_seen(tmp_path):

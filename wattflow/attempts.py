@@ -555,7 +555,14 @@ def _read_devices(
         except FileNotFoundError:
             reasons.append("missing_trace")
             continue
-        _check_owner(attempt, who, trace)
+        _check_trace(
+            attempt.trace_path(*who),
+            trace,
+            node=who[0],
+            gpu_uuid=who[1],
+            source=meters[who[0]]["source"],
+            scope=meters[who[0]]["boundary"],
+        )
         devices.append(_device(who, meters[who[0]], spans, window, trace))
     return devices if len(devices) == len(lowest) else []
 
@@ -569,14 +576,15 @@ def _node_window(node: str, ranks: dict[int, _Spans]) -> tuple[int, int] | None:
     return min(start for start, _ in known), max(end for _, end in known)
 
 
-def _check_owner(attempt: AttemptDir, who: Who, trace: pa.Table) -> None:
-    """DamagedError when a trace says that it is another device's."""
-    told = trace.schema.metadata or {}
-    for key, expected in zip((b"node", b"gpu_uuid"), who, strict=True):
-        if key in told and told[key].decode(errors="replace") != expected:
-            raise DamagedError(
-                f"{attempt.trace_path(*who)}: the trace of {told[key]!r}, not of {expected}."
-            )
+def _check_trace(path: Path, trace: pa.Table, **expected: str) -> None:
+    """DamagedError when a trace does not say whose it is and what measured it, or says another than the record."""
+    found = {
+        k.decode(): v.decode(errors="replace") for k, v in (trace.schema.metadata or {}).items()
+    }
+    for key, value in expected.items():
+        if found.get(key) != value:
+            told = f"{key} {found[key]!r}" if key in found else f"no {key}"
+            raise DamagedError(f"{path}: its metadata tell {told}, the record {key} {value!r}.")
 
 
 def _device(
@@ -751,8 +759,8 @@ def _hosts(
             trace = read_table(attempt.trace_path(*who), TRACE)
         except FileNotFoundError:
             continue
-        _check_owner(attempt, who, trace)
         traces[who] = attempt.trace_path(*who)
+        _check_trace(traces[who], trace, node=node, gpu_uuid=host["uuid"], source=host["source"])
         power = _curve(trace, host["source"], host["period_ms"])
         parts.append(energy.summed(energy.between(power, [start], [end])))
     if parts and len(parts) == len(windows):
