@@ -42,6 +42,7 @@ slow: $(VENV)/.tested
 
 chaos: $(VENV)/.tested
 	$(BIN)/python tests/chaos/kills.py --kills 40 --seed $(SEED)
+	$(BIN)/python tests/chaos/sidecar_kills.py --kills 100 --seed $(SEED)
 	$(BIN)/python tests/chaos/fuzz.py --cases 100000 --seed $(SEED)
 	$(BIN)/python -m pytest tests/slurm -m chaos
 
