@@ -23,6 +23,7 @@ pytest_plugins = ("fake_nvml.fixtures",)
 
 SITE_MW = 500_000  # what this site runs its 700 W boards at
 UUIDS = [curves.uuid("n1", index) for index in range(2)]
+GONE = "GPU-00000000-1111-2222-3333-444444444444"
 
 
 @pytest.fixture
@@ -121,6 +122,15 @@ class TestHeld:
         monkeypatch.delenv("FAKE_NVML_DENY")
         assert restore(control(journals)) == [UUIDS[0]]
         assert driver()[0] == (SITE_MW, 0)
+
+    def test_a_gpu_that_is_gone_is_named_with_its_journal(self, driver, journals):
+        """`restore` says which GPU NVML does not show and where its journal lies, and puts the others back."""
+        Held(control(journals, power_limit_w=300), UUIDS[:1]).release()
+        Journal(GONE, SITE_MW, 300_000, None).write(journals)
+        Journal(UUIDS[0], SITE_MW, 300_000, None).write(journals)
+        with pytest.raises(PowerError, match=rf"{GONE}: its prior .*{GONE}\.json stays"):
+            restore(control(journals))
+        assert left(journals) == [f"{GONE}.json"]
 
     def test_another_tool_that_changed_the_limit_is_overruled(self, driver, journals, tmp_path):
         """What another tool set meanwhile goes: what was found before the job comes back."""
@@ -299,6 +309,17 @@ class TestSidecar:
             assert board() == [(SITE_MW, 0)] * 2
             sidecar.stop()
         assert left(folder) == []
+
+    def test_a_gpu_that_is_not_the_jobs_stops_no_measurement(self, board, attempt, tmp_path):
+        """A journal of a GPU that NVML does not show here stays, is warned of in the log, and the attempt goes on."""
+        folder = tmp_path / "journals"
+        folder.mkdir(mode=0o700)
+        Journal(GONE, SITE_MW, 300_000, None).write(folder)
+        with self.sidecar(tmp_path) as sidecar:
+            sidecar.start(attempt)
+            sidecar.stop()
+        assert left(folder) == [f"{GONE}.json"]
+        assert f"{GONE}: its prior limit" in attempt.sidecar_log_path("n1").read_text()
 
     def test_a_cap_needs_a_gpu(self, attempt, tmp_path):
         """With the simulated meter there is nothing to cap: the attempt does not start."""

@@ -125,10 +125,11 @@ def _locked(folder: Path, uuid: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def restore_left(folder: Path) -> list[str]:
+def restore_left(folder: Path, uuids: Sequence[str] | None = None) -> list[str]:
     """Put back what jobs left that ended without doing so; returns the UUIDs. NVML must be open.
 
-    GPUs whose job still lives are left alone. PowerError where a prior value cannot be put back: its journal stays.
+    GPUs whose job still lives are left alone. PowerError where a prior value cannot be put back: its journal stays. Of
+    GPUs that are not in `uuids`, those of a job, that is a warning alone: they may be hidden from it, or gone.
     """
     restored, failed = [], []
     for path in sorted(folder.glob("GPU-*.json")):
@@ -143,7 +144,11 @@ def restore_left(folder: Path) -> list[str]:
                     _put_back(folder, journal)
                     restored.append(path.stem)
             except PowerError as error:
-                failed.append(str(error))
+                told = f"{path.stem}: its prior limit could not be put back ({error}), and {path} stays."
+                if uuids is None or path.stem in uuids:
+                    failed.append(told)
+                else:
+                    log.warning("%s", told)
     if failed:
         raise PowerError(" ".join(failed))
     return restored

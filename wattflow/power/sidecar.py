@@ -475,7 +475,7 @@ def take_control(control: Control, meter: Meter) -> "Held | None":
     folder = Path(control.journal_dir)
     if not wanted:
         if os.access(folder, os.W_OK):
-            restore_left(folder)
+            restore_left(folder, [device["uuid"] for device in meter.devices])
         return None
     return Held(control, [device["uuid"] for device in meter.devices])
 
