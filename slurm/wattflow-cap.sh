@@ -335,7 +335,7 @@ note() { # STATE, WATTS OR -, WHY
   uuids=${uuids%,}
   [ "$1" != not_applied ] || say "job $JOB: not applied: $3."
   [ -d "$NOTES" ] || mkdir -m 0755 -- "$NOTES" 2>/dev/null
-  roots_own "$NOTES" >/dev/null && printf '%s %s %s %s\n' "$1" "$2" "${uuids:--}" "$3" >"$NOTES/.new" && mv -f -- "$NOTES/.new" "$NOTES/$JOB"
+  roots_own "$NOTES" >/dev/null && printf '%s %s %s %s\n' "$1" "$2" "${uuids:--}" "$3" >"$NOTES/.$JOB" && mv -f -- "$NOTES/.$JOB" "$NOTES/$JOB"
 }
 
 # ---- the actions -----------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ epilog() {
   if read_numbers || [ -n "$(journalled "$JOB")" ]; then
     baseline || return 1
   fi
-  rm -f -- "$NOTES/$JOB"
+  rm -f -- "$NOTES/$JOB" "$NOTES/.$JOB"
 }
 
 boot() {
