@@ -252,6 +252,8 @@ def test_caps_against_the_highest(tmp_path):
     assert "<h2>Power caps</h2>" in text
     assert "+25.00" in text
     assert "-20.00" in text
+    assert "Best: energy: 300 W (not established)" in text
+    assert "energy x time²: 400 W" in text
 
 
 def test_boards_under_the_reference_load(tmp_path):

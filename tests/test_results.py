@@ -59,6 +59,23 @@ def test_points_show_the_newest_where_none_counts(tmp_path):
     assert wattflow.open_sweep(directory.path).points["attempt"].to_list() == [2]
 
 
+def test_caps_are_told_apart_by_what_was_chosen_alone(tmp_path):
+    """Lengths 16 and 8, each with the sequence length that follows from it: two groups by one name, in order."""
+    points = [
+        choices(control__power_limit_w=cap, max_gen_len=length, max_seq_len=512 + length)
+        for length in (16, 8)
+        for cap in (400, 300)
+    ]
+    directory = make_sweep(tmp_path / "s", points)
+    for point in points:
+        limit_w = float(point["control"]["power_limit_w"])
+        make_attempt(directory, point, Made([Gpu("GPU-a")], limit_w=limit_w))
+    collect(directory)
+    found = wattflow.open_sweep(directory.path).caps(400)
+    assert [chosen for chosen, _ in found] == [{"max_gen_len": 8}, {"max_gen_len": 16}]
+    assert [[row.cap for row in rows] for _, rows in found] == [[400, 300]] * 2
+
+
 def test_phases_join_points(sweep):
     """The phases of a point, joined on point_id and attempt, add up to its joules."""
     window = sweep.phases.filter(pl.col("phase").is_in(["prefill", "decode", "other"]))

@@ -562,8 +562,11 @@ def _caps(sweep: Sweep) -> str:
     reference = None if asked.null_count() else int(cast(int, asked.max()))
     rows = []
     names: list[str] = []
+    best: list[str] = []
     for chosen, of_caps in sweep.caps(reference):
         names = list(chosen)
+        where = "".join(f", {name.replace('_', ' ')} {_plain(chosen[name])}" for name in names)
+        best.append(_best_caps(of_caps) + where)
         for row in of_caps:
             cells = [td(_plain(value), numeric=False) for value in chosen.values()]
             cells += [
@@ -578,15 +581,27 @@ def _caps(sweep: Sweep) -> str:
             rows.append(f"<tr>{''.join(cells)}</tr>")
     against = "boards as they were found" if reference is None else f"{reference} W"
     head = [*(name.replace("_", " ") for name in names), "cap, W", "n", "bound", *_CHANGES]
+    told = html_table(head, rows, range(len(names), len(head)))
     return (
         f"<section><h2>Power caps</h2><p class='note'>Changes against {against}, with 95 % intervals where there are "
         "repeats; <b>bound</b> is in how many runs the cap held power back. Runs in which a cap was not in force do "
-        f"not count.</p>{html_table(head, rows, range(len(names), len(head)))}</section>"
+        f"not count. Best: {escape('; '.join(best))}.</p>{told}</section>"
     )
 
 
 _CHANGES = ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time², %"]
 _CHANGES += ["break-even host, W"]
+
+
+def _best_caps(rows: Sequence[caps.Row]) -> str:
+    """Which cap takes the least by each objective."""
+    told = {"energy": "energy", "edp": "energy x time", "ed2p": "energy x time²"}
+    words = []
+    for objective, name in told.items():
+        row, sure = caps.best(rows, objective)
+        cap = "as found" if row.cap is None else f"{row.cap} W"
+        words.append(f"{name}: {cap}{'' if sure or row.ratios is None else ' (not established)'}")
+    return ", ".join(words)
 
 
 def _break_even(row: caps.Row) -> str:

@@ -78,7 +78,7 @@ class Sweep:
         metric, or break_even_why_not. RefusedError for a column that is no choice, no number, or has one value only.
         """
         rows = self._comparable(by, metric)
-        others = [c for c in _varying(rows, by) if c != by]
+        others = _varying(rows, by)
         values = rows[by].unique().sort().to_list()
         if reference is not None and str(reference) not in map(str, values):
             raise RefusedError(f"{by}={reference}: no point that counts. There are {values}.")
@@ -164,7 +164,8 @@ class Sweep:
                 f"{by}: points that count have {sorted(found, key=str)}; a table needs the reference {reference} and "
                 "another. Rows where a cap was not in force do not count (`not_applied`)."
             )
-        others = [c for c in _varying(rows, by) if c != by]
+        others = _varying(rows, by)
+        rows = rows.sort(others, nulls_last=True, maintain_order=True) if others else rows
         groups = rows.group_by(others, maintain_order=True) if others else [((), rows)]
         out = []
         for key, group in groups:
@@ -294,19 +295,19 @@ class Sweep:
 
 
 def _varying(rows: pl.DataFrame, beside: str | None) -> list[str]:
-    """The choices with more than one value, but for the repeat and what follows from `beside`."""
+    """The choices with more than one value, but for the repeat, `beside` and what follows from it or those before."""
     names = [c for c in CHOICE_KEYS if c != "repeat" and not c.startswith(("cluster_", "power_"))]
-    out = []
+    out: list[str] = []
+    told = 1
     for name in names:
-        if rows[name].n_unique() < 2:
+        if name == beside or rows[name].n_unique() < 2:
             continue
-        follows = (
-            beside is not None
-            and name != beside
-            and (rows.select(beside, name).n_unique() == rows[beside].n_unique())
-        )
-        if not follows:
+        if beside and rows.select(beside, name).n_unique() == rows[beside].n_unique():
+            continue
+        count = rows.select(*out, name).n_unique()
+        if count > told:
             out.append(name)
+            told = count
     return out
 
 
