@@ -8,6 +8,7 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 from wattflow.cli import main
 from wattflow.collect import collect
 from wattflow.errors import RefusedError
+from wattflow.results import open_sweep
 from wattflow.usage import usage
 
 # at 360 W a second is 1e-4 kWh: idle, load and warm-up 1 s each, a window of 8.5 s, 2 s idle after it
@@ -64,6 +65,26 @@ def test_an_attempt_that_was_superseded(tmp_path):
     (row,) = usage([tmp_path]).rows
     assert row.kwh["not_counting"] == pytest.approx(8.5e-4, rel=1e-3)
     assert row.kwh["load"] == pytest.approx(2e-4, rel=1e-3)
+
+
+def test_a_point_in_pieces_is_billed_once(tmp_path):
+    """A cut attempt whose batch was kept, and the one that went on: its row holds both windows, the bill each once."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "s", [point])
+    pieces = [{"attempt": n, "first_batch": 0, "batches": 1} for n in (1, 2)]
+    for n, status in enumerate(("interrupted", "finished"), 1):
+        made = attempt(status=status, batches=1, started_s=60.0 * n)
+        one = make_attempt(sweep, point, made)
+        one.write_record({**one.read_record(), "pieces": pieces[:n]})
+    collect(sweep)
+    told = open_sweep(sweep.path).attempts.to_dicts()[1]
+    assert told["pieces"] == 2
+    assert told["energy_j"] == pytest.approx(2 * 4 * 360.0, rel=1e-3)
+    (row,) = usage([tmp_path]).rows
+    assert row.kwh["not_counting"] == pytest.approx(4e-4, rel=1e-3)
+    # 0.1 s before, 3 s of idle, load and warm-up, the batch of 4 s, 2.2 s after it
+    assert row.kwh["failed"] == pytest.approx(9.3e-4, rel=3e-3)
+    assert row.total_kwh == pytest.approx((9.3 + 4 + 5) * 1e-4, rel=3e-3)
 
 
 def test_a_lost_attempt_is_a_failure_and_the_newest_one_runs(tmp_path):

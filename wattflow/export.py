@@ -255,7 +255,8 @@ def _values(one: Row) -> Iterable[tuple[str, dict[str, Any], float | None]]:
     yield "wattflow_attempt_info", {**choices, "status": one["status"], "counts": one["counts"]}, 1
     source = {"boundary": one["boundary"], "source": one["power_source"]}
     name = "wattflow_simulated_energy_joules" if one["simulated"] else "wattflow_energy_joules"
-    for phase in one["phases"]:
+    # those of a piece that was kept of an attempt that was cut short are in its unfinished joules
+    for phase in one["phases"] if one["status"] == "finished" else ():
         yield name, {**source, "phase": phase["phase"]}, phase["energy_j"]
     yield name, {**source, "phase": "unfinished"}, figures["unfinished_energy_j"]
     for kind, column in (

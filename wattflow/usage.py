@@ -121,7 +121,7 @@ def _rows(sweep: Sweep) -> list[Row]:
     tried = (
         sweep.attempts.filter(pl.col("attempt").is_not_null())
         .select(
-            "point_id", "attempt", "status", "counts", "energy_j", "unfinished_energy_j", *names
+            "point_id", "attempt", "status", "counts", "unfinished_energy_j", *names, _window_j()
         )
         .with_columns(newest=pl.col("attempt") == pl.col("attempt").max().over("point_id"))
         .join(bills, on=["point_id", "attempt"], how="left")
@@ -133,6 +133,13 @@ def _rows(sweep: Sweep) -> list[Row]:
     )
     groups = tried.group_by("boundary", "simulated", maintain_order=True)
     return [_row(sweep.name, group) for _, group in groups]
+
+
+def _window_j() -> pl.Expr:
+    """The joules of an attempt's own window: energy_j, but for a row that also holds the windows of earlier pieces."""
+    around = ("load_energy_j", "warmup_energy_j", "idle_energy_j", "idle_after_energy_j")
+    own = pl.col("job_energy_j") - pl.sum_horizontal(around)
+    return pl.when(pl.col("pieces") > 1).then(own).otherwise(pl.col("energy_j")).alias("window_j")
 
 
 def _outside(sweep: Sweep) -> pl.DataFrame:
@@ -152,14 +159,14 @@ def _row(name: str, group: pl.DataFrame) -> Row:
         running.select("point_id", "attempt"), on=["point_id", "attempt"], how="anti"
     )
     kwh = {
-        "counting": _kwh(finished.filter("counts"), ["energy_j"]),
-        "not_counting": _kwh(finished.filter(~pl.col("counts")), ["energy_j"]),
+        "counting": _kwh(finished.filter("counts"), ["window_j"]),
+        "not_counting": _kwh(finished.filter(~pl.col("counts")), ["window_j"]),
         **{part: _kwh(finished, columns) for part, columns in _J.items()},
         "outside": _kwh(finished, ["outside_energy_j"]),
         "failed": _kwh(failed, ["unfinished_energy_j"]),
         "running": _kwh(running, ["unfinished_energy_j"]),
     }
-    told = group.filter(pl.any_horizontal(pl.col("energy_j", "unfinished_energy_j").is_not_null()))
+    told = group.filter(pl.any_horizontal(pl.col("window_j", "unfinished_energy_j").is_not_null()))
     currencies = group["currency"].drop_nulls().unique().to_list()
     one_currency = len(currencies) == 1
     return Row(
