@@ -129,8 +129,11 @@ class Fast:
         config, ranks = self._config, self._ranks
         torch.set_num_threads(config.engine.threads_per_rank)
         check_precision(config, ranks)
-        with memory_explained(config, ranks), torch.inference_mode():
-            read = checkpoints.reader(config.model, config.weights, ranks.device)
+        with (
+            memory_explained(config, ranks),
+            torch.inference_mode(),
+            checkpoints.opened(config.model, config.weights, ranks) as read,
+        ):
             return FusedLlama(config.model, ranks, read, dtype=DTYPES[config.precision])
 
     def load(self, weights: FusedLlama | None = None) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wattflow.config import Model
+from wattflow.engine.ahead import Range
 from wattflow.engine.layout import Matrix, matrices
 from wattflow.errors import RefusedError
 
@@ -192,6 +193,27 @@ def hf_files(model: Model) -> dict[str, Path]:
     return where
 
 
+def hf_ranges(model: Model, shards: int, rank: int) -> list[Range]:
+    """The bytes that a rank needs of each tensor, in the order of the matrices; of one cut along its rows, all."""
+    offsets: dict[str, tuple[Path, int, int]] = {}
+    for file in _hf_file_names(checkpoint_folder(model, "hf")):
+        length, header = _safetensors_header(file)
+        for name, about in header.items():
+            first, last = about["data_offsets"]
+            offsets[name] = file, 8 + length + first, 8 + length + last
+    out = []
+    for matrix in matrices(model):
+        file, start, stop = offsets[matrix.hf_name]
+        if (
+            matrix.split == 0 and matrix.name != "tok_embeddings.weight"
+        ):  # every rank of `fast` holds the table whole
+            row = (stop - start) // matrix.shape[0]
+            first, last = matrix.span(rank, shards)
+            start, stop = start + first * row, start + last * row
+        out.append(Range(matrix.name, file, start, stop))
+    return out
+
+
 def _hf_file_names(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -213,10 +235,7 @@ def _safetensors_shapes(file: Path) -> Shapes:
     """Shapes by name from the header: eight bytes of length, JSON, then the data up to the file's end."""
     size = file.stat().st_size
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, _HEADER_LIMIT)))
-        header.pop("__metadata__", None)
+        length, header = _safetensors_header(file)
         shapes = {name: tuple(about["shape"]) for name, about in header.items()}
         end = 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
@@ -226,6 +245,15 @@ def _safetensors_shapes(file: Path) -> Shapes:
             f"{file}: cut short, {size} bytes of the {end} that its header tells. Copy it again."
         )
     return shapes
+
+
+def _safetensors_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """The header's length and its tensors by name; any error of a file that is none."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header: dict[str, Any] = json.loads(stream.read(min(length, _HEADER_LIMIT)))
+    header.pop("__metadata__", None)
+    return length, header
 
 
 def _check_hf_config(model: Model, folder: Path) -> None:

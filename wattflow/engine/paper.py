@@ -75,12 +75,11 @@ class Paper:
         model, ranks = self._config.model, self._ranks
         with torch.device("meta"):
             llama = Llama(model, ranks.rank, ranks.world)
-        read = checkpoints.reader(model, self._config.weights, ranks.device)
-        state = dict(
-            checkpoints.of_rank(
+        with checkpoints.opened(model, self._config.weights, ranks) as read:
+            parts = checkpoints.of_rank(
                 model, read, ranks.rank, ranks.world, dtype=self._dtype, device=ranks.device
             )
-        )
+            state = dict(parts)
         if model.tied_embeddings:
             state["output.weight"] = state["tok_embeddings.weight"]
         llama.load_state_dict(state, assign=True)

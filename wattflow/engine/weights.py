@@ -6,6 +6,7 @@ keeps. So a checkpoint cut for M ranks loads on N, a dummy model is the same at 
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from safetensors import safe_open
 
 from wattflow.config import Model
-from wattflow.engine.header import check_header, file_split, hf_files, meta_files
+from wattflow.engine.ahead import reading
+from wattflow.engine.header import check_header, file_split, hf_files, hf_ranges, meta_files
 from wattflow.engine.layout import Matrix, matrices
+from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError
 
 # (matrix, start, stop) -> that range along its `split`, or the whole for a matrix that is not split
@@ -32,6 +35,22 @@ def reader(model: Model, weights: str, device: str) -> Reader:
     if weights == "hf":
         return _hf_reader(hf_files(model))
     return _dummy_reader(device)
+
+
+@contextmanager
+def opened(model: Model, weights: str, ranks: Ranks) -> Iterator[Reader]:
+    """The reader of a rank's weights; safetensors are read ahead of it while the context is open."""
+    read = reader(model, weights, ranks.device)
+    if weights != "hf":
+        yield read
+        return
+    with reading(hf_ranges(model, ranks.world, ranks.rank)) as ahead:
+
+        def told(matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+            ahead.use(matrix.name)
+            return read(matrix, start, stop)
+
+        yield told
 
 
 def of_rank(
