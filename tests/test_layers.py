@@ -21,7 +21,7 @@ LAYERS = [
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
         *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
         *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune"},
-        *{"bundle", "verify"},
+        *{"bundle", "verify", "shapes", "batch"},
         *{"usage", "crosscheck", "prometheus", "export"},
     },
     {"cli"},
@@ -40,7 +40,17 @@ STAGE_IMPORTS = {
     "pieces": set(),
     "joined": set(),
     "run": {"heartbeat", "interrupt", "pieces", "process", "provenance", "slurm", "watchdog"},
-    "submit": {"estimate", "journal", "process", "slurm", "grid"},  # grid: for a type alone
+    "shapes": {"slurm"},
+    "batch": {"shapes", "slurm"},
+    "submit": {
+        "batch",
+        "estimate",
+        "grid",
+        "journal",
+        "process",
+        "shapes",
+        "slurm",
+    },  # grid: for a type alone
     "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
     "attempts": {"conditions", "joined", "unfinished"},
     "estimate": set(),

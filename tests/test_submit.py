@@ -16,7 +16,7 @@ from fake_slurm import FakeSlurm
 from submitit.core.utils import DelayedSubmission
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import collect, config, grid, journal, process, slurm, submit
+from wattflow import batch, collect, config, grid, journal, process, slurm, submit
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.grid import Plan, Point
 from wattflow.sweepdir import SweepDir
@@ -381,17 +381,17 @@ def test_the_pickles_lie_where_the_tasks_look_before_the_release(fake, tmp_path)
     loaded = DelayedSubmission.load(sent.folder / "101_submitted.pkl")
     ids = [p.point_id for p in made.points]
     path = str(made.sweep.path)
-    assert loaded.function == submit.OneOf(
+    assert loaded.function == batch.OneOf(
         (
-            submit.Call("wattflow.run:run_task", (path, ids[:2], {})),
-            submit.Call("wattflow.run:run_task", (path, ids[2:], {})),
+            batch.Call("wattflow.run:run_task", (path, ids[:2], {})),
+            batch.Call("wattflow.run:run_task", (path, ids[2:], {})),
         )
     )
 
 
 def test_each_task_of_an_array_makes_its_own_call(monkeypatch):
     """Slurm numbers the tasks from 0: number 1 makes the second call."""
-    one = submit.OneOf((submit.Call("builtins:abs", (-1,)), submit.Call("builtins:abs", (-2,))))
+    one = batch.OneOf((batch.Call("builtins:abs", (-1,)), batch.Call("builtins:abs", (-2,))))
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert one() == 2
 

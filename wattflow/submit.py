@@ -5,37 +5,31 @@
     wattflow cancel sweeps/shards
 
 Points of one shape share arrays, which are sent held; a collect job waits for their end. In this order, so that a
-kill at any moment loses nothing: grid.parquet, all INTENTs, then for each array sbatch (held), its pickles, SUBMITTED,
+kill at any moment loses nothing: grid.parquet, all INTENTs, then for each array sbatch (held), its pickle, SUBMITTED,
 and when all are sent their release. `resume` mends what was cut short: it releases what is complete and takes back
 what is not. Both hold the sweep's turn (journal.turn) meanwhile, so that two terminals never send one point twice.
 """
 
 import contextlib
-import itertools
 import json
 import logging
-import math
 import os
-import re
 import secrets
-import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from wattflow import __version__, estimate, journal, mounts, process, slurm
-from wattflow.config import Cluster, cluster_of, controls_itself
+from wattflow import __version__, batch, estimate, journal, mounts, process, slurm
+from wattflow.config import Cluster
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.journal import LostTurnError, Sent, Turn
 from wattflow.schema import GRID, SCHEMA_VERSION
+from wattflow.shapes import Shape, fitting, shapes
 from wattflow.stream import read_table, write_table
 from wattflow.sweepdir import AttemptDir, SweepDir, write_atomic
 
@@ -44,91 +38,14 @@ if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not ne
 
 log = logging.getLogger(__name__)
 
-RUN_TASK = "wattflow.run:run_task"
 RUN_SERIALLY = "wattflow.run:run_serially"
 COLLECT_TASK = "wattflow.submit:collect_task"
 COLLECT = "wattflow.collect:collect_task"
 
-_Item = TypeVar("_Item")
-
-_SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is told
-_COLLECT_MIN = 60
-_COLLECT_GB = 16.0
 _COLLECT_ROUNDS = 10  # collect jobs in a row
 _COLLECT_WAIT_S = (
     60  # of the second collect job, after the jobs that it waits for; each next waits twice as long
 )
-_MAY_BE_MANY = 10  # tasks from which on Slurm is asked how many it takes
-_SHARE_OF_JOBS = 0.8  # of Slurm's table of jobs that one sweep may fill; others use the cluster too
-
-
-@dataclass(frozen=True)
-class Call:
-    """A function by name, with its arguments: what submitit pickles. Nothing of it is imported where it is sent."""
-
-    function: str  # module:name
-    arguments: tuple[Any, ...]
-
-    def __call__(self) -> object:
-        """Import the function and call it."""
-        module, _, name = self.function.partition(":")
-        return getattr(import_module(module), name)(*self.arguments)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """The calls of all tasks of an array, in one pickle; each task makes its own."""
-
-    calls: tuple[Call, ...]
-
-    def __call__(self) -> object:
-        """Make the call of the task that this process is of."""
-        return self.calls[int(os.environ["SLURM_ARRAY_TASK_ID"])]()
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a task asks of Slurm, and the points that ask for the same."""
-
-    nodes: int
-    ranks_per_node: int  # one GPU each
-    cluster: Cluster
-    point_ids: list[str] = field(default_factory=list)
-    blocks: list[list[str]] = field(default_factory=list)  # that must not be parted; empty: none
-    control: dict[str, str] = field(default_factory=dict)  # options by which the site sets limits
-
-    @property
-    def tasks(self) -> list[list[str]]:
-        """The point ids of each task, in the order in which points are run; points_per_task counts whole blocks."""
-        units = self.blocks or [[point_id] for point_id in self.point_ids]
-        tasks = _chunks(units, self.cluster.points_per_task)
-        return [list(itertools.chain.from_iterable(task)) for task in tasks]
-
-    @property
-    def arrays(self) -> list[list[list[str]]]:
-        """The tasks of each array; MaxArraySize bounds the index, so each array counts from 0."""
-        return _chunks(self.tasks, self.cluster.max_array_size)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether its points run on this machine, one after another."""
-        return self.cluster.launcher == "local"
-
-    def row(self) -> dict[str, Any]:
-        """The shape for people: counts, a task's limit in minutes, the most node- and GPU-hours that all can use."""
-        node_hours = len(self.tasks) * self.nodes * self.cluster.time_min / 60.0
-        return {
-            "cluster": self.cluster.name,
-            "control": " ".join(f"--{k}={v}" for k, v in self.control.items()) or None,
-            "nodes": self.nodes,
-            "ranks_per_node": self.ranks_per_node,
-            "points": len(self.point_ids),
-            "tasks": len(self.tasks),
-            "jobs": 1 if self.is_local else len(self.arrays),
-            "time_min": None if self.is_local else self.cluster.time_min,
-            "node_hours": None if self.is_local else round(node_hours, 3),
-            "gpu_hours": None if self.is_local else round(node_hours * self.ranks_per_node, 3),
-        }
 
 
 @dataclass
@@ -144,231 +61,9 @@ class Submission:
     collect_job: str | None = None
 
 
-def _chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-# --- shapes and the batch script ------------------------------------------------------------------
-
-
-def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
-    """Points (id, resolved choices) by what they ask of Slurm, in the order of each shape's first point."""
-    by_shape: dict[str, Shape] = {}
-    repeats: dict[str, dict[int, list[str]]] = {}
-    for point_id, choices in points:
-        nodes, shards = choices["nodes"], choices["shards"]
-        control = _control_options(choices)
-        key = json.dumps([nodes, shards, choices["cluster"], control], sort_keys=True)
-        if key not in by_shape:
-            cluster = cluster_of(choices)
-            ranks, rest = divmod(shards, nodes)
-            if rest or not 0 < ranks <= cluster.gpus_per_node:
-                raise RefusedError(
-                    f"point {point_id}: shards={shards} cannot be spread evenly over nodes={nodes} of "
-                    f"cluster.gpus_per_node={cluster.gpus_per_node}. Leave nodes out to have it follow from shards."
-                )
-            by_shape[key] = Shape(nodes, ranks, cluster, control=control)
-        by_shape[key].point_ids.append(point_id)
-        if choices["sweep"]["block"] == "board":
-            of_shape = repeats.setdefault(key, {})
-            of_shape.setdefault(choices["repeat"], []).append(point_id)
-    return [_blocked(shape, list(repeats.get(key, {}).values())) for key, shape in by_shape.items()]
-
-
-def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:
-    """The shape with its blocks; a task has as much more time as its longest block has points."""
-    if not blocks:
-        return shape
-    longest = max(map(len, blocks))
-    cluster = replace(shape.cluster, time_min=shape.cluster.time_min * longest)
-    return replace(shape, cluster=cluster, blocks=blocks)
-
-
-def _fitting(asked: list[Shape]) -> list[Shape]:
-    """The same shapes with so many points a task that Slurm takes all tasks; a task that holds more has more time."""
-    remote = [shape for shape in asked if not shape.is_local]
-    tasks = sum(len(shape.tasks) for shape in remote)
-    told = [shape.cluster.max_tasks for shape in remote if shape.cluster.max_tasks is not None]
-    array_size: int | None = None
-    if tasks > _MAY_BE_MANY:
-        jobs, array_size = slurm.limits()
-        told += [] if told or jobs is None else [int(jobs * _SHARE_OF_JOBS)]
-    factor = math.ceil(tasks / max(1, min(told))) if told else 1
-    out = []
-    for shape in asked:
-        cluster = shape.cluster
-        more = 1 if shape.is_local else factor
-        cluster = replace(
-            cluster,
-            points_per_task=cluster.points_per_task * more,
-            time_min=cluster.time_min * more,
-            max_array_size=min(cluster.max_array_size, array_size or cluster.max_array_size),
-        )
-        out.append(replace(shape, cluster=cluster))
-    return out
-
-
-def _control_options(choices: dict[str, Any]) -> dict[str, str]:
-    """The options by which a site is asked for a point's power limit and clock; {} where the job sets them itself."""
-    control, cluster = choices.get("control"), choices["cluster"]
-    if control is None or controls_itself(choices):
-        return {}
-    out = {}
-    if control["power_limit_w"] is not None:
-        feature = cluster["power_caps"][str(control["power_limit_w"])]
-        kind, _, partition = feature.partition("partition=")
-        if partition and not kind:
-            out["partition"] = partition
-        else:
-            both = [cluster["constraint"], feature] if cluster["constraint"] else [feature]
-            out["constraint"] = "&".join(both)
-    if control["sm_clock_mhz"] is not None:
-        out["gpu-freq"] = str(control["sm_clock_mhz"])
-    return out
-
-
-def _gpu_options(shape: Shape) -> dict[str, str]:
-    """How this site is asked for one GPU a rank."""
-    cluster = shape.cluster
-    typed = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
-    if cluster.gpu_request == "gpus-per-node":
-        return {"gpus-per-node": f"{typed}{shape.ranks_per_node}"}
-    if cluster.gpu_request == "gres":
-        return {"gres": f"gpu:{typed}{shape.ranks_per_node}"}
-    return {}
-
-
-def _site_options(cluster: Cluster) -> dict[str, Any]:
-    """Options of sbatch that every job of a site carries, the collect job too; an empty value is a bare flag."""
-    named = {
-        "account": cluster.account,
-        "constraint": cluster.constraint,
-        "partition": cluster.partition,
-        "qos": cluster.qos,
-        "reservation": cluster.reservation,
-        "wckey": cluster.wckey,
-    }
-    own = {key: value or True for key, value in cluster.sbatch_options.items()}
-    return {**{key: value for key, value in named.items() if value is not None}, **own}
-
-
-def _parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
-    """What submitit is told about a job of points."""
-    cluster = shape.cluster
-    # a quarter of a very short limit, so that such a task is not told at its very start
-    signal_s = min(_SIGNAL_BEFORE_END_S, cluster.time_min * 60 // 4)
-    memory = cluster.mem_gb_per_node
-    return {
-        "job_name": name,
-        "nodes": shape.nodes,
-        "ntasks_per_node": shape.ranks_per_node,
-        "cpus_per_task": cluster.cpus_per_rank,
-        "time": cluster.time_min,
-        "mem": None if memory is None else f"{round(memory * 1024)}M",
-        "array_parallelism": cluster.array_throttle,
-        "signal_delay_s": signal_s,
-        "comment": f"wattflow {sweep.name}" if cluster.comment else None,
-        "wckey": None,  # submitit's own default is refused where wckeys are checked
-        # srun does not inherit --cpus-per-task from Slurm 22.05 on
-        "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}"],
-        "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options],
-        "additional_parameters": {
-            "hold": True,
-            **_gpu_options(shape),
-            **_site_options(cluster),
-            **shape.control,
-        },
-    }
-
-
-def _collect_parameters(
-    shape: Shape, name: str, sweep: SweepDir, after: list[str], wait_s: int
-) -> dict[str, Any]:
-    """What submitit is told about the collect job: one CPU rank, no GPU, after the end of `after`, however they end.
-
-    It starts in `wait_s` at the earliest.
-    """
-    memory = shape.cluster.mem_gb_per_node
-    cluster = replace(
-        shape.cluster,
-        gpu_request="none",
-        time_min=min(shape.cluster.time_min, _COLLECT_MIN),
-        mem_gb_per_node=None if memory is None else min(memory, _COLLECT_GB),
-        sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
-    )
-    alone = Shape(nodes=1, ranks_per_node=1, cluster=cluster)
-    told = {**_parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
-    if wait_s:
-        told["additional_parameters"]["begin"] = f"now+{wait_s}"
-    return told
-
-
-def _python(cluster: Cluster) -> str:
-    """The interpreter of the compute nodes, as words that a shell takes for nothing else."""
-    return shlex.join(shlex.split(cluster.python) if cluster.python else [sys.executable])
-
-
-def _send(folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster) -> Any:
-    """The job as submitit sees it: an array with a task a call, or a plain job where there is one call only."""
-    import submitit  # noqa: PLC0415 (0.1 s, which dry runs and cancels need not wait for)
-
-    executor = submitit.SlurmExecutor(folder=folder, python=_python(cluster))
-    if len(calls) == 1:
-        executor.update_parameters(**parameters)
-        return executor.submit(calls[0])
-    executor.update_parameters(**_as_array(parameters, folder, len(calls)))
-    return executor.submit(OneOf(tuple(calls)))
-
-
-def _as_array(parameters: dict[str, Any], folder: Path, tasks: int) -> dict[str, Any]:
-    """The parameters of a plain job for an array of so many tasks, whose logs are named as submitit names them.
-
-    submitit's own arrays have a pickle a task. Here all have one, which each task finds under the name of its own by
-    a link that its batch script makes: a submit of 10,000 tasks writes two dozen files.
-    """
-    logs = {"output": f"{folder}/%A_%a_{{}}_log.out", "error": f"{folder}/%A_%a_{{}}_log.err"}
-    array, task = "${SLURM_ARRAY_JOB_ID}", "${SLURM_ARRAY_TASK_ID}"
-    return {
-        **parameters,
-        "setup": [
-            *parameters["setup"],
-            f"jobs={shlex.quote(str(folder))}",
-            f'ln -sf "{array}_submitted.pkl" "$jobs/{array}_{task}_submitted.pkl"',
-        ],
-        # the last of two is srun's
-        "srun_args": [
-            *("--output", logs["output"].format("%t")),
-            *("--error", logs["error"].format("%t")),
-            *parameters["srun_args"],
-        ],
-        "additional_parameters": {
-            "array": f"0-{tasks - 1}%{min(tasks, parameters['array_parallelism'])}",
-            **{stream: path.format("0") for stream, path in logs.items()},
-            **parameters["additional_parameters"],
-        },
-    }
-
-
-def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: int = 0) -> str:
-    """The text that sbatch would get for the first array of a shape, or a later one; nothing is sent.
-
-    submitit writes it, in a folder that is then taken away, before an sbatch that accepts anything.
-    """
-    name = name or f"{sweep.name}-00000000"
-    final = str(sweep.submitit / name)
-    _check_path(sweep)
-    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
-    with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, slurm.recording_sbatch():
-        job = _send(Path(folder), _parameters(shape, name, sweep), calls, shape.cluster)
-        text = job.paths.submission_file.read_text()
-        # whole shell words, as the final path may need quotes where this one needs none
-        words = re.compile(re.escape(folder) + r"\S*")
-        return words.sub(lambda word: shlex.quote(word[0].replace(folder, final)), str(text))
-
-
 def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
     """What each shape of a plan asks for, see `Shape.row`, and what it should take by what has finished."""
-    asked = _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    asked = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
     choices = {point.point_id: point.choices for point in plan.feasible}
     past = estimate.past_of(plan.sweep.path.parent, choices.values())
     return [{**shape.row(), "expected": _expected(shape, choices, past)} for shape in asked]
@@ -403,7 +98,7 @@ def test_only(plan: "Plan") -> list[Tested]:
     """Slurm's answer to each array that a submit of the plan would send; RefusedError without Slurm's commands."""
     asked = [
         shape
-        for shape in _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+        for shape in fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
         if not shape.is_local
     ]
     _check_commands(asked)
@@ -413,7 +108,7 @@ def test_only(plan: "Plan") -> list[Tested]:
             shape.nodes,
             shape.ranks_per_node,
             len(tasks),
-            *slurm.test_only(batch_script(shape, plan.sweep, array=number)),
+            *slurm.test_only(batch.batch_script(shape, plan.sweep, array=number)),
         )
         for shape in asked
         for number, tasks in enumerate(shape.arrays)
@@ -422,22 +117,11 @@ def test_only(plan: "Plan") -> list[Tested]:
 
 def batch_scripts(plan: "Plan") -> list[str]:
     """The text that sbatch would get for the first array of each shape of a plan; local points have none."""
-    asked = _fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
-    return [batch_script(shape, plan.sweep) for shape in asked if not shape.is_local]
+    asked = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    return [batch.batch_script(shape, plan.sweep) for shape in asked if not shape.is_local]
 
 
 # --- what is asked, on disk -----------------------------------------------------------------------
-
-
-def _check_path(sweep: SweepDir) -> None:
-    """RefusedError for a measurement, and for a path that Slurm or submitit would read as something else."""
-    sweep.refuse_measurement()
-    for character in '%\\\n\r"':
-        if character in str(sweep.path):
-            raise RefusedError(
-                f"{str(sweep.path)!r}: Slurm cannot keep logs below a path with {character!r} in it. "
-                "Choose another with sweeps_dir=DIR."
-            )
 
 
 def read_grid(sweep: SweepDir) -> list[dict[str, Any]]:
@@ -510,7 +194,7 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
     it took run, and the same submit sends the rest.
     """
     sweep = plan.sweep
-    _check_path(sweep)
+    batch.check_path(sweep)
     if sweep.path.exists():
         sweep.make()
         sweep.require_owner()
@@ -542,7 +226,7 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[Submission, _Todo
     todo = [(point.point_id, point.choices) for point in feasible if point.point_id not in tried]
     submission = Submission(
         sweep,
-        _fitting(shapes(todo)),
+        fitting(shapes(todo)),
         points=len(todo),
         tried=len(feasible) - len(todo),
         infeasible=len(chosen) - len(feasible),
@@ -657,9 +341,11 @@ def _send_array(
     sweep: SweepDir, shape: Shape, sent: Sent, turn: Turn, again: dict[str, int]
 ) -> SlurmError | None:
     """Send one array, held; null, or why Slurm refused it."""
-    calls = [Call(RUN_TASK, (str(sweep.path), task, _of(task, again))) for task in sent.tasks]
+    calls = [
+        batch.Call(batch.RUN_TASK, (str(sweep.path), task, _of(task, again))) for task in sent.tasks
+    ]
     try:
-        parameters = _parameters(shape, sent.name, sweep)
+        parameters = batch.parameters(shape, sent.name, sweep)
         _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
     except SlurmError as error:
         return error
@@ -678,10 +364,10 @@ def _send_collect(
     `earlier` says how many points each collect job before it found unfinished.
     """
     sent = _intend(sweep, "collect", [[]])
-    calls = [Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
+    calls = [batch.Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
     wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
-        parameters = _collect_parameters(shape, sent.name, sweep, after, wait_s)
+        parameters = batch.collect_parameters(shape, sent.name, sweep, after, wait_s)
         _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
     except SlurmError as error:
         journal.write(sweep, "failed", sent.name, error=str(error))
@@ -695,7 +381,7 @@ def _send_noted(
     turn: Turn,
     *,
     parameters: dict[str, Any],
-    calls: Sequence[Call],
+    calls: Sequence[batch.Call],
     cluster: Cluster,
 ) -> None:
     """Send, held, and journal the job's id once its pickle lies where its tasks look for it.
@@ -706,7 +392,7 @@ def _send_noted(
 
     sent.folder.mkdir(mode=0o700)
     try:
-        job = _send(sent.folder, parameters, calls, cluster)
+        job = batch.send(sent.folder, parameters, calls, cluster)
     except FailedJobError as error:
         shutil.rmtree(sent.folder, ignore_errors=True)  # a pickle that no task will load
         raise SlurmError(" ".join(str(error).split())) from error
@@ -734,7 +420,7 @@ def collect_task(sweep_path: str, earlier: list[int]) -> None:
     twice as long as the last, and none after one that found no further point finished.
     """
     sweep = SweepDir.existing(sweep_path)
-    left = cast(Any, Call(COLLECT, (sweep_path,))()).unfinished
+    left = cast(Any, batch.Call(COLLECT, (sweep_path,))()).unfinished
     if not left or len(earlier) + 1 >= _COLLECT_ROUNDS or (earlier and left >= earlier[-1]):
         return
     try:
@@ -810,8 +496,8 @@ def main(sweep_path: str, name: str, again: str) -> int:
         return 1
     sweep = SweepDir.existing(sweep_path)
     (sent,) = [sent for sent in journal.read(sweep) if sent.name == name]
-    failed = Call(RUN_SERIALLY, (str(sweep.path), sent.tasks[0], json.loads(again)))()
-    Call(COLLECT, (str(sweep.path),))()
+    failed = batch.Call(RUN_SERIALLY, (str(sweep.path), sent.tasks[0], json.loads(again)))()
+    batch.Call(COLLECT, (str(sweep.path),))()
     return 1 if failed else 0
 
 
@@ -827,7 +513,7 @@ def resume(
     runs: then nothing is sent.
     """
     sweep.require_owner()
-    _check_path(sweep)
+    batch.check_path(sweep)
     if force and only is None:
         raise RefusedError("--force runs finished points again: name them with --only ID.")
     if dry_run:
@@ -866,7 +552,7 @@ def _unfinished(
                 again[point_id] = attempts[-1].number
     submission = Submission(
         sweep,
-        _fitting(shapes(todo)),
+        fitting(shapes(todo)),
         points=len(todo),
         tried=sum(row["reason"] is None for row in rows) - len(todo),
         infeasible=sum(row["reason"] is not None for row in rows),
