@@ -346,6 +346,13 @@ class TestFakeDriver:
         }
         assert {key: row[key] for key in expected} == expected
 
+    @pytest.mark.parametrize(("bits", "told"), [("", None), ("0", ""), ("0x88", "3,7")])
+    def test_power_profiles_in_force(self, opened, monkeypatch, bits, told):
+        """At a trace's ends the ids of the workload power profiles in force; null where the driver knows of none."""
+        monkeypatch.setenv("FAKE_NVML_PROFILES", bits)
+        rows = rows_of(opened().finish(), "nvml_conditions", curves.uuid("n1", 0))
+        assert [row["power_profiles"] for row in rows if "power_profiles" in row] == [told]
+
     def test_missing_conditions_are_null(self, opened, monkeypatch):
         """A field that fails by its own return code is null, and the limit then comes from the older call."""
         monkeypatch.setenv("FAKE_NVML_MISSING", "190,74,nvmlDeviceGetTemperature")

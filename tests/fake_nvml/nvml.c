@@ -26,6 +26,7 @@
                                        "limit_mw clock_mhz", 0 for clocks that are not locked
    FAKE_NVML_LEAST_W=300               a lower limit is taken for this one without a word
    FAKE_NVML_REASONS=4                 NVML's clock-event bits
+   FAKE_NVML_PROFILES=0x88             the workload power profiles in force, as bits (3 and 7); without it there are none
    FAKE_NVML_UNDER_CAP=1               the share of time since the epoch that the power cap took
 */
 
@@ -79,6 +80,7 @@ typedef struct {
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned gpu, memory; } Utilization;
 typedef struct { unsigned version, supported; } GpmSupport;
+typedef struct { unsigned version, available[8], requested[8], enforced[8]; } Profiles;
 
 static Gpu gpus[MOST_GPUS];
 static int users;
@@ -623,6 +625,17 @@ int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
 int nvmlDeviceGetCurrentClocksEventReasons(Gpu *gpu, unsigned long long *reasons) {
     ENTER(gpu);
     *reasons = strtoull(setting("FAKE_NVML_REASONS", "4"), NULL, 0); /* 4: the software power cap */
+    return SUCCESS;
+}
+
+int nvmlDeviceWorkloadPowerProfileGetCurrentProfiles(Gpu *gpu, Profiles *profiles) {
+    ENTER(gpu);
+    const char *bits = setting("FAKE_NVML_PROFILES", "");
+    if (!*bits)
+        return NOT_SUPPORTED;
+    if (profiles->version != ((unsigned)sizeof *profiles | 1u << 24))
+        return INVALID_ARGUMENT;
+    profiles->enforced[0] = (unsigned)strtoul(bits, NULL, 0);
     return SUCCESS;
 }
 

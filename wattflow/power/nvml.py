@@ -14,6 +14,7 @@ NVML's milliwatts and microseconds become watts and nanoseconds here and nowhere
 have is null; a sensor that fails leaves a gap, never 0 W.
 """
 
+import ctypes
 import itertools
 import logging
 import os
@@ -177,7 +178,9 @@ def conditions(handle: Any) -> Row:
 def power_profiles(handle: Any) -> str | None:
     """The ids of the workload power profiles in force, as 3,7; empty for none, null where NVML knows of none."""
     asked = pynvml.c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t()
-    if ask_or_none("nvmlDeviceWorkloadPowerProfileGetCurrentProfiles", handle, asked) is None:
+    call = "nvmlDeviceWorkloadPowerProfileGetCurrentProfiles"
+    # pynvml hands on what it gets, and by value the driver would take the structure's bytes for an address
+    if ask_or_none(call, handle, ctypes.byref(asked)) is None:
         return None
     words = asked.enforcedProfilesMask.mask
     return ",".join(str(bit) for bit in range(255) if words[bit // 32] >> bit % 32 & 1)
