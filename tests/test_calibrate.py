@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -187,6 +188,30 @@ def test_a_load_that_dies_ends_it_with_its_last_words(nvml_folder, tmp_path):
         r"the load of GPU-\S+ said b'' instead of its edges; .*: the fake load dies", done.stderr
     )
     assert not (tmp_path / "out" / "record.json").exists()
+
+
+@pytest.mark.fake_nvml
+def test_ctrl_c_ends_it_at_once(nvml_folder, tmp_path):
+    """Interrupted in a step of a minute: it ends within seconds, no load is left, and there is no passport."""
+    steps = [[["slow", 60.0, "densely"], {"half_s": 0.5}]]
+    words = [str(tmp_path / "out"), json.dumps(steps), json.dumps(FAKE_LOAD), ""]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHORT, *words],
+        env=environment(nvml_folder, tmp_path, FAKE_NVML_GPUS="1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "load").iterdir()):  # the load knows its edges
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def refused(environment, *words):

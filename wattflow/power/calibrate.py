@@ -300,20 +300,22 @@ def _alone(asked: Asked, step: int, times: int = 30) -> None:
         asked.activity(step)
 
 
-def _silently(asked: Asked, step: int, end_ns: int) -> None:
+def _silently(asked: Asked, step: int, end_ns: int, stopped: threading.Event) -> None:
     """Nothing but the counter at both ends, and the buffer as seldom as it allows."""
     asked.count(step)
     asked.drain(step)
-    while (left_ns := end_ns - time.time_ns()) > 0:
-        time.sleep(min(SILENT_S, left_ns / 1e9))
+    while (left_ns := end_ns - time.time_ns()) > 0 and not stopped.is_set():
+        stopped.wait(min(SILENT_S, left_ns / 1e9))
         asked.drain(step)
     asked.count(step)
 
 
-def _each(period_s: float, end_ns: int, call: Callable[[int], None], step: int) -> None:
+def _each(
+    period_s: float, end_ns: int, call: Callable[[int], None], step: int, stopped: threading.Event
+) -> None:
     """Call at a steady pace until a unix time; beats that were missed are passed over."""
     due_s = time.monotonic()
-    while time.time_ns() < end_ns:
+    while time.time_ns() < end_ns and not stopped.is_set():
         call(step)
         due_s = max(due_s + period_s, time.monotonic())
         time.sleep(max(0.0, due_s - time.monotonic()))
@@ -440,11 +442,12 @@ class Recorder:
                 load.switch(wave(step, start_ns, device["uuid"]))
         if step.load_on:
             time.sleep(max(0.0, (start_ns + LEAD_NS - time.time_ns()) / 1e9))
-        with ThreadPoolExecutor(max_workers=4 * len(self._asked)) as pool:
+        stopped = threading.Event()
+        with ThreadPoolExecutor(max_workers=4 * len(self._asked)) as pool, _set_in_the_end(stopped):
             waiting = [
                 pool.submit(*words)
                 for asked in self._asked
-                for words in self._askers(asked, number, step, end_ns)
+                for words in self._askers(asked, number, step, end_ns, stopped)
             ]
             for future in waiting:
                 future.result()
@@ -461,25 +464,35 @@ class Recorder:
         }
 
     def _askers(
-        self, asked: Asked, number: int, step: Step, end_ns: int
+        self, asked: Asked, number: int, step: Step, end_ns: int, stopped: threading.Event
     ) -> Iterator[tuple[Any, ...]]:
         """What the threads of a GPU do in a step: a function and its arguments each."""
         if step.asking == "alone":
             yield _alone, asked, number
             return
         if step.asking == "silent":
-            yield _silently, asked, number, end_ns
+            yield _silently, asked, number, end_ns, stopped
             return
         count = len(self._asked)
         buffer_s = WATCHED_BUFFER_S if step.name == "watched" else BUFFER_S
-        yield _each, buffer_s, end_ns, asked.drain, number
+        more = number, stopped
+        yield _each, buffer_s, end_ns, asked.drain, *more
         if step.counter_s is not None:
-            yield _each, max(step.counter_s, COUNTER_CALL_S * count), end_ns, asked.count, number
+            yield _each, max(step.counter_s, COUNTER_CALL_S * count), end_ns, asked.count, *more
         if step.asking == "counter":
             return
-        yield _each, POLL_S, end_ns, asked.power_now, number
+        yield _each, POLL_S, end_ns, asked.power_now, *more
         if step.period_ms is None and asked.gpu.gpm is not None:
-            yield _each, max(GPM_S, GPM_CALL_S * count), end_ns, asked.activity, number
+            yield _each, max(GPM_S, GPM_CALL_S * count), end_ns, asked.activity, *more
+
+
+@contextlib.contextmanager
+def _set_in_the_end(event: threading.Event) -> Iterator[None]:
+    """Set an event whatever happens, so that threads end with whoever waits for them."""
+    try:
+        yield
+    finally:
+        event.set()
 
 
 def running(gpu: Gpu) -> list[int]:
