@@ -336,17 +336,15 @@ def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt
     columns = ("sensor", "period_ms", "long_pct", "least_pct", "most_pct")
     told = pl.DataFrame(ranges, schema=list(columns), orient="row")
     names = told["sensor"].unique(maintain_order=True).to_list()
-    reach = float(
-        told.select(pl.max_horizontal(pl.col("least_pct", "most_pct").abs()).max()).item()
-    )
+    reach = max(abs(value) for row in ranges for value in row[2:])
     panels = []
     for name in names:
         of = told.filter(pl.col("sensor") == name)
         x = alt.X(
             "period_ms:Q",
             title="period of the load, ms",
-            scale=alt.Scale(type="log"),
-            axis=_PLAIN_X,
+            scale=alt.Scale(type="log", domain=[4, 250]),
+            axis=alt.Axis(grid=False, format="~r", values=[5, 10, 20, 50, 100, 200]),
         )
         scale = alt.Scale(domain=[-reach, reach])
         colour = PALETTE[names.index(name) % len(PALETTE)]
