@@ -347,8 +347,8 @@ def test_a_whole_calibration_finds_all_sensors_as_they_are(nvml_folder, tmp_path
         assert answer["window_ms"] == pytest.approx(1000, rel=0.02)
         assert answer["lag_ms"] == pytest.approx(0, abs=15)
     instant = one["sources"]["nvml_instant"]["answer"]
-    assert instant["lag_ms"] == pytest.approx(30, abs=5)
-    assert instant["window_ms"] == pytest.approx(25, abs=10)
+    # few of its samples lie on the ramp: the middle is known better than the ends
+    assert instant["lag_ms"] + instant["window_ms"] / 2 == pytest.approx(42.5, abs=6)
     counter = one["sources"]["nvml_counter"]["answer"]
     assert counter["lag_ms"] == pytest.approx(0, abs=10)
     assert counter["window_ms"] == pytest.approx(100, abs=10)

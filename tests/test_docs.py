@@ -343,6 +343,17 @@ def test_the_changelog_has_the_current_version():
     )
 
 
+def test_calibrate_md_has_the_tables_of_its_passports(monkeypatch):
+    """What stands between the marks is what passports.py makes of docs/passports/*.json, which name no whole UUID."""
+    monkeypatch.syspath_prepend(DOCS.parent / "tests" / "gpu")
+    import passports
+
+    told = (DOCS / "calibrate.md").read_text().split(passports.BEGIN)[1]
+    assert told.split(passports.END)[0].strip() == passports.page().strip()
+    for path in (DOCS / "passports").glob("*.json"):
+        assert passports.shown(path.read_text()) == path.read_text()
+
+
 def test_measurement_md_has_the_tables_of_its_json(monkeypatch):
     """What stands between the marks is what joules_page.py makes of docs/measurements/joules-*.json."""
     monkeypatch.syspath_prepend(DOCS.parent / "tests" / "gpu")

@@ -303,6 +303,15 @@ class TestFakeDriver:
         assert (rows[1]["sm_activity_pct"], rows[1]["tensor_activity_pct"]) == (2.0, 5.0)
         assert rows[1]["pcie_rx_mib_s"] is None
 
+    def test_gpm_that_was_not_renewed_is_null(self, opened, monkeypatch):
+        """Two readings within one renewal of the counters have nothing between them: null, and no NaN."""
+        monkeypatch.setenv("FAKE_NVML_GPM_MS", "100000000")
+        meter = opened()
+        rows = rows_of(meter.finish(), "nvml_gpm", curves.uuid("n1", 0))
+        assert [(row["sm_activity_pct"], row["dram_activity_pct"]) for row in rows] == [
+            (None, None)
+        ]
+
     @pytest.mark.parametrize("kind", ["DENY", "MISSING"])
     def test_gpm_that_is_not_permitted_is_no_row(self, opened, monkeypatch, kind):
         """Where a site keeps GPM for admins, or the GPU has none, there are no such rows and all else goes on."""

@@ -350,7 +350,7 @@ def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt
         colour = PALETTE[names.index(name) % len(PALETTE)]
         base = alt.Chart(of).encode(x=x)
         rule = base.mark_rule(strokeWidth=5, opacity=0.35, color=colour).encode(
-            y=alt.Y("least_pct:Q", title="%, bars: windows of 1 s", scale=scale), y2="most_pct:Q"
+            y=alt.Y("least_pct:Q", title="off, %", scale=scale), y2="most_pct:Q"
         )
         dots = base.mark_point(filled=True, size=40, color=colour, opacity=1).encode(
             y=alt.Y("long_pct:Q", scale=scale), tooltip=list(columns)

@@ -216,8 +216,9 @@ class Reads:
             return stamps, value[first]
         if source == COUNTER:
             return sensors.ticks_as_power(self.ticks(steps))
-        if source == GPM:
-            return end, value
+        if source == GPM:  # reads between two renewals have no value
+            known = np.isfinite(value)
+            return end[known], value[known]
         new = sensors.renewals(start, end, value)
         return new.time_ns, new.value
 

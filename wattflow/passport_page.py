@@ -204,12 +204,12 @@ def charts(one: Passport) -> dict[str, Any]:
         (
             NAMES[source],
             of["period_ms"],
-            100 * (of["ratio"].get(source, 1.0) - 1),  # the counter is its own measure
+            100 * (energy_j / (of["levels_j"] or of["energy_j"][COUNTER]) - 1),
             *(100 * (share - 1) for share in reach),
         )
         for of in one["aliasing"]
-        for source, reach in of["windows_1s"].items()
-        if reach is not None
+        for source, energy_j in of["energy_j"].items()
+        if (reach := of["windows_1s"].get(source)) is not None
     ]
     if ranges:
         drawn["aliasing"] = draw.sensor_aliasing(ranges)

@@ -9,6 +9,7 @@
    FAKE_NVML_LOAD=folder               when each load is on: a file a UUID with unix ns, 8 bytes each: on, off, on ...
    FAKE_NVML_BUFFER=lag_ms:window_ms   a buffer sample is the mean over window_ms that ended lag_ms before its stamp
    FAKE_NVML_INSTANT=lag_ms:window_ms  the same of field 186 at its renewals
+   FAKE_NVML_GPM_MS=100                how often GPM's counters are renewed; metrics in between are NaN
    FAKE_NVML_NOISE_W=2                 by how much samples and fields are off at most
    FAKE_NVML_JITTER_US=6000            how irregular the buffer's stamps are
    FAKE_NVML_NAME=A,B                  names by index; the last one serves the rest
@@ -726,7 +727,8 @@ int nvmlGpmSampleFree(void *sample) {
 
 int nvmlGpmSampleGet(Gpu *gpu, void *sample) {
     ENTER(gpu);
-    *(GpmSample *)sample = (GpmSample){now_ns(), gpu->index};
+    int64_t renewal_ns = atoi(setting("FAKE_NVML_GPM_MS", "0")) * 1000000LL, time_ns = now_ns();
+    *(GpmSample *)sample = (GpmSample){time_ns - (renewal_ns ? time_ns % renewal_ns : 0), gpu->index};
     return SUCCESS;
 }
 
@@ -760,6 +762,8 @@ int nvmlGpmMetricsGet(GpmMetrics *asked) {
             int64_t on_ns = loaded_ns(after->index, after->time_ns, &is_on) - loaded_ns(after->index, before->time_ns, &is_on);
             metric->value = 90.0 * (double)on_ns / fmax(1.0, (double)(after->time_ns - before->time_ns));
         }
+        if (after->time_ns == before->time_ns)
+            metric->value = NAN;
     }
     return SUCCESS;
 }

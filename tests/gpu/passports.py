@@ -64,7 +64,14 @@ def of_one(name: str, one: Passport) -> Iterator[str]:
         f"### {gpu['name']} ({name})\n\nDriver {one['driver']}, {one['minutes']:g} minutes, load {levels['off_w']:.0f} "
         f"and {levels['on_w']:.0f} W, limit {gpu['power_limit_max_w']:g} W.\n"
     )
-    yield "| sensor | renewed each, ms (5 to 95 %) | lag, ms | window, ms | answer | on edges alone | off edges alone |"
+    heads = [
+        "sensor",
+        "renewed each, ms (5 to 95 %)",
+        "lag, ms",
+        "window or time constant, ms",
+        "answer",
+    ]
+    yield "| " + " | ".join([*heads, "on alone", "off alone"]) + " |"
     yield "| --- " * 7 + "|"
     for source, told in one["sources"].items():
         yield "| " + " | ".join([NAMES[source], *sensor_cells(told)]) + " |"
@@ -82,7 +89,10 @@ def of_one(name: str, one: Passport) -> Iterator[str]:
     for which, about in (
         ("fast", "The fast load by each sensor"),
         ("answers", "Each sensor's answer to an edge, and its fit"),
-        ("aliasing", "Joules off the counter's (dots), and the range of windows of 1 s (bars)"),
+        (
+            "aliasing",
+            "Joules off those of the plateaus (dots), and the range of windows of 1 s (bars)",
+        ),
     ):
         if (DOCS / "passports" / f"{name}-{which}.png").exists():
             yield f"![{about}](passports/{name}-{which}.png)\n"

@@ -5,6 +5,8 @@ from their difference. A mean over a phase therefore needs a sample at its edges
 admins: the first sample then fails, and there are no such columns.
 """
 
+import math
+
 import pynvml
 
 from wattflow.errors import PowerError
@@ -41,7 +43,11 @@ class Gpm:
             raise
 
     def read(self) -> Row:
-        """The columns of METRICS since the last call; PowerError where the driver no longer answers."""
+        """The columns of METRICS since the last call; PowerError where the driver no longer answers.
+
+        Null where the counters were not renewed since then: on an H100 they are each 100 ms, and in between NVML
+        succeeds with NaN.
+        """
         before, now = self._samples
         ask("nvmlGpmSampleGet", self._handle, now)
         asked = pynvml.c_nvmlGpmMetricsGet_t()
@@ -53,7 +59,9 @@ class Gpm:
         told = ask("nvmlGpmMetricsGet", asked)
         self._samples = [now, before]
         return {
-            column: metric.value if metric.nvmlReturn == pynvml.NVML_SUCCESS else None
+            column: metric.value
+            if metric.nvmlReturn == pynvml.NVML_SUCCESS and math.isfinite(metric.value)
+            else None
             for column, metric in zip(METRICS, told.metrics, strict=False)
         }
 
