@@ -357,6 +357,18 @@ def test_a_choice_that_makes_the_point_id_and_holds_a_path_is_refused(tmp_path):
     assert not (tmp_path / "b.zip").exists()
 
 
+def test_a_sweep_may_be_called_what_its_model_is(tmp_path):
+    """The sweep's own name is left out, but not the model's, though both are `llama-7b`, nor an account's."""
+    point = choices(model__name="llama-7b", sweep__name="llama-7b", cluster__account="bf16")
+    made = make_sweep(tmp_path / "s", [point])
+    make_attempt(made, point, Made([Gpu(UUID)]))
+    collect(made)
+    bundle(made, tmp_path / "b.zip")
+    text = dict(members_of(tmp_path / "b.zip"))["METHODS.md"].decode()
+    assert "Model: llama-7b in bf16" in text
+    assert verify(tmp_path / "b.zip").verified
+
+
 def test_choices_of_a_site_are_left_out(tmp_path):
     """Account, partition, setup and the profile's name go; what makes the id, and numbers, stay."""
     point = choices(cluster__account="proj-x", cluster__partition="p1", cluster__name="mysite")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import stat
 import struct
@@ -173,6 +174,17 @@ def test_a_sample_in_no_window_is_found_by_its_copy(sweep):
     assert "is not its copy in results/traces: power_w of row" in said(verdict)
 
 
+def test_a_value_that_is_no_number_equals_its_copy(sweep):
+    """GPM told NaN for a rate at its first reading on an H100; as collected it is no difference, as changed it is."""
+    trace = first_trace(sweep.path)
+    edit(trace, set_cell("dram_activity_pct", float("nan"), row=3))
+    os.utime(trace.parents[1] / "record.json")
+    collect(sweep)
+    assert verify(sweep.path).verified
+    edit(trace, set_cell("dram_activity_pct", 50.0, row=3))
+    assert re.search(r"dram_activity_pct of row \d+ is 50.0, was nan", said(verify(sweep.path)))
+
+
 def test_a_removed_sample(sweep):
     """A row taken out of a constant trace leaves the joules, and is missed by the count of samples."""
     shutil.rmtree(sweep.traces)
@@ -334,7 +346,7 @@ def edits(folder):
         "energy_j 1690, recomputed 1700": lambda: edit(
             sweep / "results/points.parquet", set_cell("energy_j", 1690.0)
         ),
-        "points.csv: energy_j 170.0, recomputed 1700": lambda: edit_csv(folder / "points.csv"),
+        "points.csv: energy_j 170, recomputed 1700": lambda: edit_csv(folder / "points.csv"),
         "METHODS.md: | 4 | 1 | 23.529 | 170 |": lambda: replace(
             folder / "METHODS.md", "| 23.529 | 200 |", "| 23.529 | 170 |"
         ),
@@ -426,6 +438,23 @@ def test_a_damaged_attempt_has_no_figures_to_verify(sweep, tmp_path):
     verdict = verify(tmp_path / "d.zip")
     assert verdict.verified, said(verdict)
     assert "not whole when it was packed" in verdict.notes[0]
+
+
+@pytest.mark.parametrize("fault", ["no JSON", "no ranks", "odd versions"])
+def test_a_record_that_is_none_costs_its_attempt_alone(sweep, tmp_path, fault):
+    """The other point's joules are packed and verified; the attempt is named, and has no figures."""
+    path = next(sweep.path.glob("points/*/attempt-1/record.json"))
+    record = json.loads(path.read_text())
+    changed = {**record, "ranks": 7} if fault == "no ranks" else {**record, "versions": 7}
+    path.write_text("{" if fault == "no JSON" else json.dumps(changed))
+    if fault != "odd versions":  # of which `collect` has no opinion
+        collect(sweep)
+    assert verify(sweep.path).verified == (fault != "odd versions")
+    bundle(sweep, tmp_path / "d.zip")
+    verdict = verify(tmp_path / "d.zip")
+    assert verdict.verified == (fault != "odd versions")
+    assert [one.ok for one in verdict.attempts].count(True) >= 1
+    assert any("not whole when it was packed" in note for note in verdict.notes)
 
 
 # --- files of strangers ---------------------------------------------------------------------------
@@ -532,6 +561,82 @@ def test_nothing_of_a_stranger_reaches_the_terminal_raw(packed):
     text = said(verify(packed))
     assert "?[2J" in text
     assert "\x1b" not in text
+
+
+# --- what ships -----------------------------------------------------------------------------------
+
+BUNDLES = sorted((Path(__file__).parent.parent / "docs" / "bundles").glob("*.zip"))
+H100 = next(path for path in BUNDLES if "h100" in path.name)
+
+
+@pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.name)
+def test_a_shipped_bundle_verifies(path):
+    """Each bundle in docs/ is small, measured and not simulated, and all of its figures follow from its traces.
+
+    Where a rule of measurement was changed on purpose, docs/contributing.md says how they are made anew.
+    """
+    assert path.stat().st_size < 5e6
+    assert archive.sha256(path) in (path.parents[1] / "verify.md").read_text()
+    verdict = verify(path)
+    assert verdict.verified, said(verdict)
+    assert all(one.counts and not one.simulated for one in verdict.attempts)
+    assert all(one.largest < 1e-12 for one in verdict.attempts)
+    assert verdict.right_ids == verdict.points > 0
+
+
+def test_the_h100_bundle_is_a_real_run():
+    """Two engines, two repeats, on one H100 by the driver's buffer, integral and counter within 1 %."""
+    with zipfile.ZipFile(H100) as packed:
+        rows = pq.read_table(
+            pa.BufferReader(packed.read("sweep/results/points.parquet"))
+        ).to_pylist()
+    assert sorted(row["engine"] for row in rows) == ["fast", "fast", "paper", "paper"]
+    for row in rows:
+        assert row["gpu_name"] == "NVIDIA H100 80GB HBM3"
+        assert row["power_source"] == "nvml_buffer"
+        assert row["counter_ratio"] == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("which", ["a sample", "a GPU", "a choice", "a joule"])
+def test_a_forged_h100_bundle(tmp_path, which):
+    """In the real run's bundle each forgery is found by the figures alone, all hashes made anew."""
+    archive.unpack(H100, tmp_path / "b")
+    sweep = tmp_path / "b" / "sweep"
+    trace = first_trace(sweep)
+    if which == "a sample":
+        middle = middle_of_the_first_decode(trace.parents[1])
+        edit(trace, lambda rows: nearest_power(rows, middle).__setitem__("power_w", 500.0))
+    elif which == "a GPU":
+        trace.unlink()
+    elif which == "a choice":
+        edit(sweep / "grid.parquet", change_choice("batch_size", 32))
+    else:
+        cheaper = set_cell("energy_per_token_j", lambda value: 0.999 * value)
+        edit(sweep / "results/points.parquet", cheaper)
+    archive.write_sums(tmp_path / "b")
+    verdict = verify(tmp_path / "b")
+    assert verdict.wrong_files == []
+    assert [one.ok for one in verdict.attempts].count(False) == 1
+    (bad,) = [one for one in verdict.attempts if not one.ok]
+    told = {
+        "a sample": "energy_j",
+        "a GPU": "has no trace",
+        "a choice": "hash to",
+        "a joule": "energy_per_token_j",
+    }
+    assert told[which] in "; ".join([*bad.problems, *(d.what for d in bad.differences)])
+
+
+def middle_of_the_first_decode(attempt):
+    (path,) = (attempt / "timings").glob("*.parquet")
+    decode = next(row for row in pq.read_table(path).to_pylist() if row["phase"] == "decode")
+    return (decode["start_ns"] + decode["end_ns"]) // 2
+
+
+def nearest_power(rows, at_ns):
+    """The power sample next to an instant."""
+    told = [row for row in rows if row["power_w"] is not None]
+    return min(told, key=lambda row: abs(row["time_ns"] - at_ns))
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -48,18 +48,20 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines))
 
 
-def wrong_sums(folder: Path) -> list[str]:
-    """What is not as `sha256sums` says, a line a file; RefusedError where that file is not there or none."""
+def read_sums(folder: Path) -> dict[str, str]:
+    """The sha256 of each file by `sha256sums`; RefusedError where that file is not there or none."""
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         raise RefusedError(f"no {SUMS} in it, so it is no bundle.") from None
-    told: dict[str, str] = {}
-    for line in lines:
-        match = _SUM.fullmatch(line)
-        if not match:
-            raise RefusedError(f"{SUMS} in it is not what sha256sum writes.")
-        told[match[2]] = match[1]
+    matches = [_SUM.fullmatch(line) for line in lines]
+    if None in matches:
+        raise RefusedError(f"{SUMS} in it is not what sha256sum writes.")
+    return {match[2]: match[1] for match in matches if match}
+
+
+def wrong_sums(folder: Path, told: dict[str, str]) -> list[str]:
+    """What is not as its hash says, a line a file."""
     there = set(files(folder)) - {SUMS}
     wrong = [f"{name}: not there" for name in sorted(set(told) - there)]
     wrong += [f"{name}: not in {SUMS}" for name in sorted(there - set(told))]

@@ -8,6 +8,7 @@ Nothing is copied as it is: each table and record is written anew from what `wat
 answers, journals and whatever else lies in a sweep stay there.
 """
 
+import contextlib
 import csv
 import getpass
 import io
@@ -16,6 +17,7 @@ import os
 import platform
 import pwd
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,18 +140,30 @@ class _Packing:
         if line not in self.left_out:
             self.left_out.append(line)
 
+    @contextlib.contextmanager
+    def _leaving_out(self, attempt: AttemptDir) -> Iterator[None]:
+        """What is wrong in an attempt's files costs that attempt alone, as it does in `collect`."""
+        try:
+            yield
+        except RefusedError:
+            raise
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            self._leave_out(attempt, error)
+
     def _names(self) -> Names:
         """Whose machine and account this is, and on which nodes the attempts ran."""
         names = Names()
         names.users = {getpass.getuser(), *_owners(self._sweep.path)}
         names.nodes = {platform.node(), platform.node().split(".")[0]} - {""}
         for choices in self._choices.values():
-            names.withhold(choices)
-            names.withheld.add(choices["cluster"]["name"])
-        for _, record in self._attempts():
-            names.nodes |= {rank["node"] for rank in record.get("ranks", [])}
-            names.nodes |= {info["node"] for info in record.get("nodes", [])}
-        names.withheld -= {"", "local"}
+            names.add(choices)
+        for attempt, record in self._attempts():
+            with self._leaving_out(attempt):
+                names.nodes |= {rank["node"] for rank in record.get("ranks", [])}
+                names.nodes |= {info["node"] for info in record.get("nodes", [])}
+        names.nodes = {
+            name for name in names.nodes if isinstance(name, str)
+        }  # a record may be no good
         return names
 
     # --- writing ---
@@ -169,10 +183,14 @@ class _Packing:
                 attempt.number,
             )
             mine.path.mkdir(parents=True)
-            records.append(told.record(record))
-            _write_json(mine.record_path, records[-1])
-            if record["status"] == _FINISHED:
-                self._write_attempt(attempt, record, mine, told)
+            with self._leaving_out(attempt):
+                own = told.record(record)
+                if record["status"] == _FINISHED:
+                    self._write_attempt(attempt, record, mine, told)
+                _write_json(mine.record_path, own)
+                records.append(own)
+            if not mine.record_path.is_file():
+                shutil.rmtree(mine.path)
         points = told.points(self._points, self._choices)
         _write(target.points_path, points)
         _write(target.phases_path, told.phases(self._phases))
@@ -209,27 +227,24 @@ class _Packing:
     def _write_attempt(
         self, attempt: AttemptDir, record: Record, mine: AttemptDir, told: Pseudonyms
     ) -> None:
-        """The tables of a finished attempt; one that is not whole is left out and named."""
+        """The tables of a finished attempt."""
         for name in ("timings", "traces"):
             (mine.path / name).mkdir()
         nodes = record.get("nodes", [])
         devices = [(info["node"], device["uuid"]) for info in nodes for device in info["devices"]]
         devices += [(info["node"], host["uuid"]) for info in nodes if (host := info.get("host"))]
-        try:
-            for node in sorted({rank["node"] for rank in record["ranks"]}):
-                spans = told.spans(read_table(attempt.spans_path(node), SPAN))
-                _write(mine.spans_path(told.node(node)), spans)
-            if "measure" not in record:
-                requests = told.requests(read_table(attempt.requests_path, REQUEST))
-                _write(mine.requests_path, requests)
-            for part in record.get("parts", []):
-                _write_json(mine.part_path(told.node(part["node"])), told.part(part))
-            for node, uuid in devices:
-                if attempt.trace_path(node, uuid).is_file():
-                    trace = told.trace(read_table(attempt.trace_path(node, uuid), TRACE))
-                    _write(mine.trace_path(told.node(node), told.device(uuid)), trace)
-        except (DamagedError, FileNotFoundError, KeyError) as error:
-            self._leave_out(attempt, error)
+        for node in sorted({rank["node"] for rank in record["ranks"]}):
+            spans = told.spans(read_table(attempt.spans_path(node), SPAN))
+            _write(mine.spans_path(told.node(node)), spans)
+        if "measure" not in record:
+            requests = told.requests(read_table(attempt.requests_path, REQUEST))
+            _write(mine.requests_path, requests)
+        for part in record.get("parts", []):
+            _write_json(mine.part_path(told.node(part["node"])), told.part(part))
+        for node, uuid in devices:
+            if attempt.trace_path(node, uuid).is_file():
+                trace = told.trace(read_table(attempt.trace_path(node, uuid), TRACE))
+                _write(mine.trace_path(told.node(node), told.device(uuid)), trace)
 
     def _write_papers(self, folder: Path, points: pa.Table, records: list[Row]) -> None:
         """What people read."""

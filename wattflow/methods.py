@@ -59,7 +59,9 @@ def varying(rows: Sequence[Row]) -> list[str]:
 def _what(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
     prompts = [record["prompts"] for record in records if "prompts" in record]
     lengths = (
-        f", of {_range(p['tokens_mean'] for p in prompts)} tokens in the mean" if prompts else ""
+        f", of {_range(p.get('tokens_mean') for p in prompts)} tokens in the mean"
+        if prompts
+        else ""
     )
     axes = varying(rows)
     settings = {tuple(row[axis] for axis in axes) for row in rows}
@@ -212,7 +214,10 @@ def _mean_sd(values: Sequence[float], mark: str) -> str:
     if not values:
         return "-"
     mean = f"{mark}{statistics.mean(values):.5g}"
-    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+    if len(values) < 2:
+        return mean
+    sd = statistics.stdev(values)
+    return f"{mean} ± {f'{sd:.0f}' if sd >= 10 else f'{sd:.2g}'}"
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -238,7 +243,7 @@ def _and(names: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _range(values: Iterable[float]) -> str:
+def _range(values: Iterable[float | None]) -> str:
     known = sorted({value for value in values if value is not None})
     if not known:
         return "an unknown number of"

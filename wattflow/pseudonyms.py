@@ -61,12 +61,16 @@ class Names:
     users: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
     withheld: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
-    def withhold(self, choices: Mapping[str, Any]) -> None:
-        """Add the texts among some choices that a bundle leaves out, such as an account or a partition."""
+    def add(self, choices: Mapping[str, Any]) -> None:
+        """Add the texts among some choices: those that a bundle leaves out, such as an account, and those it tells."""
         for key, value in flat(dict(choices)).items():
-            if not is_hashed(key) and key not in _KEPT_CHOICES and key != "cluster.name":
-                self.withheld |= {text for text in _texts(value) if len(text) > 2}
+            texts = {text for text in _texts(value) if len(text) > 2}
+            if is_hashed(key) or key in _KEPT_CHOICES:
+                self.told |= texts
+            else:
+                self.withheld |= texts
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -84,7 +88,8 @@ class Pseudonyms:
         self._salt, self._measured = salt, measured
         self._nodes = _any_of(names.nodes)
         self._users = _any_of(names.users)
-        self._withheld = _any_of(names.withheld)
+        # a sweep may be called what its model is, which is told anyway
+        self._withheld = _any_of(names.withheld - names.told - {"local"})
 
     def _hash(self, kind: str, name: str, digits: int) -> str:
         return hmac.digest(self._salt, f"{kind}:{name}".encode(), hashlib.sha256).hex()[:digits]
@@ -208,9 +213,11 @@ class Pseudonyms:
                 "command": self.command(measure["command"]),
                 "nodes": measure["nodes"],
             }
-        for key in ("engine", "versions"):
-            if key in record:
-                out[key] = self.value(record[key])
+        if "engine" in record:
+            out["engine"] = self.value(record["engine"])
+        if "versions" in record:
+            told = record["versions"].items()
+            out["versions"] = {self.text(name): self.text(version) for name, version in told}
         commit = record.get("git")
         out["git"] = commit if commit and _COMMIT.fullmatch(commit) else None
         return out

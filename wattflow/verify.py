@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattflow import __version__, archive, config, methods
@@ -137,7 +138,7 @@ def limit_memory() -> None:
 
 def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     """Check a bundle whose files lie below a folder."""
-    wrong = archive.wrong_sums(folder)
+    sums = archive.read_sums(folder)
     _check_sizes(folder)
     about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else None
     if not isinstance(about, dict) or not (folder / SWEEP / "grid.parquet").is_file():
@@ -149,7 +150,7 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     checking = _Checking(SweepDir(folder / SWEEP), bundled=True)
     verdict = checking.verdict(path)
     verdict.kind, verdict.sha256 = f"bundle of a {verdict.kind}", sha256
-    verdict.hashed_files, verdict.wrong_files = len(archive.files(folder)) - 1, wrong
+    verdict.hashed_files, verdict.wrong_files = len(sums), archive.wrong_sums(folder, sums)
     left_out = about.get("left_out")
     for line in left_out if isinstance(left_out, list) else []:
         verdict.notes.append(f"not whole when it was packed: {line}")
@@ -224,6 +225,12 @@ class _Checking:
             if key in self._points:
                 self._doubled.append(key)
             self._points[key] = row
+        # attempts whose files were damaged when they were collected, of which a bundle has none
+        self._unpacked = {
+            key
+            for key, row in self._points.items()
+            if bundled and "damaged" in (row["reasons"] or ()) and not row["counts"]
+        }
         self._phases: dict[Key, list[Row]] = defaultdict(list)
         for row in phases.to_pylist():
             self._phases[row["point_id"], row["attempt"]].append(row)
@@ -314,7 +321,7 @@ class _Checking:
         ) as error:
             self._verdict.problems.append(f"point {point_id!a}: its choices are none ({error!a}).")
             return
-        if not attempts:
+        if not attempts and not any(key[0] == point_id for key in self._unpacked):
             self._take(Collected(blank, [], {}), problem)
         for attempt in attempts:
             self._check_attempt(attempt, choices, problem, copies)
@@ -339,7 +346,8 @@ class _Checking:
             record = attempt.read_record()
             if record is not None:
                 self._records.append(record)
-                _check_names(record)
+                if self._bundled:
+                    _check_names(record)
                 problems += self._against_record(attempt, record, choices)
                 if self._measured and "choices" in record:
                     choices = dict(record["choices"])
@@ -367,8 +375,9 @@ class _Checking:
             keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
             values = ", ".join(f"{k} {ours.get(k)!a} and {theirs.get(k)!a}" for k in keys[:5])
             problems.append(f"grid.parquet and record.json differ in {values}.")
-        if record["status"] != "finished":
-            return problems
+        published = self._points.get((attempt.point_id, attempt.number))
+        if record["status"] != "finished" or (published is not None and not published["valid"]):
+            return problems  # why it counts in no figure is a reason in its row
         ranks = {(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
         nodes = record["nodes"]
         devices = {(info["node"], one["uuid"]) for info in nodes for one in info["devices"]}
@@ -471,8 +480,13 @@ class _Checking:
                 _compare(
                     self._checked[key], Difference("points", "counts", published, i in counting)
                 )
-        for key in self._points:
-            if key not in self._rows and any(key[0] == point["point_id"] for point in self._grid):
+        grid = {point["point_id"] for point in self._grid}
+        for key, row in self._points.items():
+            if key in self._rows or key[0] not in grid:
+                continue
+            if key in self._unpacked:
+                self._checked[key] = Checked(*key, row["status"], False, False, damaged=True)
+            else:
                 self._verdict.problems.append(f"{_named(key)}: in the results, and not on disk.")
 
     def compare_csv(self, text: str) -> None:
@@ -497,7 +511,7 @@ class _Checking:
             for column, cell in zip(heading, line, strict=False):
                 # what it has from points.parquet was compared there
                 if column in self._columns and cell != csv_cell(self._points[key][column]):
-                    checked.differences.append(Difference(CSV, column, cell, row[column]))
+                    _compare(checked, Difference(CSV, column, _number(cell), row[column]))
 
     def compare_means(self, text: str) -> None:
         """Hold the table of METHODS.md, means and deviations over repeats, to the recomputed rows."""
@@ -552,6 +566,14 @@ def _compare(checked: Checked, one: Difference) -> None:
         checked.differences.append(dataclasses.replace(one, relative=relative))
 
 
+def _number(cell: str) -> float | str:
+    """A cell of points.csv as a float where it is one."""
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
 def _relative(published: Any, recomputed: Any) -> float | None:
     """How far two floats differ, by the larger; null unless both are floats."""
     if not isinstance(published, float) or not isinstance(recomputed, float | int):
@@ -596,7 +618,7 @@ class _Copies:
                 wrong.append(
                     f"the trace of {uuid} has {raw.num_rows} rows, its copy in results/traces {copy.num_rows}."
                 )
-            elif not raw.cast(TRACE).equals(copy.cast(TRACE)):
+            elif not all(_same(raw[name], copy[name]) for name in TRACE.names):
                 wrong.append(
                     f"the trace of {uuid} is not its copy in results/traces: {_first(raw, copy)}."
                 )
@@ -618,14 +640,28 @@ class _Copies:
             self._file = None
 
 
+def _same(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    """Whether two columns are equal, a NaN, which GPM tells at times, being equal to another."""
+    if mine.equals(other):
+        return True
+    if not pa.types.is_floating(mine.type) or mine.type != other.type:
+        return False
+    nans = pc.is_nan(mine), pc.is_nan(other)
+    none = pa.scalar(0.0, mine.type)
+    values = pc.if_else(nans[0], none, mine), pc.if_else(nans[1], none, other)
+    return bool(nans[0].equals(nans[1]) and values[0].equals(values[1]))
+
+
 def _first(raw: pa.Table, copy: pa.Table) -> str:
     """The first value in which two tables of equal length differ."""
-    for name in TRACE.names:
-        pairs = enumerate(zip(raw[name].to_pylist(), copy[name].to_pylist(), strict=True))
-        for row, (mine, other) in pairs:
-            if mine != other:
-                return f"{name} of row {row} is {mine}, was {other}"
-    return "values that are no numbers"
+    name = next(name for name in TRACE.names if not _same(raw[name], copy[name]))
+    pairs = zip(raw[name].to_pylist(), copy[name].to_pylist(), strict=True)
+    found = (
+        f"{name} of row {row} is {mine}, was {other}"
+        for row, (mine, other) in enumerate(pairs)
+        if mine != other and not (mine != mine and other != other)  # noqa: PLR0124 - NaN
+    )
+    return next(found, f"{name} is of another type")
 
 
 # --- for a person ---------------------------------------------------------------------------------
@@ -668,6 +704,8 @@ def _joules(energy_j: float | None, one: Checked) -> str | None:
 
 def _short(one: Checked) -> str:
     """The verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
+    if one.damaged:
+        return "damaged, does not count"
     if one.ok:
         return "ok" if one.counts or one.attempt is None else f"ok, {one.status}, does not count"
     more = len(one.problems) + len(one.differences) - 1
