@@ -379,12 +379,15 @@ class Scan:
 
 
 PLAIN_SCAN = Scan(32, 4, 3, tensor_cores=False)
-SCANS = {"few": PLAIN_SCAN, "many": PLAIN_SCAN}  # programs that rows times heads make alone
+# for few programs and for many, as rows times heads make them; the best of tests/benchmarks/engine_search.py on an H100
+SCANS = {
+    "few": Scan(16, 1, 3, tensor_cores=True),
+    "many": Scan(128, 4, 2, tensor_cores=True),
+}
 
 
-def _scan(programs: int, width: int, dtype: torch.dtype) -> Scan:
-    """The scan for so many rows times heads; tensor cores take 16 wide heads at least, and would round float32."""
-    scan = SCANS["few" if programs < SCANS["few"].programs else "many"]
+def _fitting(scan: Scan, width: int, dtype: torch.dtype) -> Scan:
+    """The scan, or a plain one where tensor cores would round float32, or find heads too narrow."""
     if scan.tensor_cores and (width < 16 or dtype not in (torch.bfloat16, torch.float16)):
         return PLAIN_SCAN
     return scan
@@ -404,7 +407,8 @@ def attend(
     assert keys.stride()[1:] == (length * width, width, 1)
     heads = qkv.shape[1] // width - 2 * kv_heads
     if scan is None:
-        scan = _scan(rows * heads, width, keys.dtype)
+        scan = SCANS["few" if rows * heads < SCANS["few"].programs else "many"]
+    scan = _fitting(scan, width, keys.dtype)
     splits = 1
     while rows * heads * splits < scan.programs and splits * 64 < length and splits < 16:
         splits *= 2
@@ -446,14 +450,15 @@ def attend(
 
 Tile = tuple[int, int, int]  # outputs a program, inputs it takes at a time, warps
 
+# the best of tests/benchmarks/engine_search.py for LLaMA-7B's five shapes on an H100, and what fits other widths
 TILES: tuple[Tile, ...] = (
-    (1, 2048, 4),
-    (2, 1024, 4),
-    (1, 4096, 4),
-    (2, 4096, 8),
+    (2, 2048, 8),
+    (4, 2048, 8),
+    (1, 4096, 8),
     (4, 4096, 16),
-    (2, 2048, 4),
-    (4, 1024, 4),
+    (1, 2048, 4),
+    (8, 1024, 4),
+    (4, 1024, 2),
 )
 
 
