@@ -3,6 +3,8 @@
     OUT=results python tests/benchmarks/engine_search.py             one GPU, at most 5 minutes
     DRY=1 OUT=/tmp/results python tests/benchmarks/engine_search.py  a tiny model on the CPU, to try the script
 
+STAGES="batch 1;against transformers" takes some alone, with the kernels' defaults where the search is left out.
+
 In this order, each as far as the time allows: tiles of one row's products and scans of attention, each alone over all
 layers' weights or caches; correctness with the best of them; decode of batch 64 with the old and the new kernels in
 turn; batch 1 with the kernel sets in random order, four windows of 8 s each; batch 64 against transformers.
@@ -29,6 +31,7 @@ import torch
 from wattflow import tune as stage_tune
 from wattflow.engine.ranks import join
 from wattflow.engine.tune import Arms
+from wattflow.errors import EngineError
 
 DRY, SEVEN, B64, PROMPT, NEW = bench.DRY, bench.SEVEN, bench.B64, bench.PROMPT, bench.NEW
 TUNE_S, TUNE_WINDOWS = (0.2, 2) if DRY else (8.0, 4)
@@ -334,11 +337,15 @@ def variants_64(who, many, found):
 
 
 def frontier(who, arms, names, found):
-    """Windows of decode with each set in random order, as `wattflow tune` makes them, and a fresh one of the last."""
+    """Windows of decode with each set in random order, as `wattflow tune` makes them, and a fresh one of the last.
+
+    Then shorter windows of the last one, launched early and one after another in turn.
+    """
     engine = arms._engine
     for name in names:
         engine.use_kernels(name)
         arms._batch()
+    turns = late_too(arms, names[-1]) if who.device != "cpu" else []
     with bench.Meter(who) as meter:
         taken = []
         for name in stage_tune.order(names, TUNE_WINDOWS):
@@ -347,18 +354,37 @@ def frontier(who, arms, names, found):
             say(f"{name}: {stage_tune.rate(taken[-1]):.1f} tokens/s")
         taken.append(arms.window(names[-1], TUNE_S))
         meter.mark()
+        short = [arms.window(name, TUNE_S / 2) for name in stage_tune.order(turns, 2)]
     rows = [meter.window_told(window) for window in taken]
     found["windows"] = rows
     found["frontier"] = stage_tune.summaries(rows[:-1])
     found["again"] = rows[-1]
+    found["launches"] = stage_tune.summaries([meter.window_told(window) for window in short])
     copy = bench.RESULT["machine"]["copy_bytes_per_s"]
-    for row in found["frontier"]:
+    for row in [*found["frontier"], *found["launches"]]:
         row["share_of_copy"] = row["bytes_per_s"] / copy
         say(json.dumps({k: v for k, v in row.items() if not k.endswith("half")}))
     for name in names:
         engine.use_kernels(name)
         found[f"kernels of {name}"] = bench.kernels_of_a_step(who, engine)
         found[f"info of {name}"] = dict(engine.info)
+
+
+def late_too(arms, name):
+    """Two names of the same kernels: launched early, and one after another."""
+    from wattflow.engine import kernels
+
+    engine = arms._engine
+    early = engine._kept[name]
+    kernels.Launch.early = False
+    del engine._kept[name]
+    engine.use_kernels(name)
+    late = f"{name}, one after another"
+    engine._kept |= {late: engine._kept[name], name: early}
+    kernels.Launch.early = True
+    engine.use_kernels(late)
+    arms._batch()
+    return [name, late]
 
 
 def correctness(who, found):
@@ -374,39 +400,88 @@ def correctness(who, found):
     say(json.dumps({k: v for k, v in found.items() if not isinstance(v, dict)}))
 
 
+class Run:
+    """The stages of a run, and what they hand on: the engine for one row, and the scans that were found."""
+
+    def __init__(self, who):
+        self.who = who
+        self.arms = None
+        self.many = {}
+
+    def machine(self, found):
+        bench.machine(self.who, found)
+
+    def search(self, found):
+        if not DRY:
+            self.arms, self.many = search(self.who, found)
+
+    def correctness(self, found):
+        correctness(self.who, found)
+
+    def batch_1(self, found):
+        self.arms = self.arms or batch_1(self.who)
+        frontier(self.who, self.arms, ["eager"] if DRY else ["cublas", "triton"], found)
+
+    def batch_64(self, found):
+        self.close()
+        if self.many:
+            variants_64(self.who, self.many, found)
+
+    def transformers(self, found):
+        self.close()
+        bench.against_transformers(self.who, found)
+
+    def out_of_memory(self, found):
+        self.close()
+        if not DRY:
+            found["told"] = out_of_memory(self.who)
+            say(found["told"])
+
+    def close(self):
+        if self.arms is not None:
+            self.arms.__exit__()
+            self.arms = None
+
+
 def main():
     who = join(0, 1, 0, "node", "", "cpu" if DRY else "cuda", 60.0, 60.0)
     torch.set_num_threads(2)
     bench.NAME = "search.json"
-    arms, many = None, {}
-    with stage("machine", 5, 60) as found:
-        if found is not None:
-            bench.machine(who, found)
-    with stage("search", 30, 110) as found:
-        if found is not None and not DRY:
-            arms, many = search(who, found)
-    with stage("correctness", 10, 30) as found:
-        if found is not None:
-            correctness(who, found)
-    if arms is None:
-        one = choices(
-            SEVEN, "auto", batch_size=1, n_prompts=1, max_gen_len=NEW, max_seq_len=PROMPT + NEW
-        )
-        arms = Arms(one, who).__enter__()
-    quick = TUNE_S * TUNE_WINDOWS * 2 + 25
-    with stage("batch 1", 45, quick + 20) as found:
-        if found is not None:
-            frontier(who, arms, ["eager"] if DRY else ["cublas", "triton"], found)
-    arms.__exit__()
-    del arms
-    with stage("batch 64", 25, 45) as found:
-        if found is not None and many:
-            variants_64(who, many, found)
-    with stage("against transformers", 100, 150) as found:
-        if found is not None:
-            bench.against_transformers(who, found)
+    run = Run(who)
+    stages = {  # what does it, seconds that must be left, seconds that it may take
+        "machine": (run.machine, 5, 60),
+        "search": (run.search, 30, 110),
+        "correctness": (run.correctness, 10, 30),
+        "batch 1": (run.batch_1, 45, TUNE_S * TUNE_WINDOWS * 2 + 60),
+        "batch 64": (run.batch_64, 25, 60),
+        "out of memory": (run.out_of_memory, 5, 20),
+        "against transformers": (run.transformers, 100, 160),
+    }
+    wanted = os.environ.get("STAGES", ";".join(stages)).split(";")
+    for name, (work, least_s, most_s) in stages.items():
+        if name == "machine" or name in wanted:
+            with stage(name, least_s, most_s) as found:
+                if found is not None:
+                    work(found)
+    run.close()
     bench.RESULT["total"] = {"seconds": time.monotonic() - bench.BEGAN}
     bench.save()
+
+
+def out_of_memory(who):
+    """What the engine says of a batch that no GPU holds."""
+    asked = {"batch_size": 2**16, "n_prompts": 1, "max_gen_len": 512, "max_seq_len": 1024}
+    try:
+        with bench.engine(choices(bench.CHECK, "auto", **asked), who):
+            return "it fitted"
+    except EngineError as error:
+        return str(error)
+
+
+def batch_1(who):
+    """The engine for one row, loaded."""
+    keys = {"n_prompts": 1, "max_gen_len": NEW, "max_seq_len": PROMPT + NEW}
+    return Arms(choices(SEVEN, "auto", batch_size=1, **keys), who).__enter__()
 
 
 if __name__ == "__main__":
