@@ -43,6 +43,7 @@ fi
 exit 0
 """,
     "sacct": 'cat "$FAKE_SLURM/accounting" 2>/dev/null; exit 0\n',
+    "sacctmgr": 'cat "$FAKE_SLURM/associations" 2>/dev/null; exit 0\n',
     "sinfo": 'cat "$FAKE_SLURM/nodes" 2>/dev/null; exit 0\n',
     "scontrol": "",
     "scancel": "",
@@ -86,6 +87,10 @@ class FakeSlurm:
     def nodes(self, *lines: str) -> None:
         """What sinfo says from now on: host|address; by default there are none."""
         (self.folder / "nodes").write_text("".join(f"{line}\n" for line in lines))
+
+    def associations(self, *lines: str) -> None:
+        """What sacctmgr says of the caller's accounts from now on: account|MaxSubmitJobs; by default nothing."""
+        (self.folder / "associations").write_text("".join(f"{line}\n" for line in lines))
 
     def silent(self) -> None:
         """From now on squeue does not answer."""

@@ -16,7 +16,7 @@ from fake_slurm import FakeSlurm
 from submitit.core.utils import DelayedSubmission
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import batch, collect, config, grid, journal, process, slurm, submit
+from wattflow import batch, collect, config, grid, journal, process, shapes, slurm, submit
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.grid import Plan, Point
 from wattflow.sweepdir import SweepDir
@@ -717,6 +717,28 @@ def test_more_tasks_than_a_profile_allows_share_time_and_tasks(fake, tmp_path):
     assert [len(task) for task in shape.tasks] == [3, 3, 3, 1]
     assert shape.cluster.time_min == 21
     assert "#SBATCH --time=21\n" in fake.scripts()["101"]
+
+
+@pytest.mark.parametrize(("account", "tasks"), [(None, 8), ("b", 16), ("c", 40)])
+def test_more_tasks_than_an_account_may_submit_share_tasks(account, tasks, fake, tmp_path):
+    """80 % of MaxSubmitJobs, the smallest where no account is named: 40 points in 8 or 16 tasks at most."""
+    fake.associations("a|10", "b|20", "c|")
+    asked = {} if account is None else {"cluster__account": account}
+    sent = submit.submit(plan(tmp_path, *seeds(40, **asked)), dry_run=True)
+    (shape,) = sent.shapes
+    assert len(shape.tasks) <= tasks
+    assert len(shape.tasks) > tasks // 2
+
+
+def test_several_shapes_share_what_a_profile_allows():
+    """Three shapes of five points, at most four tasks: no shape is rounded up past it."""
+    points = [
+        point(seed=seed, shards=shards, cluster__gpus_per_node=4, cluster__max_tasks=4)
+        for seed in range(5)
+        for shards in (1, 2, 4)
+    ]
+    asked = shapes.fitting(shapes_of(*points))
+    assert [len(shape.tasks) for shape in asked] == [1, 1, 1]
 
 
 # --- the collect job that sends the next one ------------------------------------------------------

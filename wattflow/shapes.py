@@ -14,7 +14,7 @@ from wattflow.errors import RefusedError
 _Item = TypeVar("_Item")
 
 _MAY_BE_MANY = 10  # tasks from which on Slurm is asked how many it takes
-_SHARE_OF_JOBS = 0.8  # of Slurm's table of jobs that one sweep may fill; others use the cluster too
+_SHARE_OF_JOBS = 0.8  # of Slurm's table of jobs, or of one's own share of it, that a sweep may fill
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,12 @@ def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:
 
 def fitting(asked: list[Shape]) -> list[Shape]:
     """The same shapes with so many points a task that Slurm takes all tasks; a task that holds more has more time."""
-    remote = [shape for shape in asked if not shape.is_local]
-    tasks = sum(len(shape.tasks) for shape in remote)
-    told = [shape.cluster.max_tasks for shape in remote if shape.cluster.max_tasks is not None]
+    counts = [len(shape.tasks) for shape in asked if not shape.is_local]
     array_size: int | None = None
-    if tasks > _MAY_BE_MANY:
-        jobs, array_size = slurm.limits()
-        told += [] if told or jobs is None else [int(jobs * _SHARE_OF_JOBS)]
-    factor = math.ceil(tasks / max(1, min(told))) if told else 1
+    factor = 1
+    if counts:
+        most, array_size = _limits([s.cluster for s in asked if not s.is_local], sum(counts))
+        factor = 1 if most is None else _fewest_a_task(counts, most)
     out = []
     for shape in asked:
         cluster = shape.cluster
@@ -121,6 +119,29 @@ def fitting(asked: list[Shape]) -> list[Shape]:
         )
         out.append(replace(shape, cluster=cluster))
     return out
+
+
+def _limits(clusters: list[Cluster], tasks: int) -> tuple[int | None, int | None]:
+    """How many tasks this sweep may send, and the size of an array; null where nothing limits them."""
+    told = [cluster.max_tasks for cluster in clusters if cluster.max_tasks is not None]
+    if tasks <= _MAY_BE_MANY:
+        return min(told, default=None), None
+    jobs, array_size = slurm.limits()
+    if not told:
+        known = [jobs, *(slurm.most_submitted(of) for of in {c.account for c in clusters})]
+        told = [int(most * _SHARE_OF_JOBS) for most in known if most is not None]
+    return min(told, default=None), array_size
+
+
+def _fewest_a_task(counts: list[int], most: int) -> int:
+    """How many times as many points a task must hold so that shapes of so many tasks have at most `most` together.
+
+    Each shape keeps at least one task.
+    """
+    factor = math.ceil(sum(counts) / max(1, most))
+    while sum(-(-count // factor) for count in counts) > max(most, len(counts)):
+        factor += 1
+    return factor
 
 
 def _control_options(choices: dict[str, Any]) -> dict[str, str]:

@@ -191,6 +191,23 @@ def limits() -> tuple[int | None, int | None]:
     return numbers.get("MaxJobCount"), numbers.get("MaxArraySize")
 
 
+def most_submitted(account: str | None) -> int | None:
+    """The fewest jobs that the caller may have in the queue, MaxSubmitJobs, by an account of theirs (that one).
+
+    Null where nothing limits them, or the site does not say.
+    """
+    user = pwd.getpwuid(os.getuid()).pw_name
+    command = ["sacctmgr", "-nP", "show", "assoc", "where", f"user={user}"]
+    found = []
+    with contextlib.suppress(SlurmError):
+        told = _ask([*command, "format=Account,MaxSubmitJobs"], timeout_s=20.0)
+        for line in told.splitlines():
+            of, _, most = line.partition("|")
+            if most.isdecimal() and account in (None, of):
+                found.append(int(most))
+    return min(found, default=None)
+
+
 def other_node() -> str | None:
     """The name of a node that is not this machine; null where there is none, or Slurm does not say."""
     here = platform.node().partition(".")[0]

@@ -86,6 +86,13 @@ def narrow_cluster() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture
+def limited_cluster() -> Iterator[Cluster]:
+    """A site that holds people to the limits of their accounts."""
+    with _running({"NODES": "2", "EXTRA_CONF": "AccountingStorageEnforce=limits"}) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def cap_nodes(nvml_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Node]:
     """Two nodes with power caps, each in a folder of its own, as each has its own /etc and /var."""

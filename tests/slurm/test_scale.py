@@ -17,6 +17,7 @@ import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
 from wattflow import journal, status, submit
+from wattflow.errors import SlurmError
 from wattflow.sweepdir import SweepDir
 
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
@@ -125,6 +126,31 @@ def test_a_thousand_points_finish_and_are_collected_without_a_login_process(
     for one in sents:
         for task in range(len(one.tasks)):
             assert one.log_path(task).is_file()
+
+
+@pytest.fixture
+def limited_account(limited_cluster: object) -> None:
+    """An account of which root may have at most 20 jobs in the queue."""
+    known = "account=energy"
+    for words in (["account", "energy"], ["user", "root", known, "MaxSubmitJobs=20"]):
+        add = ["sacctmgr", "-Qi", "add", *words]
+        subprocess.run(add, check=True, timeout=20)
+    default = ["sacctmgr", "-Qi", "modify", "user", "root", "set", "DefaultAccount=energy"]
+    subprocess.run(default, check=True, timeout=20)
+
+
+def test_more_points_than_ones_account_may_submit_finish_by_sharing_tasks(
+    limited_account, tmp_path
+):
+    """MaxSubmitJobs=20: 40 tasks are refused with the way out; 40 points go as 14 tasks and a collect job."""
+    words = [*QUICK, f"seed={','.join(map(str, range(40)))}", "cluster.account=energy"]
+    with pytest.raises(SlurmError, match=r"MaxSubmitJob.*cluster\.max_tasks at what this site"):
+        submit.submit(plan(tmp_path, *words, "sweep=refused", "cluster.max_tasks=40"))
+    made = plan(tmp_path, *words, "sweep=limited")
+    sent = submit.submit(made)
+    assert sum(len(shape.tasks) for shape in sent.shapes) == 14
+    assert sent.collect_job is not None
+    until(lambda: states(made.sweep) == {"done"}, 180)
 
 
 def finished(sweep: SweepDir) -> int:
