@@ -59,6 +59,35 @@ KEPT = (
     "driver",
 )
 RESULT: dict[str, object] = {}
+# What a sidecar does from its start to its end, then what `measure` imports: seconds, in a process of its own.
+PARTS = """
+import json, time
+told, last = {}, time.perf_counter()
+def lap(name):
+    global last
+    told[name], last = time.perf_counter() - last, time.perf_counter()
+import pynvml
+lap("import pynvml")
+pynvml.nvmlInit()
+lap("nvmlInit")
+import numpy, pyarrow
+lap("import numpy, pyarrow")
+from wattflow.config import Power
+from wattflow.power.nvml import NvmlMeter
+import wattflow.power.sidecar
+lap("import the sidecar")
+meter = NvmlMeter(Power(meter="nvml"))
+lap("open the meter")
+meter.read()
+lap("first readings")
+meter.finish()
+lap("last readings")
+meter.close()
+lap("close the meter")
+import wattflow.cli, wattflow.measurement
+lap("import the rest of measure")
+print(json.dumps(told))
+"""
 
 
 class Work:
@@ -192,7 +221,7 @@ def in_turn(folder):
 
 
 def cost(folder):
-    """Seconds that `measure` adds to `true`."""
+    """Seconds that `measure` adds to `true`, and where they go."""
     taken = {"true": [], "measure": []}
     for i in range(CALLS):
         for name, words in (
@@ -202,11 +231,26 @@ def cost(folder):
                 [*MEASURE, "--out", str(folder / str(i)), "--set=power.meter=nvml", "true"],
             ),
         ):
-            start = time.perf_counter()
-            subprocess.run(words, check=True, capture_output=True)
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(seconds_of(words))
     added = statistics.median(taken["measure"]) - statistics.median(taken["true"])
-    return {"taken_s": taken, "added_s": added, "goal": added < 1.0}
+    parts = [json.loads(output([sys.executable, "-c", PARTS])) for _ in range(CALLS)]
+    return {
+        "taken_s": taken,
+        "added_s": added,
+        "goal": added < 1.0,
+        "python_s": statistics.median(seconds_of([sys.executable, "-c", ""]) for _ in range(CALLS)),
+        "parts_s": {name: statistics.median(of[name] for of in parts) for name in parts[0]},
+    }
+
+
+def seconds_of(words):
+    start = time.perf_counter()
+    subprocess.run(words, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def output(words):
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def pretend(folder):
