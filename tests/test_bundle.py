@@ -28,7 +28,8 @@ from wattflow.errors import RefusedError
 from wattflow.pseudonyms import Names, Pseudonyms
 from wattflow.results import open_sweep
 from wattflow.sweepdir import SweepDir
-from wattflow.verify import lines, verify
+from wattflow.verdict import lines
+from wattflow.verify import verify
 
 ROOT = Path(__file__).parent.parent
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]

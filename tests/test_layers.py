@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts", "archive"},
     {
         *{"model", "roofline", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
-        *{"pseudonyms", "methods", "cost", "sensors"},
+        *{"pseudonyms", "methods", "verdict", "cost", "sensors"},
     },
     {"engine", "power"},
     {

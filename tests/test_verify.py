@@ -23,7 +23,8 @@ from wattflow.collect import collect
 from wattflow.errors import RefusedError
 from wattflow.report import report
 from wattflow.results import open_sweep
-from wattflow.verify import as_json, lines, table, verify
+from wattflow.verdict import as_json, lines, table
+from wattflow.verify import verify
 
 TWO = ["GPU-0a1b2c3d-0000-4000-8000-000000000001", "GPU-0a1b2c3d-0000-4000-8000-000000000002"]
 POINTS = [choices(shards=2, batch_size=batch) for batch in (4, 8)]
@@ -382,6 +383,25 @@ def test_a_forged_bundle(packed, tmp_path, which):
     assert verdict.wrong_files == []
     assert not verdict.verified
     assert words in said(verdict)
+
+
+def test_a_bundle_with_a_cut_table_is_told_by_its_hash(packed):
+    """Results that cannot be read any more are a changed file, and not verified."""
+    path = packed / "sweep/results/points.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    verdict = verify(packed)
+    assert not verdict.verified
+    assert verdict.wrong_files == ["sweep/results/points.parquet: changed since it was packed"]
+
+
+def test_a_whole_attempt_that_is_called_damaged(packed):
+    """Nobody takes a dear attempt out of the figures by calling it damaged: its files are there, and whole."""
+    path = packed / "sweep/results/points.parquet"
+    edit(path, set_cell("reasons", ["damaged"]))
+    edit(path, set_cell("counts", False))
+    archive.write_sums(packed)
+    (bad,) = [one for one in verify(packed).attempts if not one.ok]
+    assert {"reasons", "counts"} <= {d.what for d in bad.differences}
 
 
 def test_a_file_added_to_a_bundle(packed):

@@ -1071,18 +1071,19 @@ def verify(
     """Recompute every published figure from the raw traces, without a GPU; exit code 1 where one differs."""
     from pathlib import Path  # noqa: PLC0415
 
+    from wattflow import verdict as told  # noqa: PLC0415
     from wattflow import verify as stage  # noqa: PLC0415
 
     if Path(what).is_file():
         stage.limit_memory()
-    verdict = stage.verify(Path(what))
+    found = stage.verify(Path(what))
     if as_json:
-        _print_json(stage.as_json(verdict))
+        _print_json(told.as_json(found))
     else:
-        _table(stage.HEADINGS, stage.table(verdict), numbers=range(2, 8))
-        for line in stage.lines(verdict):
+        _table(told.HEADINGS, told.table(found), numbers=range(2, 8))
+        for line in told.lines(found):
             _talk(line)
-    raise typer.Exit(0 if verdict.verified else 1)
+    raise typer.Exit(0 if found.verified else 1)
 
 
 @app.command()

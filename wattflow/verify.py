@@ -9,16 +9,13 @@ unpickled or run, names are checked before a path is made of them, sizes before 
 """
 
 import csv
-import dataclasses
 import io
 import json
-import math
 import re
 import resource
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -29,92 +26,23 @@ import pyarrow.parquet as pq
 
 from wattflow import __version__, archive, config, methods
 from wattflow.attempts import Collected, Row, collect_attempt
-from wattflow.bundle import ABOUT, CSV, LOCK, METHODS, SWEEP, csv_cell
+from wattflow.bundle import ABOUT, BUNDLE_VERSION, CSV, LOCK, METHODS, SWEEP, csv_cell
 from wattflow.collect import in_order_of_time, newest_valid, untried
 from wattflow.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.schema import GRID, TRACE, Record
 from wattflow.stream import read_table
 from wattflow.sweepdir import AttemptDir, SweepDir, read_json
+from wattflow.verdict import Checked, Difference, Key, Verdict, compare, named
 
-TOLERANCE = 1e-9  # relative; numbers that are no floats must be equal
 MOST_ROWS = 10_000_000  # of a table in a bundle: two days of samples each 20 ms
 MOST_TABLE_BYTES = 2**30  # of its columns, unpacked
 MOST_JSON_BYTES = 2**26
 MEMORY_BYTES = 8 * 2**30
 
-Key = tuple[str, int | None]  # point_id, attempt
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 # when a record was written, and in a bundle nothing: no figure
 _NO_FIGURES = {"record_stamp_ns"}
-_SETS = {"reasons", "boards", "node_names"}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One published value that does not come out again."""
-
-    where: str  # the table or file
-    what: str  # the column; of a phase, the phase and the column
-    published: Any
-    recomputed: Any
-    relative: float | None = (
-        None  # |published - recomputed| over the larger; null for what is no number
-    )
-    device: str | None = None  # of a phase
-
-
-@dataclass
-class Checked:
-    """What became of one attempt, or of a point without one."""
-
-    point_id: str
-    attempt: int | None
-    status: str
-    counts: bool
-    simulated: bool
-    damaged: bool = (
-        False  # its files were not whole when it was collected, so it has no figures to compare
-    )
-    figures: int = 0  # values compared, nulls aside
-    largest: float = 0.0  # the largest relative difference, those within the tolerance too
-    energy_j: float | None = None  # published
-    recomputed_j: float | None = None
-    gpus: int | None = None
-    samples: int | None = None
-    samples_expected: int | None = None
-    coverage: float | None = None
-    differences: list[Difference] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything of it came out again."""
-        return not (self.differences or self.problems)
-
-
-@dataclass
-class Verdict:
-    """What was checked, and what was found."""
-
-    path: Path
-    kind: str  # sweep, measurement; `bundle of a ...`
-    sha256: str | None  # of a bundle's file
-    made_by: str  # the wattflow that wrote the results
-    attempts: list[Checked] = field(default_factory=list)
-    hashed_files: int | None = None  # of a bundle
-    wrong_files: list[str] = field(default_factory=list)
-    points: int = 0
-    right_ids: int = 0  # point_ids that are the hash of their choices
-    withheld_ids: int = 0  # of commands that a bundle does not tell
-    problems: list[str] = field(default_factory=list)  # of the whole
-    notes: list[str] = field(default_factory=list)  # what was not checked, and why
-
-    @property
-    def verified(self) -> bool:
-        """Whether every published figure follows from the traces, and nothing else was found wrong."""
-        return not (self.wrong_files or self.problems) and all(one.ok for one in self.attempts)
 
 
 def verify(path: Path) -> Verdict:
@@ -139,33 +67,48 @@ def limit_memory() -> None:
 def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     """Check a bundle whose files lie below a folder."""
     sums = archive.read_sums(folder)
+    wrong = archive.wrong_sums(folder, sums)
     _check_sizes(folder)
-    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else None
-    if not isinstance(about, dict) or not (folder / SWEEP / "grid.parquet").is_file():
-        raise RefusedError(f"{path}: no bundle: {ABOUT} or {SWEEP}/grid.parquet is not in it.")
-    if about.get("bundle_version") != 1:
-        raise RefusedError(
-            f"{path}: a bundle of version {about.get('bundle_version')!a}; this wattflow reads version 1."
-        )
-    checking = _Checking(SweepDir(folder / SWEEP), bundled=True)
+    try:
+        about = _about(path, folder)
+        checking = _Checking(SweepDir(folder / SWEEP), bundled=True)
+    except (RefusedError, DamagedError) as error:
+        if not wrong:
+            raise RefusedError(str(error)) from error
+        verdict = Verdict(path, "bundle", sha256, "?", problems=[str(error)])
+        verdict.hashed_files, verdict.wrong_files = len(sums), wrong
+        return verdict
     verdict = checking.verdict(path)
     verdict.kind, verdict.sha256 = f"bundle of a {verdict.kind}", sha256
-    verdict.hashed_files, verdict.wrong_files = len(sums), archive.wrong_sums(folder, sums)
+    verdict.hashed_files, verdict.wrong_files = len(sums), wrong
     left_out = about.get("left_out")
     for line in left_out if isinstance(left_out, list) else []:
         verdict.notes.append(f"not whole when it was packed: {line}")
-    for name, compare in (
+    for name, hold in (
         (CSV, checking.compare_csv),
         (METHODS, checking.compare_means),
         (LOCK, checking.compare_lock),
     ):
         try:
-            compare((folder / name).read_text())
+            hold((folder / name).read_text())
         except (FileNotFoundError, UnicodeDecodeError):
             verdict.problems.append(f"{name}: not there, or no text.")
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             verdict.problems.append(f"{name}: cannot be held to such records ({error!a}).")
     return verdict
+
+
+def _about(path: Path, folder: Path) -> dict[str, Any]:
+    """What bundle.json says; RefusedError where it is not there, or of another version."""
+    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else None
+    if not isinstance(about, dict) or not (folder / SWEEP / "grid.parquet").is_file():
+        raise RefusedError(f"{path}: no bundle: {ABOUT} or {SWEEP}/grid.parquet is not in it.")
+    version = about.get("bundle_version")
+    if version != BUNDLE_VERSION:
+        raise RefusedError(
+            f"{path}: a bundle of version {version!a}; this wattflow reads version {BUNDLE_VERSION}."
+        )
+    return about
 
 
 def _check_sizes(folder: Path) -> None:
@@ -181,12 +124,12 @@ def _check_sizes(folder: Path) -> None:
             groups = [about.row_group(i) for i in range(about.num_row_groups)]
             chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
             values = max((chunk.num_values for chunk in chunks), default=0)
-            bytes_ = sum(chunk.total_uncompressed_size for chunk in chunks)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise RefusedError(f"{name}: not a Parquet file ({error}).") from error
-        if max(about.num_rows, values) > MOST_ROWS or bytes_ > MOST_TABLE_BYTES:
+            size = sum(chunk.total_uncompressed_size for chunk in chunks)
+        except (pa.ArrowException, OSError, ValueError):
+            continue  # whoever reads it says so
+        if max(about.num_rows, values) > MOST_ROWS or size > MOST_TABLE_BYTES:
             raise RefusedError(
-                f"{name}: {about.num_rows} rows, {bytes_} bytes unpacked; a table of a bundle has at most {MOST_ROWS} "
+                f"{name}: {about.num_rows} rows, {size} bytes unpacked; a table of a bundle has at most {MOST_ROWS} "
                 f"and {MOST_TABLE_BYTES}."
             )
 
@@ -252,10 +195,10 @@ class _Checking:
         grid = {point["point_id"] for point in self._grid}
         for key in self._points:
             if key[0] not in grid:
-                out.problems.append(f"{_named(key)}: in the results and not in the grid.")
-        out.problems += [f"{_named(key)}: twice in the results." for key in self._doubled]
+                out.problems.append(f"{named(key)}: in the results and not in the grid.")
+        out.problems += [f"{named(key)}: twice in the results." for key in self._doubled]
         out.problems += [
-            f"{_named(key)}: has phases in the results and no row among the points."
+            f"{named(key)}: has phases in the results and no row among the points."
             for key in self._phases
             if key not in self._points
         ]
@@ -420,22 +363,22 @@ class _Checking:
             checked.problems.append(problem)
         if published is None:
             if row["status"] == "running":
-                self._verdict.notes.append(f"{_named(key)}: not collected yet.")
+                self._verdict.notes.append(f"{named(key)}: not collected yet.")
             else:
                 checked.problems.append("not in the results. `wattflow collect` adds it.")
             return checked
         damaged = "damaged" in (published["reasons"] or ()) and not published["counts"]
-        checked.damaged = damaged and (self._bundled or "damaged" in row["reasons"])
+        checked.damaged = damaged and "damaged" in row["reasons"]
         if checked.damaged:
             return checked
         for column in self._columns:
             if column != "counts":
-                _compare(checked, Difference("points", column, published[column], row[column]))
+                compare(checked, Difference("points", column, published[column], row[column]))
         self._compare_phases(checked, self._phases.get(key, []), one.phases)
         stale = published["record_stamp_ns"] not in (None, row["record_stamp_ns"])
         if checked.differences and stale:
             self._verdict.notes.append(
-                f"{_named(key)}: its record was written, or copied, after the results were made. If its files are "
+                f"{named(key)}: its record was written, or copied, after the results were made. If its files are "
                 "right, `wattflow collect` makes the results anew."
             )
         return checked
@@ -458,7 +401,7 @@ class _Checking:
                 )
         for who in (who for who in theirs if who in ours):
             for column in PHASE.names:
-                _compare(
+                compare(
                     checked,
                     Difference(
                         "phases",
@@ -477,7 +420,7 @@ class _Checking:
             self._rows[key]["counts"] = i in counting
             if key in self._points:
                 published = bool(self._points[key]["counts"])
-                _compare(
+                compare(
                     self._checked[key], Difference("points", "counts", published, i in counting)
                 )
         grid = {point["point_id"] for point in self._grid}
@@ -487,7 +430,7 @@ class _Checking:
             if key in self._unpacked:
                 self._checked[key] = Checked(*key, row["status"], False, False, damaged=True)
             else:
-                self._verdict.problems.append(f"{_named(key)}: in the results, and not on disk.")
+                self._verdict.problems.append(f"{named(key)}: in the results, and not on disk.")
 
     def compare_csv(self, text: str) -> None:
         """Hold points.csv to the rows of points.parquet, of which it was made."""
@@ -511,7 +454,7 @@ class _Checking:
             for column, cell in zip(heading, line, strict=False):
                 # what it has from points.parquet was compared there
                 if column in self._columns and cell != csv_cell(self._points[key][column]):
-                    _compare(checked, Difference(CSV, column, _number(cell), row[column]))
+                    compare(checked, Difference(CSV, column, _number(cell), row[column]))
 
     def compare_means(self, text: str) -> None:
         """Hold the table of METHODS.md, means and deviations over repeats, to the recomputed rows."""
@@ -531,10 +474,6 @@ def _who(row: Row) -> tuple[str, str, str]:
     return row["phase"], row["node"], row["gpu_uuid"]
 
 
-def _named(key: Key) -> str:
-    return f"point {key[0]}" + (f", attempt {key[1]}" if key[1] is not None else "")
-
-
 def _check_names(record: Record) -> None:
     """RefusedError where a record's node or device is no plain name, since paths are made of them."""
     names = [name for rank in record.get("ranks", []) for name in (rank["node"], rank["gpu_uuid"])]
@@ -547,42 +486,12 @@ def _check_names(record: Record) -> None:
             raise RefusedError(f"a record names a node or device {str(name)[:200]!a}: not a name.")
 
 
-# --- values ---------------------------------------------------------------------------------------
-
-
-def _compare(checked: Checked, one: Difference) -> None:
-    """Count a pair of values, unless both are null, and keep it where they differ."""
-    published, recomputed = one.published, one.recomputed
-    checked.figures += not (published is None and recomputed is None)
-    relative = _relative(published, recomputed)
-    if relative is not None:
-        checked.largest = max(checked.largest, relative)
-        same = relative <= TOLERANCE
-    elif one.what in _SETS and isinstance(published, list) and isinstance(recomputed, list):
-        same = sorted(published) == sorted(recomputed)
-    else:
-        same = type(published) is type(recomputed) and published == recomputed
-    if not same:
-        checked.differences.append(dataclasses.replace(one, relative=relative))
-
-
 def _number(cell: str) -> float | str:
     """A cell of points.csv as a float where it is one."""
     try:
         return float(cell)
     except ValueError:
         return cell
-
-
-def _relative(published: Any, recomputed: Any) -> float | None:
-    """How far two floats differ, by the larger; null unless both are floats."""
-    if not isinstance(published, float) or not isinstance(recomputed, float | int):
-        return None
-    if published == recomputed or (math.isnan(published) and math.isnan(recomputed)):
-        return 0.0
-    larger = max(abs(published), abs(recomputed))
-    relative = abs(published - recomputed) / larger
-    return relative if math.isfinite(relative) else math.inf
 
 
 # --- the second copy of a trace -------------------------------------------------------------------
@@ -662,150 +571,3 @@ def _first(raw: pa.Table, copy: pa.Table) -> str:
         if mine != other and not (mine != mine and other != other)  # noqa: PLR0124 - NaN
     )
     return next(found, f"{name} is of another type")
-
-
-# --- for a person ---------------------------------------------------------------------------------
-
-HEADINGS = (
-    "point_id",
-    "attempt",
-    "J",
-    "J again",
-    "GPUs",
-    "samples",
-    "covered",
-    "values",
-    "verdict",
-)
-_MOST_LINES, _MOST_LINES_IN_ALL = 8, 40  # differences that are told one by one
-
-
-def table(verdict: Verdict) -> list[list[Any]]:
-    """A row an attempt, or a point without one, under HEADINGS."""
-    return [
-        [
-            _safe(one.point_id),
-            one.attempt,
-            _joules(one.energy_j, one),
-            _joules(one.recomputed_j, one),
-            one.gpus,
-            None if one.samples is None else f"{one.samples}/{one.samples_expected}",
-            None if one.coverage is None else f"{100 * one.coverage:.2f} %",
-            one.figures,
-            _short(one),
-        ]
-        for one in verdict.attempts
-    ]
-
-
-def _joules(energy_j: float | None, one: Checked) -> str | None:
-    return None if energy_j is None else f"{'~' if one.simulated else ''}{energy_j:.7g}"
-
-
-def _short(one: Checked) -> str:
-    """The verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
-    if one.damaged:
-        return "damaged, does not count"
-    if one.ok:
-        return "ok" if one.counts or one.attempt is None else f"ok, {one.status}, does not count"
-    more = len(one.problems) + len(one.differences) - 1
-    if one.problems:
-        told = _safe(one.problems[0])
-    else:
-        by_size = sorted(one.differences, key=lambda d: -(d.relative or 0.0))
-        joules = [d for d in by_size if (d.where, d.what) == ("points", "energy_j")]
-        told = _told(dataclasses.replace((joules or by_size)[0], device=None))
-    return f"DIFFERS: {told}" + (f" (and {more} more)" if more else "")
-
-
-def _told(one: Difference) -> str:
-    by = "" if one.relative is None else f", {one.relative:.2g} of it"
-    where = "" if one.where == "points" else f"{one.where}: "
-    return (
-        f"{where}{_safe(one.what)} {_value(one.published)}, recomputed {_value(one.recomputed)}{by}"
-    )
-
-
-def _value(value: Any) -> str:
-    return (
-        f"{value:.10g}"
-        if isinstance(value, float)
-        else _safe("null" if value is None else str(value))
-    )
-
-
-def _safe(text: str, most: int = 200) -> str:
-    """A text of somebody else's, for a terminal: nothing that is no printable letter, and not for ever."""
-    return "".join(c if c.isprintable() else "?" for c in text[:most])
-
-
-def lines(verdict: Verdict) -> list[str]:
-    """What was found, in words, the verdict last."""
-    out: list[str] = []
-    for one in verdict.attempts:
-        told = [*one.problems, *map(_told, one.differences)]
-        out += [f"{_named((one.point_id, one.attempt))}: {text}" for text in told[:_MOST_LINES]]
-        if len(told) > _MOST_LINES:
-            more = len(told) - _MOST_LINES
-            out.append(f"{_named((one.point_id, one.attempt))}: and {more} more, which --json has")
-    if len(out) > _MOST_LINES_IN_ALL:
-        out = [*out[:_MOST_LINES_IN_ALL], "and further ones, which --json has"]
-    out += [f"file {line}" for line in verdict.wrong_files[:_MOST_LINES_IN_ALL]]
-    out += verdict.problems[:_MOST_LINES_IN_ALL]
-    out += [f"note: {line}" for line in verdict.notes[:_MOST_LINES_IN_ALL]]
-    return [*(_safe(line, 1000) for line in out), *_summary(verdict)]
-
-
-def _summary(verdict: Verdict) -> list[str]:
-    """The last lines: what was held against what, and the verdict."""
-    attempts = verdict.attempts
-    values = sum(one.figures for one in attempts)
-    differ = sum(len(one.differences) for one in attempts)
-    largest = max((one.largest for one in attempts), default=0.0)
-    samples = sum(one.samples or 0 for one in attempts)
-    expected = sum(one.samples_expected or 0 for one in attempts)
-    least = min((one.coverage for one in attempts if one.coverage is not None), default=None)
-    covered = "" if least is None else f"; at least {100 * least:.2f} % of each window is covered"
-    out = [f"{verdict.kind} {verdict.path}, results by wattflow {_safe(verdict.made_by)}"]
-    if verdict.sha256 is not None:
-        out.append(f"sha256   {verdict.sha256}")
-    if verdict.hashed_files is not None:
-        wrong = len(verdict.wrong_files)
-        out.append(f"files    {verdict.hashed_files} in sha256sums, {wrong} not as packed")
-    withheld = (
-        f", {verdict.withheld_ids} of commands that are not told" if verdict.withheld_ids else ""
-    )
-    out += [
-        f"config   {verdict.right_ids} of {verdict.points} point_ids are the hash of their choices{withheld}",
-        f"traces   {samples:,} power samples in the windows, {expected:,} by the sensors' periods{covered}",
-        f"values   {values:,} recomputed, {differ} differ; the largest by {largest:.2g} of it, allowed {TOLERANCE:g}",
-    ]
-    if verdict.verified:
-        return [*out, "verified: every published figure follows from the traces."]
-    bad = sum(not one.ok for one in attempts)
-    return [
-        *out,
-        f"NOT VERIFIED: {bad} of {len(attempts)} attempts differ; what does stands above.",
-    ]
-
-
-def as_json(verdict: Verdict) -> dict[str, Any]:
-    """All of a verdict as JSON's types; what is no number there, such as NaN, as text."""
-    told: dict[str, Any] = _plain(asdict(verdict))
-    for one, plain in zip(verdict.attempts, told["attempts"], strict=True):
-        plain["ok"] = one.ok
-    return {"verified": verdict.verified, "tolerance": TOLERANCE, "checked_by": __version__, **told}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if (
-        value is None
-        or isinstance(value, str | int)
-        or (isinstance(value, float) and math.isfinite(value))
-    ):
-        return value
-    return str(value)
