@@ -59,6 +59,11 @@ def processes(job: str, **variables: str) -> list[int]:
     return sorted(found)
 
 
+def is_sidecar(pid: int) -> bool:
+    """Whether a process records power."""
+    return b"wattflow.power" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def raw_id(key: str) -> str:
     """The job id that the processes of a task see."""
     return sh("squeue", "-h", "-j", key, "-o", "%A")
@@ -177,11 +182,7 @@ def test_a_killed_sidecar_is_started_again_and_the_row_says_so(cluster, tmp_path
     sent = submit.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
-    sidecars = [
-        pid
-        for pid in processes(raw_id(sent.job_ids[0]))
-        if b"wattflow.power" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    sidecars = [pid for pid in processes(raw_id(sent.job_ids[0])) if is_sidecar(pid)]
     os.kill(sidecars[0], signal.SIGKILL)
     until(lambda: states(made.sweep) == {"done"}, 60)
     (record,) = records(made.sweep, point_id)
@@ -190,6 +191,29 @@ def test_a_killed_sidecar_is_started_again_and_the_row_says_so(cluster, tmp_path
     until(made.sweep.points_path.is_file)
     until(lambda: counted(made.sweep)[0]["status"] == "finished")
     assert "sidecar_restarted" in counted(made.sweep)[0]["reasons"]
+
+
+@pytest.mark.parametrize("how", ["scancel", "kill", "step"])
+def test_no_sidecar_outlives_its_rank(how, cluster, tmp_path):
+    """Its job cancelled, its rank killed, its step ended by SIGKILL: 2 s after the rank the sidecar is gone, too."""
+    made = plan(tmp_path, *QUICK, SLOW, f"sweep={how}", "max_gen_len=64")
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    job = raw_id(sent.job_ids[0])
+    sidecars = [pid for pid in processes(job) if is_sidecar(pid)]
+    ranks = set(processes(job, SLURM_PROCID="0")) - set(sidecars)
+    assert len(sidecars) == 1
+    if how == "kill":
+        for pid in ranks:
+            os.kill(pid, signal.SIGKILL)
+    else:
+        sh(*(["scancel", job] if how == "scancel" else ["scancel", "--signal=KILL", f"{job}.0"]))
+    until(lambda: not ranks & set(processes(job)))
+    end = time.monotonic() + 2
+    while set(sidecars) & set(processes(job)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def counted(sweep: SweepDir) -> list[dict[str, Any]]:

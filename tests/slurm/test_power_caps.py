@@ -16,6 +16,8 @@ pytest_plugins = ("fake_nvml.fixtures",)
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
 
 BASELINE = [500, 500, 500, 500]
+# features that no admin would give a node, so that what Slurm itself would stop reaches the prolog
+HOSTILE = ["wf_cap1000000000", "wf_cap\u0969\u0966\u0966", "wf_cap300;`touch${IFS}HERE`"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def node_state(name: str) -> str:
 def site(cap_cluster: Any, cap_nodes: dict[str, Node]) -> Site:
     """Features are given to the nodes as slurm.conf would."""
     for name in cap_nodes:
-        features = "wf_cap300,wf_cap350,wf_cap400"
+        features = ",".join(["wf_cap300", "wf_cap350", "wf_cap400", *HOSTILE])
         slurm("scontrol", "update", f"nodename={name}", f"availablefeatures={features}")
     return Site(cap_cluster, cap_nodes)
 
@@ -113,9 +115,24 @@ def test_a_feature_that_the_admin_does_not_allow_costs_the_job_nothing(site):
     assert "does not allow 350 W" in seen.read_text()
 
 
+@pytest.mark.parametrize("feature", HOSTILE)
+def test_a_hostile_request_that_reaches_the_prolog_sets_nothing(feature, site):
+    """Where a node has such a feature, the job runs at the baseline, nothing of the text is run, and the note tells."""
+    node = site.nodes["node1"]
+    seen = node.path / "seen-hostile"
+    seen.unlink(missing_ok=True)
+    options = ["-w", "node1", "--gpus-per-node=1", f"-C{feature}"]
+    job = sbatch(f"cp {node.path}/notes/$SLURM_JOB_ID {seen}", *options)
+    until(lambda: job_state(job) == "COMPLETED", 30)
+    assert seen.read_text().startswith("not_applied - GPU-")
+    assert node.limits_w() == BASELINE
+    assert not list(Path(site.cluster.settings["CLUSTER_DIR"]).rglob("HERE"))
+    assert not Path("/HERE").exists()
+
+
 def test_slurm_takes_no_feature_that_is_not_the_nodes(site):
-    """A hostile request ends at sbatch; the prolog would refuse it too."""
-    for feature in ("wf_cap300;$(id)", "wf_cap1000000000", "wf_cap\u0969\u0966\u0966"):
+    """A hostile request ends at sbatch where no node has it; the prolog would refuse it too."""
+    for feature in ("wf_cap300;$(id)", "wf_cap2000000000", "wf_cap\u0969\u0966"):
         with pytest.raises(subprocess.CalledProcessError):
             sbatch("true", "--gpus-per-node=1", f"-C{feature}")
 
