@@ -371,7 +371,21 @@ def test_the_benchmark_runs_without_a_gpu(tmp_path):
     assert told["correctness"]["endings"]["cut_at_eos"] is True
     assert told["batch 64"]["j_per_token"] > 0
     assert told["against transformers"]["speed_ratio"] > 0
+    maker = script.with_name("engine_page.py")
     page = subprocess.run(
-        [*command, str(tmp_path / "engine.json")], check=True, capture_output=True, text=True
+        [sys.executable, str(maker), str(tmp_path)], check=True, capture_output=True, text=True
     ).stdout
     assert page.startswith("# Performance")
+
+
+def test_the_page_of_performance_is_what_was_measured():
+    """docs/performance.md is, letter by letter, what its script makes of docs/measurements."""
+    root = Path(__file__).parent.parent
+    maker = root / "tests" / "benchmarks" / "engine_page.py"
+    made = subprocess.run(
+        [sys.executable, str(maker), str(root / "docs" / "measurements")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert (root / "docs" / "performance.md").read_text() == made

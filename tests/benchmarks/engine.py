@@ -2,7 +2,6 @@
 
     OUT=results python tests/benchmarks/engine.py             one GPU, at most 8 minutes
     DRY=1 OUT=/tmp/results python tests/benchmarks/engine.py  a tiny model on the CPU, to try the script
-    python tests/benchmarks/engine.py results/engine.json     the page of a run, as Markdown
 
 $OUT/engine.json is replaced after each stage, so that whatever ends the run costs the running stage alone. Weights are
 random (deviation 0.02), prompts random tokens; joules are wattflow's own, by its sidecar, over windows of 10 s or more.
@@ -21,8 +20,10 @@ import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import engine_page
 import numpy as np
 import torch
 import torch._dynamo
@@ -707,92 +708,7 @@ def prefill(who, found):
 # --- all of it ---
 
 
-def markdown(result):
-    """The table of what was measured."""
-    head = "| case | tok/s | ms a step | W | J a token | share of copy | SM MHz |"
-    lines = [head, "|" + " --- |" * 7]
-
-    def cell(value, form):
-        return "" if value is None else format(value, form)
-
-    for name, row in result.items():
-        if "ms_per_step" in row:
-            lines.append(
-                f"| {name} ({row['info']['kernels']}) | {row['tokens_per_s']:.1f} | {row['ms_per_step']:.3f} | "
-                f"{cell(row['power_w'], '.0f')} | {cell(row['j_per_token'], '.4f')} | "
-                f"{cell(row['share_of_copy'], '.1%')} | {cell(row['sm_clock_mhz'], '.0f')} |"
-            )
-        if "alone" in row:
-            alone = row["alone"]
-            lines.append(
-                f"| {name}: products, head and attention alone | | {alone['ms']:.3f} | "
-                f"{cell(alone['power_w'], '.0f')} | {cell(alone.get('j_per_step'), '.4f')} (a step) | | "
-                f"{cell(alone['sm_clock_mhz'], '.0f')} |"
-            )
-        lines += [
-            f"| {name}: {arm} | {row[f'{arm}_tokens_per_s']:.1f} | | | "
-            f"{cell(row[f'{arm}_j_per_token'], '.4f')} | | |"
-            for arm in ("fast", "transformers")
-            if f"{arm}_tokens_per_s" in row
-        ]
-        if "share_of_gemm" in row:
-            lines.append(
-                f"| {name} | {row['tokens_per_s']:.0f} | {row['seconds_each'] * 1e3:.1f} (a prefill) | "
-                f"{cell(row['power_w'], '.0f')} | {cell(row.get('j_per_token'), '.4f')} | "
-                f"{row['share_of_gemm']:.1%} of GEMM | {cell(row['sm_clock_mhz'], '.0f')} |"
-            )
-        if "error" in row:
-            lines.append(f"| {name} | {row['error'].splitlines()[0][:80]} | | | | | |")
-    return "\n".join(lines)
-
-
-def page(result):
-    """What a run found, as a page."""
-    told = result["machine"]
-    right = result["correctness"]
-    about = (
-        f"{told['device']}, torch {told['torch']}, CUDA {told['cuda']}, Triton {told.get('triton')}. A copy moved "
-        f"{told['copy_bytes_per_s'] / 1e12:.2f} TB/s, a bf16 product made {told['gemm_flops_per_s'] / 1e12:.0f} TF/s. "
-        f"LLaMA-7B's shapes in bf16, random weights and prompts; batch 1 and 64: {PROMPT} tokens in, {NEW} out, "
-        "decode alone; joules by wattflow's sidecar, at the GPU, per generated token.\n"
-    )
-    parts = [
-        "# Performance\n",
-        "How far `engine=fast` is from the hardware's limits. This page is written by",
-        "`python tests/benchmarks/engine.py engine.json` from what one run of that script measured.\n",
-        about,
-        markdown({k: v for k, v in result.items() if k not in ("machine", "correctness", "total")}),
-        "\n## Correctness on this GPU\n",
-        "| what | found |",
-        "| --- | --- |",
-        *(
-            f"| graph replay against the same step run eagerly: {name} | {json.dumps(seen)} |"
-            for name, seen in right.get("replay_equals_eager", {}).items()
-        ),
-        f"| batches of 2 and 1 after 4, and EOS, in float32 | {json.dumps(right.get('endings'))} |",
-        f"| greedy float32 tokens equal `paper` | {right.get('float32_tokens_equal_paper')} |",
-        *(
-            f"| bf16 logits against float64, {name} | {error:.1e} |"
-            for name, error in right.get("bf16_error_against_float64", {}).items()
-        ),
-        f"| the same with a position off by one | {right.get('control_position_off_by_one')} |",
-    ]
-    for name, row in result.items():
-        if row.get("kernels"):
-            parts += [f"\n## Kernels of a step: {name}\n", "| kernel | calls | us a step |"]
-            parts += ["| --- | --- | --- |"]
-            parts += [f"| `{kernel}` | {calls:g} | {us} |" for kernel, calls, us in row["kernels"]]
-    parts += [
-        "\n## What is not compared\n",
-        "No production server (vLLM, TensorRT-LLM) was at hand on the machine.\n",
-    ]
-    return "\n".join(parts)
-
-
 def main():
-    if len(sys.argv) > 1:
-        print(page(json.loads(Path(sys.argv[1]).read_text())))
-        return
     who = join(0, 1, 0, "node", "", "cpu" if DRY else "cuda", 60.0, 60.0)
     torch.set_num_threads(2)
     one = some_prompts(1, PROMPT, SEVEN.vocab_size)
@@ -829,7 +745,8 @@ def main():
     RESULT["total"] = {"seconds": time.monotonic() - BEGAN}
     save()
     print(json.dumps(RESULT.get("correctness"), default=str))
-    print(markdown(RESULT))
+    rows = {k: v for k, v in RESULT.items() if k not in ("machine", "correctness", "total")}
+    print(engine_page.first_run(rows))
 
 
 if __name__ == "__main__":
