@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from wattflow import config
-from wattflow.engine import paper, ranks, weights
+from wattflow.engine import allreduce, paper, ranks, weights
 from wattflow.engine.build import build
 from wattflow.engine.layers import share_among
 from wattflow.engine.layout import Matrix, matrices
@@ -201,6 +201,13 @@ def spawn(world: int, folder: Path, ask: dict[str, Any], timeout_s: float = 120)
     return out
 
 
+def reduced(who: ranks.Ranks) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The sum over ranks of [rank + 1, 10 (rank + 1)], and what the choice of an all-reduce says of itself."""
+    reduce, about = allreduce.choose(who, [1, 2], 8, torch.float64)
+    part = torch.tensor([[1.0, 10.0]], dtype=torch.float64) * (who.rank + 1)
+    return reduce(part) if who.world > 1 else part, about
+
+
 def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
     """Logits of every asked model and kind of weights, tokens of every asked generation, and what ranks told."""
     tokens = torch.tensor(ask["tokens"])
@@ -214,10 +221,18 @@ def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
         engine = config.Engine(name=changes.pop("engine", "paper"), device="cpu")
         chosen = choices(tiny(**shapes), shards=who.world, engine=engine, **changes)
         made[name] = generate(chosen, who, ask["prompts"]).tokens
+    summed, about = reduced(who)
     told = who.gather({"rank": who.rank, "é": [None, 1.5, "ü" * who.rank]})
     heard = who.broadcast({"from": who.rank} if who.rank == 0 else "ignored")
     who.barrier()
-    return {"logits": logits, "made": made, "told": told, "heard": heard}
+    return {
+        "logits": logits,
+        "made": made,
+        "told": told,
+        "heard": heard,
+        "summed": summed,
+        "reduce": about,
+    }
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,10 +15,11 @@ import torch
 from wattflow import config
 from wattflow.engine.fast import Fast, batch_bucket, length_buckets, why_no_graphs
 from wattflow.engine.fused import FusedLlama, drawn
-from wattflow.engine.guards import DTYPES
+from wattflow.engine.guards import DTYPES, memory_explained
 from wattflow.engine.pieces import Eager
 from wattflow.engine.weights import reader
 from wattflow.errors import EngineError, RefusedError
+from wattflow.model import memory
 
 FAST = config.Engine(name="fast", device="cpu")
 
@@ -293,6 +295,27 @@ def test_kernels_that_cannot_run_are_refused_by_name(model):
         loaded(choices(model, engine=replace(FAST, kernels="cublas")))
     with pytest.raises(RefusedError, match="multiplies one row, and batch_size is 8"):
         Fast(choices(model, engine=replace(FAST, kernels="triton")), tools.ALONE, eos_id=None)
+
+
+def test_out_of_memory_is_one_line_with_the_batch_that_fits(monkeypatch):
+    """7B at batch 512 x 2,048 on 80 GiB: 12.6 GiB of weights and 512 GiB of cache; the batch told fits, one more not."""
+    gib = 2**30
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _device: (0, 80 * gib))
+    chosen = tools.choices(
+        config.Model(name="llama-7b"), precision="bf16", batch_size=512, max_seq_len=2048
+    )
+    who = replace(tools.ALONE, device="cuda:0", device_name="NVIDIA H100 80GB HBM3")
+    with (
+        pytest.raises(EngineError) as told,
+        memory_explained(chosen, who),
+    ):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 GiB.")
+    (line,) = str(told.value).splitlines()
+    assert "rank 0 on here: NVIDIA H100 80GB HBM3 is out of memory" in line
+    assert "12.6 GiB weights + 512.0 GiB cache" in line
+    batch = int(re.search(r"the largest batch that fits is (\d+)", line)[1])
+    need = [memory(replace(chosen, batch_size=n)).total for n in (batch, batch + 1)]
+    assert need[0] <= 0.92 * 80 * gib < need[1]
 
 
 def test_buckets():

@@ -278,7 +278,8 @@ def faster_not_cheaper(result):
     return (
         "Windows of 8 s or more in random order within blocks; ± is half a 95 % interval between windows. "
         f"`{quick['kernels']}` makes {quicker:.0%} more tokens a second than `{cheap['kernels']}` and takes "
-        f"{dearer:.0%} more joules for each. The limit of {quick['power_limit_w']:.0f} W was {reached}.\n\n{frontier(rows)}"
+        f"{dearer:.0%} more joules for each. The limit of {quick['power_limit_w']:.0f} W was {reached}.\n\n"
+        + frontier(rows)
     )
 
 
