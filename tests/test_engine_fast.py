@@ -298,7 +298,7 @@ def test_kernels_that_cannot_run_are_refused_by_name(model):
 
 
 def test_out_of_memory_is_one_line_with_the_batch_that_fits(monkeypatch):
-    """7B at batch 512 x 2,048 on 80 GiB: 12.6 GiB of weights and 512 GiB of cache; the batch told fits, one more not."""
+    """7B, batch 512 x 2,048, 80 GiB: 12.6 GiB of weights, 512 GiB of cache; the batch told fits, one more does not."""
     gib = 2**30
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _device: (0, 80 * gib))
     chosen = tools.choices(
