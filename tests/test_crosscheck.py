@@ -279,6 +279,19 @@ def test_slurm_keeps_no_energy(fake, sweep, lines):
     assert "AcctGatherEnergyType" in row["why_not"]
 
 
+def test_simulated_joules_are_no_denominator(fake, tmp_path):
+    """What the node drew over what was only computed is no ratio, and the row says so."""
+    point = choices()
+    directory = make_sweep(tmp_path / "s", [point])
+    made = Made([Gpu("host-node1")], source="simulated", boundary="host", counter=False)
+    make_attempt(directory, point, made)
+    collect(directory)
+    fake.accounting("17|2300")
+    (row,) = crosscheck(wattflow.open_sweep(directory.path), None)
+    assert (row["site_energy_j"], row["ratio"], row["simulated"]) == (2300.0, None, True)
+    assert "simulated" in row["why_not"]
+
+
 def test_slurm_does_not_answer(sweep, monkeypatch, tmp_path):
     """Without sacct the row says so, and the others stand."""
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -143,6 +143,16 @@ def test_a_sweep_that_was_not_collected_is_named(tmp_path, monkeypatch, capsys):
     assert "s: 1 attempts are newer than its results" in shown.err
 
 
+def test_a_load_that_was_shared_is_named(tmp_path):
+    """No sidecar saw it, so no row can hold it: a note says so."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "s", [point])
+    one = make_attempt(sweep, point, attempt())
+    one.write_record({**one.read_record(), "load_shared": True})
+    collect(sweep)
+    assert usage([tmp_path]).notes == ["s: 1 attempts shared loads, which were not measured"]
+
+
 def test_no_sweep_there(tmp_path):
     """A folder without sweeps is refused."""
     with pytest.raises(RefusedError, match="no sweep, and none in it"):
@@ -163,6 +173,9 @@ def test_declared_factors_are_in_it(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, tmp_path, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["sweeps"][0]["carbon_g"] == pytest.approx(0.54, rel=1e-3)
+    assert told["sweeps"][0]["carbon_source"] == "grid"
     assert told["sweeps"][0]["price"] is None
     assert told["sweeps"][0]["total_kwh"] == pytest.approx(13.5e-4, rel=1e-3)
     assert (told["totals"], told["notes"]) == ([], [])
+    assert run(monkeypatch, tmp_path) == 0
+    assert "carbon by grid" in capsys.readouterr().err

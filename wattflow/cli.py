@@ -846,6 +846,9 @@ def usage(
     )
     if any(row.simulated for row in shown):
         _talk("~ marks what was simulated, not measured.")
+    for kind, name in (("price", "price_source"), ("carbon", "carbon_source")):
+        for source in dict.fromkeys(vars(row)[name] for row in found.rows if vars(row)[name]):
+            _talk(f"{kind} by {source}")
     for note in found.notes:
         _talk(note)
     if partly := sum(row.partly for row in found.rows):

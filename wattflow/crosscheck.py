@@ -6,6 +6,7 @@ A ratio near 1 says that two ways to read one board agree, and nothing of its ga
 each value carries its uncertainty by that, and a window that they do not enclose has none.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,10 @@ def crosscheck(sweep: Sweep, prometheus: Prometheus | None, *, sacct: bool = Tru
         rows += _by_sacct(sweep.attempts.to_dicts())
     about = {"schema_version": str(SCHEMA_VERSION)}
     table = pa.Table.from_pylist(rows, schema=CROSSCHECK).replace_schema_metadata(about)
-    write_table(sweep.directory.crosscheck_path, table)
+    with contextlib.suppress(
+        PermissionError
+    ):  # somebody else's sweep may be read, and not written to
+        write_table(sweep.directory.crosscheck_path, table)
     return rows
 
 
@@ -93,6 +97,8 @@ def _attempts(sweep: Sweep) -> list[_Attempt]:
     found = []
     for row in sweep.attempts.to_dicts():
         if row["energy_j"] is None or row["simulated"] or row["boundary"] != "gpu":
+            continue
+        if (row["pieces"] or 1) > 1:  # its joules are of several windows
             continue
         windows: dict[str, Window] = {}
         gpus: dict[str, list[str]] = {}
@@ -249,7 +255,9 @@ def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | No
         row["why_not"] = "Slurm keeps no energy of this job (AcctGatherEnergyType)"
     elif row["energy_j"] is None:
         row["why_not"] = "the joules of its attempts are not known"
-    elif not row["simulated"]:
+    elif row["simulated"]:
+        row["why_not"] = "the joules of its attempts were simulated"
+    else:
         row["ratio"] = consumed_j / row["energy_j"]
     return row
 

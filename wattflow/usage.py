@@ -43,7 +43,9 @@ class Row:
     kwh: dict[str, float | None]  # by KINDS
     price: float | None
     currency: str | None
+    price_source: str | None  # the words of where each factor is from
     carbon_g: float | None
+    carbon_source: str | None
 
     @property
     def total_kwh(self) -> float | None:
@@ -68,7 +70,7 @@ def usage(folders: Sequence[Path]) -> Usage:
         try:
             sweep = open_sweep(directory.path)
             rows += _rows(sweep)
-            notes += _newer(sweep)
+            notes += [*_newer(sweep), *_shared_loads(sweep)]
         except (WattflowError, OSError) as error:
             notes.append(f"{directory.name}: {error}")
     keys = dict.fromkeys((row.boundary, row.simulated) for row in rows)
@@ -104,6 +106,14 @@ def _newer(sweep: Sweep) -> list[str]:
     return [f"{sweep.name}: {there - seen} attempts are newer than its results. {again}"]
 
 
+def _shared_loads(sweep: Sweep) -> list[str]:
+    """A note where points of a task shared a load, which no sidecar saw."""
+    shared = int(sweep.attempts["reasons"].list.contains("load_shared").sum())
+    return (
+        [f"{sweep.name}: {shared} attempts shared loads, which were not measured"] if shared else []
+    )
+
+
 def _rows(sweep: Sweep) -> list[Row]:
     """The rows of one sweep, from its attempts."""
     bills = sweep.cost().select(
@@ -115,7 +125,9 @@ def _rows(sweep: Sweep) -> list[Row]:
         "energy_kwh",
         "price",
         "currency",
+        "price_source",
         "carbon_g",
+        "carbon_source",
     )
     names = [name for columns in _J.values() for name in columns]
     tried = (
@@ -181,7 +193,9 @@ def _row(name: str, group: pl.DataFrame) -> Row:
         kwh=kwh,
         price=_sum(group["price"].to_list()) if one_currency else None,
         currency=currencies[0] if one_currency else None,
+        price_source=_named(group["price_source"].to_list()),
         carbon_g=_sum(group["carbon_g"].to_list()),
+        carbon_source=_named(group["carbon_source"].to_list()),
     )
 
 
@@ -197,6 +211,11 @@ def _sum(values: Sequence[float | None]) -> float | None:
     """The sum of what is known; null where nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def _named(sources: Sequence[str | None]) -> str | None:
+    """The distinct sources, joined; null where there are none."""
+    return " + ".join(dict.fromkeys(source for source in sources if source)) or None
 
 
 def _total(rows: Sequence[Row]) -> Row:
@@ -215,5 +234,7 @@ def _total(rows: Sequence[Row]) -> Row:
         kwh={kind: _sum([row.kwh[kind] for row in rows]) for kind in KINDS},
         price=_sum([row.price for row in rows]) if one_currency else None,
         currency=currencies.pop() if one_currency else None,
+        price_source=_named([row.price_source for row in rows]),
         carbon_g=_sum([row.carbon_g for row in rows]),
+        carbon_source=_named([row.carbon_source for row in rows]),
     )
