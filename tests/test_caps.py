@@ -1,8 +1,11 @@
 """What caps change: the printed Table III from raw runs, and which cap is best for what."""
 
 import pytest
+from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
+import wattflow
 from wattflow.caps import Run, best, percent, table
+from wattflow.collect import collect
 
 # Table III of arXiv 2310.03003: change in percent against 250 W, by generation length and cap
 TIME = {256: {175: 6.23, 150: 15.33}, 512: {175: 6.51, 150: 21.70}, 1024: {175: 7.40, 150: 21.65}}
@@ -50,6 +53,33 @@ def test_table_three(length):
         assert changes["time"] == pytest.approx(TIME[length][row.cap])
         assert changes["energy"] == pytest.approx(ENERGY[length][row.cap])
         assert changes["rate"] == pytest.approx(RATE[length][row.cap], abs=0.15)
+
+
+def test_table_three_from_raw_runs(tmp_path):
+    """Nine attempts of four GPUs, as traces and spans on disk, collected: each cell of time and energy as printed."""
+    points, attempts = [], []
+    for length, time in TIME.items():
+        for cap in (250, 175, 150):
+            time_s = 20.0 * (1 + time.get(cap, 0.0) / 100)
+            power_w = 4800.0 * (1 + ENERGY[length].get(cap, 0.0) / 100) / time_s
+            gpus = [Gpu(f"GPU-{i}", constant(power_w)) for i in range(4)]
+            made = Made(gpus, batches=1, decode_s=time_s - 1.0, tokens=64 * length, limit_w=cap)
+            points.append(choices(shards=4, max_gen_len=length, control__power_limit_w=cap))
+            attempts.append(made)
+    directory = make_sweep(tmp_path / "s", points)
+    for point, made in zip(points, attempts, strict=True):
+        make_attempt(directory, point, made)
+    collect(directory)
+    found = wattflow.open_sweep(directory.path).caps(250)
+    assert [chosen["max_gen_len"] for chosen, _ in found] == [256, 512, 1024]
+    for chosen, rows in found:
+        length = chosen["max_gen_len"]
+        for row in rows[1:]:
+            changes = {name: percent(ratio.ratio) for name, ratio in row.ratios.items()}
+            assert round(changes["time"], 2) == TIME[length][row.cap]
+            assert round(changes["energy"], 2) == ENERGY[length][row.cap]
+            assert changes["rate"] == pytest.approx(RATE[length][row.cap], abs=0.15)
+        assert [row.cap for row in rows] == [250, 175, 150]
 
 
 def test_the_papers_one_inconsistency():
