@@ -1,14 +1,18 @@
 """docs/performance.md from what the engine's benchmarks measured: `python tests/benchmarks/engine_page.py FOLDER`.
 
 FOLDER holds engine.json of engine.py, and where there are such engine-search.json and engine-search2.json of
-engine_search.py, engine-shards.json of engine_shards.py, engine-load.json of load.py. No number is written by hand.
+engine_search.py, engine-shards.json of engine_shards.py, engine-load.json and engine-load-cpu.json of load.py. No
+number is written by hand.
 """
 
 import json
 import sys
 from pathlib import Path
 
-KINDS = ("engine", "engine-search", "engine-search2", "engine-shards", "engine-load")
+KINDS = (
+    *("engine", "engine-search", "engine-search2", "engine-shards"),
+    *("engine-load", "engine-load-cpu"),
+)
 
 
 def cell(value, form):
@@ -134,6 +138,17 @@ def goals(told):
     else:
         out.append(
             ("load of 7B safetensors, cold", ">= 80 % of dd", "", "not run on a GPU machine")
+        )
+    load = told.get("engine-load-cpu")
+    if load:
+        share = load["rss_anon_bytes"] / load["loads"][0]["weight_bytes"]
+        out.append(
+            (
+                f"load of {load['bytes'] / 1e9:.1f} GB safetensors on a CPU",
+                "RssAnon <= 1.2x the rank's share",
+                f"{share:.2f}x; {load['share_of_dd']:.0%} of dd on a busy disk",
+                verdict(share, 1.2, at_most=True),
+            )
         )
     return table(("case", "goal", "reached", ""), out)
 
@@ -504,7 +519,6 @@ def load_section(load):
         for n, (dd, one) in enumerate(zip(load["dd_s"], load["loads"], strict=True))
     ]  # fmt: skip
     return [
-        "\n## Loading\n",
         (
             f"{load['bytes'] / 1e9:.2f} GB of safetensors to {load['loads'][0]['device']}, caches dropped by "
             f"{load['dropped_by']} before each, in turn with `dd bs=16M`.\n"
@@ -525,7 +539,9 @@ def page(told):
         first_run({k: v for k, v in first.items() if k not in ("machine", "correctness", "total")}),
         *search_sections(told),
         *(shards_sections(told["engine-shards"]) if "engine-shards" in told else []),
+        *(["\n## Loading\n"] if "engine-load" in told or "engine-load-cpu" in told else []),
         *(load_section(told["engine-load"]) if "engine-load" in told else []),
+        *(load_section(told["engine-load-cpu"]) if "engine-load-cpu" in told else []),
         "\n## Correctness, first run\n",
         correctness(first["correctness"]),
     ]

@@ -10,7 +10,7 @@ from wattflow.schema import Ceilings
 if TYPE_CHECKING:
     import torch
 
-COPY_BYTES, CPU_COPY_BYTES = 2**30, 2**25  # far beyond any cache
+COPY_BYTES, CPU_COPY_BYTES = 2**30, 2**25  # far beyond a GPU's L2; a CPU's last level may hold part
 SIDE, CPU_SIDE = 8192, 512  # of the square matrices
 ROUNDS = 5
 
