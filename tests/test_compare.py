@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wattflow.compare import Value, mean, propagated, ratio, student_t
+from wattflow.compare import Value, break_even, mean, propagated, ratio, student_t
 
 
 def values(**by_board):
@@ -128,4 +128,72 @@ def test_intervals_hold_the_truth(same_boards, boards):
         other = range(boards) if same_boards else range(boards, 2 * boards)
         told = ratio(arm(93.0, range(boards)), arm(100.0, other))
         inside += told.low <= 0.93 <= told.high
+    assert inside / 2000 == pytest.approx(0.95, abs=0.03)
+
+
+def test_break_even_of_boards_that_ran_both():
+    """0.49, 0.50 and 0.51 J less in 5 ms more, on boards 20 % apart: 100 W, 4.303 x 0.01 / sqrt(3) / 5 ms off."""
+    ours = [(1.01, 0.010, ("a",)), (1.20, 0.010, ("b",)), (0.89, 0.010, ("c",))]
+    theirs = [(1.50, 0.005, ("a",)), (1.70, 0.005, ("b",)), (1.40, 0.005, ("c",))]
+    told = break_even(ours, theirs)
+    half = 4.303 * 0.01 / math.sqrt(3) / 0.005
+    assert told.host_w == pytest.approx(100.0)
+    assert (told.low_w, told.high_w) == pytest.approx((100 - half, 100 + half))
+    back = break_even(theirs, ours)
+    assert (back.host_w, back.low_w) == pytest.approx((told.host_w, told.low_w))
+
+
+def test_break_even_of_repeats_on_one_board():
+    """1.00 +- 0.01 J against 1.50 +- 0.01 J, two repeats each, 5 ms apart: 12.706 x sqrt(2e-4) / 5 ms = 35.9 W off."""
+    ours = [(0.99, 0.010, ("a",)), (1.01, 0.010, ("a",))]
+    theirs = [(1.49, 0.005, ("a",)), (1.51, 0.005, ("a",))]
+    told = break_even(ours, theirs)
+    assert told.host_w == pytest.approx(100.0)
+    assert told.high_w - told.host_w == pytest.approx(12.706 * math.sqrt(2e-4) / 0.005)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([(1.0, 0.010, ("a",))], [(1.5, 0.005, ("a",))]),  # one repeat each
+        ([(1.0, 0.010, ("a",))] * 3, [(1.5, 0.005, ("b",))] * 3),  # no board ran both
+        # which one is slower is not established: any host may be the one
+        (
+            [(1.0, 0.010, ("a",)), (1.0, 0.002, ("a",))],
+            [(1.5, 0.005, ("a",)), (1.5, 0.006, ("a",))],
+        ),
+    ],
+)
+def test_break_even_without_an_interval(ours, theirs):
+    """A single repeat, other boards, or times that do not differ give a number and no interval."""
+    told = break_even(ours, theirs)
+    assert told.host_w is not None
+    assert (told.low_w, told.high_w) == (None, None)
+
+
+def test_no_break_even_has_no_interval():
+    """Cheaper and faster: null, with the reason."""
+    told = break_even([(1.0, 0.004, ("a",))] * 2, [(1.5, 0.005, ("a",))] * 2)
+    assert (told.host_w, told.low_w, told.why_not) == (
+        None,
+        None,
+        "the cheaper one is also faster",
+    )
+
+
+def test_intervals_of_break_evens_hold_the_truth():
+    """Of 2,000 simulated comparisons on four boards (gains of 3 % sd, 0.5 % scatter) 95 % hold the true 100 W."""
+    random = np.random.default_rng(5)
+    inside = 0
+    for _ in range(2000):
+        gains = random.normal(1.0, 0.03, 4)
+        arms = [
+            [
+                (e * gains[k] * random.normal(1, 0.005), t * random.normal(1, 0.005), (f"b{k}",))
+                for k in range(4)
+            ]
+            for e, t in ((1.0, 0.010), (1.5, 0.005))
+        ]
+        told = break_even(*arms)
+        inside += told.low_w <= 100.0 <= told.high_w
     assert inside / 2000 == pytest.approx(0.95, abs=0.03)

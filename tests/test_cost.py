@@ -147,8 +147,9 @@ def test_break_even_of_the_papers_cap():
     base = caps.Run(200.0, 180_000.0, 1.0, 100.0, ("GPU-a",))
     capped = caps.Run(200.0 * 1.0623, 180_000.0 * 0.7818, 1.0, 94.0, ("GPU-a",))
     reference, row = caps.table({250: [base], 175: [capped]}, 250)
-    assert row.break_even_host_w == pytest.approx(39_276 / 12.46)
-    assert (reference.break_even_host_w, reference.break_even_why_not) == (None, None)
+    assert row.break_even.host_w == pytest.approx(39_276 / 12.46)
+    assert row.break_even.low_w is None  # one repeat each
+    assert reference.break_even is None
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +182,10 @@ def test_the_break_even_stands_in_table_and_page(sweep, monkeypatch, capsys):
     """`wattflow compare` and the report's section show 100 W beside the ratio of 1.5."""
     assert run(monkeypatch, "compare", sweep.directory.path, "--by", "batch_size") == 0
     head, _, other = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert other[head.index("break-even host, W")] == "100"
+    assert other[head.index("break-even host, W")] == "100 (100 to 100)"  # repeats do not scatter
     section = report._comparisons(sweep)
     assert "<td class=n>1.500</td>" in section
-    assert "<td class=n>100</td>" in section
+    assert "<td class=n>100 (100 to 100)</td>" in section
     assert "from tariff of 2026" in report._cost(sweep)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wattflow import compare
-from wattflow.compare import Boards, Ratio, Value
-from wattflow.cost import Spent, break_even_host_w
+from wattflow.compare import Boards, BreakEven, Ratio, Value
 
 OBJECTIVES = ("energy", "edp", "ed2p", "time")
 METRICS = ("time", "energy", "rate", "edp", "ed2p")
@@ -44,8 +43,7 @@ class Row:
     boards: int
     bound: int | None  # runs in which the cap held power back; null where none was asked
     ratios: dict[str, Ratio] | None
-    break_even_host_w: float | None = None  # host watts at which both cost the same
-    break_even_why_not: str | None = None  # null for the reference, and where there is one
+    break_even: BreakEven | None = None  # null for the reference
 
 
 def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> list[Row]:
@@ -59,7 +57,6 @@ def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> li
             )
             for metric in METRICS
         }
-        break_even = (None, None) if cap == reference else _break_even(runs[cap], base)
         told = [run.bound for run in runs[cap] if run.bound is not None]
         rows.append(
             Row(
@@ -68,23 +65,16 @@ def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> li
                 boards=len({run.boards for run in runs[cap]}),
                 bound=sum(told) if told else None,
                 ratios=None if cap == reference else ratios,
-                break_even_host_w=break_even[0],
-                break_even_why_not=break_even[1],
+                break_even=None
+                if cap == reference
+                else compare.break_even(_spent(runs[cap]), _spent(base)),
             )
         )
     return rows
 
 
-def _break_even(runs: Sequence[Run], base: Sequence[Run]) -> tuple[float | None, str | None]:
-    """The host watts at which a cap and the reference cost the same, from the boards that ran both where there are."""
-    means: dict[str, tuple[float, float]] = {}
-    for metric in ("energy", "time"):
-        both = compare.side_by_side(
-            [run.value(metric) for run in runs], [run.value(metric) for run in base]
-        )
-        means[metric] = compare.mean(both[0]).mean, compare.mean(both[1]).mean
-    ours, theirs = (Spent(means["energy"][side], means["time"][side]) for side in (0, 1))
-    return break_even_host_w(ours, theirs)
+def _spent(runs: Sequence[Run]) -> list[compare.Run]:
+    return [(run.energy_j, run.time_s, run.boards) for run in runs]
 
 
 def best(rows: Sequence[Row], objective: str) -> tuple[Row, bool]:

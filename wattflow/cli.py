@@ -663,7 +663,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare the values of one choice: means, 95 % intervals, and ratios paired by the boards that ran both."""
-    from wattflow.report import number  # noqa: PLC0415
+    from wattflow.report import break_even, number  # noqa: PLC0415
     from wattflow.results import open_sweep  # noqa: PLC0415
 
     opened = open_sweep(sweep)
@@ -686,7 +686,7 @@ def compare(
                 _interval(row["low"], row["high"], mark),
                 "-" if row.get("ratio") is None else f"{row['ratio']:.4f}",
                 _interval(row.get("ratio_low"), row.get("ratio_high"), ""),
-                row.get("break_even_why_not") or number(row.get("break_even_host_w")),
+                break_even(row),
                 _verdict(row),
             ]
             for row in rows
@@ -713,8 +713,9 @@ def caps(
 ) -> None:
     """Show what power caps change in time, energy and token rate against one of them, and which is best."""
     from wattflow.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
+    from wattflow.compare import NONE  # noqa: PLC0415
     from wattflow.errors import RefusedError  # noqa: PLC0415
-    from wattflow.report import number  # noqa: PLC0415
+    from wattflow.report import break_even  # noqa: PLC0415
     from wattflow.results import open_sweep  # noqa: PLC0415
 
     if objective not in OBJECTIVES:
@@ -732,8 +733,7 @@ def caps(
             "boards": row.boards,
             "bound": row.bound,
             **{metric: None if row.ratios is None else row.ratios[metric] for metric in METRICS},
-            "break_even_host_w": row.break_even_host_w,
-            "break_even_why_not": row.break_even_why_not,
+            **{f"break_even_{k}": v for k, v in vars(row.break_even or NONE).items()},
         }
         for chosen, rows in found
         for row in rows
@@ -767,7 +767,7 @@ def caps(
                     "reference" if line[metric] is None else change(line[metric])
                     for metric in METRICS
                 ),
-                line["break_even_why_not"] or number(line["break_even_host_w"]),
+                break_even(line),
             ]
             for line in lines
         ],

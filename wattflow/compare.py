@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wattflow import energy
+from wattflow.cost import Spent, break_even_host_w
+
 BOARD_SD = 0.05 / math.sqrt(
     3
 )  # of a sensor's gain that lies anywhere within 5 % (arXiv 2312.02741)
@@ -23,6 +26,7 @@ _T = (
 )
 
 Boards = tuple[str, ...]
+Run = tuple[float, float, Boards]  # J and s for the same work, and the boards it ran on
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,19 @@ class Ratio:
     pairs: int  # sets of boards that ran both
     established: bool
     why_not: str | None
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """The extra host watts at which two settings cost the same, with its 95 % interval; null where there is none."""
+
+    host_w: float | None
+    low_w: float | None
+    high_w: float | None
+    why_not: str | None
+
+
+NONE = BreakEven(None, None, None, None)  # of a reference against itself
 
 
 def student_t(freedom: float) -> float:
@@ -127,14 +144,48 @@ def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
     return _judged(middle, factor * math.sqrt(variance), "between boards", 0)
 
 
-def side_by_side(
-    values: Sequence[Value], reference: Sequence[Value]
-) -> tuple[list[Value], list[Value]]:
-    """Those repeats of two settings that ran on boards which both ran on; all of them where there are none such."""
-    both = {value.boards for value in values} & {value.boards for value in reference}
-    ours = [value for value in values if value.boards in both]
-    theirs = [value for value in reference if value.boards in both]
-    return (ours, theirs) if both else (list(values), list(reference))
+def break_even(settings: Sequence[Run], reference: Sequence[Run]) -> BreakEven:
+    """The extra host watts at which two settings cost the same, with its 95 % interval by Fieller's theorem.
+
+    Over the boards that ran both, where there are two or more; over the repeats, where there is one; between boards,
+    whose gains would be part of it, there is no interval. Fieller (1954): all h at which E_A + h t_A, E_B + h t_B are
+    no established difference; where even an endless h is among them, there is none either.
+    """
+    ours, theirs = _runs_by_boards(settings), _runs_by_boards(reference)
+    both = sorted(set(ours) & set(theirs))
+    if len(both) > 1:
+        steps = np.array([ours[b].mean(axis=0) - theirs[b].mean(axis=0) for b in both])
+        less, spread, freedom = steps.mean(axis=0), np.cov(steps.T) / len(both), len(both) - 1
+    else:
+        arms = [[of[b] for b in both or of] for of in (ours, theirs)]
+        means = [np.mean([group.mean(axis=0) for group in arm], axis=0) for arm in arms]
+        less, spread, freedom = means[0] - means[1], None, 0
+        if both and min(len(arm[0]) for arm in arms) > 1:
+            spread = np.sum([np.cov(arm[0].T) / len(arm[0]) for arm in arms], axis=0)
+            freedom = min(len(arm[0]) for arm in arms) - 1
+    host_w, why_not = break_even_host_w(Spent(*less), Spent(0.0, 0.0))
+    if host_w is None or spread is None:
+        return BreakEven(host_w, None, None, why_not)
+    return BreakEven(host_w, *_fieller(less, np.asarray(spread), student_t(freedom)), why_not)
+
+
+def _runs_by_boards(runs: Sequence[Run]) -> dict[Boards, energy.Floats]:
+    groups: dict[Boards, list[tuple[float, float]]] = defaultdict(list)
+    for energy_j, time_s, boards in runs:
+        groups[boards].append((energy_j, time_s))
+    return {boards: np.array(told) for boards, told in groups.items()}
+
+
+def _fieller(
+    less: energy.Floats, spread: energy.Floats, factor: float
+) -> tuple[float | None, float | None]:
+    """The h between which J + h s, of those means and that covariance, is no established difference from 0."""
+    squares = np.outer(less, less) - factor**2 * spread
+    a, b, c = squares[1, 1], 2 * squares[0, 1], squares[0, 0]
+    if a <= 0:
+        return None, None
+    half = math.sqrt(max(0.0, b * b - 4 * a * c))
+    return float((-b - half) / (2 * a)), float((-b + half) / (2 * a))
 
 
 def propagated(value: Value, reference: Value) -> tuple[float, float]:

@@ -7,7 +7,7 @@
 
 import json
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from wattflow import __version__, caps
+from wattflow import __version__, caps, compare
 from wattflow.columns import CHOICE_KEYS, CROSSCHECK, REASONS, SENSORS
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.page import figure, html_table, page, td
@@ -433,12 +433,11 @@ def _comparisons(sweep: Sweep) -> str:
                 td(f"{row['ratio']:.3f}", numeric=True),
                 td(_interval(row["ratio_low"], row["ratio_high"]), numeric=True),
                 td("yes" if row["established"] else f"no: {row['why_not']}", numeric=False),
-                td(number(row["break_even_host_w"]), numeric=True),
-                td(row["break_even_why_not"] or "", numeric=False),
+                td(break_even(row), numeric=True),
             ]
             rows.append(f"<tr>{''.join(cells)}</tr>")
         head = [*(name.replace("_", " ") for name in names), "J/token, ratio", "95 % interval"]
-        head += ["a difference", "break-even host, W", ""]
+        head += ["a difference", "break-even host, W"]
         at = len(names)
         parts.append(
             f"<h3>{escape(axis.replace('_', ' '))}</h3>"
@@ -577,7 +576,8 @@ def _caps(sweep: Sweep) -> str:
             for metric in caps.METRICS:
                 told = "reference" if row.ratios is None else caps.change(row.ratios[metric])
                 cells.append(td(told, numeric=True))
-            cells.append(td(_break_even(row), numeric=True))
+            even = {f"break_even_{k}": v for k, v in vars(row.break_even or compare.NONE).items()}
+            cells.append(td(break_even(even), numeric=True))
             rows.append(f"<tr>{''.join(cells)}</tr>")
     against = "boards as they were found" if reference is None else f"{reference} W"
     head = [*(name.replace("_", " ") for name in names), "cap, W", "n", "bound", *_CHANGES]
@@ -604,9 +604,13 @@ def _best_caps(rows: Sequence[caps.Row]) -> str:
     return ", ".join(words)
 
 
-def _break_even(row: caps.Row) -> str:
-    """The host watts at which a cap and the reference cost the same, or why there are none."""
-    return row.break_even_why_not or number(row.break_even_host_w)
+def break_even(row: Mapping[str, Any]) -> str:
+    """The host watts at which two settings cost the same, with their 95 % interval, or why there are none."""
+    if row.get("break_even_host_w") is None:
+        return row.get("break_even_why_not") or "-"
+    told = number(row["break_even_host_w"])
+    low, high = row["break_even_low_w"], row["break_even_high_w"]
+    return told if low is None else f"{told} ({number(low)} to {number(high)})"
 
 
 def _boards(sweep: Sweep) -> str:

@@ -75,7 +75,9 @@ class Sweep:
         One row an arm: the other choices that vary, `by`, n, boards, mean, sd_within, sd_between, low and high (95 %);
         then ratio, ratio_low, ratio_high to the arm of `reference` (default: the first), how it was found, established,
         why_not; break_even_host_w, the extra host watts at which both arms cost the same energy a token, whatever the
-        metric, or break_even_why_not. RefusedError for a column that is no choice, no number, or has one value only.
+        metric, break_even_low_w and _high_w (95 %), or break_even_why_not.
+
+        RefusedError for a column that is no choice, no number, or has one value only.
         """
         rows = self._comparable(by, metric)
         others = _varying(rows, by)
@@ -324,17 +326,18 @@ def _values(rows: pl.DataFrame, metric: str) -> list[compare.Value]:
 
 
 def _break_even(rows: pl.DataFrame, base: pl.DataFrame) -> dict[str, object]:
-    """The extra host watts at which two arms cost the same a token, from the boards that ran both where there are."""
-    means: list[tuple[float, float]] = []
-    for metric in ("energy_per_token_j", "tokens_per_s"):
-        arms = [_values(of.filter(pl.col(metric) > 0), metric) for of in (rows, base)]
-        if not all(arms):
-            return {"break_even_host_w": None, "break_even_why_not": "no output tokens are known"}
-        ours, theirs = compare.side_by_side(arms[0], arms[1])
-        means.append((compare.mean(ours).mean, compare.mean(theirs).mean))
-    setting, reference = (cost.Spent(means[0][i], 1.0 / means[1][i]) for i in (0, 1))
-    host_w, why_not = cost.break_even_host_w(setting, reference)
-    return {"break_even_host_w": host_w, "break_even_why_not": why_not}
+    """The extra host watts at which two arms cost the same a token, with its interval, or why there are none."""
+    arms: list[list[compare.Run]] = []
+    for of in (rows, base):
+        known = of.filter((pl.col("energy_per_token_j") > 0) & (pl.col("tokens_per_s") > 0))
+        told = known.select("energy_per_token_j", 1.0 / pl.col("tokens_per_s"), "boards")
+        arms.append(
+            [(energy_j, s, tuple(boards or ())) for energy_j, s, boards in told.iter_rows()]
+        )
+    if not all(arms):
+        return {"break_even_why_not": "no output tokens are known"}
+    found = compare.break_even(*arms)
+    return {f"break_even_{name}": value for name, value in vars(found).items()}
 
 
 def _gpu_hours(row: dict[str, Any]) -> float | None:
