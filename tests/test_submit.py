@@ -596,6 +596,31 @@ def test_resume_sends_exactly_the_unfinished_points_that_neither_wait_nor_run(fa
     assert (sent.points, sent.tried) == (2, 2)
 
 
+def test_resume_sends_exactly_what_six_faults_left_in_an_sbatch_an_array_and_one(fake, tmp_path):
+    """Two shapes of four points, one of each finished: six ids, two arrays and a collect job, whatever ended them."""
+    wide = seeds(4, shards=2, cluster__gpus_per_node=2)
+    made = plan(tmp_path, *seeds(4, cluster__gpus_per_node=2), *wide)
+    submit.submit(made)
+    for one in (made.points[0], made.points[4]):
+        finish(made.sweep, one)
+    fake.accounting(
+        "101_0|COMPLETED|None",
+        "101_1|TIMEOUT|None",
+        "101_2|PREEMPTED|None",
+        "101_3|NODE_FAIL|None",
+        "102_0|COMPLETED|None",
+        "102_1|OUT_OF_MEMORY|None",
+        "102_2|FAILED|None",
+        "102_3|CANCELLED by 0|None",
+    )
+    before = len(fake.calls("sbatch"))
+    assert submit.resume(made.sweep).points == 6
+    assert len(fake.calls("sbatch")) - before == 3
+    again = [sent.tasks for sent in intents(made.sweep)[2:]]
+    left = [one.point_id for one in made.points]
+    assert again == [[[i] for i in left[1:4]], [[i] for i in left[5:]]]
+
+
 def test_resume_sends_nothing_when_slurm_does_not_answer(fake, tmp_path):
     """What waits or runs is not known then, so every point could be doubled."""
     made = plan(tmp_path, *seeds(2))
@@ -854,6 +879,28 @@ def test_the_test_clusters_scripts_pass_shellcheck():
         ["shellcheck", "-x", *scripts], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.stdout == ""
+
+
+def test_a_daemon_of_the_test_cluster_keeps_no_lock_of_its_caller(tmp_path):
+    """Brought up under `flock FILE`, it would hold FILE for as long as it lives."""
+    settings = Path(__file__).parents[1] / "slurm" / "testcluster" / "settings.sh"
+    script = (
+        'set -e; . "$0"; mkdir -p "$RUN" "$LOG"; exec 9>"$CLUSTER_DIR/lock"; flock 9\n'
+        "start sleeper sleep sleep 60; exec 9>&-\n"
+        'wait_until 5 flock -n "$CLUSTER_DIR/lock" true && echo free; pid_of sleeper sleep\n'
+        "stop sleeper sleep\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script, str(settings)],
+        env={**os.environ, "CLUSTER_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    free, pid = done.stdout.split()
+    assert free == "free"
+    assert pid.isdecimal()
 
 
 def test_the_recorded_script_is_valid_bash():

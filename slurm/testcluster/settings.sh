@@ -55,8 +55,20 @@ start() { # NAME OF THE PID FILE, PROGRAM, COMMAND...
   local name=$1 program=$2
   shift 2
   pid_of "$name" "$program" >/dev/null && return
-  setsid "$@" >>"$LOG/$name.out" 2>&1 </dev/null &
+  (
+    close_inherited
+    exec setsid "$@" >>"$LOG/$name.out" 2>&1 </dev/null
+  ) &
   echo $! >"$RUN/$name.pid"
+}
+
+# Lets go of what a caller had open: under `flock FILE up.sh` the daemons would else keep the lock for as long as they live.
+close_inherited() {
+  local descriptor
+  for descriptor in "/proc/$BASHPID/fd"/*; do
+    descriptor=${descriptor##*/}
+    [ "$descriptor" -le 2 ] || eval "exec $descriptor>&-"
+  done
 }
 
 # Ends a program by TERM, after five seconds by KILL.
