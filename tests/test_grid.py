@@ -190,6 +190,15 @@ def test_combinations_that_come_to_one_point_are_run_once():
     assert (len(points), duplicates) == (1, 1)
 
 
+@pytest.mark.parametrize("key", ["constraint", "partition"])
+def test_one_point_in_two_places_is_refused(key):
+    """Where a point runs is no part of it: the second place would not be measured, and the words tell how caps are."""
+    with pytest.raises(
+        RefusedError, match=rf"cluster.{key}=cap300,cap400: .*control.power_limit_w"
+    ):
+        grid.expand([*ONE, "cluster=testcluster", f"cluster.{key}=cap300,cap400"])
+
+
 def test_a_sites_own_conf_is_found_first(tmp_path):
     """./conf adds profiles and replaces files of the same name; the rest still comes from the package."""
     (tmp_path / "conf" / "cluster").mkdir(parents=True)

@@ -451,10 +451,22 @@ def expand(
             if identity in points:
                 if hashed(points[identity].choices) != hashed(choices):
                     raise RefusedError(f"two points share the id {identity}: change one choice.")
+                _refuse_places(points[identity].choices["cluster"], choices["cluster"])
                 duplicates += 1
                 continue
             points[identity] = Point(identity, choices, excluded(choices) or why_not(choices))
     return grid.base, list(points.values()), duplicates
+
+
+def _refuse_places(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """RefusedError where two places are asked for one point: the second would never run."""
+    for key in ("constraint", "partition"):
+        if first[key] != second[key]:
+            raise RefusedError(
+                f"cluster.{key}={first[key]},{second[key]}: where a point runs is not part of it, so both are one "
+                "point. Where a partition or a node feature has a power cap, say so in cluster.power_caps and choose "
+                "control.power_limit_w=300,400 (docs/sites.md)."
+            )
 
 
 def _name(words: Sequence[str], base: dict[str, Any]) -> str:
