@@ -26,7 +26,7 @@ from wattflow import __version__, sensors
 from wattflow.energy import Counter, Curve, Floats, Ints, counter, curve, longest_spacing_ns
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.provenance import versions
-from wattflow.schema import READS
+from wattflow.schema import READS, SCHEMA_VERSION
 from wattflow.sensors import MS
 from wattflow.stream import read_table, write_table
 from wattflow.sweepdir import write_atomic
@@ -51,10 +51,8 @@ NAMES = {
 }
 SETTLED = 0.57  # of the time between two edges: from there on a plateau is taken for one
 FAST_ENOUGH_MS = 200.0  # a sensor whose whole answer takes longer is read from the slow load
-BEFORE_NS, AFTER_NS = (
-    1_300_000_000,  # of an aliasing step: sensors still show what was before it
-    700_000_000,  # and those that average 1 s are so far behind
-)
+BEFORE_NS = 1_300_000_000  # of an aliasing step: sensors still show what was before it
+AFTER_NS = 700_000_000  # and those that average 1 s are so far behind
 IDLE = ("bare", "sidecar", "context", "watched")
 THINNED = 400  # points of a figure
 
@@ -160,7 +158,7 @@ def _reads_path(folder: Path, uuid: str) -> Path:
 
 def _table(rows: Sequence[Sequence[Any]]) -> pa.Table:
     columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * len(READS)
-    told = READS.with_metadata({"schema_version": "1"})
+    told = READS.with_metadata({"schema_version": str(SCHEMA_VERSION)})
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, READS, strict=True)], told)
 
 

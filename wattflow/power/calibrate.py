@@ -22,6 +22,7 @@ its command.
 
 import contextlib
 import json
+import math
 import os
 import random
 import select
@@ -65,10 +66,8 @@ SLOW_HALF_S, FAST_HALF_S = 2.2, 0.5
 SILENT_S = 2.2  # the buffer remembers 2.36 s
 POLL_S, BUFFER_S, WATCHED_BUFFER_S = 0.003, 0.2, 0.004
 COUNTER_S, TICKS_S, GPM_S = 0.030, 0.010, 0.020
-COUNTER_CALL_S, GPM_CALL_S = (
-    0.008,
-    0.012,
-)  # a GPU; calls hold up all others, and are not asked for more often
+# of each GPU: calls hold up all others, and are not asked for more often
+COUNTER_CALL_S, GPM_CALL_S = 0.008, 0.012
 FIELD_COUNTER = 83
 LEAD_NS = 400_000_000  # from planning a step's edges to the first of them
 MOST_IDLE_PCT = 5  # what utilisation may say of a GPU that nobody uses
@@ -84,9 +83,7 @@ class Step:
     name: str
     seconds: float
     asking: Asking
-    half_s: float | None = (
-        None  # the load is on for so long, off for so long, each time a little different
-    )
+    half_s: float | None = None  # the load is on for about so long, off for about so long
     period_ms: float | None = None  # the load is on for half of this, exactly
     load_on: bool = False  # all the time
     counter_s: float | None = COUNTER_S  # how often the counter is asked at most, or never
@@ -271,8 +268,9 @@ def _both_fields(handle: Any) -> list[tuple[str, int, float | None]]:
     ]
 
 
-def _memory_activity(gpm: Gpm) -> list[tuple[str, None, float | None]]:
-    return [("nvml_gpm", None, gpm.read()["dram_activity_pct"])]
+def _memory_activity(gpm: Gpm) -> list[tuple[str, None, float]]:
+    activity = gpm.read()["dram_activity_pct"]
+    return [("nvml_gpm", None, math.nan if activity is None else activity)]  # the call has its cost
 
 
 def _alone(asked: Asked, step: int, times: int = 30) -> None:
