@@ -78,9 +78,14 @@ def window(measured: Path, node: str) -> tuple[int, int, int]:
     return min(r["start_ns"] for r in rows), max(r["end_ns"] for r in rows), tokens
 
 
+def point_of(path: Path) -> dict[str, Any]:
+    """The choices of a sweep's one point."""
+    return choices(weights="hf", model__path=str(path))
+
+
 def new_attempt(path: Path) -> tuple[SweepDir, AttemptDir]:
     """A sweep of one point, and the first attempt at it."""
-    point = choices(weights="hf", model__path=str(path))
+    point = point_of(path)
     sweep = make_sweep(path, [point])
     return sweep, sweep.claim_attempt(config.point_id(point))
 
@@ -99,6 +104,7 @@ def finish(
         "point_id": attempt.point_id,
         "attempt": attempt.number,
         "status": "finished",
+        "choices": point_of(sweep.path),
         "started_ns": time.time_ns(),
         "ended_ns": time.time_ns(),
         "ranks": [
