@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import torch
 from wattflow import config
 from wattflow.engine import allreduce, paper, ranks, weights
 from wattflow.engine.build import build
+from wattflow.engine.fused import FusedLlama
 from wattflow.engine.layers import share_among
 from wattflow.engine.layout import Matrix, matrices
 from wattflow.engine.llama import Llama, empty_cache, rotary_table
+from wattflow.engine.pieces import Eager
 
 ROOT = Path(__file__).parent.parent
 
@@ -208,6 +211,45 @@ def reduced(who: ranks.Ranks) -> tuple[torch.Tensor, dict[str, Any]]:
     return reduce(part) if who.world > 1 else part, about
 
 
+class Spoiled(allreduce.Reduce):
+    """Sums a product where it was written, in one buffer for all, and leaves other numbers there."""
+
+    def __init__(self, width: int) -> None:
+        self.place = torch.zeros((1, width), dtype=torch.float64)
+
+    def buffer(self, shape: Sequence[int]) -> torch.Tensor | None:
+        """The place of a single row."""
+        return self.place if shape[0] == 1 else None
+
+    def __call__(self, part: torch.Tensor) -> torch.Tensor:
+        """The sum; what the buffer held is gone."""
+        summed = super().__call__(part.clone())
+        if part.data_ptr() == self.place.data_ptr():
+            part.fill_(7.0)
+        return summed
+
+
+def buffered(who: ranks.Ranks) -> list[torch.Tensor]:
+    """Logits of three steps of the fast model, its products summed anywhere and in one spoiled buffer."""
+    model = tiny()
+    read = weights.reader(model, "dummy", "cpu")
+    llama = FusedLlama(model, who, read, dtype=torch.float64).with_cache(1, 8)
+    out = []
+    for reduce in (allreduce.Reduce(), Spoiled(model.dim)):
+        llama.reduce = reduce
+        llama.cache.zero_()
+        with torch.inference_mode():
+            out.append(
+                torch.stack(
+                    [
+                        llama.step(torch.tensor([5 + n]), torch.tensor([n]), 8, Eager())
+                        for n in range(3)
+                    ]
+                )
+            )
+    return out
+
+
 def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
     """Logits of every asked model and kind of weights, tokens of every asked generation, and what ranks told."""
     tokens = torch.tensor(ask["tokens"])
@@ -232,6 +274,7 @@ def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
         "heard": heard,
         "summed": summed,
         "reduce": about,
+        "buffered": buffered(who),
     }
 
 

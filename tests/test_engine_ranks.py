@@ -71,6 +71,14 @@ def test_ranks_without_a_gpu_sum_over_gloo_and_say_how_long_it_takes(two, four):
             assert all(us > 0 for us in told["reduce"]["allreduce_us"].values())
 
 
+def test_products_may_be_summed_in_one_buffer(two, four):
+    """Where all row-parallel products are written to one buffer, spoiled after each sum, logits stay bit-equal."""
+    for told in [*two, *four]:
+        anywhere, in_one = told["buffered"]
+        assert torch.equal(anywhere, in_one)
+        assert anywhere.abs().max() > 0
+
+
 def test_one_rank_sums_nothing(alone):
     """Without peers there is no all-reduce, and the record has none."""
     assert alone["reduce"] == {"allreduce": None}
