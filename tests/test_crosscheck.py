@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fake_slurm import FakeSlurm
-from site_monitoring import PUE, Board, prometheus, served
+from site_monitoring import PUE, SCRAPE_S, Board, prometheus, served
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
@@ -19,7 +19,7 @@ from wattflow.crosscheck import crosscheck
 from wattflow.errors import RefusedError, SiteError
 from wattflow.prometheus import Prometheus, selector
 
-WINDOW_S = 3.0
+WINDOW_S = 2.5
 STEADY, RISING = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
 
 
@@ -34,7 +34,7 @@ def run(monkeypatch, *words):
 def site(tmp_path_factory):
     """A site watched while one board drew 200 W, another 100 W rising by 20 W a second, and a sweep of that time.
 
-    The rise begins at `zero`, the window of 3 s half a second later: 600 J, and (100 + 40) x 3 = 420 J.
+    The rise begins at `zero`, the window of 2.5 s half a second later: 500 J, and (100 + 35) x 2.5 = 337.5 J.
     """
     began = time.time()
     zero = began + 3600.0
@@ -54,7 +54,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     with prometheus(folder, boards) as url:
         zero = time.time() + 0.3  # it has scraped by now
-        time.sleep(zero + 0.5 + WINDOW_S + 0.5 - time.time())
+        time.sleep(zero + 0.5 + WINDOW_S + 0.9 - time.time())
         gpus = [
             Gpu(STEADY, constant(200.0)),
             Gpu(RISING, lambda s: 100.0 + 20.0 * np.maximum(0.0, s), node="node2"),
@@ -80,7 +80,7 @@ def by_source(rows):
 
 @pytest.mark.prometheus
 def test_each_exporter_tells_the_same_joules(site):
-    """Counter, watts and milliwatts of both boards make our 1,020 J within 1 %; CEEMS' hold the site's PUE of 1.2."""
+    """Counter, watts and milliwatts of both boards make our 837.5 J within 1 %; CEEMS' hold the site's PUE of 1.2."""
     url, sweep = site
     rows = by_source(crosscheck(sweep, Prometheus(url), sacct=False))
     assert set(rows) == {
@@ -92,11 +92,11 @@ def test_each_exporter_tells_the_same_joules(site):
     for source, row in rows.items():
         ceems = source.startswith("CEEMS")
         assert row["why_not"] is None, source
-        assert row["energy_j"] == pytest.approx(1020.0, rel=1e-3)
+        assert row["energy_j"] == pytest.approx(837.5, rel=1e-3)
         assert row["ratio"] == pytest.approx(PUE if ceems else 1.0, rel=0.01), source
         assert row["site_energy_u_j"] > 0
-        assert row["samples"] == pytest.approx(2 * WINDOW_S / 0.2, abs=6)
-        assert row["spacing_s"] == pytest.approx(0.2, abs=0.05)
+        assert row["samples"] == pytest.approx(2 * WINDOW_S / SCRAPE_S, abs=6)
+        assert row["spacing_s"] == pytest.approx(SCRAPE_S, abs=0.1)
         assert (row["boundary"], row["site_boundary"]) == ("gpu", "gpu")
         assert (row["remark"] is not None) == ceems
 
