@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +34,8 @@ from wattflow.verify import verify
 
 ROOT = Path(__file__).parent.parent
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
-USER, NODE, ACCOUNT, PROMPT = "quillfeather", "gpunode17", "proj-marmalade", "zanzibar umbrella"
+USER, ACCOUNT, PROMPT = "quillfeather", "proj-marmalade", "zanzibar umbrella"
+NODES = NODE, _ = "gpunode17", "gpunode18"
 UUID = "GPU-0a1b2c3d-0000-4000-8000-000000000001"
 
 
@@ -107,7 +109,7 @@ def call(*words, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Somebody's folder, with a sweep that was run and a command that was measured there, simulated."""
+    """Somebody's folder, with a sweep that was run there and a command measured on two nodes, simulated."""
     where = tmp_path_factory.mktemp("somewhere") / USER
     where.mkdir()
     prompts = [{"instruction": f"{PROMPT} {i}", "output": "x"} for i in range(4)]
@@ -145,19 +147,18 @@ def home(tmp_path_factory):
         f"with wattflow.span('reading {PROMPT}', tokens_out=3): time.sleep(0.3)\n"
         "with wattflow.span('forward', tokens_out=4): time.sleep(0.3)"
     )
-    call(
-        *(
-            "measure",
-            "--out",
-            "measured",
-            "--set",
-            "power.meter=simulated",
-            "--set",
-            "power.poll_ms=20",
-        ),
-        *("--", sys.executable, "-c", program, f"--data={where}"),
-        cwd=where,
-    )
+    settings = ["--set", "power.meter=simulated", "--set", "power.poll_ms=20"]
+    words = ["measure", "--out", "measured", *settings, "--", sys.executable, "-c", program]
+    step = {f"SLURM_{k}": "2" for k in ("NNODES", "NTASKS", "STEP_NUM_NODES", "STEP_NUM_TASKS")}
+    step |= {"SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_JOB_ACCOUNT": ACCOUNT}
+
+    def on_node(node):
+        own = {"SLURM_NODEID": f"{node}", "SLURM_PROCID": f"{node}", "SLURMD_NODENAME": NODES[node]}
+        call(*words, f"--data={where}", cwd=where, **step | own)
+
+    with ThreadPoolExecutor() as both:
+        list(both.map(on_node, range(2)))
+    call("collect", "measured", cwd=where)
     call("bundle", "mine", "--out", "mine.zip", cwd=where)
     call("bundle", "measured", "--out", "measured.zip", cwd=where)
     return where
@@ -165,7 +166,7 @@ def home(tmp_path_factory):
 
 def needles(home):
     host = platform.node()
-    return [USER, NODE, ACCOUNT, PROMPT, str(home), "secret-prompts", host, host.split(".")[0]]
+    return [USER, *NODES, ACCOUNT, PROMPT, str(home), "secret-prompts", host, host.split(".")[0]]
 
 
 @pytest.mark.parametrize("name", ["mine", "measured"])
@@ -176,9 +177,9 @@ def test_a_bundle_names_nobody(home, name):
 
 def test_the_same_grep_finds_them_where_they_are(home):
     """In the sweep itself each of them is found, so that the grep above can fail."""
-    found = grep(members_of(home / "sweeps/mine"), needles(home)[:6])
-    assert set(found) == set(needles(home)[:6])
-    assert {USER, NODE, PROMPT} <= set(grep(members_of(home / "measured"), needles(home)))
+    names = {USER, NODE, ACCOUNT, PROMPT, str(home), "secret-prompts"}
+    assert set(grep(members_of(home / "sweeps/mine"), names)) == names
+    assert {USER, *NODES, PROMPT} <= set(grep(members_of(home / "measured"), needles(home)))
 
 
 def test_the_grep_looks_into_packed_columns(tmp_path):
@@ -202,11 +203,12 @@ def test_what_was_really_run_verifies(home, name):
 
 
 def test_a_measured_command_is_withheld_and_its_figures_are_not(home, tmp_path):
-    """Of the command the number of words is told, of phases those that are one word; 7 tokens still are."""
+    """Of the command the number of words is told, of phases those that are one word; 7 tokens on each node are."""
     archive.unpack(home / "measured.zip", tmp_path)
     (row,) = pq.read_table(tmp_path / "sweep/results/points.parquet").to_pylist()
     assert json.loads(row["command"]) == ["(withheld: 4 words)"]
-    assert row["tokens_kept"] == 7
+    assert row["tokens_kept"] == 14
+    assert row["nodes_seen"] == 2
     phases = {
         r["phase"] for r in pq.read_table(tmp_path / "sweep/results/phases.parquet").to_pylist()
     }

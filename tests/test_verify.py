@@ -23,6 +23,7 @@ from wattflow.collect import collect
 from wattflow.errors import RefusedError
 from wattflow.report import report
 from wattflow.results import open_sweep
+from wattflow.sweepdir import SweepDir
 from wattflow.verdict import as_json, lines, table
 from wattflow.verify import verify
 
@@ -30,22 +31,35 @@ TWO = ["GPU-0a1b2c3d-0000-4000-8000-000000000001", "GPU-0a1b2c3d-0000-4000-8000-
 POINTS = [choices(shards=2, batch_size=batch) for batch in (4, 8)]
 
 
-@pytest.fixture
-def sweep(tmp_path):
-    """Two points on two GPUs of 80 and 120 W: 8.5 s x 200 W is 1,700 J in each window; collected."""
-    made = make_sweep(tmp_path / "s", POINTS)
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A folder with the sweep `s`, its bundle `b.zip`, and that unpacked as `b`; nobody writes there.
+
+    Two points on two GPUs of 80 and 120 W: 8.5 s x 200 W is 1,700 J in each window; collected.
+    """
+    folder = tmp_path_factory.mktemp("original")
+    made = make_sweep(folder / "s", POINTS)
     for i, point in enumerate(POINTS):
         gpus = [Gpu(uuid, constant(80.0 + 40.0 * k)) for k, uuid in enumerate(TWO)]
         make_attempt(made, point, Made(gpus, started_s=100.0 * i))
     collect(made)
-    return made
+    bundle(made, folder / "b.zip")
+    archive.unpack(folder / "b.zip", folder / "b")
+    return folder
 
 
 @pytest.fixture
-def packed(sweep, tmp_path):
-    """The bundle of that sweep, unpacked into a folder; `sealed` hashes it anew."""
-    bundle(sweep, tmp_path / "b.zip")
-    archive.unpack(tmp_path / "b.zip", tmp_path / "b")
+def sweep(original, tmp_path):
+    """A copy of the sweep, to be changed."""
+    shutil.copytree(original / "s", tmp_path / "s")
+    return SweepDir(tmp_path / "s")
+
+
+@pytest.fixture
+def packed(original, tmp_path):
+    """A copy of its bundle, unpacked into a folder; `b.zip` lies beside it."""
+    shutil.copy(original / "b.zip", tmp_path)
+    shutil.copytree(original / "b", tmp_path / "b")
     return tmp_path / "b"
 
 
@@ -100,7 +114,7 @@ def test_an_untouched_sweep_passes(sweep):
     assert verdict.notes == []
 
 
-def test_an_untouched_bundle_passes_packed_and_unpacked(sweep, packed, tmp_path):
+def test_an_untouched_bundle_passes_packed_and_unpacked(packed, tmp_path):
     """As a file and as a folder; the file's hash is told, every member is in its sums."""
     verdict = verify(tmp_path / "b.zip")
     assert verdict.verified, said(verdict)
@@ -551,6 +565,27 @@ def test_a_table_of_too_many_rows_is_refused_unread(packed):
     archive.write_sums(packed)
     with pytest.raises(RefusedError, match="11000000 rows"):
         verify(packed)
+
+
+@pytest.mark.slow
+def test_one_long_text_told_a_million_times_ends_in_a_line(packed, tmp_path):
+    """35 kB that would unpack to 500 GB of text end with exit code 2 and one line once 8 GiB are taken."""
+    rows = 1_000_000
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), ["x" * 500_000])
+    columns = {
+        "point_id": ["a" * 12] * rows,
+        "position": pa.array([0] * rows, pa.int32()),
+        "reason": text,
+        "choices": ["{}"] * rows,
+    }
+    table = pa.table(columns).replace_schema_metadata({"schema_version": "1"})
+    pq.write_table(table, packed / "sweep" / "grid.parquet", store_schema=False)
+    archive.write_sums(packed)
+    archive.pack(packed, tmp_path / "bomb.zip")
+    assert (tmp_path / "bomb.zip").stat().st_size < 2**20
+    done = call("verify", tmp_path / "bomb.zip")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_node_that_is_a_path_is_refused(packed):

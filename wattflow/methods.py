@@ -98,8 +98,10 @@ def _what_command(rows: Sequence[Row]) -> str:
 
 
 def _devices(rows: Sequence[Row]) -> str:
+    drivers = _distinct(rows, "driver")
+    driver = f" (driver {_and(drivers)})" if drivers else ""
     return (
-        f"{_range(row['gpus'] for row in rows)} x {_join(rows, 'gpu_name')} (driver {_join(rows, 'driver')}), nodes: "
+        f"{_range(row['gpus'] for row in rows)} x {_join(rows, 'gpu_name')}{driver}, nodes: "
         f"{_range(row['nodes_seen'] for row in rows)}"
     )
 
