@@ -178,6 +178,14 @@ def test_plan_prints_points_and_the_exact_script(tmp_path):
     assert len(lines) == 9
     assert "8 points to run" in done.stderr
     script = call("plan", "grid=demo", "cluster=testcluster", "--script", cwd=tmp_path).stdout
+    capped = (
+        "control.power_limit_w=300",
+        "n_prompts=8",
+        "model=tiny",
+    )  # which this cluster does not offer
+    none = call("plan", "cluster=testcluster", *capped, "--script", cwd=tmp_path)
+    assert none.stdout == ""
+    assert "no point can run" in none.stderr
     assert "#SBATCH --gpus-per-node=2" in script
     as_json = json.loads(call("plan", "grid=demo", "--json", cwd=tmp_path).stdout)
     assert len(as_json["points"]) == 8

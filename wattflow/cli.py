@@ -117,6 +117,8 @@ def plan(
     if script:
         for text in stage.batch_scripts(made):
             print(text)
+        if not made.feasible:
+            _talk(f"sweep {made.name}: no point can run; leave --script out for the reasons.")
         return
     if test:
         _print_tested(stage.test_only(made), as_json=as_json)
