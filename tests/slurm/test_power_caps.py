@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from cap_nodes import Node, run
-from slurm_sweeps import until
+from slurm_sweeps import QUICK, plan, states, until
+
+from wattflow import submit
+from wattflow.collect import collect
 
 pytest_plugins = ("fake_nvml.fixtures",)
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
@@ -113,6 +117,40 @@ def test_a_feature_that_the_admin_does_not_allow_costs_the_job_nothing(site):
     until(lambda: job_state(job) == "COMPLETED", 30)
     assert seen.read_text().startswith("not_applied 350 GPU-")
     assert "does not allow 350 W" in seen.read_text()
+
+
+PROFILE = """\
+name: capped
+launcher: slurm
+partition: gpu
+gpus_per_node: 4
+gpu_model: fake
+time_min: 5
+accounting: false
+power_caps: {{"300": wf_cap300, "350": wf_cap350}}
+setup:
+  - export LD_LIBRARY_PATH={library} FAKE_NVML_GPUS=4 FAKE_NVML_REASONS=0
+  - export FAKE_NVML_STATE={nodes}/$SLURMD_NODENAME/gpus
+"""
+
+
+def test_a_sweep_of_caps_from_a_profile_to_its_rows(site, nvml_folder, tmp_path, monkeypatch):
+    """300 W was in force and counts; 350 W, which the admin does not allow, ran at 500 W and is not shown as capped."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "cluster").mkdir(parents=True)
+    text = PROFILE.format(library=nvml_folder, nodes=site.nodes["node1"].path.parent)
+    (tmp_path / "conf" / "cluster" / "capped.yaml").write_text(text)
+    asked = ["cluster=capped", "power.meter=nvml", "control.power_limit_w=300,350", "sweep=caps"]
+    made = plan(tmp_path, *QUICK, *asked, "max_gen_len=64", "engine.synthetic_ms_per_token=10")
+    submit.submit(made)
+    until(lambda: states(made.sweep) == {"done"}, 90)
+    collect(made.sweep)
+    rows = pq.read_table(made.sweep.points_path).to_pylist()
+    told = {row["control_power_limit_w"]: row for row in rows}
+    assert {cap: row["power_limit_w"] for cap, row in told.items()} == {300: 300.0, 350: 500.0}
+    assert {cap: row["counts"] for cap, row in told.items()} == {300: True, 350: False}
+    assert "not_applied" not in told[300]["reasons"]
+    assert "not_applied" in told[350]["reasons"]
 
 
 @pytest.mark.parametrize("feature", HOSTILE)
