@@ -8,7 +8,9 @@ import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
 from wattflow import slurm, status, submit
+from wattflow.crosscheck import crosscheck
 from wattflow.journal import read
+from wattflow.results import open_sweep
 from wattflow.sweepdir import SweepDir
 
 pytestmark = pytest.mark.slurm
@@ -22,6 +24,22 @@ def test_points_of_two_shapes_run_and_are_collected_by_the_job_after_them(cluste
     until(lambda: states(made.sweep) == {"done"})
     until(made.sweep.points_path.is_file)
     assert status.exit_code(fresh(made.sweep)) == 0
+
+
+def test_the_accounting_says_that_it_keeps_no_energy(cluster, tmp_path):
+    """The real sacct knows the field; without an energy plugin a job has our joules, and why not Slurm's."""
+    made = plan(tmp_path, *QUICK, "sweep=energy")
+    submit.submit(made)
+    until(
+        lambda: (
+            made.sweep.points_path.is_file() and open_sweep(made.sweep.path).points["counts"].all()
+        )
+    )
+    (row,) = crosscheck(open_sweep(made.sweep.path), None)
+    assert row["source"] == "sacct ConsumedEnergy"
+    assert row["energy_j"] > 0
+    assert (row["site_energy_j"], row["ratio"]) == (None, None)
+    assert "AcctGatherEnergyType" in row["why_not"]
 
 
 def test_a_path_with_spaces_and_quotes_reaches_the_tasks_whole(cluster, tmp_path):
