@@ -1137,6 +1137,7 @@ def calibrate(  # noqa: PLR0917 - options, given by name
             for device in recorder.devices:
                 _talk(f"{device['uuid']} {device['name']}, driver {recorder.driver}")
         _table(["step", "s"], [[s.name, f"{s.seconds:.1f}"] for s in steps], numbers=[1])
+        _talk(f"{sum(s.seconds for s in steps) / 60:.1f} minutes, and some seconds to start loads")
         return
     asked = stage.Asked(Path(out), steps, command, draw=not no_page)
     began_s = time.monotonic()
