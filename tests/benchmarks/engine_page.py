@@ -1,8 +1,8 @@
 """docs/performance.md from what the engine's benchmarks measured: `python tests/benchmarks/engine_page.py FOLDER`.
 
 FOLDER holds engine.json of engine.py, and where there are such engine-search.json and engine-search2.json of
-engine_search.py, engine-shards.json of engine_shards.py, engine-load.json and engine-load-cpu.json of load.py. No
-number is written by hand.
+engine_search.py, engine-shards.json of engine_shards.py, engine-load.json and engine-load-cpu.json of load.py,
+engine-tune.json of `wattflow tune --json`, engine-row.json with columns of a row of results. No number is by hand.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 KINDS = (
     *("engine", "engine-search", "engine-search2", "engine-shards"),
-    *("engine-load", "engine-load-cpu"),
+    *("engine-load", "engine-load-cpu", "engine-tune", "engine-row"),
 )
 
 
@@ -408,6 +408,11 @@ def search_sections(told):
     for kind, title in titles.items():
         if kind in told:
             out += [f"\n## {title}\n", about(told[kind]["machine"]) + "\n"]
+            out += [
+                f"Stage {name}: {stage['error']}; what it had measured was not kept.\n"
+                for name, stage in told[kind].items()
+                if "error" in stage and "not begun" not in stage["error"]
+            ]
             out += batch_1_sections(told[kind])
             out += other_sections(told[kind])
     return out
@@ -445,6 +450,78 @@ def other_sections(result):
     if result.get("correctness"):
         out += ["### Correctness\n", later_correctness(result["correctness"])]
     return out
+
+
+def tune_section(result, told):
+    """What `wattflow tune` printed on the machine of the second search."""
+    copy = told["engine-search2"]["machine"]["copy_bytes_per_s"]
+    rows = [{**row, "share_of_copy": row["bytes_per_s"] / copy} for row in result["frontier"]]
+    again, late = result["again"], best_of_frontier(told, "triton")
+    best = ", ".join(f"{goal} {name}" for goal, name in result["best"].items())
+    words = (
+        "Two windows of 4 s a set, on a GPU of the machine of the section before, launched early:\n"
+    )
+    out = ["\n## `wattflow tune`, 7B at batch 1\n", words, frontier(rows)]
+    out.append(
+        f"Best by {best}. In a fresh window `{again['kernels']}` made {again['tokens_per_s']:.1f} tok/s at "
+        f"{again['energy_per_token_j']:.3f} J a token."
+    )
+    if late:
+        out.append(
+            f"Launched one after another, on another board, `triton` made {late['tokens_per_s']:.1f} tok/s (above): "
+            "early launches shorten single products, and no whole step that could be told."
+        )
+    return out
+
+
+def where_the_joules_go(told):
+    """Why batch 64 is no cheaper: the parts of its joules that were measured apart."""
+    step, prefill = told["engine"].get("batch 64", {}), told["engine"].get("prefill", {})
+    ours = latest(told, "against transformers", "fast_j_per_token")
+    variants = told.get("engine-search", {}).get("batch 64", {})
+    if not (step.get("alone") and prefill.get("j_per_token") and ours and "old scan" in variants):
+        return []
+    whole, alone = step["j_per_token"] * 64, step["alone"]["j_per_step"]
+    of_prompt = prefill["j_per_token"] * 128 / 256
+    old, new = variants["old scan, late"], variants["tensor cores"]
+    shorter = 1 - new["ms_per_step"] / old["ms_per_step"]
+    cheaper = 1 - new["j_per_token"] / old["j_per_token"]
+    words = (
+        f"Products, head and attention of a decode step, replayed alone, took {alone:.3f} J of the {whole:.3f} J of "
+        f"the whole step ({alone / whole:.1%}, first run): what stands between them costs next to nothing. A prompt of "
+        f"128 tokens adds {of_prompt:.4f} J to each of 256 new ones, {of_prompt / ours:.0%} of {ours:.4f}. Both arms "
+        f"make the same products by cuBLAS. Tensor cores in attention took {shorter:.1%} off the time of a step and "
+        f"{cheaper:.1%} off its joules, since watts rose. What is left to be saved against transformers lies in "
+        "cheaper products and attention, not in a shorter step.\n"
+    )
+    return ["\n## Where the joules of batch 64 go\n", words]
+
+
+def row_section(row, told):
+    """One row of results, held to the copy of the second search, on whose machine it was made."""
+    copy = told["engine-search2"]["machine"]["copy_bytes_per_s"]
+    asked = f"{row['n_prompts']}, {row['batch_size']}, {row['max_gen_len']}"
+    rate = f"{row['tokens_per_s']:.0f}, {row['energy_per_token_j']:.4f}, {row['power_w']:.0f}"
+    prefill = f"{row['prefill_s']:.2f} s, {row['prefill_energy_j']:.0f} J"
+    steps = f"{row['decode_s']:.2f} s, {row['decode_energy_j']:.0f} J, {row['decode_steps']} steps"
+    cells = [
+        ("prompts, batch, new tokens", asked),
+        ("tok/s, J a token, W", rate),
+        ("prefill", prefill),
+        ("decode", steps),
+        (
+            "least of a step",
+            f"{row['step_bytes'] / 1e9:.2f} GB, {row['step_flops'] / 1e12:.3f} TFLOP",
+        ),
+        ("reached in decode", f"{row['decode_bytes_per_s'] / 1e12:.3f} TB/s"),
+        (f"share of a copy of {copy / 1e12:.3f} TB/s", f"{row['decode_bytes_per_s'] / copy:.1%}"),
+        ("integral / counter", f"{row['counter_ratio']:.4f}"),
+    ]
+    words = (
+        "Alpaca's prompts, as `wattflow submit` runs them, on the machine of the second search; the copy is the one "
+        "that the search's script measured there.\n"
+    )
+    return ["\n## A row of results\n", words, table(("what", "found"), cells)]
 
 
 # --- two GPUs ---
@@ -538,6 +615,9 @@ def page(told):
         about(first["machine"]) + " Kernels as they were before the search below.\n",
         first_run({k: v for k, v in first.items() if k not in ("machine", "correctness", "total")}),
         *search_sections(told),
+        *(tune_section(told["engine-tune"], told) if "engine-tune" in told else []),
+        *where_the_joules_go(told),
+        *(row_section(told["engine-row"], told) if "engine-row" in told else []),
         *(shards_sections(told["engine-shards"]) if "engine-shards" in told else []),
         *(["\n## Loading\n"] if "engine-load" in told or "engine-load-cpu" in told else []),
         *(load_section(told["engine-load"]) if "engine-load" in told else []),

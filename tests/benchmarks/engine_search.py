@@ -354,20 +354,27 @@ def frontier(who, arms, names, found):
             say(f"{name}: {stage_tune.rate(taken[-1]):.1f} tokens/s")
         taken.append(arms.window(names[-1], TUNE_S))
         meter.mark()
-        short = [arms.window(name, TUNE_S / 2) for name in stage_tune.order(turns, 2)]
     rows = [meter.window_told(window) for window in taken]
     found["windows"] = rows
     found["frontier"] = stage_tune.summaries(rows[:-1])
     found["again"] = rows[-1]
+    say_shares(found["frontier"])
+    bench.save()
+    with bench.Meter(who) as meter:
+        short = [arms.window(name, TUNE_S / 2) for name in stage_tune.order(turns, 2)]
     found["launches"] = stage_tune.summaries([meter.window_told(window) for window in short])
-    copy = bench.RESULT["machine"]["copy_bytes_per_s"]
-    for row in [*found["frontier"], *found["launches"]]:
-        row["share_of_copy"] = row["bytes_per_s"] / copy
-        say(json.dumps({k: v for k, v in row.items() if not k.endswith("half")}))
+    say_shares(found["launches"])
     for name in names:
         engine.use_kernels(name)
         found[f"kernels of {name}"] = bench.kernels_of_a_step(who, engine)
         found[f"info of {name}"] = dict(engine.info)
+
+
+def say_shares(rows):
+    """Put the share of copy to each row, and say it."""
+    for row in rows:
+        row["share_of_copy"] = row["bytes_per_s"] / bench.RESULT["machine"]["copy_bytes_per_s"]
+        say(json.dumps({k: v for k, v in row.items() if not k.endswith("half")}))
 
 
 def late_too(arms, name):
@@ -452,7 +459,7 @@ def main():
         "machine": (run.machine, 5, 60),
         "search": (run.search, 30, 110),
         "correctness": (run.correctness, 10, 30),
-        "batch 1": (run.batch_1, 45, TUNE_S * TUNE_WINDOWS * 2 + 60),
+        "batch 1": (run.batch_1, 45, TUNE_S * TUNE_WINDOWS * 2 + 90),
         "batch 64": (run.batch_64, 25, 60),
         "out of memory": (run.out_of_memory, 5, 20),
         "against transformers": (run.transformers, 100, 160),
