@@ -408,7 +408,7 @@ def test_a_submit_writes_a_handful_of_files_however_many_tasks_it_sends(fake, tm
 
 def test_a_task_of_an_array_finds_the_pickle_of_all_under_its_own_name(fake, tmp_path):
     """The batch script, run as task 1 of job 101, links the name for which submitit looks to the one pickle."""
-    made = plan(tmp_path / "it's here", *seeds(2))
+    made = plan(tmp_path / "it's {here}", *seeds(2))
     submit.submit(made)
     (sent,) = intents(made.sweep)
     task = {"SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "1"}

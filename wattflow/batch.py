@@ -145,9 +145,9 @@ def _as_array(parameters: dict[str, Any], folder: Path, tasks: int) -> dict[str,
     """The parameters of a plain job for an array of so many tasks, whose logs are named as submitit names them.
 
     submitit's own arrays have a pickle a task. Here all have one, which each task finds under the name of its own by
-    a link that its batch script makes: a submit of 10,000 tasks writes two dozen files.
+    a link that its batch script makes: a submit of 10,000 tasks writes some forty files.
     """
-    logs = {"output": f"{folder}/%A_%a_{{}}_log.out", "error": f"{folder}/%A_%a_{{}}_log.err"}
+    log = f"{folder}/%A_%a_"
     array, task = "${SLURM_ARRAY_JOB_ID}", "${SLURM_ARRAY_TASK_ID}"
     return {
         **parameters,
@@ -158,13 +158,14 @@ def _as_array(parameters: dict[str, Any], folder: Path, tasks: int) -> dict[str,
         ],
         # the last of two is srun's
         "srun_args": [
-            *("--output", logs["output"].format("%t")),
-            *("--error", logs["error"].format("%t")),
+            *("--output", f"{log}%t_log.out"),
+            *("--error", f"{log}%t_log.err"),
             *parameters["srun_args"],
         ],
         "additional_parameters": {
             "array": f"0-{tasks - 1}%{min(tasks, parameters['array_parallelism'])}",
-            **{stream: path.format("0") for stream, path in logs.items()},
+            "output": f"{log}0_log.out",
+            "error": f"{log}0_log.err",
             **parameters["additional_parameters"],
         },
     }
