@@ -22,7 +22,7 @@ from wattflow.sweepdir import SweepDir
 
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
 
-COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo")
+COMMANDS = ("sbatch", "squeue", "sacct", "sacctmgr", "scontrol", "scancel", "sinfo")
 WIDE = (  # six shapes on four nodes of eight processors, without GPUs
     "cluster.gpus_per_node=8",
     "cluster.gpu_request=none",
