@@ -28,6 +28,7 @@ from wattflow.collect import collect
 from wattflow.errors import RefusedError
 from wattflow.pseudonyms import Names, Pseudonyms
 from wattflow.results import open_sweep
+from wattflow.schema import Record
 from wattflow.sweepdir import SweepDir
 from wattflow.verdict import lines
 from wattflow.verify import verify
@@ -117,7 +118,8 @@ def home(tmp_path_factory):
     call(
         *(
             "run",
-            "engine=synthetic",
+            "engine=paper",
+            "precision=fp32",
             "power=simulated",
             "n_prompts=4",
             "batch_size=2",
@@ -217,6 +219,25 @@ def test_a_measured_command_is_withheld_and_its_figures_are_not(home, tmp_path):
     (original,) = pq.read_table(home / "measured/results/points.parquet").to_pylist()
     assert row["point_id"] != original["point_id"]
     assert verify(home / "measured.zip").withheld_ids == 1
+
+
+def test_each_field_of_a_record_is_carried_or_left_out_on_purpose():
+    """What a record comes to hold later stays out of bundles until it is listed here and in pseudonyms.py."""
+    full = {key: {} if key in ("prompts", "engine", "versions", "work", "ceilings", "choices") else None
+            for key in Record.__annotations__}  # fmt: skip
+    full |= {"point_id": "0" * 12, "ranks": [], "nodes": [], "pieces": []}
+    full["job"] = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
+    full["measure"] = {"command": ["true"], "nodes": 1}
+    carried = set(Pseudonyms(b"salt", NAMES, measured=False).record(full))
+    assert carried == set(Record.__annotations__) - {"parts"}  # which have files of their own
+
+
+def test_work_and_ceilings_are_carried(home, tmp_path):
+    """The roofline's columns of a real run come out of its bundle again."""
+    archive.unpack(home / "mine.zip", tmp_path)
+    row = pq.read_table(tmp_path / "sweep/results/points.parquet").to_pylist()[0]
+    assert row["decode_roofline_share"] > 0
+    assert row["ceilings_source"].endswith("in fp32, after the batches")
 
 
 def test_logs_journals_and_answers_stay(home):

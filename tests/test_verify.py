@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
+from test_pieces import three_pieces
 
 from wattflow import archive, config
 from wattflow.bundle import bundle
@@ -150,6 +151,20 @@ def test_two_nodes_with_hosts_pass_as_a_sweep_and_as_a_bundle(tmp_path):
         assert verdict.attempts[0].recomputed_j == pytest.approx(1700.0)
     with zipfile.ZipFile(tmp_path / "b.zip") as packed:
         assert sum("/traces/" in name for name in packed.namelist()) == 4
+
+
+def test_a_point_in_pieces_passes_as_a_sweep_and_as_a_bundle(tmp_path):
+    """A point that three attempts measured one after another: its row is summed over all their traces, in both."""
+    made, attempts, _ = three_pieces(tmp_path)
+    collect(made)
+    bundle(made, tmp_path / "b.zip")
+    for path in (made.path, tmp_path / "b.zip"):
+        verdict = verify(path)
+        assert verdict.verified, said(verdict)
+        assert len(verdict.attempts) == len(attempts) == 3
+        assert verdict.attempts[-1].recomputed_j > 0
+    edit(first_trace(made.path), add_watts(3.0))
+    assert not verify(made.path).verified
 
 
 def test_verify_writes_nothing(sweep):

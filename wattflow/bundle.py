@@ -176,6 +176,7 @@ class _Packing:
         _write(target.grid_path, pa.Table.from_pylist(rows, schema=GRID))
         self._write_words(target, told)
         records = []
+        traced: set[tuple[str, int]] = set()
         for attempt, record in self._attempts():
             mine = AttemptDir(
                 target.path / "points" / told.point(attempt.point_id) / attempt.path.name,
@@ -185,13 +186,14 @@ class _Packing:
             mine.path.mkdir(parents=True)
             with self._leaving_out(attempt):
                 own = told.record(record)
-                if record["status"] == _FINISHED:
+                if _is_measured(record):
                     self._write_attempt(attempt, record, mine, told)
+                    traced.add((attempt.point_id, attempt.number))
                 _write_json(mine.record_path, own)
                 records.append(own)
             if not mine.record_path.is_file():
                 shutil.rmtree(mine.path)
-        points = told.points(self._points, self._choices)
+        points = told.points(self._points, self._choices, traced)
         _write(target.points_path, points)
         _write(target.phases_path, told.phases(self._phases))
         self._write_papers(folder, points, records)
@@ -227,7 +229,7 @@ class _Packing:
     def _write_attempt(
         self, attempt: AttemptDir, record: Record, mine: AttemptDir, told: Pseudonyms
     ) -> None:
-        """The tables of a finished attempt."""
+        """The tables of an attempt that was measured, or a piece of which was."""
         for name in ("timings", "traces"):
             (mine.path / name).mkdir()
         nodes = record.get("nodes", [])
@@ -268,6 +270,13 @@ class _Packing:
         }
         _write_json(folder / ABOUT, about)
         (folder / "README.md").write_text(_README.format(**about, **_counted(rows)))
+
+
+def _is_measured(record: Record) -> bool:
+    """Whether an attempt has figures of its own: it finished, or a later one goes on from a piece of it."""
+    if "pieces" in record:
+        return any(piece["attempt"] == record["attempt"] for piece in record["pieces"])
+    return record["status"] == _FINISHED
 
 
 def _owners(path: Path) -> set[str]:

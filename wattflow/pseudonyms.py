@@ -36,7 +36,7 @@ _KEPT_METADATA = {
 }  # fmt: skip
 _KEPT_RECORD = (
     *("schema_version", "attempt", "status", "error_rank", "reason", "started_ns", "ended_ns"),
-    "reference_rounds",
+    *("reference_rounds", "load_shared"),
 )  # fmt: skip
 _KEPT_PART = ("schema_version", "task", "status", "exit_code", "tokens_out", "bad_lines", "still_running")  # fmt: skip
 _KEPT_DEVICE = (
@@ -198,6 +198,12 @@ class Pseudonyms:
         if "prompts" in record:
             told = record["prompts"].items()
             out["prompts"] = {k: v for k, v in told if k == "sha256" or not isinstance(v, str)}
+        for key in ("work", "ceilings"):
+            if key in record:
+                out[key] = {name: self.value(value) for name, value in record[key].items()}
+        if "pieces" in record:
+            numbers = ("attempt", "first_batch", "batches")
+            out["pieces"] = [{key: piece[key] for key in numbers} for piece in record["pieces"]]
         if record.get("job"):
             job = record["job"]
             out["job"] = {
@@ -345,12 +351,25 @@ class Pseudonyms:
         metadata = {key: told[key] for key in (b"schema_version", b"wattflow") if key in told}
         return pa.Table.from_arrays(columns, schema=pa.schema(kept, metadata=metadata))
 
-    def points(self, table: pa.Table, choices: Mapping[str, Mapping[str, Any]]) -> pa.Table:
-        """results/points.parquet; `choices` are the grid's, by point_id."""
-        rows = [self._point_row(row, choices[row["point_id"]]) for row in table.to_pylist()]
+    def points(
+        self,
+        table: pa.Table,
+        choices: Mapping[str, Mapping[str, Any]],
+        traced: set[tuple[str, int]],
+    ) -> pa.Table:
+        """results/points.parquet; `choices` are the grid's by point_id, `traced` the attempts whose traces are carried.
+
+        Of another attempt the joules that it took are left out, as nobody could check them.
+        """
+        rows = []
+        for row in table.to_pylist():
+            told = self._point_row(row, choices[row["point_id"]])
+            if (row["point_id"], row["attempt"]) not in traced:
+                told |= {name: None for name in told if name.startswith("unfinished_")}
+            rows.append(told)
         kept = [column for column in POINT if column.name in table.schema.names]
-        told = table.schema.metadata or {}
-        metadata = {key: told[key] for key in (b"schema_version", b"wattflow") if key in told}
+        about = table.schema.metadata or {}
+        metadata = {key: about[key] for key in (b"schema_version", b"wattflow") if key in about}
         return pa.Table.from_pylist(rows, schema=pa.schema(kept, metadata=metadata))
 
     def _point_row(self, row: Row, choices: Mapping[str, Any]) -> Row:
@@ -375,8 +394,6 @@ class Pseudonyms:
         if row.get("command"):
             out["command"] = json.dumps(self.command(json.loads(row["command"])))
         out["record_stamp_ns"] = None
-        # the traces of an attempt that did not finish are not carried, so nobody could check these
-        out |= {name: None for name in out if name.startswith("unfinished_")}
         return out
 
 

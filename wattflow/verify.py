@@ -304,7 +304,7 @@ class _Checking:
         if checked.damaged:
             return
         checked.problems[:0] = problems  # causes before their effects
-        if record is not None and record["status"] == "finished":
+        if record is not None:
             checked.problems += copies.wrong(one, (attempt.point_id, attempt.number))
 
     def _against_record(
