@@ -92,7 +92,8 @@ class Pseudonyms:
         self._withheld = _any_of(names.withheld - names.told - {"local"})
 
     def _hash(self, kind: str, name: str, digits: int) -> str:
-        return hmac.digest(self._salt, f"{kind}:{name}".encode(), hashlib.sha256).hex()[:digits]
+        named = (kind + ":" + name).encode()  # a name that is no text is an error, not a pseudonym
+        return hmac.digest(self._salt, named, hashlib.sha256).hex()[:digits]
 
     # --- single names ---
 
