@@ -148,13 +148,20 @@ def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
 # --- from files whose joules are known by hand ----------------------------------------------------
 
 
-def three_pieces(folder: Path) -> tuple[SweepDir, list[AttemptDir], dict[str, Any]]:
+def three_pieces(
+    folder: Path, second_boundary: str = "gpu"
+) -> tuple[SweepDir, list[AttemptDir], dict[str, Any]]:
     """Three attempts of 2, 1 and 3 batches at 70, 100 and 50 W; the last one finished."""
     point = slow(n_prompts=24, batch_size=4)
     sweep = make_sweep(folder / "demo", [point])
     attempts, listed, first = [], [], 0
     for number, (batches, power_w) in enumerate([(2, 70.0), (1, 100.0), (3, 50.0)], 1):
-        made = Made([Gpu("GPU-0", constant(power_w))], batches=batches, first_batch=first)
+        made = Made(
+            [Gpu("GPU-0", constant(power_w))],
+            batches=batches,
+            first_batch=first,
+            boundary=second_boundary if number == 2 else "gpu",
+        )
         attempt = make_attempt(sweep, point, made)
         listed.append({"attempt": number, "first_batch": first, "batches": batches})
         record = attempt.read_record()
@@ -193,11 +200,7 @@ def test_joules_are_summed_over_the_windows_of_the_pieces(tmp_path):
 
 def test_pieces_by_different_kinds_of_meter_have_no_joules(tmp_path):
     """A GPU's joules and a host's are not added up."""
-    sweep, attempts, _ = three_pieces(tmp_path)
-    record = attempts[1].read_record()
-    assert record is not None
-    record["nodes"][0]["boundary"] = "host"
-    attempts[1].write_record(record)
+    sweep, _, _ = three_pieces(tmp_path, second_boundary="host")
     whole = rows_of(sweep)[-1]
     assert (whole["energy_j"], whole["power_w"]) == (None, None)
     assert {"mixed_boundary", "in_pieces"} <= set(whole["reasons"])
