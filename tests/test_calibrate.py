@@ -108,8 +108,8 @@ def test_every_gpu_has_its_own_passport(passports):
     for one in passports:
         assert (one["schema_version"], one["driver"], one["load"]) == (1, "580.00", "a fake")
         assert one["gpu"]["power_limit_max_w"] == 700
-        assert one["levels_w"]["off_w"] == pytest.approx(100, abs=1)
-        assert one["levels_w"]["on_w"] == pytest.approx(400, abs=1)
+        assert one["levels_w"]["off_w"] == pytest.approx(100, abs=2)
+        assert one["levels_w"]["on_w"] == pytest.approx(400, abs=2)
         assert one["others_on_the_gpu"] == []
         assert one["failed_reads"] == {}
 
@@ -141,11 +141,11 @@ def test_field_and_counter_are_found_as_they_are(passports):
 
 @pytest.mark.fake_nvml
 def test_an_idle_gpu_takes_its_watts_in_each_state(passports):
-    """Bare, beside a sidecar, with the load's process, and watched: 100 W each, as the fake is."""
+    """Bare, beside a sidecar, with the load's process, and watched: 100 W each, as the fake is, whose noise is 2 W at most."""
     for one in passports:
         assert set(one["idle_w"]) == {"bare", "sidecar", "context", "watched"}
         for of in one["idle_w"].values():
-            assert of["power_w"] == pytest.approx(100, abs=1)
+            assert of["power_w"] == pytest.approx(100, abs=2)
             assert of["buffer"]
 
 
