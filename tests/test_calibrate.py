@@ -131,17 +131,17 @@ def test_the_buffer_is_found_as_it_is(passports):
 
 @pytest.mark.fake_nvml
 def test_field_and_counter_are_found_as_they_are(passports):
-    """Both are renewed each 100 ms, as far as polls of 3 and 16 ms tell on a busy node; a counter's call takes 3 ms."""
+    """Both are renewed each 100 ms, as far as polls of 3 and 30 ms tell on a busy node; a counter's call takes 3 ms."""
     for one in passports:
         periods = {name: told["period_ms"]["median"] for name, told in one["sources"].items()}
         assert periods["nvml_instant"] == pytest.approx(100, abs=4)
-        assert periods["nvml_counter"] == pytest.approx(100, abs=16)
-        assert one["costs_ms"]["nvml_counter"]["idle"]["median"] == pytest.approx(3, abs=1.5)
+        assert periods["nvml_counter"] == pytest.approx(100, abs=31)
+        assert 3 <= one["costs_ms"]["nvml_counter"]["idle"]["least"] < 6
 
 
 @pytest.mark.fake_nvml
 def test_an_idle_gpu_takes_its_watts_in_each_state(passports):
-    """Bare, beside a sidecar, with the load's process, and watched: 100 W each, as the fake is, whose noise is 2 W at most."""
+    """Bare, beside a sidecar, with the load's process, and watched: 100 W each, give or take the fake's noise of 2 W."""
     for one in passports:
         assert set(one["idle_w"]) == {"bare", "sidecar", "context", "watched"}
         for of in one["idle_w"].values():
