@@ -141,7 +141,7 @@ def test_field_and_counter_are_found_as_they_are(passports):
 
 @pytest.mark.fake_nvml
 def test_an_idle_gpu_takes_its_watts_in_each_state(passports):
-    """Bare, beside a sidecar, with the load's process, and watched: 100 W each, give or take the fake's noise of 2 W."""
+    """Bare, beside a sidecar, with the load's process, and watched: 100 W each, to the fake's noise of 2 W."""
     for one in passports:
         assert set(one["idle_w"]) == {"bare", "sidecar", "context", "watched"}
         for of in one["idle_w"].values():
