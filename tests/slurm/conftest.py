@@ -87,6 +87,13 @@ def narrow_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def crowded_cluster() -> Iterator[Cluster]:
+    """A site that takes 500 jobs in all."""
+    with _running({"MAX_JOB_COUNT": "500"}) as running:
+        yield running
+
+
+@pytest.fixture
 def limited_cluster() -> Iterator[Cluster]:
     """A site that holds people to the limits of their accounts."""
     with _running({"NODES": "2", "EXTRA_CONF": "AccountingStorageEnforce=limits"}) as running:

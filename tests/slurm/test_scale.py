@@ -128,6 +128,28 @@ def test_a_thousand_points_finish_and_are_collected_without_a_login_process(
             assert one.log_path(task).is_file()
 
 
+def test_a_thousand_points_finish_where_slurm_takes_five_hundred_jobs(
+    crowded_cluster, calls, tmp_path
+):
+    """MaxJobCount=500 and nothing said of packing: 334 tasks of three points in one array, and all finish."""
+    made = plan(
+        tmp_path,
+        *QUICK,
+        "power.idle_s=0.01",
+        "sweep=crowded",
+        f"seed={','.join(map(str, range(1000)))}",
+    )
+    began = time.monotonic()
+    wattflow("submit", *made.words)
+    sent = calls.since()
+    sents = [one for one in journal.read(made.sweep) if one.kind == "points"]
+    assert [len(one.tasks) for one in sents] == [334]
+    until(lambda: finished(made.sweep) == 1000, 1800)
+    print(f"\n1,000 points in 334 tasks: {time.monotonic() - began:.0f} s, {dict(sent)}")
+    assert sent["sbatch"] == 2
+    until(made.sweep.points_path.is_file, 60)
+
+
 @pytest.fixture
 def limited_account(limited_cluster: object) -> None:
     """An account of which root may have at most 20 jobs in the queue."""
