@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
-from wattflow import collect, config, pieces
+from wattflow import collect, config, dataset, pieces, tokenizer
 from wattflow.collect import POINT
 from wattflow.schema import REQUEST, SPAN, Piece
 from wattflow.stream import read_table
@@ -145,14 +145,44 @@ def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
     assert (whole["pieces"], whole["responses"], whole["tokens_kept"]) == (2, 12, 96)
 
 
+def test_a_point_of_which_nothing_is_left_to_run_is_finished_at_once(tmp_path, spool):
+    """Interrupted in its last idle window: the next attempt measures nothing, and the row has all batches."""
+    sweep, attempts, point = three_pieces(tmp_path, slow(engine__synthetic_ms_per_token=0.1))
+    record = attempts[2].read_record()
+    assert record is not None
+    record["status"] = "interrupted"
+    attempts[2].write_record(record)
+    sha256 = prompts_sha256(point)
+    for attempt in attempts:
+        changed = attempt.read_record()
+        assert changed is not None
+        changed["prompts"]["sha256"] = sha256
+        attempt.write_record(changed)
+    (rank,) = start(sweep, config.point_id(point), spool)
+    assert rank.wait(60) == 0, (spool / "rank0.log").read_text()
+    last = sweep.attempts(config.point_id(point))[-1]
+    assert (last.number, list((last.path / "traces").iterdir())) == (4, [])
+    whole = rows_of(sweep)[-1]
+    assert (whole["attempt"], whole["status"], whole["responses"]) == (4, "finished", 24)
+    assert whole["energy_j"] == pytest.approx(8.5 * 70 + 4 * 100 + 13 * 50, rel=1e-6)
+    assert whole["job_energy_j"] is None
+
+
+def prompts_sha256(point: dict[str, Any]) -> str:
+    """The hash of the prompts that a point's attempts answer."""
+    chosen = config.from_dict(point)
+    found = dataset.load(chosen, tokenizer.load(chosen.model, chosen.weights))
+    return found.info["sha256"]
+
+
 # --- from files whose joules are known by hand ----------------------------------------------------
 
 
 def three_pieces(
-    folder: Path, second_boundary: str = "gpu"
+    folder: Path, point: dict[str, Any] | None = None, *, second_boundary: str = "gpu"
 ) -> tuple[SweepDir, list[AttemptDir], dict[str, Any]]:
     """Three attempts of 2, 1 and 3 batches at 70, 100 and 50 W; the last one finished."""
-    point = slow(n_prompts=24, batch_size=4)
+    point = {**(point or slow()), "n_prompts": 24, "batch_size": 4}
     sweep = make_sweep(folder / "demo", [point])
     attempts, listed, first = [], [], 0
     for number, (batches, power_w) in enumerate([(2, 70.0), (1, 100.0), (3, 50.0)], 1):

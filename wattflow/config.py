@@ -255,6 +255,7 @@ _ALLOWED = {
 }
 
 _AT_LEAST = {
+    "seed": 0,
     "shards": 1,
     "nodes": 1,
     "batch_size": 1,

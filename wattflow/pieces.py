@@ -38,7 +38,8 @@ def find(sweep: SweepDir, point_id: str, after: int = 0) -> Left:
     for number in sorted(attempts, reverse=True):
         if number <= after:
             break
-        with contextlib.suppress(DamagedError, LookupError, TypeError, OSError):
+        # whatever a foreign value or a record without a field leads to: there is nothing to go on from
+        with contextlib.suppress(AttributeError, LookupError, OSError, TypeError, ValueError):
             record = attempts[number].read_record()
             if record is not None and record["status"] == "interrupted" and record.get("pieces"):
                 sha256 = record["prompts"]["sha256"]
@@ -58,8 +59,9 @@ def _whole(attempts: dict[int, AttemptDir], told: list[Piece], sha256: str) -> l
         if record["prompts"]["sha256"] != sha256:
             break
         batches = min(piece["batches"], finished_batches(attempt, record, first))
-        if batches:
-            out.append({"attempt": piece["attempt"], "first_batch": first, "batches": batches})
+        if batches < 1:
+            break
+        out.append({"attempt": piece["attempt"], "first_batch": first, "batches": batches})
         first += batches
         if batches < piece["batches"]:
             break
@@ -74,7 +76,7 @@ def finished_batches(attempt: AttemptDir, record: Record, first: int) -> int:
         answered = set(read_table(attempt.requests_path, REQUEST)["batch"].to_pylist())
     except (FileNotFoundError, DamagedError):
         return 0
-    if not all(attempt.trace_path(node, uuid).is_file() for _, node, uuid in ranks):
+    if not ranks or not all(attempt.trace_path(node, uuid).is_file() for _, node, uuid in ranks):
         return 0
     table = pa.concat_tables([table.select(SPAN.names) for table in spans])
     names = ("rank", "phase", "batch")
@@ -92,7 +94,7 @@ def finished_batches(attempt: AttemptDir, record: Record, first: int) -> int:
 def batches_kept(sweep: SweepDir, point_id: str) -> int:
     """How many batches of a point lie closed in the pieces of its newest attempt that tells of any."""
     for attempt in reversed(sweep.attempts(point_id)):
-        with contextlib.suppress(DamagedError, LookupError, TypeError):
+        with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
             record = attempt.read_record()
             if record is not None and record.get("pieces"):
                 return sum(piece["batches"] for piece in record["pieces"])

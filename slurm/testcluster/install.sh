@@ -3,7 +3,7 @@
 # as root, on a machine with apt. Otherwise it says what is missing and goes on; those tests then skip and say why.
 set -euo pipefail
 
-PACKAGES=(slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurmdbd mariadb-server chromium shellcheck prometheus)
+PACKAGES=(slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurmdbd mariadb-server chromium shellcheck prometheus faketime)
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

@@ -7,6 +7,7 @@ NODES=${NODES:-4}
 CPUS=${CPUS:-8}              # declared a node, whatever the host has
 MEMORY_MB=${MEMORY_MB:-16000} # likewise
 GPUS=${GPUS:-2}              # a node; fake ones unless REALGPU is set
+GPU_TYPE=${GPU_TYPE:-}       # h100: the GPUs are of that type, as typed requests need
 REALGPU=${REALGPU:-0}        # how many GPUs of this host are dealt to the nodes in turn
 GPU_DEVICES=${GPU_DEVICES:-/dev/nvidia} # their devices: this and a number
 ACCOUNTING=${ACCOUNTING:-slurmdbd} # slurmdbd: sacct answers; filetxt: `sacct -c` alone; none

@@ -112,7 +112,7 @@ node_lines() {
   for number in $(seq "$NODES"); do
     if [ "$HOSTNAMES" = own ]; then host=node$number address=127.0.1.$number; fi
     echo "NodeName=node$number NodeHostname=$host NodeAddr=$address Port=$((BASE_PORT + 10 + number))" \
-      "CPUs=$CPUS RealMemory=$MEMORY_MB Gres=gpu:$GPUS State=UNKNOWN"
+      "CPUs=$CPUS RealMemory=$MEMORY_MB Gres=gpu:${GPU_TYPE:+$GPU_TYPE:}$GPUS State=UNKNOWN"
   done
 }
 
@@ -122,7 +122,7 @@ gres_conf() {
     for gpu in $(seq 0 $((GPUS - 1))); do
       file=$CLUSTER_DIR/dev/gpu$gpu
       [ "$REALGPU" = 0 ] || file=$GPU_DEVICES$((((number - 1) * GPUS + gpu) % REALGPU))
-      echo "NodeName=node$number Name=gpu File=$file"
+      echo "NodeName=node$number Name=gpu ${GPU_TYPE:+Type=$GPU_TYPE }File=$file"
     done
   done
 }

@@ -70,19 +70,51 @@ def _free_base_port() -> int:
         return base
 
 
+# tasks of a node take what lies beside this file under the node's name as their environment: another clock
+CLOCK = """#!/bin/sh
+cat "${0%/*}/clock-$SLURMD_NODENAME" 2>/dev/null || true
+"""
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The session's cluster, with accounting."""
     # a lost node is noticed after 5 s instead of 10
-    with _running({"SLURMD_TIMEOUT_S": "5"}) as running:
+    settings = {"SLURMD_TIMEOUT_S": "5", "EXTRA_CONF": "TaskProlog=@ETC@/clock.sh"}
+    with _running(settings, {"clock.sh": CLOCK}) as running:
         yield running
 
 
-@pytest.fixture
-def narrow_cluster() -> Iterator[Cluster]:
-    """Another site: no accounting, arrays of 11 tasks, 30 jobs in all."""
+# refuses what other sites refuse; what it says reaches the person
+STRICT_LUA = """
+local function refuse(what)
+  slurm.log_user("this site: " .. what)
+  return slurm.ERROR
+end
+function slurm_job_submit(job, partitions, uid)
+  if job.account ~= "energy" then return refuse("name an account") end
+  if job.wckey ~= "watts" then return refuse("name a wckey") end
+  if job.comment ~= nil then return refuse("no comment may be set") end
+  if job.min_mem_per_node ~= nil or job.min_mem_per_cpu ~= nil then
+    return refuse("no memory may be asked for")
+  end
+  local gpus = job.tres_per_node
+  if gpus ~= nil and not string.find(gpus, "fake") then return refuse("name the type of the GPUs") end
+  return slurm.SUCCESS
+end
+function slurm_job_modify(job, record, partitions, uid)
+  return slurm.SUCCESS
+end
+"""
+
+
+@pytest.fixture(scope="module")
+def strict_site() -> Iterator[Cluster]:
+    """A site that says no to most, see STRICT_LUA: no accounting, arrays of 11 tasks, 30 jobs, memory watched."""
     settings = {"NODES": "2", "ACCOUNTING": "none", "MAX_ARRAY_SIZE": "11", "MAX_JOB_COUNT": "30"}
-    with _running(settings) as running:
+    extra = ("JobSubmitPlugins=lua", "JobAcctGatherParams=OverMemoryKill", "DefMemPerCPU=600")
+    more = {"GPU_TYPE": "fake", "EXTRA_CONF": "\n".join(extra)}
+    with _running({**settings, **more}, {"job_submit.lua": STRICT_LUA}) as running:
         yield running
 
 
@@ -125,8 +157,8 @@ def cap_cluster(cap_nodes: dict[str, Node]) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def _running(asked: dict[str, str]) -> Iterator[Cluster]:
-    """A cluster in a folder of its own, to which all of Slurm's commands speak meanwhile."""
+def _running(asked: dict[str, str], files: dict[str, str] | None = None) -> Iterator[Cluster]:
+    """A cluster in a folder of its own, to which all of Slurm's commands speak meanwhile; `files` lie by slurm.conf."""
     missing = _missing()
     if missing is not None:
         if "slurm" in os.environ.get("WATTFLOW_REQUIRE", "").split(","):
@@ -135,7 +167,12 @@ def _running(asked: dict[str, str]) -> Iterator[Cluster]:
     # not below pytest's own folder, which each session that starts closes to slurmctld's user and MariaDB's
     folder = Path(tempfile.mkdtemp(prefix="wattflow-cluster-"))
     folder.chmod(0o711)
+    for name, text in (files or {}).items():
+        (folder / "etc").mkdir(exist_ok=True)
+        (folder / "etc" / name).write_text(text)
+        (folder / "etc" / name).chmod(0o755)
     settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(_free_base_port()), **asked}
+    settings = {key: text.replace("@ETC@", str(folder / "etc")) for key, text in settings.items()}
     running = Cluster(settings)
     environment = {
         "SLURM_CONF": str(folder / "etc" / "slurm.conf"),

@@ -1,10 +1,15 @@
 """What a cluster does to jobs, done to wattflow's: each point ends finished once, and a person is told why."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from wattflow.sweepdir import AttemptDir, SweepDir
 
 pytestmark = pytest.mark.slurm
 
+ROOT = Path(__file__).parents[2]
 SLOW = "engine.synthetic_ms_per_token=400"  # some 5 s a point
 
 
@@ -351,18 +357,177 @@ def test_a_point_longer_than_its_time_limit_is_finished_in_pieces(cluster, tmp_p
     assert sbatches(made.sweep) == 1
 
 
-def test_a_task_that_hangs_is_ended_with_its_reason_and_the_stacks_of_all_ranks(cluster, tmp_path):
-    """Ranks on two nodes sleep in their first batch: the point fails as hung, each log has a stack, no task is left."""
-    words = ("shards=4", "engine.synthetic_ms_per_token=600000", "sweep.hang_s=8")
+def test_a_collective_that_never_comes_ends_the_task_with_its_reason(cluster, tmp_path):
+    """One of four ranks on two nodes is frozen, the others wait for it: hung, their stacks told, no task is left."""
+    words = ("shards=4", "engine.synthetic_ms_per_token=100", "n_prompts=200", "sweep.hang_s=6")
     made = plan(tmp_path, *QUICK, "sweep=stuck", *words)
-    submit.submit(made)
-    until(lambda: states(made.sweep) == {"failed"}, timeout_s=120)
+    sent = submit.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    (pid, *_) = processes(raw_id(sent.job_ids[0]), SLURM_PROCID="3")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: states(made.sweep) == {"failed"}, timeout_s=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     (row,) = fresh(made.sweep)
-    assert "hung: nothing moved for 8.1 s in warmup" in str(row.reason)
-    (record,) = records(made.sweep, row.point_id)
+    assert "hung: nothing moved for 6.1 s in batches" in str(row.reason)
+    (record,) = records(made.sweep, point_id)
     assert record is not None
     assert record["reason"] == "hung"
-    logs = [log for log in status.logs(made.sweep, row.point_id) if "in prefill" in log.text]
-    assert len(logs) == 4, [log.path.name for log in logs]
-    job = journal.read(made.sweep)[0].job_id
-    until(lambda: sh("squeue", "-h", "-j", str(job), "-t", "R") == "")
+    logs = [log for log in status.logs(made.sweep, row.point_id) if "in all_reduce" in log.text]
+    assert len(logs) == 3, [log.path.name for log in logs]
+    until(lambda: sh("squeue", "-h", "-j", sent.job_ids[0], "-t", "R") == "")
+
+
+def test_a_database_that_dies_costs_nothing_but_slurms_word(cluster, tmp_path):
+    """slurmdbd is killed before the submit: the point runs and is collected, and status needs no sacct for it."""
+    folder = Path(cluster.settings["CLUSTER_DIR"])
+    os.kill(int((folder / "run" / "slurmdbd.pid").read_text()), signal.SIGKILL)
+    try:
+        made = plan(tmp_path, *QUICK, "sweep=dbd", "seed=1,2")
+        submit.submit(made)
+        until(lambda: states(made.sweep) == {"done"}, 60)
+        assert status.exit_code(fresh(made.sweep)) == 0
+        until(made.sweep.points_path.is_file)
+    finally:
+        cluster.up()
+
+
+@contextlib.contextmanager
+def disk(folder: Path, size: str) -> Iterator[Path]:
+    """A small disk of its own for a sweep, which all nodes of this machine see."""
+    folder.mkdir()
+    sh("mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", str(folder))
+    try:
+        yield folder
+    finally:
+        sh("umount", "-l", str(folder))
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_shared_disk_that_fails_under_a_point_costs_its_attempt(fault, cluster, tmp_path):
+    """While it lasts the point cannot end as done; afterwards resume finishes it, and no attempt is counted twice."""
+    with disk(tmp_path / "disk", "4m") as folder:
+        made = plan(folder, *QUICK, SLOW, f"sweep={fault}")
+        sent = submit.submit(made)
+        (point_id,) = [point.point_id for point in made.points]
+        running_attempt(made.sweep, point_id)
+        if fault == "full":
+            free = os.statvfs(folder)
+            (folder / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize))
+        else:
+            sh("mount", "-o", "remount,ro", str(folder))
+        until(lambda: sh("squeue", "-h", "-j", sent.job_ids[0], "-t", "R,CG") == "")
+        assert states(made.sweep) == {"failed"}, fresh(made.sweep)
+        if fault == "full":
+            (folder / "filler").unlink()
+        else:
+            sh("mount", "-o", "remount,rw", str(folder))
+        submit.cancel(made.sweep)  # the collector of the first submit, which may still wait
+        assert submit.resume(made.sweep).points == 1
+        until(lambda: states(made.sweep) == {"done"}, 60)
+        assert statuses(made.sweep, point_id)[-1] == "finished"
+        assert statuses(made.sweep, point_id).count("finished") == 1
+        until(lambda: sh("squeue", "-h", "-n", journal.read(made.sweep)[-1].name) == "")
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from wattflow import slurm, status, submit
+from wattflow.errors import WattflowError
+from wattflow.sweepdir import SweepDir
+sweep = SweepDir(Path(sys.argv[2]))
+if sys.argv[1] == "status":
+    print({row.state for row in status.states(sweep)})
+else:
+    try:
+        getattr(submit, sys.argv[1])(sweep)
+    except WattflowError as error:
+        print(error)
+"""
+
+
+def as_nobody(code: str, *words: str, home: Path) -> str:
+    """What a second, ordinary user's Python prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        user="nobody",
+        group="nogroup",
+        extra_groups=[],
+        cwd=home,
+        env={
+            **os.environ,
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "PYTHONPATH": str(ROOT),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_ordinary_user_runs_a_sweep_of_his_own_and_none_of_anothers(cluster):
+    """nobody's points run and are collected; root's sweep, which he may read, he can neither resume nor cancel."""
+    home = Path(tempfile.mkdtemp(prefix="wattflow-nobody-"))
+    try:
+        shutil.chown(home, "nobody", "nogroup")
+        words = [*QUICK, "cluster=testcluster", "engine.device=cpu", "sweep.repeats=1", "sweep=own"]
+        program = (
+            "import sys\nfrom wattflow import grid, submit\nsubmit.submit(grid.plan(sys.argv[1:]))"
+        )
+        as_nobody(program, *words, f"sweeps_dir={home}", home=home)
+        theirs = SweepDir(home / "own")
+        until(lambda: states(theirs) == {"done"})
+        until(theirs.points_path.is_file)
+        assert theirs.points_path.stat().st_uid == home.stat().st_uid
+        made = plan(home / "roots", *QUICK, SLOW, "sweep=roots")
+        (home / "roots").mkdir()
+        submit.submit(made)
+        until(lambda: states(made.sweep) == {"running"})
+        for path in [made.sweep.path, *made.sweep.path.rglob("*")]:
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+        root = str(made.sweep.path)
+        assert "running" in as_nobody(AS_NOBODY, "status", root, home=home)
+        for verb in ("resume", "cancel"):
+            assert "Only its owner may" in as_nobody(AS_NOBODY, verb, root, home=home)
+        until(lambda: states(made.sweep) == {"done"})
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_node_whose_clock_is_off_by_an_hour_changes_no_joule(cluster, tmp_path):
+    """Two nodes, the second's wall clock ahead (libfaketime): spans and traces of each lie on its own clock.
+
+    The joules of both are 70 W each for their windows, and all checks hold.
+    """
+    library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+    if not Path(library).exists():
+        pytest.skip("libfaketime is not installed (slurm/testcluster/install.sh adds it)")
+    clock = Path(cluster.settings["CLUSTER_DIR"]) / "etc" / "clock-node2"
+    settings = {"LD_PRELOAD": library, "FAKETIME": "+3600s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    clock.write_text("".join(f"export {key}={value}\n" for key, value in settings.items()))
+    try:
+        watts = ("power.simulated_idle_w=70", "power.simulated_full_w=70")
+        made = plan(tmp_path, *QUICK, *watts, "sweep=clock", "shards=4", "n_prompts=12")
+        made = with_cluster(made, sbatch_options={"nodelist": "node1,node2"})
+        submit.submit(made)
+        until(lambda: states(made.sweep) == {"done"}, 90)
+        until(made.sweep.points_path.is_file)
+    finally:
+        clock.unlink()
+    (row,) = counted(made.sweep)
+    assert (row["valid"], row["nodes_seen"]) == (True, 2), row["reasons"]
+    (attempt,) = made.sweep.attempts(row["point_id"])
+    first = {
+        node: min(pq.read_table(attempt.spans_path(node))["start_ns"].to_pylist())
+        for node in ("node1", "node2")
+    }
+    assert first["node2"] - first["node1"] == pytest.approx(3600e9, abs=10e9)
+    assert row["energy_j"] == pytest.approx(row["gpus"] * 70.0 * row["duration_s"], rel=0.01)

@@ -1,22 +1,117 @@
 """Sites that break an assumption each, as a real Slurm set up like them."""
 
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import status, submit
+from wattflow import grid, journal, status, submit
+from wattflow.errors import SlurmError
 
 pytestmark = pytest.mark.slurm
 
+# what a profile of the strict site says; conftest.py has the site
+STRICT: dict[str, Any] = {
+    "accounting": False,
+    "account": "energy",
+    "wckey": "watts",
+    "gpu_request": "gres",
+    "gpu_type": "fake",
+    "comment": False,
+    "mem_gb_per_node": None,
+}
 
-def test_more_points_than_the_site_takes_jobs_finish_by_sharing_tasks(narrow_cluster, tmp_path):
-    """No accounting, arrays of 11, 30 jobs: 36 points go as 18 tasks in two arrays, and all finish.
 
-    The profile says none of it but the missing accounting: Slurm is asked for its limits.
+def test_more_points_than_a_strict_site_takes_jobs_finish_by_sharing_tasks(strict_site, tmp_path):
+    """36 points go as 18 tasks in two arrays, and all finish and are collected.
+
+    The site has no accounting, typed GPUs, arrays of 11, 30 jobs in all; it wants an account and a wckey and forbids
+    memory and comments. The profile says nothing of the limits: Slurm is asked for them.
     """
     seeds = ",".join(map(str, range(36)))
     made = plan(tmp_path, *QUICK, "sweep=narrow", f"seed={seeds}")
-    sent = submit.submit(with_cluster(made, accounting=False))
+    sent = submit.submit(with_cluster(made, **STRICT))
     assert [len(array) for array in sent.shapes[0].arrays] == [11, 7]
     until(lambda: states(made.sweep) == {"done"}, 120)
     until(made.sweep.points_path.is_file)
     assert status.exit_code(fresh(made.sweep)) == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ({"account": None}, "account"),
+        ({"wckey": None}, "wckey"),
+        ({"gpu_type": None}, "type"),
+        ({"comment": True}, "comment"),
+        ({"mem_gb_per_node": 1.0}, "memory"),
+    ],
+    ids=["account", "wckey", "typed GPUs", "comment", "memory"],
+)
+def test_a_site_that_refuses_is_told_and_a_mended_profile_sends_the_same_points(
+    missing, told, strict_site, tmp_path
+):
+    """Each line of the profile is needed: without it the site's own message comes out, no job and no loss is left."""
+    made = plan(tmp_path, *QUICK, "sweep=refused")
+    with pytest.raises(SlurmError, match=told):
+        submit.submit(with_cluster(made, **{**STRICT, **missing}))
+    assert jobs_of(made) == []
+    submit.submit(with_cluster(made, **STRICT))
+    assert len(jobs_of(made)) == 2
+    subprocess.run(["scancel", *jobs_of(made)], check=True, timeout=20)
+
+
+def jobs_of(made: grid.Plan) -> list[str]:
+    """The jobs of a sweep's names that wait or run: the array and the collector."""
+    command = ["squeue", "-h", "-o", "%F %j"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    told = [line.split() for line in lines.splitlines()]
+    return sorted({job for job, name in told if name.startswith(f"{made.sweep.name}-")})
+
+
+def test_an_sbatch_that_times_out_after_accepting_is_not_repeated(
+    strict_site, tmp_path, monkeypatch
+):
+    """Slurm has the job and sbatch says that it has not: it is found by its name, and each point runs once."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout
+    calls = tmp_path / "calls"
+    shim = folder / "sbatch"
+    shim.write_text(
+        f'#!/bin/sh\necho called >> {calls}\n{real.strip()} "$@" > /dev/null || exit $?\n'
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1\n"
+    )
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    made = plan(tmp_path, *QUICK, "sweep=timed-out", "seed=1,2,3")
+    submit.submit(with_cluster(made, **STRICT))
+    assert calls.read_text().count("called") == 2  # the array's and the collector's
+    assert len(jobs_of(made)) == 2
+    until(lambda: states(made.sweep) == {"done"}, 60)
+    assert [row.attempts for row in fresh(made.sweep)] == [1, 1, 1]
+
+
+def test_memory_that_runs_out_fails_the_point_with_slurms_word(strict_site, tmp_path):
+    """Weights of 1 GB in a job of 600 MB: Slurm kills it, status says so and how to go on, the next point runs."""
+    shape = ("model.dim=2048", "model.n_layers=5", "model.n_heads=16", "model.n_kv_heads=16")
+    big = ("engine=paper", *shape, "model.ffn_dim=5504", "precision=fp32", "n_prompts=2")
+    made = plan(tmp_path, *QUICK, *big, "sweep=memory")
+    submit.submit(with_cluster(made, **STRICT))
+    until(lambda: not states(made.sweep) & {"waiting", "running"}, 90)
+    (row,) = fresh(made.sweep)
+    assert row.state in ("failed", "unknown"), row
+    print(row)
+    small = plan(tmp_path, *QUICK, "sweep=memory")
+    submit.submit(with_cluster(small, **STRICT))
+    until(lambda: "done" in states(made.sweep), 60)
+    assert journal.read(made.sweep)
+    assert (
+        replace(row, state="failed").rerun
+        == f"wattflow resume {made.sweep.path} --only {row.point_id}"
+    )
+    assert Path(made.sweep.path).is_dir()
