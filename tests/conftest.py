@@ -7,10 +7,10 @@ MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """A file's tests stay in one worker; those on Slurm share one cluster, and come first as they wait most."""
+    """A file's tests stay in one worker; those on the session's Slurm share it, and all on Slurm come first: they wait."""
     for item in items:
-        on_slurm = item.get_closest_marker("slurm") is not None
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_slurm else item.path.name))
+        shares = "cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("slurm" if shares else item.path.name))
         # reports carry properties from a worker, and no markers
         names = [name for name in MARKERS if item.get_closest_marker(name)]
         item.user_properties += [("marker", name) for name in names or ["unmarked"]]
