@@ -7,7 +7,7 @@ MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """A file's tests stay in one worker, those on the session's Slurm too; all on Slurm come first, as they wait most."""
+    """A file's tests, and those that share the session's Slurm, stay in one worker; those on Slurm come first."""
     for item in items:
         shares = "cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("slurm" if shares else item.path.name))
