@@ -48,7 +48,15 @@ def killing_sbatch(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "window",
+    [
+        "after sbatch accepted",
+        "before the journal line",
+        pytest.param("before the rename", marks=pytest.mark.chaos),
+        pytest.param("before the release", marks=pytest.mark.chaos),
+    ],
+)
 def test_one_resume_mends_a_submit_that_was_killed(window, cluster, tmp_path):
     """Three points in an array: whatever the moment of the kill, each has one attempt in the end and no job is left."""
     words = [*QUICK, "sweep=killed", "seed=1,2,3"]

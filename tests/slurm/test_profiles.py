@@ -2,14 +2,12 @@
 
 import os
 import subprocess
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import grid, journal, status, submit
+from wattflow import grid, status, submit
 from wattflow.errors import SlurmError
 
 pytestmark = pytest.mark.slurm
@@ -104,14 +102,8 @@ def test_memory_that_runs_out_fails_the_point_with_slurms_word(strict_site, tmp_
     submit.submit(with_cluster(made, **STRICT))
     until(lambda: not states(made.sweep) & {"waiting", "running"}, 90)
     (row,) = fresh(made.sweep)
-    assert row.state in ("failed", "unknown"), row
-    print(row)
+    assert row.state == "failed"
+    assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
     small = plan(tmp_path, *QUICK, "sweep=memory")
     submit.submit(with_cluster(small, **STRICT))
     until(lambda: "done" in states(made.sweep), 60)
-    assert journal.read(made.sweep)
-    assert (
-        replace(row, state="failed").rerun
-        == f"wattflow resume {made.sweep.path} --only {row.point_id}"
-    )
-    assert Path(made.sweep.path).is_dir()
