@@ -184,7 +184,7 @@ def test_the_break_even_stands_in_table_and_page(sweep, monkeypatch, capsys):
     head, _, other = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert other[head.index("break-even host, W")] == "100 (100 to 100)"  # repeats do not scatter
     section = report._comparisons(sweep)
-    assert "<td class=n>1.500</td>" in section
+    assert "<td>4</td><td>2</td><td class=n>1.500</td>" in section  # a batch of 4, against 2
     assert "<td class=n>100 (100 to 100)</td>" in section
     assert "from tariff of 2026" in report._cost(sweep)
 

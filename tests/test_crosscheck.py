@@ -311,3 +311,4 @@ def test_nothing_to_hold_against(tmp_path, monkeypatch, capsys):
     collect(directory)
     assert run(monkeypatch, directory.path, "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
+    assert report._crosscheck(wattflow.open_sweep(directory.path)) == ""  # no heading over nothing

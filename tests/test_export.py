@@ -17,6 +17,7 @@ import wattflow
 from wattflow.cli import main
 from wattflow.collect import collect
 from wattflow.columns import POINT
+from wattflow.errors import RefusedError
 from wattflow.export import attempts, export, json_schema, openmetrics
 
 COST = {
@@ -203,6 +204,13 @@ def test_the_command_writes_them(sweep, tmp_path, monkeypatch, capsys):
     assert names == [f"{point_id}-1.json", f"{point_id}-2.json"]
     assert json.loads((path.parent / "attempts" / names[0]).read_text())["attempt"] == 1
     shutil.rmtree(path.parent)
+
+
+def test_a_folder_that_cannot_be_made_is_told(sweep, tmp_path):
+    """Where a file is in the way, the message names the folder and the option."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RefusedError, match="Name another folder by --out"):
+        export(sweep, tmp_path / "file")
 
 
 def test_each_measured_column_is_in_it(sweep):

@@ -1,5 +1,6 @@
 """The report: offline, readable, honest about what was simulated, and without an error in a real browser."""
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
 from wattflow.collect import collect
-from wattflow.report import number, report, table, varying
+from wattflow.report import cost_table, number, report, table, varying
 from wattflow.stream import write_table
 
 BROWSER = (
@@ -207,6 +208,40 @@ def test_the_page_has_comparisons_and_costs(page):
     assert "break-even host, W" in text
     assert "the cheaper one is also faster" in text
     assert "<td class=n>~0.000" in text
+
+
+def test_rows_of_comparisons_and_costs_stand_in_order(tmp_path):
+    """Whatever order the points ran in, rows stand by shards and batch; each ratio names what it is against."""
+    points = [
+        choices(shards=shards, batch_size=batch)
+        for shards, batch in ((2, 4), (1, 8), (2, 8), (1, 4))
+    ]
+    made = [Made([Gpu(f"GPU-{rank}") for rank in range(point["shards"])]) for point in points]
+    sweep = measured(tmp_path, *made, points=points)
+    assert [(row["shards"], row["batch_size"]) for row in cost_table(sweep)] == [
+        ("1", "4"),
+        ("1", "8"),
+        ("2", "4"),
+        ("2", "8"),
+    ]
+    text = body(report(sweep))
+    assert "<th>batch size</th><th>shards</th><th>against</th>" in text
+    by_shards = text.partition("<h3>shards</h3>")[2].partition("</table>")[0]
+    assert "<tr><td>4</td><td>2</td><td>1</td>" in by_shards
+    assert by_shards.index("<tr><td>4</td>") < by_shards.index("<tr><td>8</td>")
+
+
+def test_a_line_leads_through_numbers_only(tmp_path):
+    """Batch sizes are joined by a line; between two models there is nothing that one could lead through."""
+    for name, points, joined in (
+        ("sizes", [choices(batch_size=4), choices(batch_size=8)], True),
+        ("models", [choices(model__name="a"), choices(model__name="b")], False),
+    ):
+        made = [Made([Gpu("GPU-a")]) for _ in points]
+        page = report(measured(tmp_path / name, *made, points=points)).read_text()
+        specs = page.partition('<script id="specs"')[2].partition("</script>")[0]
+        by_choice = json.loads(specs.partition(">")[2])[0]
+        assert ('"line"' in json.dumps(by_choice)) == joined
 
 
 def test_hostile_words_stay_words(tmp_path):

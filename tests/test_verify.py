@@ -436,7 +436,9 @@ def test_a_whole_attempt_that_is_called_damaged(packed):
 def test_a_file_added_to_a_bundle(packed):
     """What is not in sha256sums is told."""
     (packed / "more.txt").write_text("x")
-    assert verify(packed).wrong_files == ["more.txt: not in sha256sums"]
+    found = verify(packed)
+    assert found.wrong_files == ["more.txt: not in sha256sums"]
+    assert lines(found)[-1].endswith(": 1 thing beside the attempts; see above.")
 
 
 # --- other versions -------------------------------------------------------------------------------
@@ -622,6 +624,8 @@ def test_what_is_no_bundle_is_refused(tmp_path, sweep):
     for path in (tmp_path / "text.zip", tmp_path / "other.zip", tmp_path / "none", sweep.path):
         with pytest.raises(RefusedError):
             verify(path)
+    with pytest.raises(RefusedError, match="no such file"):
+        verify(tmp_path / "none.zip")
 
 
 def test_nothing_of_a_stranger_reaches_the_terminal_raw(packed):

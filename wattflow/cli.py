@@ -688,7 +688,7 @@ def compare(
                 _interval(row["low"], row["high"], mark),
                 "-" if row.get("ratio") is None else f"{row['ratio']:.4f}",
                 _interval(row.get("ratio_low"), row.get("ratio_high"), ""),
-                break_even(row),
+                break_even(row, "~" if opened.points["simulated"].any() else ""),
                 _verdict(row),
             ]
             for row in rows
@@ -726,7 +726,8 @@ def caps(
         raise RefusedError(f"--reference {reference}: a whole number, or none for boards as found.")
     against = None if reference == "none" else int(reference)
     by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
-    found = open_sweep(sweep).caps(against, by)
+    opened = open_sweep(sweep)
+    found = opened.caps(against, by)
     lines: list[dict[str, Any]] = [
         {
             **chosen,
@@ -769,7 +770,7 @@ def caps(
                     "reference" if line[metric] is None else change(line[metric])
                     for metric in METRICS
                 ),
-                break_even(line),
+                break_even(line, "~" if opened.points["simulated"].any() else ""),
             ]
             for line in lines
         ],
@@ -906,7 +907,8 @@ def crosscheck(
             [
                 *(row["point_id"], row["job_id"], row["source"], row["window"]),
                 number(row["seconds"]),
-                ("~" if row["simulated"] else "") + number(row["energy_j"]),
+                ("~" if row["simulated"] and row["energy_j"] is not None else "")
+                + number(row["energy_j"]),
                 *(number(row[name]) for name in ("site_energy_j", "site_energy_u_j")),
                 "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
                 row["why_not"] or row["remark"],
@@ -1150,7 +1152,13 @@ def calibrate(  # noqa: PLR0917 - options, given by name
 
 @app.command()
 def tune(
-    words: Words = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Choices of one point: model=llama-7b batch_size=1 max_gen_len=256.",
+        ),
+    ] = None,
     goal: Annotated[
         str, typer.Option(help="What to choose by: speed, energy or edp (joules times seconds).")
     ] = "energy",
@@ -1183,6 +1191,8 @@ def tune(
         ],
         numbers=range(1, 7),
     )
+    if mark:
+        _talk("~ marks watts and joules that were simulated, not measured.")
     _talk(
         f"kept for this GPU, driver and torch in {_shown(made.kept)}: engine.kernels={goal} takes {made.best[goal]}"
     )
@@ -1193,7 +1203,7 @@ def _plus_minus(row: dict[str, Any], column: str, form: str, mark: str = "") -> 
     value, half = row[column], row.get(f"{column}_half")
     if value is None:
         return None
-    return f"{mark}{value:{form}}" + ("" if half is None else f" +- {half:.2g}")
+    return f"{mark}{value:{form}}" + ("" if half is None else f" ± {half:.2g}")
 
 
 def _cell(value: float | None, form: str) -> str | None:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from wattflow import __version__
 from wattflow.columns import CHOICE_KEYS, COST, POINT
 from wattflow.config import is_hashed
+from wattflow.errors import RefusedError
 from wattflow.results import Sweep
 from wattflow.sweepdir import write_atomic, write_json
 
@@ -45,10 +46,18 @@ PHASE_FIGURES = ("seconds", "energy_j", "energy_u_j")
 
 
 def export(sweep: Sweep, out: Path, *, timestamps: bool = False) -> list[Path]:
-    """Write a JSON an attempt, its schema and the OpenMetrics text below a folder; the paths, the text last."""
+    """Write a JSON an attempt, its schema and the OpenMetrics text below a folder; the paths, the text last.
+
+    RefusedError where the folder cannot be made.
+    """
     documents = attempts(sweep)
     folder = out / "attempts"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(
+            f"{folder}: cannot be made ({error.strerror}). Name another folder by --out."
+        ) from error
     paths = []
     for one in documents:
         paths.append(folder / f"{one['point_id']}-{one['attempt']}.json")

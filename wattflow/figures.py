@@ -195,8 +195,10 @@ def _panel(
     ]
     base = alt.Chart(drawn).encode(x=x, color=hue)
     y = alt.Y(f"{column}:Q", title=unit, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    # between names, such as those of engines, there is nothing that a line could lead through
+    line = [base.mark_line(strokeWidth=1.5, opacity=0.55).encode(y=y)]
     layers = alt.layer(
-        base.mark_line(strokeWidth=1.5, opacity=0.55).encode(y=y),
+        *(line if groups[x_axis].dtype.is_numeric() else []),
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=unit), y2="high:Q"),
         base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tooltip),
     )

@@ -82,7 +82,6 @@ main { max-width: 1080px; margin: 0 auto; padding: 40px 28px 80px; }
 h1 { margin: 0 0 20px; font-size: 30px; line-height: 1.2; }
 h2 { margin: 0 0 8px; font-size: 19px; }
 h3 { margin: 16px 0 4px; font-size: 15px; }
-h3 { margin: 16px 0 4px; font-size: 15px; }
 section { margin-top: 44px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
 .cards div { background: var(--wash); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; }
@@ -94,10 +93,12 @@ mark { background: #fdecc8; padding: 1px 6px; border-radius: 4px; font-weight: 6
 code { font-family: ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; font-size: .9em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { text-align: left; color: var(--grey); font-weight: 500; border-bottom: 1.5px solid #cbd2d9; white-space: nowrap; }
-th, td { padding: 7px 16px 7px 0; vertical-align: top; }
-td { border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: 7px 16px 7px 0; }
+th { text-align: left; vertical-align: bottom; color: var(--grey); font-weight: 500;
+  border-bottom: 1.5px solid #cbd2d9; }
+td { border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; vertical-align: top; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; }
 td small { display: block; color: var(--grey); font-size: 11.5px; }
 tr.none td { color: var(--grey); }
 tbody tr:hover td { background: var(--wash); }

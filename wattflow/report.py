@@ -23,6 +23,8 @@ from wattflow.results import Sweep
 from wattflow.stream import read_table
 from wattflow.sweepdir import write_atomic
 
+Row = dict[str, Any]
+
 TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
 
 COMPARED = 40  # rows of a comparison that are shown; `wattflow compare` has all
@@ -142,12 +144,13 @@ def costs(sweep: Sweep, settings: Sequence[str] = ()) -> pl.DataFrame:
         pl.col(c).fill_null(pl.col(c).drop_nulls().first().over(axes)) for c in watts
     )
     sums = ("gpu_hours", "energy_kwh", "facility_energy_kwh", "price", "carbon_g")
-    return told.group_by([*axes, *watts, *declared], maintain_order=True).agg(
+    grouped = told.group_by([*axes, *watts, *declared], maintain_order=True).agg(
         pl.len().alias("attempts"),
         pl.col("energy_kwh").null_count().alias("untold"),
         *(pl.when(pl.col(c).count() > 0).then(pl.col(c).sum()).alias(c) for c in sums),
         *(pl.col(f"{c}_per_million_tokens").filter("counts").mean() for c in ("price", "carbon_g")),
     )
+    return grouped.sort(axes, nulls_last=True, maintain_order=True)
 
 
 def cost_table(sweep: Sweep, settings: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -417,28 +420,30 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
 def _comparisons(sweep: Sweep) -> str:
     """The values of each choice that varies against its first one, with the host watts at which they cost the same."""
     parts = []
+    mark = "~" if sweep.points["simulated"].any() else ""
     for axis in varying(sweep.points):
         try:
             found = sweep.compare(axis).to_dicts()
         except RefusedError:  # one value alone counts
             continue
-        against = [row for row in found if row.get("ratio") is not None]
+        against = _against_first(found, axis)
         if not against:
             continue
         names = [key for key in found[0] if key in sweep.points.columns and key != "boards"]
         rows = []
-        for row in against[:COMPARED]:
+        for row, first in against[:COMPARED]:
             cells = [td(_plain(row[name]), numeric=False) for name in names]
             cells += [
+                td(_plain(first), numeric=False),
                 td(f"{row['ratio']:.3f}", numeric=True),
                 td(_interval(row["ratio_low"], row["ratio_high"]), numeric=True),
                 td("yes" if row["established"] else f"no: {row['why_not']}", numeric=False),
-                td(break_even(row), numeric=True),
+                td(break_even(row, mark), numeric=True),
             ]
             rows.append(f"<tr>{''.join(cells)}</tr>")
-        head = [*(name.replace("_", " ") for name in names), "J/token, ratio", "95 % interval"]
-        head += ["a difference", "break-even host, W"]
-        at = len(names)
+        head = [*(name.replace("_", " ") for name in names), "against", "J/token, ratio"]
+        head += ["95 % interval", "established", "break-even host, W"]
+        at = len(names) + 1
         parts.append(
             f"<h3>{escape(axis.replace('_', ' '))}</h3>"
             + html_table(head, rows, [at, at + 1, at + 3])
@@ -457,6 +462,18 @@ def _comparisons(sweep: Sweep) -> str:
     )
 
 
+def _against_first(rows: Sequence[Row], axis: str) -> list[tuple[Row, object]]:
+    """The rows of a comparison that have a ratio, each with the value that it is against: the one before it without."""
+    out: list[tuple[Row, object]] = []
+    first: object = None
+    for row in rows:
+        if row.get("ratio") is None:
+            first = row[axis]
+        else:
+            out.append((row, first))
+    return out
+
+
 def _interval(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
@@ -469,10 +486,10 @@ def _cost(sweep: Sweep) -> str:
         return f"<section><h2>Cost</h2><p class='note'>{escape(str(error))}</p></section>"
     if not rows:
         return ""
-    heads = list(rows[0])
-    first = heads.index("attempts")
+    heads = [heading.replace("_", " ") for heading in rows[0]]
+    numbers = range(heads.index("attempts"), heads.index("boundary"))
     body = [
-        f"<tr>{''.join(td(cell, numeric=i >= first) for i, cell in enumerate(row.values()))}</tr>"
+        f"<tr>{''.join(td(cell, numeric=i in numbers) for i, cell in enumerate(row.values()))}</tr>"
         for row in rows
     ]
     told = "; ".join(escape(line) for line in lines)
@@ -480,7 +497,7 @@ def _cost(sweep: Sweep) -> str:
         "<section><h2>Cost</h2><p class='note'>Sums over all attempts, what failed among them: loading, warm-up and "
         "idling are in, attempts whose joules are unknown (<b>untold</b>) are not. A million tokens: of the measured "
         f"window of the points that count. Factors: {told}.</p>"
-        + html_table(heads, body, range(first, len(heads)))
+        + html_table(heads, body, numbers)
         + "</section>"
     )
 
@@ -526,15 +543,17 @@ def _use(sweep: Sweep) -> str:
 
 
 def _crosscheck(sweep: Sweep) -> str:
-    """What the site's own meters said when `wattflow crosscheck` last asked; nothing where it never did."""
+    """What the site's own meters said when `wattflow crosscheck` last asked; nothing where there is nothing."""
     try:
         rows = read_table(sweep.directory.crosscheck_path, CROSSCHECK).to_pylist()
     except (FileNotFoundError, DamagedError):
         return ""
+    if not rows:
+        return ""
     body = []
     for row in rows:
         told = row["why_not"] or row["remark"] or ""
-        mark = "~" if row["simulated"] else ""
+        mark = "~" if row["simulated"] and row["energy_j"] is not None else ""
         cells = [
             f"<td><code>{escape(row['point_id'] or '-')}</code></td>",
             td(row["source"], numeric=False),
@@ -562,6 +581,7 @@ def _caps(sweep: Sweep) -> str:
     rows = []
     names: list[str] = []
     best: list[str] = []
+    mark = "~" if counting["simulated"].any() else ""
     for chosen, of_caps in sweep.caps(reference):
         names = list(chosen)
         where = "".join(f", {name.replace('_', ' ')} {_plain(chosen[name])}" for name in names)
@@ -577,7 +597,7 @@ def _caps(sweep: Sweep) -> str:
                 told = "reference" if row.ratios is None else caps.change(row.ratios[metric])
                 cells.append(td(told, numeric=True))
             even = {f"break_even_{k}": v for k, v in vars(row.break_even or compare.NONE).items()}
-            cells.append(td(break_even(even), numeric=True))
+            cells.append(td(break_even(even, mark), numeric=True))
             rows.append(f"<tr>{''.join(cells)}</tr>")
     against = "boards as they were found" if reference is None else f"{reference} W"
     head = [*(name.replace("_", " ") for name in names), "cap, W", "n", "bound", *_CHANGES]
@@ -604,13 +624,16 @@ def _best_caps(rows: Sequence[caps.Row]) -> str:
     return ", ".join(words)
 
 
-def break_even(row: Mapping[str, Any]) -> str:
-    """The host watts at which two settings cost the same, with their 95 % interval, or why there are none."""
+def break_even(row: Mapping[str, Any], mark: str = "") -> str:
+    """The host watts at which two settings cost the same, with their 95 % interval, or why there are none.
+
+    `mark` is `~` where they follow from simulated joules.
+    """
     if row.get("break_even_host_w") is None:
         return row.get("break_even_why_not") or "-"
-    told = number(row["break_even_host_w"])
+    told = mark + number(row["break_even_host_w"])
     low, high = row["break_even_low_w"], row["break_even_high_w"]
-    return told if low is None else f"{told} ({number(low)} to {number(high)})"
+    return told if low is None else f"{told} ({mark}{number(low)} to {mark}{number(high)})"
 
 
 def _boards(sweep: Sweep) -> str:

@@ -83,8 +83,10 @@ class Sweep:
         others = _varying(rows, by)
         values = rows[by].unique().sort().to_list()
         if reference is not None and str(reference) not in map(str, values):
-            raise RefusedError(f"{by}={reference}: no point that counts. There are {values}.")
+            there = ", ".join(map(str, values))
+            raise RefusedError(f"{by}={reference}: no point that counts. There are {there}.")
         out: list[dict[str, object]] = []
+        rows = rows.sort(others, nulls_last=True, maintain_order=True) if others else rows
         groups = rows.group_by(others, maintain_order=True) if others else [((), rows)]
         for key, group in groups:
             arms = {
@@ -162,9 +164,11 @@ class Sweep:
         rows = self.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
         found = rows[by].unique().to_list()
         if reference not in found or len(found) < 2:
+            there = ", ".join("null" if cap is None else str(cap) for cap in sorted(found, key=str))
             raise RefusedError(
-                f"{by}: points that count have {sorted(found, key=str)}; a table needs the reference {reference} and "
-                "another. Rows where a cap was not in force do not count (`not_applied`)."
+                f"{by}: points that count have {there or 'none'}; a table needs the reference "
+                f"{'null' if reference is None else reference} and another. Rows where a cap was not in force do not "
+                "count (`not_applied`)."
             )
         others = _varying(rows, by)
         rows = rows.sort(others, nulls_last=True, maintain_order=True) if others else rows

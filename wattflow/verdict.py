@@ -229,11 +229,10 @@ def _summary(verdict: Verdict) -> list[str]:
         return [*out, "verified: every published figure follows from the traces."]
     bad = sum(not one.ok for one in attempts)
     others = len(verdict.wrong_files) + len(verdict.problems)
-    beside = f" and {others} things beside them" if others else ""
-    return [
-        *out,
-        f"NOT VERIFIED: {bad} of {len(attempts)} attempts{beside} are not as published; see above.",
-    ]
+    told = [f"{bad} of {len(attempts)} attempts"] if bad or not others else []
+    things = "1 thing" if others == 1 else f"{others} things"
+    told += [f"{things} beside the attempts"] if others else []
+    return [*out, f"NOT VERIFIED: not as published: {' and '.join(told)}; see above."]
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def verify(path: Path) -> Verdict:
             return _bundle(path, folder, archive.sha256(path))
     if (path / ABOUT).is_file():
         return _bundle(path, path, None)
+    if path.suffix == ".zip" and not path.exists():
+        raise RefusedError(f"{path}: no such file. `wattflow bundle` makes one of a sweep.")
     return _Checking(SweepDir.existing(path), bundled=False).verdict(path)
 
 
