@@ -91,6 +91,17 @@ def test_a_choice_holds_for_what_it_was_measured_on():
     assert tuned.find(known, "speed") == "triton"
 
 
+@pytest.mark.parametrize(
+    "named",
+    ["x86_64 Kernel Module", "Open Kernel Module for x86_64", "Open Kernel Module for aarch64"],
+)
+def test_the_driver_s_version_is_read_from_its_own_words(named):
+    """The closed module and the open one, whose name ends in the processor's: 580.95.05 of both; no module, none."""
+    words = f"NVRM version: NVIDIA UNIX {named}  580.95.05  Release Build  (someone@U22)\nGCC version: gcc 12.3.0\n"
+    assert tuned.version_in(words) == "580.95.05"
+    assert tuned.version_in("GCC version: gcc 12.3.0\n") is None
+
+
 def test_a_foreign_file_is_told(tmp_path):
     """A file that tune did not write is named, with what to do."""
     file = tuned.path()

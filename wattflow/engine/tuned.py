@@ -32,9 +32,17 @@ def path() -> Path:
 def driver() -> str | None:
     """The version of NVIDIA's kernel module, or null where there is none."""
     try:
-        told = re.search(r"Kernel Module\D*(\d+[.\d]*)", _DRIVER.read_text())
+        return version_in(_DRIVER.read_text())
     except OSError:
         return None
+
+
+def version_in(text: str) -> str | None:
+    """The version that the kernel module's own words tell; null where they tell none.
+
+    It stands after spaces: the open module's name ends in `for x86_64`, the closed one's has that before it.
+    """
+    told = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\b", text)
     return told[1] if told else None
 
 
