@@ -88,7 +88,7 @@ def answered(attempt: AttemptDir) -> list[int]:
     return read_table(attempt.requests_path, REQUEST)["prompt"].to_pylist()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
 def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path, spool):
     """Two batches and a part of the third, then the other four: twelve prompts once each, joules of two windows."""
     point = slow()
@@ -116,6 +116,9 @@ def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path,
     windows_s = [window_s(attempt) for attempt in (one, two)]
     assert whole["duration_s"] == pytest.approx(sum(windows_s))
     assert whole["energy_j"] == pytest.approx(70.0 * sum(windows_s), rel=1e-3)
+    for count, per in (("tokens_kept", "token"), ("responses", "response")):
+        told_u_j = whole[f"energy_per_{per}_u_j"]
+        assert told_u_j == pytest.approx(whole["energy_u_j"] / whole[count])
 
 
 def window_s(attempt: AttemptDir) -> float:

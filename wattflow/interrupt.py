@@ -2,13 +2,15 @@
 
 One rank alone is interrupted at once. Several ranks that are warned (SIGUSR2) go on to the next edge between two
 batches, which all of them take together, as one that left alone would leave the others waiting in a collective; SIGTERM
-comes when there is no more time, and interrupts each where it is.
+comes when there is no more time, and interrupts each where it is, as does Ctrl-C.
 """
 
 import signal
 from types import FrameType
 
 from wattflow.errors import WattflowError
+
+_HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class InterruptedRunError(WattflowError, RuntimeError):
@@ -29,7 +31,7 @@ class Signals:
 
     def heed(self) -> None:
         """From now on signals interrupt what runs; further ones do not disturb the closing of files."""
-        for signum in (signal.SIGTERM, signal.SIGUSR2):
+        for signum in _HEEDED:
             signal.signal(signum, self._take)
 
     @property
@@ -45,7 +47,7 @@ class Signals:
 
     def stop(self) -> None:
         """Raise InterruptedRunError, also where another rank alone was told; later signals are passed over."""
-        for each in (signal.SIGTERM, signal.SIGUSR2):
+        for each in _HEEDED:
             signal.signal(each, signal.SIG_IGN)
         first = self._first or signal.SIGUSR2
         why = "preempted, or near its time limit" if first == signal.SIGUSR2 else "told to end"

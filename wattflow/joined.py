@@ -26,7 +26,8 @@ _OWN = (
     *("started", "attempt_s"),
 )
 _AROUND = (
-    *("job_energy_j", "job_energy_u_j", "reference_s", "reference_energy_j", "reference_rounds"),
+    *("job_energy_j", "job_energy_u_j", "reference_s", "reference_rounds"),
+    *("reference_energy_j", "reference_energy_u_j"),
     *(
         f"{phase}_{what}"
         for phase in ("idle", "load", "warmup", "idle_after")
@@ -45,8 +46,11 @@ _RATIOS = {
     "energy_per_token_j": ("energy_j", "tokens_kept"),
     "energy_per_token_u_j": ("energy_u_j", "tokens_kept"),
     "energy_per_computed_token_j": ("energy_j", "computed_tokens"),
+    "energy_per_computed_token_u_j": ("energy_u_j", "computed_tokens"),
     "energy_per_word_j": ("energy_j", "words"),
+    "energy_per_word_u_j": ("energy_u_j", "words"),
     "energy_per_response_j": ("energy_j", "responses"),
+    "energy_per_response_u_j": ("energy_u_j", "responses"),
     "counter_ratio": ("energy_j", "counter_energy_j"),
 }
 _AGREED = (
