@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import get_args
 
@@ -373,3 +374,20 @@ def test_dummy_rows_carry_the_widest_difference_that_was_measured(monkeypatch):
     widest = max(abs(mean) + half for of_batch in found for mean, half in of_batch.values())
     assert widest == pytest.approx(1.67, abs=0.01)
     assert widest / 100 <= DUMMY_DATA < widest / 100 + 0.0005
+
+
+def test_the_figures_of_the_readme_are_the_bundles():
+    """The README's table of one real run has the means of the shipped bundle, which `verify` vouches for."""
+    with zipfile.ZipFile(DOCS / "bundles" / "llama-7b-h100.zip") as bundle:
+        methods = bundle.read("METHODS.md").decode()
+    for engine in ("paper", "fast"):
+        row = re.search(rf"^\| {engine} \| 2 \| (.+)$", methods, re.MULTILINE)
+        means = [cell.split(" ± ") for cell in row[1].split(" | ")][:3]
+        told = re.search(
+            rf"^\| `{engine}`[^|]*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+        )
+        figures = [cell.replace(",", "").split(" ± ") for cell in told[1].split(" | ")]
+        for (mean, sd), (exact_mean, exact_sd) in zip(figures, means, strict=True):
+            digits = len(mean.partition(".")[2])
+            assert mean == f"{float(exact_mean):.{digits}f}"
+            assert sd == f"{float(exact_sd):.{len(sd.partition('.')[2])}f}"
