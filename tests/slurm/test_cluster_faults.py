@@ -465,7 +465,7 @@ def test_an_ordinary_user_sees_anothers_sweep_and_can_neither_resume_nor_cancel_
         (home / "cache").chmod(0o777)
         made = plan(home / "roots", *QUICK, SLOW, "sweep=roots")
         submit.submit(made)
-        until(lambda: states(made.sweep) == {"running"})
+        running_attempt(made.sweep, made.points[0].point_id)  # whose files are all there
         for path in [home / "roots", *(home / "roots").rglob("*")]:
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
         before = made.sweep.journal_path.read_bytes()
