@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +14,10 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
+from wattflow import methods
+from wattflow.bundle import bundle
 from wattflow.collect import collect
+from wattflow.errors import RefusedError
 from wattflow.report import cost_table, number, report, table, varying
 from wattflow.stream import write_table
 
@@ -242,6 +246,39 @@ def test_a_line_leads_through_numbers_only(tmp_path):
         specs = page.partition('<script id="specs"')[2].partition("</script>")[0]
         by_choice = json.loads(specs.partition(">")[2])[0]
         assert ('"line"' in json.dumps(by_choice)) == joined
+
+
+def of_two_kinds(tmp_path):
+    """1,700 J measured on a GPU, and as many simulated of a host, each at a batch size of its own."""
+    points = [choices(batch_size=4), choices(batch_size=8)]
+    gpu = Made([Gpu("GPU-a", constant(200.0))])
+    host = Made([Gpu("host-node1", constant(200.0))], source="simulated", boundary="host")
+    return measured(tmp_path, gpu, host, points=points)
+
+
+def test_simulated_joules_are_not_added_to_measured_ones(tmp_path):
+    """The page tells 1,700 J (gpu) and ~1,700 J (host) apart, and no ratio of the two."""
+    sweep = of_two_kinds(tmp_path)
+    text = body(report(sweep))
+    assert "<b>1,700 J (gpu), ~1,700 J (host)</b>" in text
+    assert "3,400" not in text
+    assert "J/token, ratio" not in text
+    with pytest.raises(RefusedError, match=r"several kinds \(gpu, host, simulated\)"):
+        sweep.compare("batch_size")
+    assert len(sweep.compare("batch_size", "tokens_per_s")) == 2
+
+
+def test_a_bundle_adds_neither(tmp_path):
+    """README.md and the means of METHODS.md keep them apart too, also where they are repeats of one setting."""
+    rows = [
+        {**row, "batch_size": 4, "repeat": i}
+        for i, row in enumerate(of_two_kinds(tmp_path).points.to_dicts())
+    ]
+    bundle(of_two_kinds(tmp_path / "again").directory, tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip") as packed:
+        assert "1,700.0 J (gpu), ~1,700.0 J (host)" in packed.read("README.md").decode()
+    _, *means = methods.table(rows)
+    assert [line[-1] for line in means] == ["1700", "~1700"]
 
 
 def test_hostile_words_stay_words(tmp_path):

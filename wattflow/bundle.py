@@ -269,7 +269,7 @@ class _Packing:
             "left_out": self.left_out,
         }
         _write_json(folder / ABOUT, about)
-        (folder / "README.md").write_text(_README.format(**about, **_counted(rows)))
+        (folder / "README.md").write_text(_README.format(**about, joules=_joules(rows)))
 
 
 def _is_measured(record: Record) -> bool:
@@ -331,10 +331,17 @@ def _methods(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
     return f"# Methods\n\n{text}\n\n## Results\n\nMean and standard deviation over the repeats that count.\n\n{table}\n"
 
 
-def _counted(rows: Sequence[Row]) -> dict[str, str]:
-    mark = "~" if any(row["simulated"] for row in rows) else ""
-    energy_j = sum(row["energy_j"] or 0.0 for row in rows if row["counts"])
-    return {"joules": f"{mark}{energy_j:,.1f} J"}
+def _joules(rows: Sequence[Row]) -> str:
+    """The joules that count, those of each boundary and what was simulated apart: they make no sum."""
+    sums: dict[tuple[str, bool], float] = {}
+    for row in (row for row in rows if row["counts"]):
+        kind = (row["boundary"], row["simulated"])
+        sums[kind] = sums.get(kind, 0.0) + (row["energy_j"] or 0.0)
+    told = [
+        f"{'~' if simulated else ''}{energy_j:,.1f} J ({boundary})"
+        for (boundary, simulated), energy_j in sums.items()
+    ]
+    return ", ".join(told) or "no joules"
 
 
 _README = """\

@@ -188,16 +188,20 @@ _NUMBERS = ("tokens_per_s", "power_w", "energy_per_token_j", "energy_per_respons
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A heading, then a row a setting: its choices, how many repeats count, mean and standard deviation of figures."""
+    """A heading, then a row a setting: its choices, how many repeats count, mean and standard deviation of figures.
+
+    Joules of another boundary, and those that were simulated, are a row of their own.
+    """
     counting = [row for row in rows if row["counts"]]
     axes = varying(counting) or ["model"]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in counting:
-        groups.setdefault(tuple(row[axis] for axis in axes), []).append(row)
+        key = (*(row[axis] for axis in axes), row["boundary"], row["simulated"])
+        groups.setdefault(key, []).append(row)
     out = [[*axes, "n", *_NUMBERS]]
-    for key, of_one in groups.items():
-        mark = "~" if any(row["simulated"] for row in of_one) else ""
-        cells = [_plain(value) for value in key]
+    for (*chosen, _, simulated), of_one in groups.items():
+        mark = "~" if simulated else ""
+        cells = [_plain(value) for value in chosen]
         for column in _NUMBERS:
             values = [row[column] for row in of_one if row[column] is not None]
             cells.append(_mean_sd(values, mark if "energy" in column or "power" in column else ""))

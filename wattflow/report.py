@@ -291,12 +291,18 @@ def _total(points: pl.DataFrame, column: str) -> float:
 
 
 def _joules(sweep: Sweep) -> str:
+    """The joules that count, those of each boundary and what was simulated apart: they make no sum."""
     counting = sweep.points.filter("counts")
-    if counting.is_empty():
-        return "-"
-    mark = "~" if counting["simulated"].any() else ""
-    energy_j = _total(sweep.points, "energy_j")
-    return f"{mark}{number(energy_j)} J" if energy_j < 1e5 else f"{mark}{number(energy_j / 1e3)} kJ"
+    told = []
+    for (boundary, simulated), of_one in counting.group_by(
+        ["boundary", "simulated"], maintain_order=True
+    ):
+        mark, energy_j = "~" if simulated else "", float(of_one["energy_j"].sum())
+        amount = f"{number(energy_j)} J" if energy_j < 1e5 else f"{number(energy_j / 1e3)} kJ"
+        told.append((f"{mark}{amount}", boundary))
+    if len(told) < 2:
+        return told[0][0] if told else "-"
+    return ", ".join(f"{amount} ({boundary})" for amount, boundary in told)
 
 
 _GAIN = "The gain of a board's sensor, off by about 5 %, is in no bar: repeats show consistency, not accuracy."

@@ -198,6 +198,15 @@ class Sweep:
                 f"{by}: {rows[by].n_unique()} value among the {len(rows)} points that count and have {metric}; "
                 "a comparison needs two."
             )
+        kinds = rows.select("boundary", "simulated").unique(maintain_order=True).rows()
+        if ("energy" in metric or "power" in metric) and len(kinds) > 1:
+            told = ", ".join(
+                f"{boundary}{', simulated' if simulated else ''}" for boundary, simulated in kinds
+            )
+            raise RefusedError(
+                f"--metric {metric}: the points that count have joules of several kinds ({told}), of which there is no "
+                "ratio. Compare another metric, such as tokens_per_s."
+            )
         return rows
 
     def traces(self) -> pl.LazyFrame:
