@@ -73,6 +73,13 @@ def test_one_board_is_judged_by_its_repeats():
     assert told.established
 
 
+def test_equal_values_are_no_difference():
+    """2, 2 against 2, 2 on one board: a ratio of just 1, without any spread, is not established as a difference."""
+    told = ratio(values(a=[2.0, 2.0]), values(a=[2.0, 2.0]))
+    assert (told.ratio, told.low, told.high) == (1.0, 1.0, 1.0)
+    assert not told.established
+
+
 def test_one_repeat_each_establishes_nothing():
     """Two single runs on one board have a ratio and no interval."""
     told = ratio(values(a=[90.0]), values(a=[100.0]))

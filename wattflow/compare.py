@@ -14,9 +14,8 @@ import numpy as np
 from wattflow import energy
 from wattflow.cost import Spent, break_even_host_w
 
-BOARD_SD = 0.05 / math.sqrt(
-    3
-)  # of a sensor's gain that lies anywhere within 5 % (arXiv 2312.02741)
+# of a sensor's gain that lies anywhere within 5 % (arXiv 2312.02741)
+BOARD_SD = 0.05 / math.sqrt(3)
 LEAST_BETWEEN_BOARDS = 0.10
 # Student's t, 97.5 %, for 1 to 30 degrees of freedom
 _T = (
@@ -46,9 +45,8 @@ class Mean:
     boards: int  # distinct sets of boards
     mean: float
     sd_within: float | None  # between repeats on the same boards
-    sd_between: (
-        float | None
-    )  # between boards, what repeats would explain taken off; null with one set of boards
+    # between boards, what repeats would explain taken off; null with one set of boards
+    sd_between: float | None
     low: float | None
     high: float | None
 
@@ -234,7 +232,7 @@ def _judged(middle: float, half: float | None, how: str, pairs: int) -> Ratio:
         return Ratio(over, None, None, how, pairs, established=False, why_not="one repeat each")
     low, high = math.exp(middle - half), math.exp(middle + half)
     why_not = None
-    if low <= 1 <= high and half > 0:
+    if low <= 1 <= high:
         why_not = "the interval holds 1"
     elif pairs == 0 and abs(over - 1) < LEAST_BETWEEN_BOARDS:
         why_not = "boards differ by about 5 %, and no board ran both"
