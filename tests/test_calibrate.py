@@ -14,7 +14,8 @@ import pytest
 from test_report import in_browser
 
 from wattflow.engine import pulse
-from wattflow.errors import RefusedError
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.passport import read_again
 from wattflow.power.calibrate import ALIAS_MS, Step, plan, wave
 
 pytest_plugins = ("fake_nvml.fixtures",)
@@ -243,6 +244,19 @@ def test_a_gpu_in_use_is_refused(nvml_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["", "'", "no-such-load --fast"])
+def test_a_load_that_cannot_be_run_is_refused(command):
+    """Before any step is taken, not once the first load is wanted."""
+    assert "--load" in refused(dict(os.environ), "--load", command)
+
+
+def test_a_record_that_is_none(tmp_path):
+    """JSON of another form says which file it is."""
+    (tmp_path / "record.json").write_text("[]")
+    with pytest.raises(DamagedError, match=r"record\.json: schema version None"):
+        read_again(tmp_path, draw=False)
+
+
 @pytest.mark.fake_nvml
 def test_a_dry_run_says_its_steps_and_writes_nothing(nvml_folder, tmp_path):
     """Each step with its seconds, which are those of the minutes that were asked for, to a quarter of them."""
@@ -265,6 +279,7 @@ def test_a_folder_with_a_record_and_too_short_a_time_are_refused(tmp_path):
     (tmp_path / "record.json").write_text("{}")
     assert "--from" in refused(dict(os.environ), "--out", str(tmp_path))
     assert "2 at least" in refused(dict(os.environ), "--minutes", "1")
+    assert "2 at least" in refused(dict(os.environ), "--minutes", "nan")
     with pytest.raises(RefusedError):
         plan(1.9)
 

@@ -1119,7 +1119,6 @@ def calibrate(  # noqa: PLR0917 - options, given by name
     dry_run: DryRun = False,
 ) -> None:
     """Find out what the power sensors of this machine's GPUs show: a passport a GPU, as JSON and a page."""
-    import shlex  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
     from wattflow import passport as stage  # noqa: PLC0415
@@ -1128,11 +1127,11 @@ def calibrate(  # noqa: PLR0917 - options, given by name
         for path in stage.read_again(Path(read), draw=not no_page):
             print(path)
         return
-    from wattflow.power.calibrate import Recorder, plan  # noqa: PLC0415
+    from wattflow.power.calibrate import Recorder, load_command, plan  # noqa: PLC0415
 
     own = [sys.executable, "-P", "-m", "wattflow.engine.pulse"]
     steps = plan(minutes)
-    command = own if load is None else shlex.split(load)
+    command = own if load is None else load_command(load)
     stage.check(Path(out))
     if dry_run:
         with Recorder(command) as recorder:

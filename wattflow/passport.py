@@ -141,10 +141,9 @@ def _record(folder: Path) -> dict[str, Any]:
         raise RefusedError(f"{folder} has no calibration: there is no {path}.") from error
     except ValueError as error:
         raise DamagedError(f"{path}: no JSON ({error}).") from error
-    if record.get("schema_version") != PASSPORT_VERSION:
-        raise DamagedError(
-            f"{path}: schema version {record.get('schema_version')}, not {PASSPORT_VERSION}."
-        )
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if version != PASSPORT_VERSION:
+        raise DamagedError(f"{path}: schema version {version}, not {PASSPORT_VERSION}.")
     return record
 
 

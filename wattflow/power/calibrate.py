@@ -26,6 +26,8 @@ import math
 import os
 import random
 import select
+import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -93,7 +95,7 @@ class Step:
 
 def plan(minutes: float) -> list[Step]:
     """The steps of a calibration that takes about so many minutes, starting loads aside; RefusedError below 2."""
-    if minutes < LEAST_MINUTES:
+    if not LEAST_MINUTES <= minutes < math.inf:
         raise RefusedError(
             f"--minutes {minutes:g}: {LEAST_MINUTES:g} at least, or sensors that average 1 s see too few edges."
         )
@@ -118,6 +120,17 @@ def plan(minutes: float) -> list[Step]:
 
 
 # --- the load -------------------------------------------------------------------------------------
+
+
+def load_command(text: str) -> list[str]:
+    """The words of a load's command line; RefusedError for none, or one that this machine does not have."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:  # a quotation that does not end
+        raise RefusedError(f"--load {text}: {error}.") from error
+    if not words or shutil.which(words[0]) is None:
+        raise RefusedError(f"--load {text}: no command that can be run here.")
+    return words
 
 
 class Load:
