@@ -117,6 +117,15 @@ def test_a_table_that_is_none(text, why):
         table(text, "g_per_kwh", "grid")
 
 
+def test_a_page_in_place_of_a_table(sweep, tmp_path):
+    """What a browser saved, with a line longer than any of a CSV: one line that names the file."""
+    path = tmp_path / "prices.csv"
+    path.write_text("time,g_per_kwh\n" + "<p>" * 50_000)
+    words = [f"cluster.cost.carbon_path={path}", "cluster.cost.carbon_source=grid"]
+    with pytest.raises(RefusedError, match=r"prices\.csv: field larger than"):
+        sweep.cost(words)
+
+
 def test_break_even():
     """1 J in 10 ms against 1.5 J in 5 ms: 0.5 J / 5 ms = 100 W, where both cost 2 J; the same the other way round."""
     slow, fast = Spent(1.0, 0.010), Spent(1.5, 0.005)

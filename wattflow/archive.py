@@ -20,14 +20,8 @@ MOST_BYTES = 4 * 2**30
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,199}/){0,6}[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 2**20
-_LONG_AGO = (
-    1980,
-    1,
-    1,
-    0,
-    0,
-    0,
-)  # the earliest that a zip can tell: the packing's time is no part of it
+# the earliest that a zip can tell: the packing's time is no part of it
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
 def files(folder: Path) -> list[str]:

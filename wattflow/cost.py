@@ -43,7 +43,8 @@ class Factor:
 def table(text: str, column: str, source: str) -> Factor:
     """The factor of a CSV with a header and the columns `time` and `column`; ValueError says which line is wrong.
 
-    Times are ISO 8601 with an offset from UTC, and rise. Other columns are passed over.
+    Times are ISO 8601 with an offset from UTC, and rise. Other columns are passed over. What is no CSV at all is a
+    csv.Error.
     """
     rows = csv.DictReader(io.StringIO(text))
     missing = {"time", column} - set(rows.fieldnames or ())

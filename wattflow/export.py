@@ -201,9 +201,8 @@ class _Family:
     """One family of metrics: its type, unit and help, and the samples of its attempts."""
 
     name: str
-    kind: (
-        str  # counter or gauge: info is unknown to the older text format, which node_exporter reads
-    )
+    # counter or gauge: info is unknown to the older text format, which node_exporter reads
+    kind: str
     unit: str  # the end of the name; empty for none
     about: str
 

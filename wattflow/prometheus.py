@@ -22,7 +22,7 @@ from wattflow.errors import RefusedError, SiteError
 
 TIMEOUT_S = 30.0
 MOST_BYTES = 2**28  # of an answer
-_SECRET = re.compile(r"[\x21-\x7e]+")  # what may stand in a header
+_PLAIN = re.compile(r"[\x21-\x7e]+")  # what may stand in a header or a URL
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,21 @@ class Prometheus:
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
         """RefusedError for what is no http or https URL, or holds a password."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RefusedError(f"--prometheus {url}: no http or https URL of a server.")
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # brackets that do not close, a port that is none
+            known = False
+        if not known or not _PLAIN.fullmatch(url):
+            raise RefusedError(
+                "--prometheus: no http or https URL of a server, such as https://prometheus.site:9090."
+            )
         if parts.username is not None or parts.query or parts.fragment:
             raise RefusedError(
                 f"--prometheus: give {parts.scheme}://{parts.hostname} without user, password, query or fragment; a "
                 "token goes into a file, by --token-file."
             )
-        if token is not None and not _SECRET.fullmatch(token):
+        if token is not None and not _PLAIN.fullmatch(token):
             raise RefusedError("the token holds spaces or other signs that no header may hold.")
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
@@ -143,7 +149,7 @@ def selector(metric: str, label: str, values: list[str]) -> str:
 def read_token(path: str | None) -> str | None:
     """The token in a file, else in WATTFLOW_PROMETHEUS_TOKEN, else null; RefusedError for a file that is none."""
     if path is None:
-        return os.environ.get("WATTFLOW_PROMETHEUS_TOKEN")
+        return os.environ.get("WATTFLOW_PROMETHEUS_TOKEN") or None
     try:
         return Path(path).expanduser().read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ s.traces()                              a polars LazyFrame of all power samples
 s.timeline(s.points["point_id"][0])     an Altair chart
 """
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -404,7 +405,7 @@ def _factor(
 def _read_factor(path: str, column: str, source: str) -> cost.Factor:
     try:
         return cost.table(Path(path).expanduser().read_text(), column, source)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise RefusedError(
             f"{path}: {getattr(error, 'strerror', None) or error}. It has to be a CSV with the columns time (ISO 8601 "
             f"with an offset, rising) and {column}."

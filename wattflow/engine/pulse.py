@@ -18,9 +18,8 @@ import time
 from collections.abc import Callable
 
 COPY_BYTES, CPU_COPY_BYTES = 128 * 2**20, 2**20  # a copy takes some 0.1 ms
-SPIN_NS = (
-    2_000_000  # a sleep may end late by so much; the rest is waited for by looking at the clock
-)
+# a sleep may end late by so much; the rest is waited for by looking at the clock
+SPIN_NS = 2_000_000
 
 
 def copier() -> tuple[Callable[[], object], str]:
