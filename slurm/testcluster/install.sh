@@ -1,6 +1,7 @@
 #!/bin/bash
-# Installs what Debian's packages the tests of real Slurm, of the report and of a site's monitoring need and this machine lacks, if it may:
-# as root, on a machine with apt. Otherwise it says what is missing and goes on; those tests then skip and say why.
+# Installs what Debian's packages the tests of real Slurm, of the report and of a site's monitoring need and this
+# machine lacks, if it may: as root, on a machine with apt. Otherwise it says what is missing and goes on; those tests
+# then skip and say why. Daemons that it adds are left off: the tests start their own.
 set -euo pipefail
 
 PACKAGES=(slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins slurmdbd mariadb-server chromium shellcheck prometheus faketime)
@@ -24,6 +25,24 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "install.sh: adding with apt-get: ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
+
+# A package starts its daemon and has it start at each boot: a mask while it is unpacked keeps the first from happening.
+daemons=()
+for package in "${missing[@]}"; do
+  case $package in
+    slurmctld | slurmd | slurmdbd | munge | prometheus) daemons+=("$package.service") ;;
+    mariadb-server) daemons+=(mariadb.service) ;;
+  esac
+done
+leave_off() {
+  systemctl unmask "${daemons[@]}" || true
+  systemctl disable "${daemons[@]}" || true # of what could not be installed there is none
+}
+if [ ${#daemons[@]} != 0 ] && command -v systemctl >/dev/null; then
+  systemctl mask "${daemons[@]}" >/dev/null 2>&1 || true
+  trap 'leave_off >/dev/null 2>&1' EXIT
+fi
+
 for try in 1 2; do # package lists may be missing or old: fetch them and try once more
   if apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
     exit 0
