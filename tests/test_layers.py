@@ -20,7 +20,7 @@ LAYERS = [
         *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
         *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
         *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
-        *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune"},
+        *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune", "devices"},
         *{"bundle", "verify", "shapes", "batch"},
         *{"usage", "crosscheck", "prometheus", "export"},
     },
@@ -39,7 +39,17 @@ STAGE_IMPORTS = {
     "interrupt": set(),
     "pieces": set(),
     "joined": set(),
-    "run": {"heartbeat", "interrupt", "pieces", "process", "provenance", "slurm", "watchdog"},
+    "devices": {"process"},
+    "run": {
+        "devices",
+        "heartbeat",
+        "interrupt",
+        "pieces",
+        "process",
+        "provenance",
+        "slurm",
+        "watchdog",
+    },
     "shapes": {"slurm"},
     "batch": {"shapes", "slurm"},
     "submit": {
@@ -64,7 +74,7 @@ STAGE_IMPORTS = {
     "prometheus": set(),
     "crosscheck": {"prometheus", "results", "slurm"},
     "export": {"results"},
-    "tune": {"conditions", "grid", "process"},  # grid: for the choices of its words
+    "tune": {"conditions", "devices", "grid", "process"},  # grid: for the choices of its words
     "report": {"caps", "results", "figures", "page"},
     "page": set(),
     "passport": {"passport_page", "provenance"},

@@ -1,6 +1,8 @@
 """`wattflow tune`: order, choice and file by known numbers; the whole verb on a CPU with simulated watts."""
 
+import contextlib
 import json
+import tempfile
 
 import engine_ranks as tools
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from wattflow import config, tune
 from wattflow.cli import app
+from wattflow.devices import device_locks
 from wattflow.engine import tuned
 from wattflow.engine.fast import Fast
 from wattflow.engine.tune import Arms
@@ -18,6 +21,7 @@ from wattflow.errors import EngineError, RefusedError
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # locks of devices lie there
     torch.set_num_threads(1)
 
 
@@ -177,3 +181,21 @@ def test_the_verb_measures_chooses_and_keeps(monkeypatch):
     (entry,) = json.loads(tuned.path().read_text()).values()
     assert entry["kernels"] == {"speed": "eager", "energy": "eager", "edp": "eager"}
     assert entry["frontier"][0]["windows"] == 2
+
+
+def test_tune_waits_for_a_sweep_on_the_same_device(monkeypatch):
+    """Another one's lock is taken back when tune says that it waits: nothing is measured before that."""
+    monkeypatch.chdir(tools.ROOT)
+    words = ["model=tiny", "precision=fp32", "batch_size=1", "max_gen_len=8", "power=simulated"]
+    chosen = tune.choices([*words, "engine=fast", "engine.device=cpu"], "speed", 1, 0.01)
+    said: list[str] = []
+    with contextlib.ExitStack() as other:
+        other.enter_context(device_locks(chosen.power, other.close))
+
+        def say(text: str) -> None:
+            said.append(text)
+            other.close()
+
+        tune.tune(chosen, "speed", 1, 0.01, say)
+    assert said[0] == "waiting for another sweep on this machine"
+    assert said[1].startswith("eager: ")

@@ -10,7 +10,6 @@ other file lies in place.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ import pyarrow.parquet as pq
 
 from wattflow import config, dataset, heartbeat, pieces, slurm, tokenizer
 from wattflow.config import Config
+from wattflow.devices import device_locks, visible_devices
 from wattflow.engine import ceilings, reference
 from wattflow.engine.build import build
 from wattflow.engine.generation import Engine, Generated, total_work
@@ -38,7 +38,6 @@ from wattflow.engine.ranks import Ranks, join
 from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError, WattflowError
 from wattflow.interrupt import InterruptedRunError, Signals
 from wattflow.pieces import Left
-from wattflow.power.meter import choose
 from wattflow.power.parent import Sidecar
 from wattflow.power.sidecar import die_with_parent
 from wattflow.process import node_name
@@ -779,8 +778,8 @@ def _run_locally(
     base = chosen.cluster.spool_dir or tempfile.gettempdir()
     wait = partial(report, point_id, "waiting for another sweep on this machine", 0, 0)
     with (
-        _visible_devices(chosen.shards),
-        _device_locks(chosen, wait),
+        visible_devices(chosen.shards),
+        device_locks(chosen.power, wait),
         tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
     ):
         ranks: list[subprocess.Popen[str]] = []
@@ -799,49 +798,6 @@ def _run_locally(
             attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
             if not is_finished(sweep, point_id, after):
                 _close_unfinished(attempt, Path(spool), codes)
-
-
-@contextlib.contextmanager
-def _visible_devices(count: int) -> Iterator[None]:
-    """Show only the first `count` of the visible GPUs, so that no other one is measured."""
-    key = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(key)
-    devices = [str(k) for k in range(count)] if before is None else before.split(",")
-    os.environ[key] = ",".join(devices[:count])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = before
-
-
-@contextlib.contextmanager
-def _device_locks(chosen: Config, wait: Callable[[], None]) -> Iterator[None]:
-    """Hold this machine's lock of each device by its UUID: two sweeps at once on one GPU would spoil both's joules.
-
-    `wait` is called before waiting for another sweep. Slurm hands out GPUs itself, so only local points take locks;
-    flock is sound for them, as the files lie on this machine.
-    """
-    folder = Path(tempfile.gettempdir()) / f"wattflow-locks-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PowerError(f"{folder} belongs to somebody else: set TMPDIR to another folder.")
-    devices: list[Device] = []
-    with contextlib.suppress(PowerError):  # the sidecar says the same, and the attempt keeps it
-        meter = choose(chosen.power, node_name())
-        devices = meter.devices
-        meter.close()
-    with contextlib.ExitStack() as held:
-        for uuid in sorted(device["uuid"] for device in devices):
-            file = held.enter_context((folder / f"{uuid}.lock").open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _spawn(told: dict[str, object], chosen: Config, rank: int, spool: str) -> subprocess.Popen[str]:

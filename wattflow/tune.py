@@ -26,6 +26,7 @@ from wattflow import energy
 from wattflow.compare import student_t
 from wattflow.conditions import POWER_CAP
 from wattflow.config import Config, from_dict
+from wattflow.devices import device_locks, visible_devices
 from wattflow.engine import tuned
 from wattflow.engine.ranks import join
 from wattflow.errors import PowerError, RefusedError
@@ -69,6 +70,14 @@ def choices(words: Sequence[str], goal: str, windows: int, seconds: float) -> Co
 
 def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> Tuned:
     """Measure every set that runs here; RefusedError, EngineError or PowerError where that cannot be."""
+    with (
+        visible_devices(1),
+        device_locks(config.power, lambda: say("waiting for another sweep on this machine")),
+    ):
+        return _tune(config, goal, windows, seconds, say)
+
+
+def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> Tuned:
     from wattflow.engine.tune import Arms  # noqa: PLC0415 - torch takes seconds to import
 
     ranks = join(0, 1, 0, node_name(), "", config.engine.device, 60.0, 60.0)
