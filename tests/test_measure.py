@@ -515,6 +515,21 @@ def test_the_report_draws_a_measurement(where):
     assert "Power of point" in page
 
 
+def test_the_report_tells_a_command_as_it_was_typed(where):
+    """Its words stand as a shell takes them; tokens that nobody told are no 0, and one dot is no figure."""
+    call("sleep", "0.3", "0.1")
+    done = subprocess.run(
+        [sys.executable, "-m", "wattflow.cli", "report", "out"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    page = Path(done.stdout.strip()).read_text()
+    assert "<td>sleep 0.3 0.1</td>" in page
+    assert "<b>-</b><span>output tokens</span>" in page
+    assert "<h2>By choice</h2>" not in page
+
+
 def test_status_knows_a_measurement_and_resume_refuses_it(where):
     """It is done; no submit, resume or run can send a command as if it were a grid's point."""
     call("true")

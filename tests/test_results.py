@@ -205,6 +205,27 @@ def test_the_command_prints_ratio_and_verdict(tmp_path, capsys, monkeypatch):
     assert "0.9000" in other
 
 
+def test_simulated_joules_establish_nothing(tmp_path):
+    """120 W and 90 W on one board, three repeats each: plain if measured, and no difference where made up."""
+    for source, boundary, established in (
+        ("nvml_buffer", "gpu", True),
+        ("simulated", "host", False),
+    ):
+        points = [choices(batch_size=size, repeat=k) for size in (2, 4) for k in range(3)]
+        sweep = make_sweep(tmp_path / source, points)
+        for point in points:
+            gpu = Gpu("GPU-a", constant(120.0 if point["batch_size"] == 2 else 90.0))
+            make_attempt(sweep, point, Made([gpu], source=source, boundary=boundary, counter=False))
+        collect(sweep)
+        opened = open_sweep(sweep.path)
+        told = opened.compare("batch_size").to_dicts()[1]
+        assert (told["established"], told["why_not"]) == (
+            established,
+            None if established else "simulated",
+        )
+        assert opened.compare("batch_size", "tokens_per_s").to_dicts()[1]["why_not"] != "simulated"
+
+
 def test_no_sweep_there(tmp_path):
     """A path without a sweep is refused."""
     with pytest.raises(RefusedError, match="no sweep there"):

@@ -666,7 +666,7 @@ def compare(
 ) -> None:
     """Compare the values of one choice: means, 95 % intervals, and ratios paired by the boards that ran both."""
     from wattflow.report import break_even, number  # noqa: PLC0415
-    from wattflow.results import open_sweep  # noqa: PLC0415
+    from wattflow.results import of_watts, open_sweep  # noqa: PLC0415
 
     opened = open_sweep(sweep)
     rows = opened.compare(by, metric, reference).to_dicts()
@@ -676,7 +676,7 @@ def compare(
     named = [key for key in rows[0] if key in opened.points.columns and key != "boards"]
     headings = [*named, "n", "boards", metric, "95 % interval", "ratio", "95 % interval"]
     headings += ["break-even host, W", "verdict"]
-    mark = "~" if opened.points["simulated"].any() and _of_watts(metric) else ""
+    mark = "~" if opened.points["simulated"].any() and of_watts(metric) else ""
     _table(
         headings,
         [
@@ -963,10 +963,6 @@ def restore(
     for uuid in restored:
         print(uuid)
     _talk(f"{len(restored)} GPUs put back.")
-
-
-def _of_watts(metric: str) -> bool:
-    return "energy" in metric or "power" in metric
 
 
 def _interval(low: float | None, high: float | None, mark: str) -> str:

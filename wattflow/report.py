@@ -6,6 +6,7 @@
 """
 
 import json
+import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def table(sweep: Sweep) -> list[dict[str, str]]:
     axes = axes_of(sweep.points)
     rows = []
     for row in means(sweep.points, axes).to_dicts():
-        cells = {axis: _plain(row[axis]) for axis in axes}
+        cells = {axis: _choice(axis, row[axis]) for axis in axes}
         cells["n"] = str(row["n"])
         for number in NUMBERS:
             cells[number.heading] = _cell(row, number)
@@ -172,7 +173,7 @@ def cost_table(sweep: Sweep, settings: Sequence[str] = ()) -> list[dict[str, str
     shown = [c for c in columns if not c[2] or found[c[0]].null_count() < len(found)]
     rows = []
     for row in found.to_dicts():
-        cells = {axis: _plain(row[axis]) for axis in axes}
+        cells = {axis: _choice(axis, row[axis]) for axis in axes}
         cells |= {"attempts": str(row["attempts"]), "untold": str(row["untold"])}
         for column, heading, energy in shown:
             mark = "~" if energy and row["simulated"] and row[column] is not None else ""
@@ -244,6 +245,13 @@ def _plain(value: object) -> str:
     return "-" if value is None else str(value)
 
 
+def _choice(axis: str, value: Any) -> str:
+    """A choice as a person wrote it: a measured command is kept as JSON."""
+    if axis != "command" or value is None:
+        return _plain(value)
+    return shlex.join(json.loads(value))
+
+
 def number(value: float | None) -> str:
     """A number as a person reads it: three digits, or all before the point; `-` for null."""
     if value is None:
@@ -276,7 +284,7 @@ def _header(sweep: Sweep) -> str:
     cards = [
         ("points that count", f"{counting} of {len(points) - infeasible}"),
         ("attempts", str(sweep.attempts["attempt"].drop_nulls().len())),
-        ("output tokens", number(_total(points, "tokens_kept"))),
+        ("output tokens", _tokens(points)),
         ("energy in measured windows", _joules(sweep)),
     ]
     shown = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in cards)
@@ -288,6 +296,12 @@ def _header(sweep: Sweep) -> str:
 
 def _total(points: pl.DataFrame, column: str) -> float:
     return float(points.filter("counts")[column].sum())
+
+
+def _tokens(points: pl.DataFrame) -> str:
+    """The kept tokens of the points that count; `-` where none of them told any."""
+    known = points.filter(pl.col("counts"))["tokens_kept"].drop_nulls()
+    return number(float(known.sum())) if len(known) else "-"
 
 
 def _joules(sweep: Sweep) -> str:
@@ -370,7 +384,7 @@ def _results(sweep: Sweep) -> str:
     numeric = {axis for axis in axes if groups[axis].dtype.is_numeric()}
     rows = []
     for row in groups.to_dicts():
-        cells = [td(_plain(row[axis]), numeric=axis in numeric) for axis in axes]
+        cells = [td(_choice(axis, row[axis]), numeric=axis in numeric) for axis in axes]
         cells.append(td(str(row["n"]), numeric=True))
         for column in NUMBERS:
             sd = row[f"{column.column}_sd"]
@@ -405,6 +419,8 @@ def _by_choice(sweep: Sweep, figures: list[dict[str, Any]]) -> str:
 
     axes = axes_of(sweep.points)
     groups = means(sweep.points, axes).filter(pl.col("n") > 0)
+    if len(groups) == 1 and _is_measured(sweep.points):  # one dot, and the table has its number
+        return ""
     parts: list[str] = []
     for (boundary, simulated, source), of_one in groups.group_by(
         ["boundary", "simulated", "power_source"], maintain_order=True
@@ -535,7 +551,7 @@ def _use(sweep: Sweep) -> str:
     )
     rows = []
     for row in groups.to_dicts():
-        cells = [td(_plain(row[axis]), numeric=False) for axis in axes]
+        cells = [td(_choice(axis, row[axis]), numeric=False) for axis in axes]
         cells += [td(number(row[column]), numeric=True) for column in known]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = [*(axis.replace("_", " ") for axis in axes), *(_USE[column] for column in known)]

@@ -102,6 +102,8 @@ class Sweep:
                     against = vars(compare.ratio(arm, arms[base]))
                     told |= {f"ratio_{k}": against[k] for k in ("low", "high")}
                     told |= {k: against[k] for k in ("ratio", "how", "established", "why_not")}
+                    if of_watts(metric) and group["simulated"].any():
+                        told |= {"established": False, "why_not": "simulated"}
                     told |= _break_even(
                         group.filter(pl.col(by) == value), group.filter(pl.col(by) == base)
                     )
@@ -308,6 +310,11 @@ class Sweep:
                 f"{', '.join(map(str, _listed(row['reasons'])))}."
             )
         return figures.timeline(power, spans, row)
+
+
+def of_watts(metric: str) -> bool:
+    """Whether a column holds watts or joules, which a simulated meter makes up."""
+    return "energy" in metric or "power" in metric
 
 
 def _varying(rows: pl.DataFrame, beside: str | None) -> list[str]:
