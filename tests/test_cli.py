@@ -299,7 +299,7 @@ def test_the_closing_table_says_which_finished_points_it_leaves_out(tmp_path, ca
     sweep = make_sweep(tmp_path / "s", points)
     good, bad = (make_attempt(sweep, point, Made([Gpu("GPU-1")])) for point in points)
     bad.trace_path("node1", "GPU-1").unlink()
-    cli._close(sweep)
+    cli.sweeps._close(sweep)
     told = capsys.readouterr().err
     assert f"{bad.point_id} finished and does not count: A GPU of the job has no trace" in told
     assert good.point_id not in told

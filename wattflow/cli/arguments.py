@@ -1,0 +1,30 @@
+"""The words that several verbs take."""
+
+from typing import Annotated
+
+import typer
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE,...]...",
+        help="Choices in Hydra's grammar: grid=NAME model=a,b shards=1,2 batch_size=range(8,65,8).",
+    ),
+]
+
+Multirun = Annotated[
+    bool,
+    typer.Option("-m", "--multirun", help="Expand lists of values (submit and plan always do)."),
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+SweepArgument = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A sweep's directory, or its name below ./sweeps.")
+]
+
+Wait = Annotated[bool, typer.Option("--wait", help="Follow until every point has ended.")]
+
+DryRun = Annotated[
+    bool, typer.Option("-n", "--dry-run", help="Say what would be done; change nothing.")
+]

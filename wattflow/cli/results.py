@@ -1,0 +1,384 @@
+"""The verbs of results: what collected sweeps tell, and what others get of them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from wattflow.cli.arguments import AsJson, DryRun, SweepArgument
+from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.errors import WattflowError
+
+
+def report(sweep: SweepArgument) -> None:
+    """Write results/report.html, one file that opens offline, and print its path."""
+    from wattflow.report import report as write_report  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    print(write_report(open_sweep(sweep)))
+
+
+def compare(
+    sweep: SweepArgument,
+    by: Annotated[str, typer.Option("--by", metavar="COLUMN", help="The choice to compare.")],
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="COLUMN", help="The number to compare by.")
+    ] = "energy_per_token_j",
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="VALUE", help="The value that ratios are to."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the values of one choice: means, 95 % intervals, and ratios paired by the boards that ran both."""
+    from wattflow.report import break_even, number  # noqa: PLC0415
+    from wattflow.results import of_watts, open_sweep  # noqa: PLC0415
+
+    opened = open_sweep(sweep)
+    rows = opened.compare(by, metric, reference).to_dicts()
+    if as_json:
+        print_json(rows)
+        return
+    named = [key for key in rows[0] if key in opened.points.columns and key != "boards"]
+    headings = [*named, "n", "boards", metric, "95 % interval", "ratio", "95 % interval"]
+    headings += ["break-even host, W", "verdict"]
+    mark = "~" if opened.points["simulated"].any() and of_watts(metric) else ""
+    print_table(
+        headings,
+        [
+            [
+                *(row[key] for key in named),
+                row["n"],
+                row["boards"],
+                mark + number(row["mean"]),
+                _interval(row["low"], row["high"], mark),
+                "-" if row.get("ratio") is None else f"{row['ratio']:.4f}",
+                _interval(row.get("ratio_low"), row.get("ratio_high"), ""),
+                break_even(row, "~" if opened.points["simulated"].any() else ""),
+                _verdict(row),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def caps(
+    sweep: SweepArgument,
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="CAP", help="The cap that changes are against.")
+    ],
+    clocks: Annotated[
+        bool, typer.Option("--clocks", help="Locked clocks (MHz) in place of power caps (W).")
+    ] = False,
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective", help="What is best: energy, edp, ed2p (energy x delay^2), time."
+        ),
+    ] = "energy",
+    as_json: AsJson = False,
+) -> None:
+    """Show what power caps change in time, energy and token rate against one of them, and which is best."""
+    from wattflow.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
+    from wattflow.compare import NONE  # noqa: PLC0415
+    from wattflow.errors import RefusedError  # noqa: PLC0415
+    from wattflow.report import break_even  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    if objective not in OBJECTIVES:
+        raise RefusedError(f"--objective {objective}: one of {', '.join(OBJECTIVES)}.")
+    if not (reference.isdecimal() and reference.isascii()) and reference != "none":
+        raise RefusedError(f"--reference {reference}: a whole number, or none for boards as found.")
+    against = None if reference == "none" else int(reference)
+    by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
+    opened = open_sweep(sweep)
+    found = opened.caps(against, by)
+    lines: list[dict[str, Any]] = [
+        {
+            **chosen,
+            "cap": "as found" if row.cap is None else row.cap,
+            "n": row.n,
+            "boards": row.boards,
+            "bound": row.bound,
+            **{metric: None if row.ratios is None else row.ratios[metric] for metric in METRICS},
+            **{f"break_even_{k}": v for k, v in vars(row.break_even or NONE).items()},
+        }
+        for chosen, rows in found
+        for row in rows
+    ]
+    winners = [(chosen, *best(rows, objective)) for chosen, rows in found]
+    if as_json:
+        print_json(
+            {
+                "reference": against,
+                "objective": objective,
+                "rows": [
+                    {k: vars(v) if k in METRICS and v else v for k, v in line.items()}
+                    for line in lines
+                ],
+                "best": [
+                    {**chosen, "cap": row.cap, "established": sure} for chosen, row, sure in winners
+                ],
+            }
+        )
+        return
+    named = list(found[0][0]) if found else []
+    headings = [*named, "MHz" if clocks else "cap, W", "n", "boards", "bound"]
+    headings += ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time^2, %"]
+    headings += ["break-even host, W"]
+    print_table(
+        headings,
+        [
+            [
+                *(line[key] for key in (*named, "cap", "n", "boards", "bound")),
+                *(
+                    "reference" if line[metric] is None else change(line[metric])
+                    for metric in METRICS
+                ),
+                break_even(line, "~" if opened.points["simulated"].any() else ""),
+            ]
+            for line in lines
+        ],
+    )
+    for chosen, row, sure in winners:
+        where = " ".join(f"{key}={value}" for key, value in chosen.items())
+        doubt = "" if sure or row.ratios is None else ", though the difference is not established"
+        cap = "the boards as found" if row.cap is None else f"{row.cap} {'MHz' if clocks else 'W'}"
+        talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
+
+
+Factors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="cluster.cost.KEY=VALUE",
+        help="A factor in place of the site profile's; may be given again.",
+    ),
+]
+
+
+def cost(sweep: SweepArgument, settings: Factors = None, *, as_json: AsJson = False) -> None:
+    """Show GPU-hours and kWh, and price and carbon by the factors that are declared, each with its source."""
+    from wattflow.report import cost_table, factor_lines  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    opened = open_sweep(sweep)
+    if as_json:
+        print_json(opened.cost(settings or []).to_dicts())
+        return
+    rows = cost_table(opened, settings or [])
+    if rows:
+        headings = list(rows[0])
+        first = headings.index("attempts")
+        print_table(
+            headings, [list(row.values()) for row in rows], numbers=range(first, len(headings) - 1)
+        )
+    for line in factor_lines(opened, settings or []):
+        talk(line)
+
+
+def usage(
+    folders: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIR]...", help="Folders of sweeps, or sweeps; ./sweeps."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the kWh of each sweep, and how much of it went into failures, loading, warm-up and idling."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import usage as stage  # noqa: PLC0415
+
+    found = stage.usage([Path(folder) for folder in folders or ["sweeps"]])
+    if as_json:
+        told = [
+            [{**vars(row), "total_kwh": row.total_kwh} for row in rows]
+            for rows in (found.rows, found.totals)
+        ]
+        print_json({"sweeps": told[0], "totals": told[1], "notes": found.notes})
+        return
+    shown = [*found.rows, *found.totals]
+    kinds = [kind for kind in stage.KINDS if any(row.kwh[kind] != 0 for row in shown)]
+    priced = [
+        name for name in ("price", "currency", "carbon_g") if any(vars(row)[name] for row in shown)
+    ]
+    headings = ["sweep", "boundary", "attempts", "failed", "untold", "GPU-hours", "kWh"]
+    headings += [f"{kind.replace('_', ' ')}, kWh" for kind in kinds]
+    headings += [{"carbon_g": "g CO2e"}.get(name, name) for name in priced]
+    print_table(
+        headings,
+        [_usage_cells(row, kinds, priced) for row in shown],
+        numbers=range(2, len(headings)),
+    )
+    if any(row.simulated for row in shown):
+        talk("~ marks what was simulated, not measured.")
+    for kind, name in (("price", "price_source"), ("carbon", "carbon_source")):
+        for source in dict.fromkeys(vars(row)[name] for row in found.rows if vars(row)[name]):
+            talk(f"{kind} by {source}")
+    for note in found.notes:
+        talk(note)
+    if partly := sum(row.partly for row in found.rows):
+        talk(f"of {partly} attempts a phase is not known, and not in the sums")
+
+
+def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[Any]:
+    from wattflow.report import number  # noqa: PLC0415
+
+    def energy(value: float | None) -> str:
+        return ("~" if row.simulated and value else "") + number(value)
+
+    cells = [row.sweep, row.boundary, row.attempts, row.failed, row.untold, number(row.gpu_hours)]
+    cells += [energy(row.total_kwh), *(energy(row.kwh[kind]) for kind in kinds)]
+    return cells + [vars(row)[n] if n == "currency" else energy(vars(row)[n]) for n in priced]
+
+
+def crosscheck(
+    sweep: SweepArgument,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option("--prometheus", metavar="URL", help="The site's Prometheus server."),
+    ] = None,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="Holds a bearer token for it; or WATTFLOW_PROMETHEUS_TOKEN.",
+        ),
+    ] = None,
+    no_sacct: Annotated[
+        bool, typer.Option("--no-sacct", help="Leave Slurm's accounting alone.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the joules of the same jobs and windows against sacct and a Prometheus of GPU exporters, as ratios."""
+    from wattflow import crosscheck as stage  # noqa: PLC0415
+    from wattflow.prometheus import Prometheus, read_token  # noqa: PLC0415
+    from wattflow.report import number  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    server = None if url is None else Prometheus(url, read_token(token_file))
+    rows = stage.crosscheck(open_sweep(sweep), server, sacct=not no_sacct)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["point_id", "job", "source", "window", "s", "J", "site's J", "u", "ratio", "remark"],
+        [
+            [
+                *(row["point_id"], row["job_id"], row["source"], row["window"]),
+                number(row["seconds"]),
+                ("~" if row["simulated"] and row["energy_j"] is not None else "")
+                + number(row["energy_j"]),
+                *(number(row[name]) for name in ("site_energy_j", "site_energy_u_j")),
+                "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
+                row["why_not"] or row["remark"],
+            ]
+            for row in rows
+        ],
+        numbers=range(4, 9),
+    )
+    if not rows:
+        talk(
+            "nothing to hold against: no attempt of a Slurm job, and no GPU's joules with --prometheus."
+        )
+
+
+def export(
+    sweep: SweepArgument,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Where it goes; the sweep's results/export."),
+    ] = None,
+    timestamps: Annotated[
+        bool,
+        typer.Option("--timestamps", help="Stamp each sample with the end of its attempt."),
+    ] = False,
+) -> None:
+    """Write one JSON an attempt and an OpenMetrics text file of them all; prints the path of the latter."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow.export import export as write  # noqa: PLC0415
+    from wattflow.results import open_sweep  # noqa: PLC0415
+
+    opened = open_sweep(sweep)
+    folder = opened.directory.results / "export" if out is None else Path(out)
+    *documents, _, text = write(opened, folder, timestamps=timestamps)
+    print(text)
+    talk(f"{len(documents)} attempts in {shown((folder / 'attempts').absolute())}")
+
+
+def _interval(low: float | None, high: float | None, mark: str) -> str:
+    return "-" if low is None or high is None else f"{mark}{low:.4g} to {mark}{high:.4g}"
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """How a ratio was found, and whether it is a difference."""
+    if row.get("ratio") is None:
+        return "reference"
+    return f"{row['how']}: {'established' if row['established'] else row['why_not']}"
+
+
+def bundle(
+    sweep: SweepArgument,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="The bundle; by default SWEEP.zip.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Pack traces, records, config, lock and hashes into one file, pseudonymised, for others to verify."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import bundle as stage  # noqa: PLC0415
+    from wattflow import verify as checking  # noqa: PLC0415
+    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+
+    made = stage.bundle(
+        SweepDir.existing(sweep), None if out is None else Path(out), dry_run=dry_run
+    )
+    total = sum(size for _, size in made.members)
+    for line in made.left_out:
+        talk(f"not whole, so without its files: {line}")
+    if dry_run:
+        print_table(["bytes", "member"], [[size, name] for name, size in made.members], numbers=[0])
+        talk(f"{len(made.members)} files, {total:,} bytes would go into {shown(made.path)}.")
+        return
+    print(shown(made.path))
+    talk(f"{len(made.members)} files, {total:,} bytes, sha256 {made.sha256}")
+    talk(
+        "Publish that hash beside the figures. Left out: users, accounts, hosts, paths, prompts, answers, logs."
+    )
+    if made.salt is not None:
+        talk(f"The pseudonyms' salt is {shown(made.salt)}: keep it to yourself.")
+    if not checking.verify(made.path).verified:
+        raise WattflowError(
+            f"{shown(made.path)} is written, and its figures do not follow from its traces: `wattflow verify "
+            f"{shown(made.path)}` says where."
+        )
+    talk(f"`wattflow verify {shown(made.path)}` passes.")
+
+
+def verify(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="SWEEP|BUNDLE", help="A sweep's directory or name, or a bundle."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Recompute every published figure from the raw traces, without a GPU; exit code 1 where one differs."""
+    from pathlib import Path  # noqa: PLC0415
+
+    from wattflow import verdict as told  # noqa: PLC0415
+    from wattflow import verify as stage  # noqa: PLC0415
+
+    if Path(what).is_file():
+        stage.limit_memory()
+    found = stage.verify(Path(what))
+    if as_json:
+        print_json(told.as_json(found))
+    else:
+        print_table(told.HEADINGS, told.table(found), numbers=range(2, 8))
+        for line in told.lines(found):
+            talk(line)
+    raise typer.Exit(0 if found.verified else 1)
