@@ -109,7 +109,9 @@ def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path
     for rank in (0, 1):
         log = (attempt.logs / f"rank{rank}.log").read_text()
         assert "in prefill" in log
-        assert "hung: nothing moved" in json.loads(attempt.error_path(rank).read_text())["error"]
+        told = json.loads(attempt.error_path(rank).read_text())
+        assert "hung: nothing moved" in told["error"]
+        assert "HungError" in told["traceback"]
     collected = attempts.collect_attempt(attempt, record["choices"])
     assert collected.point["reasons"] == ["hung"]
     assert collected.point["unfinished_s"] > 5.0  # it hung for 6 s, which somebody pays

@@ -619,13 +619,12 @@ def _where(trace: pa.Table, mask: pa.ChunkedArray, *columns: str) -> pa.Table:
 def _curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
     # a row of the sensor without a value, flagged as a gap, is a reading that failed
     samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
-    return energy.curve(
+    return energy.curve_of(
+        source,
+        period_ms,
         samples["time_ns"].to_numpy(),
         samples["power_w"].to_numpy(),
         samples["gap"].to_numpy(),
-        longest_ns=energy.longest_spacing_ns(source, period_ms),
-        lag_ns=energy.lag_ns(source, period_ms),
-        renewal_ns=energy.RENEWAL_NS.get(source, 0),
     )
 
 

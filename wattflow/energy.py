@@ -158,6 +158,24 @@ def curve(
     )
 
 
+def curve_of(
+    source: str,
+    period_ms: float,
+    time_ns: npt.ArrayLike,
+    power_w: npt.ArrayLike,
+    gap: npt.ArrayLike | None = None,
+) -> Curve:
+    """The same through samples of one source, by what is known of its spacing, lag and renewal."""
+    return curve(
+        time_ns,
+        power_w,
+        gap,
+        longest_ns=longest_spacing_ns(source, period_ms),
+        lag_ns=lag_ns(source, period_ms),
+        renewal_ns=RENEWAL_NS.get(source, 0),
+    )
+
+
 def _scatter(stamps: Ints, watts: Floats, covered: Bools, renewal_ns: int) -> tuple[Floats, Floats]:
     """Per segment, the squares of (dP dt) and of half the second difference times dt, over independent samples.
 

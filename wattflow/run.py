@@ -474,7 +474,7 @@ class _Attempt:
             "interrupted": isinstance(error, InterruptedRunError | KeyboardInterrupt),
             "error": _sentence(error),
             "reason": "hung" if isinstance(error, HungError) else None,
-            "traceback": traceback.format_exc(),
+            "traceback": "".join(traceback.format_exception(error)),
         }
         write_json(self.dir.error_path(self.ranks.rank), told)
         if self.ranks.rank == 0:

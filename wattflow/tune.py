@@ -195,13 +195,12 @@ def _told(window: Any, trace: pa.Table, ready: Ready) -> Row:
     """One window's rates and joules; null where the sensor did not tell."""
     source, period_ms = ready["source"], ready["period_ms"]
     samples = trace.filter(pc.equal(trace["source"], source))
-    power = energy.curve(
+    power = energy.curve_of(
+        source,
+        period_ms,
         samples["time_ns"].to_numpy(),
         samples["power_w"].to_numpy(),
         samples["gap"].to_numpy(),
-        longest_ns=energy.longest_spacing_ns(source, period_ms),
-        lag_ns=energy.lag_ns(source, period_ms),
-        renewal_ns=energy.RENEWAL_NS.get(source, 0),
     )
     start, end = (np.array(edge, np.int64) for edge in zip(*window.spans, strict=True))
     joules = energy.summed(energy.between(power, start, end))

@@ -99,13 +99,12 @@ def _one(tables: list[pa.Table]) -> dict[str, Any] | None:
     # a row of the sensor without a value, flagged as a gap, is a reading that failed
     rows = whole.filter(pc.equal(whole["source"], source))
     period_ms = float(_about(tables[0], "period_ms") or 20.0)
-    power = energy.curve(
+    power = energy.curve_of(
+        source,
+        period_ms,
         rows["time_ns"].to_numpy(),
         rows["power_w"].to_numpy(),
         rows["gap"].to_numpy(),
-        longest_ns=energy.longest_spacing_ns(source, period_ms),
-        lag_ns=energy.lag_ns(source, period_ms),
-        renewal_ns=energy.RENEWAL_NS.get(source, 0),
     )
     stamps = samples["time_ns"].to_numpy()
     edges = np.array([stamps.min()]), np.array([stamps.max()])

@@ -170,13 +170,12 @@ class Meter:
         trace = self._trace(uuid)
         source, period_ms = self._ready["source"], self._ready["period_ms"]
         samples = trace.filter(np.array(trace["source"].to_pylist()) == source)
-        power = energy.curve(
+        power = energy.curve_of(
+            source,
+            period_ms,
             samples["time_ns"].to_numpy(),
             samples["power_w"].to_numpy(),
             samples["gap"].to_numpy(),
-            longest_ns=energy.longest_spacing_ns(source, period_ms),
-            lag_ns=energy.lag_ns(source, period_ms),
-            renewal_ns=energy.RENEWAL_NS.get(source, 0),
         )
         counted = trace.filter(trace["counter_mj"].is_valid())
         counter = energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy())

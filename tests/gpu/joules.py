@@ -336,20 +336,8 @@ def recording(found):
 
 def curve_of(trace, source, period_ms):
     samples = trace.filter(np.array(trace["source"].to_pylist()) == source)
-    return curve(
-        samples["time_ns"].to_numpy(), samples["power_w"].to_numpy(), source, period_ms, samples["gap"].to_numpy()
-    )  # fmt: skip
-
-
-def curve(time_ns, power_w, source, period_ms, gap=None):
-    return energy.curve(
-        time_ns,
-        power_w,
-        gap,
-        longest_ns=energy.longest_spacing_ns(source, period_ms),
-        lag_ns=energy.lag_ns(source, period_ms),
-        renewal_ns=energy.RENEWAL_NS.get(source, 0),
-    )
+    columns = (samples[name].to_numpy() for name in ("time_ns", "power_w", "gap"))
+    return energy.curve_of(source, period_ms, *columns)
 
 
 def cpu_s(pid):
@@ -440,7 +428,7 @@ def by_method(found, uuid, trace, windows, others):
     for (whose, ms), child in polls.items():
         if whose == uuid and (told := child.result()) is not None:
             for field in ("instant", "average"):
-                polled = curve(told["time_ns"], told[f"{field}_w"], f"nvml_{field}", ms)
+                polled = energy.curve_of(f"nvml_{field}", ms, told["time_ns"], told[f"{field}_w"])
                 out[f"{field}, {ms} ms"] = energy.between(polled, start, end).energy_j.tolist()
     if uuid in monitors and (told := monitors[uuid].result()) is not None:
         # its edges come some ms late: the same power over the window's own time
