@@ -29,6 +29,7 @@ from wattflow.errors import RefusedError
 from wattflow.pseudonyms import Names, Pseudonyms
 from wattflow.results import open_sweep
 from wattflow.schema import Record
+from wattflow.submit import resume
 from wattflow.sweepdir import SweepDir
 from wattflow.verdict import lines
 from wattflow.verify import verify
@@ -305,6 +306,8 @@ def test_an_unpacked_bundle_is_a_sweep(sweep, tmp_path):
     bundle(sweep, tmp_path / "b.zip")
     archive.unpack(tmp_path / "b.zip", tmp_path / "b")
     assert open_sweep(tmp_path / "b/sweep").points["energy_j"].to_list() == before
+    with pytest.raises(RefusedError, match="not submitted from here"):
+        resume(SweepDir.existing(tmp_path / "b/sweep"))
     collect(SweepDir.existing(tmp_path / "b/sweep"))
     again = open_sweep(tmp_path / "b/sweep")
     assert again.points["energy_j"].to_list() == before

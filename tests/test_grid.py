@@ -131,7 +131,10 @@ def test_ranks_that_do_not_fill_nodes_evenly_are_left_out():
     [
         ("batchsize=8", "batchsize"),
         ("batch_size=many", "many"),
-        ("model=llama-8x", "llama-8x"),
+        (
+            "model=llama-8x",
+            "'model/llama-8x'. Available options in 'model': llama-13b, llama-2-70b",
+        ),
         ("precision=fp7", "fp64, fp32, bf16, fp16"),
         ("model.dimension=3", "dimension"),
         ("shards=1,x", "x"),

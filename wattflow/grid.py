@@ -144,14 +144,20 @@ def _composed(words: list[str], *, whole: bool = False) -> DictConfig:
 
 
 def _one_line(error: BaseException) -> str:
-    """Hydra's message without OmegaConf's full_key and reference lines, and what to do."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Hydra's message without OmegaConf's full_key and reference lines or its own search path, and what to do."""
+    text = str(error).partition("Config search path:")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [
         line
         for line in lines
         if not line.startswith(("full_key", "reference_type", "object_type", "Set the env"))
     ]
+    for at, line in enumerate(kept):
+        if line.startswith("Available options in"):  # a file's name a line follows
+            kept[at - 1 :] = [f"{kept[at - 1]}. {line} {', '.join(kept[at + 1 :])}"]
+            break
     told = re.sub(r"To append to your config use \S+", "", " ".join(kept)).strip().rstrip(".")
+    told = re.sub(r"^In '\w+': ", "", told)
     return told + ". `wattflow keys` lists keys, groups and their choices."
 
 

@@ -251,6 +251,10 @@ class SweepDir:
 
     def require_owner(self) -> None:
         """RefusedError unless the sweep belongs to the caller and nobody else may write to it."""
+        if not self.submitit.is_dir():  # a bundle's, unpacked
+            raise RefusedError(
+                f"{self.path}: not submitted from here, so that nothing can be sent."
+            )
         for folder in (self.path, self.submitit):
             about = folder.stat()
             if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
