@@ -236,6 +236,8 @@ def test_a_factor_is_replaced_by_a_table(sweep, tmp_path):
     row = sweep.cost(words).to_dicts()[0]
     assert (row["carbon_g"], row["price"] is None) == (None, False)
     assert row["why_not"] == "carbon_g_per_kwh: its table does not cover the attempt"
+    short = "carbon: the table from hourly of the grid does not cover 4 of 4 attempts"
+    assert short in factor_lines(sweep, words)
 
 
 def test_what_was_simulated_is_marked(tmp_path):

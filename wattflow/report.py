@@ -184,7 +184,10 @@ def cost_table(sweep: Sweep, settings: Sequence[str] = ()) -> list[dict[str, str
 
 
 def factor_lines(sweep: Sweep, settings: Sequence[str] = ()) -> list[str]:
-    """A sentence a declared factor, with the words of where it is from; one that there is none, where there is none."""
+    """A sentence a declared factor, with the words of where it is from, and one where its table is short.
+
+    One that there is none, where none is declared.
+    """
     told = sweep.cost(settings)
     lines = []
     for name, source in (
@@ -193,14 +196,22 @@ def factor_lines(sweep: Sweep, settings: Sequence[str] = ()) -> list[str]:
         ("pue", "pue_source"),
     ):
         unit = {"price_per_kwh": " a kWh", "carbon_g_per_kwh": " g a kWh"}.get(name, "")
-        known = told.drop_nulls([source, name])
-        for words in known[source].unique(maintain_order=True):
-            of_one = known.filter(pl.col(source) == words)
+        for words in told[source].drop_nulls().unique(maintain_order=True):
+            declared = told.filter(pl.col(source) == words)
+            of_one = declared.drop_nulls(name)
+            short = len(declared) - len(of_one)
+            kind = name.partition("_")[0]
+            if short:
+                lines.append(
+                    f"{kind}: the table from {words} does not cover {short} of {len(declared)} attempts"
+                )
+            if of_one.is_empty():
+                continue
             values = of_one[name].to_list()
             least, most = min(values), max(values)
             value = f"{least:g}" if least == most else f"{least:g} to {most:g}"
             money = f" {of_one['currency'][0]}" if name == "price_per_kwh" else ""
-            lines.append(f"{name.partition('_')[0]}: {value}{money}{unit}, from {words}")
+            lines.append(f"{kind}: {value}{money}{unit}, from {words}")
     return lines or ["no price, carbon factor or PUE is declared (cluster.cost)"]
 
 
