@@ -476,9 +476,15 @@ def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
     assert "Traceback" not in err
 
 
-def measured(made: Plan, number: int, energy_j: float | None, seconds: float) -> AttemptDir:
+def measured(
+    made: Plan,
+    number: int,
+    energy_j: float | None,
+    seconds: float,
+    source: str = "nvml_buffer",
+) -> AttemptDir:
     """A finished attempt whose sidecar told joules."""
-    node = {"node": "node1", "source": "nvml_buffer", "energy_j": energy_j}
+    node = {"node": "node1", "source": source, "energy_j": energy_j}
     start_ns = 1_760_000_000_000_000_000
     times = {"started_ns": start_ns, "ended_ns": start_ns + round(seconds * 1e9)}
     return attempt(made, number, "finished", f"101_{number}", nodes=[node], **times)
@@ -497,14 +503,27 @@ def test_energy_so_far_is_that_of_finished_and_running_attempts(fake, tmp_path):
     attempt(made, 2, "failed", "101_2", error="boom")
     fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_3|PENDING|None|{name_of(made)}")
     rows = status.states(made.sweep)
-    assert status.spent(rows) == status.Spent(4000.0, 2, 1, 250.0, 1, 1, 0, False)
+    assert status.spent(rows) == [status.Spent(4000.0, 2, 1, 250.0, 1, 1, 0, False)]
+
+
+def test_simulated_joules_so_far_are_not_added_to_measured_ones(fake, tmp_path):
+    """3,000 J measured and 1,000 J simulated are two sums; a point that told none stands with the measured ones."""
+    made = sent(tmp_path, 3)
+    measured(made, 0, 3000.0, 30.0)
+    measured(made, 1, 1000.0, 10.0, source="simulated")
+    attempt(made, 2, "failed", "101_2", error="boom")
+    assert status.spent(status.states(made.sweep)) == [
+        status.Spent(3000.0, 1, 1, None, 0, 0, 0, False),
+        status.Spent(1000.0, 1, 0, None, 0, 0, 0, True),
+    ]
 
 
 def test_joules_that_a_sidecar_did_not_tell_are_not_zero(fake, tmp_path):
     """Without any joules the sum is null."""
     made = sent(tmp_path, 1)
     measured(made, 0, None, 30.0)
-    assert status.spent(status.states(made.sweep)).energy_j is None
+    (told,) = status.spent(status.states(made.sweep))
+    assert told.energy_j is None
 
 
 def test_a_running_job_of_two_nodes_tells_those_of_its_first(fake, tmp_path):

@@ -380,6 +380,7 @@ def edits(folder):
         "METHODS.md: | 4 | 1 | 23.529 | 170 |": lambda: replace(
             folder / "METHODS.md", "| 23.529 | 200 |", "| 23.529 | 170 |"
         ),
+        "README.md: does not tell": lambda: replace(folder / "README.md", "00.0 J", "99.0 J"),
         "lock.txt: its versions": lambda: replace(
             folder / "lock.txt", "torch==2.13", "torch==2.12"
         ),
@@ -398,7 +399,7 @@ def edit_csv(path):
         csv.writer(file, lineterminator="\n").writerows([heading, *rows])
 
 
-@pytest.mark.parametrize("which", range(7))
+@pytest.mark.parametrize("which", range(8))
 def test_a_forged_bundle(packed, tmp_path, which):
     """A changed file is named by its hash; once the forger has hashed all anew, the figures still tell."""
     words, change = list(edits(packed).items())[which]

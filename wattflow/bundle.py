@@ -38,7 +38,8 @@ from wattflow.sweepdir import AttemptDir, SweepDir, read_json
 Row = dict[str, Any]
 
 BUNDLE_VERSION = 1
-ABOUT, CSV, METHODS, LOCK, SWEEP = "bundle.json", "points.csv", "METHODS.md", "lock.txt", "sweep"
+ABOUT, CSV, LOCK, SWEEP = "bundle.json", "points.csv", "lock.txt", "sweep"
+README, METHODS = "README.md", "METHODS.md"
 _SALT = "bundle.salt"
 _FINISHED = "finished"
 
@@ -269,7 +270,7 @@ class _Packing:
             "left_out": self.left_out,
         }
         _write_json(folder / ABOUT, about)
-        (folder / "README.md").write_text(_README.format(**about, joules=_joules(rows)))
+        (folder / README).write_text(_README.format(**about, joules=methods.joules(rows)))
 
 
 def _is_measured(record: Record) -> bool:
@@ -329,19 +330,6 @@ def _methods(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
     table = "\n".join(methods.table_lines(rows))
     text = "\n\n".join(methods.paragraphs(rows, records))
     return f"# Methods\n\n{text}\n\n## Results\n\nMean and standard deviation over the repeats that count.\n\n{table}\n"
-
-
-def _joules(rows: Sequence[Row]) -> str:
-    """The joules that count, those of each boundary and what was simulated apart: they make no sum."""
-    sums: dict[tuple[str, bool], float] = {}
-    for row in (row for row in rows if row["counts"]):
-        kind = (row["boundary"], row["simulated"])
-        sums[kind] = sums.get(kind, 0.0) + (row["energy_j"] or 0.0)
-    told = [
-        f"{'~' if simulated else ''}{energy_j:,.1f} J ({boundary})"
-        for (boundary, simulated), energy_j in sums.items()
-    ]
-    return ", ".join(told) or "no joules"
 
 
 _README = """\

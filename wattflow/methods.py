@@ -226,6 +226,19 @@ def _mean_sd(values: Sequence[float], mark: str) -> str:
     return f"{mean} ± {f'{sd:.0f}' if sd >= 10 else f'{sd:.2g}'}"
 
 
+def joules(rows: Sequence[Row]) -> str:
+    """The joules that count, those of each boundary and what was simulated apart: they make no sum."""
+    sums: dict[tuple[str, bool], float] = {}
+    for row in (row for row in rows if row["counts"]):
+        kind = (row["boundary"], row["simulated"])
+        sums[kind] = sums.get(kind, 0.0) + (row["energy_j"] or 0.0)
+    told = [
+        f"{'~' if simulated else ''}{energy_j:,.1f} J ({boundary})"
+        for (boundary, simulated), energy_j in sums.items()
+    ]
+    return ", ".join(told) or "no joules"
+
+
 # --- words ----------------------------------------------------------------------------------------
 
 

@@ -202,7 +202,7 @@ class Sweep:
                 "a comparison needs two."
             )
         kinds = rows.select("boundary", "simulated").unique(maintain_order=True).rows()
-        if ("energy" in metric or "power" in metric) and len(kinds) > 1:
+        if of_watts(metric) and len(kinds) > 1:
             told = ", ".join(
                 f"{boundary}{', simulated' if simulated else ''}" for boundary, simulated in kinds
             )

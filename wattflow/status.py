@@ -467,9 +467,17 @@ class Spent:
     simulated: bool  # whether any of it is
 
 
-def spent(rows: Iterable[Row]) -> Spent:
-    """Joules so far and watts now, as the rows tell them."""
+def spent(rows: Iterable[Row]) -> list[Spent]:
+    """Joules so far and watts now, as the rows tell them; what was simulated apart, where anything was measured."""
     rows = list(rows)
+    measured = [row for row in rows if not row.simulated]
+    if all(row.energy_j is None and row.power_w is None for row in measured):
+        return [_spent(rows)]
+    simulated = [row for row in rows if row.simulated]
+    return [_spent(some) for some in (measured, simulated) if some]
+
+
+def _spent(rows: Sequence[Row]) -> Spent:
     told = [row for row in rows if row.energy_j is not None]
     watched = [row for row in rows if row.power_w is not None]
     return Spent(

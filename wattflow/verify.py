@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from wattflow import __version__, archive, config, methods
 from wattflow.attempts import Collected, Row, collect_attempt
-from wattflow.bundle import ABOUT, BUNDLE_VERSION, CSV, LOCK, METHODS, SWEEP, csv_cell
+from wattflow.bundle import ABOUT, BUNDLE_VERSION, CSV, LOCK, METHODS, README, SWEEP, csv_cell
 from wattflow.collect import in_order_of_time, newest_valid, untried
 from wattflow.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.errors import DamagedError, RefusedError
@@ -90,6 +90,7 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
         (CSV, checking.compare_csv),
         (METHODS, checking.compare_means),
         (LOCK, checking.compare_lock),
+        (README, checking.compare_joules),
     ):
         try:
             hold((folder / name).read_text())
@@ -465,6 +466,14 @@ class _Checking:
         for mine, other in zip_longest(published, recomputed):
             if mine != other:
                 self._verdict.problems.append(f"{METHODS}: {mine} where the means are {other}")
+
+    def compare_joules(self, text: str) -> None:
+        """Hold the joules that README.md tells to the recomputed rows."""
+        joules = methods.joules(list(self._rows.values()))
+        if f"count: {joules} in their" not in text:
+            self._verdict.problems.append(
+                f"{README}: does not tell the joules that count, {joules}."
+            )
 
     def compare_lock(self, text: str) -> None:
         """Hold lock.txt to the versions that the records tell."""

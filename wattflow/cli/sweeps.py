@@ -383,7 +383,8 @@ def status(
         else:
             _print_states(chosen, filtered=bool(state or words or only), again=watch)
             talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
-            _say_energy(stage.spent(rows))
+            for spent in stage.spent(rows):
+                _say_energy(spent)
             _say_left(stage.left(directory, rows))
             _say_failures(directory, chosen)
         code = stage.exit_code(rows)
