@@ -272,6 +272,7 @@ def test_caps_on_an_own_node_from_the_grid_to_the_table(tmp_path, nvml_path, mon
         "engine=synthetic",
         "power.meter=nvml",
         "shards=1",
+        "engine.synthetic_ms_per_token=20",  # a window of many of the buffer's samples, which are 20 ms apart
     ]
     call("submit", *SMALL, *asked, "sweep=caps", "sweep.repeats=1", "--wait", cwd=tmp_path)
     points = wattflow.open_sweep(tmp_path / "sweeps" / "caps").points
