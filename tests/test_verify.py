@@ -606,6 +606,27 @@ def test_one_long_text_told_a_million_times_ends_in_a_line(packed, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_a_table_that_takes_too_much_memory_ends_in_a_line(packed, tmp_path):
+    """A million rows of nulls, few bytes in the bundle, take more than 1 GB as Python's: exit code 2 and one line."""
+    path = packed / "sweep" / "results" / "phases.parquet"
+    schema = pq.read_schema(path)
+    columns = [
+        pa.array(["x"] * 1_000_000)
+        if pa.types.is_string(field.type)
+        else pa.nulls(1_000_000, field.type)
+        for field in schema
+    ]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
+    archive.write_sums(packed)
+    archive.pack(packed, tmp_path / "large.zip")
+    assert (tmp_path / "large.zip").stat().st_size < 2**20
+    done = call("verify", tmp_path / "large.zip", before=["prlimit", f"--data={10**9}"])
+    assert done.returncode == 2
+    assert "memory" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_node_that_is_a_path_is_refused(packed):
     """A record cannot have files outside of the bundle read as its traces."""
     path = next(packed.glob("sweep/points/*/attempt-1/record.json"))
@@ -717,9 +738,9 @@ def nearest_power(rows, at_ns):
 # --- the command line -----------------------------------------------------------------------------
 
 
-def call(*words):
+def call(*words, before=()):
     return subprocess.run(
-        [sys.executable, "-m", "wattflow.cli", *map(str, words)],
+        [*before, sys.executable, "-m", "wattflow.cli", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,

@@ -7,7 +7,7 @@ import typer
 
 from wattflow.cli.arguments import AsJson, DryRun, SweepArgument
 from wattflow.cli.printing import print_json, print_table, shown, talk
-from wattflow.errors import WattflowError
+from wattflow.errors import RefusedError, WattflowError
 
 
 def report(sweep: SweepArgument) -> None:
@@ -81,7 +81,6 @@ def caps(
     """Show what power caps change in time, energy and token rate against one of them, and which is best."""
     from wattflow.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
     from wattflow.compare import NONE  # noqa: PLC0415
-    from wattflow.errors import RefusedError  # noqa: PLC0415
     from wattflow.report import break_even  # noqa: PLC0415
     from wattflow.results import open_sweep  # noqa: PLC0415
 
@@ -374,7 +373,10 @@ def verify(
 
     if Path(what).is_file():
         stage.limit_memory()
-    found = stage.verify(Path(what))
+    try:
+        found = stage.verify(Path(what))
+    except MemoryError:  # no traceback for a table that was made to be too large
+        raise RefusedError(f"{what}: takes more memory than an honest bundle does.") from None
     if as_json:
         print_json(told.as_json(found))
     else:
