@@ -233,10 +233,12 @@ def joules(rows: Sequence[Row]) -> str:
         kind = (row["boundary"], row["simulated"])
         sums[kind] = sums.get(kind, 0.0) + (row["energy_j"] or 0.0)
     told = [
-        f"{'~' if simulated else ''}{energy_j:,.1f} J ({boundary})"
+        (f"{'~' if simulated else ''}{energy_j:,.1f} J", boundary)
         for (boundary, simulated), energy_j in sums.items()
     ]
-    return ", ".join(told) or "no joules"
+    if len(told) < 2:
+        return told[0][0] if told else "0.0 J"
+    return ", ".join(f"{amount} ({boundary})" for amount, boundary in told)
 
 
 # --- words ----------------------------------------------------------------------------------------
