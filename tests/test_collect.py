@@ -88,6 +88,19 @@ def test_constant_power_end_to_end(tmp_path):
     assert row["reasons"] == ["dummy_text"]
 
 
+def test_a_choice_that_this_version_does_not_know_costs_no_joules(tmp_path):
+    """The record of a later version, whose new key says nothing of power or time: 70 W for 10 s stay 700 J."""
+    point = choices(shards=1)
+    sweep = make_sweep(tmp_path / "s", [point])
+    made = Made([Gpu("GPU-a")], batches=2, prefill_s=1.0, decode_s=3.5, pause_s=1.0, tokens=100)
+    attempt = make_attempt(sweep, point, made)
+    record = attempt.read_record()
+    record["choices"] = {**record["choices"], "new_axis": 1}
+    attempt.write_record(record)
+    (row,) = rows(sweep)
+    assert (row["counts"], row["energy_j"]) == (True, pytest.approx(700.0))
+
+
 def test_what_a_row_says_beside_numbers(tmp_path):
     """Choices by their short names, the sensor, the devices, the job and the conditions stand in the row."""
     _, _, row = one(tmp_path, Made([Gpu("GPU-a")]), batch_size=4)

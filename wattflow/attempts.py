@@ -359,6 +359,8 @@ def _finished(
 
 def _roofline(row: Row, record: Record) -> Row:
     """How near the attempt came to its devices' limits, as far as its record tells."""
+    if "work" not in record and "ceilings" not in record:
+        return {}
     told = record.get("engine", {}).get("allreduce_us") or {}
     by_rows = {int(rows): float(us) for rows, us in cast(dict[str, float], told).items()}
     allreduce_us = by_rows[max(by_rows)] if by_rows else None

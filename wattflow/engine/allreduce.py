@@ -43,7 +43,7 @@ class OneShot(Reduce):
     """Sums of few rows through symmetric memory, of others by torch.distributed."""
 
     def __init__(self, rows: int, width: int, dtype: torch.dtype, device: str) -> None:
-        """Allocate and exchange the buffer of up to `rows` rows; whatever torch raises where this cannot be."""
+        """Allocate and exchange the buffer of up to `rows` rows and sum once; torch's error where that cannot be."""
         import torch.distributed._symmetric_memory as symmetric  # noqa: PLC0415 - not in every torch >= 2.4
 
         self._sum = torch.ops.symm_mem.one_shot_all_reduce_out
@@ -53,6 +53,7 @@ class OneShot(Reduce):
         self._group: Any = group.group_name
         self._handle = symmetric.rendezvous(self._held, self._group)
         self.most_rows = rows
+        self(self._held.zero_())  # an operation that cannot run says so here
 
     def buffer(self, shape: Sequence[int]) -> torch.Tensor | None:
         """See Reduce."""

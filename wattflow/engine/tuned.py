@@ -83,6 +83,10 @@ def _read() -> dict[str, Any]:
             return told
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise EngineError(
+            f"{path()}: {error.strerror}. Make it readable, and tune again."
+        ) from error
     except (ValueError, TypeError):
         pass
     raise EngineError(f"{path()}: not what `wattflow tune` writes. Delete it, and tune again.")
