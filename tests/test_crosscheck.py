@@ -295,6 +295,19 @@ def test_simulated_joules_are_no_denominator(fake, tmp_path):
     assert "simulated" in row["why_not"]
 
 
+def test_one_simulated_attempt_of_a_job_takes_its_ratio(fake, tmp_path):
+    """Of a job with a measured attempt and one that was simulated there is no ratio, whichever is the first."""
+    points = [choices(repeat=0), choices(repeat=1)]
+    directory = make_sweep(tmp_path / "s", points)
+    make_attempt(directory, points[0], Made([Gpu("GPU-a")]))
+    host = Made([Gpu("host-node1")], source="simulated", boundary="host", counter=False)
+    make_attempt(directory, points[1], host)
+    collect(directory)
+    fake.accounting("17|2300")
+    (row,) = crosscheck(wattflow.open_sweep(directory.path), None)
+    assert (row["ratio"], row["simulated"]) == (None, True)
+
+
 def test_slurm_does_not_answer(sweep, monkeypatch, tmp_path):
     """Without sacct the row says so, and the others stand."""
     monkeypatch.setenv("PATH", str(tmp_path))

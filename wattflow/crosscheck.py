@@ -246,6 +246,7 @@ def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | No
         "site_boundary": "node without NVIDIA GPUs",
         "remark": NO_GPU,
         "seconds": None,
+        "simulated": any(r["simulated"] for r in attempts),
         "energy_j": sum(r["job_energy_j"] for r in known) if len(known) == len(attempts) else None,
         "site_energy_j": consumed_j,
     }
