@@ -165,6 +165,20 @@ def test_a_sweep_named_twice_counts_once(tmp_path):
     assert len(usage([tmp_path, tmp_path / "s"]).rows) == 1
 
 
+def test_a_table_of_prices_that_is_gone_costs_no_joules(tmp_path):
+    """The kWh are told all the same, without a price, and a note names the table."""
+    path = str(tmp_path / "gone.csv")
+    told = {"price_path": path, "currency": "EUR", "price_source": "tariff"}
+    point = choices(**{f"cluster__cost__{key}": value for key, value in told.items()})
+    a_sweep(tmp_path / "s", attempt(), point=point)
+    found = usage([tmp_path])
+    (row,) = found.rows
+    assert row.total_kwh == pytest.approx(13.5e-4, rel=1e-3)
+    assert row.price is None
+    (note,) = found.notes
+    assert note.startswith(f"s: without price and carbon, {path}: ")
+
+
 def test_declared_factors_are_in_it(tmp_path, monkeypatch, capsys):
     """13.5e-4 kWh at 400 g are 0.54 g; JSON has the rows, totals and notes."""
     cost = {"carbon_g_per_kwh": 400.0, "carbon_source": "grid"}

@@ -69,8 +69,9 @@ def usage(folders: Sequence[Path]) -> Usage:
     for directory in _sweeps(folders):
         try:
             sweep = open_sweep(directory.path)
-            rows += _rows(sweep)
-            notes += [*_newer(sweep), *_shared_loads(sweep)]
+            bills, gone = _bills(sweep)
+            rows += _rows(sweep, bills)
+            notes += [*gone, *_newer(sweep), *_shared_loads(sweep)]
         except (WattflowError, OSError) as error:
             notes.append(f"{directory.name}: {error}")
     keys = dict.fromkeys((row.boundary, row.simulated) for row in rows)
@@ -114,9 +115,18 @@ def _shared_loads(sweep: Sweep) -> list[str]:
     )
 
 
-def _rows(sweep: Sweep) -> list[Row]:
-    """The rows of one sweep, from its attempts."""
-    bills = sweep.cost().select(
+def _bills(sweep: Sweep) -> tuple[pl.DataFrame, list[str]]:
+    """What each attempt took and costs; without price and carbon, and a note, where a factor cannot be read."""
+    try:
+        return sweep.cost(), []
+    except RefusedError as error:
+        kwh_alone = sweep.cost(["cluster.cost.price_path=null", "cluster.cost.carbon_path=null"])
+        return kwh_alone, [f"{sweep.name}: without price and carbon, {error}"]
+
+
+def _rows(sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
+    """The rows of one sweep, from its attempts and what they cost."""
+    bills = costs.select(
         "point_id",
         "attempt",
         "boundary",
