@@ -153,7 +153,7 @@ def test_kernels_change_over_one_load():
 
 
 def test_what_cannot_be_tuned_is_refused():
-    """An engine with one way, several shards, several points, an unknown goal: refused before any work."""
+    """An engine with one way, several shards, several points, an unknown goal, no time: refused before any work."""
     chosen = tools.choices(tools.tiny())
     with pytest.raises(RefusedError, match="engine=paper has one way only"):
         Arms(chosen, tools.ALONE)
@@ -162,6 +162,9 @@ def test_what_cannot_be_tuned_is_refused():
         Arms(chosen, tools.ALONE)
     with pytest.raises(RefusedError, match="--goal power: not one of speed, energy, edp"):
         tune.choices([], "power", 4, 4.0)
+    for seconds in (0.0, float("nan"), float("inf")):
+        with pytest.raises(RefusedError, match="take at least one"):
+            tune.choices([], "speed", 4, seconds)
     with pytest.raises(RefusedError, match="name 2 points"):
         tune.choices(["batch_size=1,2"], "speed", 4, 4.0)
 

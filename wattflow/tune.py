@@ -56,7 +56,7 @@ def choices(words: Sequence[str], goal: str, windows: int, seconds: float) -> Co
     """The one point that the words name; RefusedError for several, or for a goal or a window that is none."""
     if goal not in tuned.GOALS:
         raise RefusedError(f"--goal {goal}: not one of {', '.join(tuned.GOALS)}.")
-    if windows < 1 or seconds <= 0:
+    if windows < 1 or not 0 < seconds < math.inf:
         raise RefusedError(
             f"--windows {windows} --seconds {seconds:g}: take at least one, above 0."
         )
