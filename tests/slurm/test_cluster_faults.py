@@ -48,6 +48,13 @@ def running_attempt(sweep: SweepDir, point_id: str) -> AttemptDir:
     return sweep.attempts(point_id)[-1]
 
 
+def preempt(sweep: SweepDir, point_id: str) -> None:
+    """Have a job of the higher partition take the nodes on which a point runs; Slurm looks every few seconds."""
+    sent, task = journal.newest_task(journal.read(sweep))[point_id]
+    nodes = sh("squeue", "-h", "-j", sent.key(task), "-o", "%N")
+    sh("sbatch", "-p", "gpu", "-w", nodes, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+
+
 def processes(job: str, **variables: str) -> list[int]:
     """The pids of a job's Python processes whose environment has these values."""
     found = []
@@ -83,11 +90,12 @@ def test_a_preempted_task_closes_its_attempt_and_runs_again_by_itself(cluster, t
 
     The limit of 10 minutes is one at which submitit alone takes the signal for the time limit's.
     """
-    made = plan(tmp_path, *QUICK, SLOW, "sweep=preempted", "cluster.partition=preempt")
+    words = ("n_prompts=16", "cluster.partition=preempt")  # some 15 s
+    made = plan(tmp_path, *QUICK, SLOW, "sweep=preempted", *words)
     submit.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
-    sh("sbatch", "-p", "gpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
+    preempt(made.sweep, point_id)
     until(lambda: states(made.sweep) == {"done"}, 90)
     first, second = records(made.sweep, point_id)
     assert first is not None
@@ -101,36 +109,36 @@ def test_a_preempted_task_closes_its_attempt_and_runs_again_by_itself(cluster, t
 
 @pytest.mark.parametrize("shards", [1, pytest.param(2, marks=pytest.mark.chaos)])
 def test_a_preempted_point_goes_on_from_its_last_finished_batch(shards, cluster, tmp_path):
-    """Of six batches those after the preemption are run by attempt 2: each prompt is answered once, by one sbatch.
+    """Of twelve batches those after the preemption are run by attempt 2: each prompt is answered once, by one sbatch.
 
     The limit is below 10 minutes, where submitit would take the preemption for a time-out and lose the task.
     """
-    words = ("sweep.on_interrupt=continue", "n_prompts=12", f"shards={shards}")
+    words = ("sweep.on_interrupt=continue", "n_prompts=24", f"shards={shards}")
     where = ("cluster.partition=preempt", "cluster.time_min=5")
     made = plan(tmp_path, *QUICK, SLOW, f"sweep=pieces{shards}", *words, *where)
     submit.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     attempt = running_attempt(made.sweep, point_id)
-    time.sleep(6.0)  # three batches of 1.6 s
-    sh("sbatch", "-p", "gpu", "-N4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    time.sleep(4.0)  # the warm-up and a batch take 1.6 s each
+    preempt(made.sweep, point_id)
     until(lambda: states(made.sweep) == {"done"}, 90)
     first, second = records(made.sweep, point_id)
     assert first is not None
     assert second is not None
     assert [first["status"], second["status"]] == ["interrupted", "finished"]
     assert [piece["attempt"] for piece in second["pieces"]] == [1, 2]
-    assert 0 < second["pieces"][0]["batches"] < 6
+    assert 0 < second["pieces"][0]["batches"] < 12
     prompts = [
         prompt
         for one in (attempt, made.sweep.attempts(point_id)[1])
         for prompt in pq.read_table(one.requests_path)["prompt"].to_pylist()
     ]
-    assert prompts == list(range(12))
+    assert prompts == list(range(24))
     assert sbatches(made.sweep) == 1
     until(made.sweep.points_path.is_file)
     until(lambda: counted(made.sweep)[-1]["status"] == "finished")
     cut, whole = counted(made.sweep)
-    assert (cut["energy_j"], whole["pieces"], whole["responses"]) == (None, 2, 12)
+    assert (cut["energy_j"], whole["pieces"], whole["responses"]) == (None, 2, 24)
     assert whole["energy_j"] == pytest.approx(whole["power_w"] * whole["duration_s"], rel=1e-6)
     assert (whole["counts"], "in_pieces" in whole["reasons"]) == (False, True)
 
