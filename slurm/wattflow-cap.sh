@@ -247,7 +247,8 @@ shared() {
 open_journal() {
   local folder
   WHY="the journal $JOURNAL cannot be made, or is not root's alone"
-  [ -d "$JOURNAL" ] || mkdir -m 0700 -- "$JOURNAL" 2>/dev/null || return 1
+  # the first jobs of a node may start at once: another may have made it in between
+  [ -d "$JOURNAL" ] || mkdir -m 0700 -- "$JOURNAL" 2>/dev/null || [ -d "$JOURNAL" ] || return 1
   folder=$(roots_own "$JOURNAL") && chmod 0700 -- "$folder" 2>/dev/null && exec 9<"$folder" || return 1
   WHY='another nvidia-smi of a prolog or epilog hangs'
   flock -w "$LOCK_TIMEOUT_S" 9 || return 2

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_an_allowed_cap_is_on_the_jobs_gpus_alone(node):
     uuids = [node.uuid(0), node.uuid(1)]
     assert node.journal() == sorted(uuids)
     assert node.note(1) == f"applied 300 {','.join(uuids)} set and read back"
+
+
+def test_the_first_jobs_of_a_node_may_start_at_once(tmp_path, nvml_folder):
+    """Four prologs find no journal's folder: one makes it, and all have their caps. Tried twelve times."""
+    for turn in range(12):
+        node = install(tmp_path / str(turn), nvml_folder)
+        with ThreadPoolExecutor(4) as jobs:
+            begun = [
+                jobs.submit(run, node, "prolog", job, str(job - 1), "wf_cap300")
+                for job in range(1, 5)
+            ]
+        assert [one.result().returncode for one in begun] == [0] * 4
+        assert node.limits_w() == [300] * 4, [node.note(job) for job in range(1, 5)]
 
 
 def test_the_epilog_leaves_nothing(node):
