@@ -25,13 +25,12 @@ from wattflow.errors import DamagedError
 from wattflow.schema import REQUEST, SPAN, TRACE, NodeInfo, Piece, Record
 from wattflow.stream import read_table
 from wattflow.sweepdir import AttemptDir
-from wattflow.told import OUTSIDE, known_sum
+from wattflow.told import AROUND, OUTSIDE, known_sum
 
 Row = dict[str, Any]
 Who = tuple[str, str]  # node, GPU UUID
-AROUND = ("idle", "load", "warmup", "idle_after")  # phases outside the measured window
 WITHIN = ("prefill", "decode", "other")
-NOT_WITHIN = {*AROUND, "reference", OUTSIDE}  # all others are, also those of a program's own naming
+NOT_WITHIN = {*AROUND, OUTSIDE}  # all others are, also those of a program's own naming
 COUNTER_CONTRADICTS = 0.25
 LEAST_AVERAGED_S = 10.0
 BOARD_GAIN = (
@@ -133,7 +132,7 @@ class _Device:
 
     def by_phase(self) -> dict[str, Joules]:
         """The device's energy in each phase that its spans tell, between batches, and in the whole window."""
-        own = dict.fromkeys((*AROUND, "reference", "prefill", "decode", *self.spans.phase))
+        own = dict.fromkeys((*AROUND, "prefill", "decode", *self.spans.phase))
         edges = {phase: self.spans.edges(phase) for phase in own}
         edges["other"] = self.spans.between(self.window)
         edges["window"] = np.array(self.window[:1]), np.array(self.window[1:])
@@ -660,10 +659,6 @@ def _joules(row: Row, devices: list[_Device], reasons: list[str]) -> list[Row]:
         _phases(row, by_phase, reasons)
     _idle_and_net(row, by_phase)
     _steady(row, steady)
-    if "reference" in by_phase[0]:
-        reference = [phases["reference"] for phases in by_phase]
-        row["reference_energy_j"] = _sum([part.energy_j for part in reference])
-        row["reference_energy_u_j"] = _u_of(reference)
     _by_counter(row, devices, reasons)
     row["power_w"] = _ratio(row["energy_j"], row["duration_s"])
     row["power_u_w"] = _ratio(row["energy_u_j"], row["duration_s"])
@@ -691,8 +686,8 @@ def _phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> 
         row[f"{phase}_energy_u_j"] = _u_of(parts)
     if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
         reasons.append("phase_gap")
-    # attempts of before idle_after was recorded end with their last batch
-    around = [phase for phase in AROUND if phase != "idle_after" or phase in by_phase[0]]
+    # the reference load is no part of the job; attempts of before idle_after was recorded end with their last batch
+    around = ["idle", "load", "warmup", *(["idle_after"] if "idle_after" in by_phase[0] else [])]
     row["job_energy_j"] = _sum([row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)])
     us_j = [row["energy_u_j"], *(row[f"{phase}_energy_u_j"] for phase in around)]
     row["job_energy_u_j"] = _quadrature(us_j)
