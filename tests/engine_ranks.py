@@ -15,19 +15,19 @@ from typing import Any
 
 import torch
 
-from wattflow import config
-from wattflow.engine import allreduce, paper, ranks, weights
+from wattflow.config import choices as config_choices
+from wattflow.engine import allreduce, protocol, ranks, weights
 from wattflow.engine.build import build
 from wattflow.engine.fused import FusedLlama
 from wattflow.engine.layers import share_among
-from wattflow.engine.layout import Matrix, matrices
 from wattflow.engine.llama import Llama, empty_cache, rotary_table
-from wattflow.engine.pieces import Eager
+from wattflow.engine.ops import Eager
+from wattflow.workload.matrices import Matrix, matrices
 
 ROOT = Path(__file__).parent.parent
 
 
-def tiny(**changes: Any) -> config.Model:
+def tiny(**changes: Any) -> config_choices.Model:
     """A model of 8 heads over 2 KV heads, so that four shards repeat KV heads."""
     shapes = {
         "name": "test",
@@ -38,14 +38,14 @@ def tiny(**changes: Any) -> config.Model:
         "ffn_dim": 96,
         "vocab_size": 256,
     }
-    return config.Model(**{**shapes, **changes})
+    return config_choices.Model(**{**shapes, **changes})
 
 
-def choices(model: config.Model, **changes: Any) -> config.Config:
+def choices(model: config_choices.Model, **changes: Any) -> config_choices.Config:
     """Resolved choices of a greedy float64 point on the CPU."""
     keys = {
         "model": model,
-        "engine": config.Engine(device="cpu"),
+        "engine": config_choices.Engine(device="cpu"),
         "batch_size": 8,
         "max_gen_len": 6,
         "max_seq_len": 40,
@@ -56,10 +56,10 @@ def choices(model: config.Model, **changes: Any) -> config.Config:
         "shards": 1,
         "nodes": 1,
     }
-    return config.Config(**{**keys, **changes})
+    return config_choices.Config(**{**keys, **changes})
 
 
-def random_weights(model: config.Model, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_weights(model: config_choices.Model, seed: int = 0) -> dict[str, torch.Tensor]:
     """Whole matrices by Meta's names, in the order of half-split pairs, wide enough that outputs vary."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
@@ -78,7 +78,7 @@ def interleaved(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 def save_meta(
     folder: Path,
-    model: config.Model,
+    model: config_choices.Model,
     whole: dict[str, torch.Tensor],
     files: int,
     *,
@@ -112,13 +112,15 @@ def _meta_part(
     return tensor if dim is None else tensor.chunk(files, dim)[number].clone()
 
 
-def load_parts(model: config.Model, kind: str, rank: int, shards: int) -> dict[str, torch.Tensor]:
+def load_parts(
+    model: config_choices.Model, kind: str, rank: int, shards: int
+) -> dict[str, torch.Tensor]:
     """What wattflow's loader gives one rank, in float64."""
     read = weights.reader(model, kind, "cpu")
     return dict(weights.of_rank(model, read, rank, shards, dtype=torch.float64, device="cpu"))
 
 
-def whole_from(model: config.Model, kind: str, shards: int) -> dict[str, torch.Tensor]:
+def whole_from(model: config_choices.Model, kind: str, shards: int) -> dict[str, torch.Tensor]:
     """Whole matrices put together from what `shards` ranks loaded, each rank's part at its own range."""
     parts = [load_parts(model, kind, rank, shards) for rank in range(shards)]
     out = {}
@@ -135,7 +137,7 @@ def whole_from(model: config.Model, kind: str, shards: int) -> dict[str, torch.T
     return out
 
 
-def build_llama(model: config.Model, kind: str, who: ranks.Ranks) -> Llama:
+def build_llama(model: config_choices.Model, kind: str, who: ranks.Ranks) -> Llama:
     """The rank's part of the model, in float64, its collectives over `who`."""
     share_among(who)
     with torch.device("meta"):
@@ -148,7 +150,7 @@ def build_llama(model: config.Model, kind: str, who: ranks.Ranks) -> Llama:
 
 
 def all_logits(
-    llama: Llama, model: config.Model, shards: int, tokens: torch.Tensor, cuts: list[int]
+    llama: Llama, model: config_choices.Model, shards: int, tokens: torch.Tensor, cuts: list[int]
 ) -> torch.Tensor:
     """Logits at every position of tokens [batch, length], fed in pieces that end at `cuts` and at the end."""
     batch, length = tokens.shape
@@ -168,8 +170,11 @@ ALONE = ranks.Ranks(0, 1, 0, "here", "cpu", "cpu", None)
 
 
 def generate(
-    chosen: config.Config, who: ranks.Ranks, prompts: list[list[int]], eos_id: int | None = None
-) -> paper.Generated:
+    chosen: config_choices.Config,
+    who: ranks.Ranks,
+    prompts: list[list[int]],
+    eos_id: int | None = None,
+) -> protocol.Generated:
     """One batch through the engine of the choices."""
     engine = build(chosen, who, eos_id=eos_id, pad_id=0)
     try:
@@ -260,7 +265,7 @@ def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
         logits[name] = all_logits(llama, model, who.world, tokens, [5])
     made = {}
     for name, (shapes, changes) in ask["generations"].items():
-        engine = config.Engine(name=changes.pop("engine", "paper"), device="cpu")
+        engine = config_choices.Engine(name=changes.pop("engine", "paper"), device="cpu")
         chosen = choices(tiny(**shapes), shards=who.world, engine=engine, **changes)
         made[name] = generate(chosen, who, ask["prompts"]).tokens
     summed, about = reduced(who)

@@ -1,4 +1,4 @@
-"""A load for the fake NVML, in the place of wattflow.engine.pulse: the watts of FAKE_NVML_CURVE=load follow it exactly.
+"""A load for the fake NVML, in place of engine.pulsed_load: the watts of FAKE_NVML_CURVE=load follow it exactly.
 
 It adds the edges that it is told to the file of FAKE_NVML_LOAD at once, and answers when they are over.
 FAKE_LOAD_DIES=2 has it die when it is told edges for the second time.

@@ -14,16 +14,16 @@ from typing import Any
 import pyarrow as pa
 from sweeps import ABOUT, choices, make_sweep
 
-from wattflow import config
-from wattflow.collect import collect
-from wattflow.columns import POINT
-from wattflow.config import Power
-from wattflow.power.parent import Sidecar
-from wattflow.schema import REQUEST, SCHEMA_VERSION, SPAN, NodeInfo, Record
-from wattflow.stream import read_table, write_table
-from wattflow.sweepdir import AttemptDir, SweepDir
-from wattflow.timings import SpanLog, close_node
-from wattflow.told import AROUND, OUTSIDE
+from wattflow.collect.collect import collect
+from wattflow.config import identity
+from wattflow.config.choices import Power
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.run.spans import SpanLog, close_node
+from wattflow.store.columns import POINT
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.phases import AROUND, OUTSIDE
+from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, NodeInfo, Record
+from wattflow.store.tables import read_table, write_table
 
 Row = dict[str, Any]
 MEASURE = [sys.executable, "-m", "wattflow.cli", "measure"]
@@ -87,7 +87,7 @@ def new_attempt(path: Path) -> tuple[SweepDir, AttemptDir]:
     """A sweep of one point, and the first attempt at it."""
     point = point_of(path)
     sweep = make_sweep(path, [point])
-    return sweep, sweep.claim_attempt(config.point_id(point))
+    return sweep, sweep.claim_attempt(identity.point_id(point))
 
 
 def finish(

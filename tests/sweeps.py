@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from wattflow import config
-from wattflow.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
-from wattflow.stream import write_table
-from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow.config import choices as config_choices
+from wattflow.config import identity
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
+from wattflow.store.tables import write_table
 
 START_NS = 1_760_000_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -78,7 +79,7 @@ class Made:
 
 def choices(**over: Any) -> dict[str, Any]:
     """Resolved choices; dotted keys with `__` for the dots."""
-    made = config.to_dict(config.Config())
+    made = config_choices.to_dict(config_choices.Config())
     made["model"]["name"], made["dataset"]["name"] = "tiny", "alpaca"
     made["cluster"]["name"] = "local"
     for key, value in over.items():
@@ -87,7 +88,7 @@ def choices(**over: Any) -> dict[str, Any]:
         for part in path:
             target = target[part]
         target[last] = value
-    return config.resolve(made)
+    return config_choices.resolve(made)
 
 
 def make_sweep(
@@ -99,7 +100,7 @@ def make_sweep(
     reasons = [*reasons, *[None] * (len(points) - len(reasons))]
     rows = [
         {
-            "point_id": config.point_id(point),
+            "point_id": identity.point_id(point),
             "position": i,
             "reason": reason,
             "choices": json.dumps(point),
@@ -227,7 +228,7 @@ def _readings(stamps: np.ndarray, source: str, **values: Any) -> pa.Table:
 
 def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptDir:
     """One attempt at a point, its record written last."""
-    point_id = config.point_id(point)
+    point_id = identity.point_id(point)
     attempt = sweep.claim_attempt(point_id)
     spans = spans_of(made)
     nodes = list(dict.fromkeys(gpu.node for gpu in made.gpus))

@@ -22,17 +22,17 @@ import pyarrow.parquet as pq
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
-from wattflow import archive
-from wattflow.bundle import bundle
-from wattflow.collect import collect
+from wattflow.analysis.sweep import open_sweep
+from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.pseudonyms import Names, Pseudonyms
-from wattflow.results import open_sweep
-from wattflow.schema import Record
-from wattflow.submit import resume
-from wattflow.sweepdir import SweepDir
-from wattflow.verdict import lines
-from wattflow.verify import verify
+from wattflow.publish import archive
+from wattflow.publish.bundle import bundle
+from wattflow.publish.pseudonyms import Names, Pseudonyms
+from wattflow.publish.verdict import lines
+from wattflow.publish.verify import verify
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import Record
+from wattflow.submit.resume import resume
 
 ROOT = Path(__file__).parent.parent
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]

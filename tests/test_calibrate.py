@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from test_report import in_browser
 
-from wattflow.engine import pulse
+from wattflow.calibrate.passport import read_again
+from wattflow.engine import pulsed_load
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.passport import read_again
-from wattflow.power.calibrate import ALIAS_MS, Step, plan, wave
+from wattflow.power.recorder import ALIAS_MS, Step, plan, wave
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -313,7 +313,7 @@ def test_the_load_switches_when_it_is_told():
         worked.append(time.time_ns())
         time.sleep(0.003)
 
-    switched = pulse.follow(told, work)
+    switched = pulsed_load.follow(told, work)
     for k, (asked, done) in enumerate(zip(told, switched, strict=True)):
         assert asked <= done
         assert k % 2 == 1 or done <= min(at for at in worked if at >= asked)
@@ -322,9 +322,9 @@ def test_the_load_switches_when_it_is_told():
 
 
 def test_the_load_speaks_json_lines():
-    """`python -m wattflow.engine.pulse` says that it is ready, answers edges with edges, and ends with its input."""
+    """The pulsed load says that it is ready, answers edges with edges, and ends with its input."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "wattflow.engine.pulse"],
+        [sys.executable, "-m", "wattflow.engine.pulsed_load"],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -4,8 +4,8 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
-from wattflow.caps import Run, best, percent, table
-from wattflow.collect import collect
+from wattflow.analysis.caps import Run, best, percent, table
+from wattflow.collect.collect import collect
 
 # Table III of arXiv 2310.03003: change in percent against 250 W, by generation length and cap
 TIME = {256: {175: 6.23, 150: 15.33}, 512: {175: 6.51, 150: 21.70}, 1024: {175: 7.40, 150: 21.65}}

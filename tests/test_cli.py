@@ -10,7 +10,9 @@ import pytest
 from fake_slurm import FakeSlurm
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import __version__, cli, collect
+from wattflow import __version__
+from wattflow.cli import follow
+from wattflow.collect import collect
 
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
 
@@ -281,7 +283,7 @@ def test_installed_wheel_finds_its_conf(tmp_path):
     where.mkdir()
     done = call("plan", "grid=demo", cwd=where, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
-    code = "import wattflow.grid as g; print(*g.conf_dirs())"
+    code = "import wattflow.plan.hydra as g; print(*g.conf_dirs())"
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=where,
@@ -299,7 +301,7 @@ def test_the_closing_table_says_which_finished_points_it_leaves_out(tmp_path, ca
     sweep = make_sweep(tmp_path / "s", points)
     good, bad = (make_attempt(sweep, point, Made([Gpu("GPU-1")])) for point in points)
     bad.trace_path("node1", "GPU-1").unlink()
-    cli.sweeps._close(sweep)
+    follow.close(sweep)
     told = capsys.readouterr().err
     assert f"{bad.point_id} finished and does not count: A GPU of the job has no trace" in told
     assert good.point_id not in told

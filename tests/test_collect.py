@@ -23,12 +23,12 @@ from sweeps import (
     trace_of,
 )
 
-from wattflow import config
-from wattflow.attempts import self_checks
-from wattflow.collect import collect
-from wattflow.columns import PHASE, POINT, REASONS
-from wattflow.schema import SPAN, TRACE
-from wattflow.stream import write_table
+from wattflow.collect.collect import collect
+from wattflow.collect.figures import self_checks
+from wattflow.config import identity
+from wattflow.store.columns import PHASE, POINT, REASONS
+from wattflow.store.schema import SPAN, TRACE
+from wattflow.store.tables import write_table
 
 POINT_1 = choices(shards=1)
 
@@ -775,7 +775,7 @@ def test_points_without_attempts(tmp_path):
     """A point never tried waits, one that cannot run is infeasible with its figures, one being run is unfinished."""
     points = [choices(repeat=0), choices(shards=3), choices(repeat=1)]
     sweep = make_sweep(tmp_path / "s", points, [None, "shards=3 does not divide n_heads=32", None])
-    sweep.claim_attempt(config.point_id(points[2]))
+    sweep.claim_attempt(identity.point_id(points[2]))
     found = rows(sweep)
     assert [row["status"] for row in found] == ["waiting", "infeasible", "running"]
     assert [row["reasons"] for row in found] == [["waiting"], ["infeasible"], ["unfinished"]]
@@ -836,7 +836,7 @@ def test_a_thousand_failed_points_are_quick(tmp_path):
     points = [choices(seed=i) for i in range(1000)]
     sweep = make_sweep(tmp_path / "s", points)
     for point in points:
-        attempt = sweep.claim_attempt(config.point_id(point))
+        attempt = sweep.claim_attempt(identity.point_id(point))
         record = {
             "schema_version": 1,
             "point_id": attempt.point_id,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wattflow.compare import Value, break_even, mean, propagated, ratio, student_t
+from wattflow.analysis.statistics import Value, break_even, mean, propagated, ratio, student_t
 
 
 def values(**by_board):

@@ -4,20 +4,21 @@ from copy import deepcopy
 
 import pytest
 
-from wattflow import config
+from wattflow.config import checks, identity
+from wattflow.config import choices as config_choices
 from wattflow.errors import RefusedError
 
 
 def choices(**changed):
     """Resolved default choices with named keys changed; dots are written as double underscores."""
-    made = config.to_dict(config.Config())
+    made = config_choices.to_dict(config_choices.Config())
     for key, value in changed.items():
         *parents, leaf = key.split("__")
         here = made
         for parent in parents:
             here = here[parent]
         here[leaf] = value
-    return config.resolve(made)
+    return config_choices.resolve(made)
 
 
 # Ids that stand on people's disks. One that changes makes every sweep run again: raise ID_VERSION and say so in the
@@ -32,7 +33,7 @@ def choices(**changed):
 )
 def test_point_ids_never_change(changed, point_id):
     """The ids of these choices are those that stand on people's disks."""
-    assert config.point_id(choices(**changed)) == point_id
+    assert identity.point_id(choices(**changed)) == point_id
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_point_ids_never_change(changed, point_id):
 )
 def test_where_and_how_a_point_runs_is_no_part_of_its_id(key, value):
     """Paths, partition, limits and the way power is watched leave the id alone."""
-    assert config.point_id(choices(**{key: value})) == config.point_id(choices())
+    assert identity.point_id(choices(**{key: value})) == identity.point_id(choices())
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_where_and_how_a_point_runs_is_no_part_of_its_id(key, value):
 )
 def test_what_changes_the_measurement_changes_the_id(key, value):
     """Every choice that may change a joule is hashed."""
-    assert config.point_id(choices(**{key: value})) != config.point_id(choices())
+    assert identity.point_id(choices(**{key: value})) != identity.point_id(choices())
 
 
 def test_a_key_at_its_default_leaves_the_id_alone():
     """A new key with a default does not change the ids of old points: only differences are hashed."""
     without = deepcopy(choices())
     del without["top_p"]
-    assert config.point_id(without) == config.point_id(choices())
+    assert identity.point_id(without) == identity.point_id(choices())
 
 
 def test_nodes_follow_from_shards_and_gpus_per_node():
@@ -110,14 +111,16 @@ def test_room_for_a_prompt_of_512_tokens():
 def test_a_wrong_value_is_refused_with_the_right_ones(key, value, told):
     """The message lists what is allowed."""
     with pytest.raises(RefusedError, match=told):
-        config.check(choices(**{key: value}))
+        checks.check(choices(**{key: value}))
 
 
 def test_choices_survive_the_way_through_json():
     """A point read back from disk is the point that was written."""
     import json
 
-    made = choices(model__rope_scaling=config.to_dict(config.RopeScaling(factor=4.0)))
-    typed = config.from_dict(json.loads(json.dumps(made)))
-    assert typed.model.rope_scaling == config.RopeScaling(factor=4.0)
-    assert config.point_id(config.to_dict(typed)) == config.point_id(made)
+    made = choices(
+        model__rope_scaling=config_choices.to_dict(config_choices.RopeScaling(factor=4.0))
+    )
+    typed = config_choices.from_dict(json.loads(json.dumps(made)))
+    assert typed.model.rope_scaling == config_choices.RopeScaling(factor=4.0)
+    assert identity.point_id(config_choices.to_dict(typed)) == identity.point_id(made)

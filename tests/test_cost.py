@@ -7,14 +7,17 @@ import pytest
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
-from wattflow import caps, report
+from wattflow.analysis import caps
+from wattflow.analysis.cost import Factor, Factors, Spent, Used, bill, break_even_host_w, table
+from wattflow.analysis.tables import factor_lines
 from wattflow.cli import main
-from wattflow.collect import collect
-from wattflow.config import Cost, with_cost
-from wattflow.cost import Factor, Factors, Spent, Used, bill, break_even_host_w, table
+from wattflow.collect.collect import collect
+from wattflow.config.choices import Cost
+from wattflow.config.overrides import with_cost
 from wattflow.errors import RefusedError
-from wattflow.grid import plan
-from wattflow.report import cost_table, factor_lines
+from wattflow.plan.grid import plan
+from wattflow.report import page
+from wattflow.report.page import cost_table
 
 HOUR_NS = 3_600_000_000_000
 DECLARED = {
@@ -192,10 +195,10 @@ def test_the_break_even_stands_in_table_and_page(sweep, monkeypatch, capsys):
     assert run(monkeypatch, "compare", sweep.directory.path, "--by", "batch_size") == 0
     head, _, other = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert other[head.index("break-even host, W")] == "100 (100 to 100)"  # repeats do not scatter
-    section = report._comparisons(sweep)
+    section = page._comparisons(sweep)
     assert "<td>4</td><td>2</td><td class=n>1.500</td>" in section  # a batch of 4, against 2
     assert "<td class=n>100 (100 to 100)</td>" in section
-    assert "from tariff of 2026" in report._cost(sweep)
+    assert "from tariff of 2026" in page._cost(sweep)
 
 
 def test_cost_of_a_sweep(sweep, monkeypatch, capsys):

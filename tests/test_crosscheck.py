@@ -11,13 +11,13 @@ from site_monitoring import PUE, SCRAPE_S, Board, prometheus, served
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
-from wattflow import report
+from wattflow.analysis.crosscheck import crosscheck
+from wattflow.analysis.prometheus import Prometheus, selector
 from wattflow.cli import main
-from wattflow.collect import collect
-from wattflow.columns import CROSSCHECK
-from wattflow.crosscheck import crosscheck
+from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError, SiteError
-from wattflow.prometheus import Prometheus, selector
+from wattflow.report import page
+from wattflow.store.columns import CROSSCHECK
 
 WINDOW_S = 2.5
 STEADY, RISING = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
@@ -112,7 +112,7 @@ def test_it_is_kept_and_shown(site, monkeypatch, capsys):
     kept = pq.read_table(sweep.directory.crosscheck_path)
     assert kept.schema.names == CROSSCHECK.names
     assert kept.num_rows == 4
-    section = report._crosscheck(sweep)
+    section = page._crosscheck(sweep)
     assert "jobstats nvidia_gpu_power_usage_milliwatts" in section
     assert "holds the PUE" in section
 
@@ -327,4 +327,4 @@ def test_nothing_to_hold_against(tmp_path, monkeypatch, capsys):
     collect(directory)
     assert run(monkeypatch, directory.path, "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
-    assert report._crosscheck(wattflow.open_sweep(directory.path)) == ""  # no heading over nothing
+    assert page._crosscheck(wattflow.open_sweep(directory.path)) == ""  # no heading over nothing

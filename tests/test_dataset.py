@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattflow import dataset, tokenizer
-from wattflow.config import Config, Dataset, Model
-from wattflow.dataset import Entry
+from wattflow.config.choices import Config, Dataset, Model
 from wattflow.errors import RefusedError
+from wattflow.workload import prompts as workload_prompts
+from wattflow.workload import tokenizer
+from wattflow.workload.prompts import Entry
 
 MODEL = Model(name="tiny", vocab_size=512)
 BYTES = tokenizer.load(MODEL)
@@ -56,12 +57,12 @@ def refusal(action, *args):
 
 def load(choices):
     """The prompts in bytes."""
-    return dataset.load(choices, BYTES)
+    return workload_prompts.load(choices, BYTES)
 
 
 def test_alpaca_default():
     """The default layout has the headings that Alpaca's models know, and no heading for an input that is missing."""
-    text = dataset.text_of(Entry("record 1", "Say hello."), Dataset(name="a"))
+    text = workload_prompts.text_of(Entry("record 1", "Say hello."), Dataset(name="a"))
     assert text == (
         "Carry out the instruction below. Answer with the result alone.\n\n"
         "### Instruction:\nSay hello.\n\n### Response:\n"
@@ -70,14 +71,14 @@ def test_alpaca_default():
 
 def test_alpaca_default_with_input():
     """An input has a heading of its own between instruction and response."""
-    text = dataset.text_of(Entry("record 1", "Translate.", "Hallo"), Dataset(name="a"))
+    text = workload_prompts.text_of(Entry("record 1", "Translate.", "Hallo"), Dataset(name="a"))
     assert text.endswith("### Instruction:\nTranslate.\n\n### Input:\nHallo\n\n### Response:\n")
     assert text.startswith("Carry out the instruction below, on the input that follows it.")
 
 
 def test_gsm8k_default():
     """A question is followed by how to show its result."""
-    text = dataset.text_of(Entry("line 1", "How many?"), Dataset(name="g", format="gsm8k"))
+    text = workload_prompts.text_of(Entry("line 1", "How many?"), Dataset(name="g", format="gsm8k"))
     assert text == (
         "How many?\n\nWork this out step by step. End with a line that holds #### and, after it, the result alone."
     )
@@ -93,14 +94,16 @@ def test_gsm8k_default():
 )
 def test_plain(entry, format_, text):
     """The plain template adds nothing to the fields."""
-    assert dataset.text_of(entry, Dataset(name="x", format=format_, template="plain")) == text
+    assert (
+        workload_prompts.text_of(entry, Dataset(name="x", format=format_, template="plain")) == text
+    )
 
 
 @pytest.mark.parametrize("template", ["default", "plain"])
 def test_jsonl_is_sent_as_it_is(template):
     """Prompts of one's own are not touched by either template."""
     chosen = Dataset(name="x", format="jsonl", template=template)
-    assert dataset.text_of(Entry("", " as is\n"), chosen) == " as is\n"
+    assert workload_prompts.text_of(Entry("", " as is\n"), chosen) == " as is\n"
 
 
 @pytest.mark.parametrize("name", ["alpaca", "gsm8k"])
@@ -129,7 +132,7 @@ def test_read_alpaca(tmp_path):
             ]
         )
     )
-    assert dataset.read(path, "alpaca") == [
+    assert workload_prompts.read(path, "alpaca") == [
         Entry("record 1", "Do", "this"),
         Entry("record 2", "Go"),
         Entry("record 3", "Be"),
@@ -145,14 +148,14 @@ def test_read_gsm8k_result(tmp_path, answer, result):
     """The reference result is what follows the last ####, without commas; none where there is nothing."""
     path = tmp_path / "g.jsonl"
     path.write_text(json.dumps({"question": "q", "answer": answer}))
-    assert dataset.read(path, "gsm8k") == [Entry("line 1", "q", answer=result)]
+    assert workload_prompts.read(path, "gsm8k") == [Entry("line 1", "q", answer=result)]
 
 
 def test_read_jsonl(tmp_path):
     """Either key will do, blank lines are passed over, and places are lines of the file."""
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a"}\n\n{"text": "b", "id": 7}\n{"prompt": "c", "answer": "d"}\n')
-    assert dataset.read(path, "jsonl") == [
+    assert workload_prompts.read(path, "jsonl") == [
         Entry("line 1", "a"),
         Entry("line 3", "b"),
         Entry("line 4", "c", answer="d"),
@@ -164,7 +167,7 @@ def test_read_jsonl(tmp_path):
 def test_read_any_text(texts):
     """Any text survives JSON lines, also one with the line breaks that only Unicode knows."""
     data = "\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in texts).encode()
-    entries = dataset.parse(data, "here", "jsonl")
+    entries = workload_prompts.parse(data, "here", "jsonl")
     assert [entry.instruction for entry in entries] == texts
 
 
@@ -172,7 +175,7 @@ def test_read_with_byte_order_mark(tmp_path):
     """A file that an editor opened with a byte order mark is read like any other."""
     path = tmp_path / "a.json"
     path.write_bytes(b'\xef\xbb\xbf[{"instruction": "Do"}]')
-    assert dataset.read(path, "alpaca") == [Entry("record 1", "Do")]
+    assert workload_prompts.read(path, "alpaca") == [Entry("record 1", "Do")]
 
 
 def test_draw_known_answer(lines):
@@ -341,7 +344,7 @@ def test_bad_file(tmp_path, data, format_, told):
     """A bad file is refused in one short line that names the file, the place and the fault."""
     path = tmp_path / "prompts"
     path.write_bytes(data)
-    message = refusal(dataset.read, path, format_)
+    message = refusal(workload_prompts.read, path, format_)
     assert told in message
     assert str(path) in message
 
@@ -354,27 +357,29 @@ def test_missing_file(tmp_path):
 
 def test_folder_is_no_file(tmp_path):
     """A folder in a file's place is named as such."""
-    assert "not a file" in refusal(dataset.read, tmp_path, "jsonl")
+    assert "not a file" in refusal(workload_prompts.read, tmp_path, "jsonl")
 
 
 def test_unreadable_file(tmp_path):
     """What the system will not open, such as a name of 300 letters, is refused with the system's reason."""
-    assert "File name too long" in refusal(dataset.read, tmp_path / ("x" * 300), "jsonl")
+    assert "File name too long" in refusal(workload_prompts.read, tmp_path / ("x" * 300), "jsonl")
 
 
 def test_check_finds_what_load_would(lines):
     """check refuses an over-long prompt and a vocabulary that cannot be, and accepts what can be run."""
     good = config(lines("a", "b"))
-    dataset.Checker().check(good)
-    assert "tokens" in refusal(dataset.Checker().check, dataclasses.replace(good, max_seq_len=2))
+    workload_prompts.Checker().check(good)
+    assert "tokens" in refusal(
+        workload_prompts.Checker().check, dataclasses.replace(good, max_seq_len=2)
+    )
     small = dataclasses.replace(good, model=Model(name="m", vocab_size=100))
-    assert "too small" in refusal(dataset.Checker().check, small)
+    assert "too small" in refusal(workload_prompts.Checker().check, small)
 
 
 def test_check_needs_no_torch():
     """A login node checks the shipped prompts without torch, in far less than a second."""
     code = (
-        "import sys, time; from wattflow import dataset; from wattflow.config import *\n"
+        "import sys, time; from wattflow.workload import prompts as dataset; from wattflow.config.choices import *\n"
         "chosen = Config(model=Model(name='m', vocab_size=512), dataset=Dataset(name='alpaca'),\n"
         "                n_prompts=64, max_seq_len=768)\n"
         "times = []\n"

@@ -16,12 +16,15 @@ from click import UsageError
 from sweeps import demo
 
 import wattflow
-from wattflow import grid, schema, status
-from wattflow.attempts import DUMMY_DATA
 from wattflow.cli import app
-from wattflow.collect import collect
-from wattflow.columns import PHASE, POINT, REASONS
-from wattflow.config import DEFAULTS, Config, hashed, to_dict
+from wattflow.collect.collect import collect
+from wattflow.collect.figures import DUMMY_DATA
+from wattflow.config.choices import Config, to_dict
+from wattflow.config.identity import DEFAULTS, hashed
+from wattflow.plan import grid
+from wattflow.store import schema
+from wattflow.store.columns import PHASE, POINT, REASONS
+from wattflow.submit import status
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

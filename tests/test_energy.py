@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattflow import energy
+from wattflow.energy import counter
+from wattflow.energy import curve as energy_curve
+from wattflow.store import sources
 
 START_NS = 1_760_000_000_000_000_000
 MS, S = 1_000_000, 1_000_000_000
@@ -13,12 +15,12 @@ MS, S = 1_000_000, 1_000_000_000
 
 def curve(seconds, watts, gap=None, **kwargs):
     stamps = START_NS + np.rint(np.asarray(seconds) * 1e9).astype(np.int64)
-    return energy.curve(stamps, watts, gap, **kwargs)
+    return energy_curve.curve(stamps, watts, gap, **kwargs)
 
 
 def joules(power, start_s, end_s):
     start, end = (START_NS + round(s * 1e9) for s in (start_s, end_s))
-    return energy.summed(energy.between(power, [start], [end]))
+    return energy_curve.summed(energy_curve.between(power, [start], [end]))
 
 
 def ns(seconds):
@@ -152,7 +154,7 @@ def test_a_failed_reading_is_a_gap_not_zero_watts():
 )
 def test_longest_spacing(source, period_ms, longest_ms):
     """100 ms for the 20 ms buffer, three periods and 100 ms of slack for polls."""
-    assert energy.longest_spacing_ns(source, period_ms) == longest_ms * MS
+    assert sources.longest_spacing_ns(source, period_ms) == longest_ms * MS
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_longest_spacing(source, period_ms, longest_ms):
 )
 def test_lag(source, period_ms, lag_ms):
     """A polled stamp may lie off by its period or the sensor's renewal; that of a cached value by both in a row."""
-    assert energy.lag_ns(source, period_ms) == lag_ms * MS
+    assert sources.lag_ns(source, period_ms) == lag_ms * MS
 
 
 jittered = st.lists(
@@ -182,11 +184,11 @@ jittered = st.lists(
 def test_additive_and_never_negative(steps, cuts):
     """E(a, b) + E(b, c) = E(a, c) to 1e-9, and no window has negative joules, whatever jitter and gaps."""
     stamps = START_NS + np.cumsum([step for step, _ in steps])
-    power = energy.curve(stamps, [watts for _, watts in steps])
+    power = energy_curve.curve(stamps, [watts for _, watts in steps])
     length = int(stamps[-1] - stamps[0])
     edges = np.array(sorted(int(stamps[0]) + round(cut * length) for cut in cuts), dtype=np.int64)
-    parts = energy.between(power, edges[:-1], edges[1:])
-    whole = energy.between(power, edges[:1], edges[-1:])
+    parts = energy_curve.between(power, edges[:-1], edges[1:])
+    whole = energy_curve.between(power, edges[:1], edges[-1:])
     assert np.all(parts.energy_j >= 0)
     assert parts.energy_j.sum() == pytest.approx(whole.energy_j[0], rel=1e-9, abs=1e-9)
     assert parts.covered_ns.sum() == whole.covered_ns[0]
@@ -262,9 +264,9 @@ def sampled_curve(random, source, changes, levels, running_j):
     return curve(
         at_s,
         watts,
-        longest_ns=energy.longest_spacing_ns(source, period_ms),
-        lag_ns=energy.lag_ns(source, period_ms),
-        renewal_ns=energy.RENEWAL_NS.get(source, 0),
+        longest_ns=sources.longest_spacing_ns(source, period_ms),
+        lag_ns=sources.lag_ns(source, period_ms),
+        renewal_ns=sources.RENEWAL_NS.get(source, 0),
     )
 
 
@@ -299,7 +301,7 @@ def errors(load, source, curves, windows, *, least_s=1.0, most_s=30.0):
         power = sampled_curve(random, source, changes, levels, running_j)
         length_s = np.exp(random.uniform(np.log(least_s), np.log(most_s), windows))
         start_s = random.uniform(0, TRACE_S - length_s)
-        told = energy.between(power, ns(start_s), ns(start_s + length_s))
+        told = energy_curve.between(power, ns(start_s), ns(start_s + length_s))
         truth = running_j(start_s + length_s) - running_j(start_s)
         found.append(np.stack([length_s, told.energy_j - truth, told.u_j, truth]))
     return np.concatenate(found, axis=1)
@@ -380,7 +382,7 @@ def test_uncertainty_of_a_phase_of_many_batches_holds_the_truth(phase, sensor):
     for _ in range(400):
         told, changes, running_j = late_phases(random, sensor)
         start_s, end_s = changes[phase:-1:3], changes[phase + 1 :: 3]
-        summed = energy.summed(energy.between(told, ns(start_s), ns(end_s)))
+        summed = energy_curve.summed(energy_curve.between(told, ns(start_s), ns(end_s)))
         found.append((summed.energy_j - (running_j(end_s) - running_j(start_s)).sum(), summed.u_j))
     error_j, u_j = np.abs(np.transpose(found))
     assert np.mean(error_j <= 2 * u_j) >= 0.95
@@ -393,12 +395,12 @@ def test_uncertainty_of_a_phase_of_many_batches_holds_the_truth(phase, sensor):
 def ticking(read_ms, end_ms=2000, watts=500):
     """A counter of a constant load that ticks each 100 ms, as readings at some ms."""
     at_ms = np.asarray(read_ms if np.iterable(read_ms) else np.arange(0, end_ms + 1, read_ms))
-    return energy.counter(START_NS + at_ms * MS, 126_000_000_000 + (at_ms // 100) * watts * 100)
+    return counter.counter(START_NS + at_ms * MS, 126_000_000_000 + (at_ms // 100) * watts * 100)
 
 
 def test_counter_between_ticks():
     """Read each 10 ms, 500 W for 0.33 s are 165 J, not whole ticks, within u of both edges."""
-    found = energy.counter_between(ticking(10), [START_NS + 450 * MS], [START_NS + 780 * MS])
+    found = counter.counter_between(ticking(10), [START_NS + 450 * MS], [START_NS + 780 * MS])
     assert found.energy_j[0] == pytest.approx(165.0, rel=1e-9)
     # a tick came up to 5 ms beside its place at 395, 495, 695 and 795 ms; an edge is 45 or 15 ms from the nearest
     u_ms = [np.hypot(np.hypot(0.45 * 5, 0.55 * 5), 45), np.hypot(np.hypot(0.15 * 5, 0.85 * 5), 15)]
@@ -411,11 +413,11 @@ def test_an_aged_reading_makes_its_tick_uncertain():
     The window starts and ends at such places, so that at a constant 500 W both edges are off by 0.55 s at most.
     """
     stamps, readings_mj = START_NS + np.arange(20) * S, np.arange(20) * 500_000
-    readings = energy.counter(stamps, readings_mj, age_ns=S)
+    readings = counter.counter(stamps, readings_mj, age_ns=S)
     assert readings.half_ns.tolist() == [550 * MS] * 20
     assert readings.time_ns.tolist() == (stamps - 550 * MS).tolist()
     edges = [START_NS + 2_450 * MS], [START_NS + 12_450 * MS]
-    found = energy.counter_between(readings, *edges)
+    found = counter.counter_between(readings, *edges)
     assert found.energy_j[0] == pytest.approx(5000.0, rel=1e-9)
     assert found.u_j[0] == pytest.approx(500 * 0.55 * np.sqrt(2) / np.sqrt(3), rel=1e-6)
 
@@ -425,8 +427,8 @@ def test_a_few_reads_at_an_edge_make_the_counter_sharp():
     edges = [START_NS + 2_030 * MS], [START_NS + 7_050 * MS]
     bursts = [*range(2_030, 2_130, 15), *range(7_050, 7_150, 15)]
     power = curve(np.arange(0, 12, 0.02), np.full(600, 480.0))  # only its course counts
-    sharp = energy.counter_between(ticking([0, 5_000, *bursts, 9_999]), *edges, power)
-    lone = energy.counter_between(ticking([0, 1_999, 5_000, 7_300, 9_999]), *edges, power)
+    sharp = counter.counter_between(ticking([0, 5_000, *bursts, 9_999]), *edges, power)
+    lone = counter.counter_between(ticking([0, 1_999, 5_000, 7_300, 9_999]), *edges, power)
     assert sharp.energy_j[0] == pytest.approx(2510.0, rel=0.004)
     assert 2 * sharp.u_j[0] < 0.005 * 2510 < 2 * lone.u_j[0]
 
@@ -434,22 +436,22 @@ def test_a_few_reads_at_an_edge_make_the_counter_sharp():
 def test_between_two_ticks_the_counter_follows_power():
     """50 W until 3 s, 500 W from then on: at 3 s, in the middle of a step of 1100 J, the counter stands at 100 J."""
     power = curve([0, 3, 3.0001, 8], [50.0, 50.0, 500.0, 500.0], longest_ns=10 * S)
-    readings = energy.counter([START_NS + S, START_NS + 5 * S], [0, 1_100_000])
-    found = energy.counter_between(readings, [START_NS + S], [START_NS + 3 * S], power)
+    readings = counter.counter([START_NS + S, START_NS + 5 * S], [0, 1_100_000])
+    found = counter.counter_between(readings, [START_NS + S], [START_NS + 3 * S], power)
     assert found.energy_j[0] == pytest.approx(100.0, abs=4)
-    evenly = energy.counter_between(readings, [START_NS + S], [START_NS + 3 * S])
+    evenly = counter.counter_between(readings, [START_NS + S], [START_NS + 3 * S])
     assert evenly.energy_j[0] == pytest.approx(550.0, abs=20)
 
 
 def test_counter_keeps_its_digits():
     """At 1.26e11 mJ, where a float32 steps by 8 J, a step of 1 mJ is still 1 mJ."""
-    readings = energy.counter([START_NS, START_NS + S], [126_000_000_001, 126_000_000_002])
+    readings = counter.counter([START_NS, START_NS + S], [126_000_000_001, 126_000_000_002])
     assert readings.energy_mj.tolist() == [0, 1]
 
 
 def test_counter_beyond_int64():
     """Readings of unsigned 64 bits above 2^63 are subtracted exactly."""
-    readings = energy.counter(
+    readings = counter.counter(
         [START_NS, START_NS + S], np.array([2**63 + 5, 2**63 + 12], np.uint64)
     )
     assert readings.energy_mj.tolist() == [0, 7]
@@ -458,7 +460,7 @@ def test_counter_beyond_int64():
 def reset_counter():
     """100 W for 10 s by a counter read each second that was reset between 4 and 5 s."""
     stamps = START_NS + np.arange(11) * S
-    return energy.counter(
+    return counter.counter(
         stamps,
         [9_000_000 + 100_000 * i for i in range(5)] + [50_000 + 100_000 * i for i in range(6)],
     )
@@ -467,23 +469,23 @@ def reset_counter():
 def test_a_decrease_is_a_reset_bridged_by_power():
     """The step that the reset ate is taken from power: 1000 J in all, finite, and flagged."""
     power = curve(np.arange(0, 10.01, 0.05), np.full(201, 100.0))
-    found = energy.counter_between(reset_counter(), [START_NS], [START_NS + 9 * S], power)
+    found = counter.counter_between(reset_counter(), [START_NS], [START_NS + 9 * S], power)
     assert found.energy_j[0] == pytest.approx(900.0)
-    assert energy.resets_between(reset_counter(), START_NS, START_NS + 10 * S) == 1
-    assert energy.resets_between(reset_counter(), START_NS + 5 * S, START_NS + 10 * S) == 0
+    assert counter.resets_between(reset_counter(), START_NS, START_NS + 10 * S) == 1
+    assert counter.resets_between(reset_counter(), START_NS + 5 * S, START_NS + 10 * S) == 0
 
 
 def test_a_reset_without_power_is_withheld():
     """Where nothing bridges the reset, its window has no joules, and a window beside it has."""
     starts, ends = [START_NS, START_NS + 5 * S], [START_NS + 9 * S, START_NS + 9 * S]
-    found = energy.counter_between(reset_counter(), starts, ends)
+    found = counter.counter_between(reset_counter(), starts, ends)
     assert np.isnan(found.energy_j[0])
     assert found.energy_j[1] == pytest.approx(400.0)
 
 
 def test_counter_is_not_extrapolated():
     """A window that ends after the last reading has no joules."""
-    found = energy.counter_between(reset_counter(), [START_NS + 6 * S], [START_NS + 11 * S])
+    found = counter.counter_between(reset_counter(), [START_NS + 6 * S], [START_NS + 11 * S])
     assert np.isnan(found.energy_j[0])
 
 
@@ -496,12 +498,12 @@ def test_clock_step_is_seen():
     drifting = START_NS + steady + steady // 20_000
     stepped = np.where(steady < 10 * S, drifting, drifting - 3 * S)
     window = START_NS, START_NS + 15 * S
-    assert not energy.clock_stepped(drifting, steady, *window)
-    assert energy.clock_stepped(stepped, steady, *window)
+    assert not energy_curve.clock_stepped(drifting, steady, *window)
+    assert energy_curve.clock_stepped(stepped, steady, *window)
 
 
 def test_a_window_that_ends_before_it_starts_is_an_error():
     """Edges in the wrong order raise ValueError instead of giving 0 J."""
     power = curve([0.0, 0.1], [1.0, 1.0])
     with pytest.raises(ValueError, match="before it starts"):
-        energy.between(power, [START_NS + 5], [START_NS])
+        energy_curve.between(power, [START_NS + 5], [START_NS])

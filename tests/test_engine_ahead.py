@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wattflow.engine import ahead, weights
-from wattflow.engine.ahead import Ahead, Range
-from wattflow.engine.header import hf_ranges
-from wattflow.engine.layout import matrices
+from wattflow.engine import weights
 from wattflow.engine.ranks import Ranks
+from wattflow.workload import readahead
+from wattflow.workload.checkpoint import hf_ranges
+from wattflow.workload.matrices import matrices
+from wattflow.workload.readahead import Ahead, Range
 
 
 def saved(folder, model):
@@ -43,10 +44,10 @@ def until(condition):
 
 def test_reading_stays_near_its_use(tmp_path, monkeypatch):
     """Ten matrices of 100 bytes and 250 bytes ahead: three are read at first, and one more as each is used."""
-    monkeypatch.setattr(ahead, "AHEAD_BYTES", 250)
+    monkeypatch.setattr(readahead, "AHEAD_BYTES", 250)
     (tmp_path / "file").write_bytes(bytes(1000))
     parts = [Range(f"m{k}", tmp_path / "file", 100 * k, 100 * k + 100) for k in range(10)]
-    with ahead.reading(parts) as made:
+    with readahead.reading(parts) as made:
         assert until(lambda: made.read == 300)
         time.sleep(0.05)
         assert made.read == 300
@@ -58,10 +59,10 @@ def test_reading_stays_near_its_use(tmp_path, monkeypatch):
 
 def test_leaving_ends_the_thread_though_nothing_was_used(tmp_path, monkeypatch):
     """Whoever fails in the middle of a load is not waited for."""
-    monkeypatch.setattr(ahead, "AHEAD_BYTES", 10)
+    monkeypatch.setattr(readahead, "AHEAD_BYTES", 10)
     (tmp_path / "file").write_bytes(bytes(1000))
     began = time.monotonic()
-    with ahead.reading([Range("m", tmp_path / "file", 0, 1000)] * 3) as made:
+    with readahead.reading([Range("m", tmp_path / "file", 0, 1000)] * 3) as made:
         assert until(lambda: made.read > 0)
     assert time.monotonic() - began < 5
     assert made.ended

@@ -12,16 +12,16 @@ import engine_ranks as tools
 import pytest
 import torch
 
-from wattflow import config
+from wattflow.config import choices as config_choices
+from wattflow.engine.checks import DTYPES, memory_explained
 from wattflow.engine.fast import Fast, batch_bucket, length_buckets, why_no_graphs
 from wattflow.engine.fused import FusedLlama, drawn
-from wattflow.engine.guards import DTYPES, memory_explained
-from wattflow.engine.pieces import Eager
+from wattflow.engine.ops import Eager
 from wattflow.engine.weights import reader
 from wattflow.errors import EngineError, RefusedError
-from wattflow.model import memory
+from wattflow.workload.model import memory
 
-FAST = config.Engine(name="fast", device="cpu")
+FAST = config_choices.Engine(name="fast", device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def loaded(chosen, eos_id=None):
 
 def paper(chosen):
     """The same choices for the paper engine."""
-    return replace(chosen, engine=config.Engine(device="cpu"))
+    return replace(chosen, engine=config_choices.Engine(device="cpu"))
 
 
 def test_greedy_float32_tokens_equal_those_of_paper(model):
@@ -302,7 +302,7 @@ def test_out_of_memory_is_one_line_with_the_batch_that_fits(monkeypatch):
     gib = 2**30
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda _device: (0, 80 * gib))
     chosen = tools.choices(
-        config.Model(name="llama-7b"), precision="bf16", batch_size=512, max_seq_len=2048
+        config_choices.Model(name="llama-7b"), precision="bf16", batch_size=512, max_seq_len=2048
     )
     who = replace(tools.ALONE, device="cuda:0", device_name="NVIDIA H100 80GB HBM3")
     with (

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wattflow.config import RopeScaling
+from wattflow.config.choices import RopeScaling
 from wattflow.engine import weights
-from wattflow.engine.header import check_header
-from wattflow.engine.layout import matrices
 from wattflow.errors import RefusedError
-from wattflow.model import parameters, rank_parameters
+from wattflow.workload.checkpoint import check_header
+from wattflow.workload.matrices import matrices
+from wattflow.workload.model import parameters, rank_parameters
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_whole_checkpoints_and_dummies_pass(meta, hf):
 def test_headers_are_read_without_torch(meta, hf):
     """A login node checks both kinds with neither torch nor fairscale in the process."""
     program = (
-        "import sys; from wattflow.config import Model; from wattflow.engine.header import check_header\n"
+        "import sys; from wattflow.config.choices import Model; from wattflow.engine.header import check_header\n"
         "shapes = dict(name='m', dim=64, n_layers=2, n_heads=8, n_kv_heads=2, ffn_dim=96, vocab_size=256)\n"
         "for kind, path in (('meta', sys.argv[1]), ('hf', sys.argv[2])):\n"
         "    check_header(Model(**shapes, path=path), kind)\n"
@@ -340,7 +340,7 @@ def test_params_that_tell_otherwise_are_refused(meta, changes, word):
 )
 def test_metas_feed_forward_width(dim, multiple_of, multiplier, wide):
     """LLaMA 7B, Llama 2 70B and Llama 3 8B have the widths that their params.json implies."""
-    from wattflow.engine.header import _ffn_width
+    from wattflow.workload.checkpoint import _ffn_width
 
     assert _ffn_width(dim, multiple_of, multiplier) == wide
 

@@ -8,7 +8,7 @@ import engine_ranks as tools
 import pytest
 import torch
 
-from wattflow.config import RopeScaling
+from wattflow.config.choices import RopeScaling
 from wattflow.engine import llama as llama_module
 from wattflow.engine.llama import rotary_table, rotated
 from wattflow.errors import EngineError, RefusedError
@@ -203,7 +203,7 @@ def test_shards_that_do_not_divide_are_refused_before_the_load():
 
 def test_info_tells_what_lies_on_the_device():
     """The bytes in `info` are those of the arithmetic: dummy weights in bf16, cache for the whole batch."""
-    from wattflow import model as arithmetic
+    from wattflow.workload import model as arithmetic
 
     model = tools.tiny()
     chosen = tools.choices(model, precision="bf16")

@@ -6,10 +6,10 @@ import engine_ranks as tools
 import pytest
 import torch
 
-from wattflow.config import Engine
+from wattflow.config.choices import Engine
 from wattflow.engine.build import build
-from wattflow.engine.generation import kept
 from wattflow.engine.paper import choose
+from wattflow.engine.protocol import kept
 from wattflow.errors import EngineError, RefusedError
 
 EOS = 7

@@ -3,8 +3,9 @@
 import pytest
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import collect, estimate
-from wattflow.estimate import Expected, Past, Seen
+from wattflow.collect import collect
+from wattflow.plan import estimate
+from wattflow.plan.estimate import Expected, Past, Seen
 
 
 def work(**over):

@@ -15,10 +15,10 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
 from wattflow.cli import main
-from wattflow.collect import collect
-from wattflow.columns import POINT
+from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.export import attempts, export, json_schema, openmetrics
+from wattflow.report.export import attempts, export, json_schema, openmetrics
+from wattflow.store.columns import POINT
 
 COST = {
     "cluster__cost__carbon_g_per_kwh": 400.0,

@@ -17,10 +17,12 @@ from chaos import fuzz, kills
 from chaos.model_slurm import ModelSlurm
 from sweeps import Gpu, Made, make_attempt
 
-from wattflow import collect, journal, slurm, status, submit
+from wattflow.collect import collect
 from wattflow.errors import DamagedError, WattflowError
-from wattflow.grid import Plan
-from wattflow.sweepdir import SweepDir
+from wattflow.plan.points import Plan
+from wattflow.slurm import client
+from wattflow.store.layout import SweepDir
+from wattflow.submit import journal, resume, send, status
 
 CLI = [sys.executable, "-m", "wattflow.cli"]
 
@@ -77,11 +79,11 @@ def test_a_full_disk_stops_a_submit_and_the_rest_is_sent_once_there_is_room(
     made.sweep.make()
     filler = fill(small_disk, leave)
     with pytest.raises((OSError, WattflowError)):
-        submit.submit(made)
+        send.submit(made)
     filler.unlink()
     if made.sweep.grid_path.is_file():
-        submit.resume(made.sweep)
-    submit.submit(made)
+        resume.resume(made.sweep)
+    send.submit(made)
     assert runs_once(model, made)
     assert model.states()["held"] == 0
 
@@ -89,7 +91,7 @@ def test_a_full_disk_stops_a_submit_and_the_rest_is_sent_once_there_is_room(
 def test_a_full_disk_is_told_in_one_line(model, small_disk):
     """No traceback: what failed, and where."""
     made = kills.demo(small_disk, 2)
-    submit.submit(made)
+    send.submit(made)
     fill(small_disk, 0)
     done = told_by_cli("collect", str(made.sweep.path))
     assert done.returncode == 1
@@ -100,7 +102,7 @@ def test_a_full_disk_is_told_in_one_line(model, small_disk):
 def test_a_read_only_disk_is_told_in_one_line_and_status_still_answers(model, small_disk):
     """Nothing can be submitted, and what is known can be read."""
     made = kills.demo(small_disk, 2)
-    submit.submit(made)
+    send.submit(made)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = told_by_cli("resume", str(made.sweep.path))
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
@@ -112,7 +114,7 @@ def test_a_read_only_disk_is_told_in_one_line_and_status_still_answers(model, sm
 def test_another_user_may_not_resume_a_sweep_and_sees_why(model, tmp_path):
     """Even one who can read it: jobs would run as him and write into another's files."""
     made = kills.demo(tmp_path, 2)
-    submit.submit(made)
+    send.submit(made)
     above = [path for path in tmp_path.parents if Path(tempfile.gettempdir()) in path.parents]
     for folder in [*above, tmp_path, made.sweep.path, *made.sweep.path.rglob("*")]:
         folder.chmod(folder.stat().st_mode | (0o055 if folder.is_dir() else 0o044))
@@ -120,16 +122,16 @@ def test_another_user_may_not_resume_a_sweep_and_sees_why(model, tmp_path):
     code = (
         "import os, sys; os.setuid(65534)\n"
         "from pathlib import Path\n"
-        "from wattflow import submit\n"
+        "from wattflow.submit import resume\n"
         "from wattflow.errors import RefusedError\n"
-        "from wattflow.sweepdir import SweepDir\n"
+        "from wattflow.store.layout import SweepDir\n"
         "try:\n"
-        "    submit.resume(SweepDir(Path(sys.argv[1])))\n"
+        "    resume.resume(SweepDir(Path(sys.argv[1])))\n"
         "except RefusedError as error:\n"
         "    print(error)\n"
     )
     # loaded before it becomes the other user, who may not read this checkout
-    code = "import wattflow.submit, wattflow.grid\n" + code
+    code = "import wattflow.submit.resume, wattflow.plan.grid\n" + code
     done = subprocess.run(
         [sys.executable, "-c", code, str(made.sweep.path)],
         capture_output=True,
@@ -146,40 +148,40 @@ def test_another_user_may_not_resume_a_sweep_and_sees_why(model, tmp_path):
 def test_a_damaged_record_costs_its_attempt_and_resume_runs_the_point_again(model, tmp_path):
     """Of two finished points one record is cut: status tells the file, resume sends that point alone."""
     made = kills.demo(tmp_path, 2)
-    submit.submit(made)
+    send.submit(made)
     for point in made.points:
         make_attempt(made.sweep, point.choices, Made([Gpu("GPU-0")]))
     for job in (model.folder / "jobs").iterdir():
         (job / "state").write_text("cancelled\n")
     record = made.sweep.attempts(made.points[0].point_id)[0].record_path
     record.write_bytes(record.read_bytes()[:100])
-    slurm.forget()
+    client.forget()
     rows = status.states(made.sweep)
     assert [row.state == "done" for row in rows] == [False, True]
     assert str(record) in str(rows[0].reason)
-    assert submit.resume(made.sweep).points == 1
+    assert resume.resume(made.sweep).points == 1
 
 
 def test_a_damaged_journal_is_refused_by_name_and_line_and_nothing_is_sent(model, tmp_path):
     """What was sent is not known then, so sending could double it."""
     made = kills.demo(tmp_path, 2)
-    submit.submit(made)
+    send.submit(made)
     text = made.sweep.journal_path.read_text()
     made.sweep.journal_path.write_text("rubbish\n" + text)
     with pytest.raises(DamagedError, match=r"journal\.jsonl, line 1"):
-        submit.resume(made.sweep)
+        resume.resume(made.sweep)
     assert runs_once(model, made)
 
 
 def test_damaged_results_are_collected_anew(model, tmp_path):
     """points.parquet is what follows from the attempts: cut, it is no trouble to status and is written again."""
     made = kills.demo(tmp_path, 2)
-    submit.submit(made)
+    send.submit(made)
     make_attempt(made.sweep, made.points[0].choices, Made([Gpu("GPU-0")]))
     collect.collect(made.sweep)
     whole = made.sweep.points_path.read_bytes()
     made.sweep.points_path.write_bytes(whole[: len(whole) // 2])
-    slurm.forget()
+    client.forget()
     assert status.counts(status.states(made.sweep)) == {"done": 1, "waiting": 1}
     collect.collect(made.sweep)
     assert pq.read_table(made.sweep.points_path)["counts"].to_pylist() == [True, False]
@@ -188,27 +190,27 @@ def test_damaged_results_are_collected_anew(model, tmp_path):
 def test_a_collected_point_whose_attempts_were_removed_is_not_called_done_for_ever(model, tmp_path):
     """Its folder is gone: what results/ says of it is no longer true of the disk."""
     made = kills.demo(tmp_path, 1)
-    submit.submit(made)
+    send.submit(made)
     attempt = make_attempt(made.sweep, made.points[0].choices, Made([Gpu("GPU-0")]))
     collect.collect(made.sweep)
     attempt.path.parent.rename(tmp_path / "elsewhere")
-    slurm.forget()
+    client.forget()
     assert [row.state for row in status.states(made.sweep)] == ["waiting"]
 
 
 def test_a_sweep_moved_to_another_path_goes_on_there(model, tmp_path):
     """No job lives: its journal, status and resume hold no path of old; the points that are sent look there."""
     made = kills.demo(tmp_path, 3)
-    submit.submit(made)
+    send.submit(made)
     make_attempt(made.sweep, made.points[0].choices, Made([Gpu("GPU-0")]))
     for job in (model.folder / "jobs").iterdir():
         (job / "state").write_text("cancelled\n")
     moved = SweepDir(tmp_path / "archive" / "renamed")
     moved.path.parent.mkdir()
     made.sweep.path.rename(moved.path)
-    slurm.forget()
+    client.forget()
     assert [row.state for row in status.states(moved)] == ["done", "unknown", "unknown"]
-    assert submit.resume(moved).points == 2
+    assert resume.resume(moved).points == 2
     assert sum(model.runs().values()) == 2
     assert all(str(sent.folder).startswith(str(moved.path)) for sent in journal.read(moved))
 

@@ -11,7 +11,7 @@ import pytest
 from gpu import joules_page, measured, page
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
-from wattflow.collect import collect
+from wattflow.collect.collect import collect
 
 pytest_plugins = ("fake_nvml.fixtures",)
 

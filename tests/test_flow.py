@@ -171,7 +171,7 @@ def _rank(point_folder, rank):
         except OSError:
             continue
         if (
-            b"wattflow.run" in words
+            b"wattflow.run.local" in words
             and str(point_folder).encode() in words[-2]
             and b'"rank": %d,' % rank in words[-2]
         ):

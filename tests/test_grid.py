@@ -7,9 +7,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from wattflow import grid
-from wattflow.config import check, point_id, resolve
+from wattflow.config.checks import check
+from wattflow.config.choices import resolve
+from wattflow.config.identity import point_id
 from wattflow.errors import RefusedError
+from wattflow.plan import grid, hydra
 
 ONE = ["n_prompts=8", "sweep.repeats=1"]
 
@@ -254,8 +256,8 @@ def test_a_folder_of_ones_own_hides_no_shipped_config(tmp_path):
     """With a ./conf that holds one profile, shipped models are still listed, listed in words and globbed."""
     (tmp_path / "conf" / "cluster").mkdir(parents=True)
     (tmp_path / "conf" / "cluster" / "mine.yaml").write_text("name: mine\nlauncher: local\n")
-    assert {"mine", "local"} <= set(grid.group_files("cluster"))
-    assert "llama-7b" in grid.group_files("model")
+    assert {"mine", "local"} <= set(hydra.group_files("cluster"))
+    assert "llama-7b" in hydra.group_files("model")
     for words in ("model=llama-7b,llama-13b", "model=glob([llama-7*,llama-13*])"):
         _, points, _ = grid.expand([*ONE, "cluster=mine", words])
         assert {point.choices["model"]["name"] for point in points} == {"llama-7b", "llama-13b"}
@@ -278,9 +280,9 @@ def test_expansion_equals_hydras_composition():
         c = point.choices
         single = ["n_prompts=8", f"model={c['model']['name']}", f"dataset={c['dataset']['name']}"]
         single += [f"{key}={c[key]}" for key in ("shards", "batch_size", "temperature", "repeat")]
-        grid.register()
+        hydra.register()
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(grid.conf_dirs()[0]), version_base="1.3"):
+        with initialize_config_dir(str(hydra.conf_dirs()[0]), version_base="1.3"):
             composed = OmegaConf.to_container(compose("wattflow", single), resolve=True)
         check(composed)
         assert point_id(resolve(composed)) == point.point_id

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from wattflow import heartbeat, process
-from wattflow.heartbeat import Heartbeat
-from wattflow.schema import SCHEMA_VERSION
-from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow import process
+from wattflow.store import heartbeat
+from wattflow.store.heartbeat import Heartbeat
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import SCHEMA_VERSION
 
 POINT = "0123456789ab"
 
@@ -136,8 +137,8 @@ def test_a_process_that_was_frozen_too_long_is_ended_by_its_own_heartbeat(sweep)
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from wattflow import heartbeat\n"
-        "from wattflow.sweepdir import SweepDir\n"
+        "from wattflow.store import heartbeat\n"
+        "from wattflow.store.layout import SweepDir\n"
         "heartbeat.BEAT_S = 0.5\n"
         "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
         "print(claimed[0].number, flush=True)\n"
@@ -156,8 +157,8 @@ def test_of_two_that_claim_at_once_one_runs(sweep):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from wattflow import heartbeat\n"
-        "from wattflow.sweepdir import SweepDir\n"
+        "from wattflow.store import heartbeat\n"
+        "from wattflow.store.layout import SweepDir\n"
         "time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
         "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
         "print('aside' if claimed is None else 'runs')\n"

@@ -1,4 +1,4 @@
-"""Imports point down only: cli > stages > engine, power > model, dataset, tokenizer, timings, energy > nouns."""
+"""Rooms stand on floors and imports go down only: the list below is the whole plan, without exceptions."""
 
 import ast
 import subprocess
@@ -9,84 +9,32 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "wattflow"
 
-LAYERS = [
-    {"errors", "config", "schema", "columns", "sweepdir", "stream", "mounts", "archive"},
-    {
-        *{"model", "roofline", "dataset", "tokenizer", "timings", "told", "energy", "compare"},
-        *{"pseudonyms", "methods", "verdict", "cost", "sensors"},
-    },
-    {"engine", "power"},
-    {
-        *{"grid", "submit", "run", "status", "collect", "report", "doctor", "measure"},
-        *{"journal", "slurm", "process", "heartbeat", "attempts", "results", "figures"},
-        *{"estimate", "watchdog", "measurement", "provenance", "page", "passport", "passport_page"},
-        *{"caps", "conditions", "unfinished", "interrupt", "pieces", "joined", "tune", "devices"},
-        *{"bundle", "verify", "shapes", "batch"},
-        *{"usage", "crosscheck", "prometheus", "export"},
-    },
-    {"cli"},
+# From the ground up. A room imports itself and rooms of lower floors; rooms of one floor do not know each other.
+FLOORS = [
+    ["__init__", "errors", "nullable", "process", "span"],
+    ["config"],
+    ["store"],
+    ["workload", "slurm", "energy"],
+    ["plan", "analysis"],
+    ["engine", "power", "submit", "collect", "report"],
+    ["run", "doctor"],
+    ["measure", "calibrate", "publish", "tune"],
+    ["cli"],
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-# Stages that read what another stage's nouns say of the disk. A stage that is not here imports no other stage.
-STAGE_IMPORTS = {
-    "journal": {"process"},
-    "slurm": set(),
-    "process": set(),
-    "provenance": set(),
-    "heartbeat": {"process"},
-    "watchdog": set(),
-    "interrupt": set(),
-    "pieces": set(),
-    "joined": set(),
-    "devices": {"process"},
-    "run": {
-        "devices",
-        "heartbeat",
-        "interrupt",
-        "pieces",
-        "process",
-        "provenance",
-        "slurm",
-        "watchdog",
-    },
-    "shapes": {"slurm"},
-    "batch": {"shapes", "slurm"},
-    "submit": {
-        "batch",
-        "estimate",
-        "grid",
-        "journal",
-        "process",
-        "shapes",
-        "slurm",
-    },  # grid: for a type alone
-    "status": {"estimate", "heartbeat", "journal", "process", "slurm"},
-    "attempts": {"conditions", "joined", "unfinished"},
-    "estimate": set(),
-    "collect": {"attempts"},
-    "bundle": {"provenance"},
-    "verify": {"attempts", "bundle", "collect", "report", "results"},  # bundle: for names alone
-    "measure": {"measurement", "process"},
-    "measurement": {"measure", "provenance", "collect"},  # measure: for types alone
-    "results": {"figures", "caps"},
-    "usage": {"results"},
-    "prometheus": set(),
-    "crosscheck": {"prometheus", "results", "slurm"},
-    "export": {"results"},
-    "tune": {"conditions", "devices", "grid", "process"},  # grid: for the choices of its words
-    "report": {"caps", "results", "figures", "page"},
-    "page": set(),
-    "passport": {"passport_page", "provenance"},
-    "passport_page": {"figures", "page", "passport"},  # passport: for names alone
-}
+
+def name_of(path):
+    """The dotted name of a file below the package, without `wattflow.`; a room's own name for its __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
 def modules():
-    """Each module of the package with the names of ours that it imports, wherever the import stands."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        inside = path.relative_to(PACKAGE).with_suffix("").parts
-        imported, foreign = set(), set()
+    """Each file of the package with the files of ours, and the packages of others, that it imports anywhere in it."""
+    paths = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+    for name, path in paths.items():
+        ours, foreign = set(), set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 whole = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -94,54 +42,92 @@ def modules():
                 whole = [alias.name for alias in node.names]
             else:
                 continue
-            for name in whole:
-                parts = name.split(".")
-                if parts[0] == "wattflow":
-                    imported.update(parts[1:2])
-                else:
-                    foreign.add(parts[0])
-        yield inside, imported & set(LEVEL), foreign
+            for imported in whole:
+                top, _, rest = imported.partition(".")
+                if top != "wattflow":
+                    foreign.add(top)
+                elif rest in paths:
+                    ours.add(rest)
+                elif rest:
+                    inside = rest.rpartition(".")[0]
+                    assert inside in paths or not inside, f"{name} imports {imported}"
+                    ours.add(inside or "__init__")
+        yield name, ours - {name}, foreign
 
 
-MODULES = [pytest.param(*module, id=".".join(module[0])) for module in modules()]
+MODULES = list(modules())
+CASES = [pytest.param(*module, id=module[0]) for module in MODULES]
 
 
-def test_every_module_has_a_place():
-    """A new file at the top of the package is given a layer here before it is imported anywhere."""
-    names = {inside[0] for inside, _, _ in modules()} - {"__init__"}
-    assert names == set(LEVEL)
+def room(name):
+    """The room of a module."""
+    return name.partition(".")[0]
 
 
-@pytest.mark.parametrize(("inside", "imported", "foreign"), MODULES)
-def test_imports_point_down(inside, imported, foreign):
-    """No module imports from a layer above its own, nor from its neighbours unless the list says so."""
-    me = inside[0]
-    if me == "__init__":
+def test_every_room_has_a_floor():
+    """A new file or folder at the top of the package is given a floor before it is imported anywhere."""
+    assert {room(name) for name, _, _ in MODULES} == set(FLOOR)
+
+
+def test_the_top_of_the_package_stays_small():
+    """At most eight modules stand at the top level; all others have a room."""
+    assert len([*PACKAGE.glob("*.py")]) <= 8
+
+
+@pytest.mark.parametrize(("name", "ours", "foreign"), CASES)
+def test_imports_go_down(name, ours, foreign):
+    """A module imports its own room and rooms on lower floors, also inside functions."""
+    if name == "__init__":  # offers `open_sweep` and `span`, and imports each when first asked
         return
-    for other in imported - {me}:
-        assert LEVEL[other] <= LEVEL[me], f"{me} imports {other}"
-        if LEVEL[me] == 3 and LEVEL[other] == 3:
-            assert other in STAGE_IMPORTS.get(me, set()), f"stage {me} imports stage {other}"
-    if me in ("engine", "power"):
-        assert not imported & ({"engine", "power"} - {me})
+    for other in ours:
+        if room(other) != room(name):
+            assert FLOOR[room(other)] < FLOOR[room(name)], f"{name} imports {other}"
 
 
-@pytest.mark.parametrize(("inside", "imported", "foreign"), MODULES)
-def test_only_the_engine_knows_torch_and_only_power_knows_nvml(inside, imported, foreign):
+def test_no_circle_among_files():
+    """Following imports never leads back to the file where one began."""
+    graph = {name: ours - {"__init__"} for name, ours, _ in MODULES if name != "__init__"}
+    done: set[str] = set()
+
+    def visit(name, path):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+@pytest.mark.parametrize(("name", "ours", "foreign"), CASES)
+def test_only_the_engine_knows_torch_and_only_power_knows_nvml(name, ours, foreign):
     """torch and fairscale are imported in engine/ alone, pynvml in power/ alone."""
-    if inside[0] != "engine":
+    if room(name) != "engine":
         assert not foreign & {"torch", "fairscale"}
-    if inside[0] != "power":
+    if room(name) != "power":
         assert "pynvml" not in foreign
 
 
 @pytest.mark.parametrize(
-    "stage", ["cli", "grid", "submit", "status", "run", "dataset", "bundle", "verify"]
+    "module",
+    [
+        *(
+            "cli",
+            "plan.grid",
+            "submit.send",
+            "submit.resume",
+            "submit.status",
+            "run.task",
+            "run.local",
+        ),
+        *("workload.prompts", "publish.bundle", "publish.verify"),
+    ],
 )
-def test_what_a_login_node_imports_is_light(stage):
+def test_what_a_login_node_imports_is_light(module):
     """The modules behind --help, plan, submit, status and verify load neither torch nor pynvml nor altair."""
     code = (
-        f"import sys, wattflow.{stage}; "
+        f"import sys, wattflow.{module}; "
         "print([m for m in ('torch', 'pynvml', 'altair', 'polars', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

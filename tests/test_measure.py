@@ -14,13 +14,16 @@ import pytest
 import typer.main
 from fake_nvml import curves
 
-from wattflow import measure, open_sweep
+from wattflow import open_sweep
 from wattflow.cli import app
-from wattflow.config import Power, command_id
+from wattflow.config.choices import Power
+from wattflow.config.identity import command_id
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.schema import SPAN, TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import SweepDir
+from wattflow.measure import command, request
+from wattflow.measure import tokens as measure_tokens
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import SPAN, TRACE
+from wattflow.store.tables import read_table
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -280,7 +283,7 @@ def test_tokens_in_a_file(tmp_path, text, key, tokens):
     """A dotted key of JSON or JSON lines, summed over lists; no whole number, no tokens, and why."""
     path = tmp_path / "told.json"
     path.write_text(text)
-    told, why_not = measure._tokens_in_file(path, key, time.time_ns())
+    told, why_not = measure_tokens._tokens_in_file(path, key, time.time_ns())
     assert told == tokens
     assert (why_not is None) == (tokens is not None)
 
@@ -289,7 +292,7 @@ def test_a_file_older_than_the_command_tells_no_tokens(tmp_path):
     """Yesterday's result is not today's denominator."""
     path = tmp_path / "told.json"
     path.write_text('{"n": 3}')
-    told, why_not = measure._tokens_in_file(path, "n", time.time_ns() + 1_000_000_000)
+    told, why_not = measure_tokens._tokens_in_file(path, "n", time.time_ns() + 1_000_000_000)
     assert told is None
     assert "older than the command" in why_not
 
@@ -553,13 +556,13 @@ def test_status_knows_a_measurement_and_resume_refuses_it(where):
 def test_a_wrong_setting_is_refused(word):
     """An unknown key, a wrong type, a value out of range: before anything is started."""
     with pytest.raises(RefusedError):
-        measure.power_settings([word])
+        command.power_settings([word])
 
 
 def test_settings_are_those_of_a_sweeps_config():
     """Each power.* key with its type."""
     words = ["power.meter=nvml", "power.poll_ms=20", "power.copy_s=2", "power.host=false"]
-    assert measure.power_settings(words) == Power(meter="nvml", poll_ms=20, copy_s=2.0, host=False)
+    assert command.power_settings(words) == Power(meter="nvml", poll_ms=20, copy_s=2.0, host=False)
 
 
 # --- places in Slurm ---
@@ -568,14 +571,14 @@ def test_settings_are_those_of_a_sweeps_config():
 def test_several_tasks_of_a_node_are_refused():
     """Each would measure all GPUs of the node, which bills them several times."""
     with pytest.raises(RefusedError, match="one `wattflow measure` a node"):
-        measure.Place.of(
+        request.Place.of(
             {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
         )
 
 
 def test_a_batch_script_without_a_step_is_one_node():
     """Outside srun the job's other nodes run nothing of the command."""
-    place = measure.Place.of(
+    place = request.Place.of(
         {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NTASKS": "2", "SLURM_NODEID": "0"}
     )
     assert (place.nodes, place.task, place.job["job_id"]) == (1, 0, "7")

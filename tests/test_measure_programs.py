@@ -9,7 +9,7 @@ import pytest
 from fake_nvml import curves
 from measured_twice import twice, window
 
-from wattflow.config import Power
+from wattflow.config.choices import Power
 
 pytest_plugins = ("fake_nvml.fixtures",)
 

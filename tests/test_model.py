@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wattflow import model as arithmetic
-from wattflow.config import Config, Model, RopeScaling
+from wattflow.config.choices import Config, Model, RopeScaling
+from wattflow.workload import model as arithmetic
 
 CONF = Path(__file__).parent.parent / "conf" / "model"
 GB = 1e9

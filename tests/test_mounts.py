@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wattflow import mounts
+from wattflow.submit import shared_disk
 
 MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -38,16 +38,16 @@ CONTAINER = "1 0 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a\n" + MOUN
 )
 def test_a_folder_in_memory_or_below_tmp_is_its_nodes_alone(path, why):
     """Memory, a container's layers and /tmp are never shared; a disk may be, and a network's file system is."""
-    assert mounts.node_local(Path(path), MOUNTS) == why
+    assert shared_disk.node_local(Path(path), MOUNTS) == why
 
 
 def test_a_containers_own_layers_are_its_nodes_alone():
     """Its root is an overlay, and what is mounted into it is judged by itself."""
-    assert mounts.node_local(Path("/root/sweeps"), CONTAINER) == "an overlay at /"
-    assert mounts.node_local(Path("/home/me"), CONTAINER) is None
+    assert shared_disk.node_local(Path("/root/sweeps"), CONTAINER) == "an overlay at /"
+    assert shared_disk.node_local(Path("/home/me"), CONTAINER) is None
 
 
 @pytest.mark.parametrize("text", ["", "27 1 254:0 /\n", "no mounts here - at all\n"])
 def test_what_is_no_list_of_mounts_says_nothing(text):
     """Where it cannot be told, nothing is claimed but what the path itself says."""
-    assert mounts.node_local(Path("/srv/sweeps"), text) is None
+    assert shared_disk.node_local(Path("/srv/sweeps"), text) is None

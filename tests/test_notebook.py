@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 from sweeps import demo
 
-from wattflow.collect import collect
+from wattflow.collect.collect import collect
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "energy_per_token.ipynb"
 

@@ -11,18 +11,20 @@ import pytest
 from engine_ranks import random_weights, save_meta
 from sweeps import make_sweep
 
-from wattflow import collect, config, grid
-from wattflow.columns import POINT
-from wattflow.schema import TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import SweepDir
+from wattflow.collect import collect
+from wattflow.config import choices, identity
+from wattflow.plan import grid
+from wattflow.store.columns import POINT
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import read_table
 
 # one rank of a task; prints what it sees at each progress, and takes the checkpoint away in the first point's batches
 TASK = """
 import json, os, pathlib, sys, time
 from wattflow.interrupt import Signals
 from wattflow.run import Place, run_points
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
 told = json.loads(sys.argv[1])
 seen = []
 def sidecars():
@@ -88,13 +90,13 @@ def test_two_points_share_each_load_and_no_joule_of_it(engine, tmp_path):
 
     The loads of weights end before the traces begin; one sidecar serves all points.
     """
-    model = config.from_dict(tiny()).model
+    model = choices.from_dict(tiny()).model
     checkpoint, aside = tmp_path / "tiny", tmp_path / "aside"
     save_meta(checkpoint, model, random_weights(model), 1)
     words = ("weights=meta", "stop=length", f"model.path={checkpoint}", "sweep.load_shared_by=2")
     points = [tiny(*words, f"seed={seed}", f"engine={engine}") for seed in (1, 2, 3)]
     sweep = make_sweep(tmp_path / "demo", points)
-    ids = [config.point_id(point) for point in points]
+    ids = [identity.point_id(point) for point in points]
     seen = run_task(sweep, ids, (checkpoint, aside))
     assert statuses(sweep, ids) == ["finished", "finished", "failed"]
     loads = [when for phase, of, when, _ in seen if (phase, of) == ("load", 0)]
@@ -116,7 +118,7 @@ def test_a_failure_costs_its_own_point_of_a_shared_load(tmp_path):
     points = [tiny(f"seed={seed}", "sweep.load_shared_by=3") for seed in (1, 2, 3)]
     points[1]["dataset"]["path"] = str(tmp_path / "nowhere.json")
     sweep = make_sweep(tmp_path / "demo", points)
-    ids = [config.point_id(point) for point in points]
+    ids = [identity.point_id(point) for point in points]
     seen = run_task(sweep, ids)
     assert statuses(sweep, ids) == ["finished", "failed", "finished"]
     assert sum((phase, of) == ("load", 0) for phase, of, _, _ in seen) == 2

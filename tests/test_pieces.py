@@ -13,11 +13,16 @@ from typing import Any
 import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
-from wattflow import collect, config, dataset, pieces, tokenizer
-from wattflow.collect import POINT
-from wattflow.schema import REQUEST, SPAN, Piece
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow.collect import collect
+from wattflow.config import choices as config_choices
+from wattflow.config import identity
+from wattflow.run import continuation
+from wattflow.store import columns
+from wattflow.store.columns import POINT
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import REQUEST, SPAN, Piece
+from wattflow.store.tables import read_table
+from wattflow.workload import prompts, tokenizer
 
 BATCHES = 6
 
@@ -53,7 +58,7 @@ def start(sweep: SweepDir, point_id: str, spool: Path, world: int = 1) -> list[s
         told = {"sweep": str(sweep.path), "point_id": point_id, "after": 0, "ends": [True, True]}
         words = json.dumps({**told, "place": place})
         with (spool / f"rank{rank}.log").open("w") as log:
-            command = [sys.executable, "-m", "wattflow.run", words]
+            command = [sys.executable, "-m", "wattflow.run.local", words]
             ranks.append(subprocess.Popen(command, stdout=log, stderr=log))
     return ranks
 
@@ -92,7 +97,7 @@ def answered(attempt: AttemptDir) -> list[int]:
 def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path, spool):
     """Two batches and a part of the third, then the other four: twelve prompts once each, joules of two windows."""
     point = slow()
-    point_id = config.point_id(point)
+    point_id = identity.point_id(point)
     sweep = make_sweep(tmp_path / "demo", [point])
     interrupt(start(sweep, point_id, spool), spool, 2, signum)
     first = {"attempt": 1, "first_batch": 0, "batches": 2}
@@ -133,7 +138,7 @@ def window_s(attempt: AttemptDir) -> float:
 def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
     """Only rank 0 is told: both end after that batch, none waits for the other, and the batch is not lost."""
     point = slow(shards=2)
-    point_id = config.point_id(point)
+    point_id = identity.point_id(point)
     sweep = make_sweep(tmp_path / "demo", [point])
     ranks = start(sweep, point_id, spool, world=2)
     interrupt(ranks[:1], spool, 2, signal.SIGUSR2)
@@ -161,9 +166,9 @@ def test_a_point_of_which_nothing_is_left_to_run_is_finished_at_once(tmp_path, s
         assert changed is not None
         changed["prompts"]["sha256"] = sha256
         attempt.write_record(changed)
-    (rank,) = start(sweep, config.point_id(point), spool)
+    (rank,) = start(sweep, identity.point_id(point), spool)
     assert rank.wait(60) == 0, (spool / "rank0.log").read_text()
-    last = sweep.attempts(config.point_id(point))[-1]
+    last = sweep.attempts(identity.point_id(point))[-1]
     assert (last.number, list((last.path / "traces").iterdir())) == (4, [])
     whole = rows_of(sweep)[-1]
     assert (whole["attempt"], whole["status"], whole["responses"]) == (4, "finished", 24)
@@ -173,8 +178,8 @@ def test_a_point_of_which_nothing_is_left_to_run_is_finished_at_once(tmp_path, s
 
 def prompts_sha256(point: dict[str, Any]) -> str:
     """The hash of the prompts that a point's attempts answer."""
-    chosen = config.from_dict(point)
-    found = dataset.load(chosen, tokenizer.load(chosen.model, chosen.weights))
+    chosen = config_choices.from_dict(point)
+    found = prompts.load(chosen, tokenizer.load(chosen.model, chosen.weights))
     return found.info["sha256"]
 
 
@@ -225,7 +230,7 @@ def test_joules_are_summed_over_the_windows_of_the_pieces(tmp_path):
     assert whole["energy_per_token_j"] == pytest.approx(1645 / 600)
     assert (whole["counts"], whole["valid"]) == (False, False)
     assert set(whole["reasons"]) == {"in_pieces", "dummy_text"}
-    phases = read_table(sweep.phases_path, collect.PHASE).to_pylist()
+    phases = read_table(sweep.phases_path, columns.PHASE).to_pylist()
     for number, energy_j in ((1, 8.0 * 70), (2, 4 * 100), (3, 12 * 50)):
         own = [p for p in phases if p["attempt"] == number and p["phase"] in ("prefill", "decode")]
         assert sum(p["energy_j"] for p in own) == pytest.approx(energy_j, rel=1e-6)
@@ -264,11 +269,11 @@ def test_an_attempt_goes_on_from_what_is_whole_alone(damage, batches, tmp_path):
         attempts[0].spans_path("node1").write_bytes(b"rubbish")
     elif damage == "first":
         shutil.rmtree(attempts[0].path)
-    assert pieces.find(sweep, config.point_id(point)).batches == batches
+    assert continuation.find(sweep, identity.point_id(point)).batches == batches
 
 
 def test_what_is_run_again_on_purpose_starts_anew(tmp_path):
     """`resume --force` names the newest attempt; nothing up to it is gone on from."""
     sweep, attempts, point = three_pieces(tmp_path)
     shutil.rmtree(attempts[2].path)
-    assert pieces.find(sweep, config.point_id(point), after=2).batches == 0
+    assert continuation.find(sweep, identity.point_id(point), after=2).batches == 0

@@ -12,12 +12,12 @@ import pynvml
 import pytest
 from fake_nvml import curves
 
-from wattflow.config import Control, Power
+from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
-from wattflow.power.asking import ask
 from wattflow.power.control import Held, Journal, restore, restore_left
-from wattflow.power.parent import Sidecar
-from wattflow.sweepdir import AttemptDir
+from wattflow.power.nvml_calls import ask
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store.layout import AttemptDir
 
 pytest_plugins = ("fake_nvml.fixtures",)
 

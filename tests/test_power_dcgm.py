@@ -12,15 +12,15 @@ import fake_dcgmi
 import pytest
 from fake_nvml import curves
 
-from wattflow.config import Power
+from wattflow.config.choices import Power
 from wattflow.doctor import examine
 from wattflow.errors import PowerError
 from wattflow.power.dcgm import Stream, Table, columns, discovered, number
-from wattflow.power.meter import choose
-from wattflow.power.parent import Sidecar
-from wattflow.schema import TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.power.open import choose
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import read_table
 
 pytest_plugins = ("fake_nvml.fixtures",)
 

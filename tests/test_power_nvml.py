@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from fake_nvml import curves
 
-from wattflow.config import Power
+from wattflow.config.choices import Power
 from wattflow.errors import PowerError
-from wattflow.power.meter import choose
 from wattflow.power.nvml import visible
+from wattflow.power.open import choose
 
 pytest_plugins = ("fake_nvml.fixtures",)
 

@@ -6,16 +6,18 @@ import time
 import numpy as np
 import pytest
 
-from wattflow import energy
-from wattflow.config import Power
+from wattflow.config.choices import Power
+from wattflow.energy import curve
 from wattflow.errors import PowerError
 from wattflow.power import rapl
-from wattflow.power.meter import Moment, choose, host_meter
-from wattflow.power.parent import Sidecar
+from wattflow.power.meter import Moment
+from wattflow.power.open import choose, host_meter
 from wattflow.power.rapl import RaplMeter, readable_zones, rise_uj
-from wattflow.schema import TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store import sources
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import read_table
 
 RANGE_UJ = 262_143_328_850
 SECOND_NS = 1_000_000_000
@@ -101,8 +103,8 @@ def test_joules_of_a_window_over_many_wraps(powercap, clock):
         rows += [row for _, row in meter.read()]
     stamps = np.array([row["time_ns"] for row in rows])
     watts = np.array([row["power_w"] for row in rows])
-    power = energy.curve(stamps, watts, longest_ns=energy.longest_spacing_ns("rapl", 100.0))
-    found = energy.between(power, [stamps[0]], [stamps[0] + 600 * SECOND_NS])
+    power = curve.curve(stamps, watts, longest_ns=sources.longest_spacing_ns("rapl", 100.0))
+    found = curve.between(power, [stamps[0]], [stamps[0] + 600 * SECOND_NS])
     assert found.energy_j[0] == pytest.approx(54_000.0, rel=1e-9)
 
 

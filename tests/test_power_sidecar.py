@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from fake_nvml import curves
 
-from wattflow.config import Control, Power
+from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
-from wattflow.power.parent import Sidecar
-from wattflow.power.sidecar import Tally, append, merged
-from wattflow.schema import TRACE
-from wattflow.stream import TableStream, read_stream, read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.power.recording import Tally, append, merged
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import TableStream, read_stream, read_table
 
 pytest_plugins = ("fake_nvml.fixtures",)
 

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from wattflow.config import Power
+from wattflow.config.choices import Power
 from wattflow.errors import PowerError
-from wattflow.power.meter import Beat, Moment, choose, middle
+from wattflow.power.meter import Beat, Moment, middle
+from wattflow.power.open import choose
 from wattflow.power.simulated import SimulatedMeter, busy_and_total
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from wattflow import dataset, tokenizer
-from wattflow.config import Config, Dataset, Model
+from wattflow.config.choices import Config, Dataset, Model
+from wattflow.workload import prompts as workload_prompts
+from wattflow.workload import tokenizer
 
 FOLDER = os.environ.get("WATTFLOW_DATA")
 FILES = {"alpaca": ("alpaca_en_demo.json", 999), "gsm8k": ("gsm8k_test.jsonl", 1319)}
@@ -38,7 +39,7 @@ def prompts(request, llama):
         n_prompts=count,
         max_seq_len=1024,
     )
-    return dataset.load(chosen, tokenizer.load(llama, "meta"))
+    return workload_prompts.load(chosen, tokenizer.load(llama, "meta"))
 
 
 def expected_count(prompts):
@@ -77,7 +78,7 @@ def test_round_trip(prompts, llama):
 
 def test_gsm8k_results(llama):
     """Every GSM8K record has a reference result that is a number."""
-    entries = dataset.read(Path(FOLDER) / "gsm8k_test.jsonl", "gsm8k")
+    entries = workload_prompts.read(Path(FOLDER) / "gsm8k_test.jsonl", "gsm8k")
     assert len(entries) == 1319
     assert all(math.isfinite(float(entry.answer)) for entry in entries)
 

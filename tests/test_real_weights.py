@@ -14,10 +14,11 @@ import pytest
 import torch
 import yaml
 
-from wattflow import dataset, tokenizer
-from wattflow.config import Config, Dataset, Engine, Model
+from wattflow.config.choices import Config, Dataset, Engine, Model
 from wattflow.engine import ranks
 from wattflow.engine.build import build
+from wattflow.workload import prompts as workload_prompts
+from wattflow.workload import tokenizer
 
 ROOT = Path(__file__).parent.parent
 FOLDER = os.environ.get("WATTFLOW_SMOLLM2")
@@ -59,7 +60,7 @@ def main():
     who = ranks.join(rank, world, rank, "here", f"file://{folder}/meet", "cpu", 60.0)
     engine = build(chosen, who, eos_id=text.eos_id, pad_id=text.pad_id)
     engine.load()
-    engine.prefill(dataset.load(chosen, text).tokens)
+    engine.prefill(workload_prompts.load(chosen, text).tokens)
     (folder / f"answers-{rank}.json").write_text(json.dumps(engine.decode().tokens))
     engine.close()
     who.close()
@@ -69,7 +70,7 @@ def main():
 def prompts():
     """The drawn prompts."""
     chosen = choices(1)
-    return dataset.load(chosen, tokenizer.load(chosen.model, "hf"))
+    return workload_prompts.load(chosen, tokenizer.load(chosen.model, "hf"))
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,14 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
-from wattflow import methods
-from wattflow.bundle import bundle
-from wattflow.collect import collect
+from wattflow.analysis.axes import varying
+from wattflow.analysis.tables import number
+from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.report import cost_table, number, report, table, varying
-from wattflow.stream import write_table
+from wattflow.publish.bundle import bundle
+from wattflow.report import methods
+from wattflow.report.page import cost_table, report, table
+from wattflow.store.tables import write_table
 
 BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

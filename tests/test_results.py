@@ -9,10 +9,10 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 import wattflow
 from wattflow import open_sweep
 from wattflow.cli import main
-from wattflow.collect import collect
-from wattflow.columns import CHOICE_KEYS, COST, CROSSCHECK, PHASE, POINT, REASONS
+from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.schema import TRACE
+from wattflow.store.columns import CHOICE_KEYS, COST, CROSSCHECK, PHASE, POINT, REASONS
+from wattflow.store.schema import TRACE
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@
 import engine_ranks as tools
 import pytest
 
-from wattflow import config, roofline
+from wattflow.collect import roofline
+from wattflow.config import choices as config_choices
 from wattflow.engine import ceilings
-from wattflow.engine.generation import total_work
+from wattflow.engine.protocol import total_work
 from wattflow.engine.synthetic import Synthetic
 
 # dim 64, 8 heads of 8 over 2 KV heads, ffn 96, 2 layers, 256 tokens: a layer has
@@ -79,7 +80,7 @@ def test_both_engines_tell_what_they_did():
     """Prompts of 2 and 5 tokens, 6 new ones: `fast` prefills 7 tokens and makes 5 steps, `paper` 4 and 8."""
     asked = [[1, 2], [3, 4, 5, 6, 7]]
     fast = tools.generate(
-        choices(engine=config.Engine(name="fast", device="cpu")), tools.ALONE, asked
+        choices(engine=config_choices.Engine(name="fast", device="cpu")), tools.ALONE, asked
     )
     assert fast.work == {
         "decode_steps": 5,
@@ -107,7 +108,7 @@ def test_both_engines_tell_what_they_did():
 
 def test_an_engine_that_computes_nothing_tells_nothing():
     """One batch without work makes the sum null, and so does none at all."""
-    chosen = choices(engine=config.Engine(name="synthetic", synthetic_ms_per_token=0.0))
+    chosen = choices(engine=config_choices.Engine(name="synthetic", synthetic_ms_per_token=0.0))
     engine = Synthetic(chosen, tools.ALONE, eos_id=None)
     engine.load()
     engine.prefill([[1, 2]])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wattflow import energy, sensors
+from wattflow.energy import counter, curve, response
 
 MS = 1_000_000
 T0 = 1_760_000_000_000_000_000
@@ -55,10 +55,10 @@ def test_lag_and_window_of_an_averaging_sensor_are_found(
     """A true lag is found within 2 ms and a window within 5 ms, or half a per cent of 1 s, under 3 W of noise."""
     edges = bounds(half_ms, 41 if half_ms == 500 else 13)
     stamps = stamps_of(edges, period_ms, 6)
-    steps = sensors.folded(
+    steps = response.folded(
         stamps, box(edges, stamps, lag_ms, window_ms), edges, settle_ns=settle_ms * MS
     )
-    found = sensors.fitted(steps)
+    found = response.fitted(steps)
     assert found.shape == "box"
     assert found.lag_ms == pytest.approx(lag_ms, abs=2 if window_ms < 1000 else 5)
     assert found.window_ms == pytest.approx(window_ms, abs=5 if window_ms < 1000 else 10)
@@ -70,9 +70,9 @@ def test_edges_that_switch_on_and_off_may_be_fitted_apart():
     edges = bounds(500, 61)
     stamps = stamps_of(edges, 20, 6)
     up, down = box(edges, stamps, 10, 30, 1.0), box(edges, stamps, 40, 30, 1.0)
-    steps = sensors.folded(stamps, np.maximum(up, down), edges, settle_ns=250 * MS)
-    assert sensors.fitted(steps, on=True).lag_ms == pytest.approx(10, abs=1)
-    assert sensors.fitted(steps, on=False).lag_ms == pytest.approx(40, abs=1)
+    steps = response.folded(stamps, np.maximum(up, down), edges, settle_ns=250 * MS)
+    assert response.fitted(steps, on=True).lag_ms == pytest.approx(10, abs=1)
+    assert response.fitted(steps, on=False).lag_ms == pytest.approx(40, abs=1)
     assert steps.edges == 60
 
 
@@ -85,8 +85,8 @@ def test_an_exponential_answer_is_told_from_a_box():
         into_ms = (stamps - edges[k]) / MS - 12
         risen = np.where(into_ms > 0, 1 - np.exp(-np.maximum(into_ms, 0) / 80), 0)
         shown = shown + risen * (1 if k % 2 else -1)
-    steps = sensors.folded(stamps, LOW_W + STEP_W * shown, edges, settle_ns=350 * MS)
-    found = sensors.fitted(steps)
+    steps = response.folded(stamps, LOW_W + STEP_W * shown, edges, settle_ns=350 * MS)
+    found = response.fitted(steps)
     assert (found.shape, found.lag_ms, found.window_ms) == (
         "exponential",
         pytest.approx(12, abs=2),
@@ -99,25 +99,25 @@ def test_a_sensor_that_does_not_follow_has_no_answer():
     edges = bounds(500, 21)
     stamps = stamps_of(edges, 20, 6)
     noise = np.random.default_rng(4).normal(100, 5, len(stamps))
-    steps = sensors.folded(stamps, noise, edges, settle_ns=250 * MS)
+    steps = response.folded(stamps, noise, edges, settle_ns=250 * MS)
     assert steps.edges == 0
-    assert sensors.fitted(steps) is None
+    assert response.fitted(steps) is None
 
 
 def test_a_lag_may_be_negative():
     """A sensor that stamps the beginning of what it averages leads: 25 ms of window, -25 ms of lag."""
     edges = bounds(500, 41)
     stamps = stamps_of(edges, 20, 6)
-    steps = sensors.folded(stamps, box(edges, stamps, -25, 25), edges, settle_ns=250 * MS)
-    assert sensors.fitted(steps).lag_ms == pytest.approx(-25, abs=2)
+    steps = response.folded(stamps, box(edges, stamps, -25, 25), edges, settle_ns=250 * MS)
+    assert response.fitted(steps).lag_ms == pytest.approx(-25, abs=2)
 
 
 def test_renewals_of_a_polled_sensor_tell_its_period():
     """A value that is renewed each 20 ms and polled each 3 ms shows a median period of 20 ms to 1 ms."""
     start = T0 + np.arange(0, 20_000, 3) * MS
     value = np.random.default_rng(5).normal(100, 2, 1001)[((start - T0) // (20 * MS)).astype(int)]
-    new = sensors.renewals(start, start + 20_000, value)
-    told = sensors.spread(np.diff(new.time_ns) / MS)
+    new = response.renewals(start, start + 20_000, value)
+    told = response.spread(np.diff(new.time_ns) / MS)
     assert told.median == pytest.approx(20, abs=1)
     assert told.n == 998
     assert np.all(new.half_ns == 1.5 * MS)
@@ -126,7 +126,7 @@ def test_renewals_of_a_polled_sensor_tell_its_period():
 def test_a_poll_that_came_late_places_no_renewal():
     """A new value after a pause of 50 ms may have come at any time of it, and is left out; the next one is placed."""
     start = T0 + np.array([0, 3, 6, 9, 59, 62, 65, 68, 71]) * MS
-    new = sensors.renewals(start, start, [1, 1, 1, 1, 2, 2, 3, 3, 3])
+    new = response.renewals(start, start, [1, 1, 1, 1, 2, 2, 3, 3, 3])
     assert ((new.time_ns - T0) / MS).tolist() == [63.5]
     assert new.value.tolist() == [3]
 
@@ -134,9 +134,9 @@ def test_a_poll_that_came_late_places_no_renewal():
 def test_a_value_that_never_changes_has_no_renewals():
     """A stuck sensor is not taken for one that is renewed at each poll, and the spread of nothing is null."""
     start = T0 + np.arange(100) * MS
-    new = sensors.renewals(start, start, np.full(100, 70.0))
+    new = response.renewals(start, start, np.full(100, 70.0))
     assert len(new.time_ns) == 0
-    assert sensors.spread(np.diff(new.time_ns)) is None
+    assert response.spread(np.diff(new.time_ns)) is None
 
 
 def counted(period_ms, poll_ms, seconds, power_w=400.0, jitter_ms=0.0):
@@ -147,20 +147,20 @@ def counted(period_ms, poll_ms, seconds, power_w=400.0, jitter_ms=0.0):
     beats = T0 + ((np.arange(len(late)) * period_ms + late) * MS).astype(np.int64)
     read = T0 + np.arange(period_ms, seconds * 1e3, poll_ms) * MS
     last = np.searchsorted(beats, read, side="right") - 1
-    return energy.counter(read, (power_w * last * period_ms).astype(np.uint64))
+    return counter.counter(read, (power_w * last * period_ms).astype(np.uint64))
 
 
 def test_ticks_that_keep_a_beat_are_placed_on_it():
     """Ticks polled each 16 ms are known to 8 ms; on the beat of 100 ms that they keep they lie right to 0.5 ms."""
     ticks = counted(100, 16, 10)
-    sharp = sensors.regular(ticks)
+    sharp = response.regular(ticks)
     phase_ms = (sharp.time_ns - T0) / MS % 100
     assert np.ptp(ticks.time_ns / MS % 100) > 8
     assert np.all(np.abs((phase_ms + 50) % 100 - 50) < 8)  # the poll's own grid biases all alike
     assert np.diff(sharp.time_ns) / MS == pytest.approx(
         np.full(len(sharp.time_ns) - 1, 100), abs=0.5
     )
-    stamps, watts = sensors.ticks_as_power(sharp)
+    stamps, watts = response.ticks_as_power(sharp)
     assert watts == pytest.approx(np.full(len(stamps), 400), rel=0.005)
 
 
@@ -169,35 +169,35 @@ def test_a_beat_is_found_through_coarse_polls_and_missing_instants():
     random = np.random.default_rng(7)
     true_ms = np.arange(100)[random.uniform(size=100) > 0.2] * 100.0
     seen = T0 + (np.ceil(true_ms / 7) * 7 * MS).astype(np.int64) - round(3.5 * MS)
-    found = sensors.beat(seen, np.full(len(seen), 3.5 * MS))
+    found = response.beat(seen, np.full(len(seen), 3.5 * MS))
     assert found.period_ns / MS == pytest.approx(100, abs=0.1)
-    assert sensors.beat(seen[:5], np.full(5, 3.5 * MS)) is None
+    assert response.beat(seen[:5], np.full(5, 3.5 * MS)) is None
 
 
 def test_ticks_that_keep_no_beat_are_left_where_they_were_seen():
     """A counter renewed at 100 ms give or take 40 is not forced onto a beat; only the first reading, no tick, goes."""
     ticks = counted(100, 3, 10, jitter_ms=40)
-    assert sensors.regular(ticks).time_ns.tolist() == ticks.time_ns[1:].tolist()
+    assert response.regular(ticks).time_ns.tolist() == ticks.time_ns[1:].tolist()
 
 
 def test_joules_between_two_ticks_are_exact():
     """400 W between the first and the last tick of 1 to 4 s are the steps between them, whatever the polls missed."""
     ticks = counted(100, 16, 5)
-    start, end, joules = sensors.at_ticks(ticks, T0 + 1000 * MS, T0 + 4000 * MS)
+    start, end, joules = response.at_ticks(ticks, T0 + 1000 * MS, T0 + 4000 * MS)
     assert joules == pytest.approx(400 * round((end - start) / 1e8) / 10)
     assert T0 + 1000 * MS <= start < end <= T0 + 4000 * MS
-    assert sensors.at_ticks(ticks, T0, T0 + 50 * MS) is None
+    assert response.at_ticks(ticks, T0, T0 + 50 * MS) is None
 
 
 def test_joules_of_a_late_source_are_taken_late():
     """A source 40 ms behind tells the joules of a window that ends with the load, if its lag is reckoned with."""
     edges = np.array([T0, T0 + 1000 * MS, T0 + 2000 * MS, T0 + 3000 * MS])
     stamps = T0 + np.arange(0, 3000, 20) * MS
-    power = energy.curve(stamps, box(edges, stamps, 30, 20, 1e-9))
+    power = curve.curve(stamps, box(edges, stamps, 30, 20, 1e-9))
     window = T0 + 500 * MS, T0 + 1500 * MS  # half a second off, half a second on: 50 J and 200 J
-    assert sensors.joules(power, *window, behind_ns=40 * MS) == pytest.approx(250, rel=1e-3)
-    assert sensors.joules(power, *window, behind_ns=0) == pytest.approx(250 - 300 * 0.04, rel=1e-2)
-    assert sensors.joules(power, T0, T0 + 3000 * MS, behind_ns=40 * MS) is None
+    assert response.joules(power, *window, behind_ns=40 * MS) == pytest.approx(250, rel=1e-3)
+    assert response.joules(power, *window, behind_ns=0) == pytest.approx(250 - 300 * 0.04, rel=1e-2)
+    assert response.joules(power, T0, T0 + 3000 * MS, behind_ns=40 * MS) is None
 
 
 def test_the_share_of_a_window_in_which_a_load_was_on():
@@ -209,7 +209,7 @@ def test_the_share_of_a_window_in_which_a_load_was_on():
         (1750, 2750, 0.25),
         (0, 900, 0.0),
     ):
-        assert sensors.on_share(bounds, T0 + start_ms * MS, T0 + end_ms * MS) == share
+        assert response.on_share(bounds, T0 + start_ms * MS, T0 + end_ms * MS) == share
 
 
 def test_short_windows_show_aliasing():
@@ -217,11 +217,11 @@ def test_short_windows_show_aliasing():
     edges = T0 + np.arange(0, 12_000, 10.1) * MS
     edges = edges.astype(np.int64)
     stamps = T0 + np.arange(1000, 11_000, 20) * MS
-    instant = energy.curve(stamps, box(edges, stamps, 0, 0.01, 1e-9))
-    averaging = energy.curve(stamps, box(edges, stamps, 0, 20, 1e-9))
+    instant = curve.curve(stamps, box(edges, stamps, 0, 0.01, 1e-9))
+    averaging = curve.curve(stamps, box(edges, stamps, 0, 20, 1e-9))
     inside = T0 + 1500 * MS, T0 + 10_500 * MS
-    low, high = sensors.range_of_windows(instant, *inside, 20.2 * MS)
+    low, high = response.range_of_windows(instant, *inside, 20.2 * MS)
     assert high - low > 0.3
-    low, high = sensors.range_of_windows(averaging, *inside, 20.2 * MS)
+    low, high = response.range_of_windows(averaging, *inside, 20.2 * MS)
     assert high - low < 0.02
-    assert sensors.range_of_windows(instant, inside[0], inside[0] + 900 * MS, 20.2 * MS) is None
+    assert response.range_of_windows(instant, inside[0], inside[0] + 900 * MS, 20.2 * MS) is None

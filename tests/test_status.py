@@ -14,12 +14,16 @@ from fake_slurm import FakeSlurm
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 from typer.testing import CliRunner
 
-from wattflow import collect, config, journal, slurm, status, submit
 from wattflow.cli import app
+from wattflow.collect import collect
+from wattflow.config import identity
 from wattflow.errors import RefusedError
-from wattflow.grid import Plan, Point
-from wattflow.schema import SCHEMA_VERSION, JobInfo, Record
-from wattflow.sweepdir import AttemptDir, SweepDir, write_json
+from wattflow.plan.points import Plan, Point
+from wattflow.slurm import client
+from wattflow.store.files import write_json
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import SCHEMA_VERSION, JobInfo, Record
+from wattflow.submit import journal, logs, select, send, status
 
 
 @pytest.fixture
@@ -30,14 +34,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 def make_plan(folder: Path, count: int, **over: Any) -> Plan:
     settings = {"cluster__launcher": "slurm", "cluster__name": "site", **over}
     made = [choices(seed=seed, **settings) for seed in range(count)]
-    points = [Point(config.point_id(one), one, None) for one in made]
+    points = [Point(identity.point_id(one), one, None) for one in made]
     return Plan("demo", SweepDir(folder / "demo"), [], points, 0)
 
 
 def sent(folder: Path, count: int, **over: Any) -> Plan:
     """A plan of `count` points, submitted as job 101 with collector 102."""
     made = make_plan(folder, count, **over)
-    submit.submit(made)
+    send.submit(made)
     return made
 
 
@@ -74,7 +78,7 @@ def test_points_never_sent_are_untried(tmp_path):
     """A grid without a submission asks nothing of Slurm."""
     made = make_plan(tmp_path, 2)
     made.sweep.make()
-    submit._write_grid(made, set())
+    send._write_grid(made, set())
     assert [row.state for row in status.states(made.sweep)] == ["untried", "untried"]
 
 
@@ -143,7 +147,7 @@ def test_a_failed_attempt_tells_its_reason_log_and_the_command_that_tries_again(
 def test_the_command_that_tries_again_is_understood(fake, tmp_path):
     """What status tells a person to type sends that point alone."""
     made = sent(tmp_path, 2)
-    submit.keep(made)
+    send.keep(made)
     attempt(made, 1, "failed", "101_1", error="boom")
     fake.queue(f"101_0|RUNNING|None|{name_of(made)}")
     words = shlex.split(str(only(made, 1).rerun))
@@ -213,8 +217,8 @@ def test_answers_are_kept_for_half_a_minute_in_a_private_folder(fake, tmp_path):
     fake.queue(f"101|PENDING|None|{name_of(made)}")
     assert only(made).state == only(made).state == "waiting"
     assert len(fake.calls("squeue")) == 1
-    assert slurm.cache_folder().stat().st_mode & 0o777 == 0o700
-    submit.submit(make_plan(tmp_path, 2))
+    assert client.cache_folder().stat().st_mode & 0o777 == 0o700
+    send.submit(make_plan(tmp_path, 2))
     only(made)
     assert len(fake.calls("squeue")) == 2
 
@@ -276,7 +280,7 @@ def test_infeasible_points_keep_their_reason(fake, tmp_path):
     made = make_plan(tmp_path, 1)
     point = made.points[0]
     made.points[0] = Point(point.point_id, point.choices, "needs 99 GiB of 80")
-    submit.submit(made)
+    send.submit(made)
     assert (only(made).state, only(made).reason) == ("infeasible", "needs 99 GiB of 80")
     assert status.exit_code(status.states(made.sweep)) == 0
 
@@ -348,13 +352,13 @@ def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(
     one = attempt(made, 0, "failed", "101")
     one.error_path(1).write_text("{}")
     point_id = made.points[0].point_id
-    assert len(status.logs(made.sweep, point_id)) == 4
-    of_one = status.logs(made.sweep, point_id, rank=1)
+    assert len(logs.logs(made.sweep, point_id)) == 4
+    of_one = logs.logs(made.sweep, point_id, rank=1)
     assert [log.path.name for log in of_one] == ["101_1_log.err", "error-rank1.json"] or [
         log.path.name for log in of_one
     ] == ["error-rank1.json", "101_1_log.err"]
     with pytest.raises(RefusedError, match="no log of rank 5"):
-        status.logs(made.sweep, point_id, rank=5)
+        logs.logs(made.sweep, point_id, rank=5)
 
 
 @pytest.mark.parametrize(
@@ -376,19 +380,19 @@ def test_points_are_chosen_by_their_choices(words, chosen, tmp_path):
         choices(batch_size=32, shards=2, cluster__gpus_per_node=2),
     ]
     sweep = make_sweep(tmp_path / "s", points)
-    assert status.choose(sweep, words, None) == {config.point_id(points[i]) for i in chosen}
+    assert select.choose(sweep, words, None) == {identity.point_id(points[i]) for i in chosen}
 
 
 def test_points_are_chosen_by_id_and_by_choices_together(tmp_path):
     """Without a filter there is no choice; with both, both must hold; an id of another sweep is refused."""
     points = [choices(seed=1), choices(seed=2)]
     sweep = make_sweep(tmp_path / "s", points)
-    ids = [config.point_id(point) for point in points]
-    assert status.choose(sweep, [], None) is None
-    assert status.choose(sweep, [], [ids[0]]) == {ids[0]}
-    assert status.choose(sweep, ["seed=1,2"], [ids[1]]) == {ids[1]}
+    ids = [identity.point_id(point) for point in points]
+    assert select.choose(sweep, [], None) is None
+    assert select.choose(sweep, [], [ids[0]]) == {ids[0]}
+    assert select.choose(sweep, ["seed=1,2"], [ids[1]]) == {ids[1]}
     with pytest.raises(RefusedError, match="0123456789ab: no such point"):
-        status.choose(sweep, [], ["0123456789ab"])
+        select.choose(sweep, [], ["0123456789ab"])
 
 
 @pytest.mark.parametrize("word", ["batchsize=8", "batch_size", "=8"])
@@ -396,13 +400,13 @@ def test_a_filter_that_names_no_choice_is_refused(word, tmp_path):
     """A slip must not read as a filter that nothing meets, nor as none."""
     sweep = make_sweep(tmp_path / "s", [choices()])
     with pytest.raises(RefusedError, match="wattflow keys"):
-        status.choose(sweep, [word], None)
+        select.choose(sweep, [word], None)
 
 
 def test_status_shows_the_chosen_points_alone(fake, tmp_path):
     """--only and key=value narrow the table; the sums and the exit code stay those of the sweep."""
     made = sent(tmp_path, 2)
-    submit.keep(made)
+    send.keep(made)
     fake.queue(f"101_0|RUNNING|None|{name_of(made)}", f"101_1|PENDING|None|{name_of(made)}")
     done = CliRunner().invoke(app, ["status", str(made.sweep.path), "seed=1"])
     assert made.points[1].point_id in done.stdout
@@ -414,7 +418,7 @@ def test_status_shows_the_chosen_points_alone(fake, tmp_path):
 def test_cancel_takes_the_filters_of_status(fake, tmp_path):
     """Of four waiting points those of seed 1 and 2 are ended."""
     made = sent(tmp_path, 4)
-    submit.keep(made)
+    send.keep(made)
     fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in range(4)))
     words = ["cancel", str(made.sweep.path), "seed=1,2", "--state", "waiting"]
     done = CliRunner().invoke(app, words)
@@ -430,18 +434,18 @@ def test_following_a_log_shows_what_is_added_until_the_attempt_ends(fake, tmp_pa
     log.write_text("one\ntw")
     one = attempt(made, 0, "running", "101")
     fake.queue(f"101|RUNNING|None|{name_of(made)}")
-    steps = status.follow(made.sweep, made.points[0].point_id)
-    assert next(steps) == status.Log(log, "one\n")
+    steps = logs.follow(made.sweep, made.points[0].point_id)
+    assert next(steps) == logs.Log(log, "one\n")
     with log.open("a") as file:
         file.write("o\nthree")
-    assert next(steps) == status.Log(log, "two\n")
+    assert next(steps) == logs.Log(log, "two\n")
     told = one.sidecar_log_path("node1")
     told.write_text("from the sidecar\n")
-    assert next(steps) == status.Log(told, "from the sidecar\n")
+    assert next(steps) == logs.Log(told, "from the sidecar\n")
     record = one.read_record()
     assert record is not None
     one.write_record({**record, "status": "failed", "error": "boom"})
-    assert list(steps) == [status.Log(log, "three")]
+    assert list(steps) == [logs.Log(log, "three")]
 
 
 def test_following_the_log_of_a_point_that_ended_shows_it_once(fake, tmp_path):
@@ -449,16 +453,16 @@ def test_following_the_log_of_a_point_that_ended_shows_it_once(fake, tmp_path):
     made = sent(tmp_path, 2)
     attempt(made, 0, "finished", "101_0").sidecar_log_path("node1").write_text("all\n")
     ids = [point.point_id for point in made.points]
-    assert [log.text for log in status.follow(made.sweep, ids[0])] == ["all\n"]
+    assert [log.text for log in logs.follow(made.sweep, ids[0])] == ["all\n"]
     fake.accounting("101_1|FAILED|None")
     with pytest.raises(RefusedError, match="no log"):
-        list(status.follow(made.sweep, ids[1]))
+        list(logs.follow(made.sweep, ids[1]))
 
 
 def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
     """The exit code is 130, as of any command that was interrupted, and the run goes on."""
     made = sent(tmp_path, 1)
-    submit.keep(made)
+    send.keep(made)
     attempt(made, 0, "running", "101").sidecar_log_path("node1").write_text("a line\n")
     fake.queue(f"101|RUNNING|None|{name_of(made)}")
     words = ["logs", str(made.sweep.path), made.points[0].point_id, "-f"]
@@ -574,7 +578,7 @@ def test_collected_points_tell_the_same(tmp_path):
 def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_path):
     """Beside the table on stderr: figures, what they are of, and that the rest is an estimate."""
     made = sent(tmp_path, 3)
-    submit.keep(made)
+    send.keep(made)
     measured(made, 0, 3.6e6, 1800.0)
     one = attempt(made, 1, "running", "101_1")
     beats(one, energy_j=1000.0, power_w=250.0, nodes=1)
@@ -590,7 +594,7 @@ def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_p
 def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
     """So are the joules so far."""
     made = sent(tmp_path, 2)
-    submit.keep(made)
+    send.keep(made)
     node = {"node": "node1", "source": "simulated", "energy_j": 3.6e6}
     times = {"started_ns": 1_000_000_000, "ended_ns": 2_000_000_000}
     attempt(made, 0, "finished", "101_0", nodes=[node], **times)
@@ -603,7 +607,7 @@ def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
 def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake, tmp_path):
     """No number is made up."""
     made = sent(tmp_path, 2)
-    submit.keep(made)
+    send.keep(made)
     fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (0, 1)))
     told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
     assert "left: 2 points, for how long is unknown: no point has finished" in told
@@ -615,7 +619,7 @@ def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_pa
     count = 2000
     made = make_plan(tmp_path, count)
     made.sweep.make()
-    submit._write_grid(made, set())
+    send._write_grid(made, set())
     ids = [point.point_id for point in made.points]
     one = journal.Sent("demo-1", "points", [[i] for i in ids], made.sweep.submitit / "demo-1", 0)
     journal.intend(made.sweep, one)

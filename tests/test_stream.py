@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from wattflow.errors import DamagedError
-from wattflow.schema import SCHEMA_VERSION, TRACE
-from wattflow.stream import TableStream, read_stream, read_table, write_table
+from wattflow.store.schema import SCHEMA_VERSION, TRACE
+from wattflow.store.tables import TableStream, read_stream, read_table, write_table
 
 # the columns that no trace lacks; all behave alike, and a short file has fewer places to be cut at
 SHORT = pa.schema([TRACE.field(name) for name in ("time_ns", "source", "power_w", "gap")])

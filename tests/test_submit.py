@@ -16,10 +16,16 @@ from fake_slurm import FakeSlurm
 from submitit.core.utils import DelayedSubmission
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import batch, collect, config, grid, journal, process, shapes, slurm, submit
+from wattflow import process
+from wattflow.collect import collect
+from wattflow.config import identity
 from wattflow.errors import RefusedError, SlurmError
-from wattflow.grid import Plan, Point
-from wattflow.sweepdir import SweepDir
+from wattflow.plan import feasible, grid
+from wattflow.plan.points import Plan, Point
+from wattflow.slurm import client, sbatch, shapes
+from wattflow.slurm import shapes as slurm_shapes
+from wattflow.store.layout import SweepDir
+from wattflow.submit import journal, resume, send
 
 RECORDED = Path(__file__).parent / "recorded_batch_script.sh"
 
@@ -31,7 +37,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 def point(**over: Any) -> Point:
     made = choices(**{"cluster__launcher": "slurm", "cluster__name": "site", **over})
-    return Point(config.point_id(made), made, None)
+    return Point(identity.point_id(made), made, None)
 
 
 def plan(folder: Path, *points: Point) -> Plan:
@@ -49,8 +55,8 @@ def intents(sweep: SweepDir) -> list[journal.Sent]:
 # --- shapes ---------------------------------------------------------------------------------------
 
 
-def shapes_of(*points: Point) -> list[submit.Shape]:
-    return submit.shapes([(p.point_id, p.choices) for p in points])
+def shapes_of(*points: Point) -> list[slurm_shapes.Shape]:
+    return slurm_shapes.shapes([(p.point_id, p.choices) for p in points])
 
 
 CAPS = {"cluster__power_caps": {"300": "wf_cap300", "400": "partition=cap400"}}
@@ -66,7 +72,7 @@ def test_a_cap_is_asked_for_by_the_sites_feature():
     ]
     found = [shape.control for shape in shapes_of(*points)]
     assert found == [{"constraint": "h100&wf_cap300"}, {"partition": "cap400"}, {}]
-    text = "".join(submit.batch_scripts(plan(Path("/s"), *points)))
+    text = "".join(send.batch_scripts(plan(Path("/s"), *points)))
     lines = [line.split(" ", 1)[1] for line in text.splitlines() if line.startswith("#SBATCH")]
     assert [line for line in lines if "--constraint" in line] == [
         "--constraint='h100&wf_cap300'",
@@ -82,14 +88,14 @@ def test_a_cap_is_asked_for_by_the_sites_feature():
 
 def test_a_clock_is_asked_for_by_gpu_freq():
     """Slurm's own option sets clocks without rights of the user."""
-    (text,) = submit.batch_scripts(plan(Path("/s"), point(control__sm_clock_mhz=1200)))
+    (text,) = send.batch_scripts(plan(Path("/s"), point(control__sm_clock_mhz=1200)))
     assert "#SBATCH --gpu-freq=1200" in text
 
 
 def test_the_collect_job_asks_for_no_cap(fake, tmp_path):
     """The job that collects has no GPU to cap."""
     capped = point(control__power_limit_w=300, **CAPS)
-    submit.submit(plan(tmp_path, capped))
+    send.submit(plan(tmp_path, capped))
     points, collector = fake.scripts().values()
     assert "wf_cap300" in points
     assert "wf_cap300" not in collector
@@ -105,9 +111,9 @@ def test_a_job_that_sets_limits_itself_asks_slurm_for_none():
 def test_a_cap_that_the_site_does_not_offer_is_no_point_to_send():
     """350 W is infeasible where the site offers 300 and 400, and the reason names them."""
     made = choices(**{"cluster__launcher": "slurm", "control__power_limit_w": 350, **CAPS})
-    assert "offers 300, 400" in grid.why_not(made)
+    assert "offers 300, 400" in feasible.why_not(made)
     local = choices(control__power_limit_w=350, cluster__launcher="local")
-    assert grid.why_not(local) is None
+    assert feasible.why_not(local) is None
 
 
 def test_points_that_ask_for_the_same_share_a_shape():
@@ -147,7 +153,7 @@ def test_a_block_runs_all_arms_of_a_repeat_in_one_task():
         for size, repeat in ((8, 0), (2, 1), (4, 0), (8, 1), (2, 0), (4, 1))
     ]
     points = [(f"{c['batch_size']}-{c['repeat']}", c) for c in chosen]
-    (shape,) = submit.shapes(points)
+    (shape,) = slurm_shapes.shapes(points)
     assert shape.tasks == [["8-0", "4-0", "2-0"], ["2-1", "8-1", "4-1"]]
     assert shape.cluster.time_min == 30
 
@@ -188,14 +194,14 @@ def test_the_whole_batch_script_is_the_recorded_one():
     """Every key of a profile shows where it belongs, and nothing else is there."""
     points = seeds(3, shards=8, **full_profile())
     made = plan(Path("/shared/o'brien sweeps"), *points)
-    assert submit.batch_scripts(made) == [RECORDED.read_text()]
+    assert send.batch_scripts(made) == [RECORDED.read_text()]
 
 
 def test_the_previewed_script_is_the_one_that_is_sent(fake, tmp_path):
     """`plan --script` and the file that sbatch gets differ in the submission's name alone."""
     made = plan(tmp_path / "a folder", *seeds(3, **full_profile()))
-    (preview,) = submit.batch_scripts(made)
-    submit.submit(made)
+    (preview,) = send.batch_scripts(made)
+    send.submit(made)
     name = intents(made.sweep)[0].name
     assert fake.scripts()["101"] == preview.replace("demo-00000000", name)
 
@@ -204,7 +210,7 @@ def test_a_preview_leaves_nothing_behind_and_needs_no_slurm(tmp_path, monkeypatc
     """The sweep's folder does not appear, and no sbatch is needed."""
     monkeypatch.setenv("PATH", "/nonexistent")
     made = plan(tmp_path, *seeds(2))
-    assert submit.batch_scripts(made)
+    assert send.batch_scripts(made)
     assert list(tmp_path.iterdir()) == []
     assert os.environ["PATH"] == "/nonexistent"
 
@@ -226,20 +232,20 @@ def test_gpus_are_asked_for_as_the_site_wants(request_, kind, line):
         "cluster__gpu_type": kind,
         "cluster__gpus_per_node": 4,
     }
-    (text,) = submit.batch_scripts(plan(Path("/s"), point(shards=2, **asked)))
+    (text,) = send.batch_scripts(plan(Path("/s"), point(shards=2, **asked)))
     assert [found for found in text.splitlines() if "gpu" in found] == ([line] if line else [])
 
 
 def test_a_site_without_comments_or_wckeys_gets_none():
     """submitit's default wckey and our comment stay away where a profile says so."""
-    (text,) = submit.batch_scripts(plan(Path("/s"), point(cluster__comment=False)))
+    (text,) = send.batch_scripts(plan(Path("/s"), point(cluster__comment=False)))
     assert "wckey" not in text
     assert "comment" not in text
 
 
 def test_a_short_limit_is_told_within_its_last_quarter():
     """With a limit of 2 minutes the signal comes 30 s before the end, not 90."""
-    (text,) = submit.batch_scripts(plan(Path("/s"), point(cluster__time_min=2)))
+    (text,) = send.batch_scripts(plan(Path("/s"), point(cluster__time_min=2)))
     assert "#SBATCH --signal=USR2@30\n" in text
 
 
@@ -251,7 +257,7 @@ def test_names_never_reach_a_shell_unquoted(fake, tmp_path):
         tmp_path / f"x {evil.replace('/', '_')} `id`",
         point(cluster__account=evil, cluster__python=f"echo {evil}"),
     )
-    submit.submit(made)
+    send.submit(made)
     script = fake.folder / "job-101.sh"
     subprocess.run(
         ["bash", str(script)], check=True, env={**os.environ, "PATH": os.environ["PATH"]}
@@ -267,7 +273,7 @@ def test_paths_that_slurm_would_misread_are_refused_before_anything_is_written(
     """Slurm expands % and \\ in the names of logs, and reads #SBATCH by lines and quotes."""
     made = plan(tmp_path / name, *seeds(1))
     with pytest.raises(RefusedError, match="sweeps_dir"):
-        submit.submit(made)
+        send.submit(made)
     assert fake.calls("sbatch") == []
     assert not (tmp_path / name).exists()
 
@@ -275,11 +281,11 @@ def test_paths_that_slurm_would_misread_are_refused_before_anything_is_written(
 def test_each_array_is_tested_by_slurm_and_none_is_sent(fake, tmp_path):
     """Two arrays of 3 and 2 tasks: each script is given to sbatch --test-only with its own range, and nothing else."""
     made = plan(tmp_path, *seeds(5, cluster__max_array_size=3), point(cluster__launcher="local"))
-    tested = submit.test_only(made)
+    tested = send.test_only(made)
     answer = (
         "Job 7 to start at 2030-01-01T00:00:00 using 2 processors on nodes node1 in partition gpu"
     )
-    assert tested == [submit.Tested("site", 1, 1, count, True, answer) for count in (3, 2)]
+    assert tested == [send.Tested("site", 1, 1, count, True, answer) for count in (3, 2)]
     assert all(call.startswith("--test-only ") for call in fake.calls("sbatch"))
     told = (fake.folder / "tested").read_text()
     assert re.findall(r"--array=(.*)", told) == ["0-2%3", "0-1%2"]
@@ -289,7 +295,7 @@ def test_each_array_is_tested_by_slurm_and_none_is_sent(fake, tmp_path):
 def test_an_array_that_slurm_would_refuse_is_told_with_its_words(fake, tmp_path):
     """The reason is sbatch's own."""
     fake.refuse("sbatch: error: Invalid account", "allocation failure: Invalid account")
-    (tested,) = submit.test_only(plan(tmp_path, *seeds(2)))
+    (tested,) = send.test_only(plan(tmp_path, *seeds(2)))
     assert (tested.accepted, tested.answer) == (
         False,
         "error: Invalid account allocation failure: Invalid account",
@@ -300,7 +306,7 @@ def test_a_test_without_slurm_is_refused(tmp_path, monkeypatch):
     """There is nobody to ask."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(RefusedError, match="no sbatch"):
-        submit.test_only(plan(tmp_path, *seeds(1)))
+        send.test_only(plan(tmp_path, *seeds(1)))
 
 
 def test_a_plan_tells_what_collected_points_of_other_sweeps_took(tmp_path):
@@ -310,7 +316,7 @@ def test_a_plan_tells_what_collected_points_of_other_sweeps_took(tmp_path):
     make_attempt(other, done, Made([Gpu("GPU-1")]))
     collect.collect(other)
     made = plan(tmp_path, *seeds(2, cluster__points_per_task=2), point(model__name="unseen"))
-    known, unknown = (row["expected"] for row in submit.shape_rows(made))
+    known, unknown = (row["expected"] for row in send.shape_rows(made))
     assert known["gpu_hours"] == pytest.approx(120.0 / 3600.0)
     assert known["longest_task_min"] == pytest.approx(2.0)
     assert (known["same"], known["shape"], known["unknown"], known["attempts"]) == (2, 0, 0, 1)
@@ -324,7 +330,7 @@ def test_a_sweep_that_other_nodes_cannot_see_is_refused_before_anything_is_writt
     """The sweep lies in this machine's memory and node2 is another machine: one line says where and what to do."""
     fake.nodes(f"{platform.node()}|127.0.0.1", "node2|10.0.0.2")
     with pytest.raises(RefusedError, match=r"tmpfs at /dev/shm.*node2.*sweeps_dir=DIR") as told:
-        submit.submit(plan(NOWHERE, *seeds(1)), dry_run=True)
+        send.submit(plan(NOWHERE, *seeds(1)), dry_run=True)
     assert "\n" not in str(told.value)
     assert not NOWHERE.exists()
 
@@ -333,7 +339,7 @@ def test_a_profile_can_say_that_the_folder_is_shared_after_all(fake):
     """cluster.shared_sweeps_dir stands for what the list of mounts cannot tell, and Slurm is not asked."""
     fake.nodes("node2|10.0.0.2")
     points = seeds(1, cluster__shared_sweeps_dir=True)
-    assert submit.submit(plan(NOWHERE, *points), dry_run=True).points == 1
+    assert send.submit(plan(NOWHERE, *points), dry_run=True).points == 1
     assert fake.calls("sinfo") == []
 
 
@@ -343,14 +349,14 @@ def test_a_profile_can_say_that_the_folder_is_shared_after_all(fake):
 def test_a_cluster_of_this_machine_alone_may_use_any_folder(nodes, fake):
     """A Slurm for tests, or of one workstation, has no node that could not see the folder; nor has one that is mute."""
     fake.nodes(*nodes)
-    assert submit.submit(plan(NOWHERE, *seeds(1)), dry_run=True).points == 1
+    assert send.submit(plan(NOWHERE, *seeds(1)), dry_run=True).points == 1
 
 
 def test_local_points_may_lie_in_any_folder(fake):
     """They run on this machine, so that Slurm is not asked either."""
     fake.nodes("node2|10.0.0.2")
     local = seeds(1, cluster__launcher="local")
-    assert submit.submit(plan(NOWHERE, *local), dry_run=True).points == 1
+    assert send.submit(plan(NOWHERE, *local), dry_run=True).points == 1
     assert fake.calls("sinfo") == []
 
 
@@ -361,7 +367,7 @@ def test_a_submit_sends_held_arrays_then_a_collector_then_releases_all(fake, tmp
     """Two shapes are two arrays; the collect job waits for both with afterany and asks for no GPU."""
     wide = seeds(2, shards=2, cluster__gpus_per_node=2)
     made = plan(tmp_path, *seeds(3, cluster__gpus_per_node=2), *wide)
-    sent = submit.submit(made)
+    sent = send.submit(made)
     assert (sent.job_ids, sent.collect_job, sent.points) == (["101", "102"], "103", 5)
     scripts = fake.scripts()
     assert all("#SBATCH --hold\n" in text for text in scripts.values())
@@ -375,23 +381,23 @@ def test_a_submit_sends_held_arrays_then_a_collector_then_releases_all(fake, tmp
 def test_the_pickles_lie_where_the_tasks_look_before_the_release(fake, tmp_path):
     """One pickle of ours for all tasks of an array, in a folder of mode 0700; it names the points of each."""
     made = plan(tmp_path, *seeds(3, cluster__points_per_task=2))
-    submit.submit(made)
+    send.submit(made)
     (sent,) = intents(made.sweep)
     assert sent.folder.stat().st_mode & 0o777 == 0o700
     loaded = DelayedSubmission.load(sent.folder / "101_submitted.pkl")
     ids = [p.point_id for p in made.points]
     path = str(made.sweep.path)
-    assert loaded.function == batch.OneOf(
+    assert loaded.function == sbatch.OneOf(
         (
-            batch.Call("wattflow.run:run_task", (path, ids[:2], {})),
-            batch.Call("wattflow.run:run_task", (path, ids[2:], {})),
+            sbatch.Call("wattflow.run.task:run_task", (path, ids[:2], {})),
+            sbatch.Call("wattflow.run.task:run_task", (path, ids[2:], {})),
         )
     )
 
 
 def test_each_task_of_an_array_makes_its_own_call(monkeypatch):
     """Slurm numbers the tasks from 0: number 1 makes the second call."""
-    one = batch.OneOf((batch.Call("builtins:abs", (-1,)), batch.Call("builtins:abs", (-2,))))
+    one = sbatch.OneOf((sbatch.Call("builtins:abs", (-1,)), sbatch.Call("builtins:abs", (-2,))))
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert one() == 2
 
@@ -401,7 +407,7 @@ def test_a_submit_writes_a_handful_of_files_however_many_tasks_it_sends(fake, tm
     counts = []
     for tasks in (2, 200):
         made = plan(tmp_path / str(tasks), *seeds(tasks))
-        submit.submit(made)
+        send.submit(made)
         counts.append(sum(path.is_file() for path in made.sweep.path.rglob("*")))
     assert counts == [11, 11]
 
@@ -409,7 +415,7 @@ def test_a_submit_writes_a_handful_of_files_however_many_tasks_it_sends(fake, tm
 def test_a_task_of_an_array_finds_the_pickle_of_all_under_its_own_name(fake, tmp_path):
     """The batch script, run as task 1 of job 101, links the name for which submitit looks to the one pickle."""
     made = plan(tmp_path / "it's {here}", *seeds(2))
-    submit.submit(made)
+    send.submit(made)
     (sent,) = intents(made.sweep)
     task = {"SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "1"}
     subprocess.run(
@@ -424,7 +430,7 @@ def test_every_intent_is_journalled_before_the_first_sbatch(fake, tmp_path):
     fake.refuse("sbatch: error: Invalid account")
     made = plan(tmp_path, *seeds(4, cluster__max_array_size=2))
     with pytest.raises(SlurmError, match=r"Invalid account.*4 tasks of demo were not sent"):
-        submit.submit(made)
+        send.submit(made)
     events = [line["event"] for line in made.sweep.journal()]
     assert events == ["intent", "intent", "failed", "failed"]
 
@@ -434,23 +440,23 @@ def test_what_slurm_refused_is_never_tried_and_the_same_submit_sends_it(fake, tm
     made = plan(tmp_path, *seeds(4, cluster__max_array_size=2))
     (fake.folder / "last").write_text("100\n")
     fake.refuse()
-    first = submit.submit(plan(tmp_path, *made.points[:2]))
+    first = send.submit(plan(tmp_path, *made.points[:2]))
     fake.refuse("sbatch: error: QOSMaxSubmitJobPerUserLimit")
     with pytest.raises(SlurmError, match=r"QOSMaxSubmitJobPerUserLimit.*with cluster\.max_tasks"):
-        submit.submit(made)
-    again = submit.submit(made)
+        send.submit(made)
+    again = send.submit(made)
     assert (first.points, again.points, again.tried) == (2, 2, 2)
-    assert len(submit.read_grid(made.sweep)) == 4
+    assert len(send.read_grid(made.sweep)) == 4
 
 
 def test_submit_adds_only_points_never_tried(fake, tmp_path):
     """Points that a submission holds, or that have an attempt, are resume's."""
     points = seeds(4)
-    submit.submit(plan(tmp_path, *points[:1]))
+    send.submit(plan(tmp_path, *points[:1]))
     made = plan(tmp_path, *points)
     made.sweep.claim_attempt(points[1].point_id)
-    assert submit.submit(made, dry_run=True).points == 2
-    sent = submit.submit(made)
+    assert send.submit(made, dry_run=True).points == 2
+    sent = send.submit(made)
     assert (sent.points, sent.tried) == (2, 2)
     assert intents(made.sweep)[-1].tasks == [[points[2].point_id], [points[3].point_id]]
 
@@ -459,23 +465,23 @@ def test_points_that_cannot_run_are_kept_with_their_reason_and_not_sent(fake, tm
     """grid.parquet lists them; no task holds them."""
     good, bad = seeds(2)
     made = plan(tmp_path, good, Point(bad.point_id, bad.choices, "needs 99 GiB of 80"))
-    sent = submit.submit(made)
+    sent = send.submit(made)
     assert (sent.points, sent.infeasible) == (1, 1)
-    assert [row["reason"] for row in submit.read_grid(made.sweep)] == [None, "needs 99 GiB of 80"]
+    assert [row["reason"] for row in send.read_grid(made.sweep)] == [None, "needs 99 GiB of 80"]
 
 
 def test_only_chosen_points_are_sent(fake, tmp_path):
     """`only` picks points by id."""
     made = plan(tmp_path, *seeds(3))
     chosen = made.points[1].point_id
-    submit.submit(made, only={chosen})
+    send.submit(made, only={chosen})
     assert intents(made.sweep)[0].tasks == [[chosen]]
 
 
 def test_a_dry_run_writes_and_sends_nothing(fake, tmp_path):
     """The counts are those of the real call; there is no folder and no sbatch."""
     made = plan(tmp_path, *seeds(3))
-    assert submit.submit(made, dry_run=True).points == 3
+    assert send.submit(made, dry_run=True).points == 3
     assert not made.sweep.path.exists()
     assert fake.calls("sbatch") == []
 
@@ -486,7 +492,7 @@ def test_a_sweep_of_somebody_else_is_refused(fake, tmp_path):
     made.sweep.make()
     made.sweep.submitit.chmod(0o777)
     with pytest.raises(RefusedError, match="nobody else may be able to write"):
-        submit.submit(made)
+        send.submit(made)
     assert fake.calls("sbatch") == []
 
 
@@ -495,7 +501,7 @@ def test_without_slurm_a_slurm_profile_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     made = plan(tmp_path, *seeds(1))
     with pytest.raises(RefusedError, match="cluster=local"):
-        submit.submit(made)
+        send.submit(made)
     assert not made.sweep.path.exists()
 
 
@@ -504,7 +510,7 @@ def test_sbatch_is_kept_from_the_variables_of_a_surrounding_job(fake, tmp_path, 
     told = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "64", "SLURMD_NODENAME": "n1"}
     for name, value in {**told, "SLURM_CONF": "/etc/x.conf"}.items():
         monkeypatch.setenv(name, value)
-    submit.submit(plan(tmp_path, *seeds(1)))
+    send.submit(plan(tmp_path, *seeds(1)))
     seen = (fake.folder / "job-101.env").read_text()
     assert re.findall(r"^(SLURM\w+)=", seen, re.MULTILINE) == ["SLURM_CONF"]
     assert os.environ["SLURM_NTASKS"] == "64"
@@ -515,7 +521,7 @@ def test_an_sbatch_that_timed_out_after_accepting_is_found_by_name_and_not_repea
     fake.refuse(
         "sbatch: error: Batch job submission failed: Socket timed out", though_accepted=True
     )
-    sent = submit.submit(plan(tmp_path, *seeds(2)))
+    sent = send.submit(plan(tmp_path, *seeds(2)))
     assert sent.job_ids == ["101"]
     assert len(fake.calls("sbatch")) == 2  # the points, then the collector
 
@@ -525,7 +531,7 @@ def test_an_sbatch_that_timed_out_without_a_job_is_tried_again(fake, tmp_path):
     fake.refuse(
         "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
     )
-    sent = submit.submit(plan(tmp_path, *seeds(2)))
+    sent = send.submit(plan(tmp_path, *seeds(2)))
     assert sent.job_ids == ["101"]
     assert len(fake.calls("sbatch")) == 3
 
@@ -541,7 +547,7 @@ def replace_sbatch(fake: FakeSlurm, text: str) -> None:
 def test_an_sbatch_that_hangs_after_accepting_is_found_by_name(fake, tmp_path):
     """timeout(1) ends it with 124 and no word: the job is in the queue, and is not sent again."""
     replace_sbatch(fake, '"$(dirname "$0")/real" "$@" > /dev/null; exit 124')
-    sent = submit.submit(plan(tmp_path, *seeds(2)))
+    sent = send.submit(plan(tmp_path, *seeds(2)))
     assert (sent.job_ids, sent.collect_job) == (["101"], "102")
     assert sorted(fake.scripts()) == ["101", "102"]
 
@@ -550,7 +556,7 @@ def test_an_sbatch_that_names_no_job_is_told_and_not_repeated(fake, tmp_path):
     """Whatever stands in for sbatch at this site prints no id: the message quotes it."""
     replace_sbatch(fake, "echo queued; echo warning >&2")
     with pytest.raises(SlurmError, match="answered 'warning queued', which names no job"):
-        submit.submit(plan(tmp_path, *seeds(2)))
+        send.submit(plan(tmp_path, *seeds(2)))
 
 
 # --- resume and cancel ----------------------------------------------------------------------------
@@ -585,13 +591,13 @@ def finish(sweep: SweepDir, one: Point, status: str = "finished") -> None:
 def test_resume_sends_exactly_the_unfinished_points_that_neither_wait_nor_run(fake, tmp_path):
     """Of four points one is finished, one runs, one failed and one was lost: two are sent."""
     made = plan(tmp_path, *seeds(4))
-    submit.submit(made)
+    send.submit(made)
     done, _runs, failed, lost = made.points
     finish(made.sweep, done)
     finish(made.sweep, failed, "failed")
     name = intents(made.sweep)[0].name
     fake.queue(f"101_1|RUNNING|None|{name}", f"101_2|FAILED|NonZeroExitCode|{name}")
-    sent = submit.resume(made.sweep)
+    sent = resume.resume(made.sweep)
     assert intents(made.sweep)[-1].tasks == [[failed.point_id], [lost.point_id]]
     assert (sent.points, sent.tried) == (2, 2)
 
@@ -600,7 +606,7 @@ def test_resume_sends_exactly_what_six_faults_left_in_an_sbatch_an_array_and_one
     """Two shapes of four points, one of each finished: six ids, two arrays and a collect job, whatever ended them."""
     wide = seeds(4, shards=2, cluster__gpus_per_node=2)
     made = plan(tmp_path, *seeds(4, cluster__gpus_per_node=2), *wide)
-    submit.submit(made)
+    send.submit(made)
     for one in (made.points[0], made.points[4]):
         finish(made.sweep, one)
     fake.accounting(
@@ -614,7 +620,7 @@ def test_resume_sends_exactly_what_six_faults_left_in_an_sbatch_an_array_and_one
         "102_3|CANCELLED by 0|None",
     )
     before = len(fake.calls("sbatch"))
-    assert submit.resume(made.sweep).points == 6
+    assert resume.resume(made.sweep).points == 6
     assert len(fake.calls("sbatch")) - before == 3
     again = [sent.tasks for sent in intents(made.sweep)[2:]]
     left = [one.point_id for one in made.points]
@@ -624,26 +630,26 @@ def test_resume_sends_exactly_what_six_faults_left_in_an_sbatch_an_array_and_one
 def test_resume_sends_nothing_when_slurm_does_not_answer(fake, tmp_path):
     """What waits or runs is not known then, so every point could be doubled."""
     made = plan(tmp_path, *seeds(2))
-    submit.submit(made)
+    send.submit(made)
     fake.silent()
     with pytest.raises(SlurmError, match="Unable to contact"):
-        submit.resume(made.sweep)
+        resume.resume(made.sweep)
     assert len(fake.calls("sbatch")) == 2
 
 
 def test_resume_leaves_points_never_tried_to_submit(fake, tmp_path):
     """Neither verb does the other's work."""
     made = plan(tmp_path, *seeds(2))
-    submit.submit(made, only={made.points[0].point_id})
-    assert submit.resume(made.sweep).points == 1
+    send.submit(made, only={made.points[0].point_id})
+    assert resume.resume(made.sweep).points == 1
 
 
 def test_resume_of_a_point_that_is_not_there_is_refused(fake, tmp_path):
     """The message names it."""
     made = plan(tmp_path, *seeds(1))
-    submit.submit(made)
+    send.submit(made)
     with pytest.raises(RefusedError, match="0123456789ab: no such point"):
-        submit.resume(made.sweep, only={"0123456789ab"})
+        resume.resume(made.sweep, only={"0123456789ab"})
 
 
 def cut_journal(sweep: SweepDir, *keep: str) -> None:
@@ -657,10 +663,10 @@ def cut_journal(sweep: SweepDir, *keep: str) -> None:
 def test_a_kill_between_sbatch_and_the_journal_is_mended_by_taking_the_job_back(fake, tmp_path):
     """The held job of that name may lack its pickles: it is cancelled, and its points are sent anew."""
     made = plan(tmp_path, *seeds(2))
-    submit.submit(made)
+    send.submit(made)
     queued(fake, made.sweep)
     cut_journal(made.sweep, "intent")
-    assert submit.resume(made.sweep).points == 2
+    assert resume.resume(made.sweep).points == 2
     assert fake.calls("scancel") == ["101", "102"]
     assert [sent.job_id for sent in intents(made.sweep)] == [None, "103"]
 
@@ -668,27 +674,27 @@ def test_a_kill_between_sbatch_and_the_journal_is_mended_by_taking_the_job_back(
 def test_a_kill_before_the_release_is_mended_by_the_release(fake, tmp_path):
     """A complete submission that is still held starts; nothing is sent twice."""
     made = plan(tmp_path, *seeds(2))
-    submit.submit(made)
+    send.submit(made)
     queued(fake, made.sweep)
     cut_journal(made.sweep, "intent", "submitted")
-    assert submit.resume(made.sweep).points == 0
+    assert resume.resume(made.sweep).points == 0
     assert fake.calls("scontrol") == ["release 101,102", "release 101", "release 102"]
 
 
 def test_cancel_ends_the_tasks_of_the_chosen_points_in_one_call(fake, tmp_path):
     """Tasks 0 and 2 of the array: one scancel with a list of ranges."""
     made = plan(tmp_path, *seeds(4))
-    submit.submit(made)
+    send.submit(made)
     queued(fake, made.sweep)
     chosen = {made.points[i].point_id for i in (0, 1, 3)}
-    assert submit.cancel(made.sweep, only=chosen) == ["101_0", "101_1", "101_3"]
+    assert resume.cancel(made.sweep, only=chosen) == ["101_0", "101_1", "101_3"]
     assert fake.calls("scancel") == ["101_[0-1,3]"]
 
 
 def test_cancel_by_state_ends_what_waits_and_leaves_what_runs_and_the_collect_job(fake, tmp_path):
     """Task 0 runs, 1 and 2 wait, and so does the collect job, which a filter never means."""
     made = plan(tmp_path, *seeds(3))
-    submit.submit(made)
+    send.submit(made)
     name, collector = (sent.name for sent in journal.read(made.sweep))
     fake.queue(
         f"101_0|RUNNING|None|{name}",
@@ -696,39 +702,39 @@ def test_cancel_by_state_ends_what_waits_and_leaves_what_runs_and_the_collect_jo
         f"101_2|PENDING|None|{name}",
         f"102|PENDING|Dependency|{collector}",
     )
-    assert submit.cancel(made.sweep, states={"waiting"}, dry_run=True) == ["101_1", "101_2"]
-    assert submit.cancel(made.sweep, states={"running"}) == ["101_0"]
+    assert resume.cancel(made.sweep, states={"waiting"}, dry_run=True) == ["101_1", "101_2"]
+    assert resume.cancel(made.sweep, states={"running"}) == ["101_0"]
     assert fake.calls("scancel") == ["101_[0]"]
 
 
 def test_cancel_refuses_a_state_in_which_nothing_can_be_ended(fake, tmp_path):
     """A point that is done or failed has no task; the states that have one are named."""
     made = plan(tmp_path, *seeds(1))
-    submit.submit(made)
+    send.submit(made)
     with pytest.raises(RefusedError, match=r"failed.*running, waiting"):
-        submit.cancel(made.sweep, states={"failed"})
+        resume.cancel(made.sweep, states={"failed"})
 
 
 def test_cancel_leaves_a_job_of_the_same_number_that_is_not_the_sweeps(fake, tmp_path):
     """After a new start of Slurm its numbers begin again: the job's name tells whose it is."""
     made = plan(tmp_path, *seeds(1))
-    submit.submit(made)
+    send.submit(made)
     fake.queue("101|RUNNING|None|somebody-elses-job", "999|RUNNING|None|other")
-    assert submit.cancel(made.sweep) == []
+    assert resume.cancel(made.sweep) == []
     assert fake.calls("scancel") == []
 
 
 def test_a_forced_point_runs_again_though_it_finished(fake, tmp_path):
     """The task is told up to which attempt nothing counts; without --only every point would run, so that is refused."""
     made = plan(tmp_path, *seeds(2))
-    submit.submit(made)
+    send.submit(made)
     for one in made.points:
         finish(made.sweep, one)
-    assert submit.resume(made.sweep).points == 0
+    assert resume.resume(made.sweep).points == 0
     with pytest.raises(RefusedError, match="--only"):
-        submit.resume(made.sweep, force=True)
+        resume.resume(made.sweep, force=True)
     chosen = made.points[1].point_id
-    assert submit.resume(made.sweep, only={chosen}, force=True).points == 1
+    assert resume.resume(made.sweep, only={chosen}, force=True).points == 1
     sent = intents(made.sweep)[-1]
     loaded = DelayedSubmission.load(sent.folder / f"{sent.job_id}_submitted.pkl")
     assert loaded.function.arguments == (str(made.sweep.path), [chosen], {chosen: 1})
@@ -736,7 +742,7 @@ def test_a_forced_point_runs_again_though_it_finished(fake, tmp_path):
 
 def test_more_tasks_than_a_profile_allows_share_time_and_tasks(fake, tmp_path):
     """Ten points, at most four tasks: three points a task, and three times the minutes."""
-    (shape,) = submit.submit(
+    (shape,) = send.submit(
         plan(tmp_path, *seeds(10, cluster__max_tasks=4, cluster__time_min=7))
     ).shapes
     assert [len(task) for task in shape.tasks] == [3, 3, 3, 1]
@@ -749,7 +755,7 @@ def test_more_tasks_than_an_account_may_submit_share_tasks(account, tasks, fake,
     """80 % of MaxSubmitJobs, the smallest where no account is named: 40 points in 8 or 16 tasks at most."""
     fake.associations("a|10", "b|20", "c|")
     asked = {} if account is None else {"cluster__account": account}
-    sent = submit.submit(plan(tmp_path, *seeds(40, **asked)), dry_run=True)
+    sent = send.submit(plan(tmp_path, *seeds(40, **asked)), dry_run=True)
     (shape,) = sent.shapes
     assert len(shape.tasks) <= tasks
     assert len(shape.tasks) > tasks // 2
@@ -771,11 +777,11 @@ def test_several_shapes_share_what_a_profile_allows():
 
 def collected_while(fake: FakeSlurm, made: Plan, earlier: list[int]) -> list[str]:
     """The scripts that a collect job sends while the points' job is in the queue again."""
-    submit.submit(made)
+    send.submit(made)
     name = intents(made.sweep)[0].name
     fake.queue(f"101_0|PENDING|None|{name}", f"101_1|PENDING|None|{name}")
     before = len(fake.scripts())
-    submit.collect_task(str(made.sweep.path), earlier)
+    send.collect_task(str(made.sweep.path), earlier)
     return list(fake.scripts().values())[before:]
 
 
@@ -798,8 +804,8 @@ def test_collect_jobs_stop_without_progress_and_after_ten(earlier, fake, tmp_pat
 def test_a_collect_job_after_the_last_task_sends_none(fake, tmp_path):
     """Nothing of the sweep is in the queue, so waiting would help nobody."""
     made = plan(tmp_path, *seeds(2))
-    submit.submit(made)
-    submit.collect_task(str(made.sweep.path), [])
+    send.submit(made)
+    send.collect_task(str(made.sweep.path), [])
     assert len(fake.scripts()) == 2
 
 
@@ -815,15 +821,15 @@ def test_local_points_become_one_detached_process_in_the_plans_order(tmp_path, m
         point(seed=s, cluster__launcher="local", cluster__name="local", **slow) for s in (2, 1)
     ]
     made = plan(tmp_path, *points)
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (job,) = sent.job_ids
     pid = int(job.split(":")[2])
     try:
         assert process.lives(job)
         assert os.getsid(pid) == pid
         assert intents(made.sweep)[0].tasks == [[p.point_id for p in points]]
-        assert submit.resume(made.sweep).points == 0
-        assert submit.cancel(made.sweep) == [job]
+        assert resume.resume(made.sweep).points == 0
+        assert resume.cancel(made.sweep) == [job]
     finally:
         os.waitpid(pid, 0)
     assert process.lives(job) is False
@@ -846,9 +852,9 @@ def test_a_process_of_another_machine_is_neither_alive_nor_gone():
 
 def test_ranges_of_tasks_are_read_and_written():
     """What sacct writes for tasks that never started, and what scancel is given."""
-    assert slurm.expand("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
-    assert slurm.expand("7_3") == ["7_3"]
-    assert slurm.pack(["7_3", "8", "7_1", "7_2"]) == ["7_[1-3]", "8"]
+    assert client.expand("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
+    assert client.expand("7_3") == ["7_3"]
+    assert client.pack(["7_3", "8", "7_1", "7_2"]) == ["7_[1-3]", "8"]
 
 
 def test_submitting_loads_neither_torch_nor_pynvml_nor_altair(tmp_path):

@@ -14,9 +14,10 @@ from chaos import kills
 from chaos.model_slurm import ModelSlurm
 from fake_slurm import FakeSlurm
 
-from wattflow import journal, process, submit
+from wattflow import process
 from wattflow.errors import RefusedError
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
+from wattflow.submit import journal, lock, resume, send
 
 SECOND_NS = 1_000_000_000
 
@@ -64,14 +65,14 @@ def turn_of(sweep: SweepDir, by: str, *, silent_s: float = 0.0) -> Path:
 
 def test_a_second_terminal_is_refused_while_a_living_process_has_the_turn(sweep):
     """The refusal names who submits; nothing of the other's turn is touched."""
-    with journal.turn(sweep):
+    with lock.turn(sweep):
         pid = os.getpid()
         with (
             pytest.raises(RefusedError, match=f"another process is just submitting .*:{pid}:"),
-            journal.turn(sweep, patience_s=0.0),
+            lock.turn(sweep, patience_s=0.0),
         ):
             pass
-    with journal.turn(sweep) as mine:
+    with lock.turn(sweep) as mine:
         assert mine.folder.name == "2"
 
 
@@ -80,9 +81,9 @@ def test_a_turn_that_ends_soon_is_waited_for_and_told_once(sweep, caplog):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from wattflow import journal\n"
-        "from wattflow.sweepdir import SweepDir\n"
-        "with journal.turn(SweepDir(Path(sys.argv[1]))):\n"
+        "from wattflow.submit import lock\n"
+        "from wattflow.store.layout import SweepDir\n"
+        "with lock.turn(SweepDir(Path(sys.argv[1]))):\n"
         "    print('has it', flush=True)\n"
         "    time.sleep(1.5)\n"
     )
@@ -91,7 +92,7 @@ def test_a_turn_that_ends_soon_is_waited_for_and_told_once(sweep, caplog):
         assert other.stdout is not None
         assert other.stdout.readline() == "has it\n"
         began = time.monotonic()
-        with journal.turn(sweep) as mine:
+        with lock.turn(sweep) as mine:
             assert mine.folder.name == "2"
             assert 0.5 < time.monotonic() - began < 10.0
     (line,) = caplog.messages
@@ -103,7 +104,7 @@ def test_a_turn_ends_with_its_process_on_this_machine(sweep):
     """A pid that lives no more has no turn, however fresh its last sign is."""
     machine = process.job_id(os.getpid()).split(":")[1]
     turn_of(sweep, f"local:{machine}:999999999:1\n{process.namespace()}")
-    with journal.turn(sweep) as mine:
+    with lock.turn(sweep) as mine:
         assert mine.folder.name == "8"
 
 
@@ -113,10 +114,10 @@ def test_a_pid_of_a_container_tells_nothing_outside_it(silent_s, taken, sweep):
     machine = process.job_id(os.getpid()).split(":")[1]
     turn_of(sweep, f"local:{machine}:999999999:1\n1", silent_s=silent_s)
     if taken:
-        with journal.turn(sweep):
+        with lock.turn(sweep):
             pass
     else:
-        with pytest.raises(RefusedError, match=machine), journal.turn(sweep, patience_s=0.0):
+        with pytest.raises(RefusedError, match=machine), lock.turn(sweep, patience_s=0.0):
             pass
 
 
@@ -125,19 +126,19 @@ def test_a_turn_of_another_machine_ends_with_its_signs_alone(silent_s, taken, sw
     """Whether its process lives cannot be asked: 60 s of silence is too little to say that it is gone."""
     turn_of(sweep, "local:elsewhere:1:1", silent_s=silent_s)
     if taken:
-        with journal.turn(sweep):
+        with lock.turn(sweep):
             pass
     else:
-        with pytest.raises(RefusedError, match="elsewhere"), journal.turn(sweep, patience_s=0.0):
+        with pytest.raises(RefusedError, match="elsewhere"), lock.turn(sweep, patience_s=0.0):
             pass
 
 
 def test_who_lost_the_turn_sends_nothing_more(sweep):
     """A process that was frozen for minutes wakes up: before each sbatch it sees that another has taken over."""
-    with journal.turn(sweep) as mine:
+    with lock.turn(sweep) as mine:
         mine.check()
         (sweep.path / "turns" / "2").mkdir()
-        with pytest.raises(journal.LostTurnError, match="another one has taken over"):
+        with pytest.raises(lock.LostTurnError, match="another one has taken over"):
             mine.check()
 
 
@@ -148,8 +149,8 @@ def test_a_job_that_was_sent_while_the_turn_was_lost_is_taken_back(tmp_path, mon
     sbatch = fake.folder / "bin" / "sbatch"
     taken = made.sweep.path / "turns" / "2"
     sbatch.write_text(sbatch.read_text().replace("#!/bin/bash", f"#!/bin/bash\nmkdir '{taken}'", 1))
-    with pytest.raises(journal.LostTurnError):
-        submit.submit(made)
+    with pytest.raises(lock.LostTurnError):
+        send.submit(made)
     assert fake.calls("scancel") == ["101"]
     assert fake.calls("scontrol") == []
     assert [line["event"] for line in made.sweep.journal()] == ["intent"]
@@ -159,14 +160,14 @@ def test_a_job_that_turns_up_after_resume_took_its_submission_back_is_ended(tmp_
     """Even where the late process still wrote its id down: held, it would wait for ever."""
     fake = FakeSlurm(tmp_path / "slurm", monkeypatch)
     made = kills.demo(tmp_path, 2)
-    submit.submit(made)
+    send.submit(made)
     (name,) = [sent.name for sent in journal.read(made.sweep) if sent.kind == "points"]
     lines = made.sweep.journal_path.read_text().splitlines(keepends=True)
     made.sweep.journal_path.write_text(next(x for x in lines if name in x))
     journal.write(made.sweep, "cancelled", name)
     journal.write(made.sweep, "submitted", name, job_id="101")
     fake.queue(f"101_0|PENDING|JobHeldUser|{name}", f"101_1|PENDING|JobHeldUser|{name}")
-    assert submit.resume(made.sweep).points == 2
+    assert resume.resume(made.sweep).points == 2
     assert fake.calls("scancel") == ["101"]
 
 
@@ -175,12 +176,12 @@ def test_of_many_that_want_the_turn_at_once_one_has_it(sweep):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from wattflow import journal\n"
+        "from wattflow.submit import lock\n"
         "from wattflow.errors import RefusedError\n"
-        "from wattflow.sweepdir import SweepDir\n"
+        "from wattflow.store.layout import SweepDir\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try:\n"
-        "    with journal.turn(SweepDir(Path(sys.argv[1])), patience_s=0.0):\n"
+        "    with lock.turn(SweepDir(Path(sys.argv[1])), patience_s=0.0):\n"
         "        time.sleep(2)\n"
         "        print('had it')\n"
         "except RefusedError:\n"
@@ -200,11 +201,11 @@ def test_two_resumes_at_once_send_each_point_once(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from wattflow import submit\n"
+        "from wattflow.submit import resume\n"
         "from wattflow.errors import RefusedError\n"
-        "from wattflow.sweepdir import SweepDir\n"
+        "from wattflow.store.layout import SweepDir\n"
         "try:\n"
-        "    submit.resume(SweepDir(Path(sys.argv[1])))\n"
+        "    resume.resume(SweepDir(Path(sys.argv[1])))\n"
         "except RefusedError as error:\n"
         "    print('refused' if 'just submitting' in str(error) else error)\n"
     )
@@ -212,7 +213,7 @@ def test_two_resumes_at_once_send_each_point_once(tmp_path):
         for name in ("PATH", "MODEL", "XDG_CACHE_HOME", "WATTFLOW_VICTIM", "WATTFLOW_KILL"):
             patch.setenv(name, os.environ.get(name, ""))
         model.use()
-        submit.submit(made)
+        send.submit(made)
         for job in (model.folder / "jobs").iterdir():
             (job / "state").write_text("cancelled\n")
         words = [sys.executable, "-c", code, str(made.sweep.path)]
@@ -224,7 +225,7 @@ def test_two_resumes_at_once_send_each_point_once(tmp_path):
 
 def test_a_local_process_that_the_journal_does_not_know_runs_nothing(sweep):
     """Its submitter died between starting it and writing it down: resume would start another beside it."""
-    command = [sys.executable, "-m", "wattflow.submit", str(sweep.path), "demo-1", "{}"]
+    command = [sys.executable, "-m", "wattflow.submit.send", str(sweep.path), "demo-1", "{}"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=30)
     assert done.returncode == 1
 
@@ -246,8 +247,8 @@ def test_a_job_of_a_submission_that_was_taken_back_is_cancelled_when_it_turns_up
     """sbatch was still at it when resume looked: the next resume finds the held job by its name."""
     fake = FakeSlurm(tmp_path / "slurm", monkeypatch)
     made = kills.demo(tmp_path, 2)
-    submit.submit(made)
+    send.submit(made)
     (name,) = [sent.name for sent in journal.read(made.sweep) if sent.kind == "points"]
     fake.queue(*(f"{key}|PENDING|JobHeldUser|{name}" for key in ("101_0", "101_1", "999_0")))
-    assert submit.resume(made.sweep).points == 0
+    assert resume.resume(made.sweep).points == 0
     assert fake.calls("scancel") == ["999"]

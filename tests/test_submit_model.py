@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from wattflow import journal, slurm, submit
-from wattflow.journal import Sent
-from wattflow.schema import SCHEMA_VERSION, JobInfo
-from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow.slurm import client
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import SCHEMA_VERSION, JobInfo
+from wattflow.submit import journal, resume
+from wattflow.submit.journal import Sent
 
 POINTS = [f"{number:012x}" for number in range(4)]
 
@@ -51,7 +52,7 @@ class Journal(RuleBasedStateMachine):
         free = list(self.tasks.values())
         has = {p for task in free for p in [*task.left, *([task.at.point_id] if task.at else [])]}
         for point in POINTS:
-            assert point in has or submit.is_finished(self.sweep.attempts(point)), point
+            assert point in has or resume.is_finished(self.sweep.attempts(point)), point
         self.folder.cleanup()
 
     # --- what a person does -----------------------------------------------------------------------
@@ -90,9 +91,9 @@ class Journal(RuleBasedStateMachine):
                 assert task.pickled, "a task was let go without its pickle"
                 task.held = False
 
-    def words(self) -> dict[str, slurm.Word]:
+    def words(self) -> dict[str, client.Word]:
         return {
-            task.key: slurm.Word("PENDING" if task.held else "RUNNING", None, task.name)
+            task.key: client.Word("PENDING" if task.held else "RUNNING", None, task.name)
             for task in self.tasks.values()
         }
 
@@ -116,11 +117,11 @@ class Journal(RuleBasedStateMachine):
         todo = [
             point
             for point in POINTS
-            if submit._needs_another_try(
+            if resume._needs_another_try(
                 point, self.sweep.attempts(point), newest, words, force=False
             )
         ]
-        assert not [p for p in todo if submit.is_finished(self.sweep.attempts(p))], "run again"
+        assert not [p for p in todo if resume.is_finished(self.sweep.attempts(p))], "run again"
         if todo:
             self.send([todo[i : i + size] for i in range(0, len(todo), size)], steps)
 
@@ -133,15 +134,15 @@ class Journal(RuleBasedStateMachine):
             task.at = self.sweep.claim_attempt(point)
             self.close(task, how)
 
-    def mend(self, sents: list[Sent], words: dict[str, slurm.Word]) -> None:
+    def mend(self, sents: list[Sent], words: dict[str, client.Word]) -> None:
         """`submit._mend`, with this model's scancel and release in the place of Slurm's."""
-        before = slurm.cancel, slurm.release
-        slurm.cancel = self.cancel  # type: ignore[assignment]
-        slurm.release = lambda jobs: [self.release(job) for job in jobs]  # type: ignore[assignment]
+        before = client.cancel, client.release
+        client.cancel = self.cancel  # type: ignore[assignment]
+        client.release = lambda jobs: [self.release(job) for job in jobs]  # type: ignore[assignment]
         try:
-            submit._mend(self.sweep, sents, words)
+            resume._mend(self.sweep, sents, words)
         finally:
-            slurm.cancel, slurm.release = before
+            client.cancel, client.release = before
 
     def cancel(self, jobs: list[str]) -> None:
         for key in [key for key in self.tasks if key.partition("_")[0] in jobs]:
@@ -166,7 +167,7 @@ class Journal(RuleBasedStateMachine):
         elif task.left:
             point = task.left.pop(0)
             busy = {other.at.point_id for other in self.tasks.values() if other.at is not None}
-            if point not in busy and not submit.is_finished(self.sweep.attempts(point)):
+            if point not in busy and not resume.is_finished(self.sweep.attempts(point)):
                 task.at = self.sweep.claim_attempt(point)
                 self.say(task, "running")
         else:
@@ -215,7 +216,7 @@ class Journal(RuleBasedStateMachine):
         # a requeued task comes back to points that it had given up and that were sent anew: it steps aside there
         free = [task for task in self.tasks.values() if not task.held and not task.requeued]
         has = [p for task in free for p in [*task.left, *([task.at.point_id] if task.at else [])]]
-        left = [point for point in has if not submit.is_finished(self.sweep.attempts(point))]
+        left = [point for point in has if not resume.is_finished(self.sweep.attempts(point))]
         assert len(left) == len(set(left))
 
     @invariant()
@@ -239,11 +240,11 @@ class Journal(RuleBasedStateMachine):
         for point in POINTS:
             attempts = self.sweep.attempts(point)
             assert (
-                submit.is_finished(attempts)
+                resume.is_finished(attempts)
                 or point in queued
                 or point in open_
                 or (point not in newest and not attempts)  # submit's to send
-                or submit._needs_another_try(point, attempts, newest, self.words(), force=False)
+                or resume._needs_another_try(point, attempts, newest, self.words(), force=False)
                 or any(t.key == newest[point][0].key(newest[point][1]) for t in self.tasks.values())
             ), point
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from wattflow import tokenizer
-from wattflow.config import Model
+from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
+from wattflow.workload import tokenizer
 
 SHIPPED = Path(tokenizer.__file__).parent / "prompts" / "alpaca.json"
 BYTES = tokenizer.load(Model(name="tiny", vocab_size=512))
@@ -381,7 +381,7 @@ def test_chat_without_template(checkpoint):
 def test_no_heavy_import():
     """Choosing and using bytes loads no torch, transformers, sentencepiece, tokenizers or jinja2."""
     code = (
-        "import sys; from wattflow import tokenizer; from wattflow.config import Model;"
+        "import sys; from wattflow.workload import tokenizer; from wattflow.config.choices import Model;"
         "tokenizer.load(Model(name='m')).encode('x');"
         "print([m for m in ('torch','transformers','sentencepiece','tokenizers','jinja2') if m in sys.modules])"
     )

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wattflow
-from wattflow.told import AROUND, ENVIRONMENT, MIXED, OUTSIDE, Piece, Told, parse, pieces, tells
+from wattflow.measure.timeline import Piece, Told, parse, pieces
+from wattflow.span import ENVIRONMENT, tells
+from wattflow.store.phases import AROUND, MIXED, OUTSIDE
 
 ROOT = Path(__file__).parent.parent
 

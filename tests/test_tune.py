@@ -9,13 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from wattflow import config, tune
+from wattflow import tune
 from wattflow.cli import app
-from wattflow.devices import device_locks
-from wattflow.engine import tuned
+from wattflow.config import choices
+from wattflow.engine import tuned_kernels
 from wattflow.engine.fast import Fast
-from wattflow.engine.tune import Arms
+from wattflow.engine.tune_windows import Arms
 from wattflow.errors import EngineError, RefusedError
+from wattflow.run.device_locks import device_locks
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_the_quickest_the_cheapest_and_the_best_of_both():
     assert [r["kernels"] for r in frontier] == ["b", "c", "a", "d"]
     assert [r["kernels"] for r in frontier if r["dominated"]] == ["d"]
     assert [tune.choose(frontier, goal) for goal in ("speed", "energy", "edp")] == ["b", "a", "b"]
-    best = {goal: tune.choose(frontier, goal) for goal in tuned.GOALS}
+    best = {goal: tune.choose(frontier, goal) for goal in tuned_kernels.GOALS}
     assert tune.note(frontier[0], best) == "best by speed, edp"
     assert tune.note(frontier[3], best) == "dominated"
 
@@ -65,7 +66,7 @@ def test_without_joules_speed_decides():
     """A sensor that told nothing in one window leaves no mean, and every goal takes the quickest."""
     frontier = tune.summaries([row("a", 100, 1.0), row("a", 100, None), row("b", 90, 0.1)])
     assert frontier[0]["energy_per_token_j"] is None
-    assert {tune.choose(frontier, goal) for goal in tuned.GOALS} == {"a"}
+    assert {tune.choose(frontier, goal) for goal in tuned_kernels.GOALS} == {"a"}
 
 
 def test_blocks_hold_each_set_once_in_changing_orders():
@@ -81,18 +82,18 @@ def test_blocks_hold_each_set_once_in_changing_orders():
 def test_a_choice_holds_for_what_it_was_measured_on():
     """Kept for one batch, found for that batch and goal alone; another batch, GPU or torch finds nothing."""
     chosen = tools.choices(tools.tiny())
-    known = tuned.key(chosen, "H100", "2.11")
-    tuned.keep(known, {"speed": "triton", "energy": "cublas", "edp": "cublas"}, [])
-    assert [tuned.find(known, goal) for goal in ("speed", "energy")] == ["triton", "cublas"]
+    known = tuned_kernels.key(chosen, "H100", "2.11")
+    tuned_kernels.keep(known, {"speed": "triton", "energy": "cublas", "edp": "cublas"}, [])
+    assert [tuned_kernels.find(known, goal) for goal in ("speed", "energy")] == ["triton", "cublas"]
     chosen.batch_size += 1
     for other in (
-        tuned.key(chosen, "H100", "2.11"),
+        tuned_kernels.key(chosen, "H100", "2.11"),
         known.replace("H100", "H200"),
         known.replace("2.11", "2.13"),
     ):
-        assert tuned.find(other, "speed") is None
-    tuned.keep("another", {"speed": "eager", "energy": "eager", "edp": "eager"}, [])
-    assert tuned.find(known, "speed") == "triton"
+        assert tuned_kernels.find(other, "speed") is None
+    tuned_kernels.keep("another", {"speed": "eager", "energy": "eager", "edp": "eager"}, [])
+    assert tuned_kernels.find(known, "speed") == "triton"
 
 
 @pytest.mark.parametrize(
@@ -102,29 +103,31 @@ def test_a_choice_holds_for_what_it_was_measured_on():
 def test_the_driver_s_version_is_read_from_its_own_words(named):
     """The closed module and the open one, whose name ends in the processor's: 580.95.05 of both; no module, none."""
     words = f"NVRM version: NVIDIA UNIX {named}  580.95.05  Release Build  (someone@U22)\nGCC version: gcc 12.3.0\n"
-    assert tuned.version_in(words) == "580.95.05"
-    assert tuned.version_in("GCC version: gcc 12.3.0\n") is None
+    assert tuned_kernels.version_in(words) == "580.95.05"
+    assert tuned_kernels.version_in("GCC version: gcc 12.3.0\n") is None
 
 
 def test_a_foreign_file_is_told(tmp_path):
     """A file that tune did not write is named, with what to do."""
-    file = tuned.path()
+    file = tuned_kernels.path()
     file.parent.mkdir(parents=True)
     file.write_text("[1, 2")
     assert str(file).startswith(str(tmp_path))
     with pytest.raises(EngineError, match=r"tuned\.json: not what `wattflow tune` writes"):
-        tuned.find("key", "speed")
+        tuned_kernels.find("key", "speed")
 
 
 def test_the_engine_takes_what_was_kept_and_says_so():
     """engine.kernels=energy runs the kept set; with nothing kept it is auto, and the record says why."""
     model = tools.tiny()
-    chosen = tools.choices(model, engine=config.Engine(name="fast", device="cpu", kernels="energy"))
+    chosen = tools.choices(
+        model, engine=choices.Engine(name="fast", device="cpu", kernels="energy")
+    )
     told = []
     for kept in (False, True):
         if kept:
-            known = tuned.key(chosen, "cpu", torch.__version__)
-            tuned.keep(known, dict.fromkeys(tuned.GOALS, "eager"), [])
+            known = tuned_kernels.key(chosen, "cpu", torch.__version__)
+            tuned_kernels.keep(known, dict.fromkeys(tuned_kernels.GOALS, "eager"), [])
         engine = Fast(chosen, tools.ALONE, eos_id=None)
         engine.load()
         told.append((engine.info["kernels"], engine.info["kernels_reason"]))
@@ -137,7 +140,7 @@ def test_the_engine_takes_what_was_kept_and_says_so():
 def test_kernels_change_over_one_load():
     """Other kernels over the same weights make the same tokens, and what was taken before is kept."""
     chosen = tools.choices(
-        tools.tiny(), precision="fp32", engine=config.Engine(name="fast", device="cpu")
+        tools.tiny(), precision="fp32", engine=choices.Engine(name="fast", device="cpu")
     )
     engine = Fast(chosen, tools.ALONE, eos_id=None)
     engine.load()
@@ -181,7 +184,7 @@ def test_the_verb_measures_chooses_and_keeps(monkeypatch):
     assert lines[1][2].startswith("~")
     assert lines[1][-1] == "best by speed, energy, edp"
     assert lines[2][-1] == "again, in a fresh window"
-    (entry,) = json.loads(tuned.path().read_text()).values()
+    (entry,) = json.loads(tuned_kernels.path().read_text()).values()
     assert entry["kernels"] == {"speed": "eager", "energy": "eager", "edp": "eager"}
     assert entry["frontier"][0]["windows"] == 2
 

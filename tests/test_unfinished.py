@@ -6,12 +6,12 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep, trace_of
 
 import wattflow
-from wattflow import archive
-from wattflow.bundle import bundle
-from wattflow.collect import collect
-from wattflow.schema import TRACE
-from wattflow.stream import TableStream
-from wattflow.verify import verify
+from wattflow.collect.collect import collect
+from wattflow.publish import archive
+from wattflow.publish.bundle import bundle
+from wattflow.publish.verify import verify
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import TableStream
 
 # traces reach from 0.1 s before the start to 3 + 8.5 + 0.2 s after it: 11.8 s
 MADE = Made([Gpu("GPU-a", constant(100.0))], status="failed", batches=2)

@@ -5,11 +5,11 @@ import json
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
+from wattflow.analysis.sweep import open_sweep
+from wattflow.analysis.usage import usage
 from wattflow.cli import main
-from wattflow.collect import collect
+from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.results import open_sweep
-from wattflow.usage import usage
 
 # at 360 W a second is 1e-4 kWh: idle, load and warm-up 1 s each, a window of 8.5 s, 2 s idle after it
 POWER = constant(360.0)

@@ -18,15 +18,16 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 from test_pieces import three_pieces
 
-from wattflow import archive, config
-from wattflow.bundle import bundle
-from wattflow.collect import collect
+from wattflow.analysis.sweep import open_sweep
+from wattflow.collect.collect import collect
+from wattflow.config import identity
 from wattflow.errors import RefusedError
-from wattflow.report import report
-from wattflow.results import open_sweep
-from wattflow.sweepdir import SweepDir
-from wattflow.verdict import as_json, lines, table
-from wattflow.verify import verify
+from wattflow.publish import archive
+from wattflow.publish.bundle import bundle
+from wattflow.publish.verdict import as_json, lines, table
+from wattflow.publish.verify import verify
+from wattflow.report.page import report
+from wattflow.store.layout import SweepDir
 
 TWO = ["GPU-0a1b2c3d-0000-4000-8000-000000000001", "GPU-0a1b2c3d-0000-4000-8000-000000000002"]
 POINTS = [choices(shards=2, batch_size=batch) for batch in (4, 8)]
@@ -278,7 +279,7 @@ def test_a_changed_choice_of_the_point_id(sweep):
     verdict = verify(sweep.path)
     assert not verdict.verified
     assert verdict.right_ids == 1
-    assert f"they hash to {config.point_id(choices(shards=2, batch_size=16))}" in said(verdict)
+    assert f"they hash to {identity.point_id(choices(shards=2, batch_size=16))}" in said(verdict)
 
 
 def test_a_changed_choice_outside_the_point_id(sweep):
@@ -473,10 +474,10 @@ def test_columns_that_older_results_lack_are_named_and_not_compared(sweep):
 
 def test_an_attempt_that_still_runs_is_a_note(sweep):
     """A claimed attempt without a record is not a fault of what was published."""
-    sweep.claim_attempt(config.point_id(POINTS[0]))
+    sweep.claim_attempt(identity.point_id(POINTS[0]))
     verdict = verify(sweep.path)
     assert verdict.verified
-    assert verdict.notes == [f"point {config.point_id(POINTS[0])}, attempt 2: not collected yet."]
+    assert verdict.notes == [f"point {identity.point_id(POINTS[0])}, attempt 2: not collected yet."]
 
 
 def test_a_damaged_attempt_has_no_figures_to_verify(sweep, tmp_path):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from wattflow import attempts, status
-from wattflow.sweepdir import SweepDir
+from wattflow.collect import attempt as collect_attempt
+from wattflow.store.layout import SweepDir
+from wattflow.submit import status
 
 HANGS = """
 import sys, threading, time
@@ -112,7 +113,7 @@ def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path
         told = json.loads(attempt.error_path(rank).read_text())
         assert "hung: nothing moved" in told["error"]
         assert "HungError" in told["traceback"]
-    collected = attempts.collect_attempt(attempt, record["choices"])
+    collected = collect_attempt.collect_attempt(attempt, record["choices"])
     assert collected.point["reasons"] == ["hung"]
     assert collected.point["unfinished_s"] > 5.0  # it hung for 6 s, which somebody pays
 

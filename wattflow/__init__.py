@@ -13,8 +13,8 @@ with wattflow.span("decode", tokens_out=n):
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wattflow.results import open_sweep
-    from wattflow.told import span
+    from wattflow.analysis.sweep import open_sweep
+    from wattflow.span import span
 
 __all__ = ["open_sweep", "span"]
 __version__ = "0.1.0"
@@ -23,12 +23,12 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """What is imported when first asked for: polars takes longer than `wattflow --help` may, or a program's `span`."""
     if name == "span":
-        from wattflow.told import span  # noqa: PLC0415 (see above)
+        from wattflow.span import span  # noqa: PLC0415 (see above)
 
         globals()[name] = span  # found at once from now on
         return span
     if name == "open_sweep":
-        from wattflow.results import open_sweep  # noqa: PLC0415 (see above)
+        from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415 (see above)
 
         return open_sweep
     raise AttributeError(f"module 'wattflow' has no attribute {name!r}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from wattflow import __version__
-from wattflow.config import Power
+from wattflow.config.choices import Power
 from wattflow.errors import PowerError
 
 
@@ -115,7 +115,7 @@ def _sensors() -> Iterator[Finding]:
     """What NVML answers: the library, the map of CUDA ordinals, then each GPU."""
     # pynvml is loaded only where it is wanted
     from wattflow.power import nvml  # noqa: PLC0415 - see above
-    from wattflow.power.asking import ask, ask_or_none  # noqa: PLC0415 - see above
+    from wattflow.power.nvml_calls import ask, ask_or_none  # noqa: PLC0415 - see above
 
     try:
         ask("nvmlInit")
@@ -148,8 +148,8 @@ def _sensors() -> Iterator[Finding]:
 def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
     """What one GPU tells this user."""
     # pynvml is loaded only where it is wanted
-    from wattflow.power.asking import ask_or_none  # noqa: PLC0415 - see above
     from wattflow.power.gpm import Gpm  # noqa: PLC0415 - see above
+    from wattflow.power.nvml_calls import ask_or_none  # noqa: PLC0415 - see above
 
     answering = nvml.sources(handle)
     names = {
@@ -229,7 +229,7 @@ def _dcgm() -> Iterator[Finding]:
 
 def _meter(check: str, power: Power) -> Finding:
     """What a meter would measure here."""
-    from wattflow.power.meter import choose  # noqa: PLC0415 - as above
+    from wattflow.power.open import choose  # noqa: PLC0415 - as above
 
     try:
         meter = choose(power, platform.node())

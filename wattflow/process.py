@@ -1,9 +1,22 @@
 """A local job: a process named by its machine, pid and start, so that a pid used again is never taken for it."""
 
+import ctypes
 import os
 import platform
 import signal
+import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel send SIGTERM when the parent dies; SystemExit when it is dead already."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
 
 LOCAL = "local:"  # how job ids begin that are a process of some machine and no job of Slurm's
 

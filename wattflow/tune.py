@@ -22,20 +22,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow import energy
-from wattflow.compare import student_t
-from wattflow.conditions import POWER_CAP
-from wattflow.config import Config, from_dict
-from wattflow.devices import device_locks, visible_devices
-from wattflow.engine import tuned
+from wattflow.analysis.statistics import student_t
+from wattflow.collect.conditions import POWER_CAP
+from wattflow.config.choices import Config, from_dict
+from wattflow.energy import curve
+from wattflow.engine import tuned_kernels
 from wattflow.engine.ranks import join
 from wattflow.errors import PowerError, RefusedError
-from wattflow.grid import expand
-from wattflow.power.parent import Sidecar
+from wattflow.plan.grid import expand
+from wattflow.power.sidecar_client import Sidecar
 from wattflow.process import node_name
-from wattflow.schema import TRACE, Ready
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.run.device_locks import device_locks, visible_devices
+from wattflow.store import sources
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE, Ready
+from wattflow.store.tables import read_table
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
@@ -54,8 +55,8 @@ class Tuned:
 
 def choices(words: Sequence[str], goal: str, windows: int, seconds: float) -> Config:
     """The one point that the words name; RefusedError for several, or for a goal or a window that is none."""
-    if goal not in tuned.GOALS:
-        raise RefusedError(f"--goal {goal}: not one of {', '.join(tuned.GOALS)}.")
+    if goal not in tuned_kernels.GOALS:
+        raise RefusedError(f"--goal {goal}: not one of {', '.join(tuned_kernels.GOALS)}.")
     if windows < 1 or not 0 < seconds < math.inf:
         raise RefusedError(
             f"--windows {windows} --seconds {seconds:g}: take at least one, above 0."
@@ -78,7 +79,7 @@ def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> T
 
 
 def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> Tuned:
-    from wattflow.engine.tune import Arms  # noqa: PLC0415 - torch takes seconds to import
+    from wattflow.engine.tune_windows import Arms  # noqa: PLC0415 - torch takes seconds to import
 
     ranks = join(0, 1, 0, node_name(), "", config.engine.device, 60.0, 60.0)
     with tempfile.TemporaryDirectory(prefix="wattflow-tune-") as folder:
@@ -102,13 +103,13 @@ def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> 
             sidecar.stop()
             told = [_told(w, _trace(attempt, ranks.node, device), ready) for w in taken]
             frontier = summaries(told)
-            best = {name: choose(frontier, name) for name in tuned.GOALS}
+            best = {name: choose(frontier, name) for name in tuned_kernels.GOALS}
             say(f"{best[goal]} again, in a fresh window")
             sidecar.start(attempt)
             fresh = arms.window(best[goal], seconds)
             sidecar.stop()
             again = _told(fresh, _trace(attempt, ranks.node, device), ready)
-            kept = tuned.keep(arms.key, best, frontier)
+            kept = tuned_kernels.keep(arms.key, best, frontier)
     return Tuned(frontier, best, again, ready["source"], kept)
 
 
@@ -128,7 +129,7 @@ def note(row: Row, best: dict[str, str]) -> str:
 
 def rate(window: Any) -> float:
     """Tokens per second of decode."""
-    seconds = sum(end - start for start, end in window.spans) / energy.SECOND_NS
+    seconds = sum(end - start for start, end in window.spans) / sources.SECOND_NS
     return float(window.tokens / seconds)
 
 
@@ -195,7 +196,7 @@ def _told(window: Any, trace: pa.Table, ready: Ready) -> Row:
     """One window's rates and joules; null where the sensor did not tell."""
     source, period_ms = ready["source"], ready["period_ms"]
     samples = trace.filter(pc.equal(trace["source"], source))
-    power = energy.curve_of(
+    power = curve.curve_of(
         source,
         period_ms,
         samples["time_ns"].to_numpy(),
@@ -203,8 +204,8 @@ def _told(window: Any, trace: pa.Table, ready: Ready) -> Row:
         samples["gap"].to_numpy(),
     )
     start, end = (np.array(edge, np.int64) for edge in zip(*window.spans, strict=True))
-    joules = energy.summed(energy.between(power, start, end))
-    seconds = float((end - start).sum()) / energy.SECOND_NS
+    joules = curve.summed(curve.between(power, start, end))
+    seconds = float((end - start).sum()) / sources.SECOND_NS
     per_token = None if joules.energy_j is None else joules.energy_j / window.tokens
     inside = trace.filter(
         pc.and_(

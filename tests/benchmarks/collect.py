@@ -22,15 +22,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from sweeps import ABOUT, START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
 
-from wattflow.schema import TRACE
-from wattflow.stream import write_table
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import write_table
 
 GPUS, HOUR_S, GOAL_S, GOAL_MB = 32, 3600.0, 2.0, 1000.0
 COLLECT = """
 import json, resource, sys, time
 from wattflow.collect import collect
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
 began = time.perf_counter()
 collect(SweepDir.existing(sys.argv[1]))
 took_s = time.perf_counter() - began

@@ -29,17 +29,21 @@ import torch
 import torch._dynamo
 from torch.nn import functional
 
-from wattflow import config, energy, model, tune
+from wattflow import tune
+from wattflow.config import choices as config_choices
+from wattflow.energy import counter as energy_counter
+from wattflow.energy import curve
 from wattflow.engine import weights
 from wattflow.engine.fast import Fast
 from wattflow.engine.fused import FusedLlama
+from wattflow.engine.ops import Eager
 from wattflow.engine.paper import Paper
-from wattflow.engine.pieces import Eager
 from wattflow.engine.ranks import Ranks, join
-from wattflow.power.parent import Sidecar
-from wattflow.schema import TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import read_table
+from wattflow.workload import model
 
 DRY = os.environ.get("DRY") == "1"
 OUT = Path(os.environ.get("OUT", "."))
@@ -47,12 +51,12 @@ DEADLINE_S = float(os.environ.get("DEADLINE_S", "470"))
 WINDOW_S = 0.3 if DRY else 10.0
 BEGAN = time.monotonic()
 
-CHECK = config.Model(
+CHECK = config_choices.Model(
     name="check", dim=512, n_layers=4, n_heads=4, n_kv_heads=4, ffn_dim=1408, vocab_size=32000
 )
-SEVEN = config.Model(name="llama-7b")
+SEVEN = config_choices.Model(name="llama-7b")
 if DRY:
-    CHECK = config.Model(
+    CHECK = config_choices.Model(
         name="check", dim=64, n_layers=2, n_heads=4, n_kv_heads=4, ffn_dim=96, vocab_size=499
     )
     SEVEN = CHECK
@@ -123,7 +127,7 @@ class Meter:
         self._attempt.path.mkdir(parents=True)
         self._attempt.make_folders()
         (folder / "spool").mkdir(mode=0o700)
-        power = config.Power(meter="simulated" if who.device == "cpu" else "nvml")
+        power = config_choices.Power(meter="simulated" if who.device == "cpu" else "nvml")
         self._sidecar = Sidecar(power, "node", folder / "spool")
         self.spans = {}
 
@@ -170,7 +174,7 @@ class Meter:
         trace = self._trace(uuid)
         source, period_ms = self._ready["source"], self._ready["period_ms"]
         samples = trace.filter(np.array(trace["source"].to_pylist()) == source)
-        power = energy.curve_of(
+        power = curve.curve_of(
             source,
             period_ms,
             samples["time_ns"].to_numpy(),
@@ -178,10 +182,12 @@ class Meter:
             samples["gap"].to_numpy(),
         )
         counted = trace.filter(trace["counter_mj"].is_valid())
-        counter = energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy())
+        counter = energy_counter.counter(
+            counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy()
+        )
         start, end = (np.array(edge, np.int64) for edge in zip(*self.spans[name], strict=True))
-        joules = energy.summed(energy.between(power, start, end))
-        by_counter = energy.counter_between(counter, start, end, power).energy_j
+        joules = curve.summed(curve.between(power, start, end))
+        by_counter = energy_counter.counter_between(counter, start, end, power).energy_j
         stamps = trace["time_ns"].to_numpy()
         inside = (stamps >= start[0]) & (stamps <= end[-1])
         seconds = float((end - start).sum() / 1e9)
@@ -204,7 +210,7 @@ class Meter:
 def choices(shapes, kernels="auto", **changes):
     keys = {
         "model": shapes,
-        "engine": config.Engine(name="fast", kernels=kernels, threads_per_rank=2),
+        "engine": config_choices.Engine(name="fast", kernels=kernels, threads_per_rank=2),
         "precision": "fp32" if DRY else "bf16",
         "temperature": 0.0,
         "stop": "length",
@@ -212,7 +218,7 @@ def choices(shapes, kernels="auto", **changes):
         "shards": 1,
         "nodes": 1,
     }
-    return config.Config(**{**keys, **changes})
+    return config_choices.Config(**{**keys, **changes})
 
 
 def some_prompts(rows, length, vocab, seed=7):

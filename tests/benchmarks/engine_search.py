@@ -30,7 +30,7 @@ import torch
 
 from wattflow import tune as stage_tune
 from wattflow.engine.ranks import join
-from wattflow.engine.tune import Arms
+from wattflow.engine.tune_windows import Arms
 from wattflow.errors import EngineError
 
 DRY, SEVEN, B64, PROMPT, NEW = bench.DRY, bench.SEVEN, bench.B64, bench.PROMPT, bench.NEW

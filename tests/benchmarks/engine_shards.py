@@ -24,7 +24,7 @@ import engine as bench
 import torch
 import torch.distributed as dist
 
-from wattflow import config
+from wattflow.config import choices
 from wattflow.engine import allreduce
 from wattflow.engine.fast import Fast
 from wattflow.engine.ranks import Ranks, join
@@ -33,10 +33,10 @@ DRY, OUT = bench.DRY, bench.OUT
 DEADLINE_S = float(os.environ.get("DEADLINE_S", "290"))
 BEGAN = time.monotonic()
 CHECK = bench.CHECK
-THIRTEEN = config.Model(
+THIRTEEN = choices.Model(
     name="llama-13b", dim=5120, n_layers=40, n_heads=40, n_kv_heads=40, ffn_dim=13824
 )
-SIXTY_FIVE = config.Model(
+SIXTY_FIVE = choices.Model(
     name="llama-65b", dim=8192, n_layers=80, n_heads=64, n_kv_heads=64, ffn_dim=22016
 )
 if DRY:

@@ -30,9 +30,9 @@ OUT = Path(os.environ.get("OUT", "."))
 
 
 def shapes(folder):
-    from wattflow import config
+    from wattflow.config import choices
 
-    return config.Model(name="llama-7b", n_layers=LAYERS, path=str(folder))
+    return choices.Model(name="llama-7b", n_layers=LAYERS, path=str(folder))
 
 
 def write(folder):
@@ -40,7 +40,7 @@ def write(folder):
     import torch
     from safetensors.torch import save_file
 
-    from wattflow.engine.layout import matrices
+    from wattflow.workload.matrices import matrices
 
     model = shapes(folder)
     noise = torch.randn(2**24).mul_(0.02).bfloat16()
@@ -118,15 +118,15 @@ def load(folder):
     """One load in this process: seconds, and the most memory of its own, before and meanwhile."""
     import torch
 
-    from wattflow import config
+    from wattflow.config import choices
     from wattflow.engine.fast import Fast
     from wattflow.engine.ranks import join
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     who = join(0, 1, 0, "node", "", device, 60.0, 60.0)
-    chosen = config.Config(
+    chosen = choices.Config(
         model=shapes(folder),
-        engine=config.Engine(name="fast", device=device),
+        engine=choices.Engine(name="fast", device=device),
         weights="hf",
         batch_size=1,
         max_gen_len=8,

@@ -85,27 +85,30 @@ def task_plan_sizes(folder: Path, points: int) -> dict[str, Any]:
 
 def plan_along(axis: str, folder: Path, points: int) -> dict[str, Any]:
     """Expand, check and hash, and put the points into shapes."""
-    from wattflow import grid, submit
+    from wattflow.plan import grid
+    from wattflow.slurm import shapes
 
     def work() -> None:
         made = grid.plan(words(points, folder, axis))
         assert len(made.feasible) == points
-        assert len(submit.shapes([(p.point_id, p.choices) for p in made.feasible])) == 6
+        assert len(shapes.shapes([(p.point_id, p.choices) for p in made.feasible])) == 6
 
     return timed(work)
 
 
 def task_submit(folder: Path, points: int) -> dict[str, Any]:
-    from wattflow import grid, submit
+    from wattflow.plan import grid
+    from wattflow.slurm import shapes
+    from wattflow.submit import send
 
     model = ModelSlurm(folder / "slurm")
     model.use()
     made = grid.plan(words(points, folder))
-    told = timed(lambda: submit.submit(made))
+    told = timed(lambda: send.submit(made))
     calls = (model.folder / "calls").read_text().splitlines()
     tasks = sum(
         len(shape.tasks)
-        for shape in submit.shapes([(p.point_id, p.choices) for p in made.feasible])
+        for shape in shapes.shapes([(p.point_id, p.choices) for p in made.feasible])
     )
     files = sum(len(names) for _, _, names in os.walk(made.sweep.path))
     return {
@@ -120,24 +123,27 @@ def task_status(folder: Path, points: int) -> dict[str, Any]:
     """Of a submitted sweep of which 99 % finished, written by the project's own writers and collected."""
     from sweeps import Gpu, Made, make_attempt
 
-    from wattflow import collect, grid, slurm, status, submit
-    from wattflow.sweepdir import SweepDir
+    from wattflow.collect import collect
+    from wattflow.plan import grid
+    from wattflow.slurm import client
+    from wattflow.store.layout import SweepDir
+    from wattflow.submit import send, status
 
     model = ModelSlurm(folder / "slurm")
     model.use()
     made = grid.plan(words(points, folder))
-    submit.submit(made)
+    send.submit(made)
     sweep = SweepDir(made.sweep.path)
     finished = made.feasible[: points - points // 100]
     for point in finished:
         make_attempt(sweep, point.choices, Made([Gpu("GPU-0")], batches=1, period_s=1.0))
-    slurm.forget()
+    client.forget()
     before = (model.folder / "calls").read_text().count("\n")
     rows: list[Any] = []
     cold = timed(lambda: rows.extend(status.states(sweep)))
     asked = (model.folder / "calls").read_text().splitlines()[before:]
     collect.collect(sweep)
-    slurm.forget()
+    client.forget()
     after = timed(lambda: status.states(sweep))
     return {
         "seconds": cold["seconds"],

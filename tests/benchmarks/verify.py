@@ -21,7 +21,7 @@ import json, resource, sys, time
 from pathlib import Path
 from wattflow.bundle import bundle
 from wattflow.collect import collect
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
 from wattflow.verify import verify
 step, sweep, packed = sys.argv[1:]
 began = time.perf_counter()

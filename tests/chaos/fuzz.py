@@ -23,11 +23,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the
 import numpy as np
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow import collect, config, grid, heartbeat, journal, pieces, status, submit
+from wattflow.collect import attempt as collect_attempt
+from wattflow.config import identity
 from wattflow.errors import WattflowError
-from wattflow.stream import read_table
+from wattflow.plan import grid
+from wattflow.run import continuation
+from wattflow.store import heartbeat
+from wattflow.store.tables import read_table
+from wattflow.submit import journal, resume, status
 
-KEYS = sorted(config.DEFAULTS)
+KEYS = sorted(identity.DEFAULTS)
 YAML = """# @package _global_
 defaults:
   - override /model: tiny
@@ -104,15 +109,17 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         points = [choices(seed=seed) for seed in (1, 2, 3)]
         self.sweep = make_sweep(folder / "demo", points)
-        self.ids = [config.point_id(point) for point in points]
+        self.ids = [identity.point_id(point) for point in points]
         gpus = [Gpu("GPU-0", ripple)]
         self.attempts = [make_attempt(self.sweep, p, Made(gpus)) for p in points[:2]]
         self.pieces = [
             make_attempt(self.sweep, points[2], Made(gpus, first_batch=2 * k)) for k in range(2)
         ]
         self._tell_pieces()
-        self.true_j = collect.collect_attempt(self.attempts[0], points[0]).point["energy_j"]
-        self.true_in_pieces_j = collect.collect_attempt(self.pieces[1], points[2]).point["energy_j"]
+        self.true_j = collect_attempt.collect_attempt(self.attempts[0], points[0]).point["energy_j"]
+        self.true_in_pieces_j = collect_attempt.collect_attempt(self.pieces[1], points[2]).point[
+            "energy_j"
+        ]
         assert self.true_in_pieces_j > 1.5 * self.true_j > 0
         profiles = folder / "site" / "conf" / "grid"
         profiles.mkdir(parents=True)
@@ -160,12 +167,12 @@ def case_record(made: Sweep, random_: random.Random) -> None:
     attempt = made.attempts[0]
     data = damage_json(attempt.record_path.read_bytes(), random_)
     with made.damaged(attempt.record_path, data):
-        submit.is_finished(made.sweep.attempts(made.ids[0]))
-        rows = status._telling_record(made.sweep.attempts(made.ids[0]))
+        resume.is_finished(made.sweep.attempts(made.ids[0]))
+        rows = status.telling_record(made.sweep.attempts(made.ids[0]))
         assert rows[0] is None or isinstance(rows[0]["status"], str)
-        assert submit.is_finished(made.sweep.attempts(made.ids[1]))
+        assert resume.is_finished(made.sweep.attempts(made.ids[1]))
         if random_.random() < 0.2:
-            check_row(made, collect.collect_attempt(attempt, choices(seed=1)).point)
+            check_row(made, collect_attempt.collect_attempt(attempt, choices(seed=1)).point)
 
 
 def check_row(made: Sweep, row: dict) -> None:
@@ -181,8 +188,8 @@ def case_pieces(made: Sweep, random_: random.Random) -> None:
     path = random_.choice(sorted(p for p in attempt.path.rglob("*") if p.is_file()))
     change = damage_json if path.suffix == ".json" else damage
     with made.damaged(path, change(path.read_bytes(), random_)):
-        assert pieces.find(made.sweep, made.ids[2]).batches in (0, 1, 2, 4)
-        row = collect.collect_attempt(made.pieces[1], choices(seed=3)).point
+        assert continuation.find(made.sweep, made.ids[2]).batches in (0, 1, 2, 4)
+        row = collect_attempt.collect_attempt(made.pieces[1], choices(seed=3)).point
         assert not row["valid"] or "pieces" not in str(path), row
         if row["pieces"] == 2 and row["energy_j"] is not None and path.suffix != ".json":
             assert abs(row["energy_j"] - made.true_in_pieces_j) < 1e-9 * made.true_in_pieces_j
@@ -201,12 +208,12 @@ def case_trace(made: Sweep, random_: random.Random) -> None:
     attempt = made.attempts[0]
     path = random_.choice(sorted(attempt.path.rglob("*.parquet")))
     with made.damaged(path, damage(path.read_bytes(), random_)):
-        check_row(made, collect.collect_attempt(attempt, choices(seed=1)).point)
+        check_row(made, collect_attempt.collect_attempt(attempt, choices(seed=1)).point)
 
 
 def case_grid(made: Sweep, random_: random.Random) -> None:
     """A damaged grid is refused whole."""
-    from wattflow.schema import GRID
+    from wattflow.store.schema import GRID
 
     path = made.sweep.grid_path
     with made.damaged(path, damage(path.read_bytes(), random_)):

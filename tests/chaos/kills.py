@@ -25,9 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the
 from sweeps import choices
 
 from chaos.model_slurm import ModelSlurm
-from wattflow import config, submit
-from wattflow.grid import Plan, Point
-from wattflow.sweepdir import SweepDir
+from wattflow.config import identity
+from wattflow.plan.points import Plan, Point
+from wattflow.store.layout import SweepDir
+from wattflow.submit import resume
+from wattflow.submit import send as submit_send
 
 WINDOWS = (
     "after sbatch accepted",
@@ -57,7 +59,7 @@ def demo(folder: Path, points: int, **settings: Any) -> Plan:
         "demo",
         SweepDir(folder / "demo"),
         ["seed"],
-        [Point(config.point_id(m), m, None) for m in made],
+        [Point(identity.point_id(m), m, None) for m in made],
         0,
     )
 
@@ -143,15 +145,15 @@ def trial(window: str, seed: int, *, without_intent: bool, counts: Counts) -> No
 
         def send() -> None:
             arm(first, slurm, random_)
-            submit.submit(made)
+            submit_send.submit(made)
 
         def mend_and_die() -> None:
             arm_resume(slurm, random_)
-            submit.resume(made.sweep)
+            resume.resume(made.sweep)
 
         def mend() -> None:
             slurm.use()
-            submit.resume(made.sweep)
+            resume.resume(made.sweep)
 
         killed = in_a_child(send) == -signal.SIGKILL
         if without_intent:

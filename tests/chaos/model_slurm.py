@@ -10,7 +10,7 @@ from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission
 
-from wattflow import batch
+from wattflow.slurm import sbatch
 
 _HEAD = r"""#!/bin/bash
 me=$(basename "$0")
@@ -100,5 +100,5 @@ class ModelSlurm:
             if pickle.is_file():
                 function = DelayedSubmission.load(pickle).function
                 for call in getattr(function, "calls", (function,)):
-                    found.update(call.arguments[1] if call.function == batch.RUN_TASK else [])
+                    found.update(call.arguments[1] if call.function == sbatch.RUN_TASK else [])
         return found

@@ -21,12 +21,12 @@ import fake_nvml
 import numpy as np
 from fake_nvml import curves
 
-from wattflow import energy
-from wattflow.config import Power
-from wattflow.power.parent import Sidecar
-from wattflow.schema import TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.config.choices import Power
+from wattflow.energy import curve
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import read_table
 
 KILLS_AN_ATTEMPT = 4
 MOST_LOST_MS, MOST_OFF = 250.0, 1e-3
@@ -56,7 +56,7 @@ def recorded(folder: Path, number: int, random_: random.Random) -> list[tuple[fl
         trace = read_table(attempt.trace_path("n1", device["uuid"]), TRACE)
         samples = trace.filter(np.array(trace["source"].to_pylist()) == told["source"])
         columns = (samples[name].to_numpy() for name in ("time_ns", "power_w", "gap"))
-        windows = energy.between(energy.curve(*columns), [start_ns], [end_ns])
+        windows = curve.between(curve.curve(*columns), [start_ns], [end_ns])
         lost_ms = float(windows.window_ns[0] - windows.covered_ns[0]) / 1e6
         truth_j = curves.curve(device["uuid"]).joules(start_ns, end_ns)
         found.append((lost_ms, abs(float(windows.energy_j[0]) / truth_j - 1)))

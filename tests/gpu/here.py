@@ -22,8 +22,9 @@ sys.path.insert(0, str(TESTS))
 
 import test_real_weights as real  # noqa: E402 - its folder is on the path only now
 
-from wattflow import dataset, tokenizer  # noqa: E402 - as above
-from wattflow.config import Config, Dataset, Model  # noqa: E402 - as above
+from wattflow.config.choices import Config, Dataset, Model  # noqa: E402 - as above
+from wattflow.workload import prompts as workload_prompts  # noqa: E402 - as above
+from wattflow.workload import tokenizer  # noqa: E402 - as above
 
 END = 2  # SmolLM2's end of a turn
 
@@ -62,7 +63,7 @@ def weights() -> dict[str, object]:
     """How the engine's answers compare with transformers', at one and at three shards."""
     chosen = real.choices(1)
     text = tokenizer.load(chosen.model, "hf")
-    prompts = dataset.load(chosen, text)
+    prompts = workload_prompts.load(chosen, text)
     model = transformers.LlamaForCausalLM.from_pretrained(real.FOLDER, dtype=torch.float32).eval()
     theirs = [expected(model, tokens) for tokens in prompts.tokens]
     runs = []
@@ -103,7 +104,7 @@ def prompt_lengths() -> dict[str, object]:
             n_prompts=count,
             max_seq_len=1024,
         )
-        out[about] = dataset.load(chosen, tokenizer.load(llama, "meta")).info
+        out[about] = workload_prompts.load(chosen, tokenizer.load(llama, "meta")).info
     return out
 
 

@@ -27,11 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from wattflow import config, energy
-from wattflow.power.parent import Sidecar
-from wattflow.schema import TRACE
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir
+from wattflow.config import choices
+from wattflow.energy import counter as energy_counter
+from wattflow.energy import curve
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE
+from wattflow.store.tables import read_table
 
 HERE = Path(__file__).resolve()
 DRY = os.environ.get("DRY") == "1"
@@ -141,30 +143,31 @@ def loaded(batch, rows_of_prompts):
     """The fast engine with LLaMA-7B's shapes (or a tiny model here), a batch of real prompts read."""
     import torch
 
-    from wattflow import dataset, tokenizer
     from wattflow.engine.fast import Fast
     from wattflow.engine.ranks import join
+    from wattflow.workload import prompts as workload_prompts
+    from wattflow.workload import tokenizer
 
-    shapes = config.Model(
+    shapes = choices.Model(
         name="llama-7b",
         tokenizer="sentencepiece",
         tokenizer_path=str(PACKED / "data/llama2_tokenizer.model"),
     )
     if DRY:
-        shapes = config.Model(
+        shapes = choices.Model(
             name="tiny", dim=64, n_layers=2, n_heads=4, n_kv_heads=4, ffn_dim=96, vocab_size=32000,
             tokenizer="sentencepiece", tokenizer_path=shapes.tokenizer_path,
         )  # fmt: skip
-    chosen = config.Config(
+    chosen = choices.Config(
         model=shapes,
-        dataset=config.Dataset(name="gsm8k", format="gsm8k", path=str(PACKED / "data/gsm8k_test.jsonl")),
-        engine=config.Engine(name="fast", threads_per_rank=1, device="cpu" if DRY else "cuda"),
+        dataset=choices.Dataset(name="gsm8k", format="gsm8k", path=str(PACKED / "data/gsm8k_test.jsonl")),
+        engine=choices.Engine(name="fast", threads_per_rank=1, device="cpu" if DRY else "cuda"),
         precision="fp32" if DRY else "bf16",
         batch_size=batch, n_prompts=rows_of_prompts, nodes=1, stop="length", temperature=0.0,
         max_gen_len=64 if DRY else 256, max_seq_len=640,
     )  # fmt: skip
     who = join(0, 1, 0, "node", "", chosen.engine.device, 60.0, 60.0)
-    prompts = dataset.load(chosen, tokenizer.load(chosen.model, "dummy")).tokens
+    prompts = workload_prompts.load(chosen, tokenizer.load(chosen.model, "dummy")).tokens
     made = Fast(chosen, who, eos_id=None)
     made.load()
     made.prefill(prompts[:batch])
@@ -317,7 +320,7 @@ def recording(found):
         attempt.path.mkdir()
         attempt.make_folders()
         (Path(folder) / "spool").mkdir(mode=0o700)
-        with Sidecar(config.Power(meter="nvml"), "node", Path(folder) / "spool") as sidecar:
+        with Sidecar(choices.Power(meter="nvml"), "node", Path(folder) / "spool") as sidecar:
             ready = sidecar.start(attempt)
             traces = {}
             yield sidecar, ready, traces
@@ -337,7 +340,7 @@ def recording(found):
 def curve_of(trace, source, period_ms):
     samples = trace.filter(np.array(trace["source"].to_pylist()) == source)
     columns = (samples[name].to_numpy() for name in ("time_ns", "power_w", "gap"))
-    return energy.curve_of(source, period_ms, *columns)
+    return curve.curve_of(source, period_ms, *columns)
 
 
 def cpu_s(pid):
@@ -415,9 +418,11 @@ def by_method(found, uuid, trace, windows, others):
     (polls, monitors), (start, end) = others, windows.T
     power = curve_of(trace, found["source"], found["period_ms"])
     counted = trace.filter(trace["counter_mj"].is_valid())
-    counter = energy.counter(counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy())
-    integral = energy.between(power, start, end)
-    by_counter = energy.counter_between(counter, start, end, power)
+    counter = energy_counter.counter(
+        counted["time_ns"].to_numpy(), counted["counter_mj"].to_numpy()
+    )
+    integral = curve.between(power, start, end)
+    by_counter = energy_counter.counter_between(counter, start, end, power)
     out = {
         "seconds": ((end - start) / S).tolist(),
         "buffer": integral.energy_j.tolist(),
@@ -428,8 +433,8 @@ def by_method(found, uuid, trace, windows, others):
     for (whose, ms), child in polls.items():
         if whose == uuid and (told := child.result()) is not None:
             for field in ("instant", "average"):
-                polled = energy.curve_of(f"nvml_{field}", ms, told["time_ns"], told[f"{field}_w"])
-                out[f"{field}, {ms} ms"] = energy.between(polled, start, end).energy_j.tolist()
+                polled = curve.curve_of(f"nvml_{field}", ms, told["time_ns"], told[f"{field}_w"])
+                out[f"{field}, {ms} ms"] = curve.between(polled, start, end).energy_j.tolist()
     if uuid in monitors and (told := monitors[uuid].result()) is not None:
         # its edges come some ms late: the same power over the window's own time
         out["zeus"] = (told["joules"] / told["seconds"] * (end - start) / S).tolist()
@@ -662,7 +667,7 @@ def lost(found, trace, kills_ns):
     """What the kills cost of the trace: time not covered, and the longest spacing after each."""
     power = curve_of(trace, found["source"], found["period_ms"])
     start_ns, end_ns = np.array(kills_ns) - S // 2, np.array(kills_ns) + 5 * S // 2
-    windows = energy.between(power, start_ns, end_ns)
+    windows = curve.between(power, start_ns, end_ns)
     return {
         "kills": len(kills_ns),
         "restarts": found["restarts"],
@@ -766,7 +771,7 @@ def measured_arms(torch, load, batch, random, budget_s):
     power = curve_of(traces[uuid], meter["source"], meter["period_ms"])
     out: dict[str, dict[str, object]] = {}
     for repeat, arm, start_ns, end_ns, tokens in spans:
-        one = energy.between(power, [start_ns], [end_ns])
+        one = curve.between(power, [start_ns], [end_ns])
         of_arm = out.setdefault(
             ", ".join(arm), {"repeat": [], "energy_per_token_j": [], "power_w": []}
         )

@@ -28,11 +28,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from measured_twice import MEASURE, by_measure, finish, new_attempt, twice  # noqa: E402 - the path
 
-from wattflow.config import Power  # noqa: E402 - as above
-from wattflow.power.parent import Sidecar  # noqa: E402 - as above
+from wattflow.config.choices import Power  # noqa: E402 - as above
+from wattflow.power.sidecar_client import Sidecar  # noqa: E402 - as above
 from wattflow.process import node_name  # noqa: E402 - as above
-from wattflow.timings import SpanLog  # noqa: E402 - as above
-from wattflow.told import span  # noqa: E402 - as above
+from wattflow.run.spans import SpanLog  # noqa: E402 - as above
+from wattflow.span import span  # noqa: E402 - as above
 
 DRY = os.environ.get("DRY") == "1"
 OUT = Path(os.environ.get("OUT", "."))

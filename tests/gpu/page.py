@@ -316,7 +316,8 @@ def draw(script: str, path: Path, folder: Path) -> None:
     import polars as pl
     import vl_convert
 
-    from wattflow import figures, open_sweep
+    from wattflow import open_sweep
+    from wattflow.analysis import figures
 
     sweep = open_sweep(path)
     place = (

@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from wattflow.passport import COUNTER, NAMES, POWER  # noqa: E402 - the path
+from wattflow.calibrate.sources import COUNTER, NAMES, POWER  # noqa: E402 - the path
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- passports: begin -->", "<!-- passports: end -->"
@@ -33,7 +33,7 @@ def take_in(folder: Path, name: str) -> None:
     """Copy the passports of a folder, and draw two figures of each."""
     import vl_convert
 
-    from wattflow.passport_page import charts
+    from wattflow.calibrate.page import charts
 
     target = DOCS / "passports"
     target.mkdir(exist_ok=True)

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wattflow import grid, slurm, status
-from wattflow.sweepdir import SweepDir
+from wattflow.plan import grid
+from wattflow.plan import points as plan_points
+from wattflow.slurm import client
+from wattflow.store.layout import SweepDir
+from wattflow.submit import status
 
 # a point that takes a moment: the synthetic engine loads no torch on one rank
 QUICK = (
@@ -30,7 +33,7 @@ def until(fact: Callable[[], object], timeout_s: float = 60.0) -> None:
         time.sleep(0.3)
 
 
-def plan(folder: Path, *words: str) -> grid.Plan:
+def plan(folder: Path, *words: str) -> plan_points.Plan:
     """A plan for the test cluster whose sweeps lie in a folder; of words with one key the last wins."""
     by_key = {
         word.partition("=")[0]: word
@@ -45,7 +48,7 @@ def plan(folder: Path, *words: str) -> grid.Plan:
     return grid.plan(list(by_key.values()))
 
 
-def with_cluster(made: grid.Plan, **settings: Any) -> grid.Plan:
+def with_cluster(made: plan_points.Plan, **settings: Any) -> plan_points.Plan:
     """The same plan with other settings of its profile."""
     points = [
         replace(p, choices={**p.choices, "cluster": {**p.choices["cluster"], **settings}})
@@ -56,7 +59,7 @@ def with_cluster(made: grid.Plan, **settings: Any) -> grid.Plan:
 
 def fresh(sweep: SweepDir) -> list[status.Row]:
     """The states, from answers of this moment."""
-    slurm.forget()
+    client.forget()
     return status.states(sweep)
 
 

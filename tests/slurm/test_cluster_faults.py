@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import journal, status, submit
-from wattflow.schema import Record
-from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import Record
+from wattflow.submit import journal, resume, send, status
+from wattflow.submit import logs as submit_logs
 
 pytestmark = pytest.mark.slurm
 
@@ -92,7 +93,7 @@ def test_a_preempted_task_closes_its_attempt_and_runs_again_by_itself(cluster, t
     """
     words = ("n_prompts=16", "cluster.partition=preempt")  # some 15 s
     made = plan(tmp_path, *QUICK, SLOW, "sweep=preempted", *words)
-    submit.submit(made)
+    send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     preempt(made.sweep, point_id)
@@ -116,7 +117,7 @@ def test_a_preempted_point_goes_on_from_its_last_finished_batch(shards, cluster,
     words = ("sweep.on_interrupt=continue", "n_prompts=24", f"shards={shards}")
     where = ("cluster.partition=preempt", "cluster.time_min=5")
     made = plan(tmp_path, *QUICK, SLOW, f"sweep=pieces{shards}", *words, *where)
-    submit.submit(made)
+    send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     attempt = running_attempt(made.sweep, point_id)
     time.sleep(4.0)  # the warm-up and a batch take 1.6 s each
@@ -146,7 +147,7 @@ def test_a_preempted_point_goes_on_from_its_last_finished_batch(shards, cluster,
 def test_a_task_that_is_requeued_by_hand_runs_again_as_a_new_attempt(cluster, tmp_path):
     """`scontrol requeue` asks no task: the attempt under way is interrupted, the next one finishes."""
     made = plan(tmp_path, *QUICK, SLOW, "sweep=requeued")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     sh("scontrol", "requeue", sent.job_ids[0])
@@ -157,13 +158,13 @@ def test_a_task_that_is_requeued_by_hand_runs_again_as_a_new_attempt(cluster, tm
 def test_resume_after_a_scancel_of_part_of_an_array_sends_that_part(cluster, tmp_path):
     """Of three tasks one is cancelled by hand; the others finish, and resume sends exactly the one in one sbatch."""
     made = plan(tmp_path, *QUICK, SLOW, "sweep=part", "seed=1,2,3")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     chosen = made.points[1].point_id
     running_attempt(made.sweep, chosen)
     sh("scancel", f"{sent.job_ids[0]}_1")
     until(lambda: states(made.sweep) == {"done", "interrupted"}, 60)
     assert [row.point_id for row in fresh(made.sweep) if row.state == "interrupted"] == [chosen]
-    assert submit.resume(made.sweep).points == 1
+    assert resume.resume(made.sweep).points == 1
     (sent_again,) = [s.tasks for s in journal.read(made.sweep) if s.kind == "points"][1:]
     assert sent_again == [[chosen]]
     until(lambda: states(made.sweep) == {"done"}, 60)
@@ -175,7 +176,7 @@ def test_a_rank_that_is_killed_costs_its_attempt_and_resume_finishes_the_point(
 ):
     """kill -9 of one of two ranks: the job does not hang, the point is failed with a reason, and is run once more."""
     made = plan(tmp_path, *QUICK, SLOW, f"sweep=rank{rank}", "shards=2")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     (pid, *_) = processes(raw_id(sent.job_ids[0]), SLURM_PROCID=str(rank))
@@ -184,7 +185,7 @@ def test_a_rank_that_is_killed_costs_its_attempt_and_resume_finishes_the_point(
     (row,) = fresh(made.sweep)
     assert row.reason
     assert row.rerun == f"wattflow resume {made.sweep.path} --only {point_id}"
-    assert submit.resume(made.sweep).points == 1
+    assert resume.resume(made.sweep).points == 1
     until(lambda: states(made.sweep) == {"done"}, 90)
     assert len(made.sweep.attempts(point_id)) == 2
 
@@ -192,7 +193,7 @@ def test_a_rank_that_is_killed_costs_its_attempt_and_resume_finishes_the_point(
 def test_a_killed_sidecar_is_started_again_and_the_row_says_so(cluster, tmp_path):
     """The point finishes; its record counts one restart, and the collected row tells it by a reason."""
     made = plan(tmp_path, *QUICK, SLOW, "sweep=sidecar")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     sidecars = [pid for pid in processes(raw_id(sent.job_ids[0])) if is_sidecar(pid)]
@@ -210,7 +211,7 @@ def test_a_killed_sidecar_is_started_again_and_the_row_says_so(cluster, tmp_path
 def test_no_sidecar_outlives_its_rank(how, cluster, tmp_path):
     """Its job cancelled, its rank killed, its step ended by SIGKILL: 2 s after the rank the sidecar is gone, too."""
     made = plan(tmp_path, *QUICK, SLOW, f"sweep={how}", "max_gen_len=64")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     job = raw_id(sent.job_ids[0])
@@ -241,7 +242,7 @@ def test_a_controller_that_dies_while_points_are_sent_costs_no_point(cluster, tm
     os.kill(int(pid_file.read_text()), signal.SIGKILL)
     back = threading.Timer(3.0, cluster.up)
     back.start()
-    submit.submit(made)
+    send.submit(made)
     back.join()
     until(lambda: states(made.sweep) == {"done"}, 60)
     assert [len(made.sweep.attempts(point.point_id)) for point in made.points] == [1, 1, 1]
@@ -253,7 +254,7 @@ def test_a_controller_that_dies_while_points_are_sent_costs_no_point(cluster, tm
 def test_points_run_and_are_told_without_accounting(cluster, tmp_path):
     """Where a profile says that sacct does not answer, points done on disk are done, and others are not guessed at."""
     made = plan(tmp_path, *QUICK, "sweep=unaccounted")
-    submit.submit(with_cluster(made, accounting=False))
+    send.submit(with_cluster(made, accounting=False))
     until(lambda: states(made.sweep) == {"done"})
     assert status.exit_code(fresh(made.sweep)) == 0
 
@@ -262,7 +263,7 @@ def test_arrays_follow_the_clusters_own_limit_on_jobs(cluster, tmp_path):
     """A profile that allows three tasks has ten points finish in three, each with the time of its points."""
     seeds = ",".join(map(str, range(10)))
     made = plan(tmp_path, *QUICK, "sweep=few", f"seed={seeds}", "cluster.max_tasks=3")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     assert [len(task) for task in sent.shapes[0].tasks] == [4, 4, 2]
     assert sh("squeue", "-h", "-j", sent.job_ids[0], "-o", "%l").splitlines()[0] == "40:00"
     until(lambda: states(made.sweep) == {"done"}, 90)
@@ -276,7 +277,7 @@ def test_a_task_that_slurm_starts_beside_its_living_old_process_steps_aside(clus
     """A node loses its slurmd alone and its task goes on: the requeued one elsewhere leaves the point to it."""
     made = plan(tmp_path, *QUICK, "engine.synthetic_ms_per_token=7000", "sweep=daemon")
     made = with_cluster(made, sbatch_options={"exclude": "node1,node2"})
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     node = sh("squeue", "-h", "-j", sent.job_ids[0], "-o", "%N")
@@ -297,7 +298,7 @@ def test_a_lost_node_has_its_task_run_elsewhere_as_a_new_attempt(cluster, tmp_pa
     """With requeue allowed nobody has to do anything: the old attempt is left behind, the next one finishes."""
     made = plan(tmp_path, *QUICK, SLOW, "sweep=node-loss")
     made = with_cluster(made, sbatch_options={"exclude": "node1,node2"})
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     node = sh("squeue", "-h", "-j", sent.job_ids[0], "-o", "%N")
@@ -323,7 +324,7 @@ def test_a_packed_task_goes_on_after_its_time_limit(cluster, tmp_path):
         "cluster.points_per_task=3",
         "cluster.time_min=1",
     )
-    submit.submit(packed)
+    send.submit(packed)
     until(lambda: states(packed.sweep) == {"done"}, 240)
     assert sbatches(packed.sweep) == 1
 
@@ -333,7 +334,7 @@ def test_a_point_that_outlasts_its_time_limit_is_interrupted_and_told_so(cluster
     """It would not fit the next time either, so its task is not queued again."""
     slow = "engine.synthetic_ms_per_token=20000"
     long = plan(tmp_path, *QUICK, slow, "sweep=long", "cluster.time_min=1")
-    submit.submit(long)
+    send.submit(long)
     until(lambda: states(long.sweep) == {"interrupted"}, 240)
     (row,) = fresh(long.sweep)
     assert "near its time limit" in str(row.reason)
@@ -346,7 +347,7 @@ def test_a_point_longer_than_its_time_limit_is_finished_in_pieces(cluster, tmp_p
     """A point of some two minutes in tasks of one minute: the same job, several attempts, each prompt answered once."""
     slow = ("engine.synthetic_ms_per_token=2000", "n_prompts=30", "sweep.on_interrupt=continue")
     made = plan(tmp_path, *QUICK, *slow, "sweep=overlong", "cluster.time_min=1")
-    submit.submit(made)
+    send.submit(made)
     until(lambda: states(made.sweep) == {"done"}, 480)
     (point_id,) = [point.point_id for point in made.points]
     told = [record for record in records(made.sweep, point_id) if record is not None]
@@ -368,7 +369,7 @@ def test_a_collective_that_never_comes_ends_the_task_with_its_reason(cluster, tm
     """One of four ranks on two nodes is frozen, the others wait for it: hung, their stacks told, no task is left."""
     words = ("shards=4", "engine.synthetic_ms_per_token=150", "n_prompts=60", "sweep.hang_s=6")
     made = plan(tmp_path, *QUICK, "sweep=stuck", *words)
-    sent = submit.submit(made)
+    sent = send.submit(made)
     (point_id,) = [point.point_id for point in made.points]
     running_attempt(made.sweep, point_id)
     log = journal.newest_task(journal.read(made.sweep))[point_id][0].log_path(0, 0, "out")
@@ -385,7 +386,9 @@ def test_a_collective_that_never_comes_ends_the_task_with_its_reason(cluster, tm
     (record,) = records(made.sweep, point_id)
     assert record is not None
     assert record["reason"] == "hung"
-    logs = [log for log in status.logs(made.sweep, row.point_id) if "in all_reduce" in log.text]
+    logs = [
+        log for log in submit_logs.logs(made.sweep, row.point_id) if "in all_reduce" in log.text
+    ]
     assert len(logs) == 3, [log.path.name for log in logs]
     until(lambda: sh("squeue", "-h", "-j", sent.job_ids[0], "-t", "R") == "")
 
@@ -396,7 +399,7 @@ def test_a_database_that_dies_costs_nothing_but_slurms_word(cluster, tmp_path):
     os.kill(int((folder / "run" / "slurmdbd.pid").read_text()), signal.SIGKILL)
     try:
         made = plan(tmp_path, *QUICK, "sweep=dbd", "seed=1,2")
-        submit.submit(made)
+        send.submit(made)
         until(lambda: states(made.sweep) == {"done"}, 60)
         assert status.exit_code(fresh(made.sweep)) == 0
         until(made.sweep.points_path.is_file)
@@ -421,7 +424,7 @@ def test_a_shared_disk_that_fails_under_a_point_costs_its_attempt(fault, cluster
     """While it lasts the point cannot end as done; afterwards resume finishes it, and no attempt is counted twice."""
     with disk(tmp_path / "disk", "4m") as folder:
         made = plan(folder, *QUICK, SLOW, f"sweep={fault}")
-        sent = submit.submit(made)
+        sent = send.submit(made)
         (point_id,) = [point.point_id for point in made.points]
         running_attempt(made.sweep, point_id)
         if fault == "full":
@@ -436,8 +439,8 @@ def test_a_shared_disk_that_fails_under_a_point_costs_its_attempt(fault, cluster
             (folder / "filler").unlink()
         else:
             sh("umount", "-l", str(folder))
-        submit.cancel(made.sweep)  # the collector of the first submit, which may still wait
-        assert submit.resume(made.sweep).points == 1
+        resume.cancel(made.sweep)  # the collector of the first submit, which may still wait
+        assert resume.resume(made.sweep).points == 1
         until(lambda: states(made.sweep) == {"done"}, 60)
         assert statuses(made.sweep, point_id)[-1] == "finished"
         assert statuses(made.sweep, point_id).count("finished") == 1
@@ -450,7 +453,7 @@ import os, sys
 from pathlib import Path
 from wattflow import grid, slurm, status, submit
 from wattflow.errors import WattflowError
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
 sweep = SweepDir(Path(sys.argv[1]))
 status.states(sweep)
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
@@ -472,7 +475,7 @@ def test_an_ordinary_user_sees_anothers_sweep_and_can_neither_resume_nor_cancel_
         (home / "cache").mkdir(mode=0o777)
         (home / "cache").chmod(0o777)
         made = plan(home / "roots", *QUICK, SLOW, "sweep=roots")
-        submit.submit(made)
+        send.submit(made)
         running_attempt(made.sweep, made.points[0].point_id)  # whose files are all there
         for path in [home / "roots", *(home / "roots").rglob("*")]:
             path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
@@ -515,7 +518,7 @@ def test_a_node_whose_clock_is_off_by_an_hour_changes_no_joule(cluster, tmp_path
         slow = "engine.synthetic_ms_per_token=100"  # windows that some ms at their edges do not matter to
         made = plan(tmp_path, *QUICK, *watts, slow, "sweep=clock", "shards=4", "n_prompts=12")
         made = with_cluster(made, sbatch_options={"exclude": "node3,node4"})
-        submit.submit(made)
+        send.submit(made)
         until(lambda: states(made.sweep) == {"done"}, 60)
         until(made.sweep.points_path.is_file)
     finally:

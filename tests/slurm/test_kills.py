@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until
 
-from wattflow import submit
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
+from wattflow.submit import resume
 
 pytestmark = pytest.mark.slurm
 
@@ -74,7 +74,7 @@ def test_one_resume_mends_a_submit_that_was_killed(window, cluster, tmp_path):
         timeout=60,
     )
     assert done.returncode == -9, done.stderr
-    submit.resume(made.sweep)
+    resume.resume(made.sweep)
     until(lambda: states(made.sweep) == {"done"}, 60)
     assert attempts(made.sweep) == [1, 1, 1]
     until(lambda: not held(made.sweep), 20)

@@ -14,10 +14,12 @@ from engine_ranks import random_weights, save_meta
 from fake_nvml import curves
 from slurm_sweeps import fresh, plan, states, until, with_cluster
 
-from wattflow import config, grid, journal, status, submit
-from wattflow.schema import SPAN
-from wattflow.stream import read_table
-from wattflow.sweepdir import AttemptDir, SweepDir
+from wattflow.config import choices
+from wattflow.plan import points
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import SPAN
+from wattflow.store.tables import read_table
+from wattflow.submit import journal, resume, send, status
 
 pytest_plugins = ("fake_nvml.fixtures",)
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
@@ -39,7 +41,7 @@ WORDS = (
 class Job:
     """A sweep that was submitted, and what its jobs find on their nodes."""
 
-    made: grid.Plan
+    made: points.Plan
     setup: list[str]
 
     @property
@@ -54,7 +56,7 @@ def job(cluster: Any, nvml_folder: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("main")
     made = plan(folder, *WORDS, "sweep=main", "shards=1,2,4", "dataset=alpaca,gsm8k")
     made = with_cluster(made, setup=setup)
-    submit.submit(made)
+    send.submit(made)
     until(lambda: not states(made.sweep) & {"waiting", "running"}, 120)
     assert states(made.sweep) == {"done"}, fresh(made.sweep)
     until(made.sweep.points_path.is_file, 60)
@@ -155,12 +157,12 @@ def failure(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Failure:
     """One more point of the same sweep, from a checkpoint that is moved away while the nodes are drained."""
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "tiny"
     aside = checkpoint.with_name("aside")
-    model = config.Model(**job.made.points[0].choices["model"])
+    model = choices.Model(**job.made.points[0].choices["model"])
     save_meta(checkpoint, model, random_weights(model), 1)
     more = ("weights=meta", f"model.path={checkpoint}", "stop=length")
     made = plan(job.sweep.path.parent, *WORDS, "sweep=main", *more, "dataset=alpaca")
     scontrol_nodes("state=drain", "reason=test")
-    sent = submit.submit(with_cluster(made, setup=job.setup))
+    sent = send.submit(with_cluster(made, setup=job.setup))
     checkpoint.rename(aside)
     scontrol_nodes("state=resume")
     (point_id,) = [point.point_id for point in made.points]
@@ -187,7 +189,7 @@ def test_a_failing_point_is_failed_in_slurm_and_in_status(failure):
 def test_resume_after_the_mend_runs_that_point_alone(failure, job):
     """One task with one point is sent; it finishes as attempt 2, and the other points keep their one attempt."""
     failure.aside.rename(failure.checkpoint)
-    sent = submit.resume(job.sweep)
+    sent = resume.resume(job.sweep)
     assert sent.points == 1
     assert [s.tasks for s in journal.read(job.sweep) if s.kind == "points"][-1] == [
         [failure.point_id]

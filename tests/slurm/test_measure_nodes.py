@@ -10,11 +10,11 @@ import pytest
 from fake_nvml import curves
 from slurm_sweeps import until
 
-from wattflow.collect import collect
-from wattflow.results import open_sweep
-from wattflow.schema import SPAN
-from wattflow.stream import read_table
-from wattflow.sweepdir import SweepDir
+from wattflow.analysis.sweep import open_sweep
+from wattflow.collect.collect import collect
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import SPAN
+from wattflow.store.tables import read_table
 
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
 pytest_plugins = ("fake_nvml.fixtures",)

@@ -13,8 +13,8 @@ import pytest
 from cap_nodes import Node, run
 from slurm_sweeps import QUICK, plan, states, until
 
-from wattflow import submit
-from wattflow.collect import collect
+from wattflow.collect.collect import collect
+from wattflow.submit import send
 
 pytest_plugins = ("fake_nvml.fixtures",)
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
@@ -142,7 +142,7 @@ def test_a_sweep_of_caps_from_a_profile_to_its_rows(site, nvml_folder, tmp_path,
     (tmp_path / "conf" / "cluster" / "capped.yaml").write_text(text)
     asked = ["cluster=capped", "power.meter=nvml", "control.power_limit_w=300,350", "sweep=caps"]
     made = plan(tmp_path, *QUICK, *asked, "max_gen_len=64", "engine.synthetic_ms_per_token=10")
-    submit.submit(made)
+    send.submit(made)
     until(lambda: states(made.sweep) == {"done"}, 90)
     collect(made.sweep)
     rows = pq.read_table(made.sweep.points_path).to_pylist()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import grid, status, submit
 from wattflow.errors import SlurmError
+from wattflow.plan import points
+from wattflow.submit import send, status
 
 pytestmark = pytest.mark.slurm
 
@@ -32,7 +33,7 @@ def test_more_points_than_a_strict_site_takes_jobs_finish_by_sharing_tasks(stric
     """
     seeds = ",".join(map(str, range(36)))
     made = plan(tmp_path, *QUICK, "sweep=narrow", f"seed={seeds}")
-    sent = submit.submit(with_cluster(made, **STRICT))
+    sent = send.submit(with_cluster(made, **STRICT))
     assert [len(array) for array in sent.shapes[0].arrays] == [11, 7]
     until(lambda: states(made.sweep) == {"done"}, 120)
     until(made.sweep.points_path.is_file)
@@ -56,14 +57,14 @@ def test_a_site_that_refuses_is_told_and_a_mended_profile_sends_the_same_points(
     """Each line of the profile is needed: without it the site's own message comes out, no job and no loss is left."""
     made = plan(tmp_path, *QUICK, "sweep=refused")
     with pytest.raises(SlurmError, match=told):
-        submit.submit(with_cluster(made, **{**STRICT, **missing}))
+        send.submit(with_cluster(made, **{**STRICT, **missing}))
     assert jobs_of(made) == []
-    submit.submit(with_cluster(made, **STRICT))
+    send.submit(with_cluster(made, **STRICT))
     assert len(jobs_of(made)) == 2
     subprocess.run(["scancel", *jobs_of(made)], check=True, timeout=20)
 
 
-def jobs_of(made: grid.Plan) -> list[str]:
+def jobs_of(made: points.Plan) -> list[str]:
     """The jobs of a sweep's names that wait or run: the array and the collector."""
     command = ["squeue", "-h", "-o", "%F %j"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
@@ -87,7 +88,7 @@ def test_an_sbatch_that_times_out_after_accepting_is_not_repeated(
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     made = plan(tmp_path, *QUICK, "sweep=timed-out", "seed=1,2,3")
-    submit.submit(with_cluster(made, **STRICT))
+    send.submit(with_cluster(made, **STRICT))
     assert calls.read_text().count("called") == 2  # the array's and the collector's
     assert len(jobs_of(made)) == 2
     until(lambda: states(made.sweep) == {"done"}, 60)
@@ -99,11 +100,11 @@ def test_memory_that_runs_out_fails_the_point_with_slurms_word(strict_site, tmp_
     shape = ("model.dim=2048", "model.n_layers=5", "model.n_heads=16", "model.n_kv_heads=16")
     big = ("engine=paper", *shape, "model.ffn_dim=5504", "precision=fp32", "n_prompts=2")
     made = plan(tmp_path, *QUICK, *big, "sweep=memory")
-    submit.submit(with_cluster(made, **STRICT))
+    send.submit(with_cluster(made, **STRICT))
     until(lambda: not states(made.sweep) & {"waiting", "running"}, 90)
     (row,) = fresh(made.sweep)
     assert row.state == "failed"
     assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
     small = plan(tmp_path, *QUICK, "sweep=memory")
-    submit.submit(with_cluster(small, **STRICT))
+    send.submit(with_cluster(small, **STRICT))
     until(lambda: "done" in states(made.sweep), 60)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
 
-from wattflow import journal, status, submit
 from wattflow.errors import SlurmError
-from wattflow.sweepdir import SweepDir
+from wattflow.store.layout import SweepDir
+from wattflow.submit import journal, resume, send, status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.chaos]
 
@@ -167,9 +167,9 @@ def test_more_points_than_ones_account_may_submit_finish_by_sharing_tasks(
     """MaxSubmitJobs=20: 40 tasks are refused with the way out; 40 points go as 14 tasks and a collect job."""
     words = [*QUICK, f"seed={','.join(map(str, range(40)))}", "cluster.account=energy"]
     with pytest.raises(SlurmError, match=r"MaxSubmitJob.*cluster\.max_tasks at what this site"):
-        submit.submit(plan(tmp_path, *words, "sweep=refused", "cluster.max_tasks=40"))
+        send.submit(plan(tmp_path, *words, "sweep=refused", "cluster.max_tasks=40"))
     made = plan(tmp_path, *words, "sweep=limited")
-    sent = submit.submit(made)
+    sent = send.submit(made)
     assert sum(len(shape.tasks) for shape in sent.shapes) == 14
     assert sent.collect_job is not None
     until(lambda: states(made.sweep) == {"done"}, 180)
@@ -177,7 +177,7 @@ def test_more_points_than_ones_account_may_submit_finish_by_sharing_tasks(
 
 def finished(sweep: SweepDir) -> int:
     """How many points have a finished attempt."""
-    return sum(submit.is_finished(sweep.attempts(point)) for point in sweep.points_on_disk())
+    return sum(resume.is_finished(sweep.attempts(point)) for point in sweep.points_on_disk())
 
 
 def test_resume_sends_what_is_unfinished_in_as_many_sbatches_as_arrays_and_one(
@@ -187,13 +187,13 @@ def test_resume_sends_what_is_unfinished_in_as_many_sbatches_as_arrays_and_one(
     seeds = ",".join(map(str, range(300)))
     made = plan(tmp_path, *QUICK, "sweep=again", "shards=1,2", f"seed={seeds}")
     made = with_cluster(made, max_array_size=200)
-    submit.submit(made)
-    submit.cancel(made.sweep)
+    send.submit(made)
+    resume.cancel(made.sweep)
     until(lambda: states(made.sweep) == {"interrupted"}, 60)
     calls.since()
-    sent = submit.resume(made.sweep)
+    sent = resume.resume(made.sweep)
     asked = calls.since()
-    submit.cancel(made.sweep)
+    resume.cancel(made.sweep)
     print(f"\nresume of 600 points: {dict(asked)}")
     assert (sent.points, len(sent.job_ids)) == (600, 4)
     assert asked["sbatch"] == 5

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wattflow import __version__
-from wattflow.cli import machine, results, sweeps
+from wattflow.cli import machine, results, status, sweeps
 from wattflow.cli.printing import talk
 from wattflow.errors import WattflowError
 
@@ -43,8 +43,8 @@ def _options(
 
 
 _VERBS = (  # in the order of --help
-    *(sweeps.plan, sweeps.submit, sweeps.run, sweeps.status, sweeps.resume, sweeps.cancel),
-    *(sweeps.logs, sweeps.collect),
+    *(sweeps.plan, sweeps.submit, sweeps.run, status.status, sweeps.resume, sweeps.cancel),
+    *(status.logs, sweeps.collect),
     *(results.report, results.compare, results.caps, results.cost, results.usage),
     *(results.crosscheck, results.export),
     *(machine.restore, machine.measure),

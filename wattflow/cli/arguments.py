@@ -28,3 +28,23 @@ Wait = Annotated[bool, typer.Option("--wait", help="Follow until every point has
 DryRun = Annotated[
     bool, typer.Option("-n", "--dry-run", help="Say what would be done; change nothing.")
 ]
+
+
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="ID", help="Only this point; may be given again."),
+]
+
+
+States = Annotated[
+    list[str] | None, typer.Option("--state", help="Only points in this state; may be given again.")
+]
+
+
+Filters = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE,...]...",
+        help="Only points with these choices: batch_size=8,16 model=tiny.",
+    ),
+]

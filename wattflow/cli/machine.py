@@ -40,9 +40,10 @@ def measure(
     """Run any command and measure what it costs; its output is its own, and so is the exit code."""
     from pathlib import Path  # noqa: PLC0415
 
-    from wattflow import measure as stage  # noqa: PLC0415
+    from wattflow.measure import command as stage  # noqa: PLC0415
+    from wattflow.measure import request  # noqa: PLC0415
 
-    asked = stage.Asked(
+    asked = request.Asked(
         command=command or [],
         out=None if out is None else Path(out),
         power=stage.power_settings(settings or []),
@@ -65,7 +66,7 @@ def restore(
     ] = None,
 ) -> None:
     """Put back power limits and clocks that a killed job of this user's left on this node's GPUs."""
-    from wattflow.config import Control  # noqa: PLC0415
+    from wattflow.config.choices import Control  # noqa: PLC0415
     from wattflow.power.control import restore as put_back  # noqa: PLC0415
 
     restored = put_back(Control() if journal_dir is None else Control(journal_dir=journal_dir))
@@ -101,15 +102,15 @@ def calibrate(  # noqa: PLR0917 - options, given by name
     """Find out what the power sensors of this machine's GPUs show: a passport a GPU, as JSON and a page."""
     from pathlib import Path  # noqa: PLC0415
 
-    from wattflow import passport as stage  # noqa: PLC0415
+    from wattflow.calibrate import passport as stage  # noqa: PLC0415
 
     if read is not None:
         for path in stage.read_again(Path(read), draw=not no_page):
             print(path)
         return
-    from wattflow.power.calibrate import Recorder, load_command, plan  # noqa: PLC0415
+    from wattflow.power.recorder import Recorder, load_command, plan  # noqa: PLC0415
 
-    own = [sys.executable, "-P", "-m", "wattflow.engine.pulse"]
+    own = [sys.executable, "-P", "-m", "wattflow.engine.pulsed_load"]
     steps = plan(minutes)
     command = own if load is None else load_command(load)
     stage.check(Path(out))
@@ -206,15 +207,17 @@ def keys(
     ] = "",
 ) -> None:
     """List the keys that can be set with their defaults, or the files of one config group."""
-    from wattflow import grid  # noqa: PLC0415
-    from wattflow.config import DEFAULTS, GROUPS, allowed  # noqa: PLC0415
+    from wattflow.config.checks import allowed  # noqa: PLC0415
+    from wattflow.config.choices import GROUPS  # noqa: PLC0415
+    from wattflow.config.identity import DEFAULTS  # noqa: PLC0415
+    from wattflow.plan import hydra  # noqa: PLC0415
 
     if part:
-        for name in grid.group_files(part):
+        for name in hydra.group_files(part):
             print(name)
         return
     for group in GROUPS:
-        talk(f"{group}: {', '.join(grid.group_files(group))}")
+        talk(f"{group}: {', '.join(hydra.group_files(group))}")
     rows = [
         [key, "null" if value is None else value, ", ".join(allowed(key))]
         for key, value in DEFAULTS.items()

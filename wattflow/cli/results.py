@@ -12,8 +12,8 @@ from wattflow.errors import RefusedError, WattflowError
 
 def report(sweep: SweepArgument) -> None:
     """Write results/report.html, one file that opens offline, and print its path."""
-    from wattflow.report import report as write_report  # noqa: PLC0415
-    from wattflow.results import open_sweep  # noqa: PLC0415
+    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
+    from wattflow.report.page import report as write_report  # noqa: PLC0415
 
     print(write_report(open_sweep(sweep)))
 
@@ -31,8 +31,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare the values of one choice: means, 95 % intervals, and ratios paired by the boards that ran both."""
-    from wattflow.report import break_even, number  # noqa: PLC0415
-    from wattflow.results import of_watts, open_sweep  # noqa: PLC0415
+    from wattflow.analysis.sweep import of_watts, open_sweep  # noqa: PLC0415
+    from wattflow.analysis.tables import number  # noqa: PLC0415
+    from wattflow.report.page import break_even  # noqa: PLC0415
 
     opened = open_sweep(sweep)
     rows = opened.compare(by, metric, reference).to_dicts()
@@ -79,10 +80,10 @@ def caps(
     as_json: AsJson = False,
 ) -> None:
     """Show what power caps change in time, energy and token rate against one of them, and which is best."""
-    from wattflow.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
-    from wattflow.compare import NONE  # noqa: PLC0415
-    from wattflow.report import break_even  # noqa: PLC0415
-    from wattflow.results import open_sweep  # noqa: PLC0415
+    from wattflow.analysis.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
+    from wattflow.analysis.statistics import NONE  # noqa: PLC0415
+    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
+    from wattflow.report.page import break_even  # noqa: PLC0415
 
     if objective not in OBJECTIVES:
         raise RefusedError(f"--objective {objective}: one of {', '.join(OBJECTIVES)}.")
@@ -158,8 +159,9 @@ Factors = Annotated[
 
 def cost(sweep: SweepArgument, settings: Factors = None, *, as_json: AsJson = False) -> None:
     """Show GPU-hours and kWh, and price and carbon by the factors that are declared, each with its source."""
-    from wattflow.report import cost_table, factor_lines  # noqa: PLC0415
-    from wattflow.results import open_sweep  # noqa: PLC0415
+    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
+    from wattflow.analysis.tables import factor_lines  # noqa: PLC0415
+    from wattflow.report.page import cost_table  # noqa: PLC0415
 
     opened = open_sweep(sweep)
     if as_json:
@@ -186,7 +188,7 @@ def usage(
     """Show the kWh of each sweep, and how much of it went into failures, loading, warm-up and idling."""
     from pathlib import Path  # noqa: PLC0415
 
-    from wattflow import usage as stage  # noqa: PLC0415
+    from wattflow.analysis import usage as stage  # noqa: PLC0415
 
     found = stage.usage([Path(folder) for folder in folders or ["sweeps"]])
     if as_json:
@@ -221,7 +223,7 @@ def usage(
 
 
 def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[Any]:
-    from wattflow.report import number  # noqa: PLC0415
+    from wattflow.analysis.tables import number  # noqa: PLC0415
 
     def energy(value: float | None) -> str:
         return ("~" if row.simulated and value else "") + number(value)
@@ -252,10 +254,10 @@ def crosscheck(
     as_json: AsJson = False,
 ) -> None:
     """Hold the joules of the same jobs and windows against sacct and a Prometheus of GPU exporters, as ratios."""
-    from wattflow import crosscheck as stage  # noqa: PLC0415
-    from wattflow.prometheus import Prometheus, read_token  # noqa: PLC0415
-    from wattflow.report import number  # noqa: PLC0415
-    from wattflow.results import open_sweep  # noqa: PLC0415
+    from wattflow.analysis import crosscheck as stage  # noqa: PLC0415
+    from wattflow.analysis.prometheus import Prometheus, read_token  # noqa: PLC0415
+    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
+    from wattflow.analysis.tables import number  # noqa: PLC0415
 
     server = None if url is None else Prometheus(url, read_token(token_file))
     rows = stage.crosscheck(open_sweep(sweep), server, sacct=not no_sacct)
@@ -298,8 +300,8 @@ def export(
     """Write one JSON an attempt and an OpenMetrics text file of them all; prints the path of the latter."""
     from pathlib import Path  # noqa: PLC0415
 
-    from wattflow.export import export as write  # noqa: PLC0415
-    from wattflow.results import open_sweep  # noqa: PLC0415
+    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
+    from wattflow.report.export import export as write  # noqa: PLC0415
 
     opened = open_sweep(sweep)
     folder = opened.directory.results / "export" if out is None else Path(out)
@@ -329,9 +331,9 @@ def bundle(
     """Pack traces, records, config, lock and hashes into one file, pseudonymised, for others to verify."""
     from pathlib import Path  # noqa: PLC0415
 
-    from wattflow import bundle as stage  # noqa: PLC0415
-    from wattflow import verify as checking  # noqa: PLC0415
-    from wattflow.sweepdir import SweepDir  # noqa: PLC0415
+    from wattflow.publish import bundle as stage  # noqa: PLC0415
+    from wattflow.publish import verify as checking  # noqa: PLC0415
+    from wattflow.store.layout import SweepDir  # noqa: PLC0415
 
     made = stage.bundle(
         SweepDir.existing(sweep), None if out is None else Path(out), dry_run=dry_run
@@ -368,8 +370,8 @@ def verify(
     """Recompute every published figure from the raw traces, without a GPU; exit code 1 where one differs."""
     from pathlib import Path  # noqa: PLC0415
 
-    from wattflow import verdict as told  # noqa: PLC0415
-    from wattflow import verify as stage  # noqa: PLC0415
+    from wattflow.publish import verdict as told  # noqa: PLC0415
+    from wattflow.publish import verify as stage  # noqa: PLC0415
 
     if Path(what).is_file():
         stage.limit_memory()

@@ -1,7 +1,7 @@
 """Choosing an engine by its name. torch is imported only for engines that need it."""
 
-from wattflow.config import Config
-from wattflow.engine.generation import Engine
+from wattflow.config.choices import Config
+from wattflow.engine.protocol import Engine
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import RefusedError
 

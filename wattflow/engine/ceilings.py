@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wattflow.engine.ranks import Ranks
-from wattflow.schema import Ceilings
+from wattflow.store.schema import Ceilings
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def measure(ranks: Ranks, precision: str) -> Ceilings:
     """
     import torch  # noqa: PLC0415 - the synthetic engine runs without
 
-    from wattflow.engine.guards import DTYPES  # noqa: PLC0415 - as above
+    from wattflow.engine.checks import DTYPES  # noqa: PLC0415 - as above
 
     cuda = ranks.device.startswith("cuda")
     size, side = (COPY_BYTES, SIDE) if cuda else (CPU_COPY_BYTES, CPU_SIDE)

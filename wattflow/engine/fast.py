@@ -13,13 +13,10 @@ from typing import Any
 
 import torch
 
-from wattflow import model as arithmetic
-from wattflow.config import Config
-from wattflow.engine import allreduce, tuned
+from wattflow.config.choices import Config
+from wattflow.engine import allreduce, tuned_kernels
 from wattflow.engine import weights as checkpoints
-from wattflow.engine.fused import Chooser, FusedLlama
-from wattflow.engine.generation import Generated, check_prompts, kept
-from wattflow.engine.guards import (
+from wattflow.engine.checks import (
     DTYPES,
     check_agreement,
     check_finite,
@@ -27,9 +24,12 @@ from wattflow.engine.guards import (
     check_shards,
     memory_explained,
 )
-from wattflow.engine.pieces import Eager, Pieces
+from wattflow.engine.fused import Chooser, FusedLlama
+from wattflow.engine.ops import Eager, Pieces
+from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError
+from wattflow.workload import model as arithmetic
 
 LOOK_EVERY = 16  # steps between two looks at whether all rows have ended
 
@@ -211,12 +211,12 @@ class Fast:
 
     def _tuned(self, wanted: str) -> tuple[str, str | None]:
         """The kernels that a goal of `wattflow tune` stands for, and what the record says of them."""
-        if wanted not in tuned.GOALS:
+        if wanted not in tuned_kernels.GOALS:
             return wanted, None
         ranks, known = self._ranks, None
         if ranks.rank == 0:
-            known = tuned.find(
-                tuned.key(self._config, ranks.device_name, torch.__version__), wanted
+            known = tuned_kernels.find(
+                tuned_kernels.key(self._config, ranks.device_name, torch.__version__), wanted
             )
         known = ranks.broadcast(known)
         if known is None:

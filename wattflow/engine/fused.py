@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from wattflow.config import Model
+from wattflow.config.choices import Model
 from wattflow.engine.allreduce import Reduce
-from wattflow.engine.layout import matrices
 from wattflow.engine.llama import rotary_table, wide
-from wattflow.engine.pieces import Pieces, attend_causal
+from wattflow.engine.ops import Pieces, attend_causal
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.weights import Reader, part_of_rank
-from wattflow.model import head_dim, kv_heads_of_rank
+from wattflow.workload.matrices import matrices
+from wattflow.workload.model import head_dim, kv_heads_of_rank
 
 PREFILL_TOKENS = (
     16384  # so many at a time: enough to fill a GPU, and activations stay below 2 GB for 7B

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
-from wattflow.engine import pieces
+from wattflow.engine import ops
 from wattflow.engine.llama import wide
 
 _log = logging.getLogger(__name__)
@@ -619,7 +619,7 @@ class Cublas:
     ) -> torch.Tensor | None:
         """See pieces.Pieces; the next norm adds it at no cost."""
         del stream, alone
-        return pieces.linear(x, weight, out)
+        return ops.linear(x, weight, out)
 
     def rotate_store(
         self,
@@ -786,24 +786,24 @@ def _disagreement(cache: torch.Tensor, rotary: torch.Tensor) -> float:
     pairs = [
         (
             rotate_store(prompt, angles, starts, ours[0, :1], ours[1, :1], 2),
-            pieces.rotate_store(prompt, angles, starts, theirs[0, :1], theirs[1, :1], 2),
+            ops.rotate_store(prompt, angles, starts, theirs[0, :1], theirs[1, :1], 2),
         ),
         *(
             (
                 attend(qkv, angles, ours[0], ours[1], positions, scan),
-                pieces.attend(qkv, angles, theirs[0], theirs[1], positions, length),
+                ops.attend(qkv, angles, theirs[0], theirs[1], positions, length),
             )
             for scan in SCANS.values()
         ),
         (ours, theirs),
         (
             add_norm(stream.clone(), delta, norm, 1e-5),
-            pieces.add_norm(stream.clone(), delta, norm, 1e-5),
+            ops.add_norm(stream.clone(), delta, norm, 1e-5),
         ),
-        (swiglu(qkv), pieces.swiglu(qkv)),
+        (swiglu(qkv), ops.swiglu(qkv)),
         (
             gemv(stream[:1], matrix, norm=norm, eps=1e-5, gate=True),
-            pieces.swiglu(functional.linear(pieces.add_norm(stream[:1], None, norm, 1e-5), matrix)),
+            ops.swiglu(functional.linear(ops.add_norm(stream[:1], None, norm, 1e-5), matrix)),
         ),
     ]
     return max(

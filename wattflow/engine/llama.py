@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wattflow.config import Model, RopeScaling
+from wattflow.config.choices import Model, RopeScaling
 from wattflow.engine.layers import Column, Embedding, Row, apply
-from wattflow.model import head_dim, kv_heads_of_rank
+from wattflow.workload.model import head_dim, kv_heads_of_rank
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # [batch, length, KV heads, head_dim] each
 Cache = list[KeysValues]  # a layer each

@@ -7,11 +7,9 @@ sequence is full, and are cut afterwards. The cache is allocated whole, for batc
 
 import torch
 
-from wattflow import model as arithmetic
-from wattflow.config import Config
+from wattflow.config.choices import Config
 from wattflow.engine import weights as checkpoints
-from wattflow.engine.generation import Generated, check_prompts, kept
-from wattflow.engine.guards import (
+from wattflow.engine.checks import (
     DTYPES,
     check_agreement,
     check_finite,
@@ -21,8 +19,10 @@ from wattflow.engine.guards import (
 )
 from wattflow.engine.layers import share_among
 from wattflow.engine.llama import Cache, Llama, empty_cache, rotary_table
+from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
-from wattflow.schema import WorkInfo
+from wattflow.store.schema import WorkInfo
+from wattflow.workload import model as arithmetic
 
 
 class Paper:

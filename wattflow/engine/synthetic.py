@@ -6,11 +6,11 @@ It shows what the rest of wattflow adds to a measurement, and lets a laptop try 
 import time
 from typing import Any
 
-from wattflow.config import Config
-from wattflow.engine.generation import Generated, check_prompts, kept
+from wattflow.config.choices import Config
+from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError
-from wattflow.model import parameters
+from wattflow.workload.model import parameters
 
 
 class Synthetic:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from wattflow.config import Model
-from wattflow.engine.ahead import reading
-from wattflow.engine.header import check_header, file_split, hf_files, hf_ranges, meta_files
-from wattflow.engine.layout import Matrix, matrices
+from wattflow.config.choices import Model
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError
+from wattflow.workload.checkpoint import check_header, file_split, hf_files, hf_ranges, meta_files
+from wattflow.workload.matrices import Matrix, matrices
+from wattflow.workload.readahead import reading
 
 # (matrix, start, stop) -> that range along its `split`, or the whole for a matrix that is not split
 Reader = Callable[[Matrix, int, int], torch.Tensor]

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattflow.config import Control
+from wattflow.config.choices import Control
 from wattflow.errors import PowerError
-from wattflow.power.asking import ask, ask_or_none
-from wattflow.schema import Controlled
+from wattflow.power.nvml_calls import ask, ask_or_none
+from wattflow.store.schema import Controlled
 
 log = logging.getLogger(__name__)
 

@@ -26,13 +26,13 @@ from typing import IO, NamedTuple
 
 import pyarrow as pa
 
-from wattflow.config import Power
-from wattflow.energy import DCGM_COUNTER_AGE_NS, longest_spacing_ns
+from wattflow.config.choices import Power
 from wattflow.errors import PowerError
-from wattflow.power.asking import ask, ask_or_none
 from wattflow.power.meter import Beat, Moment, Reading, Row, moment, stamped
 from wattflow.power.nvml import find_gpus, usage_source
-from wattflow.schema import TRACE, Device
+from wattflow.power.nvml_calls import ask, ask_or_none
+from wattflow.store.schema import TRACE, Device
+from wattflow.store.sources import DCGM_COUNTER_AGE_NS, longest_spacing_ns
 
 log = logging.getLogger(__name__)
 

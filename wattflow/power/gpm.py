@@ -10,8 +10,8 @@ import math
 import pynvml
 
 from wattflow.errors import PowerError
-from wattflow.power.asking import ask, ask_or_none
 from wattflow.power.meter import Row
+from wattflow.power.nvml_calls import ask, ask_or_none
 
 # NVML's metric by the trace column that it fills; a metric that fails by its own return code is null
 METRICS = {

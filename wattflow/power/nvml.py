@@ -28,14 +28,14 @@ from typing import Any
 
 import pynvml
 
-from wattflow.config import Power
-from wattflow.energy import longest_spacing_ns
+from wattflow.config.choices import Power
 from wattflow.errors import PowerError
-from wattflow.power.asking import ask, ask_or_none
 from wattflow.power.gpm import Gpm
 from wattflow.power.meter import Beat, Reading, Row, middle, moment, stamped
-from wattflow.schema import Device, Fixed
-from wattflow.told import ENVIRONMENT, tells
+from wattflow.power.nvml_calls import ask, ask_or_none
+from wattflow.span import ENVIRONMENT, tells
+from wattflow.store.schema import Device, Fixed
+from wattflow.store.sources import longest_spacing_ns
 
 log = logging.getLogger(__name__)
 

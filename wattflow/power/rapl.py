@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from wattflow.energy import longest_spacing_ns
 from wattflow.errors import PowerError
 from wattflow.power.meter import Beat, Reading, Row, middle, moment
-from wattflow.schema import Device
+from wattflow.store.schema import Device
+from wattflow.store.sources import longest_spacing_ns
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from wattflow.config import Power
-from wattflow.energy import longest_spacing_ns
+from wattflow.config.choices import Power
 from wattflow.errors import PowerError
 from wattflow.power.meter import Beat, Reading, Row, moment
-from wattflow.schema import Device
+from wattflow.store.schema import Device
+from wattflow.store.sources import longest_spacing_ns
 
 _STAT = Path("/proc/stat")
 

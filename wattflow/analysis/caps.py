@@ -1,0 +1,96 @@
+"""What a power cap or a locked clock changes: time, energy and token rate against a reference, and which one is best.
+
+The form of Table III of arXiv 2310.03003, for any model and GPU, with intervals. A cap is best for an objective: the
+least energy, or energy times delay, or times delay squared, which weigh the time that a cap costs more and more.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wattflow.analysis import statistics
+from wattflow.analysis.statistics import Boards, BreakEven, Ratio, Value
+
+OBJECTIVES = ("energy", "edp", "ed2p", "time")
+METRICS = ("time", "energy", "rate", "edp", "ed2p")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repeat at one cap: its time, joules with their standard uncertainty, and tokens a second."""
+
+    time_s: float
+    energy_j: float
+    energy_u_j: float
+    tokens_per_s: float
+    boards: Boards
+    bound: bool | None = None  # whether the cap held power back
+
+    def value(self, metric: str) -> Value:
+        """One of METRICS: edp is energy x time, ed2p energy x time^2 (Horowitz et al., 1994)."""
+        power_of_time = {"energy": 0, "edp": 1, "ed2p": 2}.get(metric)
+        if power_of_time is not None:
+            scale = self.time_s**power_of_time
+            return Value(self.energy_j * scale, self.energy_u_j * scale, self.boards)
+        return Value(self.time_s if metric == "time" else self.tokens_per_s, 0.0, self.boards)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cap against the reference: the ratio of each of METRICS; null for the reference itself."""
+
+    cap: int | None  # null: as it was found
+    n: int
+    boards: int
+    bound: int | None  # runs in which the cap held power back; null where none was asked
+    ratios: dict[str, Ratio] | None
+    break_even: BreakEven | None = None  # null for the reference
+
+
+def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> list[Row]:
+    """A row a cap, the highest first; `runs` must have the reference."""
+    base = runs[reference]
+    rows = []
+    for cap in sorted(runs, key=lambda cap: (cap is not None, -(cap or 0))):
+        ratios = {
+            metric: statistics.ratio(
+                [run.value(metric) for run in runs[cap]], [run.value(metric) for run in base]
+            )
+            for metric in METRICS
+        }
+        told = [run.bound for run in runs[cap] if run.bound is not None]
+        rows.append(
+            Row(
+                cap=cap,
+                n=len(runs[cap]),
+                boards=len({run.boards for run in runs[cap]}),
+                bound=sum(told) if told else None,
+                ratios=None if cap == reference else ratios,
+                break_even=None
+                if cap == reference
+                else statistics.break_even(_spent(runs[cap]), _spent(base)),
+            )
+        )
+    return rows
+
+
+def _spent(runs: Sequence[Run]) -> list[statistics.Run]:
+    return [(run.energy_j, run.time_s, run.boards) for run in runs]
+
+
+def best(rows: Sequence[Row], objective: str) -> tuple[Row, bool]:
+    """The row with the least of an objective, and whether its difference to the reference is established."""
+    least = min(rows, key=lambda row: 1.0 if row.ratios is None else row.ratios[objective].ratio)
+    return least, least.ratios is not None and least.ratios[objective].established
+
+
+def change(ratio: Ratio) -> str:
+    """A ratio as a change in percent, with its 95 % interval where there is one."""
+    told = f"{percent(ratio.ratio):+.2f}"
+    if ratio.low is None or ratio.high is None:
+        return told
+    return f"{told} ({percent(ratio.low):+.2f} to {percent(ratio.high):+.2f})"
+
+
+def percent(ratio: float) -> float:
+    """A ratio as a change in percent."""
+    return 100.0 * (ratio - 1.0)

@@ -1,0 +1,167 @@
+"""What joules cost by declared factors, and what the host may draw before a slower setting stops being cheaper.
+
+    kWh = J / 3.6e6        price = kWh x PUE x price per kWh        carbon = kWh x PUE x g per kWh
+
+Only what is declared is used: a factor is a constant or a table over time, and carries the words of where it is from.
+"""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from wattflow.store.sources import SECOND_NS
+
+J_PER_KWH = 3.6e6
+HOUR_S = 3600.0
+_HOUR_NS = 3600 * SECOND_NS
+
+
+@dataclass(frozen=True)
+class Factor:
+    """So much a kWh: one value at all times, or values that each hold until the next one, for an hour at most."""
+
+    source: str
+    values: tuple[float, ...]
+    starts_ns: tuple[int, ...] = ()  # unix time of each value, rising; none for a constant
+
+    def mean(self, start_ns: int, end_ns: int) -> float | None:
+        """The mean over a time, weighted by it; null unless the values cover all of it."""
+        if not self.starts_ns:
+            return self.values[0]
+        starts = np.array(self.starts_ns, dtype=np.int64)
+        ends = np.minimum(np.append(starts[1:], starts[-1] + _HOUR_NS), starts + _HOUR_NS)
+        held_ns = np.clip(np.minimum(ends, end_ns) - np.maximum(starts, start_ns), 0, None)
+        if end_ns <= start_ns or held_ns.sum() < end_ns - start_ns:
+            return None
+        return float(held_ns @ np.array(self.values)) / (end_ns - start_ns)
+
+
+def table(text: str, column: str, source: str) -> Factor:
+    """The factor of a CSV with a header and the columns `time` and `column`; ValueError says which line is wrong.
+
+    Times are ISO 8601 with an offset from UTC, and rise. Other columns are passed over. What is no CSV at all is a
+    csv.Error.
+    """
+    rows = csv.DictReader(io.StringIO(text))
+    missing = {"time", column} - set(rows.fieldnames or ())
+    if missing:
+        raise ValueError(f"line 1: no column {', '.join(sorted(missing))}")
+    starts_ns: list[int] = []
+    values: list[float] = []
+    for row in rows:
+        try:
+            starts_ns.append(_unix_ns(row["time"] or ""))
+            values.append(_number(row[column] or ""))
+        except ValueError as error:
+            raise ValueError(f"line {rows.line_num}: {error}") from error
+        if len(starts_ns) > 1 and starts_ns[-1] <= starts_ns[-2]:
+            raise ValueError(f"line {rows.line_num}: {row['time']} is not after the line before")
+    if not values:
+        raise ValueError("no line below the header")
+    return Factor(source, tuple(values), tuple(starts_ns))
+
+
+def _unix_ns(text: str) -> int:
+    when = datetime.fromisoformat(text.strip())
+    if when.tzinfo is None:
+        raise ValueError(f"{text} has no offset from UTC, such as Z or +01:00")
+    return round(when.timestamp()) * SECOND_NS
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a site declares; null for what it does not."""
+
+    price: Factor | None = None
+    currency: str | None = None
+    carbon: Factor | None = None
+    pue: float | None = None
+    pue_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Used:
+    """What one attempt took and when: J, unix ns, and J a token of its measured window."""
+
+    energy_j: float | None
+    energy_per_token_j: float | None
+    start_ns: int | None
+    end_ns: int | None
+
+
+def bill(used: Used, factors: Factors) -> dict[str, object]:
+    """The columns of energy, price and carbon of columns.COST; null with `why_not` where one cannot be told.
+
+    A factor over time is taken as its mean over the attempt: when within it the joules were drawn makes a difference
+    only as far as the factor changes meanwhile.
+    """
+    why_not = [] if used.energy_j is not None else ["no joules are known"]
+    energy_kwh = None if used.energy_j is None else used.energy_j / J_PER_KWH
+    pue = factors.pue if factors.pue is not None else 1.0
+    told: dict[str, object] = {
+        "energy_kwh": energy_kwh,
+        "pue": factors.pue,
+        "pue_source": factors.pue_source,
+        "facility_energy_kwh": _times(energy_kwh, factors.pue),
+        "currency": factors.currency,
+    }
+    for name, per_kwh, factor in (
+        ("price", "price_per_kwh", factors.price),
+        ("carbon_g", "carbon_g_per_kwh", factors.carbon),
+    ):
+        mean = None
+        if factor is not None:
+            if used.start_ns is not None and used.end_ns is not None:
+                mean = factor.mean(used.start_ns, used.end_ns)
+            elif not factor.starts_ns:
+                mean = factor.values[0]
+            if mean is None:
+                why_not.append(f"{per_kwh}: its table does not cover the attempt")
+        of_token_j = _times(used.energy_per_token_j, pue)
+        million = None if of_token_j is None else of_token_j * 1e6 / J_PER_KWH
+        told |= {
+            per_kwh: mean,
+            f"{per_kwh.partition('_')[0]}_source": None if factor is None else factor.source,
+            name: _times(_times(energy_kwh, pue), mean),
+            f"{name}_per_million_tokens": _times(million, mean),
+        }
+    told["why_not"] = "; ".join(why_not) or None
+    return told
+
+
+def _times(value: float | None, by: float | None) -> float | None:
+    return None if value is None or by is None else value * by
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one setting takes for a piece of work: J within the boundary, and s."""
+
+    energy_j: float
+    time_s: float
+
+
+def break_even_host_w(setting: Spent, reference: Spent) -> tuple[float | None, str | None]:
+    """The extra host watts at which two settings cost the same, E_A + h t_A = E_B + h t_B; null, and why, without one.
+
+    Below it the slower setting is the cheaper one, above it the faster one. The watts are those of all that is outside
+    the boundary and runs as long as the job does: CPUs, memory, fans of all its nodes together.
+    """
+    saved_j = reference.energy_j - setting.energy_j
+    longer_s = setting.time_s - reference.time_s
+    if saved_j == 0 or longer_s == 0:
+        return None, "both take the same energy" if saved_j == 0 else "both take the same time"
+    if (saved_j > 0) != (longer_s > 0):
+        return None, "the cheaper one is also faster"
+    return saved_j / longer_s, None

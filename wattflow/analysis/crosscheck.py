@@ -1,0 +1,272 @@
+"""The same job and window by the site's own meters: what sacct and a Prometheus of GPU exporters say, beside ours.
+
+    wattflow crosscheck SWEEP [--prometheus URL]
+
+A ratio near 1 says that two ways to read one board agree, and nothing of its gain. A site's samples are seconds apart:
+each value carries its uncertainty by that, and a window that they do not enclose has none.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from wattflow.analysis.prometheus import Prometheus, Series, selector
+from wattflow.analysis.sweep import Sweep
+from wattflow.energy import counter, curve
+from wattflow.errors import SlurmError
+from wattflow.slurm import client
+from wattflow.store.columns import CROSSCHECK
+from wattflow.store.schema import SCHEMA_VERSION
+from wattflow.store.sources import SECOND_NS
+from wattflow.store.tables import write_table
+
+Row = dict[str, Any]
+Window = tuple[int, int]  # unix ns
+
+LEAST_SPACINGS = 3  # a window shorter than so many of the site's samples tells nothing
+_GAP_SPACINGS = 3  # a longer time without a sample is a gap
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One series of a site's exporter: its name, what it counts, and the label that names the GPU."""
+
+    exporter: str
+    name: str
+    gpu_label: str
+    unit: str  # W, mW, or mJ of a counter
+    remark: str | None = None
+
+
+# Names, labels and units as the exporters have them; docs/cost.md says where that stands.
+METRICS = (
+    Metric("dcgm-exporter", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "UUID", "mJ"),
+    Metric("dcgm-exporter", "DCGM_FI_DEV_POWER_USAGE", "UUID", "W"),
+    Metric("dcgm-exporter", "DCGM_FI_DEV_POWER_USAGE_INSTANT", "UUID", "W"),
+    Metric("jobstats", "nvidia_gpu_power_usage_milliwatts", "uuid", "mW"),
+    Metric(
+        "CEEMS",
+        "uuid:ceems_gpu_power_watts:pue",
+        "gpuuuid",
+        "W",
+        "holds the PUE that the site's rules multiply it with",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One finished attempt: its row, and the measured window of each of its nodes with the GPUs there."""
+
+    row: Row
+    windows: dict[str, Window]
+    gpus: dict[str, list[str]]  # UUIDs by node
+
+    @property
+    def span(self) -> Window:
+        """From the first node's start to the last one's end, by their own clocks."""
+        return min(w[0] for w in self.windows.values()), max(w[1] for w in self.windows.values())
+
+
+def crosscheck(sweep: Sweep, prometheus: Prometheus | None, *, sacct: bool = True) -> list[Row]:
+    """A row of columns.CROSSCHECK an attempt and metric of the site, and a row a job for sacct; kept in results/.
+
+    SiteError where the Prometheus does not answer; a Slurm that does not is a reason in its rows.
+    """
+    attempts = _attempts(sweep)
+    rows: list[Row] = []
+    if prometheus is not None and attempts:
+        rows += _by_prometheus(attempts, prometheus)
+    if sacct:
+        rows += _by_sacct(sweep.attempts.to_dicts())
+    about = {"schema_version": str(SCHEMA_VERSION)}
+    table = pa.Table.from_pylist(rows, schema=CROSSCHECK).replace_schema_metadata(about)
+    with contextlib.suppress(
+        PermissionError
+    ):  # somebody else's sweep may be read, and not written to
+        write_table(sweep.directory.crosscheck_path, table)
+    return rows
+
+
+def _attempts(sweep: Sweep) -> list[_Attempt]:
+    """The finished attempts whose joules were measured on GPUs, with their nodes' windows."""
+    found = []
+    for row in sweep.attempts.to_dicts():
+        if row["energy_j"] is None or row["simulated"] or row["boundary"] != "gpu":
+            continue
+        if (row["pieces"] or 1) > 1:  # its joules are of several windows
+            continue
+        windows: dict[str, Window] = {}
+        gpus: dict[str, list[str]] = {}
+        for node, uuid, start_ns, end_ns in sweep.windows(row):
+            gpus.setdefault(node, []).append(uuid)
+            first, last = windows.get(node, (start_ns, end_ns))
+            windows[node] = min(first, start_ns), max(last, end_ns)
+        if windows:
+            found.append(_Attempt(row, windows, gpus))
+    return found
+
+
+# --- Prometheus -----------------------------------------------------------------------------------
+
+
+def _by_prometheus(attempts: Sequence[_Attempt], prometheus: Prometheus) -> list[Row]:
+    first = min(attempt.span[0] for attempt in attempts)
+    last = max(attempt.span[1] for attempt in attempts)
+    there = prometheus.names(first - _MARGIN_NS, last + _MARGIN_NS)
+    metrics = [metric for metric in METRICS if metric.name in there]
+    if not metrics:
+        asked = ", ".join(metric.name for metric in METRICS)
+        return [
+            _row(attempt.row, "Prometheus", f"the server has none of {asked} at that time")
+            for attempt in attempts
+        ]
+    return [_checked(attempt, metric, prometheus) for attempt in attempts for metric in metrics]
+
+
+_MARGIN_NS = 180 * SECOND_NS  # before and after a window: samples that enclose it
+
+
+def _checked(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Row:
+    """One attempt by one metric."""
+    start_ns, end_ns = attempt.span
+    uuids = [uuid for of_node in attempt.gpus.values() for uuid in of_node]
+    series = prometheus.samples(
+        selector(metric.name, metric.gpu_label, uuids), start_ns - _MARGIN_NS, end_ns + _MARGIN_NS
+    )
+    row = _row(attempt.row, f"{metric.exporter} {metric.name}", None)
+    row["remark"] = metric.remark
+    told: list[curve.Joules] = []
+    spacings: list[float] = []
+    row["samples"] = 0
+    for node, of_node in attempt.gpus.items():
+        window = attempt.windows[node]
+        for uuid in of_node:
+            time_ns, values = _merged(series, metric, uuid)
+            if len(time_ns) < 2:
+                row["why_not"] = (
+                    f"no samples of {uuid}" if len(series) else "no samples of its GPUs"
+                )
+                return row
+            spacing_ns = int(np.median(np.diff(time_ns)))
+            spacings.append(spacing_ns / SECOND_NS)
+            row["samples"] += int(np.sum((time_ns >= window[0]) & (time_ns <= window[1])))
+            told.append(_joules(time_ns, values, metric, window, spacing_ns))
+    row["spacing_s"] = max(spacings)
+    reasons = [one.reason for one in told if one.reason is not None]
+    if reasons:
+        row["why_not"] = _WHY[reasons[0]]
+    elif row["seconds"] < LEAST_SPACINGS * row["spacing_s"]:
+        row["why_not"] = f"the window is shorter than {LEAST_SPACINGS} of the site's samples"
+    else:
+        row["site_energy_j"] = sum(one.energy_j or 0.0 for one in told)
+        row["site_energy_u_j"] = sum((one.u_j or 0.0) ** 2 for one in told) ** 0.5
+        row["ratio"] = row["site_energy_j"] / row["energy_j"]
+    return row
+
+
+_WHY = {
+    "not_bracketed": "the site has no sample before the window's start, or none after its end",
+    "gap": "the site's samples have a gap in the window",
+}
+
+
+def _merged(series: Iterable[Series], metric: Metric, uuid: str) -> tuple[curve.Ints, curve.Floats]:
+    """The samples of one GPU over all of its series, as other labels change with jobs; without slices of it."""
+    own = [
+        one
+        for one in series
+        if one.labels.get(metric.gpu_label) == uuid and not one.labels.get("GPU_I_ID")
+    ]
+    if not own:
+        return np.zeros(0, np.int64), np.zeros(0)
+    time_ns = np.concatenate([one.time_ns for one in own])
+    values = np.concatenate([one.values for one in own])
+    # blank values of DCGM are huge
+    known = np.isfinite(values) & (values >= 0) & (values < _BLANK)
+    time_ns, values = time_ns[known], values[known]
+    time_ns, first = np.unique(time_ns, return_index=True)
+    return time_ns, values[first]
+
+
+_BLANK = 1e14
+
+
+def _joules(
+    time_ns: curve.Ints, values: curve.Floats, metric: Metric, window: Window, spacing_ns: int
+) -> curve.Joules:
+    """The joules of one GPU in its node's window."""
+    start, end = [window[0]], [window[1]]
+    if metric.unit == "mJ":
+        readings = counter.counter(time_ns, np.rint(values).astype(np.uint64))
+        return curve.summed(counter.counter_between(readings, start, end))
+    watts = values / 1e3 if metric.unit == "mW" else values
+    # a value may be as old as the exporter's own period, which is about that of the scrapes
+    power = curve.curve(time_ns, watts, longest_ns=_GAP_SPACINGS * spacing_ns, lag_ns=spacing_ns)
+    return curve.summed(curve.between(power, start, end))
+
+
+# --- Slurm ----------------------------------------------------------------------------------------
+
+SACCT = "sacct ConsumedEnergy"
+NO_GPU = "the node's, by Slurm: holds no NVIDIA GPU; right for exclusive jobs alone"
+
+
+def _by_sacct(attempts: Sequence[Row]) -> list[Row]:
+    """What Slurm's accounting keeps of each job beside the joules of the attempts that ran in it."""
+    jobs: dict[str, list[Row]] = {}
+    for row in attempts:
+        if row["job_id"] is not None and re.fullmatch(r"\d+(_\d+)?", row["job_id"]):
+            jobs.setdefault(row["job_id"], []).append(row)
+    if not jobs:
+        return []
+    consumed: dict[str, float] = {}
+    trouble = None
+    try:
+        consumed = client.consumed_energy_j(list(jobs))
+    except SlurmError as error:
+        trouble = str(error)
+    return [_of_job(of_job, consumed.get(job), trouble) for job, of_job in jobs.items()]
+
+
+def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | None) -> Row:
+    known = [row for row in attempts if row["job_energy_j"] is not None]
+    one = attempts[0]
+    row = _row(one, SACCT, None)
+    row |= {
+        "point_id": one["point_id"] if len(attempts) == 1 else None,
+        "attempt": one["attempt"] if len(attempts) == 1 else None,
+        "window": "job",
+        "site_boundary": "node without NVIDIA GPUs",
+        "remark": NO_GPU,
+        "seconds": None,
+        "simulated": any(r["simulated"] for r in attempts),
+        "energy_j": sum(r["job_energy_j"] for r in known) if len(known) == len(attempts) else None,
+        "site_energy_j": consumed_j,
+    }
+    if trouble is not None:
+        row["why_not"] = trouble
+    elif consumed_j is None:
+        row["why_not"] = "Slurm keeps no energy of this job (AcctGatherEnergyType)"
+    elif row["energy_j"] is None:
+        row["why_not"] = "the joules of its attempts are not known"
+    elif row["simulated"]:
+        row["why_not"] = "the joules of its attempts were simulated"
+    else:
+        row["ratio"] = consumed_j / row["energy_j"]
+    return row
+
+
+def _row(attempt: Row, source: str, why_not: str | None) -> Row:
+    """A row with our side of it."""
+    row = dict.fromkeys(CROSSCHECK.names)
+    same = ("point_id", "attempt", "job_id", "boundary", "simulated", "energy_j")
+    row |= {name: attempt[name] for name in same}
+    row |= {"source": source, "window": "measured window", "site_boundary": "gpu"}
+    row |= {"seconds": attempt["duration_s"], "why_not": why_not}
+    return row

@@ -1,0 +1,400 @@
+"""Figures from data frames: the only importer of Altair. Each says its units, and `~` where watts are simulated."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+import altair as alt
+import polars as pl
+
+from wattflow.store.phases import AROUND, COMMAND, MIXED, OUTSIDE
+
+INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
+FONT = "Inter, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+PALETTE = ["#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#9f6b53", "#337ea9", "#787774"]
+PHASE_COLOURS = {
+    "idle": "#e9ecef",
+    "load": "#fdecc8",
+    "warmup": "#e8deee",
+    "prefill": "#9fcbe6",
+    "decode": "#dbeddb",
+    "idle_after": "#e9ecef",
+    "reference": "#f6dfe3",
+    OUTSIDE: "#f4f5f7",
+    MIXED: "#d5d9e0",
+    COMMAND: "#dbeddb",
+}
+_PLAIN_X = alt.Axis(grid=False, format=",~r")
+# Column, title and unit of what the report draws against the choices.
+METRICS = (
+    ("tokens_per_s", "Throughput", "output tokens/s"),
+    ("energy_per_token_j", "Energy per token", "J per output token"),
+    ("power_w", "Mean power", "W, all devices of the job"),
+    ("energy_per_response_j", "Energy per response", "J per response"),
+)
+
+
+def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> alt.LayerChart:
+    """Power of each GPU over the seconds since the measured window's start on its node, phases shaded.
+
+    `power` has node, gpu_uuid, seconds, power_w, lowest_w, highest_w; `spans` those of each node's lowest rank.
+    """
+    # digits beyond what a figure shows only make the page heavier
+    shown = power.select(
+        pl.col("seconds").round(3),
+        pl.col("power_w", "lowest_w", "highest_w").round(1),
+        gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
+    )
+    one_device = shown["gpu"].n_unique() == 1
+    first = _first_phase(spans)
+    phases = _shades(spans, first)
+    x = alt.X(
+        "seconds:Q",
+        title=f"seconds since the first {first}",
+        axis=alt.Axis(grid=False, format="~g"),
+        scale=alt.Scale(nice=False),
+    )
+    watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
+    colours = _phase_colours(phases["phase"].unique(maintain_order=True).to_list())
+    present = list(colours)
+    shading = (
+        alt.Chart(phases)
+        .mark_rect(opacity=0.75)
+        .encode(
+            x=alt.X("start_s:Q"),
+            x2="end_s:Q",
+            color=alt.Color(
+                "phase:N",
+                title="phase",
+                scale=alt.Scale(domain=present, range=list(colours.values())),
+                legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top"),
+            ),
+            tooltip=[
+                alt.Tooltip("phase:N"),
+                alt.Tooltip("batch:Q"),
+                alt.Tooltip("start_s:Q", title="from, s", format=".3f"),
+                alt.Tooltip("end_s:Q", title="to, s", format=".3f"),
+            ],
+        )
+    )
+    stroke: Any = (
+        alt.value(INK)
+        if one_device
+        else alt.Stroke("gpu:N", title="device", scale=alt.Scale(range=PALETTE))
+    )
+    y = alt.Y("power_w:Q", title=watts, scale=alt.Scale(zero=True))
+    band = (
+        alt.Chart(shown)
+        .mark_area(opacity=0.18)
+        .encode(
+            x=x,
+            y=alt.Y("lowest_w:Q", title=watts),
+            y2="highest_w:Q",
+            detail="gpu:N",
+            color=alt.value(INK),
+        )
+    )
+    line = (
+        alt.Chart(shown)
+        .mark_line(strokeWidth=1.3)
+        .encode(
+            x=x,
+            y=y,
+            stroke=stroke,
+            detail="gpu:N",
+            tooltip=[
+                alt.Tooltip("gpu:N", title="device"),
+                alt.Tooltip("seconds:Q", title="s", format=".3f"),
+                alt.Tooltip("power_w:Q", title="W", format=".1f"),
+            ],
+        )
+    )
+    what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
+    if row["command"] is not None:
+        what = " ".join(json.loads(row["command"]))[:100]
+    gain = "" if row["simulated"] else ", whose gain may be off by about 5 %"
+    title = alt.TitleParams(
+        f"Power of point {row['point_id']}, attempt {row['attempt']}",
+        subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}{gain}",
+    )
+    chart = alt.layer(shading, band, line).resolve_scale(color="independent")
+    return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))
+
+
+def by_choice(groups: pl.DataFrame, axes: list[str], simulated: bool) -> alt.VConcatChart:
+    """Throughput, energy and power against the axes that vary: the first on x, the second in colour, others in panels.
+
+    `groups` has one row a combination of `axes`, with METRICS' columns as means, `<column>_sd`, and `n`.
+    """
+    shown = groups
+    x_axis = _x_axis(groups, axes)
+    others = [axis for axis in axes if axis != x_axis]
+    colour = _colour_axis(groups, others)
+    panels = [axis for axis in others if axis != colour]
+    if panels:
+        told = [pl.format(f"{axis.replace('_', ' ')} {{}}", pl.col(axis)) for axis in panels]
+        shown = shown.with_columns(panel=pl.concat_str(told, separator=", "))
+    rows = []
+    for column, title, unit in METRICS:
+        if shown[column].null_count() == len(shown):
+            continue
+        watts = column != "tokens_per_s"
+        label = f"{'~ ' if simulated and watts else ''}{unit}"
+        panel = _panel(
+            shown, column, title, label, x_axis=x_axis, colour=colour, faceted=bool(panels)
+        )
+        rows.append(panel)
+    pairs = (
+        rows
+        if panels
+        else [alt.hconcat(*rows[i : i + 2], spacing=40) for i in range(0, len(rows), 2)]
+    )
+    chart = alt.vconcat(*pairs, spacing=32).resolve_scale(color="shared")
+    return cast(alt.VConcatChart, _styled(chart))
+
+
+def _panel(
+    groups: pl.DataFrame,
+    column: str,
+    title: str,
+    unit: str,
+    *,
+    x_axis: str,
+    colour: str | None,
+    faceted: bool,
+) -> Any:
+    """One metric against one axis; bars of one standard deviation where there are repeats."""
+    drawn = groups.filter(pl.col(column).is_not_null()).with_columns(
+        low=pl.col(column) - pl.col(f"{column}_sd").fill_null(0.0),
+        high=pl.col(column) + pl.col(f"{column}_sd").fill_null(0.0),
+    )
+    if colour is not None:
+        drawn = drawn.with_columns(pl.col(colour).cast(pl.String).fill_null("null"))
+    values = _in_order(groups[x_axis])
+    x = alt.X(
+        f"{x_axis}:O",
+        title=x_axis.replace("_", " "),
+        sort=values,
+        axis=alt.Axis(labelAngle=0, labelLimit=160, grid=False),
+        scale=alt.Scale(padding=0.5),
+    )
+    hue: Any = alt.value(PALETTE[0])
+    if colour is not None:
+        domain = [str(value) for value in _in_order(groups[colour])]
+        hue = alt.Color(
+            f"{colour}:N",
+            title=colour.replace("_", " "),
+            sort=domain,
+            scale=alt.Scale(domain=domain, range=PALETTE),
+        )
+    tooltip = [alt.Tooltip(f"{axis}:N") for axis in dict.fromkeys(a for a in (x_axis, colour) if a)]
+    tooltip += [
+        alt.Tooltip(f"{column}:Q", title=unit, format=".4g"),
+        alt.Tooltip(f"{column}_sd:Q", title="sd", format=".2g"),
+        alt.Tooltip("n:Q", title="repeats"),
+    ]
+    base = alt.Chart(drawn).encode(x=x, color=hue)
+    y = alt.Y(f"{column}:Q", title=unit, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    # between names, such as those of engines, there is nothing that a line could lead through
+    line = [base.mark_line(strokeWidth=1.5, opacity=0.55).encode(y=y)]
+    layers = alt.layer(
+        *(line if groups[x_axis].dtype.is_numeric() else []),
+        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=unit), y2="high:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tooltip),
+    )
+    sized = layers.properties(width=260 if faceted else 350, height=200)
+    if faceted:
+        panels = _in_order(drawn["panel"])
+        header = alt.Header(labelColor=GREY, labelFontSize=12)
+        facet = alt.Facet("panel:N", title=None, sort=panels, header=header)
+        columns = 2 if len(panels) in (2, 4) else 3
+        return sized.facet(facet, columns=columns).properties(title=title)
+    return sized.properties(title=title)
+
+
+def _x_axis(groups: pl.DataFrame, axes: list[str]) -> str:
+    """The axis with most values, of those that are numbers if any is."""
+    numbers = [axis for axis in axes if groups[axis].dtype.is_numeric()]
+    return max(numbers or axes, key=lambda axis: groups[axis].n_unique())
+
+
+def _colour_axis(groups: pl.DataFrame, axes: list[str]) -> str | None:
+    """The first axis with few enough values for the eye to tell colours apart."""
+    few = [axis for axis in axes if groups[axis].n_unique() <= len(PALETTE)]
+    return few[0] if few else None
+
+
+def _in_order(values: pl.Series) -> list[Any]:
+    """The distinct values: numbers by size, names in the order in which the grid has them."""
+    found = values.unique(maintain_order=True)
+    return (found.sort() if found.dtype.is_numeric() else found).to_list()
+
+
+def _first_phase(spans: pl.DataFrame) -> str:
+    """The phase that begins the measured window: prefill, or what a measured command told first."""
+    within = spans.filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
+    return str(within.sort("start_ns")["phase"].first())
+
+
+def _phase_colours(phases: list[str]) -> dict[str, str]:
+    """A colour a phase that is there; those of a program's own naming take paler ones of the palette in turn."""
+    own = [phase for phase in phases if phase not in PHASE_COLOURS]
+    known = {phase: colour for phase, colour in PHASE_COLOURS.items() if phase in phases}
+    return known | {phase: f"{PALETTE[i % len(PALETTE)]}55" for i, phase in enumerate(own)}
+
+
+def _shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
+    """The spans as seconds from the first phase's start on their node; of several nodes the first, all being alike."""
+    node = spans["node"].min()
+    own = spans.filter(pl.col("node") == node).sort("start_ns")
+    zero = own.filter(pl.col("phase") == first)["start_ns"].min()
+    return own.select(
+        "phase",
+        "batch",
+        start_s=((pl.col("start_ns") - zero) / 1e9).round(4),
+        end_s=((pl.col("end_ns") - zero) / 1e9).round(4),
+    )
+
+
+# --- sensors --------------------------------------------------------------------------------------
+
+
+def sensor_traces(
+    lines: dict[str, list[list[float]]], edges_s: list[float], title: str
+) -> alt.LayerChart:
+    """One load by several sensors: for each, pairs of seconds and watts; shaded from each on to the off after it."""
+    power = pl.DataFrame(
+        [(name, *pair) for name, pairs in lines.items() for pair in pairs],
+        schema={"sensor": pl.String, "seconds": pl.Float64, "power_w": pl.Float64},
+        orient="row",
+    )
+    last_s = float(power["seconds"].max() or 0.0)  # type: ignore[arg-type]
+    ends_s = [*edges_s, last_s] if len(edges_s) % 2 else edges_s
+    on = pl.DataFrame({"start_s": ends_s[::2], "end_s": ends_s[1::2]})
+    shades = alt.Chart(on).mark_rect(color="#f4f5f7").encode(x="start_s:Q", x2="end_s:Q")
+    line = (
+        alt.Chart(power)
+        .mark_line(strokeWidth=1.4)
+        .encode(
+            x=alt.X("seconds:Q", title="seconds; the load is on where it is grey", axis=_PLAIN_X),
+            y=alt.Y("power_w:Q", title="power, W"),
+            color=alt.Color("sensor:N", sort=list(lines), scale=_colours(lines), title=None),
+            tooltip=["sensor", "seconds", "power_w"],
+        )
+    )
+    return cast(
+        alt.LayerChart,
+        _styled(alt.layer(shades, line).properties(width=760, height=240, title=title)),
+    )
+
+
+def sensor_answers(
+    points: dict[str, list[list[float]]], fits: dict[str, list[list[float]]]
+) -> alt.ConcatChart:
+    """Each sensor's answer to a step: for each, pairs of ms since the edge and the share of the step, and the fit."""
+    names = {"ms": pl.Float64, "share": pl.Float64}
+    panels = []
+    for name, pairs in points.items():
+        x = alt.X("ms:Q", title="ms since the edge of the load", axis=_PLAIN_X)
+        y = alt.Y(
+            "share:Q", title="share of the step", scale=alt.Scale(domain=[-0.2, 1.2], clamp=True)
+        )
+        colour = alt.Color("sensor:N", scale=_colours(points), legend=None)
+        seen = pl.DataFrame(pairs, schema=names, orient="row").with_columns(sensor=pl.lit(name))
+        fit = pl.DataFrame(fits[name], schema=names, orient="row")
+        dots = alt.Chart(seen).mark_circle(size=14, opacity=0.5).encode(x=x, y=y, color=colour)
+        line = alt.Chart(fit).mark_line(color=INK, strokeWidth=1.2).encode(x=x, y=y)
+        panels.append(alt.layer(dots, line).properties(width=220, height=170, title=name))
+    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+
+
+def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
+    """How far apart each sensor's new values are: for each, the width of a bin in ms and the counts."""
+    panels = []
+    for name, told in histograms.items():
+        bins = pl.DataFrame(
+            {
+                "from_ms": [k * told["width"] for k in range(len(told["counts"]))],
+                "to_ms": [(k + 1) * told["width"] for k in range(len(told["counts"]))],
+                "count": told["counts"],
+            }
+        )
+        bars = (
+            alt.Chart(bins)
+            .mark_rect(color=PALETTE[list(histograms).index(name) % len(PALETTE)])
+            .encode(
+                x=alt.X("from_ms:Q", title="ms between new values", axis=_PLAIN_X),
+                x2="to_ms:Q",
+                y=alt.Y("count:Q", title="count", scale=alt.Scale(type="symlog")),
+                y2=alt.datum(0),
+            )
+        )
+        panels.append(bars.properties(width=220, height=120, title=name))
+    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+
+
+def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt.ConcatChart:
+    """How far joules are off: (sensor, load period in ms, % in a long window, least and most % in windows of 1 s)."""
+    columns = ("sensor", "period_ms", "long_pct", "least_pct", "most_pct")
+    told = pl.DataFrame(ranges, schema=list(columns), orient="row")
+    names = told["sensor"].unique(maintain_order=True).to_list()
+    reach = max(abs(value) for row in ranges for value in row[2:])
+    panels = []
+    for name in names:
+        of = told.filter(pl.col("sensor") == name)
+        x = alt.X(
+            "period_ms:Q",
+            title="period of the load, ms",
+            scale=alt.Scale(type="log", domain=[4, 250]),
+            axis=alt.Axis(grid=False, format="~r", values=[5, 10, 20, 50, 100, 200]),
+        )
+        scale = alt.Scale(domain=[-reach, reach])
+        colour = PALETTE[names.index(name) % len(PALETTE)]
+        base = alt.Chart(of).encode(x=x)
+        rule = base.mark_rule(strokeWidth=5, opacity=0.35, color=colour).encode(
+            y=alt.Y("least_pct:Q", title="off, %", scale=scale), y2="most_pct:Q"
+        )
+        dots = base.mark_point(filled=True, size=40, color=colour, opacity=1).encode(
+            y=alt.Y("long_pct:Q", scale=scale), tooltip=list(columns)
+        )
+        panels.append(alt.layer(rule, dots).properties(width=220, height=170, title=name))
+    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+
+
+def _colours(names: Iterable[str]) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=PALETTE)
+
+
+def _styled(chart: Any) -> Any:
+    """The house style: light, few lines, one font, numbers that align."""
+    return (
+        chart.configure(font=FONT, background="transparent")
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=GREY,
+            titleColor=GREY,
+            titleFontWeight="normal",
+            titleFontSize=12,
+            labelFontSize=11,
+            domainColor="#cbd2d9",
+            tickColor="#cbd2d9",
+            gridColor=RULE,
+            titlePadding=8,
+        )
+        .configure_title(
+            anchor="start",
+            color=INK,
+            fontSize=14,
+            fontWeight=600,
+            subtitleColor=GREY,
+            subtitleFontSize=12,
+            offset=12,
+        )
+        .configure_legend(
+            labelColor=INK,
+            titleColor=GREY,
+            titleFontWeight="normal",
+            titleFontSize=12,
+            labelFontSize=12,
+        )
+    )

@@ -1,0 +1,141 @@
+"""The verbs that show where a sweep stands: `status` and `logs`."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from wattflow.cli.arguments import AsJson, Filters, Only, States, SweepArgument
+from wattflow.cli.follow import say_failures
+from wattflow.cli.printing import print_json, print_table, shown, talk
+
+
+def status(
+    sweep: SweepArgument,
+    words: Filters = None,
+    *,
+    state: States = None,
+    only: Only = None,
+    as_json: AsJson = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 30 s until all have ended.")
+    ] = False,
+) -> None:
+    """Show the state of each point, why some failed, where their logs lie and how to run them again.
+
+    Exit code 3: some points failed; 4: some wait or run; 5: Slurm did not answer.
+    """
+    from wattflow.store.layout import SweepDir  # noqa: PLC0415
+    from wattflow.submit import select  # noqa: PLC0415
+    from wattflow.submit import status as stage  # noqa: PLC0415
+
+    directory = SweepDir.existing(sweep)
+    points = select.choose(directory, words or [], only)
+    stage.check_states(state or [])
+    while True:
+        rows = stage.states(directory)
+        chosen = [
+            row
+            for row in rows
+            if (not state or row.state in state) and (points is None or row.point_id in points)
+        ]
+        if as_json:
+            print_json([vars(row) for row in chosen])
+        else:
+            _print_states(chosen, filtered=bool(state or words or only), again=watch)
+            talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
+            for spent in stage.spent(rows):
+                _say_energy(spent)
+            _say_left(stage.left(directory, rows))
+            say_failures(directory, chosen)
+        code = stage.exit_code(rows)
+        if not watch or code not in (4, 5):
+            raise typer.Exit(code)
+        time.sleep(30.0)
+
+
+_MANY = 200  # rows that a person may still want to see
+
+
+def _print_states(rows: Sequence[Any], *, filtered: bool, again: bool) -> None:
+    """A row a point; a person at a terminal who chose none of very many sees those that run."""
+    terminal = sys.stdout.isatty()
+    if terminal and again:
+        from rich.console import Console  # noqa: PLC0415
+
+        Console().clear()
+    listed = list(rows)
+    if terminal and not filtered and len(listed) > _MANY:
+        listed = [row for row in listed if row.state == "running"]
+        talk(f"{len(rows)} points; those that run are listed, --state lists others.")
+        if not listed:
+            return
+    print_table(
+        ["point_id", "state", "attempts", "job", "reason"],
+        [[row.point_id, row.state, row.attempts, row.job, row.reason] for row in listed],
+        numbers=[2],
+    )
+
+
+def _say_energy(spent: Any) -> None:
+    """Joules so far and watts now, each with what is not in it; nothing where no point ran."""
+    mark = "~" if spent.simulated else ""
+    if spent.energy_j is not None:
+        untold = f"; of {spent.untold} more no joules are known" if spent.untold else ""
+        talk(
+            f"energy so far: {mark}{spent.energy_j:,.0f} J ({mark}{spent.energy_j / 3.6e6:.4g} kWh) "
+            f"of {spent.told} points{untold}"
+        )
+    if spent.power_w is not None:
+        talk(
+            f"power now: {mark}{spent.power_w:,.0f} W of {spent.watched} of {spent.running} running points"
+        )
+    if spent.nodes_unheard:
+        talk(f"not in these: {spent.nodes_unheard} further nodes of running points")
+
+
+def _say_left(left: Any) -> None:
+    """What is left to run, as the estimate it is, with what it rests on; nothing where nothing is left."""
+    known = left.same + left.shape
+    if not known + left.unknown:
+        return
+    if not known:
+        why = "no point like them has finished" if left.attempts else "no point has finished"
+        talk(f"left: {left.unknown} points, for how long is unknown: {why}")
+        return
+    mark = "~" if left.simulated else ""
+    energy = "" if left.energy_kwh is None else f" and {mark}{left.energy_kwh:.3g} kWh"
+    unknown = f"; {left.unknown} points are unknown and not in it" if left.unknown else ""
+    talk(
+        f"left, an estimate: {left.gpu_hours:.3g} GPU-hours{energy} for {known} points; {left.same} by the mean of "
+        f"the same choices, {left.shape} by their shape's time a step, from {left.attempts} finished{unknown}"
+    )
+
+
+def logs(
+    sweep: SweepArgument,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A point_id.")],
+    rank: Annotated[int | None, typer.Option("--rank", help="Only this rank's.")] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on until the attempt ends, or Ctrl-C.")
+    ] = False,
+) -> None:
+    """Print the logs of a point's newest attempt."""
+    from wattflow.store.layout import SweepDir  # noqa: PLC0415
+    from wattflow.submit import logs  # noqa: PLC0415
+    from wattflow.submit import status as stage  # noqa: PLC0415
+
+    directory = SweepDir.existing(sweep)
+    last = None
+    found = logs.follow if follow else logs.logs
+    for log in found(directory, point, rank):
+        if log.path != last:
+            talk(f"==> {shown(log.path)} <==")
+            last = log.path
+        at_line_end = follow or log.text.endswith("\n")
+        print(log.text, end="" if at_line_end else "\n", flush=follow)
+    if follow:
+        (row,) = stage.states(directory, {point})
+        talk(f"{row.point_id} {row.state}{f': {row.reason}' if row.reason else ''}")

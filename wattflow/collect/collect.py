@@ -1,0 +1,263 @@
+"""Collect a sweep: every attempt on disk becomes rows of results/.
+
+    wattflow collect sweeps/NAME
+
+    points/<id>/attempt-<n>/  ->  results/points.parquet  phases.parquet  traces/<first two hex digits>.parquet
+
+It may run at any time and as often as one likes: each file is replaced whole, and what was collected before and has
+not changed is taken over. A damaged file costs its attempt alone.
+"""
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wattflow import __version__
+from wattflow.collect.attempt import blank, collect_attempt
+from wattflow.collect.reading import Collected, Row, Who
+from wattflow.errors import DamagedError
+from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.schema import GRID, SCHEMA_VERSION, TRACE
+from wattflow.store.tables import read_table, write_table, write_tables
+
+Key = tuple[str, int]  # point_id, attempt
+
+_log = logging.getLogger(__name__)
+# what may be put right later without a change of the record
+_LOOK_AGAIN = {"damaged", "missing_trace", "missing_node", "missing_rank"}
+_ABOUT = {"schema_version": str(SCHEMA_VERSION), "wattflow": __version__}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one collection found."""
+
+    points: int
+    attempts: int
+    counting: int  # points with a valid finished attempt
+    new: int  # attempts read by this collection, the others were taken over
+    unfinished: int  # points that could run and have no finished attempt
+    damaged: list[str]  # one line an attempt: its name and the fault
+    seconds: float
+
+
+def collect_task(sweep_path: str) -> Summary:
+    """What the collector's Slurm job runs."""
+    summary = collect(SweepDir.existing(sweep_path))
+    print(f"collected {summary.attempts} attempts, {summary.counting} points count", flush=True)
+    return summary
+
+
+def collect(sweep: SweepDir) -> Summary:
+    """Write the sweep's results/ anew and say what was found; DamagedError when grid.parquet cannot be read."""
+    began = time.monotonic()
+    sweep.make()
+    grid = read_table(sweep.grid_path, GRID).sort_by("position").to_pylist()
+    before = _Before.read(sweep)
+    point_rows: list[Row] = []
+    phase_rows: list[Row] = []
+    kept: list[Key] = []
+    for bucket, points in _buckets(grid).items():
+        collected, same = _collect_bucket(sweep, bucket, points, before)
+        point_rows += [one.point for one in collected]
+        phase_rows += [row for one in collected for row in one.phases]
+        kept += same
+    table = _in_order(_with_rows(before.points, kept, point_rows, POINT), grid)
+    table = _counted(table)
+    phases = _in_order(_with_rows(before.phases, kept, phase_rows, PHASE), grid)
+    write_table(sweep.phases_path, phases.replace_schema_metadata(_ABOUT))
+    write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
+    if any(json.loads(point["choices"])["cluster"]["group_readable"] for point in grid[:1]):
+        sweep.open_to_group()
+    return _summary(table, len(grid), len(kept), time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What an earlier collection by this version wrote; empty tables where there is none."""
+
+    points: pa.Table
+    phases: pa.Table
+    stamps: dict[Key, int]  # the record's time of change, of attempts whose rows may be taken over
+
+    @classmethod
+    def read(cls, sweep: SweepDir) -> "_Before":
+        """The earlier results, or nothing where they are absent, damaged or another version's."""
+        try:
+            points = read_table(sweep.points_path, POINT)
+            phases = read_table(sweep.phases_path, PHASE)
+        except (FileNotFoundError, DamagedError):
+            points, phases = POINT.empty_table(), PHASE.empty_table()
+        told = points.schema.metadata or {}
+        if told.get(b"wattflow") != __version__.encode() or points.schema.names != POINT.names:
+            points, phases = POINT.empty_table(), PHASE.empty_table()
+        columns = ["point_id", "attempt", "status", "reasons", "record_stamp_ns"]
+        stamps = {
+            (row["point_id"], row["attempt"]): row["record_stamp_ns"]
+            for row in points.select(columns).to_pylist()
+            if row["status"] in ("finished", "failed", "interrupted")
+            and row["record_stamp_ns"] is not None
+            and not _LOOK_AGAIN & set(row["reasons"])
+        }
+        return cls(points, phases, stamps)
+
+
+def _buckets(grid: list[Row]) -> dict[str, list[Row]]:
+    """The grid's points by the first two digits of their ids: a file of traces each, which spares inodes."""
+    out: dict[str, list[Row]] = defaultdict(list)
+    for point in grid:
+        out[point["point_id"][:2]].append(point)
+    return out
+
+
+def _collect_bucket(
+    sweep: SweepDir, bucket: str, points: list[Row], before: _Before
+) -> tuple[list[Collected], list[Key]]:
+    """What is new in one bucket, its traces written, and the attempts whose earlier rows still hold."""
+    path = sweep.traces / f"{bucket}.parquet"
+    traced = _traced(path)
+    new: list[Collected] = []
+    same: list[Key] = []
+    for point in points:
+        attempts = sweep.attempts(point["point_id"])
+        choices: dict[str, Any] = json.loads(point["choices"])
+        if not attempts:
+            new.append(Collected(untried(point, choices), [], {}))
+        for attempt in attempts:
+            key = (attempt.point_id, attempt.number)
+            if key in traced and _unchanged(attempt, before.stamps.get(key)):
+                same.append(key)
+                continue
+            one = collect_attempt(attempt, choices)
+            new.append(one)
+            _log.debug("point %s, attempt %d: %s", *key, one.point["reasons"])
+    seen = {(o.point["point_id"], o.point["attempt"]): o for o in new if o.point["record_stamp_ns"]}
+    if seen:
+        _write_traces(path, traced, seen)
+    return new, same
+
+
+def _unchanged(attempt: AttemptDir, stamp_ns: int | None) -> bool:
+    try:
+        return attempt.record_path.stat().st_mtime_ns == stamp_ns
+    except FileNotFoundError:
+        return False
+
+
+def untried(point: Row, choices: dict[str, Any]) -> Row:
+    """The row of a point without an attempt: infeasible, or waiting."""
+    if point["reason"] is not None:
+        return blank(point["point_id"], choices, "infeasible", "infeasible", point["reason"])
+    return blank(point["point_id"], choices, "waiting", "waiting", None)
+
+
+def _traced(path: Path) -> set[Key]:
+    """The attempts that a file of collected traces knows of; none where it is absent or damaged."""
+    try:
+        told = pq.read_schema(path).metadata or {}
+        return {(point_id, attempt) for point_id, attempt in json.loads(told[b"attempts"])}
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+        return set()
+
+
+def _write_traces(path: Path, traced: set[Key], new: dict[Key, Collected]) -> None:
+    """Replace a file of traces: what it held of other attempts, then the new ones, a row group a device."""
+    attempts = sorted(traced | set(new))
+    schema = COLLECTED_TRACE.with_metadata(
+        {"schema_version": str(SCHEMA_VERSION), "attempts": json.dumps(attempts)}
+    )
+
+    def tables() -> Iterator[pa.Table]:
+        if traced - set(new):
+            with pq.ParquetFile(path) as old:
+                for group in range(old.num_row_groups):
+                    table = old.read_row_group(group)
+                    key = (table["point_id"][0].as_py(), table["attempt"][0].as_py())
+                    if key not in new:
+                        yield table.replace_schema_metadata(schema.metadata)
+        for key, one in new.items():
+            for who, trace_path in one.traces.items():
+                trace = read_table(trace_path, TRACE)
+                if trace.num_rows:
+                    yield _owned(trace, key, who, schema)
+
+    write_tables(path, schema, tables())
+
+
+def _owned(trace: pa.Table, key: Key, who: Who, schema: pa.Schema) -> pa.Table:
+    """A device's trace in order of time, with whose it is beside each row."""
+    owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *who), strict=True))
+    columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
+    columns += in_order_of_time(trace).select(TRACE.names).columns
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def in_order_of_time(trace: pa.Table) -> pa.Table:
+    """A trace as it is collected: sorted by its stamps where they do not rise already."""
+    rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
+    return trace if rising else trace.sort_by("time_ns")
+
+
+def _with_rows(table: pa.Table, kept: list[Key], new: list[Row], schema: pa.Schema) -> pa.Table:
+    """The rows of the kept attempts of an earlier table, and the new ones."""
+    keys = set(kept)
+    rows = zip(table["point_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)
+    held = [i for i, key in enumerate(rows) if key in keys]
+    earlier = table.take(pa.array(held, pa.int64())).select(schema.names).cast(schema)
+    return pa.concat_tables([earlier, pa.Table.from_pylist(new, schema=schema)])
+
+
+def _in_order(table: pa.Table, grid: list[Row]) -> pa.Table:
+    """The rows in the grid's order, then by attempt; rows of one attempt keep theirs."""
+    position = {point["point_id"]: i for i, point in enumerate(grid)}
+    at = [position[point_id] for point_id in table["point_id"].to_pylist()]
+    order = pa.table({"at": pa.array(at, pa.int64()), "attempt": table["attempt"]})
+    order = order.append_column("row", pa.array(range(len(at)), pa.int64()))
+    by = [("at", "ascending"), ("attempt", "ascending"), ("row", "ascending")]
+    return table.take(pc.sort_indices(order, sort_keys=by))
+
+
+def newest_valid(rows: Iterable[tuple[str, bool]]) -> set[int]:
+    """The places of the rows that count, of (point_id, valid) in order of attempts: each point's last valid one."""
+    newest = {point_id: i for i, (point_id, valid) in enumerate(rows) if valid}
+    return set(newest.values())
+
+
+def _counted(table: pa.Table) -> pa.Table:
+    """The table with `counts` true on the newest valid attempt of each point, and on no other."""
+    points, valid = table["point_id"].to_pylist(), table["valid"].to_pylist()
+    rows = newest_valid(zip(points, valid, strict=True))
+    counts = pa.array([i in rows for i in range(table.num_rows)], pa.bool_())
+    at = table.schema.get_field_index("counts")
+    return table.set_column(at, POINT.field("counts"), counts)
+
+
+def _summary(table: pa.Table, points: int, kept: int, seconds: float) -> Summary:
+    told = table.select(["point_id", "attempt", "status", "counts", "reasons", "error"]).to_pylist()
+    tried = [row for row in told if row["attempt"] is not None]
+    finished = {row["point_id"] for row in tried if row["status"] == "finished"}
+    infeasible = sum(row["status"] == "infeasible" for row in told)
+    return Summary(
+        points=points,
+        attempts=len(tried),
+        counting=sum(row["counts"] for row in told),
+        new=len(tried) - kept,
+        unfinished=points - infeasible - len(finished),
+        damaged=[
+            f"point {row['point_id']}, attempt {row['attempt']}: {row['error']}"
+            for row in tried
+            if "damaged" in row["reasons"]
+        ],
+        seconds=seconds,
+    )

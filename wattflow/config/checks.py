@@ -1,0 +1,107 @@
+"""Which values each choice may take."""
+
+from typing import Any
+
+from wattflow.config.choices import PRECISIONS, Cost, flat
+from wattflow.errors import RefusedError
+
+_ALLOWED = {
+    "precision": PRECISIONS,
+    "weights": ("dummy", "meta", "hf"),
+    "stop": ("eos", "length", None),
+    "dataset.format": ("alpaca", "gsm8k", "jsonl"),
+    "dataset.template": ("default", "plain"),
+    "dataset.on_bad": ("error", "skip", "truncate"),
+    "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
+    "engine.name": ("paper", "fast", "synthetic"),
+    "engine.kernels": ("auto", "cublas", "triton", "eager", "speed", "energy", "edp"),
+    "engine.device": ("auto", "cuda", "cpu"),
+    "sweep.block": ("board", None),
+    "sweep.on_interrupt": ("restart", "continue"),
+    "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
+    "control.by": ("auto", "nvml", "slurm"),
+    "cluster.launcher": ("local", "slurm"),
+    "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
+}
+
+_AT_LEAST = {
+    "seed": 0,
+    "shards": 1,
+    "nodes": 1,
+    "batch_size": 1,
+    "max_gen_len": 1,
+    "max_seq_len": 2,
+    "n_prompts": 1,
+    "repeat": 0,
+    "temperature": 0.0,
+    "sweep.repeats": 1,
+    "sweep.load_shared_by": 1,
+    "sweep.hang_s": 0.0,
+    "sweep.reference_s": 0.0,
+    "power.flush_ms": 10,
+    "power.poll_ms": 5,
+    "power.copy_s": 1.0,
+    "power.idle_s": 0.0,
+    "control.power_limit_w": 1,
+    "control.sm_clock_mhz": 1,
+    "engine.threads_per_rank": 1,
+    "engine.synthetic_ms_per_token": 0.0,
+    "cluster.gpus_per_node": 1,
+    "cluster.cpus_per_rank": 1,
+    "cluster.time_min": 1,
+    "cluster.points_per_task": 1,
+    "cluster.array_throttle": 1,
+    "cluster.max_array_size": 2,
+    "cluster.max_tasks": 1,
+    "cluster.cost.price_per_kwh": 0.0,
+    "cluster.cost.carbon_g_per_kwh": 0.0,
+    "cluster.cost.pue": 1.0,
+    "model.dim": 1,
+    "model.n_layers": 1,
+    "model.n_heads": 1,
+    "model.n_kv_heads": 1,
+    "model.ffn_dim": 1,
+    "model.vocab_size": 1,
+}
+
+
+def allowed(key: str) -> tuple[str, ...]:
+    """The values that a key may have, as they are typed; empty for one that takes any of its type."""
+    return tuple("null" if value is None else str(value) for value in _ALLOWED.get(key, ()))
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise RefusedError when one key's value is none of those allowed, or below its least."""
+    if key in _ALLOWED and value not in _ALLOWED[key]:
+        raise RefusedError(f"{key}={value}: not one of {', '.join(allowed(key))}.")
+    least = _AT_LEAST.get(key)
+    if least is not None and value is not None and value < least:
+        raise RefusedError(f"{key}={value}: must be at least {least}.")
+    if key == "top_p" and not 0.0 < value <= 1.0:
+        raise RefusedError(f"top_p={value}: must be above 0 and at most 1.")
+
+
+def check(choices: dict[str, Any]) -> None:
+    """Raise RefusedError at the first leaf whose value is not allowed."""
+    for key, value in flat(choices).items():
+        check_value(key, value)
+    check_cost(Cost(**choices["cluster"].get("cost", {})))
+
+
+def check_cost(cost: Cost) -> None:
+    """Raise RefusedError for a factor without its source, or one that is told twice."""
+    at = "cluster.cost"
+    for name, value, path, source in (
+        ("price_per_kwh", cost.price_per_kwh, cost.price_path, cost.price_source),
+        ("carbon_g_per_kwh", cost.carbon_g_per_kwh, cost.carbon_path, cost.carbon_source),
+        ("pue", cost.pue, None, cost.pue_source),
+    ):
+        kind = name.partition("_")[0]
+        if value is not None and path is not None:
+            raise RefusedError(f"{at}.{name} and {at}.{kind}_path: declare one of them.")
+        if (value is not None or path is not None) and not source:
+            raise RefusedError(
+                f"{at}.{name}: say where it comes from, {at}.{kind}_source='tariff of 2026'."
+            )
+    if (cost.price_per_kwh is not None or cost.price_path is not None) and not cost.currency:
+        raise RefusedError(f"{at}.price_per_kwh: in which currency? {at}.currency=EUR.")

@@ -1,0 +1,280 @@
+"""The choices of a point, typed: what each key means, its unit, its default, and which of them make the point_id.
+
+Hydra composes `Config` from conf/ and the command line; a wrong key or type stops there. `resolve` fills what
+follows from other choices; `point_id` hashes what is left. Only config.py knows which keys are hashed.
+"""
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
+BYTES_PER_VALUE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass
+class RopeScaling:
+    """Llama 3.1's stretching of low rotary frequencies."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclass
+class Model:
+    """A LLaMA-architecture model: its shapes, and where its checkpoint and tokenizer lie."""
+
+    name: str = "???"
+    dim: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int = 32
+    ffn_dim: int = 11008
+    vocab_size: int = 32000
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    tied_embeddings: bool = False
+    tokenizer: str = "bytes"  # bytes | sentencepiece | tokenizer_json
+    chat: bool = False  # wrap each prompt in the tokenizer's chat template
+    revision: str | None = None  # names the checkpoint in the point_id, where its path does not
+    path: str | None = None  # the checkpoint's folder
+    tokenizer_path: str | None = None  # a file; by default looked for in `path`
+
+
+@dataclass
+class Dataset:
+    """Where prompts come from and how a record becomes one."""
+
+    name: str = "???"
+    format: str = "alpaca"  # alpaca | gsm8k | jsonl
+    template: str = "default"  # default | plain: the text around a record's fields
+    path: str | None = None  # a JSON or JSON-lines file; null for the prompts that wattflow ships
+    on_bad: str = (
+        "error"  # error | skip | truncate: an empty prompt, or one longer than the model can take
+    )
+    cycle: bool = False  # repeat the records when n_prompts exceeds them
+    shuffle: bool = True  # draw without replacement by `seed`; otherwise take the first n_prompts
+
+
+@dataclass
+class Engine:
+    """How text is generated."""
+
+    name: str = "paper"  # paper | fast | synthetic
+    device: str = "auto"  # auto | cuda | cpu
+    kernels: str = "auto"  # auto | cublas | triton | eager: the fast engine's kernels; speed | energy | edp: as tuned
+    threads_per_rank: int = 1  # CPU threads of a rank
+    init_timeout_s: float = 300.0  # how long ranks wait for each other
+    synthetic_ms_per_token: float = 1.0  # the synthetic engine sleeps this long a decode step
+
+
+@dataclass
+class Power:
+    """How power is measured."""
+
+    meter: str = "auto"  # auto | nvml | dcgm | rapl | simulated
+    flush_ms: int = 200
+    poll_ms: int = 50  # period of polled fields, where the driver has no sample buffer
+    copy_s: float = 15.0  # how often the spool is copied to the shared directory
+    idle_s: float = 5.0  # the idle window before the load
+    host: bool = True  # RAPL of the host, beside its GPUs or in their place, where it answers
+    powercap_dir: str = "/sys/class/powercap"  # where the kernel shows RAPL
+    dcgm_profiling: bool = False  # also profiling fields, which lock out other profilers
+    simulated_idle_w: float = 40.0  # the simulated meter's watts at no CPU load
+    simulated_full_w: float = 120.0  # and with all cores busy
+
+
+@dataclass
+class Control:
+    """What is asked of the GPUs: a cap on their power, a clock. Part of the point_id, but for how it is asked."""
+
+    power_limit_w: int | None = None  # a GPU's; null: as it is found
+    sm_clock_mhz: int | None = None  # locked; null: free
+    by: str = (
+        "auto"  # auto | nvml | slurm: auto is nvml on this machine, and the site's way by Slurm
+    )
+    journal_dir: str = (
+        "/var/lib/wattflow/limits"  # node-local; keeps prior values until they are put back
+    )
+
+
+@dataclass
+class Cost:
+    """What a kWh costs at a site, as it declares: nothing is assumed, and each factor names its source."""
+
+    price_per_kwh: float | None = None
+    price_path: str | None = None  # a CSV of time,price_per_kwh in its place
+    currency: str | None = None
+    price_source: str | None = None
+    carbon_g_per_kwh: float | None = None
+    carbon_path: str | None = None  # a CSV of time,g_per_kwh in its place
+    carbon_source: str | None = None
+    pue: float | None = None  # what the facility takes over what its computers take
+    pue_source: str | None = None
+
+
+@dataclass
+class Cluster:
+    """One site: how its jobs are asked for. None of it makes the point_id but gpu_model."""
+
+    name: str = "???"
+    launcher: str = "slurm"  # slurm | local
+    gpus_per_node: int = 1  # also the number of CPU ranks a node where there is no GPU
+    gpu_request: str = "gpus-per-node"  # gpus-per-node | gres | none
+    gpu_type: str | None = None  # for typed requests: gres=gpu:TYPE:N
+    gpu_model: str | None = None  # as in the point_id: h100-sxm5-80gb
+    gpu_memory_gib: float | None = None  # null: host memory, not checked
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    power_caps: dict[str, str] = field(
+        default_factory=dict
+    )  # watts: what to ask for, a node feature or partition=NAME
+    reservation: str | None = None
+    wckey: str | None = None
+    cpus_per_rank: int = 1
+    mem_gb_per_node: float | None = None  # null: the site's default
+    time_min: int = 60  # limit of one task
+    points_per_task: int = 1
+    array_throttle: int = 256  # tasks of an array that run at once
+    max_array_size: int = 1001
+    max_tasks: int | None = None  # tasks queued at once (MaxSubmitJobs); more points share tasks
+    setup: list[str] = field(default_factory=list)  # shell lines before the job: module and venv
+    sbatch_options: dict[str, str] = field(default_factory=dict)
+    srun_options: list[str] = field(default_factory=list)
+    accounting: bool = True  # whether sacct answers
+    comment: bool = True  # whether jobs may carry a comment
+    python: str | None = None  # the interpreter on the compute nodes; null: this one
+    spool_dir: str | None = None  # node-local; null: $SLURM_TMPDIR, else /tmp
+    shared_sweeps_dir: bool = False  # all nodes see sweeps_dir, though it looks like one node's own
+    group_readable: bool = False
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass
+class Exclude:
+    """A rule that keeps points out of a sweep."""
+
+    when: dict[str, Any] = field(
+        default_factory=dict
+    )  # key: value, list of values, or a comparison such as '> 64'
+    reason: str = "???"
+
+
+@dataclass
+class Sweep:
+    """What shapes the grid itself; never hashed."""
+
+    name: str | None = None
+    repeats: int = 3
+    seed: int = 0  # of the shuffle
+    zip: list[list[str]] = field(default_factory=list)  # keys whose values advance together
+    exclude: list[Exclude] = field(default_factory=list)
+    block: str | None = (
+        None  # board: one task a repeat runs all points of a shape, on the same GPUs
+    )
+    on_interrupt: str = (
+        "restart"  # restart | continue: a point that was cut short, from its last finished batch
+    )
+    load_shared_by: int = 1  # points of a task that share one load of the weights
+    hang_s: float = 900.0  # a run in which nothing moves for so long is ended; 0 lets it be
+    reference_s: float = 0.0  # a fixed load of so long at both ends of a task, to compare boards by
+
+
+@dataclass
+class Config:
+    """All choices of one point."""
+
+    model: Model = field(default_factory=Model)
+    dataset: Dataset = field(default_factory=Dataset)
+    engine: Engine = field(default_factory=Engine)
+    power: Power = field(default_factory=Power)
+    control: Control = field(default_factory=Control)
+    cluster: Cluster = field(default_factory=Cluster)
+    sweep: Sweep = field(default_factory=Sweep)
+    sweeps_dir: str = "sweeps"
+    shards: int = 1
+    nodes: int | None = None  # ceil(shards / cluster.gpus_per_node)
+    batch_size: int = 64
+    max_gen_len: int = 256
+    max_seq_len: int | None = None  # prompt + output; max_gen_len + 512
+    precision: str = "bf16"
+    n_prompts: int = 4096
+    seed: int = 0  # draws prompts and tokens
+    repeat: int = 0
+    temperature: float = 0.8  # 0 is greedy
+    top_p: float = 0.95
+    stop: str | None = None  # eos | length; length for dummy weights, eos for real ones
+    weights: str = "dummy"  # dummy | meta | hf
+
+
+GROUPS = ("model", "dataset", "engine", "power", "cluster", "grid")
+
+
+def flat(choices: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested choices by dotted key; lists and empty dicts are leaves."""
+    out: dict[str, Any] = {}
+    for key, value in choices.items():
+        if isinstance(value, dict) and value:
+            out.update(flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def resolve(choices: dict[str, Any]) -> dict[str, Any]:
+    """The same choices with nodes, max_seq_len and stop filled in where they were null."""
+    out = dict(choices)
+    if out["nodes"] is None:
+        out["nodes"] = math.ceil(out["shards"] / out["cluster"]["gpus_per_node"])
+    if out["max_seq_len"] is None:
+        out["max_seq_len"] = out["max_gen_len"] + 512
+    if out["stop"] is None:
+        out["stop"] = "length" if out["weights"] == "dummy" else "eos"
+    return out
+
+
+def controls_itself(choices: dict[str, Any]) -> bool:
+    """Whether the job sets what control.* asks, on GPUs of its own; else the site does, before the job."""
+    by = choices.get("control", {}).get("by", "auto")
+    return bool(by == "nvml" or (by == "auto" and choices["cluster"]["launcher"] == "local"))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as nested plain dicts."""
+    return {
+        f.name: to_dict(value) if is_dataclass(value) else value
+        for f in fields(config)
+        for value in (getattr(config, f.name),)
+    }
+
+
+def cluster_of(choices: dict[str, Any]) -> Cluster:
+    """The typed form of resolved choices' cluster."""
+    cluster = dict(choices["cluster"])
+    # absent from choices of before it was a key
+    return Cluster(**{**cluster, "cost": Cost(**cluster.get("cost", {}))})
+
+
+def from_dict(choices: dict[str, Any]) -> Config:
+    """The typed form of resolved choices; an unknown key raises TypeError."""
+    model = dict(choices["model"])
+    if model.get("rope_scaling") is not None:
+        model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
+    sweep = dict(choices["sweep"])
+    sweep["exclude"] = [Exclude(**rule) for rule in sweep["exclude"]]
+    parts = {
+        "model": Model(**model),
+        "dataset": Dataset(**choices["dataset"]),
+        "engine": Engine(**choices["engine"]),
+        "power": Power(**choices["power"]),
+        # absent from choices of before it was a key
+        "control": Control(**choices.get("control", {})),
+        "cluster": cluster_of(choices),
+        "sweep": Sweep(**sweep),
+    }
+    return Config(**{**choices, **parts})

@@ -1,0 +1,92 @@
+"""Which kernels `wattflow tune` found best, and for what: one JSON file of the user's. No torch here.
+
+What holds for one GPU model, driver, torch and wattflow need not hold for another, so each has an entry of its own.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from wattflow import __version__
+from wattflow.config.choices import Config
+from wattflow.errors import EngineError
+from wattflow.store.files import write_json
+
+GOALS = (
+    "speed",
+    "energy",
+    "edp",
+)  # most tokens a second; least joules a token; least product of joules and seconds
+_SHAPES = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size")
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def path() -> Path:
+    """The file: tuned.json in wattflow's folder of $XDG_CACHE_HOME, else of ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "wattflow" / "tuned.json"
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's kernel module, or null where there is none."""
+    try:
+        return version_in(_DRIVER.read_text())
+    except OSError:
+        return None
+
+
+def version_in(text: str) -> str | None:
+    """The version that the kernel module's own words tell; null where they tell none.
+
+    It stands after spaces: the open module's name ends in `for x86_64`, the closed one's has that before it.
+    """
+    told = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\b", text)
+    return told[1] if told else None
+
+
+def key(config: Config, device_name: str, torch_version: str) -> str:
+    """What a choice holds for, as canonical JSON: the GPU and its software, the model's shapes, the batch."""
+    what = {
+        "device": device_name,
+        "driver": driver(),
+        "torch": torch_version,
+        "wattflow": __version__,
+        "model": {name: getattr(config.model, name) for name in _SHAPES},
+        "shards": config.shards,
+        "precision": config.precision,
+        "batch_size": config.batch_size,
+        "max_seq_len": config.max_seq_len,
+    }
+    return json.dumps(what, sort_keys=True)
+
+
+def find(known: str, goal: str) -> str | None:
+    """The kernels kept for a key and a goal; null where none are. EngineError for a file that is not whole."""
+    entry = _read().get(known)
+    return None if entry is None else str(entry["kernels"][goal])
+
+
+def keep(known: str, kernels: dict[str, str], frontier: list[dict[str, Any]]) -> Path:
+    """Keep the best kernels by goal, with the numbers that they were chosen by; the file."""
+    file = path()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_json(file, {**_read(), known: {"kernels": kernels, "frontier": frontier}})
+    return file
+
+
+def _read() -> dict[str, Any]:
+    try:
+        told = json.loads(path().read_text())
+        if isinstance(told, dict) and all("kernels" in entry for entry in told.values()):
+            return told
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise EngineError(
+            f"{path()}: {error.strerror}. Make it readable, and tune again."
+        ) from error
+    except (ValueError, TypeError):
+        pass
+    raise EngineError(f"{path()}: not what `wattflow tune` writes. Delete it, and tune again.")

@@ -1,0 +1,235 @@
+"""Measure any command: a sweep's sidecar around it, and a sweep directory of one point as what comes of it.
+
+    wattflow measure [--out DIR] -- CMD ...
+
+    sidecar warm -> directory (wattflow.measurement) -> sidecar ready -> the command, which tells its spans
+        (wattflow.told) -> sidecar closed -> spans, part, record
+
+In a Slurm step over several nodes there is one `measure` a node.
+
+Until the command starts, whatever is wrong ends `measure`, and the command is not run. From then on nothing that goes
+wrong with measuring touches the command, and its exit code is that of `measure`.
+
+This module loads nothing heavy: the sidecar is under way before pyarrow is, and both take their time at once.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wattflow.config.checks import check_value
+from wattflow.config.choices import Power
+from wattflow.errors import CommandError, RefusedError
+from wattflow.measure.request import Asked, Outcome, Place, Ran
+from wattflow.measure.tokens import STDOUT, Output, count_tokens
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.span import ENVIRONMENT
+
+if TYPE_CHECKING:
+    pass
+PASSED_ON = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
+    *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm tells of a time limit
+)
+
+
+def power_settings(words: Sequence[str]) -> Power:
+    """The settings of `power.KEY=VALUE` words; RefusedError for another key, a wrong type or value."""
+    power = Power()
+    for word in words:
+        key, equals, text = word.partition("=")
+        name = key.removeprefix("power.")
+        default = getattr(power, name, None) if key != name else None
+        if default is None or not equals:
+            known = ", ".join(f"power.{key}" for key in vars(power))
+            raise RefusedError(f"--set {word}: not KEY=VALUE with one of {known}.")
+        value = _typed(word, text, default)
+        check_value(key, value)
+        setattr(power, name, value)
+    return power
+
+
+def _typed(word: str, text: str, default: object) -> object:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise RefusedError(f"--set {word}: true or false.")
+        return text.lower() == "true"
+    if isinstance(default, int | float):
+        try:
+            return type(default)(text)
+        except ValueError as error:
+            raise RefusedError(f"--set {word}: {text!r} is no number.") from error
+    return text
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def _check_command(command: Sequence[str]) -> None:
+    """CommandError where there is no such command, or it may not be run."""
+    if not command:
+        raise RefusedError("no command: wattflow measure [--out DIR] -- CMD ...")
+    name = command[0]
+    if shutil.which(name) is not None:
+        return
+    if os.sep in name and Path(name).exists():
+        raise CommandError(f"{name}: may not be run (is it executable, and no folder?).", 126)
+    raise CommandError(f"{name}: command not found.", 127)
+
+
+class _Signals:
+    """What becomes of signals: they end what prepares, go to the command's process group, and never cut what closes."""
+
+    def __init__(self) -> None:
+        self._group: int | None = None
+        self._starting = self._closing = False
+        self._waiting: list[int] = []
+        for signum in PASSED_ON:
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means the command too
+                signal.signal(signum, self._heed)
+
+    def _heed(self, signum: int, _frame: object) -> None:
+        if self._closing:
+            return
+        if self._starting:
+            self._waiting.append(signum)
+        elif self._group is None:
+            self._closing = True
+            name = signal.Signals(signum).name
+            raise CommandError(f"ended by {name} before the command started.", 128 + signum)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._group, signum)
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[Callable[[int], None]]:
+        """Signals wait meanwhile; the function that is given tells the command's process group."""
+        self._starting = True
+        try:
+            yield self._tell_group
+        finally:
+            self._starting = False
+
+    def _tell_group(self, group: int) -> None:
+        self._group = group
+        self._starting = False
+        for signum in self._waiting:
+            self._heed(signum, None)
+
+    def close(self) -> None:
+        """From now on signals are passed over: what is left takes a moment."""
+        self._closing = True
+
+
+@contextlib.contextmanager
+def _terminal(group: int) -> Iterator[Callable[[], None]]:
+    """Give the command the terminal of this process, if it has one, and take it back; yields what a stop calls for."""
+    if not (os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()):
+        yield _nothing
+        return
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or handing it over would stop this one
+
+    def stopped() -> None:
+        """Ctrl-Z: stop as the command did, and go on with it."""
+        os.tcsetpgrp(0, os.getpgrp())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.tcsetpgrp(0, group)
+        os.killpg(group, signal.SIGCONT)
+
+    os.tcsetpgrp(0, group)
+    os.killpg(
+        group, signal.SIGCONT
+    )  # it may have been stopped for reading before the terminal was its own
+    try:
+        yield stopped
+    finally:
+        os.tcsetpgrp(0, os.getpgrp())
+        signal.signal(signal.SIGTTOU, before)
+
+
+def _nothing() -> None:
+    """A command that was stopped from elsewhere is waited for."""
+
+
+def _run(asked: Asked, signals: _Signals, mark: Callable[[], None]) -> Ran:
+    """Run the command to its end, its input and output untouched unless --tokens-json reads the output."""
+    reads = asked.tokens_json == STDOUT
+    with signals.starting() as tell_group:
+        mark()
+        start_ns = time.time_ns()
+        try:
+            process = subprocess.Popen(
+                asked.command, process_group=0, stdout=subprocess.PIPE if reads else None
+            )
+        except OSError as error:
+            code = 127 if isinstance(error, FileNotFoundError) else 126
+            raise CommandError(f"{asked.command[0]}: {error.strerror}.", code) from error
+        tell_group(process.pid)
+    output = Output(process, asked.tokens_key or "") if reads else None
+    with _terminal(process.pid) as stopped:
+        code = _wait(process.pid, stopped)
+    end_ns = time.time_ns()
+    mark()
+    process.returncode = code
+    signals.close()
+    tokens = None if output is None else output.tokens()
+    return Ran(code if code >= 0 else 128 - code, start_ns, end_ns, tokens)
+
+
+def _wait(pid: int, stopped: Callable[[], None]) -> int:
+    """The exit code of a child, negative for a signal."""
+    while True:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            return os.waitstatus_to_exitcode(status)
+        stopped()
+
+
+# --- from start to end ----------------------------------------------------------------------------
+
+
+def measure(asked: Asked, warn: Callable[[str], None]) -> Outcome:
+    """Run the command and measure it; what went wrong with measuring is in the outcome, not an error, once it ran.
+
+    RefusedError, PowerError or CommandError before the command started, the last also where a signal ended that.
+    `warn` takes lines for a person.
+    """
+    if asked.tokens_json is not None and not asked.tokens_key:
+        raise RefusedError(
+            "--tokens-json: name the tokens' key too, such as usage.completion_tokens."
+        )
+    _check_command(asked.command)
+    place = Place.of(os.environ)
+    signals = _Signals()
+    base = os.environ.get("SLURM_TMPDIR")
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="wattflow-measure-", dir=base, ignore_cleanup_errors=True
+        ) as spool,
+        Sidecar(asked.power, place.node, Path(spool)) as sidecar,
+    ):
+        told = Path(spool) / "spans.jsonl"
+        told.touch(mode=0o600)
+        os.environ[ENVIRONMENT] = str(told)  # the command's, and the sidecar's to know it by
+        sidecar.warm()
+        from wattflow.measure.record import Measurement  # noqa: PLC0415 (pyarrow, while the sidecar starts)
+
+        measurement = Measurement(asked, place)
+        try:
+            measurement.open(sidecar)
+            ran = _run(asked, signals, sidecar.mark)
+        except BaseException as error:
+            measurement.close(
+                error, interrupted=isinstance(error, CommandError) and error.exit_code > 128
+            )
+            raise
+        tokens = count_tokens(asked, place, ran, warn)
+        lines, complete = measurement.finish(sidecar, ran, told, tokens)
+    return Outcome(ran.exit_code, measurement.folder, lines, complete)

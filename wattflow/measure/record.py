@@ -1,0 +1,312 @@
+"""What `measure` leaves on disk: a sweep directory of one point, whose point_id is a hash of the command.
+
+    sweeps/<name>/  measured.json  grid.parquet  points/<point_id>/attempt-<n>/  as in a sweep, and
+        timings/<node>.json        each node's part: exit code, devices, sensor, tokens
+
+Task 0 makes the directory and the record; each node adds its traces, spans and part, which belong to the record
+whenever it is read. A device of a node stands where a sweep has a rank.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from wattflow.config.identity import command_id
+from wattflow.errors import DamagedError, RefusedError, WattflowError
+from wattflow.measure.timeline import Piece, parse, pieces
+from wattflow.power.sidecar_client import Sidecar
+from wattflow.run.provenance import commit, versions
+from wattflow.span import tells
+from wattflow.store.columns import PHASE, POINT, REASONS
+from wattflow.store.files import read_json, write_json
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.phases import AROUND, OUTSIDE
+from wattflow.store.schema import GRID, SCHEMA_VERSION, SPAN, NodeInfo, Part, Record, Status
+from wattflow.store.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from wattflow.measure.request import Asked, Place, Ran
+
+JOIN_S = 120.0  # how long a node waits for task 0's record
+RANKS_A_NODE = 1024  # a device's rank is its node's task times this, plus its place there
+_ABOUT = {"schema_version": str(SCHEMA_VERSION)}
+
+
+# --- the directory --------------------------------------------------------------------------------
+
+
+def _directory(asked: "Asked", place: "Place") -> SweepDir:
+    """Where the measurement goes: as asked, else a name of its own below ./sweeps, the same on all nodes of a step."""
+    if asked.out is not None:
+        return SweepDir(asked.out.expanduser().absolute())
+    name = f"measure-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    if place.nodes > 1:
+        name = f"measure-{place.job['job_id']}.{place.job['step']}"
+    return SweepDir.named("sweeps", name)
+
+
+def _make(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
+    """A new attempt in a directory that holds this command's point, or does so now; RefusedError for another's."""
+    mine = command_id(asked.command)
+    if sweep.measured_path.is_file():
+        held = read_json(sweep.measured_path)
+        if held.get("point_id") != mine:
+            raise RefusedError(
+                f"{sweep.path}: holds the measurement of another command ({' '.join(held['command'])}). Name another "
+                "folder with --out."
+            )
+    elif sweep.path.is_dir() and any(path.name[0] != "." for path in sweep.path.iterdir()):
+        raise RefusedError(
+            f"{sweep.path}: is not empty and holds no measurement. Name another --out."
+        )
+    sweep.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_json(sweep.measured_path, {"point_id": mine, "command": asked.command})
+    sweep.make()
+    choices = json.dumps(_choices(asked, place))
+    row = {"point_id": mine, "position": 0, "reason": None, "choices": choices}
+    table = pa.Table.from_pylist([row], schema=GRID).replace_schema_metadata(_ABOUT)
+    write_table(sweep.grid_path, table)
+    return sweep.claim_attempt(mine)
+
+
+def _choices(asked: "Asked", place: "Place") -> dict[str, object]:
+    """What was chosen, in the places that a sweep's choices have; the others are null in results."""
+    return {
+        "measure": {"command": asked.command},
+        "power": asdict(asked.power),
+        "cluster": {"name": place.job["cluster"], "accounting": True, "group_readable": False},
+    }
+
+
+def _join(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
+    """The attempt of this step, made by task 0, in which this node has no part yet; RefusedError if none comes."""
+    end = time.monotonic() + JOIN_S
+    while time.monotonic() < end:
+        for attempt in reversed(sweep.attempts(command_id(asked.command))):
+            with contextlib.suppress(FileNotFoundError, DamagedError):
+                if read_json(attempt.record_path).get("job") == place.job and _claim_part(
+                    attempt, place.node
+                ):
+                    return attempt
+        time.sleep(0.1)
+    raise RefusedError(
+        f"{sweep.path}: {place.node} waited {JOIN_S:g} s for task 0 of step {place.job['step']} to make it. It has to "
+        "measure the same command, and the folder to lie on a disk that all nodes see."
+    )
+
+
+def _claim_part(attempt: AttemptDir, node: str) -> bool:
+    """Whether this node's place in an attempt was free, and is now taken."""
+    try:
+        descriptor = os.open(attempt.part_path(node), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"status": "running"}, file)
+    return True
+
+
+# --- one node's part ------------------------------------------------------------------------------
+
+
+class Measurement:
+    """One node's part in the measurement of a command."""
+
+    def __init__(self, asked: "Asked", place: "Place") -> None:
+        """Make the directory and the attempt, or join those of task 0; RefusedError where that cannot be."""
+        self._place = place
+        self._sweep = _directory(asked, place)
+        if place.task == 0:
+            self._attempt = attempt = _make(self._sweep, asked, place)
+            _claim_part(attempt, place.node)
+        else:
+            self._attempt = attempt = _join(self._sweep, asked, place)
+        self._part: Part = {
+            "schema_version": SCHEMA_VERSION,
+            "node": place.node,
+            "task": place.task,
+            "status": "running",
+            "error": None,
+            "exit_code": None,
+            "ranks": [],
+            "nodes": [],
+            "tokens_out": None,
+            "bad_lines": 0,
+            "still_running": 0,
+        }
+        self._record: Record = {
+            "schema_version": SCHEMA_VERSION,
+            "point_id": attempt.point_id,
+            "attempt": attempt.number,
+            "status": "running",
+            "error": None,
+            "error_rank": None,
+            "started_ns": time.time_ns(),
+            "ended_ns": None,
+            "choices": _choices(asked, place),
+            "job": place.job,
+            "measure": {"command": asked.command, "nodes": place.nodes},
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Where the measurement lies."""
+        return self._sweep.path
+
+    def _write_record(self) -> None:
+        if self._place.task == 0:
+            self._attempt.write_record(self._record)
+
+    def open(self, sidecar: Sidecar) -> None:
+        """Have the sidecar record into the attempt, and the record say what the command runs with."""
+        self._write_record()
+        self._record["versions"], self._record["git"] = versions(), commit()
+        self._ready = sidecar.start(self._attempt)
+
+    def finish(
+        self, sidecar: Sidecar, ran: "Ran", told: Path, tokens_out: int | None
+    ) -> tuple[list[str], bool]:
+        """Close and collect what a command that ran left: lines for a person, and whether all was measured."""
+        beside = ThreadPoolExecutor(1)
+        loaded = beside.submit(_load_collect)
+        try:
+            self._write_part(sidecar, ran, told, tokens_out)
+        except (WattflowError, OSError, pa.ArrowException) as error:
+            self.close(error)
+            return [f"not measured: {error}"], False
+        if self._place.nodes > 1:
+            return [f"this node's part is in {self.folder}; `wattflow collect` merges all."], False
+        try:
+            loaded.result()(self._sweep)
+            return _summary(self._sweep, self._attempt), True
+        except (WattflowError, OSError, pa.ArrowException) as error:
+            return [f"measured, and not collected: {error}"], False
+
+    def _write_part(self, sidecar: Sidecar, ran: "Ran", told: Path, tokens_out: int | None) -> None:
+        """Write spans, part and record, the last only on the node of task 0."""
+        self._part["exit_code"] = ran.exit_code
+        self._part["still_running"] = _still_running(told)
+        self._part["tokens_out"] = tokens_out
+        info = sidecar.stop()
+        spans, self._part["bad_lines"] = parse(told.read_bytes().splitlines())
+        write_table(
+            self._attempt.spans_path(self._place.node),
+            _span_table(pieces(spans, ran.start_ns, ran.end_ns), self._place, info),
+        )
+        self._part["ranks"] = [
+            {
+                "rank": RANKS_A_NODE * self._place.task + i,
+                "node": self._place.node,
+                "local_rank": i,
+                "gpu_uuid": device["uuid"],
+                "device": device["name"],
+            }
+            for i, device in enumerate(self._ready["devices"])
+        ]
+        self._part["nodes"] = [info]
+        self._part["status"] = "finished"
+        write_json(self._attempt.part_path(self._place.node), self._part)
+        self._record["status"] = "finished"
+        self._record["ended_ns"] = time.time_ns()
+        self._record["ranks"] = self._part["ranks"]
+        self._record["nodes"] = self._part["nodes"]
+        self._write_record()
+
+    def close(self, error: BaseException, *, interrupted: bool = False) -> None:
+        """Keep why there is no measurement."""
+        status: Status = "interrupted" if interrupted else "failed"
+        self._part["status"] = self._record["status"] = status
+        self._part["error"] = self._record["error"] = str(error) or type(error).__name__
+        self._record["error_rank"] = 0
+        self._record["ended_ns"] = time.time_ns()
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            write_json(self._attempt.part_path(self._place.node), self._part)
+            self._write_record()
+
+
+def _load_collect() -> Callable[[SweepDir], object]:
+    """What collects; it takes a moment to load."""
+    from wattflow.collect.collect import collect  # noqa: PLC0415 (see above)
+
+    return collect
+
+
+def _still_running(told_path: Path) -> int:
+    """How many processes of the command outlive it."""
+    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
+    mine = [pid for pid in pids if pid != os.getpid() and tells(pid, str(told_path))]
+    return sum(not _is_child(pid) for pid in mine)
+
+
+def _is_child(pid: int) -> bool:
+    """Whether a process is this one's own child, the sidecar, or on its way out."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return words[0] == "Z" or int(words[1]) == os.getpid()
+
+
+def _span_table(found: Sequence[Piece], place: "Place", info: NodeInfo) -> pa.Table:
+    """The spans of a node: each piece is one of every device, as it is not known which device it used."""
+    rows = [
+        {
+            "rank": RANKS_A_NODE * place.task + i,
+            "node": place.node,
+            "gpu_uuid": device["uuid"],
+            "phase": piece.phase,
+            "batch": None,
+            "start_ns": piece.start_ns,
+            "end_ns": piece.end_ns,
+            "tokens_in": piece.tokens_in,
+            "tokens_kept": piece.tokens_out,
+            "tokens_computed": None,
+        }
+        for piece in found
+        for i, device in enumerate(info["devices"])
+    ]
+    return pa.Table.from_pylist(rows, schema=SPAN).replace_schema_metadata(_ABOUT)
+
+
+# --- for a person ---------------------------------------------------------------------------------
+
+
+def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
+    """Lines for a person: joules, watts, tokens and why there are none, then each device's joules in the window."""
+    (row,) = _rows(sweep.points_path, POINT, attempt)
+    mark = "~" if row["simulated"] else ""
+    about = [f"{row['duration_s']:.3f} s" if row["duration_s"] is not None else "no window"]
+    if row["energy_j"] is not None:
+        about += [f"{mark}{row['energy_j']:.1f} J", f"{mark}{row['power_w']:.1f} W"]
+    if row["tokens_kept"]:
+        about.append(f"{row['tokens_kept']} output tokens")
+    if row["energy_per_token_j"] is not None:
+        about.append(f"{mark}{row['energy_per_token_j']:.4g} J/token")
+    lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
+    devices: dict[str, list[float | None]] = {}
+    for phase in _rows(sweep.phases_path, PHASE, attempt):
+        if phase["phase"] not in (*AROUND, OUTSIDE):
+            devices.setdefault(phase["gpu_uuid"], []).append(phase["energy_j"])
+    for uuid, parts in devices.items():
+        known = [part for part in parts if part is not None]
+        joules = f"{mark}{sum(known):.1f} J" if len(known) == len(parts) else "no joules"
+        lines.append(f"  {uuid}  {joules}")
+    lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _SAID_OF_ALL]
+    return lines
+
+
+_SAID_OF_ALL = {"no_requests"}
+
+
+def _rows(path: Path, schema: pa.Schema, attempt: AttemptDir) -> list[dict[str, Any]]:
+    """The rows of one attempt in a table of results."""
+    table = read_table(path, schema)
+    return [row for row in table.to_pylist() if row["attempt"] == attempt.number]

@@ -1,0 +1,75 @@
+"""What `wattflow measure` is asked to run, where it runs, and how it ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wattflow.config.choices import Power
+from wattflow.errors import RefusedError
+from wattflow.process import node_name
+from wattflow.store.schema import JobInfo
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured, and how."""
+
+    command: list[str]
+    out: Path | None = None  # null: a new folder below ./sweeps
+    power: Power = field(default_factory=Power)
+    tokens_json: str | None = None
+    tokens_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a measurement ended: the exit code of the command, lines for a person, and what could not be measured."""
+
+    exit_code: int
+    folder: Path
+    lines: list[str]
+    complete: bool  # measured, and collected: not where other nodes have parts, too
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands: alone, or as one node's of a Slurm step."""
+
+    node: str
+    task: int
+    nodes: int
+    job: JobInfo
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Place":
+        """From Slurm's variables; RefusedError where a node has several tasks, as each would measure all of it."""
+        step = environment.get("SLURM_STEP_ID")
+        tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1")) if step is not None else 1
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1")) if step is not None else 1
+        if tasks > nodes:
+            raise RefusedError(
+                f"{tasks} tasks on {nodes} nodes: one `wattflow measure` a node, or each GPU is billed to several. "
+                "Use `srun --ntasks-per-node=1 wattflow measure ...`; the command starts its ranks, as torchrun does."
+            )
+        return cls(
+            node=node_name(),
+            task=int(environment.get("SLURM_NODEID", "0")) if nodes > 1 else 0,
+            nodes=nodes,
+            job={
+                "job_id": environment.get("SLURM_JOB_ID"),
+                "array_task": environment.get("SLURM_ARRAY_TASK_ID"),
+                "restart": int(environment.get("SLURM_RESTART_COUNT", "0")),
+                "cluster": environment.get("SLURM_CLUSTER_NAME", "local"),
+                "step": step,
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended: its exit code as a shell says it, when it ran, and the tokens its output told."""
+
+    exit_code: int
+    start_ns: int
+    end_ns: int
+    tokens_out: int | None

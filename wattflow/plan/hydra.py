@@ -1,0 +1,123 @@
+"""Compose configurations with Hydra: where conf/ is found, groups, overrides."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from wattflow.config.choices import GROUPS, Config
+from wattflow.errors import RefusedError, WattflowError
+
+PRIMARY = "wattflow"
+
+
+def conf_dirs() -> list[Path]:
+    """Where configs are looked for, first one first: ./conf, then the package's copy, else the checkout's."""
+    package = Path(__file__).parent.parent
+    own = package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    site = Path.cwd() / "conf"
+    if site.is_dir() and not site.samefile(own):
+        return [site, own]
+    return [own]
+
+
+def register() -> None:
+    """Tell Hydra the typed keys and the primary config, which names the search path and so cannot lie in it."""
+    quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
+    settings = {
+        "output_subdir": None,
+        "run": {"dir": "."},
+        "job": {"chdir": False},
+        "searchpath": [f"file://{folder}" for folder in conf_dirs()[1:]],
+    }
+    store = ConfigStore.instance()
+    store.store(name="base", node=Config)
+    store.store(
+        name=PRIMARY, node={"defaults": ["base", "config", "_self_", *quiet], "hydra": settings}
+    )
+
+
+@contextmanager
+def hydra_config() -> Iterator[None]:
+    """Hydra's compose API over our configs; its errors, which are good, become one line."""
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dirs()[0]), version_base="1.3", job_name="wattflow"):
+            yield
+    except WattflowError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
+        raise RefusedError(_one_line(error)) from error
+
+
+def compose_groups(words: list[str], *, whole: bool = False) -> DictConfig:
+    """Hydra's composition of words, `whole` with its own settings; RefusedError also where Hydra did not think of one.
+
+    A file that is cut or no text, a list where it looks for names, defaults that name themselves.
+    """
+    try:
+        return compose(PRIMARY, words, return_hydra_config=whole)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        raise
+    except (
+        YAMLError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        KeyError,
+        RecursionError,
+    ) as error:
+        raise RefusedError(
+            f"{' '.join(words)}: {_one_line(error)} One of the files in conf/ that this names is damaged or no config."
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    """Hydra's message without OmegaConf's full_key and reference lines or its own search path, and what to do."""
+    text = str(error).partition("Config search path:")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [
+        line
+        for line in lines
+        if not line.startswith(("full_key", "reference_type", "object_type", "Set the env"))
+    ]
+    for at, line in enumerate(kept):
+        if line.startswith("Available options in"):  # a file's name a line follows
+            kept[at - 1 :] = [f"{kept[at - 1]}. {line} {', '.join(kept[at + 1 :])}"]
+            break
+    told = re.sub(r"To append to your config use \S+", "", " ".join(kept)).strip().rstrip(".")
+    told = re.sub(r"^In '\w+': ", "", told)
+    return told + ". `wattflow keys` lists keys, groups and their choices."
+
+
+def group_files(group: str) -> list[str]:
+    """The names that a config group can be set to; RefusedError for what is no group."""
+    if group not in GROUPS:
+        raise RefusedError(f"{group}: no config group. The groups are {', '.join(GROUPS)}.")
+    return sorted({path.stem for folder in conf_dirs() for path in (folder / group).glob("*.yaml")})
+
+
+def parser() -> OverridesParser:
+    """Hydra's parser of overrides."""
+    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+
+
+@contextmanager
+def arguments(words: Sequence[str]) -> Iterator[None]:
+    """Hydra reads sys.argv."""
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,31 @@
+"""The points of a planned sweep."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from wattflow.store.layout import SweepDir
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of resolved choices; `reason` says why it cannot run, null if it can."""
+
+    point_id: str
+    choices: dict[str, Any]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep as it was asked for: its points in the order in which they are run."""
+
+    name: str
+    sweep: SweepDir
+    words: list[str]
+    points: list[Point]
+    duplicates: int  # combinations that came to a point already listed
+
+    @property
+    def feasible(self) -> list[Point]:
+        """The points that can run."""
+        return [point for point in self.points if point.reason is None]

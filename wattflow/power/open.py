@@ -1,0 +1,59 @@
+"""Choose and open the meter of this node: the one place that knows all of them."""
+
+from pathlib import Path
+
+from wattflow.config.choices import Power
+from wattflow.errors import PowerError
+from wattflow.power.meter import Meter
+
+
+def choose(power: Power, node: str) -> Meter:
+    """The meter that power.meter names; auto takes NVML where it shows a GPU, else RAPL, else the simulated one.
+
+    PowerError when the one asked for does not answer, or when the visible devices cannot be measured apart (MIG).
+    """
+    # all import this module, and pynvml is loaded only where it is wanted
+    from wattflow.power.rapl import RaplMeter  # noqa: PLC0415 - see above
+    from wattflow.power.simulated import SimulatedMeter  # noqa: PLC0415 - see above
+
+    if power.meter == "simulated":
+        return SimulatedMeter(power, node)
+    if power.meter == "rapl":
+        return RaplMeter(Path(power.powercap_dir), node, power.poll_ms)
+    if power.meter == "dcgm":
+        from wattflow.power.dcgm import DcgmMeter  # noqa: PLC0415 - see above
+
+        try:
+            return DcgmMeter(power)
+        except PowerError as error:
+            raise PowerError(
+                f"power.meter=dcgm on {node}: {error} Run `wattflow doctor` in the job, or take power.meter=nvml, "
+                "which needs no DCGM."
+            ) from error
+    if power.meter not in ("auto", "nvml"):
+        raise PowerError(
+            f"power.meter={power.meter}: not one of auto, nvml, dcgm, rapl, simulated."
+        )
+    from wattflow.power.nvml import AbsentError, NvmlMeter  # noqa: PLC0415 - see above
+
+    try:
+        return NvmlMeter(power)
+    except AbsentError as error:
+        if power.meter == "auto":
+            return host_meter(power, node) or SimulatedMeter(power, node)
+        raise PowerError(
+            f"power.meter=nvml on {node}: {error} Look at `nvidia-smi -L` in the job, ask Slurm for GPUs "
+            "(cluster.gpu_request), or take power.meter=simulated, whose watts are no measurement."
+        ) from error
+
+
+def host_meter(power: Power, node: str) -> Meter | None:
+    """RAPL of this host, or None where power.host forbids it or it does not answer this user."""
+    from wattflow.power.rapl import RaplMeter  # noqa: PLC0415 - it imports this module
+
+    if not power.host:
+        return None
+    try:
+        return RaplMeter(Path(power.powercap_dir), node, power.poll_ms)
+    except PowerError:
+        return None

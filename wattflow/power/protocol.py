@@ -1,0 +1,86 @@
+"""What a rank and its node's sidecar say to each other, as lines of JSON."""
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from wattflow.config.choices import Control, Power
+from wattflow.store.files import check_name
+
+Command = dict[str, Any]
+Reply = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parent tells at the start."""
+
+    node: str
+    spool: Path
+    parent_pid: int
+    power: Power
+    control: Control
+
+    @classmethod
+    def parse(cls, text: str) -> "Settings":
+        """From the JSON argument."""
+        told = json.loads(text)
+        return cls(
+            check_name(told["node"], "node"),
+            Path(told["spool"]),
+            int(told["parent_pid"]),
+            Power(**told["power"]),
+            Control(**told["control"]),
+        )
+
+
+class Commands:
+    """Lines from stdin, and SIGTERM, as commands; {"end": why} is the last."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._text = b""
+        self._ended: str | None = None
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        signal.signal(signal.SIGTERM, self._terminate)
+        # Ctrl-C reaches every process of the terminal; the parent says when to end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # so does Slurm's warning of a preemption or of the time limit
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._waker.fileno())
+
+    def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        self._ended = "SIGTERM"
+
+    def wait(self, timeout_s: float | None) -> Command | None:
+        """The next command, or None when the time is up; no time-out with None."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            if self._ended:
+                return {"end": self._ended}
+            if b"\n" in self._text:
+                line, self._text = self._text.split(b"\n", 1)
+                command: Command = json.loads(line)
+                return command
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            wake = self._wake.fileno()
+            came, _, _ = select.select([self._descriptor, wake], [], [], left_s)
+            if not came:
+                return None
+            if wake in came:
+                self._wake.recv(64)
+            if self._descriptor in came:
+                data = os.read(self._descriptor, 65536)
+                self._text += data
+                if not data:
+                    self._ended = "end of stdin"

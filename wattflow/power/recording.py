@@ -1,0 +1,322 @@
+"""Append samples to the traces of a node and mirror them to the shared attempt."""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from wattflow.errors import DamagedError
+from wattflow.power.meter import Meter, Reading, Row
+from wattflow.power.protocol import Command, Commands, Reply, Settings
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import TRACE, Controlled, Host, Ready, SoFar
+from wattflow.store.tables import TableStream, read_stream, write_table
+
+log = logging.getLogger(__name__)
+
+FSYNC_S = 5.0  # what a power loss may cost; a killed process costs nothing, as the page cache stays
+TELL_NS = 5_000_000_000  # how often joules so far are told, to those who watch
+SETTLE_NS = 100_000_000  # the driver shows a sample some 15 to 60 ms after its stamp
+TAIL = 10_000  # rows of a spool file in which its last sample is looked for: minutes
+
+
+class Mirror(threading.Thread):
+    """Copies the growing spool files into the attempt each copy_s, new bytes only, and asks the disk to keep them."""
+
+    def __init__(self, copies: list[tuple[Path, Path]], copy_s: float) -> None:
+        super().__init__(name="mirror", daemon=True)
+        self._copies = copies
+        self._copied = dict.fromkeys((source for source, _ in copies), 0)
+        self._copy_s = copy_s
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        copy_at_s = time.monotonic() + self._copy_s
+        while not self._stopped.wait(min(FSYNC_S, self._copy_s)):
+            copy_now = time.monotonic() >= copy_at_s
+            if copy_now:
+                copy_at_s = time.monotonic() + self._copy_s
+            for source, target in self._copies:
+                try:
+                    keep(source)
+                    if copy_now:
+                        self._copied[source] += append(source, target, self._copied[source])
+                except OSError as error:
+                    log.warning("%s: not copied (%s); trying again later", target, error)
+
+    def stop(self) -> None:
+        """End the thread and remove the copies: the closed traces take their place."""
+        self._stopped.set()
+        self.join()
+        for _, target in self._copies:
+            target.unlink(missing_ok=True)
+
+
+def keep(path: Path) -> None:
+    """Fsync a file that another thread writes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append(source: Path, target: Path, offset: int) -> int:
+    """Add what a file has beyond an offset to another; returns how many bytes those were."""
+    with source.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        return os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+class Tally:
+    """Joules of devices while they are sampled, for people who watch; results integrate the closed traces anew."""
+
+    def __init__(self, uuids: Iterable[str], source: str) -> None:
+        self._source = source
+        self._last: dict[str, tuple[int, float] | None] = dict.fromkeys(uuids)
+        self._energy_j = 0.0
+        self._told_j = 0.0
+        self._told_ns: int | None = None
+
+    def add(self, uuid: str, row: Row) -> None:
+        """Take in one reading; those of other sensors and other devices are passed over."""
+        if uuid not in self._last or row["source"] != self._source or row.get("power_w") is None:
+            return
+        now = row["time_ns"], row["power_w"]
+        before = self._last[uuid]
+        if before is not None and now[0] > before[0]:
+            self._energy_j += (before[1] + now[1]) / 2 * (now[0] - before[0]) / 1e9
+        self._last[uuid] = now
+
+    def so_far(self) -> SoFar:
+        """The joules since the first sample, and the mean watts since this was last asked; null at first."""
+        now_ns = max((last[0] for last in self._last.values() if last is not None), default=None)
+        past_ns, past_j = self._told_ns, self._told_j
+        self._told_ns, self._told_j = now_ns, self._energy_j
+        power_w = None
+        if now_ns is not None and past_ns is not None and now_ns > past_ns:
+            power_w = (self._energy_j - past_j) / (now_ns - past_ns) * 1e9
+        return {"energy_j": self._energy_j, "power_w": power_w, "source": self._source}
+
+
+class Recording:
+    """The traces of one attempt while they grow: a stream a device in the spool."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        meter: Meter,
+        host: Meter | None,
+        controlled: list[Controlled],
+        attempt: AttemptDir,
+    ) -> None:
+        """`meter` reads the job's devices; `host`, where there is one, their host."""
+        self._settings = settings
+        self._meter = meter
+        self._host = host
+        self._controlled = controlled
+        self._attempt = attempt
+        self._meters = [meter] if host is None else [meter, host]
+        self._by_uuid = {
+            device["uuid"]: (one, device) for one in self._meters for device in one.devices
+        }
+        self._uuids = list(self._by_uuid)
+        self._earlier = {uuid: self._parts(uuid) for uuid in self._uuids}
+        self._part = 1 + max(
+            (int(path.suffixes[-2][1:]) for parts in self._earlier.values() for path in parts),
+            default=-1,
+        )
+        last_ns = {
+            uuid: last
+            for uuid, parts in self._earlier.items()
+            if (last := last_sample_ns(parts, self._by_uuid[uuid][0].source)) is not None
+        }
+        for one in self._meters:
+            one.begin(last_ns)
+        self._streams = {
+            uuid: TableStream(self._spool_path(uuid, self._part), TRACE, self._metadata(uuid))
+            for uuid in self._uuids
+        }
+        self._waiting = set(self._uuids)  # devices without a sample yet
+        self._tally = Tally((device["uuid"] for device in meter.devices), meter.source)
+        self._told = False
+        self._mirror = Mirror(
+            [
+                (stream.path, attempt.trace_path(settings.node, uuid, f".{self._part}.arrow"))
+                for uuid, stream in self._streams.items()
+            ],
+            settings.power.copy_s,
+        )
+        self._mirror.start()
+
+    def _spool_path(self, uuid: str, part: int | str) -> Path:
+        attempt = self._attempt
+        return self._settings.spool / f"{attempt.point_id}-{attempt.number}-{uuid}.{part}.arrow"
+
+    def _parts(self, uuid: str) -> list[Path]:
+        """What earlier sidecars of this attempt left, oldest first."""
+        pattern = re.escape(self._spool_path(uuid, "#").name).replace(r"\#", r"(\d+)")
+        found = [
+            (int(match[1]), path)
+            for path in self._settings.spool.iterdir()
+            if (match := re.fullmatch(pattern, path.name))
+        ]
+        return [path for _, path in sorted(found)]
+
+    def _metadata(self, uuid: str) -> dict[str, str]:
+        """What a reader of the file must know: all values are text, and absent where unknown."""
+        meter, device = self._by_uuid[uuid]
+        told = {
+            "node": self._settings.node,
+            "gpu_uuid": uuid,
+            "gpu_name": device["name"],
+            "bus_id": device["bus_id"],
+            "driver": meter.driver,
+            "meter": meter.name,
+            "source": meter.source,
+            "boundary": meter.boundary,
+            "scope": meter.boundary,
+            "period_ms": str(meter.period_ms),
+            "point_id": self._attempt.point_id,
+            "attempt": str(self._attempt.number),
+            "restarts": str(self._part),
+            **meter.about,
+        }
+        return {key: value for key, value in told.items() if value is not None}
+
+    def run(self, commands: Commands, reply: Reply) -> Command:
+        """Record until a command comes that ends it, which is returned."""
+        flush_ns = self._settings.power.flush_ms * 1_000_000
+        flush_at_ns = time.monotonic_ns() + flush_ns
+        tell_at_ns = time.monotonic_ns() + TELL_NS
+        while True:
+            self._add([row for meter in self._meters for row in meter.read()])
+            now_ns = time.monotonic_ns()
+            if not self._waiting and not self._told:
+                self._told = True
+                self._flush(durable=True)
+                reply({"ready": self._ready()})
+                self._tally.so_far()  # watts are told from here on
+            elif now_ns >= flush_at_ns:
+                self._flush()
+                flush_at_ns = now_ns + flush_ns
+            if self._told and now_ns >= tell_at_ns:
+                reply({"so_far": self._tally.so_far()})
+                tell_at_ns = now_ns + TELL_NS
+            next_ns = min(self._due_ns(), flush_at_ns)
+            command = commands.wait(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
+            if command is not None and "mark" in command:
+                for meter in self._meters:
+                    meter.mark()
+            elif command is not None:
+                return command
+
+    def finish(self) -> SoFar:
+        """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty.
+
+        Returns what the devices took in all.
+        """
+        end_ns = time.monotonic_ns() + SETTLE_NS
+        while (now_ns := time.monotonic_ns()) < end_ns:
+            self._add([row for meter in self._meters for row in meter.read()])
+            time.sleep(max(0, min(self._due_ns(), end_ns) - now_ns) / 1e9)
+        self._add([row for meter in self._meters for row in meter.finish()])
+        for uuid, stream in self._streams.items():
+            stream.close()
+            parts = [*self._earlier[uuid], stream.path]
+            metadata = {
+                **self._metadata(uuid),
+                "schema_version": stream.schema.metadata[b"schema_version"].decode(),
+                "late_polls": str(self._by_uuid[uuid][0].late_polls),
+                "complete": "true",
+            }
+            table = merged(parts).replace_schema_metadata(metadata)
+            write_table(self._attempt.trace_path(self._settings.node, uuid), table)
+        self._mirror.stop()
+        for uuid in self._uuids:
+            for number, path in enumerate([*self._earlier[uuid], self._streams[uuid].path]):
+                path.unlink()
+                copy = self._attempt.trace_path(self._settings.node, uuid, f".{number}.arrow")
+                copy.unlink(missing_ok=True)
+        return self._tally.so_far()
+
+    def _add(self, readings: list[Reading]) -> None:
+        for uuid, row in readings:
+            self._streams[uuid].add(row)
+            self._tally.add(uuid, row)
+            if row.get("power_w") is not None:
+                self._waiting.discard(uuid)
+
+    def _due_ns(self) -> int:
+        return min(meter.due_ns() for meter in self._meters)
+
+    def _flush(self, *, durable: bool = False) -> None:
+        for stream in self._streams.values():
+            stream.flush(durable=durable)
+
+    def _ready(self) -> Ready:
+        meter = self._meter
+        return {
+            "node": self._settings.node,
+            "meter": meter.name,
+            "source": meter.source,
+            "boundary": meter.boundary,
+            "driver": meter.driver,
+            "period_ms": meter.period_ms,
+            "devices": meter.devices,
+            "host": self._host_info(),
+            "control": self._controlled,
+        }
+
+    def _host_info(self) -> Host | None:
+        if self._host is None:
+            return None
+        (device,) = self._host.devices
+        return {
+            "uuid": device["uuid"],
+            "name": device["name"],
+            "source": self._host.source,
+            "period_ms": self._host.period_ms,
+        }
+
+
+def readable(parts: list[Path]) -> Iterator[pa.Table]:
+    """The tables in spool files; one whose sidecar died before its schema was written has no rows to lose."""
+    for part in parts:
+        try:
+            yield read_stream(part).replace_schema_metadata(None)
+        except DamagedError as error:
+            log.warning("%s", error)
+
+
+def last_sample_ns(parts: list[Path], source: str) -> int | None:
+    """Unix time of the newest sample of a sensor near the end of spool files, or None."""
+    columns = ["time_ns", "source", "power_w"]
+    return max(
+        (
+            row["time_ns"]
+            for table in readable(parts)
+            for row in table.select(columns).slice(max(0, table.num_rows - TAIL)).to_pylist()
+            if row["source"] == source and row["power_w"] is not None
+        ),
+        default=None,
+    )
+
+
+def merged(parts: list[Path]) -> pa.Table:
+    """The rows of spool files as one table, by time; rows of one instant keep their order."""
+    table = pa.concat_tables([TRACE.empty_table(), *readable(parts)])
+    order = np.argsort(table.column("time_ns").to_numpy(), kind="stable")
+    return table.take(pa.array(order)).combine_chunks()

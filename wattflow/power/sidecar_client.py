@@ -1,0 +1,373 @@
+"""The sidecar as its parent sees it: started by local rank 0 of each node, watched, and started again when it dies.
+
+sidecar = Sidecar(config.power, node, spool)
+ready = sidecar.start(attempt)      # the first sample of every device lies on disk
+sidecar.mark()                      # the measured window starts
+...                                 # phases, stamped by the same clock
+sidecar.mark()                      # and ends
+info = sidecar.stop()               # every trace lies in the attempt
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import wattflow
+from wattflow.config.choices import Control, Power
+from wattflow.errors import PowerError
+
+if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
+    from wattflow.store.layout import AttemptDir
+    from wattflow.store.schema import NodeInfo, Ready, SoFar
+
+MOST_FAILURES = 5  # restarts in a row that came to nothing
+STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
+IDLE_END_S = 5.0  # for one that records nothing to end
+CLOSE_TIMEOUT_S = 60.0  # for the last copy to a slow shared file system
+RESTORE_TIMEOUT_S = 10.0  # for limits and clocks to be put back
+
+
+class Sidecar:
+    """Records this node's power for one attempt at a time; a context manager that leaves no process behind."""
+
+    def __init__(
+        self,
+        power: Power,
+        node: str,
+        spool: Path,
+        control: Control | None = None,
+        ready_timeout_s: float = 60.0,
+    ) -> None:
+        """`control`: limits and clocks that the sidecar sets on its GPUs and puts back; None leaves them as found."""
+        self._power = power
+        self._control = Control() if control is None else control
+        self._node = node
+        self._spool = spool
+        self._ready_timeout_s = ready_timeout_s
+        self._changed = threading.Condition()
+        self._watcher: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._warm: subprocess.Popen[bytes] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ready: Ready | None = None
+        self._restarts = 0
+        self._stopping = False
+        self._keep = False
+        self._closed = False
+        self._lost: str | None = None
+        self._so_far: SoFar | None = None
+        self._before_j = 0.0  # told by processes of this attempt that died
+
+    def __enter__(self) -> Self:
+        """The sidecar itself, not yet started."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, if one is left."""
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that records now, or None."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def restarts(self) -> int:
+        """How often the process was started again during this attempt."""
+        return self._restarts
+
+    def warm(self) -> None:
+        """Start the process before it is known where its traces will lie; `start` then waits that much less."""
+        self._warm = self._spawn(self._spool / "sidecar.log")
+
+    def start(self, attempt: "AttemptDir") -> "Ready":
+        """Start recording; returns what is measured once the first sample of every device lies on disk.
+
+        PowerError, with the log's path and last line, when that takes too long or the sidecar cannot measure.
+        """
+        if self._watcher is not None:
+            raise PowerError(f"the sidecar of {self._node} is recording already: stop it first.")
+        self._forget()
+        self._log_path = attempt.sidecar_log_path(self._node)
+        if self._warm is not None and self._warm.poll() is not None:  # died between attempts
+            _end_idle(self._warm)
+            self._warm = None
+        with contextlib.suppress(OSError):  # the watching thread says so
+            self._warm = self._warm or self._spawn(self._log_path)
+        self._watcher = threading.Thread(
+            target=self._watch, args=(attempt,), name="sidecar-watch", daemon=True
+        )
+        self._watcher.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._lost, self._ready_timeout_s)
+            ready, lost = self._ready, self._lost
+        if ready is None or lost is not None:
+            self.close()
+            raise PowerError(
+                f"the sidecar of {self._node}: "
+                f"{lost or f'not ready after {self._ready_timeout_s:g} s.'} {self._log_says()}"
+            )
+        return ready
+
+    def mark(self) -> None:
+        """Have the energy counters read densely now, at an edge of the measured window; returns at once."""
+        with self._changed:
+            self._send(self._process, {"mark": True})
+
+    def so_far(self) -> "SoFar | None":
+        """What this node's devices took since the first sample, as told within the last seconds; null before that."""
+        with self._changed:
+            return self._so_far
+
+    def check(self) -> None:
+        """PowerError when the sidecar is lost for good, so that the attempt's joules cannot be told."""
+        with self._changed:
+            lost = self._lost
+        if lost is not None:
+            raise PowerError(f"the sidecar of {self._node}: {lost} {self._log_says()}")
+
+    def stop(self, timeout_s: float = CLOSE_TIMEOUT_S, *, keep: bool = False) -> "NodeInfo":
+        """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost.
+
+        `keep` leaves the process to the next `start`, if that is what `start` itself began.
+        """
+        with self._changed:
+            if self._watcher is None or self._ready is None:
+                raise PowerError(f"the sidecar of {self._node} was not started.")
+            self._stopping, self._keep = True, keep and self._restarts == 0
+            self._send(self._process, {"close": True})
+            self._changed.wait_for(lambda: self._closed or self._lost, timeout_s)
+            if not (self._closed or self._lost):
+                self._lost = f"did not close its traces within {timeout_s:g} s."
+            ready, took = self._ready, self._so_far
+            kept = self._keep and self._closed and self._lost is None
+        if kept:
+            self._watcher.join()
+            self._watcher = None
+            self._drop_empty_log()
+        else:
+            self.close()
+        self.check()
+        energy_j = None if took is None else took["energy_j"]
+        return {**ready, "sidecar_restarts": self._restarts, "energy_j": energy_j}
+
+    def close(self) -> None:
+        """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
+        if self._warm is not None:
+            _end_idle(self._warm)
+            self._warm = None
+        if self._watcher is None:
+            return
+        with self._changed:
+            self._stopping = True
+            closed = self._closed
+            process = self._process
+            if not closed and self._lost is None:
+                self._lost = "ended before its traces were closed."
+        if process is not None:
+            if closed:
+                _hang_up(process)  # at the end of its stdin it ends by itself
+            else:
+                self._end(process)
+        self._watcher.join()
+        self._watcher = None
+        self._process = None
+        self._drop_empty_log()
+
+    def _drop_empty_log(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._log_path.stat().st_size == 0:
+                self._log_path.unlink()
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        """End a process that was not told to close: at once, unless it has limits to put back first."""
+        if self._control.power_limit_w is not None or self._control.sm_clock_mhz is not None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(RESTORE_TIMEOUT_S)
+        process.kill()
+
+    # ---- the watching thread ----
+
+    def _watch(self, attempt: "AttemptDir") -> None:
+        """Keep a sidecar alive until its traces are closed.
+
+        What it starts it outlives, since the kernel's parent-death signal follows the thread. The first process is
+        begun by `start`, so that it may go on after this thread.
+        """
+        failures = 0
+        while True:
+            born_s = time.monotonic()
+            try:
+                process, self._warm = self._warm or self._spawn(self._log_path), None
+            except OSError as error:
+                self._set_lost(f"could not be started ({error}).")
+                return
+            with self._changed:
+                self._process = process
+                if self._lost:  # closed while no process was there to be killed
+                    process.kill()
+                self._send(
+                    process,
+                    {
+                        "open": str(attempt.path),
+                        "log": str(self._log_path),
+                        "point_id": attempt.point_id,
+                        "attempt": attempt.number,
+                    },
+                )
+                if self._stopping:
+                    self._send(process, {"close": True})
+            told = self._listen(process)
+            with self._changed:
+                if self._closed and self._keep and not self._lost:
+                    self._warm, self._process = process, None
+                    return
+            code = process.wait()
+            _hang_up(process)
+            with self._changed:
+                if self._closed or self._lost:
+                    return
+                what = told or f"ended with code {code}."
+                failures = 1 if time.monotonic() - born_s > STEADY_S else failures + 1
+                if self._ready is None or failures > MOST_FAILURES:
+                    times = "" if self._ready is None else f"died {failures} times in a row. "
+                    self._lost = f"{times}{what}"
+                    self._changed.notify_all()
+                    return
+                self._restarts += 1
+                self._before_j = 0.0 if self._so_far is None else self._so_far["energy_j"]
+            time.sleep(
+                0.1 * (failures - 1)
+            )  # the first restart is at once: the buffer holds 2.36 s
+
+    def _spawn(self, log_path: Path) -> "subprocess.Popen[bytes]":
+        settings = {
+            "node": self._node,
+            "spool": str(self._spool),
+            "parent_pid": os.getpid(),
+            "power": dataclasses.asdict(self._power),
+            "control": dataclasses.asdict(self._control),
+        }
+        environment = {
+            **as_here(),
+            # one thread is enough for sorting, and each more costs memory
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        with log_path.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "wattflow.power.sidecar", json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> str | None:
+        """Take in a process's replies until it closes its end; returns the error that it told, if any."""
+        error = None
+        for line in _lines(process.stdout):
+            with self._changed:
+                if "ready" in line:
+                    self._set_ready(line["ready"])
+                elif "so_far" in line:
+                    told: SoFar = line["so_far"]
+                    self._so_far = {**told, "energy_j": self._before_j + told["energy_j"]}
+                elif "closed" in line:
+                    self._closed = True
+                    if not self._stopping:
+                        self._lost = f"ended by {line['closed']} while it was needed."
+                    elif self._keep:
+                        self._changed.notify_all()
+                        return None
+                elif "error" in line:
+                    error = str(line["error"])
+                self._changed.notify_all()
+        return error
+
+    def _set_ready(self, ready: "Ready") -> None:
+        """Keep the first answer; a later one must measure the same things by the same sensor."""
+        if self._ready is None:
+            self._ready = ready
+        elif (now := _measured(ready)) != (before := _measured(self._ready)):
+            self._lost = f"measures {now} after a restart, and before it measured {before}."
+            if self._process is not None:
+                self._process.kill()
+
+    def _set_lost(self, why: str) -> None:
+        with self._changed:
+            self._lost = why
+            self._changed.notify_all()
+
+    @staticmethod
+    def _send(process: "subprocess.Popen[bytes] | None", command: dict[str, Any]) -> None:
+        """One command; to a process that is dead nothing is sent, as the watching thread will see to it."""
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                process.stdin.write(json.dumps(command).encode() + b"\n")
+                process.stdin.flush()
+
+    def _log_says(self) -> str:
+        try:
+            lines = self._log_path.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        if not lines:
+            return "Its log is empty. Run `wattflow doctor` on that node."
+        if self._lost is not None and self._lost in lines[-1]:
+            return f"Its log is {self._log_path}."
+        return f"Its log is {self._log_path}; the last line: {lines[-1]}"
+
+
+def as_here() -> dict[str, str]:
+    """The environment for a child that is to find the same wattflow as this one, also from a checkout."""
+    home = str(Path(wattflow.__file__).parent.parent)
+    added = [] if home == sysconfig.get_path("purelib") else [home]
+    paths = [*added, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a pipe until its end; what is no JSON is passed over."""
+    for line in stream or ():
+        with contextlib.suppress(ValueError):
+            message = json.loads(line)
+            if isinstance(message, dict):
+                yield message
+
+
+def _measured(ready: "Ready") -> str:
+    """What a sidecar measures, by which sensors."""
+    host = ready.get("host")
+    what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]
+    return " and ".join(what if host is None else [*what, f"{host['source']} of {host['uuid']}"])
+
+
+def _end_idle(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that records nothing: at the end of its stdin it puts limits back and ends, else it is killed."""
+    _hang_up(process)
+    try:
+        process.wait(IDLE_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    _hang_up(process)
+
+
+def _hang_up(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout if process.poll() is not None else None):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -1,0 +1,199 @@
+"""An array of calls as submitit sends it: the options of sbatch, one pickle for all tasks, the batch script as text."""
+
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from wattflow.config.choices import Cluster
+from wattflow.errors import RefusedError
+from wattflow.slurm import client
+from wattflow.slurm.shapes import Shape
+from wattflow.store.layout import SweepDir
+
+RUN_TASK = "wattflow.run.task:run_task"
+
+_SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is told
+_COLLECT_MIN = 60
+_COLLECT_GB = 16.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function by name, with its arguments: what submitit pickles. Nothing of it is imported where it is sent."""
+
+    function: str  # module:name
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> object:
+        """Import the function and call it."""
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(module), name)(*self.arguments)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The calls of all tasks of an array, in one pickle; each task makes its own."""
+
+    calls: tuple[Call, ...]
+
+    def __call__(self) -> object:
+        """Make the call of the task that this process is of."""
+        return self.calls[int(os.environ["SLURM_ARRAY_TASK_ID"])]()
+
+
+def _gpu_options(shape: Shape) -> dict[str, str]:
+    """How this site is asked for one GPU a rank."""
+    cluster = shape.cluster
+    typed = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
+    if cluster.gpu_request == "gpus-per-node":
+        return {"gpus-per-node": f"{typed}{shape.ranks_per_node}"}
+    if cluster.gpu_request == "gres":
+        return {"gres": f"gpu:{typed}{shape.ranks_per_node}"}
+    return {}
+
+
+def _site_options(cluster: Cluster) -> dict[str, Any]:
+    """Options of sbatch that every job of a site carries, the collect job too; an empty value is a bare flag."""
+    named = {
+        "account": cluster.account,
+        "constraint": cluster.constraint,
+        "partition": cluster.partition,
+        "qos": cluster.qos,
+        "reservation": cluster.reservation,
+        "wckey": cluster.wckey,
+    }
+    own = {key: value or True for key, value in cluster.sbatch_options.items()}
+    return {**{key: value for key, value in named.items() if value is not None}, **own}
+
+
+def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
+    """What submitit is told about a job of points."""
+    cluster = shape.cluster
+    # a quarter of a very short limit, so that such a task is not told at its very start
+    signal_s = min(_SIGNAL_BEFORE_END_S, cluster.time_min * 60 // 4)
+    memory = cluster.mem_gb_per_node
+    return {
+        "job_name": name,
+        "nodes": shape.nodes,
+        "ntasks_per_node": shape.ranks_per_node,
+        "cpus_per_task": cluster.cpus_per_rank,
+        "time": cluster.time_min,
+        "mem": None if memory is None else f"{round(memory * 1024)}M",
+        "array_parallelism": cluster.array_throttle,
+        "signal_delay_s": signal_s,
+        "comment": f"wattflow {sweep.name}" if cluster.comment else None,
+        "wckey": None,  # submitit's own default is refused where wckeys are checked
+        # srun does not inherit --cpus-per-task from Slurm 22.05 on
+        "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}"],
+        "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options],
+        "additional_parameters": {
+            "hold": True,
+            **_gpu_options(shape),
+            **_site_options(cluster),
+            **shape.control,
+        },
+    }
+
+
+def collect_parameters(
+    shape: Shape, name: str, sweep: SweepDir, after: list[str], wait_s: int
+) -> dict[str, Any]:
+    """What submitit is told about the collect job: one CPU rank, no GPU, after the end of `after`, however they end.
+
+    It starts in `wait_s` at the earliest.
+    """
+    memory = shape.cluster.mem_gb_per_node
+    cluster = replace(
+        shape.cluster,
+        gpu_request="none",
+        time_min=min(shape.cluster.time_min, _COLLECT_MIN),
+        mem_gb_per_node=None if memory is None else min(memory, _COLLECT_GB),
+        sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
+    )
+    alone = Shape(nodes=1, ranks_per_node=1, cluster=cluster)
+    told = {**parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
+    if wait_s:
+        told["additional_parameters"]["begin"] = f"now+{wait_s}"
+    return told
+
+
+def _python(cluster: Cluster) -> str:
+    """The interpreter of the compute nodes, as words that a shell takes for nothing else."""
+    return shlex.join(shlex.split(cluster.python) if cluster.python else [sys.executable])
+
+
+def send(folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster) -> Any:
+    """The job as submitit sees it: an array with a task a call, or a plain job where there is one call only."""
+    import submitit  # noqa: PLC0415 (0.1 s, which dry runs and cancels need not wait for)
+
+    executor = submitit.SlurmExecutor(folder=folder, python=_python(cluster))
+    if len(calls) == 1:
+        executor.update_parameters(**parameters)
+        return executor.submit(calls[0])
+    executor.update_parameters(**_as_array(parameters, folder, len(calls)))
+    return executor.submit(OneOf(tuple(calls)))
+
+
+def _as_array(parameters: dict[str, Any], folder: Path, tasks: int) -> dict[str, Any]:
+    """The parameters of a plain job for an array of so many tasks, whose logs are named as submitit names them.
+
+    submitit's own arrays have a pickle a task. Here all have one, which each task finds under the name of its own by
+    a link that its batch script makes: a submit of 10,000 tasks writes some forty files.
+    """
+    log = f"{folder}/%A_%a_"
+    array, task = "${SLURM_ARRAY_JOB_ID}", "${SLURM_ARRAY_TASK_ID}"
+    return {
+        **parameters,
+        "setup": [
+            *parameters["setup"],
+            f"jobs={shlex.quote(str(folder))}",
+            f'ln -sf "{array}_submitted.pkl" "$jobs/{array}_{task}_submitted.pkl"',
+        ],
+        # the last of two is srun's
+        "srun_args": [
+            *("--output", f"{log}%t_log.out"),
+            *("--error", f"{log}%t_log.err"),
+            *parameters["srun_args"],
+        ],
+        "additional_parameters": {
+            "array": f"0-{tasks - 1}%{min(tasks, parameters['array_parallelism'])}",
+            "output": f"{log}0_log.out",
+            "error": f"{log}0_log.err",
+            **parameters["additional_parameters"],
+        },
+    }
+
+
+def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: int = 0) -> str:
+    """The text that sbatch would get for the first array of a shape, or a later one; nothing is sent.
+
+    submitit writes it, in a folder that is then taken away, before an sbatch that accepts anything.
+    """
+    name = name or f"{sweep.name}-00000000"
+    final = str(sweep.submitit / name)
+    check_path(sweep)
+    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
+    with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, client.recording_sbatch():
+        job = send(Path(folder), parameters(shape, name, sweep), calls, shape.cluster)
+        text = job.paths.submission_file.read_text()
+        # whole shell words, as the final path may need quotes where this one needs none
+        words = re.compile(re.escape(folder) + r"\S*")
+        return words.sub(lambda word: shlex.quote(word[0].replace(folder, final)), str(text))
+
+
+def check_path(sweep: SweepDir) -> None:
+    """RefusedError for a measurement, and for a path that Slurm or submitit would read as something else."""
+    sweep.refuse_measurement()
+    for character in '%\\\n\r"':
+        if character in str(sweep.path):
+            raise RefusedError(
+                f"{str(sweep.path)!r}: Slurm cannot keep logs below a path with {character!r} in it. "
+                "Choose another with sweeps_dir=DIR."
+            )

@@ -1,0 +1,48 @@
+"""Read and write files so that no half-written one is ever seen."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from wattflow.errors import DamagedError, RefusedError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: str, what: str) -> str:
+    """The name itself, if it can be one path component; RefusedError otherwise."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise RefusedError(
+            f"{what} {name!r}: use letters, digits, '.', '_' and '-' (at most 100, no '..', a letter or digit first)."
+        )
+    return name
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write data under another name, fsync, and rename: a reader sees the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object, mode: int = 0o600) -> None:
+    """Write a JSON document atomically, keys in the order given."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), mode)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document at path; DamagedError names the file and the fault."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not a JSON document ({error}).") from error

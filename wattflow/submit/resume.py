@@ -1,0 +1,178 @@
+"""Send unfinished points once more; cancel what waits or runs."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+
+from wattflow import process
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.slurm import client, sbatch
+from wattflow.slurm.shapes import fitting, shapes
+from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.submit import journal, lock
+from wattflow.submit.journal import Sent
+from wattflow.submit.send import Submission, Todo, check_commands, live_words, read_grid, start
+
+# --- resume and cancel ----------------------------------------------------------------------------
+
+
+def resume(
+    sweep: SweepDir, *, dry_run: bool = False, only: set[str] | None = None, force: bool = False
+) -> Submission:
+    """Send the points that were tried, have no finished attempt, and neither wait nor run now; and what was sent.
+
+    `force` also sends those of `only` that have a finished attempt. SlurmError when Slurm does not say what waits and
+    runs: then nothing is sent.
+    """
+    sweep.require_owner()
+    sbatch.check_path(sweep)
+    if force and only is None:
+        raise RefusedError("--force runs finished points again: name them with --only ID.")
+    if dry_run:
+        sents = journal.read(sweep)
+        return _unfinished(sweep, sents, live_words(sents), only, force)[0]
+    with lock.turn(sweep) as turn:
+        sents = journal.read(sweep)
+        words = live_words(sents)
+        _mend(sweep, sents, words)
+        submission, todo, again = _unfinished(sweep, sents, words, only, force)
+        start(submission, todo, turn, again)
+    return submission
+
+
+def _unfinished(
+    sweep: SweepDir,
+    sents: Sequence[Sent],
+    words: dict[str, client.Word],
+    only: set[str] | None,
+    force: bool,
+) -> tuple[Submission, Todo, dict[str, int]]:
+    """What a resume has to send, and the newest attempt of those points that are sent though they finished."""
+    newest = journal.newest_task(sents)
+    rows = [row for row in read_grid(sweep) if only is None or row["point_id"] in only]
+    _refuse_unknown(sweep, only, {row["point_id"] for row in rows})
+    todo: Todo = []
+    again: dict[str, int] = {}
+    for row in rows:
+        point_id = row["point_id"]
+        if row["reason"] is not None:
+            continue
+        attempts = sweep.attempts(point_id)
+        if _needs_another_try(point_id, attempts, newest, words, force):
+            todo.append((point_id, json.loads(row["choices"])))
+            if force and attempts:
+                again[point_id] = attempts[-1].number
+    submission = Submission(
+        sweep,
+        fitting(shapes(todo)),
+        points=len(todo),
+        tried=sum(row["reason"] is None for row in rows) - len(todo),
+        infeasible=sum(row["reason"] is not None for row in rows),
+    )
+    check_commands(submission.shapes)
+    return submission, todo, again
+
+
+def _mend(sweep: SweepDir, sents: Sequence[Sent], words: dict[str, client.Word]) -> None:
+    """Finish what a killed submit left: complete submissions are released, all other jobs of our names cancelled."""
+    by_name: dict[str, set[str]] = {}
+    for key, word in words.items():
+        by_name.setdefault(word.name, set()).add(key.partition("_")[0])
+    for sent in sents:
+        jobs = by_name.get(sent.name, set())
+        # taken without an answer, so that their pickle may not lie where their tasks look; or after the turn was lost
+        stray = sorted(jobs if sent.cancelled else jobs - {str(sent.job_id)})
+        client.cancel(stray)
+        for key in [key for key in words if key.partition("_")[0] in stray]:
+            del words[key]
+        if not sent.is_open:
+            continue
+        if sent.job_id is None:
+            journal.write(sweep, "cancelled", sent.name)
+        elif str(sent.job_id) in jobs:
+            client.release([sent.job_id])
+            journal.write(sweep, "released", sent.name)
+
+
+def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> None:
+    unknown = sorted((only or set()) - known)
+    if unknown:
+        raise RefusedError(
+            f"{', '.join(unknown)}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
+        )
+
+
+def _needs_another_try(
+    point_id: str,
+    attempts: Sequence[AttemptDir],
+    newest: dict[str, tuple[Sent, int]],
+    words: dict[str, client.Word],
+    force: bool,
+) -> bool:
+    """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
+    if not force and is_finished(attempts):
+        return False
+    if point_id not in newest:
+        # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
+        return bool(attempts)
+    sent, task = newest[point_id]
+    return sent.key(task) not in words or _has_failed(attempts, sent, task)
+
+
+def _has_failed(attempts: Sequence[AttemptDir], sent: Sent, task: int) -> bool:
+    """Whether a task that is still alive has given a point up and gone on to its others."""
+    with contextlib.suppress(DamagedError):
+        record = attempts[-1].read_record() if attempts else None
+        if record is not None and sent.made(record, task):
+            return record["status"] in ("failed", "interrupted")
+    return False
+
+
+def is_finished(attempts: Sequence[AttemptDir]) -> bool:
+    """Whether one of the attempts finished; a damaged record is none that did."""
+    for attempt in reversed(attempts):
+        with contextlib.suppress(DamagedError):
+            record = attempt.read_record()
+            if record is not None and record["status"] == "finished":
+                return True
+    return False
+
+
+def cancel(
+    sweep: SweepDir,
+    *,
+    only: set[str] | None = None,
+    states: set[str] | None = None,
+    dry_run: bool = False,
+) -> list[str]:
+    """End the tasks that hold these points (all by default), waiting or running; the tasks that were ended.
+
+    `states`, of `waiting` and `running`, chooses by what a task does now. A task that packs several points ends for
+    all of them. Without a filter the collect job ends too.
+    """
+    sweep.require_owner()
+    if states is not None and not states <= {"running", "waiting"}:
+        raise RefusedError(
+            f"--state {', '.join(sorted(states))}: only running, waiting points have a task that can be ended."
+        )
+    sents = journal.read(sweep)
+    words = live_words(sents)
+    chosen = {
+        (sent.key(task), sent.is_local)
+        for sent in sents
+        for task, point_ids in enumerate(sent.tasks)
+        if (word := words.get(sent.key(task))) is not None
+        and (sent.is_local or word.name == sent.name)  # a job of another Slurm may have its number
+        and (only is None or only.intersection(point_ids))
+        and (states is None or (point_ids and _state(word) in states))
+    }
+    if not dry_run:
+        client.cancel(client.pack(sorted(key for key, is_local in chosen if not is_local)))
+        for key in (key for key, is_local in chosen if is_local):
+            process.end(key)
+        client.forget()
+    return sorted(key for key, _ in chosen)
+
+
+def _state(word: client.Word) -> str:
+    return "waiting" if word.is_queued else "running"

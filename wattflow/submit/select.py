@@ -1,0 +1,61 @@
+"""Choose points of a sweep by their choices and states."""
+
+import contextlib
+import json
+from collections.abc import Collection, Sequence
+
+from wattflow.config import choices, identity
+from wattflow.config import choices as config_choices
+from wattflow.errors import RefusedError
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import GRID
+from wattflow.store.tables import read_table
+
+
+def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) -> set[str] | None:
+    """The points that every filter holds for: KEY=VALUE[,VALUE...] of their choices, and ids; null without a filter.
+
+    RefusedError for a word that names no choice, and for an id that the sweep does not have.
+    """
+    if not words and only is None:
+        return None
+    grid = read_table(sweep.grid_path, GRID)
+    ids = grid["point_id"].to_pylist()
+    unknown = sorted(set(only or ()) - set(ids))
+    if unknown:
+        raise RefusedError(
+            f"{', '.join(unknown)}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
+        )
+    wanted = dict(_filter(word) for word in words)
+    told = zip(ids, grid["choices"].to_pylist(), strict=True)
+    return {
+        point_id
+        for point_id, choices in told
+        if (only is None or point_id in only)
+        and (not wanted or _holds(config_choices.flat(json.loads(choices)), wanted))
+    }
+
+
+def _filter(word: str) -> tuple[str, list[str]]:
+    """The key and the values of one KEY=VALUE[,VALUE...]; a group's key is its name's."""
+    key, _, values = word.partition("=")
+    key = f"{key}.name" if key in choices.GROUPS else key
+    if not values or key not in identity.DEFAULTS:
+        raise RefusedError(
+            f"{word!r}: no filter. Write KEY=VALUE, such as batch_size=8,16 or model=tiny; `wattflow keys` lists keys."
+        )
+    return key, values.split(",")
+
+
+def _holds(choices: dict[str, object], wanted: dict[str, list[str]]) -> bool:
+    return all(any(_is(choices.get(key), v) for v in values) for key, values in wanted.items())
+
+
+def _is(value: object, word: str) -> bool:
+    """Whether a choice is what a word says: 5 and 5.0 are one number, true is none."""
+    if isinstance(value, str):
+        return value == word
+    with contextlib.suppress(ValueError):
+        said = json.loads(word)
+        return bool(said == value) and isinstance(said, bool) == isinstance(value, bool)
+    return False

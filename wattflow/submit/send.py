@@ -1,0 +1,521 @@
+"""Submit a planned sweep, resume it, cancel it; it returns as soon as Slurm has the jobs.
+
+    wattflow submit grid=shards model=llama-7b cluster=mysite
+    wattflow resume sweeps/shards
+    wattflow cancel sweeps/shards
+
+Points of one shape share arrays, which are sent held; a collect job waits for their end. In this order, so that a
+kill at any moment loses nothing: grid.parquet, all INTENTs, then for each array sbatch (held), its pickle, SUBMITTED,
+and when all are sent their release. `resume` mends what was cut short: it releases what is complete and takes back
+what is not. Both hold the sweep's turn (journal.turn) meanwhile, so that two terminals never send one point twice.
+"""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from wattflow import __version__, process
+from wattflow.config.choices import Cluster
+from wattflow.errors import RefusedError, SlurmError
+from wattflow.plan import estimate
+from wattflow.slurm import client, sbatch
+from wattflow.slurm.shapes import Shape, fitting, shapes
+from wattflow.store.files import write_atomic
+from wattflow.store.layout import SweepDir
+from wattflow.store.schema import GRID, SCHEMA_VERSION
+from wattflow.store.tables import read_table, write_table
+from wattflow.submit import journal, lock, shared_disk
+from wattflow.submit.journal import Sent
+from wattflow.submit.lock import LostTurnError, Turn
+
+if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not need
+    from wattflow.plan.points import Plan
+
+log = logging.getLogger(__name__)
+
+RUN_SERIALLY = "wattflow.run.local:run_serially"
+COLLECT_TASK = "wattflow.submit.send:collect_task"
+COLLECT = "wattflow.collect.collect:collect_task"
+
+_COLLECT_ROUNDS = 10  # collect jobs in a row
+_COLLECT_WAIT_S = (
+    60  # of the second collect job, after the jobs that it waits for; each next waits twice as long
+)
+
+
+@dataclass
+class Submission:
+    """What a call sent, or with `dry_run` would send."""
+
+    sweep: SweepDir
+    shapes: list[Shape]
+    points: int  # sent by this call
+    tried: int  # left out: sent before
+    infeasible: int  # left out: they cannot run
+    job_ids: list[str] = field(default_factory=list)
+    collect_job: str | None = None
+
+
+def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
+    """What each shape of a plan asks for, see `Shape.row`, and what it should take by what has finished."""
+    asked = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    choices = {point.point_id: point.choices for point in plan.feasible}
+    past = estimate.past_of(plan.sweep.path.parent, choices.values())
+    return [{**shape.row(), "expected": _expected(shape, choices, past)} for shape in asked]
+
+
+def _expected(
+    shape: Shape, choices: dict[str, dict[str, Any]], past: estimate.Past
+) -> dict[str, Any]:
+    """What a shape should take: GPU-hours and kWh of its known points, and the minutes of its longest known task."""
+    gpus = shape.nodes * shape.ranks_per_node
+    by_task = [[past.expect(choices[point_id]) for point_id in task] for task in shape.tasks]
+    known = [sum(one.seconds for one in task if one) for task in by_task if None not in task]
+    return {
+        **asdict(past.add_up([(gpus, one) for task in by_task for one in task])),
+        "longest_task_min": max(known) / 60.0 if known else None,
+    }
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What `sbatch --test-only` says of one array, without sending it."""
+
+    cluster: str
+    nodes: int
+    ranks_per_node: int
+    tasks: int
+    accepted: bool
+    answer: str
+
+
+def test_only(plan: "Plan") -> list[Tested]:
+    """Slurm's answer to each array that a submit of the plan would send; RefusedError without Slurm's commands."""
+    asked = [
+        shape
+        for shape in fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+        if not shape.is_local
+    ]
+    check_commands(asked)
+    return [
+        Tested(
+            shape.cluster.name,
+            shape.nodes,
+            shape.ranks_per_node,
+            len(tasks),
+            *client.test_only(sbatch.batch_script(shape, plan.sweep, array=number)),
+        )
+        for shape in asked
+        for number, tasks in enumerate(shape.arrays)
+    ]
+
+
+def batch_scripts(plan: "Plan") -> list[str]:
+    """The text that sbatch would get for the first array of each shape of a plan; local points have none."""
+    asked = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    return [sbatch.batch_script(shape, plan.sweep) for shape in asked if not shape.is_local]
+
+
+# --- what is asked, on disk -----------------------------------------------------------------------
+
+
+def read_grid(sweep: SweepDir) -> list[dict[str, Any]]:
+    """The sweep's points, in the order in which they are run: point_id, position, reason, choices (JSON)."""
+    rows: list[dict[str, Any]] = read_table(sweep.grid_path, GRID).to_pylist()
+    return rows
+
+
+def _write_grid(plan: "Plan", tried: Collection[str]) -> None:
+    """grid.parquet: what was there, with the plan's points added; a point that was tried keeps its row."""
+    old = read_grid(plan.sweep) if plan.sweep.grid_path.is_file() else []
+    rows = {row["point_id"]: row for row in old}
+    written: dict[int, str] = {}  # choices share their parts, and so their text
+    for point in plan.points:
+        if point.point_id in tried and point.point_id in rows:
+            continue
+        rows[point.point_id] = {
+            "point_id": point.point_id,
+            "position": rows.get(point.point_id, {}).get("position", len(rows)),
+            "reason": point.reason,
+            "choices": _json(point.choices, written),
+        }
+    told = GRID.with_metadata({"schema_version": str(SCHEMA_VERSION)})
+    write_table(plan.sweep.grid_path, pa.Table.from_pylist(list(rows.values()), schema=told))
+
+
+def _json(choices: dict[str, Any], written: dict[int, str]) -> str:
+    """Choices as JSON, each shared group written once."""
+    parts = []
+    for key, value in choices.items():
+        if isinstance(value, dict):
+            text = written.get(id(value))
+            if text is None:
+                text = written[id(value)] = json.dumps(value)
+        else:
+            text = json.dumps(value)
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{" + ", ".join(parts) + "}"
+
+
+def _write_words(plan: "Plan") -> None:
+    """sweep.yaml: the words of each submit, for people; JSON's strings are YAML too."""
+    path = plan.sweep.sweep_yaml
+    text = (
+        path.read_text() if path.is_file() else f"# What was asked of {plan.name}, oldest first.\n"
+    )
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    words = json.dumps(plan.words, ensure_ascii=False)
+    text += f'- time: "{when}"\n  wattflow: "{__version__}"\n  words: {words}\n'
+    write_atomic(path, text.encode())
+
+
+# --- submit ---------------------------------------------------------------------------------------
+
+
+def keep(plan: "Plan") -> None:
+    """Write sweep.yaml and grid.parquet, adding the plan's points; RefusedError in somebody else's sweep."""
+    plan.sweep.refuse_measurement()
+    plan.sweep.make()
+    plan.sweep.require_owner()
+    with lock.turn(plan.sweep):
+        _write_grid(plan, set(journal.newest_task(journal.read(plan.sweep))))
+        _write_words(plan)
+
+
+def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
+    """Send the points of a plan that were never tried, and what was sent.
+
+    RefusedError before anything is written or sent; SlurmError when Slurm took none or a part of the jobs: those
+    it took run, and the same submit sends the rest.
+    """
+    sweep = plan.sweep
+    sbatch.check_path(sweep)
+    if sweep.path.exists():
+        sweep.make()
+        sweep.require_owner()
+    submission, todo = _never_tried(plan, only)
+    check_commands(submission.shapes)
+    _check_shared(sweep, submission.shapes)
+    if dry_run:
+        return submission
+    sweep.make()
+    sweep.require_owner()
+    with lock.turn(sweep) as turn:
+        # once more, now that nobody else can send any of them
+        submission, todo = _never_tried(plan, only)
+        _write_grid(plan, set(journal.newest_task(journal.read(sweep))))
+        _write_words(plan)
+        start(submission, todo, turn)
+    return submission
+
+
+Todo = list[tuple[str, dict[str, Any]]]  # point ids with their choices
+
+
+def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[Submission, Todo]:
+    """What a submit of this plan has to send: the points that were neither sent nor tried."""
+    sweep = plan.sweep
+    tried = {*journal.newest_task(journal.read(sweep)), *_attempted(sweep)}
+    chosen = [p for p in plan.points if only is None or p.point_id in only]
+    feasible = [point for point in chosen if point.reason is None]
+    todo = [(point.point_id, point.choices) for point in feasible if point.point_id not in tried]
+    submission = Submission(
+        sweep,
+        fitting(shapes(todo)),
+        points=len(todo),
+        tried=len(feasible) - len(todo),
+        infeasible=len(chosen) - len(feasible),
+    )
+    return submission, todo
+
+
+def _attempted(sweep: SweepDir) -> set[str]:
+    """The points that have an attempt."""
+    return {point_id for point_id in sweep.points_on_disk() if sweep.attempts(point_id)}
+
+
+def check_commands(asked: Sequence[Shape]) -> None:
+    """RefusedError where jobs are meant for Slurm and this machine has none."""
+    for shape in asked:
+        if not shape.is_local and not (shutil.which("sbatch") and shutil.which("srun")):
+            raise RefusedError(
+                f"cluster={shape.cluster.name}: no sbatch and srun on the PATH. "
+                "Submit from a login node, or run here with cluster=local."
+            )
+
+
+def _check_shared(sweep: SweepDir, asked: Sequence[Shape]) -> None:
+    """RefusedError where Slurm has nodes that cannot see the sweep's folder."""
+    if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in asked):
+        return
+    try:
+        told = shared_disk.MOUNTINFO.read_text(errors="replace")
+    except OSError:  # no Linux
+        return
+    why = shared_disk.node_local(sweep.path.resolve(), told)
+    other = client.other_node() if why else None
+    if other is not None:
+        raise RefusedError(
+            f"{sweep.path}: {why}, which {other} cannot see. Choose a folder that all nodes share with "
+            "sweeps_dir=DIR; if this one is shared, say cluster.shared_sweeps_dir=true."
+        )
+
+
+def start(
+    submission: Submission, todo: Todo, turn: Turn, again: dict[str, int] | None = None
+) -> None:
+    """Send what is asked: points of Slurm profiles as arrays, those of local ones as one local job.
+
+    `again` holds the newest attempt of points that are run though they finished.
+    """
+    local = [point_id for point_id, choices in todo if choices["cluster"]["launcher"] == "local"]
+    remote = [shape for shape in submission.shapes if not shape.is_local]
+    try:
+        if remote:
+            _start_arrays(submission, remote, turn, again or {})
+        if local:
+            _start_local(submission, local, again or {})
+    finally:
+        client.forget()
+
+
+def _new_name(sweep: SweepDir) -> str:
+    """A name for one submission, its folder and its job."""
+    return f"{sweep.name}-{secrets.token_hex(4)}"
+
+
+def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Sent:
+    """A new submission, journalled before it is sent."""
+    name = _new_name(sweep)
+    sent = Sent(name, kind, tasks, sweep.submitit / name, time.time_ns())
+    journal.intend(sweep, sent)
+    return sent
+
+
+def _start_arrays(
+    submission: Submission, remote: Sequence[Shape], turn: Turn, again: dict[str, int]
+) -> None:
+    """Send all arrays held, then the collect job, then let them start.
+
+    At the first refusal no further array is sent: SlurmError says what is under way and what is not.
+    """
+    sweep = submission.sweep
+    intended = [
+        (shape, _intend(sweep, "points", tasks)) for shape in remote for tasks in shape.arrays
+    ]
+    refusal: SlurmError | None = None
+    accepted: list[Sent] = []
+    with client.guarded_sbatch():
+        for shape, sent in intended:
+            if refusal is None:
+                turn.check()
+                refusal = _send_array(sweep, shape, sent, turn, again)
+            if refusal is None:
+                accepted.append(sent)
+            else:
+                journal.write(sweep, "failed", sent.name, error=str(refusal))
+        submission.job_ids = [str(sent.job_id) for sent in accepted]
+        if accepted:
+            collect = _send_collect(sweep, remote[0], turn, submission.job_ids)
+            submission.collect_job = collect.job_id
+            accepted.append(collect)
+    turn.check()
+    _release(sweep, accepted)
+    if refusal is not None:
+        left = sum(len(sent.tasks) for _, sent in intended) - sum(
+            len(sent.tasks) for sent in accepted if sent.kind == "points"
+        )
+        fewer = " with cluster.max_tasks at what this site allows" * ("MaxSubmit" in str(refusal))
+        raise SlurmError(
+            f"{refusal} {left} tasks of {sweep.name} were not sent; {len(submission.job_ids)} arrays were. "
+            f"`wattflow submit` with the same words{fewer} sends the rest."
+        )
+
+
+def _send_array(
+    sweep: SweepDir, shape: Shape, sent: Sent, turn: Turn, again: dict[str, int]
+) -> SlurmError | None:
+    """Send one array, held; null, or why Slurm refused it."""
+    calls = [
+        sbatch.Call(sbatch.RUN_TASK, (str(sweep.path), task, _of(task, again)))
+        for task in sent.tasks
+    ]
+    try:
+        parameters = sbatch.parameters(shape, sent.name, sweep)
+        _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
+    except SlurmError as error:
+        return error
+    return None
+
+
+def _of(point_ids: Sequence[str], again: dict[str, int]) -> dict[str, int]:
+    return {point_id: again[point_id] for point_id in point_ids if point_id in again}
+
+
+def _send_collect(
+    sweep: SweepDir, shape: Shape, turn: Turn, after: list[str], earlier: Sequence[int] = ()
+) -> Sent:
+    """Send the job that collects once `after` have ended; without it `wattflow collect` does the same by hand.
+
+    `earlier` says how many points each collect job before it found unfinished.
+    """
+    sent = _intend(sweep, "collect", [[]])
+    calls = [sbatch.Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
+    wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
+    try:
+        parameters = sbatch.collect_parameters(shape, sent.name, sweep, after, wait_s)
+        _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
+    except SlurmError as error:
+        journal.write(sweep, "failed", sent.name, error=str(error))
+        log.warning("no collect job: %s `wattflow collect %s` collects by hand.", error, sweep.path)
+    return sent
+
+
+def _send_noted(
+    sweep: SweepDir,
+    sent: Sent,
+    turn: Turn,
+    *,
+    parameters: dict[str, Any],
+    calls: Sequence[sbatch.Call],
+    cluster: Cluster,
+) -> None:
+    """Send, held, and journal the job's id once its pickle lies where its tasks look for it.
+
+    LostTurnError when the turn was lost meanwhile: then nobody may know of the job, and it is taken back.
+    """
+    from submitit.core.utils import FailedJobError  # noqa: PLC0415 (as in _send)
+
+    sent.folder.mkdir(mode=0o700)
+    try:
+        job = sbatch.send(sent.folder, parameters, calls, cluster)
+    except FailedJobError as error:
+        shutil.rmtree(sent.folder, ignore_errors=True)  # a pickle that no task will load
+        raise SlurmError(" ".join(str(error).split())) from error
+    sent.job_id = str(job.job_id)
+    try:
+        turn.check()
+    except LostTurnError:
+        client.cancel([sent.job_id])
+        raise
+    journal.write(sweep, "submitted", sent.name, job_id=sent.job_id)
+
+
+def _release(sweep: SweepDir, sents: Sequence[Sent]) -> None:
+    """Let held submissions start."""
+    held = [sent for sent in sents if sent.job_id is not None]
+    client.release([str(sent.job_id) for sent in held])
+    for sent in held:
+        journal.write(sweep, "released", sent.name)
+
+
+def collect_task(sweep_path: str, earlier: list[int]) -> None:
+    """What the collect job runs: collect, and if points are queued still or again, send the next collect job.
+
+    Tasks that were requeued may end after their array did. At most ten collect jobs follow each other, each waiting
+    twice as long as the last, and none after one that found no further point finished.
+    """
+    sweep = SweepDir.existing(sweep_path)
+    left = cast(Any, sbatch.Call(COLLECT, (sweep_path,))()).unfinished
+    if not left or len(earlier) + 1 >= _COLLECT_ROUNDS or (earlier and left >= earlier[-1]):
+        return
+    try:
+        _collect_again(sweep, [*earlier, left])
+    except (SlurmError, RefusedError, LostTurnError) as error:
+        print(f"no further collect job: {error}", flush=True)
+
+
+def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
+    """Send a collect job after the jobs of points that wait or run, if there are any."""
+    with lock.turn(sweep) as turn, client.guarded_sbatch():
+        sents = [sent for sent in journal.read(sweep) if sent.kind == "points" and sent.job_id]
+        words = live_words(sents)
+        waiting = [
+            sent for sent in sents if any(sent.key(k) in words for k in range(len(sent.tasks)))
+        ]
+        if not waiting:
+            return
+        of = waiting[0].tasks[0][0]
+        (choices,) = [row["choices"] for row in read_grid(sweep) if row["point_id"] == of]
+        (shape,) = shapes([(of, json.loads(choices))])
+        sent = _send_collect(sweep, shape, turn, [str(sent.job_id) for sent in waiting], earlier)
+        _release(sweep, [sent])
+
+
+# --- without Slurm --------------------------------------------------------------------------------
+
+
+def _start_local(submission: Submission, point_ids: list[str], again: dict[str, int]) -> None:
+    """Have points run one after another in a process that outlives the terminal.
+
+    Not submitit's local executor: that is ended with the terminal, hides GPUs that it was not told of, and has a time
+    limit of its own.
+    """
+    sweep = submission.sweep
+    sent = _intend(sweep, "points", [point_ids])
+    sent.folder.mkdir(mode=0o700)
+    told = json.dumps(again)
+    words = [sys.executable, "-m", "wattflow.submit.send", str(sweep.path), sent.name, told]
+    out, err = (
+        str(sent.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
+    )
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    hears, tells = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        words,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, hears, 0),
+            (os.POSIX_SPAWN_OPEN, 1, out, append, 0o600),
+            (os.POSIX_SPAWN_OPEN, 2, err, append, 0o600),
+        ],
+        setsid=True,
+    )
+    os.close(hears)
+    job_id = process.job_id(pid)
+    with open(tells, "w") as pipe:  # noqa: PTH123 (a descriptor)
+        journal.write(sweep, "submitted", sent.name, job_id=job_id)
+        pipe.write(_GO)
+    submission.job_ids.append(job_id)
+
+
+_GO = "go"
+
+
+def main(sweep_path: str, name: str, again: str) -> int:
+    """What the detached process of a local job does: run its points, then collect; 1 when points failed.
+
+    It begins when it is told that the journal knows it: a process that nobody knows of could run beside another.
+    """
+    if sys.stdin.read(len(_GO)) != _GO:
+        return 1
+    sweep = SweepDir.existing(sweep_path)
+    (sent,) = [sent for sent in journal.read(sweep) if sent.name == name]
+    failed = sbatch.Call(RUN_SERIALLY, (str(sweep.path), sent.tasks[0], json.loads(again)))()
+    sbatch.Call(COLLECT, (str(sweep.path),))()
+    return 1 if failed else 0
+
+
+def live_words(sents: Sequence[Sent]) -> dict[str, client.Word]:
+    """What waits or runs now, by task; asks Slurm at once, and only if something was ever sent to it."""
+    words = {}
+    if any(not sent.is_local for sent in sents):
+        words = {key: word for key, word in client.queue().items() if not word.is_over}
+    for sent in sents:
+        if sent.is_local and process.lives(str(sent.job_id)) is not False:
+            words[sent.key(0)] = client.Word("RUNNING")
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,240 @@
+"""The arithmetic of a LLaMA-architecture model: parameters, bytes, FLOPs, shard counts that work, what fits, roofline.
+
+Pure: no torch, no numpy, no files. A login node asks it what will not run; the engine asks it when memory ran out.
+"""
+
+from dataclasses import dataclass
+
+from wattflow.config.choices import BYTES_PER_VALUE, Config, Model
+from wattflow.errors import RefusedError
+
+GIB = 2**30
+USABLE = 0.92  # of a GPU's memory: the driver's context, NCCL's buffers and fragments take the rest
+_PREFILL_GUESS = 128  # tokens a row: prompts are not known when a sweep is planned
+
+
+def head_dim(model: Model) -> int:
+    """Width of one attention head."""
+    return model.dim // model.n_heads
+
+
+def parameters(model: Model) -> int:
+    """Number of weights of the whole model; tied embeddings count once."""
+    layer = _matrix_weights(model) + 2 * model.dim
+    tables = 1 if model.tied_embeddings else 2
+    return model.n_layers * layer + tables * model.vocab_size * model.dim + model.dim
+
+
+def rank_parameters(model: Model, shards: int) -> int:
+    """Number of weights that one rank holds: KV heads repeat above their number, norms are whole on every rank."""
+    kv_width = kv_heads_of_rank(model, shards) * head_dim(model)
+    split = 2 * model.dim * model.dim + 3 * model.dim * model.ffn_dim
+    layer = split // shards + 2 * model.dim * kv_width + 2 * model.dim
+    tables = 1 if model.tied_embeddings else 2
+    vocab_rows = -(
+        -model.vocab_size // shards
+    )  # the last rank's part is padded to the others' size
+    return model.n_layers * layer + tables * vocab_rows * model.dim + model.dim
+
+
+def kv_heads_of_rank(model: Model, shards: int) -> int:
+    """KV heads that one rank holds, at least one."""
+    return max(1, model.n_kv_heads // shards)
+
+
+def weight_bytes(model: Model, shards: int, precision: str) -> int:
+    """Bytes of weights on one rank."""
+    return rank_parameters(model, shards) * BYTES_PER_VALUE[precision]
+
+
+def kv_bytes_per_token(model: Model, precision: str) -> int:
+    """Bytes of keys and values that one token of one row takes in the whole model, without repeated heads."""
+    values = 2 * model.n_layers * model.n_kv_heads * head_dim(model)
+    return values * BYTES_PER_VALUE[precision]
+
+
+def kv_cache_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
+    """Bytes of the cache that one rank allocates for `batch` rows of `length` tokens."""
+    values = 2 * model.n_layers * kv_heads_of_rank(model, shards) * head_dim(model)
+    return batch * length * values * BYTES_PER_VALUE[precision]
+
+
+def workspace_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
+    """An estimate of the largest activations of one rank, in bytes; linear in the batch.
+
+    It takes the larger of a prefill of 128 tokens a row and a decode step, which copies one layer's keys, and adds
+    the logits with what sampling makes of them. Longer prompts need more.
+    """
+    value = BYTES_PER_VALUE[precision]
+    tokens = min(_PREFILL_GUESS, length)
+    heads = model.n_heads // shards
+    feed_forward = tokens * (4 * model.dim + 3 * model.ffn_dim // shards) * value
+    scores = tokens * 4 * model.dim * value + heads * tokens * tokens * (4 + 2 * value)
+    keys = length * kv_heads_of_rank(model, shards) * head_dim(model) * value
+    logits = model.vocab_size * (value + 6 * 4)  # float32 logits, probabilities, sort with indices
+    return batch * (max(feed_forward, scores, keys) + logits)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one rank of the `paper` engine takes."""
+
+    weights: int
+    cache: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """All three together."""
+        return self.weights + self.cache + self.workspace
+
+
+def memory(config: Config) -> Memory:
+    """What one rank needs for resolved choices; the cache is allocated whole, as batch x max_seq_len."""
+    length = config.max_seq_len
+    if length is None:
+        raise RefusedError("max_seq_len is null: memory is told of resolved choices only.")
+    shape = (config.model, config.shards, config.precision)
+    return Memory(
+        weights=weight_bytes(*shape),
+        cache=kv_cache_bytes(*shape, config.batch_size, length),
+        workspace=workspace_bytes(*shape, config.batch_size, length),
+    )
+
+
+def largest_batch(config: Config, gpu_memory_gib: float) -> int:
+    """The largest batch that fits on a GPU of that memory at these shards, or 0."""
+    need = memory(config)
+    a_row = (need.cache + need.workspace) // config.batch_size
+    return max(0, int(gpu_memory_gib * USABLE * GIB - need.weights) // a_row)
+
+
+def why_too_big(config: Config, gpu_memory_gib: float) -> str | None:
+    """Why resolved choices do not fit on GPUs of that memory, with figures; None where they fit."""
+    need = memory(config)
+    if need.total <= gpu_memory_gib * USABLE * GIB:
+        return None
+    return memory_in_words(config, gpu_memory_gib)
+
+
+def memory_in_words(config: Config, gpu_memory_gib: float) -> str:
+    """What a rank needs beside what a GPU has, and the largest batch that fits, in one sentence."""
+    need = memory(config)
+    batch = largest_batch(config, gpu_memory_gib)
+    name = config.model.name
+    way_out = (
+        f"the largest batch that fits is {batch}"
+        if batch
+        else f"no batch fits: {_more_shards(config)}"
+    )
+    return (
+        f"{name} on {config.shards} shards, {config.precision}, batch {config.batch_size} x {config.max_seq_len} "
+        f"tokens needs {need.weights / GIB:.1f} GiB weights + {need.cache / GIB:.1f} GiB cache + "
+        f"{need.workspace / GIB:.1f} GiB workspace = {need.total / GIB:.1f} GiB of {USABLE} x {gpu_memory_gib:g} GiB "
+        f"a GPU; {way_out}"
+    )
+
+
+def _more_shards(config: Config) -> str:
+    more = [n for n in valid_shards(config.model) if n > config.shards]
+    if not more:
+        return "the model cannot be split further"
+    return f"take more shards ({', '.join(map(str, more))})"
+
+
+def why_not_shards(model: Model, shards: int) -> str | None:
+    """Why a model cannot be split into that many shards, with the counts that work; None where it can."""
+    wrong = _why_no_model(model)
+    if wrong is not None:
+        return f"{model.name}: {wrong}"
+    fault = _fault(model, shards)
+    if fault is None:
+        return None
+    works = ", ".join(map(str, valid_shards(model)))
+    return f"{model.name} cannot be split into {shards} shards: {fault}; these work: {works}"
+
+
+def valid_shards(model: Model) -> list[int]:
+    """The shard counts that work, ascending; none for shapes that are no model."""
+    if _why_no_model(model) is not None:
+        return []
+    return [n for n in range(1, model.n_heads + 1) if _fault(model, n) is None]
+
+
+def _why_no_model(model: Model) -> str | None:
+    if model.dim % model.n_heads or head_dim(model) % 2:
+        return f"dim {model.dim} over {model.n_heads} heads gives no even head width"
+    if model.n_heads % model.n_kv_heads:
+        return f"{model.n_heads} heads cannot share {model.n_kv_heads} KV heads evenly"
+    return None
+
+
+def _fault(model: Model, shards: int) -> str | None:
+    if model.n_heads % shards:
+        return f"it has {model.n_heads} heads"
+    if model.ffn_dim % shards:
+        return f"its feed-forward is {model.ffn_dim} wide"
+    if model.n_kv_heads % shards and shards % model.n_kv_heads:
+        return f"it has {model.n_kv_heads} KV heads"
+    return None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one GPU moves and computes in one forward pass."""
+
+    read_bytes: float
+    flops: float
+
+    def roofline_s(self, bytes_per_s: float, flops_per_s: float) -> float:
+        """The least seconds it can take at these peaks, without communication."""
+        return max(self.read_bytes / bytes_per_s, self.flops / flops_per_s)
+
+
+def read_parameters(model: Model) -> int:
+    """Weights that a decode step reads: all matrices and the head, neither norms nor the embedding's table."""
+    return model.n_layers * _matrix_weights(model) + model.vocab_size * model.dim
+
+
+def _matrix_weights(model: Model) -> int:
+    kv_width = model.n_kv_heads * head_dim(model)
+    return 2 * model.dim * model.dim + 2 * model.dim * kv_width + 3 * model.dim * model.ffn_dim
+
+
+def decode_work(model: Model, shards: int, precision: str, batch: float, length: float) -> Work:
+    """One decode step of `batch` rows whose mean length is `length`, per GPU."""
+    weights = read_parameters(model) * BYTES_PER_VALUE[precision]
+    repeats = max(1.0, shards / model.n_kv_heads)
+    cache = batch * length * kv_bytes_per_token(model, precision) * repeats
+    attention = 4 * batch * length * model.n_layers * model.dim
+    flops = 2 * read_parameters(model) * batch + attention
+    return Work((weights + cache) / shards, flops / shards)
+
+
+def prefill_work(model: Model, shards: int, precision: str, batch: int, length: int) -> Work:
+    """The prefill of `batch` prompts of `length` tokens, per GPU; the head's few tokens are left out."""
+    matrices = read_parameters(model) - model.vocab_size * model.dim
+    flops = 2 * matrices * batch * length + 2 * batch * model.n_layers * model.dim * length**2
+    return Work(matrices * BYTES_PER_VALUE[precision] / shards, flops / shards)
+
+
+def decode_step_s(
+    model: Model, work: Work, bytes_per_s: float, flops_per_s: float, allreduce_s: float
+) -> float:
+    """The least seconds of a decode step; `allreduce_s` is one all-reduce, and a layer makes two (0 at one shard)."""
+    return work.roofline_s(bytes_per_s, flops_per_s) + 2 * model.n_layers * allreduce_s
+
+
+def prefill_s(
+    model: Model,
+    shards: int,
+    batch: int,
+    length: int,
+    *,
+    flops_per_s: float,
+    link_bytes_per_s: float,
+) -> float:
+    """The least seconds of a prefill in 16 bit: FLOPs at peak, then two ring all-reduces a layer over the link."""
+    work = prefill_work(model, shards, "bf16", batch, length)
+    moved = 2 * (shards - 1) / shards * 2 * batch * length * model.dim
+    return work.flops / flops_per_s + 2 * model.n_layers * moved / link_bytes_per_s

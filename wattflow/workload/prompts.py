@@ -1,0 +1,354 @@
+"""Prompts: which records of a file are drawn, what text is made of them, and what of it fits into the model.
+
+Anyone can redraw the records of a point: they are the first n_prompts of
+`numpy.random.default_rng(seed).permutation(records in the file)`, and the sha256 of their prompts is in the record.
+"""
+
+import hashlib
+import importlib.resources
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wattflow.config.choices import Config, Dataset
+from wattflow.errors import RefusedError
+from wattflow.store.schema import PromptInfo
+from wattflow.workload import tokenizer as tokenizers
+from wattflow.workload.tokenizer import Tokenizer
+
+Encode = Callable[[str], list[int]]  # a text's tokens
+
+_SHIPPED = {
+    "alpaca": "alpaca.json",
+    "gsm8k": "gsm8k.jsonl",
+}  # a dataset's name: its file in prompts/
+
+# The keys that make a record one of a format: it has all keys of one of the alternatives.
+_KEYS = {
+    "alpaca": (("instruction",),),
+    "gsm8k": (("question", "answer"),),
+    "jsonl": (("prompt",), ("text",)),
+}
+
+_CARRY_OUT = "Carry out the instruction below. Answer with the result alone."
+_CARRY_OUT_ON_INPUT = (
+    "Carry out the instruction below, on the input that follows it. Answer with the result alone."
+)
+_STEP_BY_STEP = (
+    "Work this out step by step. End with a line that holds #### and, after it, the result alone."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record of a prompt file."""
+
+    place: str  # in the file, counted from 1: "line 7", "record 7"
+    instruction: str  # what is asked for; blank in a record that cannot be used
+    context: str = ""  # Alpaca's input
+    answer: str | None = None  # the reference result, where the format has one
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of one point, in the order in which they are sent."""
+
+    texts: list[str]  # what the template made; whole, even where the tokens are truncated
+    tokens: list[list[int]]  # at most max_seq_len - 1 of each text
+    indices: list[int]  # the record of each in the file, from 0
+    answers: list[str | None]  # the reference results, for exact match
+    info: PromptInfo
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    index: int
+    text: str
+    tokens: list[int]
+    truncated: bool
+
+
+def load(config: Config, tokenizer: Tokenizer) -> Prompts:
+    """The prompts that resolved choices ask for; RefusedError says what is wrong with a file or a choice.
+
+    A drawn record that cannot be used (an empty prompt, or one that leaves no room for an answer) is a matter of
+    dataset.on_bad: `error` refuses it; `skip` draws the next one instead, so that fewer than n_prompts come back only
+    where the file has no more; `truncate` keeps the first max_seq_len - 1 tokens, and refuses an empty prompt.
+    """
+    entries = _entries(config.dataset)
+    drawn, skipped = _draw(config, entries, tokenizer.encode)
+    if config.dataset.cycle:
+        drawn = list(itertools.islice(itertools.cycle(drawn), config.n_prompts))
+    return Prompts(
+        texts=[prompt.text for prompt in drawn],
+        tokens=[prompt.tokens for prompt in drawn],
+        indices=[prompt.index for prompt in drawn],
+        answers=[entries[prompt.index].answer for prompt in drawn],
+        info=_info(drawn, skipped),
+    )
+
+
+class Checker:
+    """Checks the prompts of many points; each file is read once, and each text is cut into tokens once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[Entry]] = {}
+        self._encoders: dict[str, Encode] = {}
+
+    def check(self, config: Config) -> None:
+        """Raise RefusedError for whatever `load` would refuse on a compute node: file, draw, tokenizer or a prompt."""
+        file, model = repr(config.dataset), repr((config.model, config.weights))
+        if file not in self._entries:
+            self._entries[file] = _entries(config.dataset)
+        if model not in self._encoders:
+            self._encoders[model] = cache(tokenizers.load(config.model, config.weights).encode)
+        _draw(config, self._entries[file], self._encoders[model])
+
+
+def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[list[_Drawn], int]:
+    """The prompts that are drawn from a file's records, and how many records were passed over."""
+    drawn: list[_Drawn] = []
+    skipped = 0
+    for index in _order(config, len(entries)):
+        if len(drawn) == config.n_prompts:
+            break
+        prompt = _prompt(config, encode, entries[index], index)
+        if prompt is None:
+            skipped += 1
+        else:
+            drawn.append(prompt)
+    if not drawn:
+        raise RefusedError(
+            f"dataset {config.dataset.name}: each of the {skipped} records is empty or has more than "
+            f"{_most_tokens(config)} tokens. Raise max_seq_len, or set dataset.path to another file."
+        )
+    return drawn, skipped
+
+
+def text_of(entry: Entry, dataset: Dataset) -> str:
+    """The prompt that a template makes of a record; prompts of format jsonl are sent as they are."""
+    if dataset.template == "plain" or dataset.format == "jsonl":
+        return f"{entry.instruction}\n\n{entry.context}" if entry.context else entry.instruction
+    if dataset.format == "gsm8k":
+        return f"{entry.instruction}\n\n{_STEP_BY_STEP}"
+    opening = _CARRY_OUT_ON_INPUT if entry.context else _CARRY_OUT
+    given = f"### Input:\n{entry.context}\n\n" if entry.context else ""
+    return f"{opening}\n\n### Instruction:\n{entry.instruction}\n\n{given}### Response:\n"
+
+
+def read(path: Path, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
+    """The records of a prompt file (alpaca, gsm8k or jsonl); RefusedError names the file, the place and the fault."""
+    try:
+        if not path.is_file():
+            found = "not a file" if path.exists() else "no such file"
+            raise RefusedError(
+                f"{path}: {found}. Set dataset.path to a prompt file, or to null for the prompts that wattflow ships."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise RefusedError(
+            f"{path}: cannot be read ({error.strerror}). Check its permissions, or set dataset.path."
+        ) from error
+    return parse(data, str(path), format)
+
+
+def parse(data: bytes, source: str, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
+    """The records in the bytes of a prompt file; `source` names it in errors."""
+    if format not in _KEYS:
+        raise RefusedError(f"dataset.format={format}: not one of {', '.join(_KEYS)}.")
+    text = _decoded(data, source)
+    if not text.strip():
+        raise RefusedError(f"{source}: the file is empty. Set dataset.path to a file with prompts.")
+    listed = text.lstrip().startswith("[")
+    if listed != (format == "alpaca"):
+        is_now, fitting = ("a JSON list", "alpaca") if listed else ("JSON lines", "gsm8k or jsonl")
+        raise RefusedError(
+            f"{source}: does not fit dataset.format={format}. If it is {is_now}, set dataset.format={fitting}."
+        )
+    records = _records_of_list(text, source) if listed else _records_of_lines(text, source)
+    entries = [_entry(record, f"{source}, {place}", place, format) for place, record in records]
+    if not entries:
+        raise RefusedError(f"{source}: has no records. Set dataset.path to a file with prompts.")
+    return entries
+
+
+def _entries(dataset: Dataset) -> list[Entry]:
+    """The records of dataset.path, or of the prompts that are shipped under the dataset's name."""
+    if dataset.path is not None:
+        return read(Path(dataset.path).expanduser(), dataset.format)
+    if dataset.name not in _SHIPPED:
+        raise RefusedError(
+            f"dataset {dataset.name}: dataset.path is not set, and wattflow ships prompts for "
+            f"{' and '.join(_SHIPPED)} only. Set dataset.path to the file."
+        )
+    file = importlib.resources.files("wattflow") / "prompts" / _SHIPPED[dataset.name]
+    return parse(file.read_bytes(), f"shipped {_SHIPPED[dataset.name]}", dataset.format)
+
+
+def _order(config: Config, n_records: int) -> list[int]:
+    """All records of the file in the order in which they are drawn; RefusedError when there are too few."""
+    if config.n_prompts > n_records and not config.dataset.cycle:
+        raise RefusedError(
+            f"n_prompts={config.n_prompts}, but dataset {config.dataset.name} has {n_records} records. Set n_prompts="
+            f"{n_records} or less, dataset.cycle=true to repeat them, or dataset.path to a larger file."
+        )
+    if not config.dataset.shuffle:
+        return list(range(n_records))
+    order: list[int] = np.random.default_rng(config.seed).permutation(n_records).tolist()
+    return order
+
+
+def _most_tokens(config: Config) -> int:
+    """The longest prompt that leaves room for one token of output."""
+    assert config.max_seq_len is not None  # the choices are resolved
+    return config.max_seq_len - 1
+
+
+def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Drawn | None:
+    """The prompt of one record, or None where dataset.on_bad passes it over."""
+    text = text_of(entry, config.dataset)
+    tokens = encode(text) if entry.instruction.strip() else []
+    most = _most_tokens(config)
+    if tokens and len(tokens) <= most:
+        return _Drawn(index, text, tokens, truncated=False)
+    where = f"{config.dataset.path or f'dataset {config.dataset.name}'}, {entry.place}"
+    match config.dataset.on_bad:
+        case "skip":
+            return None
+        case "truncate" if tokens:
+            return _Drawn(index, text, tokens[:most], truncated=True)
+        case _ if tokens:
+            raise RefusedError(
+                f"{where}: the prompt has {len(tokens)} tokens, but max_seq_len={config.max_seq_len} leaves room for "
+                f"{most}. Raise max_seq_len, or set dataset.on_bad=skip or truncate."
+            )
+        case _:
+            raise RefusedError(
+                f"{where}: the prompt is empty. Mend the file, or set dataset.on_bad=skip."
+            )
+
+
+def _info(drawn: Sequence[_Drawn], skipped: int) -> PromptInfo:
+    """Hash and token lengths of the prompts as they are sent."""
+    canonical = json.dumps([prompt.text for prompt in drawn], separators=(",", ":"))
+    lengths = np.array([len(prompt.tokens) for prompt in drawn])
+    p50, p95 = np.percentile(lengths, [50, 95])
+    return PromptInfo(
+        sha256=hashlib.sha256(canonical.encode()).hexdigest(),
+        count=len(drawn),
+        skipped=skipped,
+        truncated=sum(prompt.truncated for prompt in drawn),
+        tokens_min=int(lengths.min()),
+        tokens_mean=float(lengths.mean()),
+        tokens_p50=float(p50),
+        tokens_p95=float(p95),
+        tokens_max=int(lengths.max()),
+    )
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RefusedError(
+            f"{source}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. Convert the file first, for "
+            "example with `iconv -f LATIN1 -t UTF-8`."
+        ) from error
+
+
+def _records_of_list(text: str, source: str) -> Iterator[tuple[str, Any]]:
+    """The records of a JSON list, each with its place."""
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RefusedError(
+            f"{source}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}). Mend the file, or copy it "
+            "again if it was cut short."
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise RefusedError(f"{source}: not a list of records ({error}). Mend the file.") from error
+    for number, record in enumerate(records, 1):
+        yield f"record {number}", record
+
+
+def _records_of_lines(text: str, source: str) -> Iterator[tuple[str, Any]]:
+    """The records of JSON lines, each with its place; blank lines are passed over."""
+    # not splitlines: a JSON string may hold U+2028 as it is
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            fault = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise RefusedError(
+                f"{source}, line {number}: not JSON ({fault}). Mend the line, or copy the file again if it was cut "
+                "short."
+            ) from error
+        yield f"line {number}", record
+
+
+def _entry(record: Any, where: str, place: str, format: str) -> Entry:  # noqa: A002 - as above
+    if not isinstance(record, dict):
+        raise RefusedError(
+            f"{where}: {_shown(record)} is not a JSON object. Mend the file, or set dataset.format."
+        )
+    keys = next((keys for keys in _KEYS[format] if record.keys() >= set(keys)), None)
+    if keys is None:
+        raise RefusedError(_other_format(record, where, format))
+    asked = _text(record, keys[0], where)
+    if format == "alpaca":
+        context = _text(record, "input", where) if record.get("input") is not None else ""
+        return Entry(place, asked, context.strip())
+    if format == "gsm8k":
+        return Entry(place, asked, answer=_result(_text(record, "answer", where)))
+    answer = record.get("answer")
+    return Entry(place, asked, answer=answer if isinstance(answer, str) else None)
+
+
+def _other_format(record: dict[str, Any], where: str, format: str) -> str:  # noqa: A002 - as above
+    needed = " or ".join(" and ".join(keys) for keys in _KEYS[format])
+    fitting = [
+        name
+        for name, choices in _KEYS.items()
+        if any(record.keys() >= set(keys) for keys in choices)
+    ]
+    advice = f"Set dataset.format={fitting[0]}" if fitting else "Rename its keys"
+    return (
+        f"{where}: has the keys {_shown(list(record))}, but dataset.format={format} needs {needed}. {advice}, or set "
+        "dataset.path to another file."
+    )
+
+
+def _text(record: dict[str, Any], key: str, where: str) -> str:
+    """A field that has to be text which can be written as UTF-8."""
+    value = record[key]
+    if not isinstance(value, str):
+        raise RefusedError(f"{where}: {key} is {_shown(value)}, not text. Mend the file.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            f"{where}: {key} holds half a surrogate pair, {_shown(value[error.start])}, which is no character. Mend "
+            "the file."
+        ) from error
+    return value
+
+
+def _result(answer: str) -> str | None:
+    """What stands behind the last #### of a worked solution, thousands not separated; None where nothing does."""
+    _, mark, result = answer.rpartition("####")
+    return result.strip().replace(",", "") or None if mark else None
+
+
+def _shown(value: object) -> str:
+    """A value as one short line for an error."""
+    shown = json.dumps(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
