@@ -29,8 +29,8 @@ MS = 1_000_000
 SHORT = """
 import json, sys
 from pathlib import Path
-from wattflow import passport
-from wattflow.power.calibrate import Step
+from wattflow.calibrate import passport
+from wattflow.power.recorder import Step
 steps = [Step(*words, **more) for words, more in json.loads(sys.argv[2])]
 asked = passport.Asked(Path(sys.argv[1]), steps, json.loads(sys.argv[3]), draw=sys.argv[4] == "draw")
 for path in passport.calibrate(asked, lambda text: print(text, file=sys.stderr)):

@@ -330,10 +330,10 @@ INTERPRETED = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 import engine_ranks as tools
-from wattflow.config import Model
+from wattflow.config.choices import Model
 from wattflow.engine import kernels
 from wattflow.engine.fused import FusedLlama
-from wattflow.engine.pieces import Eager
+from wattflow.engine.ops import Eager
 from wattflow.engine.weights import reader
 
 torch.set_num_threads(1)

@@ -193,7 +193,7 @@ def test_whole_checkpoints_and_dummies_pass(meta, hf):
 def test_headers_are_read_without_torch(meta, hf):
     """A login node checks both kinds with neither torch nor fairscale in the process."""
     program = (
-        "import sys; from wattflow.config.choices import Model; from wattflow.engine.header import check_header\n"
+        "import sys; from wattflow.config.choices import Model; from wattflow.workload.checkpoint import check_header\n"
         "shapes = dict(name='m', dim=64, n_layers=2, n_heads=8, n_kv_heads=2, ffn_dim=96, vocab_size=256)\n"
         "for kind, path in (('meta', sys.argv[1]), ('hf', sys.argv[2])):\n"
         "    check_header(Model(**shapes, path=path), kind)\n"

@@ -139,8 +139,8 @@ def test_one_rank_on_the_cpu_imports_no_torch():
     """Joining alone and the synthetic engine leave torch out of the process."""
     program = (
         "import sys\n"
-        "from wattflow.config import Config, Engine, Model\n"
-        "from wattflow.engine import build, header, ranks\n"
+        "from wattflow.config.choices import Config, Engine, Model\n"
+        "from wattflow.engine import build, ranks\n"
         "who = ranks.join(0, 1, 0, 'here', '', 'cpu', 1.0, 1.0)\n"
         "engine = Engine(name='synthetic', synthetic_ms_per_token=0.0)\n"
         "made = Config(model=Model(name='m'), engine=engine, batch_size=2, max_gen_len=3, max_seq_len=9)\n"

@@ -22,8 +22,9 @@ from wattflow.store.tables import read_table
 # one rank of a task; prints what it sees at each progress, and takes the checkpoint away in the first point's batches
 TASK = """
 import json, os, pathlib, sys, time
-from wattflow.interrupt import Signals
-from wattflow.run import Place, run_points
+from wattflow.run.place import Place
+from wattflow.run.signals import Signals
+from wattflow.run.task import run_points
 from wattflow.store.layout import SweepDir
 told = json.loads(sys.argv[1])
 seen = []

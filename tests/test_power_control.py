@@ -176,7 +176,7 @@ STEPS = """
 import os, signal, sys
 from pathlib import Path
 import pynvml
-from wattflow.config import Control
+from wattflow.config.choices import Control
 from wattflow.power import control
 
 folder, uuid, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -303,7 +303,7 @@ import sys, time
 from pathlib import Path
 from wattflow.config import Power
 from wattflow.power.parent import Sidecar
-from wattflow.sweepdir import AttemptDir
+from wattflow.store.layout import AttemptDir
 one = Sidecar(Power(meter="simulated"), "n1", Path({str(tmp_path / "spool")!r}))
 one.start(AttemptDir(Path({str(attempt.path)!r}), "0123456789ab", 1))
 print(one.pid, flush=True)

@@ -16,7 +16,7 @@ from wattflow.submit import status
 
 HANGS = """
 import sys, threading, time
-from wattflow import watchdog
+from wattflow.run import watchdog
 watchdog.GRACE_S = 0.5
 def waits_for_ever():
     {hang}

@@ -19,10 +19,10 @@ from collect import made  # noqa: E402 - the path
 STEP = """
 import json, resource, sys, time
 from pathlib import Path
-from wattflow.bundle import bundle
-from wattflow.collect import collect
+from wattflow.publish.bundle import bundle
+from wattflow.collect.collect import collect
 from wattflow.store.layout import SweepDir
-from wattflow.verify import verify
+from wattflow.publish.verify import verify
 step, sweep, packed = sys.argv[1:]
 began = time.perf_counter()
 if step == "collect":

@@ -72,7 +72,7 @@ pynvml.nvmlInit()
 lap("nvmlInit")
 import numpy, pyarrow
 lap("import numpy, pyarrow")
-from wattflow.config import Power
+from wattflow.config.choices import Power
 from wattflow.power.nvml import NvmlMeter
 import wattflow.power.sidecar
 lap("import the sidecar")
@@ -84,7 +84,7 @@ meter.finish()
 lap("last readings")
 meter.close()
 lap("close the meter")
-import wattflow.cli, wattflow.measurement
+import wattflow.cli, wattflow.measure.record
 lap("import the rest of measure")
 print(json.dumps(told))
 """

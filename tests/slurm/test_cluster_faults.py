@@ -451,7 +451,9 @@ def test_a_shared_disk_that_fails_under_a_point_costs_its_attempt(fault, cluster
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from wattflow import grid, slurm, status, submit
+from wattflow.plan import grid
+from wattflow.slurm import client
+from wattflow.submit import resume, status
 from wattflow.errors import WattflowError
 from wattflow.store.layout import SweepDir
 sweep = SweepDir(Path(sys.argv[1]))
@@ -459,7 +461,7 @@ status.states(sweep)
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 os.environ["XDG_CACHE_HOME"] = sys.argv[2]
 print(*{row.state for row in status.states(sweep)})
-for verb in (submit.resume, submit.cancel):
+for verb in (resume.resume, resume.cancel):
     try:
         verb(sweep)
     except WattflowError as error:

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slurm
 # a submit in a process of its own, which dies at the moment that it is told
 SUBMIT = """
 import os, signal, sys
-from wattflow import grid, submit
+from wattflow.plan import grid
+from wattflow.submit import send
 event, part, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 left = [number]
 def hook(name, arguments):
@@ -27,7 +28,7 @@ def hook(name, arguments):
 made = grid.plan(sys.argv[4:])
 os.environ["VICTIM"] = str(os.getpid())
 sys.addaudithook(hook)
-submit.submit(made)
+send.submit(made)
 """
 
 WINDOWS = {
