@@ -301,8 +301,8 @@ def test_parents_death_ends_the_sidecar(attempt, tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from wattflow.config import Power
-from wattflow.power.parent import Sidecar
+from wattflow.config.choices import Power
+from wattflow.power.sidecar_client import Sidecar
 from wattflow.store.layout import AttemptDir
 one = Sidecar(Power(meter="simulated"), "n1", Path({str(tmp_path / "spool")!r}))
 one.start(AttemptDir(Path({str(attempt.path)!r}), "0123456789ab", 1))
