@@ -1,4 +1,7 @@
-"""One HTML page that opens offline: its frame and style, and what draws its figures."""
+"""Pages and papers from templates: `NAME.html.j2` in the room that fills it, escaped; `NAME.md.j2` as it stands.
+
+A page extends `report/base.html.j2`, fills its block `main`, and lays out tables and charts by `report/parts.html.j2`.
+"""
 
 import json
 from collections.abc import Iterable
@@ -6,23 +9,61 @@ from functools import cache
 from html import escape
 from typing import Any
 
+import jinja2
+
+from wattflow.analysis.tables import number
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template, named by its path below the package; in `.html.j2` all values are escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wattflow", ""),
+        autoescape=jinja2.select_autoescape(["html.j2"], ["md.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"default": str}  # dates among a chart's values
+    environment.globals["vega"] = vega
+    environment.filters |= {"number": number, "plain": plain, "heading": heading}
+    return environment
+
+
+def plain(value: object) -> str:
+    """A value as text; `-` for null."""
+    return "-" if value is None else str(value)
+
+
+def heading(name: str) -> str:
+    """A column's name as a heading: blanks for underscores."""
+    return name.replace("_", " ")
+
+
+@cache
+def vega() -> str:
+    """The JavaScript that draws charts, 0.9 MB; bundling takes 2 s."""
+    import vl_convert  # noqa: PLC0415 (slow to import, and only needed here)
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle
+
+
+# --- pages that are no templates yet ---
+
 
 def page(title: str, body: str, figures: list[dict[str, Any]]) -> str:
     """The page of a body, in which `<div class="figure" data-figure="k">` is the place of figure k (Vega-Lite)."""
     # `</script>` in a label must not end the script that holds it
     specs = json.dumps(figures, default=str).replace("<", "\\u003c")
     return _PAGE.format(
-        title=escape(title), style=_STYLE, body=body, bundle=_bundle(), specs=specs, script=_SCRIPT
+        title=escape(title), style=_STYLE, body=body, bundle=vega(), specs=specs, script=_SCRIPT
     )
-
-
-@cache
-def _bundle() -> str:
-    """The JavaScript that draws the figures, 0.9 MB; bundling takes 2 s."""
-    import vl_convert  # noqa: PLC0415 (slow to import, and only needed here)
-
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return bundle
 
 
 def td(text: str, *, numeric: bool) -> str:
