@@ -2,6 +2,7 @@
 # make test    everything but the slow and GPU tests; as root it first installs what the tests need
 # make chaos   kills and faults by the hundred, seeded; prints its counts. SEED=7 chooses others
 # make slow    tests of minutes        make check   types, lint and format
+# make docs    the tables of docs/results.md from wattflow/store/columns.csv and reasons.csv
 # WORKERS=1 has the tests run one after another; files are dealt to the workers, those on Slurm go to one.
 # TORCH="torch==2.11.0" chooses another torch; a CUDA one for a GPU machine.
 
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^ *\("[^"]*"\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test slow chaos check env clean
+.PHONY: demo test slow chaos check docs env clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +51,9 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_results.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

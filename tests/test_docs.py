@@ -23,7 +23,7 @@ from wattflow.config.choices import Config, to_dict
 from wattflow.config.identity import DEFAULTS, hashed
 from wattflow.plan import grid
 from wattflow.store import schema
-from wattflow.store.columns import PHASE, POINT, REASONS
+from wattflow.store.columns import PHASE, POINT
 from wattflow.submit import status
 
 ROOT = Path(__file__).parent.parent
@@ -208,13 +208,16 @@ def test_sites_md_names_the_example_profiles():
         assert f"conf/cluster/{path.name}" in text
 
 
-def test_measurement_md_has_every_reason():
-    """The table of reasons has each code, whether it withholds the row, and its meaning."""
-    told = {
-        row[0].strip("`"): (row[1] == "withheld", row[2].rstrip(" |"))
-        for row in rows(section(DOCS / "measurement.md", "## Reasons"))[2:]
-    }
-    assert told == REASONS
+def test_results_md_is_what_the_columns_make(monkeypatch):
+    """Each table of columns and of reasons stands there as `make docs` writes it, and each is there."""
+    monkeypatch.syspath_prepend(DOCS)
+    import make_results
+
+    page = make_results.PAGE.read_text()
+    assert make_results.filled(page) == page
+    tables = {"points", "phases", "cost", "crosscheck", "trace", "spans", "requests", "grid"}
+    begun = re.findall(r"^<!-- (\w+): begin -->$", page, re.MULTILINE)
+    assert sorted(begun) == sorted({*tables, "reads", "choices", "reasons"})
 
 
 def test_measurement_md_has_the_sources_of_power():

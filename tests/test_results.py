@@ -1,7 +1,5 @@
 """What a person queries: one row a point, all attempts, phases, traces, and a timeline."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
@@ -11,8 +9,6 @@ from wattflow import open_sweep
 from wattflow.cli import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.store.columns import CHOICE_KEYS, COST, CROSSCHECK, PHASE, POINT, REASONS
-from wattflow.store.schema import TRACE
 
 
 @pytest.fixture(scope="module")
@@ -246,42 +242,3 @@ def test_cut_results(tmp_path):
     directory.points_path.write_bytes(b"PAR1")
     with pytest.raises(RefusedError, match="wattflow collect"):
         _ = wattflow.open_sweep(directory.path).points
-
-
-DOCS = (Path(__file__).parent.parent / "docs" / "results.md").read_text()
-
-
-def documented(field):
-    """The row of docs/results.md that a column must have."""
-    about = {key.decode(): value.decode() for key, value in field.metadata.items()}
-    return f"| {field.name} | {field.type} | {about['unit']} | {about['meaning']} |"
-
-
-def test_every_column_is_documented():
-    """docs/results.md has each column of points, phases, cost and crosscheck with its type, unit and meaning."""
-    columns = [
-        field for field in (*POINT, *PHASE, *COST, *CROSSCHECK) if field.name not in CHOICE_KEYS
-    ]
-    assert [field.name for field in columns if documented(field) not in DOCS] == []
-
-
-def test_every_choice_is_documented():
-    """docs/results.md has each choice's column with its type and key."""
-    lines = [
-        f"| {name} | {POINT.field(name).type} | `{key}` |" for name, key in CHOICE_KEYS.items()
-    ]
-    assert [line for line in lines if line not in DOCS] == []
-
-
-def test_every_reason_is_documented():
-    """docs/results.md has each reason code with what it does to the row and what it means."""
-    lines = [
-        f"| {code} | {'withheld' if bad else 'remark'} | {meaning} |"
-        for code, (bad, meaning) in REASONS.items()
-    ]
-    assert [line for line in lines if line not in DOCS] == []
-
-
-def test_every_trace_column_is_documented():
-    """docs/results.md has each column of the traces with its type."""
-    assert [f.name for f in TRACE if f"| {f.name} | {f.type} | " not in DOCS] == []

@@ -1,10 +1,13 @@
-"""What lies on disk: the columns of each table with their units, the fields of each record, and the versions.
+"""What lies on disk: the columns of each table, the fields of each record, and the schema's version.
 
-Writers and readers import these. A later version only adds nullable columns or optional fields; whatever else
-changes raises SCHEMA_VERSION. docs/results.md explains every column.
+Writers and readers import these; columns.csv declares every column once, and docs/results.md is generated from it. A
+later version only adds nullable columns or optional fields; any other change raises SCHEMA_VERSION.
 """
 
-from typing import Literal, NotRequired, TypedDict
+import csv
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -17,53 +20,6 @@ PHASES: tuple[Phase, ...] = (
 )
 
 Status = Literal["running", "finished", "failed", "interrupted"]
-
-# One row a reading of one GPU. A row holds a power sample (power_w), a counter reading (counter_mj) or conditions
-# (clocks, temperature ...), so most columns are null in most rows; `source` says which sensor spoke.
-TRACE = pa.schema(
-    [
-        pa.field("time_ns", pa.int64(), nullable=False),  # unix time of the node's clock
-        pa.field("source", pa.string(), nullable=False),  # a name from SOURCES
-        pa.field("power_w", pa.float64()),
-        pa.field(
-            "gap", pa.bool_(), nullable=False
-        ),  # history was lost between this row and the one before it
-        pa.field(
-            "counter_mj", pa.uint64()
-        ),  # hardware energy counter, mJ since the driver was loaded
-        pa.field(
-            "monotonic_ns", pa.int64()
-        ),  # the same instant by the monotonic clock, to find steps of the other
-        pa.field("sm_clock_mhz", pa.int32()),
-        pa.field("memory_clock_mhz", pa.int32()),
-        pa.field("temperature_c", pa.float64()),
-        pa.field("gpu_activity_pct", pa.float64()),  # share of time in which any kernel ran
-        pa.field(
-            "memory_activity_pct", pa.float64()
-        ),  # share of time in which memory was read or written
-        pa.field("memory_used_bytes", pa.int64()),
-        pa.field("power_limit_w", pa.float64()),  # the limit in force
-        pa.field("throttle_reasons", pa.uint64()),  # NVML's clock-event bits
-        pa.field(
-            "under_cap_ns", pa.uint64()
-        ),  # time held back by the power cap, since the driver was loaded
-        # GPM, or DCGM's profiling: means since such a row before, of what the hardware could do; occupancy is of memory
-        # in no sense
-        pa.field("sm_activity_pct", pa.float64()),
-        pa.field("sm_occupancy_pct", pa.float64()),  # warps resident, of those that SMs can hold
-        pa.field("tensor_activity_pct", pa.float64()),
-        pa.field("dram_activity_pct", pa.float64()),
-        pa.field("pcie_tx_mib_s", pa.float64()),
-        pa.field("pcie_rx_mib_s", pa.float64()),
-        pa.field("nvlink_tx_mib_s", pa.float64()),
-        pa.field("nvlink_rx_mib_s", pa.float64()),
-        pa.field(
-            "power_profiles", pa.string()
-        ),  # NVML's active workload power profiles, as ids; at a trace's ends
-        pa.field("processes", pa.int32()),  # with a compute context on the GPU; at a trace's ends
-        pa.field("graphics_activity_pct", pa.float64()),  # as sm_activity_pct, of any engine; DCGM
-    ]
-)
 
 # Sensors by name. Only the first seven tell watts of a GPU, and rapl those of a host; `simulated` is arithmetic and is
 # always shown with `~`.
@@ -85,56 +41,65 @@ SOURCES = (
     "dcgm_profiling",
 )
 
-# One row a value that a sensor gave while `wattflow calibrate` asked it: watts, mJ of a counter, per cent of GPM.
-READS = pa.schema(
-    [
-        pa.field("step", pa.int32(), nullable=False),  # its place in the record's steps
-        pa.field("source", pa.string(), nullable=False),  # a name from SOURCES
-        pa.field("start_ns", pa.int64(), nullable=False),  # unix time before the call
-        pa.field("end_ns", pa.int64(), nullable=False),  # and after it
-        pa.field("stamp_ns", pa.int64()),  # the driver's own stamp of the value
-        pa.field("value", pa.float64()),
-    ]
-)
 
-# One row a phase of one batch on one rank. `batch` is null outside prefill, decode and warmup.
-SPAN = pa.schema(
-    [
-        pa.field("rank", pa.int32(), nullable=False),
-        pa.field("node", pa.string(), nullable=False),
-        pa.field("gpu_uuid", pa.string(), nullable=False),
-        pa.field("phase", pa.string(), nullable=False),
-        pa.field("batch", pa.int32()),
-        pa.field("start_ns", pa.int64(), nullable=False),
-        pa.field("end_ns", pa.int64(), nullable=False),
-        pa.field("tokens_in", pa.int64()),  # prompt tokens
-        pa.field("tokens_kept", pa.int64()),  # output tokens after the stop rule
-        pa.field("tokens_computed", pa.int64()),  # tokens that the forward passes worked on
-    ]
-)
+class Column(NamedTuple):
+    """One row of columns.csv."""
 
-# One row a prompt that was answered, written by rank 0.
-REQUEST = pa.schema(
-    [
-        pa.field("prompt", pa.int32(), nullable=False),  # its place in the drawn prompts
-        pa.field("batch", pa.int32(), nullable=False),
-        pa.field("tokens_in", pa.int64(), nullable=False),
-        pa.field("tokens_kept", pa.int64(), nullable=False),
-        pa.field("stop_reason", pa.string(), nullable=False),  # eos, length or max_seq_len
-        pa.field("words", pa.int64()),  # null for dummy weights, whose text means nothing
-        pa.field("text", pa.string()),  # the output without the prompt; null for dummy weights
-    ]
-)
+    table: str
+    name: str
+    type: str  # Arrow's, followed by `not null` where every row has a value
+    unit: str
+    boundary: str  # what an energy or power is of: devices, device, host or site
+    meaning: str
 
-# One row a point of the sweep, in the order in which points are run.
-GRID = pa.schema(
-    [
-        pa.field("point_id", pa.string(), nullable=False),
-        pa.field("position", pa.int32(), nullable=False),
-        pa.field("reason", pa.string()),  # why the point cannot run; null for a point that can
-        pa.field("choices", pa.string(), nullable=False),  # the resolved choices, as JSON
+
+_TYPES = {
+    "string": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "uint64": pa.uint64(),
+    "bool": pa.bool_(),
+    "double": pa.float64(),
+    "list<string>": pa.list_(pa.string()),
+    "timestamp[us, tz=UTC]": pa.timestamp("us", "UTC"),
+}
+
+
+@cache
+def _columns() -> list[Column]:
+    with Path(__file__).with_name("columns.csv").open(newline="") as file:
+        return [Column(*row) for row in csv.reader(file)][1:]
+
+
+def columns_of(table: str) -> list[Column]:
+    """Return the declared columns of a table, in their order on disk."""
+    return [column for column in _columns() if column.table == table]
+
+
+def fields(table: str, *, described: bool = False) -> list[pa.Field]:
+    """Return a table's columns as Arrow fields; `described` ones carry unit and meaning as metadata."""
+    return [
+        pa.field(
+            column.name,
+            _TYPES[column.type.removesuffix(" not null")],
+            nullable=not column.type.endswith(" not null"),
+            metadata={"unit": column.unit, "meaning": column.meaning} if described else None,
+        )
+        for column in columns_of(table)
     ]
-)
+
+
+# One row per reading of one GPU: a power sample (power_w), a counter reading (counter_mj) or conditions (clocks,
+# temperature ...), so most columns are null in most rows; `source` names the sensor.
+TRACE = pa.schema(fields("trace"))
+# One row per phase of one batch on one rank.
+SPAN = pa.schema(fields("spans"))
+# One row per answered prompt, written by rank 0.
+REQUEST = pa.schema(fields("requests"))
+# One row per point of the sweep, in the order in which points run.
+GRID = pa.schema(fields("grid"))
+# One row per value that `wattflow calibrate` read from a sensor.
+READS = pa.schema(fields("reads"))
 
 
 class Fixed(TypedDict, total=False):
