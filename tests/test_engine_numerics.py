@@ -11,6 +11,7 @@ import torch
 from wattflow.config.choices import RopeScaling
 from wattflow.engine import llama as llama_module
 from wattflow.engine.llama import rotary_table, rotated
+from wattflow.engine.paper import Paper
 from wattflow.errors import EngineError, RefusedError
 
 
@@ -170,7 +171,7 @@ def test_narrow_precisions_stay_near_float64(checkpoint, precision, bound):
     """First logits of each precision lie within a bound of those in float64, relative to the largest."""
 
     def first_logits(chosen):
-        engine = tools.paper.Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
+        engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
         engine.load()
         engine.prefill([TOKENS[0].tolist()])
         with torch.inference_mode():
@@ -198,7 +199,7 @@ def test_shards_that_do_not_divide_are_refused_before_the_load():
     """Three shards of an eight-headed model raise RefusedError with the counts that work."""
     three = replace(tools.ALONE, world=3)
     with pytest.raises(RefusedError, match="these work: 1, 2, 4, 8"):
-        tools.paper.Paper(tools.choices(tools.tiny(), shards=3), three, eos_id=None, pad_id=0)
+        Paper(tools.choices(tools.tiny(), shards=3), three, eos_id=None, pad_id=0)
 
 
 def test_info_tells_what_lies_on_the_device():
@@ -207,7 +208,7 @@ def test_info_tells_what_lies_on_the_device():
 
     model = tools.tiny()
     chosen = tools.choices(model, precision="bf16")
-    engine = tools.paper.Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
+    engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
     engine.load()
     assert engine.info["parameters"] == arithmetic.parameters(model)
     assert engine.info["weight_bytes"] == arithmetic.memory(chosen).weights

@@ -8,7 +8,7 @@ import torch
 
 from wattflow.config.choices import Engine
 from wattflow.engine.build import build
-from wattflow.engine.paper import choose
+from wattflow.engine.paper import Paper, choose
 from wattflow.engine.protocol import kept
 from wattflow.errors import EngineError, RefusedError
 
@@ -107,7 +107,7 @@ def test_what_a_row_keeps_of_three(output, eos_id, tokens, reason):
 def test_a_partial_batch_after_a_full_one(model):
     """The last batch of a run may be smaller, and what an earlier batch left in the cache is never read."""
     chosen = tools.choices(model, weights="meta", batch_size=4)
-    engine = tools.paper.Paper(chosen, tools.ALONE, eos_id=None, pad_id=-1)
+    engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=-1)
     engine.load()
     engine.prefill([[n, n + 1, n + 2, n + 3, n + 4] for n in range(4)])
     engine.decode()

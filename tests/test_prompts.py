@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import pytest
 
-PROMPTS = importlib.resources.files("wattflow") / "prompts"
+PROMPTS = importlib.resources.files("wattflow.workload") / "samples"
 ALPACA = json.loads((PROMPTS / "alpaca.json").read_text("utf-8"))
 GSM8K = [json.loads(line) for line in (PROMPTS / "gsm8k.jsonl").read_text("utf-8").splitlines()]
 

@@ -17,7 +17,7 @@ from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
 from wattflow.workload import tokenizer
 
-SHIPPED = Path(tokenizer.__file__).parent / "prompts" / "alpaca.json"
+SHIPPED = Path(tokenizer.__file__).parent / "samples" / "alpaca.json"
 BYTES = tokenizer.load(Model(name="tiny", vocab_size=512))
 TEMPLATE = (
     "{% for message in messages %}"

@@ -27,7 +27,7 @@ Encode = Callable[[str], list[int]]  # a text's tokens
 _SHIPPED = {
     "alpaca": "alpaca.json",
     "gsm8k": "gsm8k.jsonl",
-}  # a dataset's name: its file in prompts/
+}  # a dataset's name: its file in samples/
 
 # The keys that make a record one of a format: it has all keys of one of the alternatives.
 _KEYS = {
@@ -187,7 +187,7 @@ def _entries(dataset: Dataset) -> list[Entry]:
             f"dataset {dataset.name}: dataset.path is not set, and wattflow ships prompts for "
             f"{' and '.join(_SHIPPED)} only. Set dataset.path to the file."
         )
-    file = importlib.resources.files("wattflow") / "prompts" / _SHIPPED[dataset.name]
+    file = importlib.resources.files("wattflow.workload") / "samples" / _SHIPPED[dataset.name]
     return parse(file.read_bytes(), f"shipped {_SHIPPED[dataset.name]}", dataset.format)
 
 
