@@ -1,7 +1,14 @@
-"""Deals test files to the workers, and prints how many tests of each marker ran, so that a part left out is seen."""
+"""Deals test files to the workers, and prints how many tests of each marker ran, so that a part left out is seen.
+
+Holds the fixture in which commands are measured.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent
 MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 
@@ -29,5 +36,16 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("tests by marker")
     for name in ("unmarked", *MARKERS):
         if name in counts:
-            told = ", ".join(f"{n} {outcome}" for outcome, n in counts[name].items())
-            terminalreporter.line(f"{name}: {told}")
+            numbers = ", ".join(f"{n} {outcome}" for outcome, n in counts[name].items())
+            terminalreporter.line(f"{name}: {numbers}")
+
+
+@pytest.fixture
+def where(tmp_path, monkeypatch):
+    """The folder in which commands run; no job and no GPU of this machine is seen, and wattflow is importable."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM", "CUDA_", "WATTFLOW_SPANS")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -30,7 +30,7 @@ MEASURE = [sys.executable, "-m", "wattflow.cli", "measure"]
 
 
 def twice(folder: Path, command: list[str], node: str, power: Power) -> tuple[Row, Row]:
-    """The rows of both: what `measure` told of the command, and what a sweep's attempt tells of the same window."""
+    """The rows of both: by `measure`, and by a sweep's attempt over the same window."""
     spool = folder / "spool"
     spool.mkdir(parents=True)
     sweep, attempt = new_attempt(folder / "sweep")

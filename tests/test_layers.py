@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "wattflow"
 
 # From the ground up. A room imports itself and rooms of lower floors; rooms of one floor do not know each other.
 FLOORS = [
-    ["__init__", "errors", "nullable", "process", "span"],
+    ["__init__", "errors", "nullable", "process", "spans"],
     ["config"],
     ["store"],
     ["workload", "slurm", "energy"],

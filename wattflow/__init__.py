@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wattflow.analysis.sweep import open_sweep
-    from wattflow.span import span
+    from wattflow.spans import span
 
 __all__ = ["open_sweep", "span"]
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """What is imported when first asked for: polars takes longer than `wattflow --help` may, or a program's `span`."""
     if name == "span":
-        from wattflow.span import span  # noqa: PLC0415 (see above)
+        from wattflow.spans import span  # noqa: PLC0415 (see above)
 
         globals()[name] = span  # found at once from now on
         return span

@@ -27,7 +27,7 @@ class CommandError(WattflowError):
 
 
 class PowerError(WattflowError, RuntimeError):
-    """A meter or the sidecar could not do its work, so no joule can be told."""
+    """A meter or the sidecar could not do its work, so the energy is unknown."""
 
 
 class EngineError(WattflowError, RuntimeError):

@@ -32,7 +32,7 @@ from wattflow.config.choices import Power  # noqa: E402 - as above
 from wattflow.power.sidecar_client import Sidecar  # noqa: E402 - as above
 from wattflow.process import node_name  # noqa: E402 - as above
 from wattflow.run.spans import SpanLog  # noqa: E402 - as above
-from wattflow.span import span  # noqa: E402 - as above
+from wattflow.spans import span  # noqa: E402 - as above
 
 DRY = os.environ.get("DRY") == "1"
 OUT = Path(os.environ.get("OUT", "."))

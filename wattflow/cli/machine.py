@@ -43,14 +43,14 @@ def measure(
     from wattflow.measure import command as stage  # noqa: PLC0415
     from wattflow.measure import request  # noqa: PLC0415
 
-    asked = request.Asked(
+    job = request.Request(
         command=command or [],
         out=None if out is None else Path(out),
         power=stage.power_settings(settings or []),
         tokens_json=tokens_json,
         tokens_key=tokens_key,
     )
-    outcome = stage.measure(asked, lambda text: talk(f"wattflow: {text}"))
+    outcome = stage.measure(job, lambda text: talk(f"wattflow: {text}"))
     for line in outcome.lines:
         talk(f"wattflow: {line}")
     if outcome.complete:

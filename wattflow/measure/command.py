@@ -1,16 +1,16 @@
-"""Measure any command: a sweep's sidecar around it, and a sweep directory of one point as what comes of it.
+"""Run any command beside a sweep's sidecar, and leave a sweep directory of one point.
 
     wattflow measure [--out DIR] -- CMD ...
 
-    sidecar warm -> directory (wattflow.measurement) -> sidecar ready -> the command, which tells its spans
-        (wattflow.told) -> sidecar closed -> spans, part, record
+    sidecar warm -> directory (record.py) -> sidecar ready -> the command, which reports its spans (timeline.py)
+        -> sidecar closed -> spans, part, record
 
 In a Slurm step over several nodes there is one `measure` a node.
 
-Until the command starts, whatever is wrong ends `measure`, and the command is not run. From then on nothing that goes
-wrong with measuring touches the command, and its exit code is that of `measure`.
+Before the command starts, an error ends `measure` and the command is not run. From then on no fault of measuring
+touches the command, and its exit code is that of `measure`.
 
-This module loads nothing heavy: the sidecar is under way before pyarrow is, and both take their time at once.
+This module imports nothing heavy: the sidecar starts first, and pyarrow is imported meanwhile.
 """
 
 import contextlib
@@ -22,21 +22,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wattflow.config.checks import check_value
 from wattflow.config.choices import Power
 from wattflow.errors import CommandError, RefusedError
-from wattflow.measure.request import Asked, Outcome, Place, Ran
+from wattflow.measure.request import CommandRun, Outcome, Place, Request
 from wattflow.measure.tokens import STDOUT, Output, count_tokens
 from wattflow.power.sidecar_client import Sidecar
-from wattflow.span import ENVIRONMENT
+from wattflow.spans import ENVIRONMENT
 
-if TYPE_CHECKING:
-    pass
-PASSED_ON = (
+FORWARDED = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
-    *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm tells of a time limit
+    *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm warns of a time limit
 )
 
 
@@ -73,7 +70,7 @@ def _typed(word: str, text: str, default: object) -> object:
 
 
 def _check_command(command: Sequence[str]) -> None:
-    """CommandError where there is no such command, or it may not be run."""
+    """Raise CommandError where there is no such command, or it may not be run."""
     if not command:
         raise RefusedError("no command: wattflow measure [--out DIR] -- CMD ...")
     name = command[0]
@@ -85,17 +82,17 @@ def _check_command(command: Sequence[str]) -> None:
 
 
 class _Signals:
-    """What becomes of signals: they end what prepares, go to the command's process group, and never cut what closes."""
+    """Ends the preparation at a signal, forwards signals to the command, and ignores them while files are closed."""
 
     def __init__(self) -> None:
         self._group: int | None = None
         self._starting = self._closing = False
         self._waiting: list[int] = []
-        for signum in PASSED_ON:
+        for signum in FORWARDED:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means the command too
-                signal.signal(signum, self._heed)
+                signal.signal(signum, self._handle)
 
-    def _heed(self, signum: int, _frame: object) -> None:
+    def _handle(self, signum: int, _frame: object) -> None:
         if self._closing:
             return
         if self._starting:
@@ -110,34 +107,36 @@ class _Signals:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[Callable[[int], None]]:
-        """Signals wait meanwhile; the function that is given tells the command's process group."""
+        """Hold signals back until the command's process group is known; yields the function that sets it."""
         self._starting = True
         try:
-            yield self._tell_group
+            yield self._set_group
         finally:
             self._starting = False
 
-    def _tell_group(self, group: int) -> None:
+    def _set_group(self, group: int) -> None:
         self._group = group
         self._starting = False
         for signum in self._waiting:
-            self._heed(signum, None)
+            self._handle(signum, None)
 
     def close(self) -> None:
-        """From now on signals are passed over: what is left takes a moment."""
+        """Ignore signals from now on: what is left takes a moment."""
         self._closing = True
 
 
 @contextlib.contextmanager
 def _terminal(group: int) -> Iterator[Callable[[], None]]:
-    """Give the command the terminal of this process, if it has one, and take it back; yields what a stop calls for."""
+    """Lend the command this process's terminal, if it has one; yields the function to call when the command stops."""
     if not (os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()):
         yield _nothing
         return
-    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or handing it over would stop this one
+    before = signal.signal(
+        signal.SIGTTOU, signal.SIG_IGN
+    )  # or handing it over would stop this process
 
     def stopped() -> None:
-        """Ctrl-Z: stop as the command did, and go on with it."""
+        """Ctrl-Z: stop as the command did, and continue together with it."""
         os.tcsetpgrp(0, os.getpgrp())
         os.kill(os.getpid(), signal.SIGSTOP)
         os.tcsetpgrp(0, group)
@@ -155,24 +154,24 @@ def _terminal(group: int) -> Iterator[Callable[[], None]]:
 
 
 def _nothing() -> None:
-    """A command that was stopped from elsewhere is waited for."""
+    """Without a terminal, wait for whoever stopped the command to continue it."""
 
 
-def _run(asked: Asked, signals: _Signals, mark: Callable[[], None]) -> Ran:
+def _run(request: Request, signals: _Signals, mark: Callable[[], None]) -> CommandRun:
     """Run the command to its end, its input and output untouched unless --tokens-json reads the output."""
-    reads = asked.tokens_json == STDOUT
-    with signals.starting() as tell_group:
+    reads = request.tokens_json == STDOUT
+    with signals.starting() as set_group:
         mark()
         start_ns = time.time_ns()
         try:
             process = subprocess.Popen(
-                asked.command, process_group=0, stdout=subprocess.PIPE if reads else None
+                request.command, process_group=0, stdout=subprocess.PIPE if reads else None
             )
         except OSError as error:
             code = 127 if isinstance(error, FileNotFoundError) else 126
-            raise CommandError(f"{asked.command[0]}: {error.strerror}.", code) from error
-        tell_group(process.pid)
-    output = Output(process, asked.tokens_key or "") if reads else None
+            raise CommandError(f"{request.command[0]}: {error.strerror}.", code) from error
+        set_group(process.pid)
+    output = Output(process, request.tokens_key or "") if reads else None
     with _terminal(process.pid) as stopped:
         code = _wait(process.pid, stopped)
     end_ns = time.time_ns()
@@ -180,11 +179,11 @@ def _run(asked: Asked, signals: _Signals, mark: Callable[[], None]) -> Ran:
     process.returncode = code
     signals.close()
     tokens = None if output is None else output.tokens()
-    return Ran(code if code >= 0 else 128 - code, start_ns, end_ns, tokens)
+    return CommandRun(code if code >= 0 else 128 - code, start_ns, end_ns, tokens)
 
 
 def _wait(pid: int, stopped: Callable[[], None]) -> int:
-    """The exit code of a child, negative for a signal."""
+    """Wait for a child; its exit code, negative for a signal."""
     while True:
         _, status = os.waitpid(pid, os.WUNTRACED)
         if not os.WIFSTOPPED(status):
@@ -195,17 +194,17 @@ def _wait(pid: int, stopped: Callable[[], None]) -> int:
 # --- from start to end ----------------------------------------------------------------------------
 
 
-def measure(asked: Asked, warn: Callable[[str], None]) -> Outcome:
-    """Run the command and measure it; what went wrong with measuring is in the outcome, not an error, once it ran.
+def measure(request: Request, warn: Callable[[str], None]) -> Outcome:
+    """Run a command and measure it; once it runs, faults of measuring are lines of the outcome, not errors.
 
-    RefusedError, PowerError or CommandError before the command started, the last also where a signal ended that.
-    `warn` takes lines for a person.
+    RefusedError, PowerError or CommandError before the command starts, the last also after a signal. `warn` takes
+    lines for a person.
     """
-    if asked.tokens_json is not None and not asked.tokens_key:
+    if request.tokens_json is not None and not request.tokens_key:
         raise RefusedError(
             "--tokens-json: name the tokens' key too, such as usage.completion_tokens."
         )
-    _check_command(asked.command)
+    _check_command(request.command)
     place = Place.of(os.environ)
     signals = _Signals()
     base = os.environ.get("SLURM_TMPDIR")
@@ -213,23 +212,24 @@ def measure(asked: Asked, warn: Callable[[str], None]) -> Outcome:
         tempfile.TemporaryDirectory(
             prefix="wattflow-measure-", dir=base, ignore_cleanup_errors=True
         ) as spool,
-        Sidecar(asked.power, place.node, Path(spool)) as sidecar,
+        Sidecar(request.power, place.node, Path(spool)) as sidecar,
     ):
-        told = Path(spool) / "spans.jsonl"
-        told.touch(mode=0o600)
-        os.environ[ENVIRONMENT] = str(told)  # the command's, and the sidecar's to know it by
+        spans_file = Path(spool) / "spans.jsonl"
+        spans_file.touch(mode=0o600)
+        # the command inherits it, and the sidecar knows the command's processes by it
+        os.environ[ENVIRONMENT] = str(spans_file)
         sidecar.warm()
         from wattflow.measure.record import Measurement  # noqa: PLC0415 (pyarrow, while the sidecar starts)
 
-        measurement = Measurement(asked, place)
+        measurement = Measurement(request, place)
         try:
             measurement.open(sidecar)
-            ran = _run(asked, signals, sidecar.mark)
+            run = _run(request, signals, sidecar.mark)
         except BaseException as error:
             measurement.close(
                 error, interrupted=isinstance(error, CommandError) and error.exit_code > 128
             )
             raise
-        tokens = count_tokens(asked, place, ran, warn)
-        lines, complete = measurement.finish(sidecar, ran, told, tokens)
-    return Outcome(ran.exit_code, measurement.folder, lines, complete)
+        tokens = count_tokens(request, place, run, warn)
+        lines, complete = measurement.finish(sidecar, run, spans_file, tokens)
+    return Outcome(run.exit_code, measurement.folder, lines, complete)

@@ -3,8 +3,8 @@
     sweeps/<name>/  measured.json  grid.parquet  points/<point_id>/attempt-<n>/  as in a sweep, and
         timings/<node>.json        each node's part: exit code, devices, sensor, tokens
 
-Task 0 makes the directory and the record; each node adds its traces, spans and part, which belong to the record
-whenever it is read. A device of a node stands where a sweep has a rank.
+Task 0 makes the directory and the record; each node adds its traces, spans and part, which are joined to the record
+when it is read. Each device of a node is recorded as one rank.
 """
 
 import contextlib
@@ -15,47 +15,45 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from wattflow.config.identity import command_id
 from wattflow.errors import DamagedError, RefusedError, WattflowError
-from wattflow.measure.timeline import Piece, parse, pieces
+from wattflow.measure.request import CommandRun, Place, Request
+from wattflow.measure.timeline import Segment, parse, segments
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
-from wattflow.span import tells
+from wattflow.spans import reports_to
 from wattflow.store.columns import PHASE, POINT, REASONS
 from wattflow.store.files import read_json, write_json
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.phases import AROUND, OUTSIDE
+from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import GRID, SCHEMA_VERSION, SPAN, NodeInfo, Part, Record, Status
 from wattflow.store.tables import read_table, write_table
 
-if TYPE_CHECKING:
-    from wattflow.measure.request import Asked, Place, Ran
-
 JOIN_S = 120.0  # how long a node waits for task 0's record
-RANKS_A_NODE = 1024  # a device's rank is its node's task times this, plus its place there
+RANKS_A_NODE = 1024  # a device's rank is its node's task times this, plus its index there
 _ABOUT = {"schema_version": str(SCHEMA_VERSION)}
 
 
 # --- the directory --------------------------------------------------------------------------------
 
 
-def _directory(asked: "Asked", place: "Place") -> SweepDir:
-    """Where the measurement goes: as asked, else a name of its own below ./sweeps, the same on all nodes of a step."""
-    if asked.out is not None:
-        return SweepDir(asked.out.expanduser().absolute())
+def _directory(request: Request, place: Place) -> SweepDir:
+    """Where the measurement goes: `--out`, else a new name below ./sweeps, the same on all nodes of a step."""
+    if request.out is not None:
+        return SweepDir(request.out.expanduser().absolute())
     name = f"measure-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     if place.nodes > 1:
         name = f"measure-{place.job['job_id']}.{place.job['step']}"
     return SweepDir.named("sweeps", name)
 
 
-def _make(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
-    """A new attempt in a directory that holds this command's point, or does so now; RefusedError for another's."""
-    mine = command_id(asked.command)
+def _make(sweep: SweepDir, request: Request, place: Place) -> AttemptDir:
+    """Claim an attempt in a new directory or one that holds this command; RefusedError for any other directory."""
+    mine = command_id(request.command)
     if sweep.measured_path.is_file():
         held = read_json(sweep.measured_path)
         if held.get("point_id") != mine:
@@ -68,29 +66,29 @@ def _make(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
             f"{sweep.path}: is not empty and holds no measurement. Name another --out."
         )
     sweep.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(sweep.measured_path, {"point_id": mine, "command": asked.command})
+    write_json(sweep.measured_path, {"point_id": mine, "command": request.command})
     sweep.make()
-    choices = json.dumps(_choices(asked, place))
+    choices = json.dumps(_choices(request, place))
     row = {"point_id": mine, "position": 0, "reason": None, "choices": choices}
     table = pa.Table.from_pylist([row], schema=GRID).replace_schema_metadata(_ABOUT)
     write_table(sweep.grid_path, table)
     return sweep.claim_attempt(mine)
 
 
-def _choices(asked: "Asked", place: "Place") -> dict[str, object]:
-    """What was chosen, in the places that a sweep's choices have; the others are null in results."""
+def _choices(request: Request, place: Place) -> dict[str, object]:
+    """The choices of a measurement, under the keys of a sweep's; what has no key here is null in results."""
     return {
-        "measure": {"command": asked.command},
-        "power": asdict(asked.power),
+        "measure": {"command": request.command},
+        "power": asdict(request.power),
         "cluster": {"name": place.job["cluster"], "accounting": True, "group_readable": False},
     }
 
 
-def _join(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
-    """The attempt of this step, made by task 0, in which this node has no part yet; RefusedError if none comes."""
+def _join(sweep: SweepDir, request: Request, place: Place) -> AttemptDir:
+    """Wait for the attempt that task 0 makes and take this node's part in it; RefusedError if none comes."""
     end = time.monotonic() + JOIN_S
     while time.monotonic() < end:
-        for attempt in reversed(sweep.attempts(command_id(asked.command))):
+        for attempt in reversed(sweep.attempts(command_id(request.command))):
             with contextlib.suppress(FileNotFoundError, DamagedError):
                 if read_json(attempt.record_path).get("job") == place.job and _claim_part(
                     attempt, place.node
@@ -104,7 +102,7 @@ def _join(sweep: SweepDir, asked: "Asked", place: "Place") -> AttemptDir:
 
 
 def _claim_part(attempt: AttemptDir, node: str) -> bool:
-    """Whether this node's place in an attempt was free, and is now taken."""
+    """Take this node's part in an attempt; false where it is taken already."""
     try:
         descriptor = os.open(attempt.part_path(node), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -120,15 +118,15 @@ def _claim_part(attempt: AttemptDir, node: str) -> bool:
 class Measurement:
     """One node's part in the measurement of a command."""
 
-    def __init__(self, asked: "Asked", place: "Place") -> None:
-        """Make the directory and the attempt, or join those of task 0; RefusedError where that cannot be."""
+    def __init__(self, request: Request, place: Place) -> None:
+        """Make the directory and the attempt as task 0, else join them; RefusedError where that is not possible."""
         self._place = place
-        self._sweep = _directory(asked, place)
+        self._sweep = _directory(request, place)
         if place.task == 0:
-            self._attempt = attempt = _make(self._sweep, asked, place)
+            self._attempt = attempt = _make(self._sweep, request, place)
             _claim_part(attempt, place.node)
         else:
-            self._attempt = attempt = _join(self._sweep, asked, place)
+            self._attempt = attempt = _join(self._sweep, request, place)
         self._part: Part = {
             "schema_version": SCHEMA_VERSION,
             "node": place.node,
@@ -151,9 +149,9 @@ class Measurement:
             "error_rank": None,
             "started_ns": time.time_ns(),
             "ended_ns": None,
-            "choices": _choices(asked, place),
+            "choices": _choices(request, place),
             "job": place.job,
-            "measure": {"command": asked.command, "nodes": place.nodes},
+            "measure": {"command": request.command, "nodes": place.nodes},
         }
 
     @property
@@ -166,19 +164,19 @@ class Measurement:
             self._attempt.write_record(self._record)
 
     def open(self, sidecar: Sidecar) -> None:
-        """Have the sidecar record into the attempt, and the record say what the command runs with."""
+        """Start recording into the attempt, and note the versions that the command runs with."""
         self._write_record()
         self._record["versions"], self._record["git"] = versions(), commit()
         self._ready = sidecar.start(self._attempt)
 
     def finish(
-        self, sidecar: Sidecar, ran: "Ran", told: Path, tokens_out: int | None
+        self, sidecar: Sidecar, run: CommandRun, spans_file: Path, tokens_out: int | None
     ) -> tuple[list[str], bool]:
-        """Close and collect what a command that ran left: lines for a person, and whether all was measured."""
+        """Close and collect the measurement of a command that ran; lines for a person, and whether all was measured."""
         beside = ThreadPoolExecutor(1)
         loaded = beside.submit(_load_collect)
         try:
-            self._write_part(sidecar, ran, told, tokens_out)
+            self._write_part(sidecar, run, spans_file, tokens_out)
         except (WattflowError, OSError, pa.ArrowException) as error:
             self.close(error)
             return [f"not measured: {error}"], False
@@ -190,16 +188,18 @@ class Measurement:
         except (WattflowError, OSError, pa.ArrowException) as error:
             return [f"measured, and not collected: {error}"], False
 
-    def _write_part(self, sidecar: Sidecar, ran: "Ran", told: Path, tokens_out: int | None) -> None:
+    def _write_part(
+        self, sidecar: Sidecar, run: CommandRun, spans_file: Path, tokens_out: int | None
+    ) -> None:
         """Write spans, part and record, the last only on the node of task 0."""
-        self._part["exit_code"] = ran.exit_code
-        self._part["still_running"] = _still_running(told)
+        self._part["exit_code"] = run.exit_code
+        self._part["still_running"] = _still_running(spans_file)
         self._part["tokens_out"] = tokens_out
         info = sidecar.stop()
-        spans, self._part["bad_lines"] = parse(told.read_bytes().splitlines())
+        spans, self._part["bad_lines"] = parse(spans_file.read_bytes().splitlines())
         write_table(
             self._attempt.spans_path(self._place.node),
-            _span_table(pieces(spans, ran.start_ns, ran.end_ns), self._place, info),
+            _span_table(segments(spans, run.start_ns, run.end_ns), self._place, info),
         )
         self._part["ranks"] = [
             {
@@ -221,7 +221,7 @@ class Measurement:
         self._write_record()
 
     def close(self, error: BaseException, *, interrupted: bool = False) -> None:
-        """Keep why there is no measurement."""
+        """Record why there is no measurement."""
         status: Status = "interrupted" if interrupted else "failed"
         self._part["status"] = self._record["status"] = status
         self._part["error"] = self._record["error"] = str(error) or type(error).__name__
@@ -233,44 +233,44 @@ class Measurement:
 
 
 def _load_collect() -> Callable[[SweepDir], object]:
-    """What collects; it takes a moment to load."""
+    """Import the collector, which takes a moment."""
     from wattflow.collect.collect import collect  # noqa: PLC0415 (see above)
 
     return collect
 
 
-def _still_running(told_path: Path) -> int:
-    """How many processes of the command outlive it."""
+def _still_running(spans_file: Path) -> int:
+    """Count the processes of the command that outlive it."""
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
-    mine = [pid for pid in pids if pid != os.getpid() and tells(pid, str(told_path))]
+    mine = [pid for pid in pids if pid != os.getpid() and reports_to(pid, str(spans_file))]
     return sum(not _is_child(pid) for pid in mine)
 
 
 def _is_child(pid: int) -> bool:
-    """Whether a process is this one's own child, the sidecar, or on its way out."""
+    """Whether a process is the sidecar, this one's own child, or has ended."""
     try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return True
-    return words[0] == "Z" or int(words[1]) == os.getpid()
+    return fields[0] == "Z" or int(fields[1]) == os.getpid()
 
 
-def _span_table(found: Sequence[Piece], place: "Place", info: NodeInfo) -> pa.Table:
-    """The spans of a node: each piece is one of every device, as it is not known which device it used."""
+def _span_table(found: Sequence[Segment], place: Place, info: NodeInfo) -> pa.Table:
+    """The spans of a node: a row for each segment and device, as it is not known which devices a segment used."""
     rows = [
         {
             "rank": RANKS_A_NODE * place.task + i,
             "node": place.node,
             "gpu_uuid": device["uuid"],
-            "phase": piece.phase,
+            "phase": segment.phase,
             "batch": None,
-            "start_ns": piece.start_ns,
-            "end_ns": piece.end_ns,
-            "tokens_in": piece.tokens_in,
-            "tokens_kept": piece.tokens_out,
+            "start_ns": segment.start_ns,
+            "end_ns": segment.end_ns,
+            "tokens_in": segment.tokens_in,
+            "tokens_kept": segment.tokens_out,
             "tokens_computed": None,
         }
-        for piece in found
+        for segment in found
         for i, device in enumerate(info["devices"])
     ]
     return pa.Table.from_pylist(rows, schema=SPAN).replace_schema_metadata(_ABOUT)
@@ -280,7 +280,7 @@ def _span_table(found: Sequence[Piece], place: "Place", info: NodeInfo) -> pa.Ta
 
 
 def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
-    """Lines for a person: joules, watts, tokens and why there are none, then each device's joules in the window."""
+    """Lines for a person: joules, watts and tokens, each device's joules in the window, then the row's reasons."""
     (row,) = _rows(sweep.points_path, POINT, attempt)
     mark = "~" if row["simulated"] else ""
     about = [f"{row['duration_s']:.3f} s" if row["duration_s"] is not None else "no window"]
@@ -293,17 +293,17 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
     lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
     devices: dict[str, list[float | None]] = {}
     for phase in _rows(sweep.phases_path, PHASE, attempt):
-        if phase["phase"] not in (*AROUND, OUTSIDE):
+        if phase["phase"] not in NOT_WITHIN:
             devices.setdefault(phase["gpu_uuid"], []).append(phase["energy_j"])
     for uuid, parts in devices.items():
         known = [part for part in parts if part is not None]
         joules = f"{mark}{sum(known):.1f} J" if len(known) == len(parts) else "no joules"
         lines.append(f"  {uuid}  {joules}")
-    lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _SAID_OF_ALL]
+    lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _COMMON_REASONS]
     return lines
 
 
-_SAID_OF_ALL = {"no_requests"}
+_COMMON_REASONS = {"no_requests"}  # of every measurement
 
 
 def _rows(path: Path, schema: pa.Schema, attempt: AttemptDir) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What `wattflow measure` is asked to run, where it runs, and how it ended."""
+"""The values of a measurement: what to run, on which node of a step, and how it ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from wattflow.store.schema import JobInfo
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be measured, and how."""
+class Request:
+    """A command to measure, and how."""
 
     command: list[str]
     out: Path | None = None  # null: a new folder below ./sweeps
@@ -23,17 +23,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a measurement ended: the exit code of the command, lines for a person, and what could not be measured."""
+    """How a measurement ended: the command's exit code, and lines for a person, also on what was not measured."""
 
     exit_code: int
     folder: Path
     lines: list[str]
-    complete: bool  # measured, and collected: not where other nodes have parts, too
+    complete: bool  # measured and collected; false where other nodes have parts too
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands: alone, or as one node's of a Slurm step."""
+    """Where this process runs: alone, or as the task of one node of a Slurm step."""
 
     node: str
     task: int
@@ -42,7 +42,7 @@ class Place:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Place":
-        """From Slurm's variables; RefusedError where a node has several tasks, as each would measure all of it."""
+        """Read Slurm's variables; RefusedError where a node has several tasks, as each would measure all of it."""
         step = environment.get("SLURM_STEP_ID")
         tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1")) if step is not None else 1
         nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1")) if step is not None else 1
@@ -66,8 +66,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A command that has ended: its exit code as a shell says it, when it ran, and the tokens its output told."""
+class CommandRun:
+    """One run of a command: its exit code as a shell reports it, its start and end, the tokens in its output."""
 
     exit_code: int
     start_ns: int

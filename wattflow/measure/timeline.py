@@ -1,15 +1,13 @@
-"""Spans that a program tells of itself while `wattflow measure` watches it, and what they make of the measured time.
+"""The phases of a measured command's time, made from the spans that the program itself reports.
 
-import wattflow
-with wattflow.span("decode", tokens_out=n):
-    ...
+    process 1   load |  prefill  |       decode       |
+    process 2        |           prefill       |     decode     |
+    segments    load |  prefill  |    mixed    |     decode     | outside
+                     ^ the measured window starts          ends ^
 
-A program that is not under `measure` tells nothing. One that is finds the file of its node in WATTFLOW_SPANS and adds a
-line of JSON when a span ends, in one write: threads, forked children and other processes may share the file.
+A program reports a span by `wattflow.span`, which adds one line of JSON to the file that WATTFLOW_SPANS names:
 
     {"phase": "decode", "start_ns": ..., "end_ns": ..., "pid": ..., "tid": ..., "tokens_in": null, "tokens_out": 32}
-
-This module imports nothing heavy, as it runs in other people's programs.
 """
 
 import json
@@ -23,24 +21,21 @@ from wattflow.store.phases import AROUND, COMMAND, MIXED, OUTSIDE, RESERVED
 LONGEST_NAME = 64
 
 
-# --- what `measure` makes of them -----------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Told:
-    """One span as a program told it."""
+class ReportedSpan:
+    """One span as a program reported it."""
 
     phase: str
     start_ns: int
     end_ns: int
-    teller: tuple[int, int]  # pid, thread
+    thread: tuple[int, int]  # pid, thread id
     tokens_in: int | None = None
     tokens_out: int | None = None
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A stretch of a node's time in one phase, with the tokens of the spans that ended in it; pieces never overlap."""
+class Segment:
+    """A stretch of a node's time in one phase, with the tokens of the spans that end in it; segments never overlap."""
 
     phase: str
     start_ns: int
@@ -49,8 +44,8 @@ class Piece:
     tokens_out: int | None = None
 
 
-def parse(lines: Iterable[bytes]) -> tuple[list[Told], int]:
-    """The spans in a file's lines, and how many lines were none."""
+def parse(lines: Iterable[bytes]) -> tuple[list[ReportedSpan], int]:
+    """Return the spans in a file's lines, and the number of lines that are not spans."""
     spans, bad = [], 0
     for line in lines:
         try:
@@ -60,74 +55,68 @@ def parse(lines: Iterable[bytes]) -> tuple[list[Told], int]:
     return spans, bad
 
 
-def _parsed(told: dict[str, object]) -> Told:
-    phase, start_ns, end_ns = told["phase"], told["start_ns"], told["end_ns"]
-    tokens_in, tokens_out = told.get("tokens_in"), told.get("tokens_out")
+def _parsed(fields: dict[str, object]) -> ReportedSpan:
+    phase, start_ns, end_ns = fields["phase"], fields["start_ns"], fields["end_ns"]
+    tokens_in, tokens_out = fields.get("tokens_in"), fields.get("tokens_out")
     numbers = [start_ns, end_ns, *(n for n in (tokens_in, tokens_out) if n is not None)]
     if not isinstance(phase, str) or not phase:
         raise ValueError("a span without a phase")
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**62 for n in numbers):
-        raise ValueError("a span whose stamps or tokens are no whole numbers")
+        raise ValueError("a span whose stamps or tokens are not whole numbers")
     assert isinstance(start_ns, int)
     assert isinstance(end_ns, int)
     if end_ns < start_ns:
         raise ValueError("a span that ends before it starts")
     name = phase[:LONGEST_NAME]
-    return Told(
+    return ReportedSpan(
         phase=f"{name}_" if name in RESERVED else name,
         start_ns=start_ns,
         end_ns=end_ns,
-        teller=(int(str(told.get("pid", 0))), int(str(told.get("tid", 0)))),
+        thread=(int(str(fields.get("pid", 0))), int(str(fields.get("tid", 0)))),
         tokens_in=tokens_in if isinstance(tokens_in, int) else None,
         tokens_out=tokens_out if isinstance(tokens_out, int) else None,
     )
 
 
-def pieces(spans: Iterable[Told], start_ns: int, end_ns: int) -> list[Piece]:
-    """A command's time from start to end as pieces in order, each instant in one phase.
+def segments(spans: Iterable[ReportedSpan], start_ns: int, end_ns: int) -> list[Segment]:
+    """Split a command's time from start to end into segments in order, each instant in one phase.
 
-    Of nested spans of one thread the inner one tells the phase; where threads or processes are in different phases it
-    is `mixed`. The measured window runs from the first start to the last end of spans that are not AROUND it; time in
-    it without a piece is `other`. Outside the window there are AROUND phases and `outside`. Without a span that makes
-    a window, all is one piece: `command`.
+    Of nested spans of one thread the innermost gives the phase; where threads are in different phases it is `mixed`.
+    The measured window runs from the first start to the last end of spans whose phase is not one of AROUND; time in it
+    without a segment is `other`. Outside the window lie AROUND phases and `outside`. Without a span that makes a
+    window, the whole time is one segment: `command`.
     """
     known = [
-        replace(one, start_ns=max(one.start_ns, start_ns), end_ns=min(one.end_ns, end_ns))
-        for one in spans
-        if one.end_ns >= start_ns and one.start_ns <= end_ns
+        replace(span, start_ns=max(span.start_ns, start_ns), end_ns=min(span.end_ns, end_ns))
+        for span in spans
+        if span.end_ns >= start_ns and span.start_ns <= end_ns
     ]
-    within = [one for one in known if one.phase not in AROUND]
-    made = _merged(_stretches(within))
-    if not made:
-        return [
-            Piece(
-                COMMAND,
-                start_ns,
-                end_ns,
-                known_sum(one.tokens_in for one in known),
-                known_sum(one.tokens_out for one in known),
-            )
-        ]
-    around = [one for one in known if one.phase in AROUND]
+    within = [span for span in known if span.phase not in AROUND]
+    window = _merged(_between_edges(within))
+    if not window:
+        tokens_in = known_sum(span.tokens_in for span in known)
+        tokens_out = known_sum(span.tokens_out for span in known)
+        return [Segment(COMMAND, start_ns, end_ns, tokens_in, tokens_out)]
+    around = _merged(_between_edges([span for span in known if span.phase in AROUND]))
     return [
-        *_outside(_stretches(around), start_ns, made[0].start_ns),
-        *_with_tokens(made, within),
-        *_outside(_stretches(around), made[-1].end_ns, end_ns),
+        *_outside(around, start_ns, window[0].start_ns),
+        *_with_tokens(window, within),
+        *_outside(around, window[-1].end_ns, end_ns),
     ]
 
 
-def _stretches(spans: list[Told]) -> Iterator[Piece]:
-    """Between each two edges the phase that all tellers agree on, else `mixed`; nothing where no span is open."""
-    edges = [(one.start_ns, 1, i) for i, one in enumerate(spans)]
-    edges += [(one.end_ns, 0, i) for i, one in enumerate(spans)]
-    open_by: dict[tuple[int, int], list[int]] = {}  # what each teller has open, the inner ones last
-    phases: Counter[str] = Counter()  # the inner phase of each teller
+def _between_edges(spans: list[ReportedSpan]) -> Iterator[Segment]:
+    """Between each two edges the phase that all threads agree on, else `mixed`; nothing where no span is open."""
+    edges = [(span.start_ns, 1, i) for i, span in enumerate(spans)]
+    edges += [(span.end_ns, 0, i) for i, span in enumerate(spans)]
+    open_by: dict[tuple[int, int], list[int]] = {}  # the open spans of each thread, innermost last
+    phases: Counter[str] = Counter()  # the innermost phase of each thread
     before_ns = 0
     for at_ns, opens, i in sorted(edges):
         if at_ns > before_ns and phases:
-            yield Piece(next(iter(phases)) if len(phases) == 1 else MIXED, before_ns, at_ns)
+            yield Segment(next(iter(phases)) if len(phases) == 1 else MIXED, before_ns, at_ns)
         before_ns = at_ns
-        mine = open_by.setdefault(spans[i].teller, [])
+        mine = open_by.setdefault(spans[i].thread, [])
         if mine:
             phases -= Counter([spans[mine[-1]].phase])
         if opens and spans[i].end_ns > at_ns:
@@ -140,10 +129,10 @@ def _stretches(spans: list[Told]) -> Iterator[Piece]:
             phases[spans[mine[-1]].phase] += 1
 
 
-def _merged(stretches: Iterable[Piece]) -> list[Piece]:
-    """The same with stretches of one phase that touch made one."""
-    out: list[Piece] = []
-    for one in stretches:
+def _merged(parts: Iterable[Segment]) -> list[Segment]:
+    """Join segments of one phase that touch."""
+    out: list[Segment] = []
+    for one in parts:
         if out and out[-1].phase == one.phase and out[-1].end_ns == one.start_ns:
             out[-1] = replace(out[-1], end_ns=one.end_ns)
         else:
@@ -151,37 +140,37 @@ def _merged(stretches: Iterable[Piece]) -> list[Piece]:
     return out
 
 
-def _outside(stretches: Iterable[Piece], start_ns: int, end_ns: int) -> list[Piece]:
-    """All time between two instants outside the window: what was told of it, and `outside`."""
-    out: list[Piece] = []
+def _outside(around: list[Segment], start_ns: int, end_ns: int) -> list[Segment]:
+    """All time between two instants outside the window: the phases reported there, and `outside` between them."""
+    out: list[Segment] = []
     at_ns = start_ns
-    for one in _merged(stretches):
+    for one in around:
         first_ns, last_ns = max(one.start_ns, start_ns), min(one.end_ns, end_ns)
         if first_ns >= last_ns:
             continue
         if first_ns > at_ns:
-            out.append(Piece(OUTSIDE, at_ns, first_ns))
+            out.append(Segment(OUTSIDE, at_ns, first_ns))
         phase = OUTSIDE if one.phase == MIXED else one.phase
-        out.append(Piece(phase, first_ns, last_ns))
+        out.append(Segment(phase, first_ns, last_ns))
         at_ns = last_ns
     if end_ns > at_ns:
-        out.append(Piece(OUTSIDE, at_ns, end_ns))
+        out.append(Segment(OUTSIDE, at_ns, end_ns))
     return out
 
 
-def _with_tokens(made: list[Piece], spans: list[Told]) -> list[Piece]:
-    """The pieces with the tokens of each span, which the piece has that holds the span's end."""
-    by_piece: dict[int, list[Told]] = {}
+def _with_tokens(window: list[Segment], spans: list[ReportedSpan]) -> list[Segment]:
+    """The segments with the tokens of each span, counted in the segment that holds the span's end."""
+    ending: dict[int, list[ReportedSpan]] = {}
     at = 0
-    for one in sorted(spans, key=lambda one: one.end_ns):
-        while at < len(made) - 1 and made[at].end_ns < one.end_ns:
+    for span in sorted(spans, key=lambda span: span.end_ns):
+        while at < len(window) - 1 and window[at].end_ns < span.end_ns:
             at += 1
-        by_piece.setdefault(at, []).append(one)
+        ending.setdefault(at, []).append(span)
     return [
         replace(
-            piece,
-            tokens_in=known_sum(one.tokens_in for one in by_piece.get(i, [])),
-            tokens_out=known_sum(one.tokens_out for one in by_piece.get(i, [])),
+            segment,
+            tokens_in=known_sum(span.tokens_in for span in ending.get(i, [])),
+            tokens_out=known_sum(span.tokens_out for span in ending.get(i, [])),
         )
-        for i, piece in enumerate(made)
+        for i, segment in enumerate(window)
     ]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wattflow.measure.request import Asked, Place, Ran
+from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.nullable import known_sum
 
 STDOUT = "-"  # --tokens-json: the lines of the command's own output
@@ -36,7 +36,7 @@ class Output:
         self._counts.append(_tokens_in_line(rest, self._key))
 
     def tokens(self) -> int | None:
-        """The sum over the lines that tell the key; null where none does."""
+        """The sum over the lines that hold the key; null where none does."""
         self._thread.join(DRAIN_S)
         return known_sum(list(self._counts))
 
@@ -70,7 +70,7 @@ def _tokens_at(value: Any, key: str) -> int | None:
 
 
 def _tokens_in_file(path: Path, key: str, start_ns: int) -> tuple[int | None, str | None]:
-    """The tokens in a file of JSON or JSON lines that the command wrote, or why they are not known."""
+    """The tokens in a file of JSON or JSON lines that the command wrote, or the reason why they are unknown."""
     try:
         # the kernel stamps files by a clock that may be a tick behind
         if path.stat().st_mtime_ns < start_ns - 20_000_000:
@@ -85,17 +85,19 @@ def _tokens_in_file(path: Path, key: str, start_ns: int) -> tuple[int | None, st
     return tokens, None if tokens is not None else f"{path}: no whole number at {key}."
 
 
-def count_tokens(asked: Asked, place: Place, ran: Ran, warn: Callable[[str], None]) -> int | None:
-    """The tokens by JSON: of the command's output, or of a file, which nodes may share and task 0 alone reads."""
-    if asked.tokens_json is None or asked.tokens_key is None:
+def count_tokens(
+    request: Request, place: Place, run: CommandRun, warn: Callable[[str], None]
+) -> int | None:
+    """Count the tokens in JSON of the command's output, or of a file: nodes may share it, so task 0 alone reads it."""
+    if request.tokens_json is None or request.tokens_key is None:
         return None
-    if asked.tokens_json == STDOUT:
-        if ran.tokens_out is None:
-            warn(f"no line of the output is JSON with a whole number at {asked.tokens_key}.")
-        return ran.tokens_out
+    if request.tokens_json == STDOUT:
+        if run.tokens_out is None:
+            warn(f"no line of the output is JSON with a whole number at {request.tokens_key}.")
+        return run.tokens_out
     if place.task != 0:
         return None
-    tokens, why_not = _tokens_in_file(Path(asked.tokens_json), asked.tokens_key, ran.start_ns)
-    if why_not is not None:
-        warn(why_not)
+    tokens, reason = _tokens_in_file(Path(request.tokens_json), request.tokens_key, run.start_ns)
+    if reason is not None:
+        warn(reason)
     return tokens

@@ -33,7 +33,7 @@ from wattflow.errors import PowerError
 from wattflow.power.gpm import Gpm
 from wattflow.power.meter import Beat, Reading, Row, middle, moment, stamped
 from wattflow.power.nvml_calls import ask, ask_or_none
-from wattflow.span import ENVIRONMENT, tells
+from wattflow.spans import ENVIRONMENT, reports_to
 from wattflow.store.schema import Device, Fixed
 from wattflow.store.sources import longest_spacing_ns
 
@@ -541,9 +541,9 @@ class NvmlMeter:
             return len(running)
         pids = {int(process.pid) for process in running}
         if self._before_all:
-            self._strangers |= {pid for pid in pids if tells(pid, spans) is not True}
+            self._strangers |= {pid for pid in pids if reports_to(pid, spans) is not True}
         else:
-            self._strangers |= {pid for pid in pids if tells(pid, spans) is False}
+            self._strangers |= {pid for pid in pids if reports_to(pid, spans) is False}
         return len(pids & self._strangers)
 
     def _condition_rows(self, gpu: Gpu) -> list[Row]:

@@ -12,19 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-ENVIRONMENT = "WATTFLOW_SPANS"
+ENVIRONMENT = "WATTFLOW_SPANS"  # names the file to which spans are added
 
 
 @dataclass
 class SpanTokens:
-    """What a span worked on; a program may set it inside the span, once it knows."""
+    """The tokens that a span works on; a program may set them inside the span, once it knows them."""
 
     tokens_in: int | None = None
     tokens_out: int | None = None
 
 
 class Span:
-    """Times one phase of a program: a context manager that tells its edges to `wattflow measure`, if that watches."""
+    """Times one phase of a program: a context manager that reports its edges to `wattflow measure`, if that watches."""
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class Span:
         self._start_ns: int | None = None
 
     def __enter__(self) -> SpanTokens:
-        """The span's tokens, to be set where they become known inside it."""
+        """Start the span; its tokens come back, to be set where they become known inside it."""
         if ENVIRONMENT in os.environ:
             self._start_ns = self._edge()
         return self._tokens
 
     def __exit__(self, kind: object, *_: object) -> None:
-        """Tell the span; one that raises is dropped."""
+        """End and report the span; one that raises is dropped."""
         if self._start_ns is None or kind is not None:
             return
-        told = {
+        fields = {
             "phase": self._phase,
             "start_ns": self._start_ns,
             "end_ns": self._edge(),
@@ -57,7 +57,7 @@ class Span:
             "tid": threading.get_ident(),
             **vars(self._tokens),
         }
-        _report(json.dumps(told))
+        _report(json.dumps(fields))
 
     def _edge(self) -> int:
         if self._sync is not None:
@@ -72,14 +72,14 @@ def span(
     tokens_out: int | None = None,
     sync: Callable[[], object] | None = None,
 ) -> Span:
-    """A phase of the program that runs: `with wattflow.span("decode", tokens_out=32): ...`; see Span."""
+    """Time a phase of this program: `with wattflow.span("decode", tokens_out=32): ...`; see Span."""
     return Span(phase, tokens_in=tokens_in, tokens_out=tokens_out, sync=sync)
 
 
 def _report(line: str) -> None:
-    """Add a line to the node's file. Opened anew each time, as a daemon closes what it inherits; never raises.
+    """Add a line to the node's file; never raises. The file is opened each time, as a daemon closes what it inherits.
 
-    The file is never made here: what outlives its measurement tells nobody.
+    It is never made here: what a process does after its measurement ended is not recorded.
     """
     with contextlib.suppress(OSError, KeyError):
         path = os.environ[ENVIRONMENT]
@@ -90,8 +90,8 @@ def _report(line: str) -> None:
             os.close(descriptor)
 
 
-def tells(pid: int, path: str) -> bool | None:
-    """Whether a process inherited a file of spans, as those of a measured command do, daemons too; null if unknown."""
+def reports_to(pid: int, path: str) -> bool | None:
+    """Whether a process inherited this file of spans, as all of a measured command do, daemons too; null if unknown."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except FileNotFoundError:

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -13,99 +12,28 @@ from pathlib import Path
 import pytest
 import typer.main
 from fake_nvml import curves
+from measurements import (
+    MEASURE,
+    SEVENTY_W,
+    THREE_LINES,
+    UP,
+    call,
+    gone,
+    python,
+    row,
+    sidecars,
+    spans,
+)
 
 from wattflow import open_sweep
 from wattflow.cli import app
 from wattflow.config.choices import Power
-from wattflow.config.identity import command_id
-from wattflow.errors import DamagedError, RefusedError
-from wattflow.measure import command, request
-from wattflow.measure import tokens as measure_tokens
-from wattflow.store.layout import SweepDir
+from wattflow.errors import RefusedError
+from wattflow.measure import command
 from wattflow.store.schema import SPAN, TRACE
 from wattflow.store.tables import read_table
 
 pytest_plugins = ("fake_nvml.fixtures",)
-
-ROOT = Path(__file__).parent.parent
-MEASURE = [sys.executable, "-m", "wattflow.cli", "measure"]
-SIMULATED = ["--set", "power.meter=simulated", "--set", "power.poll_ms=20"]
-SEVENTY_W = [*SIMULATED, "--set", "power.simulated_idle_w=70", "--set", "power.simulated_full_w=70"]
-
-
-UP = "import os, time; open('up', 'w').write(str(os.getpid())); time.sleep(60)"
-
-
-@pytest.fixture
-def where(tmp_path, monkeypatch):
-    """The folder in which commands run; no job and no GPU of this machine is seen, and wattflow is importable."""
-    for name in list(os.environ):
-        if name.startswith(("SLURM", "CUDA_", "WATTFLOW_SPANS")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def call(*words, code=0, out="out", options=SEVENTY_W, **more):
-    """Measure a command into ./out and hold `measure` to its exit code."""
-    done = subprocess.run(
-        [*MEASURE, "--out", out, *options, "--", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        **more,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
-def python(code):
-    """The words that run some Python."""
-    return [sys.executable, "-c", code]
-
-
-def row(folder="out"):
-    """The one row of a collected measurement."""
-    (found,) = open_sweep(Path(folder)).points.to_dicts()
-    return found
-
-
-def spans(folder="out", node=None):
-    """The spans on disk as (phase, seconds, tokens_out), of the first device."""
-    (path,) = Path(folder).glob(f"points/*/attempt-1/timings/{node or '*'}.parquet")
-    rows = [r for r in read_table(path, SPAN).to_pylist() if r["rank"] % 1024 == 0]
-    return [(r["phase"], (r["end_ns"] - r["start_ns"]) / 1e9, r["tokens_kept"]) for r in rows]
-
-
-def gone(pid):
-    """Whether a process ends within 5 s (a zombie has)."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def sidecars(marker):
-    """The sidecars whose words hold a marker."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_text() if entry.name.isdecimal() else ""
-        except OSError:
-            continue
-        if "wattflow.power.sidecar" in words and marker in words:
-            found.append(int(entry.name))
-    return found
-
-
-# --- the whole command ---
 
 
 def test_without_spans_the_window_is_the_whole_command(where):
@@ -172,19 +100,6 @@ def test_words_of_the_command_are_never_options_of_measure():
     assert given.params["out"] == "out"
 
 
-# --- spans and tokens ---
-
-THREE_LINES = """
-import time, wattflow
-with wattflow.span("load"): time.sleep(0.1)
-for _ in range(2):
-    with wattflow.span("prefill", tokens_in=10): time.sleep(0.1)
-    with wattflow.span("decode", tokens_out=32): time.sleep(0.2)
-    time.sleep(0.05)
-time.sleep(0.1)
-"""
-
-
 def test_spans_make_the_window_the_phases_and_the_tokens(where):
     """Two prefills, two decodes: their joules are 70 W x their times, and with the pauses they make up the window."""
     call(*python(THREE_LINES))
@@ -217,7 +132,7 @@ def test_phases_of_the_programs_own_naming_are_rows_of_phases(where):
     assert row()["valid"], row()["reasons"]
 
 
-def test_forked_children_tell_spans_too(where):
+def test_forked_children_report_spans_too(where):
     """4 children of one command decode at once: one phase of the node, all their tokens."""
     call(
         *python(
@@ -234,107 +149,6 @@ def test_forked_children_tell_spans_too(where):
     )
     assert row()["tokens_kept"] == 100
     assert [phase for phase, _, _ in spans()].count("decode") == 1
-
-
-def test_a_daemon_outlives_the_measurement_and_is_told_of(where):
-    """A command that daemonises ends with its first process; what lives on is named, and is not killed."""
-    call(
-        *python(
-            "import os, sys, time\n"
-            "if os.fork(): sys.exit(0)\n"
-            "os.setsid()\n"
-            "if os.fork(): os._exit(0)\n"
-            "os.closerange(0, 256)\n"
-            "open('daemon.pid', 'w').write(str(os.getpid()))\n"
-            "time.sleep(20)\n"
-        )
-    )
-    deadline = time.monotonic() + 10
-    while not Path("daemon.pid").exists() or not Path("daemon.pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    pid = int(Path("daemon.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
-    assert "still_running" in row()["reasons"]
-    assert row()["valid"]
-
-
-def test_a_line_that_is_no_span_is_a_remark(where):
-    """A program that writes what it likes to the file keeps its joules, and is told of it."""
-    call("sh", "-c", 'echo nonsense >>"$WATTFLOW_SPANS"')
-    assert "bad_spans" in row()["reasons"]
-    assert row()["valid"]
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "tokens"),
-    [
-        ('{"usage": {"completion_tokens": 40}}', "usage.completion_tokens", 40),
-        ('[{"n": 3}, {"n": 4}, {"m": 9}]', "n", 7),
-        ('{"n": 3}\n{"n": 5}\nno json\n', "n", 8),
-        ('{"outputs": [{"n": 3}, {"n": 4}]}', "outputs.n", 7),
-        ('{"lengths": [3, 4, 5]}', "lengths", 12),
-        ('{"n": 3.5}', "n", None),
-        ('{"n": true}', "n", None),
-        ("", "n", None),
-    ],
-)
-def test_tokens_in_a_file(tmp_path, text, key, tokens):
-    """A dotted key of JSON or JSON lines, summed over lists; no whole number, no tokens, and why."""
-    path = tmp_path / "told.json"
-    path.write_text(text)
-    told, why_not = measure_tokens._tokens_in_file(path, key, time.time_ns())
-    assert told == tokens
-    assert (why_not is None) == (tokens is not None)
-
-
-def test_a_file_older_than_the_command_tells_no_tokens(tmp_path):
-    """Yesterday's result is not today's denominator."""
-    path = tmp_path / "told.json"
-    path.write_text('{"n": 3}')
-    told, why_not = measure_tokens._tokens_in_file(path, "n", time.time_ns() + 1_000_000_000)
-    assert told is None
-    assert "older than the command" in why_not
-
-
-def test_the_programs_json_tells_its_tokens(where):
-    """--tokens-json FILE --tokens-key KEY, read when the command has ended."""
-    options = [*SEVENTY_W, "--tokens-json", "told.json", "--tokens-key", "usage.completion_tokens"]
-    call(
-        "sh",
-        "-c",
-        """sleep 0.3; echo '{"usage": {"completion_tokens": 50}}' >told.json""",
-        options=options,
-    )
-    found = row()
-    assert found["tokens_kept"] == 50
-    assert found["energy_per_token_j"] == pytest.approx(found["energy_j"] / 50, rel=1e-9)
-    assert found["valid"], found["reasons"]
-
-
-def test_tokens_in_lines_of_the_output(where):
-    """--tokens-json - counts in the output's JSON lines, and passes every byte on."""
-    options = [*SEVENTY_W, "--tokens-json", "-", "--tokens-key", "n"]
-    done = call(
-        "sh", "-c", """echo start; echo '{"n": 3}'; sleep 0.2; printf '{"n": 4}'""", options=options
-    )
-    assert done.stdout == 'start\n{"n": 3}\n{"n": 4}'
-    assert row()["tokens_kept"] == 7
-
-
-def test_spans_and_file_that_disagree_do_not_count(where):
-    """Two denominators for the same joules: the row is not valid until one is mended."""
-    options = [*SEVENTY_W, "--tokens-json", "-", "--tokens-key", "n"]
-    code = (
-        "import wattflow, time\nwith wattflow.span('decode', tokens_out=5): time.sleep(0.2)\n"
-        """print('{"n": 6}')"""
-    )
-    call(*python(code), options=options)
-    assert "tokens_differ" in row()["reasons"]
-    assert not row()["valid"]
-
-
-# --- signals ---
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR1])
@@ -371,9 +185,9 @@ def test_a_signal_before_the_command_starts_ends_measure_alone(where):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert told == "wattflow: ended by SIGTERM before the command started.\n"
+    assert stderr == "wattflow: ended by SIGTERM before the command started.\n"
     assert not Path("ran").exists()
     (record,) = Path("out").glob("points/*/attempt-1/record.json")
     assert json.loads(record.read_text())["status"] == "interrupted"
@@ -381,7 +195,7 @@ def test_a_signal_before_the_command_starts_ends_measure_alone(where):
 
 
 def test_measure_that_is_killed_leaves_no_sidecar(where, monkeypatch):
-    """SIGKILL ends `measure` alone: its sidecar goes with it, and the record tells of no end."""
+    """SIGKILL ends `measure` alone: its sidecar goes with it, and the record has no end."""
     monkeypatch.setenv("SLURM_TMPDIR", str(where))
     process = subprocess.Popen([*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(UP)])
     deadline = time.monotonic() + 30
@@ -425,7 +239,7 @@ def test_a_terminal_belongs_to_the_command(where):
 
 
 def test_a_sidecar_that_cannot_measure_keeps_the_command_from_running(where):
-    """A meter that is not there is told before hours are spent."""
+    """A meter that is not there is reported before hours are spent."""
     done = call(
         "touch",
         "ran",
@@ -453,27 +267,11 @@ def test_a_sidecar_that_dies_again_and_again_never_touches_the_command(where, mo
             quiet_since = time.monotonic()
         time.sleep(0.01)
     Path("go").touch()
-    _, told = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 4
-    assert "wattflow: not measured: the sidecar of " in told
+    assert "wattflow: not measured: the sidecar of " in stderr
     (record,) = Path("out").glob("points/*/attempt-1/record.json")
     assert json.loads(record.read_text())["status"] == "failed"
-
-
-# --- the directory ---
-
-
-def test_a_folder_takes_attempts_at_one_command_alone(where):
-    """The newest valid attempt counts, all are kept; another command and somebody else's folder are refused."""
-    call("sleep", "0.1")
-    call("sleep", "0.1")
-    attempts = open_sweep(Path("out")).attempts
-    assert attempts["attempt"].to_list() == [1, 2]
-    assert attempts["counts"].to_list() == [False, True]
-    assert "another command" in call("sleep", "0.2", code=2).stderr
-    Path("mine").mkdir()
-    Path("mine/thesis.tex").touch()
-    assert "holds no measurement" in call("true", code=2, out="mine").stderr
 
 
 @pytest.mark.slow
@@ -489,61 +287,6 @@ def test_two_measurements_at_once_on_one_node(where):
         assert found["tokens_kept"] == 64
         assert found["energy_j"] == pytest.approx(70.0 * found["duration_s"], rel=1e-6)
         assert found["valid"], found["reasons"]
-
-
-def test_a_command_that_writes_nothing_leaves_few_private_files_and_an_empty_spool(
-    where, monkeypatch
-):
-    """A row by samples on both sides; mode 0600, at most three files more than nodes and GPUs."""
-    (where / "spool").mkdir()
-    monkeypatch.setenv("SLURM_TMPDIR", str(where / "spool"))
-    assert call("true").stdout == ""
-    assert row()["energy_j"] >= 0
-    files = [path for path in Path("out").glob("points/*/attempt-1/**/*") if path.is_file()]
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files)
-    assert len(files) <= 3 + 1 + 1
-    assert list((where / "spool").iterdir()) == []
-
-
-def test_the_report_draws_a_measurement(where):
-    """One point without a model or batch: the page is written, with the command above its timeline."""
-    call(*python(THREE_LINES))
-    done = subprocess.run(
-        [sys.executable, "-m", "wattflow.cli", "report", "out"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    page = Path(done.stdout.strip()).read_text()
-    assert "Power of point" in page
-
-
-def test_the_report_tells_a_command_as_it_was_typed(where):
-    """Its words stand as a shell takes them; tokens that nobody told are no 0, and one dot is no figure."""
-    call("sleep", "0.3", "0.1")
-    done = subprocess.run(
-        [sys.executable, "-m", "wattflow.cli", "report", "out"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    page = Path(done.stdout.strip()).read_text()
-    assert "<td>sleep 0.3 0.1</td>" in page
-    assert "<b>-</b><span>output tokens</span>" in page
-    assert "<h2>By choice</h2>" not in page
-
-
-def test_status_knows_a_measurement_and_resume_refuses_it(where):
-    """It is done; no submit, resume or run can send a command as if it were a grid's point."""
-    call("true")
-    words = [sys.executable, "-m", "wattflow.cli"]
-    done = subprocess.run([*words, "status", "out"], capture_output=True, text=True, check=True)
-    assert "1 done" in done.stderr
-    done = subprocess.run([*words, "resume", "out"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "holds a measurement" in done.stderr
-    with pytest.raises(RefusedError):
-        SweepDir(Path("out")).refuse_measurement()
 
 
 @pytest.mark.parametrize(
@@ -563,37 +306,6 @@ def test_settings_are_those_of_a_sweeps_config():
     """Each power.* key with its type."""
     words = ["power.meter=nvml", "power.poll_ms=20", "power.copy_s=2", "power.host=false"]
     assert command.power_settings(words) == Power(meter="nvml", poll_ms=20, copy_s=2.0, host=False)
-
-
-# --- places in Slurm ---
-
-
-def test_several_tasks_of_a_node_are_refused():
-    """Each would measure all GPUs of the node, which bills them several times."""
-    with pytest.raises(RefusedError, match="one `wattflow measure` a node"):
-        request.Place.of(
-            {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}
-        )
-
-
-def test_a_batch_script_without_a_step_is_one_node():
-    """Outside srun the job's other nodes run nothing of the command."""
-    place = request.Place.of(
-        {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NTASKS": "2", "SLURM_NODEID": "0"}
-    )
-    assert (place.nodes, place.task, place.job["job_id"]) == (1, 0, "7")
-
-
-def test_a_part_that_is_none_of_ours_is_damaged(where):
-    """A foreign JSON among the parts costs the attempt, by name."""
-    call("true")
-    (attempt,) = SweepDir(Path("out").absolute()).attempts(command_id(["true"]))
-    (attempt.path / "timings" / "x.json").write_text("[1]")
-    with pytest.raises(DamagedError, match="none of ours"):
-        attempt.read_record()
-
-
-# --- GPUs: the fake driver, whose joules are known ---
 
 
 def truth(folder, node="n1"):
@@ -675,7 +387,7 @@ def test_the_commands_own_processes_on_the_gpu_are_expected(gpus, where, monkeyp
 
 @pytest.mark.fake_nvml
 @pytest.mark.parametrize("when", ["before", "during"])
-def test_a_stranger_on_the_gpu_is_told(gpus, where, monkeypatch, when):
+def test_a_stranger_on_the_gpu_is_reported(gpus, where, monkeypatch, when):
     """A process that held the GPU at the start, or one that came and is not of the command: the row does not count."""
     stranger = subprocess.Popen(["sleep", "60"])
     pids = where / "pids"
