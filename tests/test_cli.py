@@ -11,7 +11,7 @@ from fake_slurm import FakeSlurm
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
 from wattflow import __version__
-from wattflow.cli import follow
+from wattflow.cli import closing
 from wattflow.collect import collect
 
 WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
@@ -35,7 +35,7 @@ def test_help_and_plan_load_no_heavy_library(tmp_path):
     for words in (["--help"], ["plan", "grid=demo"]):
         code = (
             f"import sys; sys.argv = ['wattflow', *{words!r}]\n"
-            "from wattflow.cli import main\n"
+            "from wattflow.cli.app import main\n"
             "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
             "print([m for m in ('torch', 'pynvml', 'altair', 'polars') if m in sys.modules])"
         )
@@ -301,7 +301,7 @@ def test_the_closing_table_says_which_finished_points_it_leaves_out(tmp_path, ca
     sweep = make_sweep(tmp_path / "s", points)
     good, bad = (make_attempt(sweep, point, Made([Gpu("GPU-1")])) for point in points)
     bad.trace_path("node1", "GPU-1").unlink()
-    follow.close(sweep)
+    closing.close(sweep)
     told = capsys.readouterr().err
     assert f"{bad.point_id} finished and does not count: A GPU of the job has no trace" in told
     assert good.point_id not in told

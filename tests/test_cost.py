@@ -10,7 +10,7 @@ import wattflow
 from wattflow.analysis import caps
 from wattflow.analysis.cost import Factor, Factors, Spent, Used, bill, break_even_host_w, table
 from wattflow.analysis.tables import factor_lines
-from wattflow.cli import main
+from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.config.choices import Cost
 from wattflow.config.overrides import with_cost

@@ -13,7 +13,7 @@ from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sw
 import wattflow
 from wattflow.analysis.crosscheck import crosscheck
 from wattflow.analysis.prometheus import Prometheus, selector
-from wattflow.cli import main
+from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError, SiteError
 from wattflow.report import page

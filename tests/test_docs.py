@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import typer.main
 import yaml
 from click import UsageError
 from sweeps import demo
 
 import wattflow
-from wattflow.cli import app
+from wattflow.cli.app import VERBS as ALL_VERBS
+from wattflow.cli.app import command as command_of
 from wattflow.collect.collect import collect
 from wattflow.collect.figures import DUMMY_DATA
 from wattflow.config.choices import Config, to_dict
@@ -33,7 +33,7 @@ PAGES = [
     *sorted(DOCS.glob("*.md")),
     ROOT / "slurm" / "testcluster" / "README.md",
 ]
-VERBS = typer.main.get_command(app).commands
+VERBS = {verb.name: command_of(verb) for verb in ALL_VERBS.values()}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -14,7 +14,7 @@ from site_monitoring import promtool
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
-from wattflow.cli import main
+from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
 from wattflow.report.export import attempts, export, json_schema, openmetrics

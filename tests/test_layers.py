@@ -20,6 +20,7 @@ FLOORS = [
     ["run", "doctor"],
     ["measure", "calibrate", "publish", "tune"],
     ["cli"],
+    ["__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

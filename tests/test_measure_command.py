@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import typer.main
 from fake_nvml import curves
 from measurements import (
     MEASURE,
@@ -94,7 +93,7 @@ def test_a_script_whose_interpreter_is_not_there_leaves_a_failed_attempt(where):
 
 def test_words_of_the_command_are_never_options_of_measure():
     """Also without `--`, what follows the command's name is its own."""
-    verb = typer.main.get_command(app).commands["measure"]
+    verb = app.command(app.VERBS["measure"])
     given = verb.make_context("measure", ["--out", "out", "echo", "--out", "x", "--help"])
     assert list(given.params["command"]) == ["echo", "--out", "x", "--help"]
     assert given.params["out"] == "out"

@@ -6,7 +6,7 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
 from wattflow import open_sweep
-from wattflow.cli import main
+from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
 

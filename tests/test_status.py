@@ -14,7 +14,7 @@ from fake_slurm import FakeSlurm
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 from typer.testing import CliRunner
 
-from wattflow.cli import app
+from wattflow.cli.app import app
 from wattflow.collect import collect
 from wattflow.config import identity
 from wattflow.errors import RefusedError

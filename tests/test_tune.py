@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from wattflow import tune
-from wattflow.cli import app
+from wattflow.cli.app import app
 from wattflow.config import choices
 from wattflow.engine import tuned_kernels
 from wattflow.engine.fast import Fast

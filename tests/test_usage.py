@@ -7,7 +7,7 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 from wattflow.analysis.sweep import open_sweep
 from wattflow.analysis.usage import usage
-from wattflow.cli import main
+from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
 

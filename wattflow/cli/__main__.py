@@ -1,6 +1,6 @@
-"""`python -m wattflow.cli`."""
+"""Run the command line by `python -m wattflow.cli`."""
 
-from wattflow.cli import main
+from wattflow.cli.app import main
 
 if __name__ == "__main__":
     main()

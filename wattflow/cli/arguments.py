@@ -1,10 +1,10 @@
-"""The words that several verbs take."""
+"""Arguments and options that several verbs share."""
 
 from typing import Annotated
 
 import typer
 
-Words = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE,...]...",

@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterable
 from typing import Any, Self
 
-from wattflow.cli.printing import print_table, shown, talk
-from wattflow.errors import WattflowError
+from wattflow.cli.printing import shown, talk
+from wattflow.submit import status as stage
 
 
 def follow_sweep(sweep: Any) -> None:
     """Show progress until no point waits or runs, collect, and print the closing table."""
-    from wattflow.submit import status as stage  # noqa: PLC0415
-
     with Follower() as follower:
         while True:
             rows = stage.states(sweep)
@@ -21,6 +19,13 @@ def follow_sweep(sweep: Any) -> None:
             if stage.exit_code(rows) not in (4, 5):
                 break
             time.sleep(1.0)
+    finish(sweep)
+
+
+def finish(sweep: Any) -> None:
+    """Collect the sweep, print its closing table and name what failed; WattflowError where some points did."""
+    from wattflow.cli.closing import close  # noqa: PLC0415 - polars is slow to import: only once points have ended
+
     close(sweep)
 
 
@@ -41,8 +46,13 @@ class Follower:
     def __enter__(self) -> Self:
         """Start the bar, on a terminal."""
         if sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn  # noqa: PLC0415
+            from rich.console import Console  # noqa: PLC0415 - slow to import, for a terminal alone
+            from rich.progress import (  # noqa: PLC0415
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TimeElapsedColumn,
+            )
 
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
             self._bar = Progress(*columns, console=Console(stderr=True))
@@ -57,53 +67,18 @@ class Follower:
 
     def show(self, counts: dict[Any, int], doing: str) -> None:
         """Show how many points are in each state, and what the running one does."""
-        told = ", ".join(f"{n} {state}" for state, n in counts.items())
+        summary = ", ".join(f"{n} {state}" for state, n in counts.items())
         if self._bar is not None:
             can_run = sum(counts.values()) - counts.get("infeasible", 0)
             self._bar.update(
                 self._task,
                 completed=counts.get("done", 0),
                 total=can_run,
-                description=f"{told}  {doing}",
+                description=f"{summary}  {doing}",
             )
-        elif told != self._shown:
-            talk(told)
-        self._shown = told
-
-
-def close(sweep: Any) -> None:
-    """Collect, print the closing table, and name what failed."""
-    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
-    from wattflow.collect import collect as collecting  # noqa: PLC0415
-    from wattflow.report.page import table  # noqa: PLC0415
-    from wattflow.submit import status as stage  # noqa: PLC0415
-
-    collecting.collect(sweep)
-    results = open_sweep(sweep.path)
-    rows = table(results)
-    if rows:
-        headings = list(rows[0])
-        print_table(
-            headings, [list(row.values()) for row in rows], numbers=range(len(headings) - 1)
-        )
-        if any(cell.startswith("~") for row in rows for cell in row.values()):
-            talk("~ marks watts and joules that were simulated, not measured.")
-    _say_not_counting(results)
-    talk(f"`wattflow report {shown(sweep.path)}` draws them.")
-    states = stage.states(sweep)
-    say_failures(sweep, states)
-    if stage.exit_code(states) == 3:
-        raise WattflowError("some points did not finish; why stands above.")
-
-
-def _say_not_counting(results: Any) -> None:
-    """Which finished points are in no mean of the table, and why."""
-    from wattflow.store.columns import REASONS  # noqa: PLC0415
-
-    for row in results.points.select("point_id", "status", "counts", "reasons").to_dicts():
-        if row["status"] == "finished" and not row["counts"]:
-            why = [REASONS[code][1] for code in row["reasons"] if REASONS[code][0]]
-            talk(f"{row['point_id']} finished and does not count: {' '.join(why)}")
+        elif summary != self._shown:
+            talk(summary)
+        self._shown = summary
 
 
 _SOME = 4  # points of one cause that are named
@@ -111,8 +86,6 @@ _SOME = 4  # points of one cause that are named
 
 def say_failures(sweep: Any, rows: Iterable[Any]) -> None:
     """Why points did not finish, for each cause once: its log, and the command that tries them again."""
-    from wattflow.submit import status as stage  # noqa: PLC0415
-
     for cause in stage.causes(rows):
         first, count = cause.rows[0], len(cause.rows)
         who = first.point_id if count == 1 else f"{count} points"

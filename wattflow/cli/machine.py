@@ -1,62 +1,20 @@
-"""The verbs of one machine: what is measured, tuned and found out here, and what can be set."""
+"""The verbs of this machine's GPUs: their sensors, their kernels, their limits."""
 
-import os
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from wattflow import tune as tuning
+from wattflow.calibrate import passport
 from wattflow.cli.arguments import AsJson, DryRun
 from wattflow.cli.printing import print_json, print_table, shown, talk
-
-
-def measure(
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- CMD...", help="The command and its words.")
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option("--out", metavar="DIR", help="Where it goes; by default below ./sweeps."),
-    ] = None,
-    tokens_json: Annotated[
-        str | None,
-        typer.Option(
-            "--tokens-json",
-            metavar="FILE",
-            help="JSON or JSON lines that the command writes; - for its own output.",
-        ),
-    ] = None,
-    tokens_key: Annotated[
-        str | None,
-        typer.Option("--tokens-key", metavar="KEY", help="Where the output tokens stand in it."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="power.KEY=VALUE", help="A setting of the meter."),
-    ] = None,
-) -> None:
-    """Run any command and measure what it costs; its output is its own, and so is the exit code."""
-    from pathlib import Path  # noqa: PLC0415
-
-    from wattflow.measure import command as stage  # noqa: PLC0415
-    from wattflow.measure import request  # noqa: PLC0415
-
-    job = request.Request(
-        command=command or [],
-        out=None if out is None else Path(out),
-        power=stage.power_settings(settings or []),
-        tokens_json=tokens_json,
-        tokens_key=tokens_key,
-    )
-    outcome = stage.measure(job, lambda text: talk(f"wattflow: {text}"))
-    for line in outcome.lines:
-        talk(f"wattflow: {line}")
-    if outcome.complete:
-        talk(f"wattflow: `wattflow report {shown(outcome.folder)}` draws it.")
-    sys.stderr.flush()
-    os._exit(outcome.exit_code)  # the caller waits, and taking pyarrow down takes 0.1 s
+from wattflow.config.choices import Control
+from wattflow.power import control
+from wattflow.power.recorder import Recorder, load_command, plan
 
 
 def restore(
@@ -65,11 +23,13 @@ def restore(
         typer.Option("--journal-dir", metavar="DIR", help="Where the jobs kept prior values."),
     ] = None,
 ) -> None:
-    """Put back power limits and clocks that a killed job of this user's left on this node's GPUs."""
-    from wattflow.config.choices import Control  # noqa: PLC0415
-    from wattflow.power.control import restore as put_back  # noqa: PLC0415
+    """Put back power limits and clocks that a killed job left behind.
 
-    restored = put_back(Control() if journal_dir is None else Control(journal_dir=journal_dir))
+    Only limits and clocks that a job of this user set on this node's GPUs.
+    """
+    restored = control.restore(
+        Control() if journal_dir is None else Control(journal_dir=journal_dir)
+    )
     for uuid in restored:
         print(uuid)
     talk(f"{len(restored)} GPUs put back.")
@@ -99,21 +59,19 @@ def calibrate(  # noqa: PLR0917 - options, given by name
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Find out what the power sensors of this machine's GPUs show: a passport a GPU, as JSON and a page."""
-    from pathlib import Path  # noqa: PLC0415
+    """Measure the power sensors of this machine's GPUs.
 
-    from wattflow.calibrate import passport as stage  # noqa: PLC0415
-
+    Each GPU gets a passport, as JSON and a page: how often, how late and how smoothed its sensors report.
+    """
     if read is not None:
-        for path in stage.read_again(Path(read), draw=not no_page):
+        for path in passport.read_again(Path(read), draw=not no_page):
             print(path)
         return
-    from wattflow.power.recorder import Recorder, load_command, plan  # noqa: PLC0415
 
     own = [sys.executable, "-P", "-m", "wattflow.engine.pulsed_load"]
     steps = plan(minutes)
     command = own if load is None else load_command(load)
-    stage.check(Path(out))
+    passport.check(Path(out))
     if dry_run:
         with Recorder(command) as recorder:
             for device in recorder.devices:
@@ -121,9 +79,9 @@ def calibrate(  # noqa: PLR0917 - options, given by name
         print_table(["step", "s"], [[s.name, f"{s.seconds:.1f}"] for s in steps], numbers=[1])
         talk(f"{sum(s.seconds for s in steps) / 60:.1f} minutes, and some seconds to start loads")
         return
-    asked = stage.Asked(Path(out), steps, command, draw=not no_page)
+    asked = passport.Asked(Path(out), steps, command, draw=not no_page)
     began_s = time.monotonic()
-    paths = stage.calibrate(
+    paths = passport.calibrate(
         asked, lambda text: talk(f"{time.monotonic() - began_s:5.0f} s  {text}")
     )
     for path in paths:
@@ -131,7 +89,7 @@ def calibrate(  # noqa: PLR0917 - options, given by name
 
 
 def tune(
-    words: Annotated[
+    overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
@@ -145,11 +103,9 @@ def tune(
     seconds: Annotated[float, typer.Option(help="Seconds of decode in a window.")] = 4.0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the fast engine's kernel sets on this GPU for one model and batch, and keep the best."""
-    from wattflow import tune as stage  # noqa: PLC0415
-
-    config = stage.choices(["engine=fast", *(words or [])], goal, windows, seconds)
-    made = stage.tune(config, goal, windows, seconds, talk)
+    """Find the fast engine's best kernels for a model on this GPU."""
+    config = tuning.choices(["engine=fast", *(overrides or [])], goal, windows, seconds)
+    made = tuning.tune(config, goal, windows, seconds, talk)
     if as_json:
         print_json(asdict(made))
         return
@@ -164,7 +120,7 @@ def tune(
                 _plus_minus(row, "power_w", ".0f", mark),
                 *(_cell(row[name], ".0f") for name in ("sm_clock_mhz", "temperature_c")),
                 _cell(row["under_cap"], ".0%"),
-                stage.note(row, made.best),
+                tuning.note(row, made.best),
             ]
             for row in [*made.frontier, {**made.again, "again": True}]
         ],
@@ -187,39 +143,3 @@ def _plus_minus(row: dict[str, Any], column: str, form: str, mark: str = "") -> 
 
 def _cell(value: float | None, form: str) -> str | None:
     return None if value is None else f"{value:{form}}"
-
-
-def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine can measure, for this user: sensors, rights, GPUs, Slurm, folders."""
-    from wattflow.doctor import examine  # noqa: PLC0415
-
-    findings = examine()
-    if as_json:
-        print_json([finding._asdict() for finding in findings])
-    else:
-        print_table(["check", "status", "detail"], findings)
-
-
-def keys(
-    part: Annotated[
-        str,
-        typer.Argument(metavar="[GROUP]", help="model, dataset, engine, power, cluster or grid."),
-    ] = "",
-) -> None:
-    """List the keys that can be set with their defaults, or the files of one config group."""
-    from wattflow.config.checks import allowed  # noqa: PLC0415
-    from wattflow.config.choices import GROUPS  # noqa: PLC0415
-    from wattflow.config.identity import DEFAULTS  # noqa: PLC0415
-    from wattflow.plan import hydra  # noqa: PLC0415
-
-    if part:
-        for name in hydra.group_files(part):
-            print(name)
-        return
-    for group in GROUPS:
-        talk(f"{group}: {', '.join(hydra.group_files(group))}")
-    rows = [
-        [key, "null" if value is None else value, ", ".join(allowed(key))]
-        for key, value in DEFAULTS.items()
-    ]
-    print_table(["key", "default", "one of"], rows)

@@ -1,20 +1,28 @@
-"""The verbs of results: what collected sweeps tell, and what others get of them."""
+"""The verbs of results: what collected sweeps show, as a page, tables and files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from wattflow.cli.arguments import AsJson, DryRun, SweepArgument
+from wattflow.analysis import crosscheck as checking
+from wattflow.analysis import usage as spending
+from wattflow.analysis.caps import METRICS, OBJECTIVES, best, change
+from wattflow.analysis.prometheus import Prometheus, read_token
+from wattflow.analysis.statistics import NONE
+from wattflow.analysis.sweep import of_watts, open_sweep
+from wattflow.analysis.tables import factor_lines, number
+from wattflow.cli.arguments import AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, shown, talk
-from wattflow.errors import RefusedError, WattflowError
+from wattflow.errors import RefusedError
+from wattflow.report.export import export as write_export
+from wattflow.report.page import break_even, cost_table
+from wattflow.report.page import report as write_report
 
 
 def report(sweep: SweepArgument) -> None:
-    """Write results/report.html, one file that opens offline, and print its path."""
-    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
-    from wattflow.report.page import report as write_report  # noqa: PLC0415
-
+    """Write an HTML report that opens offline, and print its path."""
     print(write_report(open_sweep(sweep)))
 
 
@@ -30,11 +38,10 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the values of one choice: means, 95 % intervals, and ratios paired by the boards that ran both."""
-    from wattflow.analysis.sweep import of_watts, open_sweep  # noqa: PLC0415
-    from wattflow.analysis.tables import number  # noqa: PLC0415
-    from wattflow.report.page import break_even  # noqa: PLC0415
+    """Compare the values of one choice: means, intervals, ratios.
 
+    Ratios are paired by the boards that ran both settings.
+    """
     opened = open_sweep(sweep)
     rows = opened.compare(by, metric, reference).to_dicts()
     if as_json:
@@ -79,12 +86,10 @@ def caps(
     ] = "energy",
     as_json: AsJson = False,
 ) -> None:
-    """Show what power caps change in time, energy and token rate against one of them, and which is best."""
-    from wattflow.analysis.caps import METRICS, OBJECTIVES, best, change  # noqa: PLC0415
-    from wattflow.analysis.statistics import NONE  # noqa: PLC0415
-    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
-    from wattflow.report.page import break_even  # noqa: PLC0415
+    """Show what power caps change in time, energy and token rate.
 
+    Changes are against one of the caps; the best one by the objective is named.
+    """
     if objective not in OBJECTIVES:
         raise RefusedError(f"--objective {objective}: one of {', '.join(OBJECTIVES)}.")
     if not (reference.isdecimal() and reference.isascii()) and reference != "none":
@@ -158,11 +163,10 @@ Factors = Annotated[
 
 
 def cost(sweep: SweepArgument, settings: Factors = None, *, as_json: AsJson = False) -> None:
-    """Show GPU-hours and kWh, and price and carbon by the factors that are declared, each with its source."""
-    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
-    from wattflow.analysis.tables import factor_lines  # noqa: PLC0415
-    from wattflow.report.page import cost_table  # noqa: PLC0415
+    """Show GPU-hours, kWh, price and carbon of a sweep.
 
+    Price and carbon follow from the factors that the site declares, each shown with its source.
+    """
     opened = open_sweep(sweep)
     if as_json:
         print_json(opened.cost(settings or []).to_dicts())
@@ -185,21 +189,20 @@ def usage(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the kWh of each sweep, and how much of it went into failures, loading, warm-up and idling."""
-    from pathlib import Path  # noqa: PLC0415
+    """Show the kWh of many sweeps, and what part was overhead.
 
-    from wattflow.analysis import usage as stage  # noqa: PLC0415
-
-    found = stage.usage([Path(folder) for folder in folders or ["sweeps"]])
+    Overhead is what went into failures, loading, warm-up and idling.
+    """
+    found = spending.usage([Path(folder) for folder in folders or ["sweeps"]])
     if as_json:
-        told = [
+        lists = [
             [{**vars(row), "total_kwh": row.total_kwh} for row in rows]
             for rows in (found.rows, found.totals)
         ]
-        print_json({"sweeps": told[0], "totals": told[1], "notes": found.notes})
+        print_json({"sweeps": lists[0], "totals": lists[1], "notes": found.notes})
         return
     shown = [*found.rows, *found.totals]
-    kinds = [kind for kind in stage.KINDS if any(row.kwh[kind] != 0 for row in shown)]
+    kinds = [kind for kind in spending.KINDS if any(row.kwh[kind] != 0 for row in shown)]
     priced = [
         name for name in ("price", "currency", "carbon_g") if any(vars(row)[name] for row in shown)
     ]
@@ -223,7 +226,6 @@ def usage(
 
 
 def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[Any]:
-    from wattflow.analysis.tables import number  # noqa: PLC0415
 
     def energy(value: float | None) -> str:
         return ("~" if row.simulated and value else "") + number(value)
@@ -253,14 +255,12 @@ def crosscheck(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold the joules of the same jobs and windows against sacct and a Prometheus of GPU exporters, as ratios."""
-    from wattflow.analysis import crosscheck as stage  # noqa: PLC0415
-    from wattflow.analysis.prometheus import Prometheus, read_token  # noqa: PLC0415
-    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
-    from wattflow.analysis.tables import number  # noqa: PLC0415
+    """Compare a sweep's joules with the site's own meters.
 
+    The meters are sacct and a Prometheus server of GPU exporters; each line is a ratio over the same window.
+    """
     server = None if url is None else Prometheus(url, read_token(token_file))
-    rows = stage.crosscheck(open_sweep(sweep), server, sacct=not no_sacct)
+    rows = checking.crosscheck(open_sweep(sweep), server, sacct=not no_sacct)
     if as_json:
         print_json(rows)
         return
@@ -297,15 +297,13 @@ def export(
         typer.Option("--timestamps", help="Stamp each sample with the end of its attempt."),
     ] = False,
 ) -> None:
-    """Write one JSON an attempt and an OpenMetrics text file of them all; prints the path of the latter."""
-    from pathlib import Path  # noqa: PLC0415
+    """Write results as JSON and OpenMetrics for other programs.
 
-    from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415
-    from wattflow.report.export import export as write  # noqa: PLC0415
-
+    One JSON file an attempt, and one OpenMetrics file of all, whose path is printed.
+    """
     opened = open_sweep(sweep)
     folder = opened.directory.results / "export" if out is None else Path(out)
-    *documents, _, text = write(opened, folder, timestamps=timestamps)
+    *documents, _, text = write_export(opened, folder, timestamps=timestamps)
     print(text)
     talk(f"{len(documents)} attempts in {shown((folder / 'attempts').absolute())}")
 
@@ -319,70 +317,3 @@ def _verdict(row: dict[str, Any]) -> str:
     if row.get("ratio") is None:
         return "reference"
     return f"{row['how']}: {'established' if row['established'] else row['why_not']}"
-
-
-def bundle(
-    sweep: SweepArgument,
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="The bundle; by default SWEEP.zip.")
-    ] = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Pack traces, records, config, lock and hashes into one file, pseudonymised, for others to verify."""
-    from pathlib import Path  # noqa: PLC0415
-
-    from wattflow.publish import bundle as stage  # noqa: PLC0415
-    from wattflow.publish import verify as checking  # noqa: PLC0415
-    from wattflow.store.layout import SweepDir  # noqa: PLC0415
-
-    made = stage.bundle(
-        SweepDir.existing(sweep), None if out is None else Path(out), dry_run=dry_run
-    )
-    total = sum(size for _, size in made.members)
-    for line in made.left_out:
-        talk(f"not whole, so without its files: {line}")
-    if dry_run:
-        print_table(["bytes", "member"], [[size, name] for name, size in made.members], numbers=[0])
-        talk(f"{len(made.members)} files, {total:,} bytes would go into {shown(made.path)}.")
-        return
-    print(shown(made.path))
-    talk(f"{len(made.members)} files, {total:,} bytes, sha256 {made.sha256}")
-    talk(
-        "Publish that hash beside the figures. Left out: users, accounts, hosts, paths, prompts, answers, logs."
-    )
-    if made.salt is not None:
-        talk(f"The pseudonyms' salt is {shown(made.salt)}: keep it to yourself.")
-    if not checking.verify(made.path).verified:
-        raise WattflowError(
-            f"{shown(made.path)} is written, and its figures do not follow from its traces: `wattflow verify "
-            f"{shown(made.path)}` says where."
-        )
-    talk(f"`wattflow verify {shown(made.path)}` passes.")
-
-
-def verify(
-    what: Annotated[
-        str,
-        typer.Argument(metavar="SWEEP|BUNDLE", help="A sweep's directory or name, or a bundle."),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Recompute every published figure from the raw traces, without a GPU; exit code 1 where one differs."""
-    from pathlib import Path  # noqa: PLC0415
-
-    from wattflow.publish import verdict as told  # noqa: PLC0415
-    from wattflow.publish import verify as stage  # noqa: PLC0415
-
-    if Path(what).is_file():
-        stage.limit_memory()
-    try:
-        found = stage.verify(Path(what))
-    except MemoryError:  # no traceback for a table that was made to be too large
-        raise RefusedError(f"{what}: takes more memory than an honest bundle does.") from None
-    if as_json:
-        print_json(told.as_json(found))
-    else:
-        print_table(told.HEADINGS, told.table(found), numbers=range(2, 8))
-        for line in told.lines(found):
-            talk(line)
-    raise typer.Exit(0 if found.verified else 1)

@@ -10,11 +10,15 @@ import typer
 from wattflow.cli.arguments import AsJson, Filters, Only, States, SweepArgument
 from wattflow.cli.follow import say_failures
 from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.store.layout import SweepDir
+from wattflow.submit import logs as point_logs
+from wattflow.submit import select
+from wattflow.submit import status as stage
 
 
 def status(
     sweep: SweepArgument,
-    words: Filters = None,
+    filters: Filters = None,
     *,
     state: States = None,
     only: Only = None,
@@ -23,16 +27,12 @@ def status(
         bool, typer.Option("--watch", help="Show it again every 30 s until all have ended.")
     ] = False,
 ) -> None:
-    """Show the state of each point, why some failed, where their logs lie and how to run them again.
+    """Show each point's state, why some failed, and what to do next.
 
     Exit code 3: some points failed; 4: some wait or run; 5: Slurm did not answer.
     """
-    from wattflow.store.layout import SweepDir  # noqa: PLC0415
-    from wattflow.submit import select  # noqa: PLC0415
-    from wattflow.submit import status as stage  # noqa: PLC0415
-
     directory = SweepDir.existing(sweep)
-    points = select.choose(directory, words or [], only)
+    points = select.choose(directory, filters or [], only)
     stage.check_states(state or [])
     while True:
         rows = stage.states(directory)
@@ -44,7 +44,7 @@ def status(
         if as_json:
             print_json([vars(row) for row in chosen])
         else:
-            _print_states(chosen, filtered=bool(state or words or only), again=watch)
+            _print_states(chosen, filtered=bool(state or filters or only), again=watch)
             talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
             for spent in stage.spent(rows):
                 _say_energy(spent)
@@ -63,7 +63,7 @@ def _print_states(rows: Sequence[Any], *, filtered: bool, again: bool) -> None:
     """A row a point; a person at a terminal who chose none of very many sees those that run."""
     terminal = sys.stdout.isatty()
     if terminal and again:
-        from rich.console import Console  # noqa: PLC0415
+        from rich.console import Console  # noqa: PLC0415 - slow to import, for a terminal alone
 
         Console().clear()
     listed = list(rows)
@@ -123,13 +123,9 @@ def logs(
     ] = False,
 ) -> None:
     """Print the logs of a point's newest attempt."""
-    from wattflow.store.layout import SweepDir  # noqa: PLC0415
-    from wattflow.submit import logs  # noqa: PLC0415
-    from wattflow.submit import status as stage  # noqa: PLC0415
-
     directory = SweepDir.existing(sweep)
     last = None
-    found = logs.follow if follow else logs.logs
+    found = point_logs.follow if follow else point_logs.logs
     for log in found(directory, point, rank):
         if log.path != last:
             talk(f"==> {shown(log.path)} <==")

@@ -1,4 +1,4 @@
-"""The verbs of sweeps: what is sent, followed, ended and collected."""
+"""The verbs of sweeps: what can be chosen, what is sent, ended and collected."""
 
 import sys
 from collections.abc import Sequence
@@ -12,18 +12,50 @@ from wattflow.cli.arguments import (
     Filters,
     Multirun,
     Only,
+    Overrides,
     States,
     SweepArgument,
     Wait,
-    Words,
 )
-from wattflow.cli.follow import Follower, close, follow_sweep
+from wattflow.cli.follow import Follower, finish, follow_sweep
 from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.collect import collect as collecting
+from wattflow.config.checks import allowed
+from wattflow.config.choices import GROUPS, flat
+from wattflow.config.identity import DEFAULTS
 from wattflow.errors import WattflowError
+from wattflow.plan import grid, points
+from wattflow.plan.hydra import group_files
+from wattflow.run.local import run_serially
+from wattflow.store.layout import SweepDir
+from wattflow.submit import resume as resuming
+from wattflow.submit import send
+from wattflow.submit.select import choose
+from wattflow.submit.status import check_states, states
+
+
+def keys(
+    part: Annotated[
+        str,
+        typer.Argument(metavar="[GROUP]", help="model, dataset, engine, power, cluster or grid."),
+    ] = "",
+) -> None:
+    """List what can be chosen: all keys with their defaults, or one group."""
+    if part:
+        for name in group_files(part):
+            print(name)
+        return
+    for group in GROUPS:
+        talk(f"{group}: {', '.join(group_files(group))}")
+    rows = [
+        [key, "null" if value is None else value, ", ".join(allowed(key))]
+        for key, value in DEFAULTS.items()
+    ]
+    print_table(["key", "default", "one of"], rows)
 
 
 def plan(
-    words: Words = None,
+    overrides: Overrides = None,
     multirun: Multirun = False,
     script: Annotated[
         bool, typer.Option("--script", help="Print the exact batch script of each shape.")
@@ -33,20 +65,18 @@ def plan(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a submit of the same words would send: points, shapes, jobs, GPU-hours. Nothing is written."""
+    """Preview a submit: points, job shapes, GPU-hours. Writes nothing."""
     del multirun  # a plan always expands
-    from wattflow.plan.grid import plan as make_plan  # noqa: PLC0415
-    from wattflow.submit import send as stage  # noqa: PLC0415
 
-    made = make_plan(words or [])
+    made = grid.plan(overrides or [])
     if script:
-        for text in stage.batch_scripts(made):
+        for text in send.batch_scripts(made):
             print(text)
         if not made.feasible:
             talk(f"sweep {made.name}: no point can run; leave --script out for the reasons.")
         return
     if test:
-        _print_tested(stage.test_only(made), as_json=as_json)
+        _print_tested(send.test_only(made), as_json=as_json)
         return
     if as_json:
         print_json(
@@ -57,7 +87,7 @@ def plan(
                 "points": [
                     {"point_id": p.point_id, "reason": p.reason, **p.choices} for p in made.points
                 ],
-                "shapes": stage.shape_rows(made),
+                "shapes": send.shape_rows(made),
             }
         )
         return
@@ -70,7 +100,7 @@ def plan(
         ],
     )
     talk("")
-    _print_shapes(stage.shape_rows(made))
+    _print_shapes(send.shape_rows(made))
     left_out = len(made.points) - len(made.feasible)
     talk(
         f"sweep {made.name}: {len(made.feasible)} points to run, {left_out} left out with a reason above."
@@ -112,27 +142,27 @@ def _print_shapes(rows: Sequence[dict[str, Any]]) -> None:
                 f"{row['time_min']} min: at most {row['gpu_hours']:g} GPU-hours, {row['node_hours']:g} node-hours"
             )
         if "expected" in row:
-            talk(f"  {_told_expected(row['expected'], row['time_min'])}")
+            talk(f"  {_estimate(row['expected'], row['time_min'])}")
 
 
-def _told_expected(expected: dict[str, Any], time_min: int | None) -> str:
+def _estimate(expected: dict[str, Any], time_min: int | None) -> str:
     """An estimate with what it rests on, and a warning where a task should outlast its limit."""
     known = expected["same"] + expected["shape"]
     if not known:
         return "time unknown: no finished point of this shape was collected in sweeps_dir"
     mark = "~" if expected["simulated"] else ""
     energy = "" if expected["energy_kwh"] is None else f", {mark}{expected['energy_kwh']:.3g} kWh"
-    told = (
+    text = (
         f"estimate: {expected['gpu_hours']:.3g} GPU-hours{energy}; {expected['same']} points by finished ones with "
         f"the same choices, {expected['shape']} by their shape's time a step"
     )
     if expected["unknown"]:
-        told += f", {expected['unknown']} unknown and not in it"
+        text += f", {expected['unknown']} unknown and not in it"
     longest_min = expected["longest_task_min"]
     if longest_min is not None and time_min is not None:
         too_long = f", more than its limit of {time_min} min" if longest_min > time_min else ""
-        told += f"; the longest task {longest_min:.3g} min{too_long}"
-    return told
+        text += f"; the longest task {longest_min:.3g} min{too_long}"
+    return text
 
 
 def _leaf(choices: dict[str, Any], key: str) -> Any:
@@ -144,8 +174,6 @@ def _leaf(choices: dict[str, Any], key: str) -> Any:
 
 def _varying(points: Sequence[Any]) -> list[str]:
     """The keys whose values differ between points; a group stands for all of its keys."""
-    from wattflow.config.choices import flat  # noqa: PLC0415
-
     groups = {
         "model": "model.name",
         "dataset": "dataset.name",
@@ -166,21 +194,20 @@ def _varying(points: Sequence[Any]) -> list[str]:
 
 
 def submit(
-    words: Words = None,
+    overrides: Overrides = None,
     multirun: Multirun = False,
     wait: Wait = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Send a sweep to Slurm, or with cluster=local to this machine, and return when the jobs are accepted.
+    """Send a sweep to Slurm, or run it here with cluster=local.
 
-    To a sweep that exists it adds the points that were never tried; `resume` retries those that failed.
+    It returns when the jobs are accepted. To an existing sweep it adds the points that were never tried; `resume`
+    retries those that failed.
     """
     del multirun  # a submit always expands
-    from wattflow.plan.grid import plan as make_plan  # noqa: PLC0415
-    from wattflow.submit import send as stage  # noqa: PLC0415
 
-    made = make_plan(words or [])
-    sent = stage.submit(made, dry_run=dry_run)
+    made = grid.plan(overrides or [])
+    sent = send.submit(made, dry_run=dry_run)
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         follow_sweep(made.sweep)
@@ -199,17 +226,17 @@ def _say_sent(sent: Any, *, dry_run: bool) -> None:
         talk(f"`wattflow status {shown(sent.sweep.path)}` shows how far they are.")
 
 
-def run(words: Words = None, multirun: Multirun = False) -> None:
-    """Run points on this machine, one after another, as an ordinary Hydra application (-m for lists of values)."""
-    from wattflow.plan import grid, points  # noqa: PLC0415
-    from wattflow.run.local import run_serially  # noqa: PLC0415
-    from wattflow.submit.send import keep  # noqa: PLC0415
+def run(overrides: Overrides = None, multirun: Multirun = False) -> None:
+    """Run points here, one after another, as a Hydra application.
+
+    Lists of values need -m.
+    """
 
     def one(made: points.Plan, point: points.Point) -> None:
         if point.reason is not None:
             talk(f"{point.point_id}: left out: {point.reason}")
             return
-        keep(made)
+        send.keep(made)
         with Follower() as follower:
             run_serially(
                 str(made.sweep.path),
@@ -217,13 +244,13 @@ def run(words: Words = None, multirun: Multirun = False) -> None:
                 report=lambda _, phase, done, of: follower.show({phase: done}, f"of {of} batches"),
             )
 
-    made = grid.as_hydra_application(words or [], one, multirun=multirun)
-    close(made.sweep)
+    made = grid.as_hydra_application(overrides or [], one, multirun=multirun)
+    finish(made.sweep)
 
 
 def resume(
     sweep: SweepArgument,
-    words: Filters = None,
+    filters: Filters = None,
     *,
     state: States = None,
     only: Only = None,
@@ -233,18 +260,16 @@ def resume(
     wait: Wait = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Send again exactly the points that were tried, did not finish, and neither wait nor run."""
-    from wattflow.store.layout import SweepDir  # noqa: PLC0415
-    from wattflow.submit import resume  # noqa: PLC0415
-    from wattflow.submit.select import choose  # noqa: PLC0415
-    from wattflow.submit.status import check_states, states  # noqa: PLC0415
+    """Send the points again that were tried and did not finish.
 
+    Points that wait or run are left alone.
+    """
     directory = SweepDir.existing(sweep)
-    chosen = choose(directory, words or [], only)
+    chosen = choose(directory, filters or [], only)
     if state:
         check_states(state)
         chosen = {row.point_id for row in states(directory, chosen) if row.state in state}
-    sent = resume.resume(directory, dry_run=dry_run, only=chosen, force=force)
+    sent = resuming.resume(directory, dry_run=dry_run, only=chosen, force=force)
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         follow_sweep(directory)
@@ -252,7 +277,7 @@ def resume(
 
 def cancel(
     sweep: SweepArgument,
-    words: Filters = None,
+    filters: Filters = None,
     *,
     state: States = None,
     only: Only = None,
@@ -261,33 +286,29 @@ def cancel(
     ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """End the sweep's jobs, waiting and running; `resume` sends their points again."""
-    from wattflow.store.layout import SweepDir  # noqa: PLC0415
-    from wattflow.submit import resume  # noqa: PLC0415
-    from wattflow.submit.select import choose  # noqa: PLC0415
+    """End a sweep's jobs, waiting and running.
 
+    `resume` sends their points again.
+    """
     directory = SweepDir.existing(sweep)
-    chosen = choose(directory, words or [], only)
-    states = set(state) if state else None
+    chosen = choose(directory, filters or [], only)
+    wanted = set(state) if state else None
     if not (yes or dry_run):
-        would = resume.cancel(directory, only=chosen, states=states, dry_run=True)
+        would = resuming.cancel(directory, only=chosen, states=wanted, dry_run=True)
         if len(would) > 100 and not (
             sys.stdin.isatty()
             and typer.confirm(f"end {len(would)} tasks of {directory.name}?", err=True)
         ):
             raise WattflowError(f"{len(would)} tasks would end: say --yes to end them.")
-    ended = resume.cancel(directory, only=chosen, states=states, dry_run=dry_run)
+    ended = resuming.cancel(directory, only=chosen, states=wanted, dry_run=dry_run)
     for key in ended:
         print(key)
     talk(f"{len(ended)} tasks {'would end' if dry_run else 'ended'}.")
 
 
 def collect(sweep: SweepArgument) -> None:
-    """Merge traces and timings into results/*.parquet; may be run at any time, again and again."""
-    from wattflow.collect import collect as stage  # noqa: PLC0415
-    from wattflow.store.layout import SweepDir  # noqa: PLC0415
-
-    summary = stage.collect(SweepDir.existing(sweep))
+    """Merge power traces and timings into tables, as often as you like."""
+    summary = collecting.collect(SweepDir.existing(sweep))
     for line in summary.damaged:
         talk(f"damaged: {line}")
     talk(

@@ -1,0 +1,229 @@
+"""The command line: its verbs in groups, each imported when it is called.
+
+stdout is data, stderr is for people. Exit codes: 0 done, 1 failed while working, 2 refused before anything was sent;
+`status` alone also 3 (some points failed), 4 (some wait or run), 5 (Slurm did not answer).
+"""
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from wattflow import __version__
+from wattflow.cli.printing import talk
+from wattflow.errors import WattflowError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: the module in cli/ that has a function of its name, its group in --help, and its line there."""
+
+    name: str
+    module: str
+    group: str
+    help: str  # the first line of the function's docstring
+
+
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "keys",
+            "sweeps",
+            "Sweep",
+            "List what can be chosen: all keys with their defaults, or one group.",
+        ),
+        Verb(
+            "plan",
+            "sweeps",
+            "Sweep",
+            "Preview a submit: points, job shapes, GPU-hours. Writes nothing.",
+        ),
+        Verb(
+            "submit", "sweeps", "Sweep", "Send a sweep to Slurm, or run it here with cluster=local."
+        ),
+        Verb(
+            "run", "sweeps", "Sweep", "Run points here, one after another, as a Hydra application."
+        ),
+        Verb(
+            "status",
+            "status",
+            "Sweep",
+            "Show each point's state, why some failed, and what to do next.",
+        ),
+        Verb("logs", "status", "Sweep", "Print the logs of a point's newest attempt."),
+        Verb(
+            "resume", "sweeps", "Sweep", "Send the points again that were tried and did not finish."
+        ),
+        Verb("cancel", "sweeps", "Sweep", "End a sweep's jobs, waiting and running."),
+        Verb(
+            "collect",
+            "sweeps",
+            "Sweep",
+            "Merge power traces and timings into tables, as often as you like.",
+        ),
+        Verb(
+            "report",
+            "results",
+            "Results",
+            "Write an HTML report that opens offline, and print its path.",
+        ),
+        Verb(
+            "compare",
+            "results",
+            "Results",
+            "Compare the values of one choice: means, intervals, ratios.",
+        ),
+        Verb(
+            "caps",
+            "results",
+            "Results",
+            "Show what power caps change in time, energy and token rate.",
+        ),
+        Verb("cost", "results", "Results", "Show GPU-hours, kWh, price and carbon of a sweep."),
+        Verb(
+            "usage",
+            "results",
+            "Results",
+            "Show the kWh of many sweeps, and what part was overhead.",
+        ),
+        Verb(
+            "crosscheck",
+            "results",
+            "Results",
+            "Compare a sweep's joules with the site's own meters.",
+        ),
+        Verb(
+            "export",
+            "results",
+            "Results",
+            "Write results as JSON and OpenMetrics for other programs.",
+        ),
+        Verb(
+            "doctor",
+            "doctor",
+            "This machine",
+            "Show what this machine can measure, and what is missing.",
+        ),
+        Verb(
+            "measure",
+            "measure",
+            "This machine",
+            "Run any command and measure the energy that it takes.",
+        ),
+        Verb(
+            "calibrate",
+            "machine",
+            "This machine",
+            "Measure the power sensors of this machine's GPUs.",
+        ),
+        Verb(
+            "tune",
+            "machine",
+            "This machine",
+            "Find the fast engine's best kernels for a model on this GPU.",
+        ),
+        Verb(
+            "restore",
+            "machine",
+            "This machine",
+            "Put back power limits and clocks that a killed job left behind.",
+        ),
+        Verb(
+            "bundle",
+            "publish",
+            "Publish",
+            "Pack a sweep into one file, pseudonymised, for others to verify.",
+        ),
+        Verb(
+            "verify", "publish", "Publish", "Recompute every published figure from the raw traces."
+        ),
+    )
+}
+
+
+class Verbs(TyperGroup):
+    """The group of all verbs; --help shows them without importing their modules."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the verbs, in the order in which one needs them."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A verb as a command; while --help is written, a stand-in with its line alone."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        if ctx.meta.get(_HELP):
+            return TyperCommand(verb.name, help=verb.help, rich_help_panel=verb.group)
+        return command(verb)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page of the whole command line."""
+        ctx.meta[_HELP] = True
+        super().format_help(ctx, formatter)
+
+
+_HELP = "wattflow.help"
+
+
+def command(verb: Verb) -> Any:
+    """The command of a verb, from the function of its name."""
+    function = getattr(importlib.import_module(f"wattflow.cli.{verb.module}"), verb.name)
+    one = typer.Typer(add_completion=False, context_settings=_SETTINGS)
+    # what stands behind `measure` belongs to the command that it runs
+    one.command(verb.name, context_settings={"allow_interspersed_args": verb.name != "measure"})(
+        function
+    )
+    return typer.main.get_command(one)
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings=_SETTINGS,
+    help="Measure what LLM inference costs in energy on a Slurm cluster, and find the setting that costs least.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has done the work
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line on stderr and their exit code."""
+    debug = os.environ.get("WATTFLOW_DEBUG") == "1"
+    try:
+        app()
+    except WattflowError as error:
+        if debug:
+            raise
+        talk(f"wattflow: {error}")
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:  # a disk that is full or read-only, a folder that may not be read
+        if debug:
+            raise
+        talk(f"wattflow: {error}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
