@@ -7,6 +7,7 @@ stdout is data, stderr is for people. Exit codes: 0 done, 1 failed while working
 import importlib
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from wattflow import __version__
 from wattflow.cli.printing import talk
-from wattflow.errors import WattflowError
+from wattflow.errors import RefusedError, WattflowError
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,14 @@ class Verbs(TyperGroup):
         if ctx.meta.get(_HELP):
             return TyperCommand(verb.name, help=verb.help, rich_help_panel=verb.group)
         return command(verb)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb and what follows it; RefusedError with the nearest one for a name that is none."""
+        if not args[0].startswith("-") and args[0] not in VERBS:
+            near = get_close_matches(args[0], VERBS, n=1)
+            nearest = f" Did you mean `wattflow {near[0]}`?" if near else ""
+            raise RefusedError(f"{args[0]}: no such verb.{nearest} `wattflow --help` lists them.")
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page of the whole command line."""

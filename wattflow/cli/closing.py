@@ -3,7 +3,7 @@
 from typing import Any
 
 from wattflow.analysis.sweep import open_sweep
-from wattflow.cli.follow import say_failures
+from wattflow.cli.failures import say_failures
 from wattflow.cli.printing import print_table, shown, talk
 from wattflow.collect import collect as collecting
 from wattflow.errors import WattflowError

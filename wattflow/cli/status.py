@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from wattflow.cli.arguments import AsJson, Filters, Only, States, SweepArgument
-from wattflow.cli.follow import say_failures
+from wattflow.cli.failures import say_failures
 from wattflow.cli.printing import print_json, print_table, shown, talk
 from wattflow.store.layout import SweepDir
 from wattflow.submit import logs as point_logs
