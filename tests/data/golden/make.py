@@ -545,7 +545,10 @@ def nodes(folder: Path) -> None:
         nodes=2,
         cluster__gpus_per_node=1,
     )
-    collect(SweepDir(folder))  # its results stay, as a later version finds them
+    # its results stay, as a later version finds them; with other times of the records, so that they are made anew
+    for path in folder.glob("points/*/attempt-*/record.json"):
+        os.utime(path, ns=(START_NS, START_NS))
+    collect(SweepDir(folder))
 
 
 @sweep_of
@@ -554,6 +557,53 @@ def simulated(folder: Path) -> None:
     demo(folder)
     grid = pq.read_table(folder / "grid.parquet")
     assert all(json.loads(text)["n_prompts"] for text in grid["choices"].to_pylist())
+
+
+@sweep_of
+def odd(folder: Path) -> None:
+    """Spans without a window, without tokens, that overlap; lost phases; a host by RAPL; an unknown choice."""
+
+    def respan(change: Callable[[list[Row]], list[Row]]) -> Callable[[SweepDir, Row], None]:
+        def case(sweep: SweepDir, point: Row) -> None:
+            attempt = make_attempt(sweep, point, made())
+            rows = change(pq.read_table(attempt.spans_path("node1")).to_pylist())
+            table = pa.Table.from_pylist(rows, schema=SPAN).replace_schema_metadata(ABOUT)
+            write_table(attempt.spans_path("node1"), table)
+
+        return case
+
+    def late_prefill(row: Row) -> Row:
+        return (
+            {**row, "start_ns": row["start_ns"] - 500_000_000} if row["phase"] == "decode" else row
+        )
+
+    def by_rapl(sweep: SweepDir, point: Row) -> None:
+        host = Gpu("host-node1", wave(150, 10))
+        one = made(host, source="rapl", boundary="host", counter=False, period_s=0.05)
+        rerecord(
+            make_attempt(sweep, point, one), lambda record: record["nodes"][0].update(meter="rapl")
+        )
+
+    def later(sweep: SweepDir, point: Row) -> None:
+        def add(record: Any) -> None:
+            record["choices"] = {**record["choices"], "new_axis": 1}
+
+        rerecord(make_attempt(sweep, point, made()), add)
+
+    many(
+        folder,
+        respan(lambda rows: [row for row in rows if row["phase"] != "decode"]),
+        respan(lambda rows: [{**row, "tokens_kept": None} for row in rows]),
+        respan(lambda rows: [late_prefill(row) for row in rows]),
+        traced(lambda rows: [row for row in rows if not 1.0 < at_s(row) < 2.0]),
+        traced(
+            lambda rows: [row for row in rows if not 3.01 < at_s(row) < 3.11],
+            period_s=0.02,
+            prefill_s=0.2,
+        ),
+        by_rapl,
+        later,
+    )
 
 
 # --- damage, prices -------------------------------------------------------------------------------
@@ -657,7 +707,23 @@ for _ in range(3):
 """
 
 
-def call(*words: str, cwd: Path, **environment: str) -> None:
+ODD = """
+import os, subprocess, sys, time, wattflow
+time.sleep(0.3)
+turn = int(open("turn").read())
+if turn == 2:
+    sys.exit(3)
+if turn == 3:
+    with open(os.environ["WATTFLOW_SPANS"], "a") as file:
+        file.write("no span\\n")
+    with wattflow.span("forward", tokens_out=5): time.sleep(0.3)
+    subprocess.Popen(["sleep", "2"])
+if turn == 4:
+    open("tokens.json", "w").write('{"usage": {"output": 17}}')
+"""
+
+
+def call(*words: str, cwd: Path, code: int = 0, **environment: str) -> None:
     """Run a verb of the old code where nothing of this machine is seen."""
     hidden = ("SLURM", "CUDA_", "WATTFLOW", "FAKE_NVML_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
@@ -672,7 +738,7 @@ def call(*words: str, cwd: Path, **environment: str) -> None:
         [sys.executable, "-m", "wattflow.cli", *words],
         cwd=cwd, env={**env, **environment}, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
 
 
 def keep(made_at: Path, folder: Path) -> None:
@@ -685,7 +751,7 @@ def keep(made_at: Path, folder: Path) -> None:
 
 @sweep_of
 def ran(folder: Path) -> None:
-    """Three engines' runs by simulated watts, with their work and ceilings, twice each."""
+    """Three engines' runs by simulated watts on one and two ranks, with their work and ceilings."""
     with tempfile.TemporaryDirectory() as name:
         words = [
             "engine.device=cpu",
@@ -718,6 +784,34 @@ def measured(folder: Path) -> None:
             cwd=where, LD_LIBRARY_PATH=str(library), FAKE_NVML_GPUS="2", FAKE_NVML_PROCESSES="0",
         )  # fmt: skip
         keep(where / "measured", folder)
+
+
+@sweep_of
+def measured_odd(folder: Path) -> None:
+    """A command four times: without spans, failing, with a bad line and a daemon, with its tokens in a file."""
+    with tempfile.TemporaryDirectory() as name:
+        where = Path(name)
+        (where / "program.py").write_text(ODD)
+        words = [
+            "measure",
+            "--out",
+            "measured_odd",
+            "--set",
+            "power.meter=simulated",
+            "--set",
+            "power.poll_ms=20",
+        ]
+        for turn in range(1, 5):
+            (where / "turn").write_text(str(turn))
+            more = (
+                ["--tokens-json", "tokens.json", "--tokens-key", "usage.output"]
+                if turn == 4
+                else []
+            )
+            call(
+                *words, *more, "--", "python3", "program.py", cwd=where, code=3 if turn == 2 else 0
+            )
+        keep(where / "measured_odd", folder)
 
 
 @sweep_of
@@ -799,8 +893,8 @@ def main(names: Sequence[str]) -> None:
             (folder / "bundle.salt").write_text("5a" * 32 + "\n")
             names_no_machine(folder)
             pack(folder, HERE / "sweeps" / f"{name}.tar.xz")
-    with tempfile.TemporaryDirectory() as temporary:
-        test_golden.write_expected(Path(temporary), names or list(SWEEPS), BUNDLED)
+    with tempfile.TemporaryDirectory() as temporary, test_golden.command_line() as call:
+        test_golden.write_expected(Path(temporary), names or list(SWEEPS), BUNDLED, call)
 
 
 if __name__ == "__main__":
