@@ -85,7 +85,7 @@ PLANS = [
      "cluster=example-a100"],
     ["grid=power-caps", "model=llama-7b", "n_prompts=64", "cluster=example-a100"],
     ["grid=paper-scaling", "n_prompts=64", "cluster=example-v100"],
-    ["grid=shards", "n_prompts=32", "max_gen_len=32,64"],
+    ["grid=shards", "n_prompts=32", "max_gen_len=32"],
     ["grid=demo", "n_prompts=16"],
     ["engine=paper,fast,synthetic", "precision=fp32,bf16", "n_prompts=4", "batch_size=2", "temperature=0,0.8"],
     ["control.power_limit_w=null,300,400", "control.sm_clock_mhz=null,1200", "n_prompts=64", "seed=1"],

@@ -600,6 +600,7 @@ def odd(folder: Path) -> None:
             lambda rows: [row for row in rows if not 3.01 < at_s(row) < 3.11],
             period_s=0.02,
             prefill_s=0.2,
+            batches=5,
         ),
         by_rapl,
         later,
