@@ -21,7 +21,7 @@ from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.spans import SpanLog, close_node
 from wattflow.store.columns import POINT
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.phases import AROUND, OUTSIDE
+from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, NodeInfo, Record
 from wattflow.store.tables import read_table, write_table
 
@@ -72,7 +72,7 @@ def row(sweep: SweepDir) -> Row:
 def window(measured: Path, node: str) -> tuple[int, int, int]:
     """Start, end and output tokens of a measurement's window on one node."""
     (path,) = measured.glob(f"points/*/attempt-1/timings/{node}.parquet")
-    rows = [r for r in read_table(path, SPAN).to_pylist() if r["phase"] not in {*AROUND, OUTSIDE}]
+    rows = [r for r in read_table(path, SPAN).to_pylist() if r["phase"] not in NOT_WITHIN]
     first = [r for r in rows if r["gpu_uuid"] == rows[0]["gpu_uuid"]]
     tokens = sum(r["tokens_kept"] or 0 for r in first)
     return min(r["start_ns"] for r in rows), max(r["end_ns"] for r in rows), tokens

@@ -22,8 +22,8 @@ from wattflow.collect.figures import DUMMY_DATA
 from wattflow.config.choices import Config, to_dict
 from wattflow.config.identity import DEFAULTS, hashed
 from wattflow.plan import grid
-from wattflow.store import schema
 from wattflow.store.columns import PHASE, POINT
+from wattflow.store.sources import of_kind
 from wattflow.submit import status
 
 ROOT = Path(__file__).parent.parent
@@ -221,13 +221,12 @@ def test_results_md_is_what_the_columns_make(monkeypatch):
 
 
 def test_measurement_md_has_the_sources_of_power():
-    """The table of sources names sensors of the schema: all that tell watts in this version."""
+    """The table of sources names all sensors of power that this version knows."""
     told = [
         row[0].strip("`")
         for row in rows(section(DOCS / "measurement.md", "## The sources, in order"))[2:]
     ]
-    without_watts = ("_counter", "_conditions", "_gpm", "_profiling")
-    assert set(told) == {name for name in schema.SOURCES if not name.endswith(without_watts)}
+    assert set(told) == set(of_kind("power"))
 
 
 def slug(heading):

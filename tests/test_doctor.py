@@ -56,7 +56,7 @@ def test_tells_what_is_missing_and_what_is_denied(fake_driver, monkeypatch):
     monkeypatch.setenv("FAKE_NVML_DENY", "nvmlGpmSampleGet")
     found = {finding.check: finding for finding in examine()}
     assert found["cuda:1 sample buffer"].status == "missing"
-    assert found["cuda:1 field 186, instant power"].status == "ok"
+    assert found["cuda:1 field 186, instant"].status == "ok"
     assert found["cuda:1 energy counter"].status == "missing"
     assert found["cuda:1 GPM"].detail == "nvmlGpmSampleGet: Insufficient Permissions."
     assert found["meter"].detail.startswith("nvml, source nvml_instant")

@@ -143,37 +143,6 @@ def test_a_failed_reading_is_a_gap_not_zero_watts():
     assert power.covered.tolist() == [False]
 
 
-@pytest.mark.parametrize(
-    ("source", "period_ms", "longest_ms"),
-    [
-        ("nvml_buffer", 20.0, 100),
-        ("nvml_instant", 50.0, 250),
-        ("dcgm", 50.0, 250),
-        ("simulated", 50.0, 250),
-    ],
-)
-def test_longest_spacing(source, period_ms, longest_ms):
-    """100 ms for the 20 ms buffer, three periods and 100 ms of slack for polls."""
-    assert sources.longest_spacing_ns(source, period_ms) == longest_ms * MS
-
-
-@pytest.mark.parametrize(
-    ("source", "period_ms", "lag_ms"),
-    [
-        ("nvml_buffer", 20.0, 20),
-        ("nvml_instant", 50.0, 100),
-        ("nvml_instant", 200.0, 200),
-        ("nvml_average", 50.0, 1000),
-        ("dcgm", 50.0, 150),
-        ("dcgm_mean", 100.0, 1100),
-        ("simulated", 50.0, 50),
-    ],
-)
-def test_lag(source, period_ms, lag_ms):
-    """A polled stamp may lie off by its period or the sensor's renewal; that of a cached value by both in a row."""
-    assert sources.lag_ns(source, period_ms) == lag_ms * MS
-
-
 jittered = st.lists(
     st.tuples(st.integers(1, 120 * MS), st.floats(0.0, 1000.0)), min_size=3, max_size=60
 )
@@ -266,7 +235,7 @@ def sampled_curve(random, source, changes, levels, running_j):
         watts,
         longest_ns=sources.longest_spacing_ns(source, period_ms),
         lag_ns=sources.lag_ns(source, period_ms),
-        renewal_ns=sources.RENEWAL_NS.get(source, 0),
+        renewal_ns=sources.source_of(source).renewal_ns,
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattflow.measure.timeline import ReportedSpan, Segment, parse, segments
-from wattflow.store.phases import AROUND, MIXED, OUTSIDE
+from wattflow.store.phases import AROUND, MIXED, NOT_WITHIN, OUTSIDE
 
 
 def one(phase, start_ns, end_ns, pid=1, tokens_out=None):
@@ -144,7 +144,7 @@ def test_segments_never_overlap_and_fill_the_command_but_for_gaps_in_the_window(
     found = segments(spans, 0, 100)
     assert all(0 <= p.start_ns < p.end_ns <= 100 for p in found)
     assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(found))
-    within = [p for p in found if p.phase not in {*AROUND, OUTSIDE}]
+    within = [p for p in found if p.phase not in NOT_WITHIN]
     gaps = sum(b.start_ns - a.end_ns for a, b in itertools.pairwise(within))
     assert sum(p.end_ns - p.start_ns for p in found) + gaps == 100
 

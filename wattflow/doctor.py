@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from wattflow import __version__
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError
+from wattflow.store.sources import source_of
 
 
 class Finding(NamedTuple):
@@ -152,14 +153,9 @@ def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
     from wattflow.power.nvml_calls import ask_or_none  # noqa: PLC0415 - see above
 
     answering = nvml.sources(handle)
-    names = {
-        "nvml_buffer": "sample buffer",
-        "nvml_instant": "field 186, instant power",
-        "nvml_average": "field 185, average power",
-        nvml.usage_source(handle): "power usage",
-    }
-    for source, name in names.items():
-        yield _found(name, source in answering, "answers" if source in answering else "no answer")
+    for source in ("nvml_buffer", "nvml_instant", "nvml_average", nvml.usage_source(handle)):
+        answers = source in answering
+        yield _found(source_of(source).label, answers, "answers" if answers else "no answer")
     counter = ask_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
     yield _told(
         "energy counter", counter, lambda mj: f"{mj / 1e3:.1f} J since the driver was loaded"

@@ -7,7 +7,7 @@ from typing import Any, cast
 import altair as alt
 import polars as pl
 
-from wattflow.store.phases import AROUND, COMMAND, MIXED, OUTSIDE
+from wattflow.store.phases import COMMAND, MIXED, NOT_WITHIN, OUTSIDE
 
 INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
@@ -232,7 +232,7 @@ def _in_order(values: pl.Series) -> list[Any]:
 
 def _first_phase(spans: pl.DataFrame) -> str:
     """The phase that begins the measured window: prefill, or what a measured command told first."""
-    within = spans.filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
+    within = spans.filter(~pl.col("phase").is_in(NOT_WITHIN))
     return str(within.sort("start_ns")["phase"].first())
 
 

@@ -25,8 +25,9 @@ from wattflow.config.overrides import with_cost
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import CHOICE_KEYS, COLLECTED_TRACE, COST, PHASE, POINT
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.phases import AROUND, OUTSIDE
+from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN
+from wattflow.store.sources import source_of
 from wattflow.store.tables import read_table
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Sweep:
         rows = []
         for row in tried.to_dicts():
             source = row["power_source"] or row["unfinished_source"]
-            of_host = row["boundary"] == "host" or source in ("simulated", "rapl")
+            of_host = row["boundary"] == "host" or source_of(source or "").boundary == "host"
             known = {
                 "power_source": source,
                 "boundary": None if source is None else "host" if of_host else "gpu",
@@ -281,7 +282,7 @@ class Sweep:
 
     def windows(self, row: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
         """Node, GPU UUID and the unix ns between which its spans lie in the measured window, of an attempt's row."""
-        within = self._all_spans(row).filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
+        within = self._all_spans(row).filter(~pl.col("phase").is_in(NOT_WITHIN))
         edges = (pl.col("start_ns").min(), pl.col("end_ns").max())
         return within.group_by("node", "gpu_uuid", maintain_order=True).agg(*edges).rows()
 
@@ -443,7 +444,7 @@ def _listed(value: object) -> list[object]:
 def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
     """The measured window's start on each node: clocks of two nodes are never compared."""
     return (
-        spans.filter(~pl.col("phase").is_in([*AROUND, OUTSIDE]))
+        spans.filter(~pl.col("phase").is_in(NOT_WITHIN))
         .group_by("node")
         .agg(pl.col("start_ns").min().alias("zero_ns"))
     )

@@ -4,20 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from wattflow.store.sources import SOURCES, of_kind
+
 BUFFER, COUNTER, GPM = "nvml_buffer", "nvml_counter", "nvml_gpm"
-POWER = (BUFFER, "nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean")
+POWER = of_kind("power", "nvml")
 WATCHED = (*POWER, COUNTER, GPM)
-NAMES = {
-    BUFFER: "sample buffer",
-    "nvml_instant": "field 186, instant",
-    "nvml_average": "field 185, average",
-    "nvml_usage": "power usage",
-    "nvml_usage_mean": "power usage",
-    COUNTER: "energy counter",
-    "nvml_counter_field": "field 83, energy counter",
-    "nvml_conditions": "clocks, temperature, limits",
-    GPM: "GPM, memory activity",
-}
+NAMES = {name: source.label for name, source in SOURCES.items() if source.meter == "nvml"}
 SETTLED = 0.57  # of the time between two edges: from there on a plateau is taken for one
 
 Passport = dict[str, Any]

@@ -11,10 +11,9 @@ from wattflow.collect.reading import Device, Row, Spans, u_of
 from wattflow.energy import counter, curve
 from wattflow.energy.curve import Joules
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
-from wattflow.store import sources
 from wattflow.store.phases import AROUND, NOT_WITHIN, WITHIN
 from wattflow.store.schema import Record
-from wattflow.store.sources import SECOND_NS
+from wattflow.store.sources import SECOND_NS, source_of
 
 COUNTER_CONTRADICTS = 0.25
 LEAST_AVERAGED_S = 10.0
@@ -247,7 +246,7 @@ def _withheld(device: Device, total: Joules) -> list[str]:
         reasons.append("no_power")
     elif total.reason is not None:
         reasons.append(total.reason)
-    if device.source in sources.AVERAGING_NS and total.seconds < LEAST_AVERAGED_S:
+    if source_of(device.source).averaging_ns and total.seconds < LEAST_AVERAGED_S:
         reasons.append("short_window")
     if device.clock_stepped:
         reasons.append("clock_step")

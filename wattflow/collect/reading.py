@@ -16,11 +16,10 @@ from wattflow.energy.counter import Counter
 from wattflow.energy.curve import Curve, Joules
 from wattflow.errors import DamagedError
 from wattflow.nullable import known_sum, quadrature
-from wattflow.store import sources
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
 from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record
-from wattflow.store.sources import SECOND_NS
+from wattflow.store.sources import SECOND_NS, source_of
 from wattflow.store.tables import read_table
 
 Row = dict[str, Any]
@@ -282,7 +281,7 @@ def _device(
         counter=counter.counter(
             counted["time_ns"].to_numpy(),
             counted["counter_mj"].to_numpy(),
-            age_ns=sources.DCGM_COUNTER_AGE_NS if source in sources.CACHED else 0,
+            age_ns=source_of(source).counter_age_ns,
         ),
         clock_stepped=curve.clock_stepped(*stamps, *window),
     )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wattflow.store.sources import BUFFER_GAP_NS, RENEWAL_NS, SECOND_NS, lag_ns, longest_spacing_ns
+from wattflow.store.sources import MS, SECOND_NS, lag_ns, longest_spacing_ns, source_of
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -82,8 +82,8 @@ def curve(
     power_w: npt.ArrayLike,
     gap: npt.ArrayLike | None = None,
     *,
-    longest_ns: int = BUFFER_GAP_NS,
-    lag_ns: int = 20_000_000,
+    longest_ns: int = 100 * MS,
+    lag_ns: int = 20 * MS,
     renewal_ns: int = 0,
 ) -> Curve:
     """The curve through samples in any order; a gap is a row flagged `gap`, or a spacing above `longest_ns`.
@@ -132,7 +132,7 @@ def curve_of(
         gap,
         longest_ns=longest_spacing_ns(source, period_ms),
         lag_ns=lag_ns(source, period_ms),
-        renewal_ns=RENEWAL_NS.get(source, 0),
+        renewal_ns=source_of(source).renewal_ns,
     )
 
 

@@ -32,7 +32,7 @@ from wattflow.power.meter import Beat, Moment, Reading, Row, moment, stamped
 from wattflow.power.nvml import find_gpus, usage_source
 from wattflow.power.nvml_calls import ask, ask_or_none
 from wattflow.store.schema import TRACE, Device
-from wattflow.store.sources import DCGM_COUNTER_AGE_NS, longest_spacing_ns
+from wattflow.store.sources import MS, longest_spacing_ns, source_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ BLANK_INT32 = range(0x7FFFFFF0, 0x80000000)
 BLANK_FP64 = 140737488355328.0
 
 ANSWER_TIMEOUT_S = 30.0  # for a dcgmi command that ends by itself; one without a host engine gives up after some 5 s
-REST_MS = DCGM_COUNTER_AGE_NS // 1_000_000
+REST_MS = source_of("dcgm").counter_age_ns // MS
 DRAIN_NS = 50_000_000  # how often what came is handed on; it was stamped when it came
 LONGEST_PAUSE_S = 5.0  # between two tries to start a dmon that keeps ending
 SILENT_NS = (
@@ -384,14 +384,10 @@ class DcgmMeter:
     @property
     def about(self) -> dict[str, str]:
         """Which field the watts are, what time they average, and how old a value may be when it is stamped."""
-        averaging = {
-            "dcgm_mean": "mean over 1 s",
-            "dcgm": "instantaneous: some 25 ms of each 100 ms (H100, A100: arXiv 2312.02741)",
-        }
         told: dict[str, str | None] = {
             "dcgm_version": self._version,
             "dcgm_field": str(self._field),
-            "averaging": averaging[self.source],
+            "averaging": source_of(self.source).averages,
             "stamped": "on arrival",
             "age_ms": f"0 to {self.period_ms:g}",
             "counter_age_ms": f"0 to {REST_MS}",

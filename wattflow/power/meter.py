@@ -27,7 +27,7 @@ class Meter(Protocol):
 
     @property
     def source(self) -> str:
-        """The sensor that the watts come from, a name from schema.SOURCES."""
+        """The sensor that the watts come from, a name from store/sources.py."""
 
     @property
     def boundary(self) -> str:

@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wattflow.store.columns import CHOICE_KEYS, REASONS, SENSORS
+from wattflow.store.columns import CHOICE_KEYS, REASONS
 from wattflow.store.schema import SCHEMA_VERSION
+from wattflow.store.sources import source_of
 
 Row = dict[str, Any]
 
@@ -124,7 +125,7 @@ def _power(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], *, measure
     state += f"; mean SM clock {_range(clocks)} MHz" if state and clocks else ""
     boundaries = _and(_BOUNDARIES.get(b, b) for b in _distinct(rows, "boundary"))
     return (
-        f"Power came from {_and(SENSORS.get(name, name) for name in sorted(sensors))}, a sample each "
+        f"Power came from {_and(source_of(name).description for name in sorted(sensors))}, a sample each "
         f"{_range(periods)} ms. It was integrated, piecewise linear between samples at their own time stamps, over the "
         f"measured window: {window}. Joules are gross, idle power included, summed over devices. The boundary: "
         f"{boundaries}. Joules per token divide by the output tokens that were kept; input tokens are in no "

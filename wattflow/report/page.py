@@ -22,8 +22,9 @@ from wattflow.analysis.sweep import Sweep
 from wattflow.analysis.tables import NUMBERS, Number, Row, costs, factor_lines, means, number
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.report.html import figure, html_table, page, td
-from wattflow.store.columns import CROSSCHECK, REASONS, SENSORS
+from wattflow.store.columns import CROSSCHECK, REASONS
 from wattflow.store.files import write_atomic
+from wattflow.store.sources import source_of
 from wattflow.store.tables import read_table
 
 TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
@@ -202,7 +203,7 @@ def _about(sweep: Sweep) -> str:
         f"Each number is of the <b>measured window</b>: {window}. Joules are gross, idle power included."
     ]
     for source in told["power_source"].unique(maintain_order=True):
-        sensors = ", ".join(SENSORS.get(name, name) for name in source.split(" + "))
+        sensors = ", ".join(source_of(name).description for name in source.split(" + "))
         paragraphs.append(f"The watts come from {escape(sensors)} (<code>{escape(source)}</code>).")
     if told["simulated"].any():
         paragraphs.append(

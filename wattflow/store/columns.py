@@ -30,21 +30,6 @@ def _reasons() -> dict[str, Reason]:
 REASONS = _reasons()
 
 
-# The sensors of `power_source` in words.
-SENSORS = {
-    "nvml_buffer": "the driver's own sample buffer (a reading each 20 ms, with the driver's time stamps)",
-    "nvml_instant": "NVML's instantaneous power, polled",
-    "nvml_average": "NVML's one-second average of power, polled",
-    "nvml_usage": "NVML's instantaneous power usage, polled",
-    "nvml_usage_mean": "NVML's power usage, a mean over one second, polled",
-    "nvml_counter": "the hardware energy counter",
-    "dcgm": "DCGM's cache of instantaneous power, stamped when it arrived",
-    "dcgm_mean": "DCGM's cache of a one-second average of power, stamped when it arrived",
-    "rapl": "RAPL's counters of the host's CPU packages and DRAM, polled",
-    "simulated": "arithmetic on the CPU's load",
-}
-
-
 def _key_fields() -> list[tuple[str, Any]]:
     """Return every choice by dotted key with its annotated type, except those that name folders or shape the grid."""
     out: list[tuple[str, Any]] = []

@@ -21,26 +21,6 @@ PHASES: tuple[Phase, ...] = (
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
-# Sensors by name. Only the first seven tell watts of a GPU, and rapl those of a host; `simulated` is arithmetic and is
-# always shown with `~`.
-SOURCES = (
-    "nvml_buffer",  # the driver's own sample buffer, its stamps
-    "nvml_instant",  # field 186, polled
-    "nvml_average",  # field 185, polled
-    "nvml_usage",  # nvmlDeviceGetPowerUsage, polled, where it is instantaneous: GA100, Turing and before
-    "nvml_usage_mean",  # the same where it is a mean over 1 s
-    "dcgm",  # dcgmi dmon: field 157, or 155 where that is instantaneous
-    "dcgm_mean",  # field 155 where it is a mean over 1 s
-    "rapl",  # packages and DRAM of a host: means between polls
-    "simulated",
-    "nvml_counter",  # counter_mj alone
-    "nvml_conditions",  # clocks, temperature, activity, limits, processes: no power
-    "nvml_gpm",  # activity of the GPU's parts: no power
-    "dcgm_counter",  # the same three by DCGM
-    "dcgm_conditions",
-    "dcgm_profiling",
-)
-
 
 class Column(NamedTuple):
     """One row of columns.csv."""
@@ -145,7 +125,7 @@ class Ready(TypedDict):
 
     node: str
     meter: str  # nvml, dcgm, rapl, simulated
-    source: str  # the sensor that the joules come from, a name from SOURCES
+    source: str  # the sensor that the joules come from, a name from store/sources.py
     boundary: str  # gpu, or host where there is no GPU
     driver: str | None
     period_ms: float  # expected time between two samples of `source`

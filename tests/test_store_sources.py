@@ -1,0 +1,61 @@
+"""What is known of each sensor: how its samples lie in time, and that each meter and name is described once."""
+
+import pytest
+
+from wattflow.config import checks
+from wattflow.store import sources
+
+
+@pytest.mark.parametrize(
+    ("source", "period_ms", "longest_ms"),
+    [
+        ("nvml_buffer", 20.0, 100),
+        ("nvml_instant", 50.0, 250),
+        ("dcgm", 50.0, 250),
+        ("simulated", 50.0, 250),
+    ],
+)
+def test_longest_spacing(source, period_ms, longest_ms):
+    """100 ms for the 20 ms buffer, three periods and 100 ms of slack for polls."""
+    assert sources.longest_spacing_ns(source, period_ms) == longest_ms * sources.MS
+
+
+@pytest.mark.parametrize(
+    ("source", "period_ms", "lag_ms"),
+    [
+        ("nvml_buffer", 20.0, 20),
+        ("nvml_instant", 50.0, 100),
+        ("nvml_instant", 200.0, 200),
+        ("nvml_average", 50.0, 1000),
+        ("dcgm", 50.0, 150),
+        ("dcgm_mean", 100.0, 1100),
+        ("simulated", 50.0, 50),
+    ],
+)
+def test_lag(source, period_ms, lag_ms):
+    """A polled stamp may lie off by its period or the sensor's renewal; that of a cached value by both in a row."""
+    assert sources.lag_ns(source, period_ms) == lag_ms * sources.MS
+
+
+def test_a_sensor_of_a_later_version_is_taken_for_a_polled_one():
+    """Of a name that is not known here nothing is assumed but polls: 250 ms are no gap at 20 Hz, and it is of a GPU."""
+    unknown = sources.source_of("nvml_later")
+    assert (unknown.description, unknown.boundary, unknown.kind) == ("nvml_later", "gpu", "power")
+    assert sources.longest_spacing_ns("nvml_later", 50.0) == 250 * sources.MS
+
+
+def test_a_meter_that_may_be_chosen_has_sensors_of_power():
+    """power.meter takes auto and the four meters, each of which has a sensor of power of one boundary."""
+    assert checks._ALLOWED["power.meter"] == ("auto", *sources.METERS)
+    found = {
+        meter: {sources.SOURCES[name].boundary for name in sources.of_kind("power", meter)}
+        for meter in sources.METERS
+    }
+    assert found == {"nvml": {"gpu"}, "dcgm": {"gpu"}, "rapl": {"host"}, "simulated": {"host"}}
+
+
+def test_sensors_come_best_first():
+    """NVML's sensors of power in the order in which its meter tries them."""
+    assert sources.of_kind("power", "nvml") == (
+        *("nvml_buffer", "nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean"),
+    )
