@@ -199,8 +199,8 @@ def case_heartbeat(made: Sweep, random_: random.Random) -> None:
     """A damaged heartbeat is none."""
     path = made.attempts[0].path / "heartbeat.json"
     with made.damaged(path, damage_json(path.read_bytes(), random_)):
-        told = heartbeat.read(made.attempts[0])
-        assert told is None or isinstance(told["by"], str)
+        beat = heartbeat.read(made.attempts[0])
+        assert beat is None or isinstance(beat.by, str)
 
 
 def case_trace(made: Sweep, random_: random.Random) -> None:

@@ -45,6 +45,7 @@ from wattflow.store.schema import (
     RankInfo,
     Ready,
     Record,
+    SoFar,
 )
 from wattflow.store.tables import write_table
 from wattflow.workload import prompts as workload_prompts
@@ -403,10 +404,9 @@ class Attempt:
         paths = sorted(spool.glob("spans-rank*.arrow"))
         close_node(paths, self.dir.spans_path(self.place.node))
 
-    def power_now(self) -> dict[str, object]:
-        """What the heartbeat tells of this node's joules so far and watts now; empty before the sidecar told any."""
-        took = None if self.sidecar is None else self.sidecar.so_far()
-        return {} if took is None else {**took, "nodes": self.config.nodes}
+    def energy_so_far(self) -> SoFar | None:
+        """This node's joules so far and watts now; null before the sidecar reports any."""
+        return None if self.sidecar is None else self.sidecar.so_far()
 
     def finish(self) -> None:
         """Say `finished`: the last write of an attempt."""

@@ -34,16 +34,16 @@ def _measure(task: Task, point_id: str, after: int, ends: tuple[bool, bool]) -> 
     told = None
     if own is not None:
         left = _left(sweep, point_id, after)
-        told = [own[0].number, left.pieces, left.prompts_sha256]
+        told = [own.attempt.number, left.pieces, left.prompts_sha256]
     told = ranks.broadcast(told)
     if told is None:
         print(f"point {point_id}: another task runs it now; this one steps aside", flush=True)
         return
-    with own[1] if own else contextlib.nullcontext() as heart:
+    with own or contextlib.nullcontext() as heart:
         number, pieces_left, sha256 = told
         attempt = Attempt(task, point_id, Claim(number, Left(pieces_left, sha256), *ends))
         if heart is not None:
-            heart.ask(attempt.power_now)
+            heart.report_energy(attempt.energy_so_far, attempt.config.nodes or 1)
         try:
             with Watchdog(hang_limit_s(attempt.config), attempt.hung) as watchdog:
 
@@ -51,7 +51,7 @@ def _measure(task: Task, point_id: str, after: int, ends: tuple[bool, bool]) -> 
                     attempt.at = phase, done, of
                     watchdog.tell()
                     if heart is not None:
-                        heart.tell(phase, done, of)
+                        heart.report_progress(phase, done, of)
                     task.progress(phase, done, of)
 
                 attempt.run(report)

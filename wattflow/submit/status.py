@@ -297,24 +297,20 @@ def _sent(traces: _Traces, sent: Sent, task: int, words: _Words) -> tuple[State,
 def _watched(row: Row, attempts: Sequence[AttemptDir]) -> Row:
     """A running point's row with how far its newest attempt is, by its heartbeat: some 20 s old at most.
 
-    The heartbeat is rank 0's, and tells the watts of rank 0's node alone.
+    The heartbeat is rank 0's, and holds the watts of rank 0's node alone.
     """
-    told = heartbeat.read(attempts[-1]) if attempts else None
-    if told is None:
+    beat = heartbeat.read(attempts[-1]) if attempts else None
+    if beat is None:
         return row
-    if "phase" in told:
-        how_far = f"{told['phase']}, {told.get('done')} of {told.get('of')} batches"
-        row = replace(row, reason=row.reason or how_far)
-    with contextlib.suppress(TypeError, ValueError):  # a foreign file's
-        energy_j, power_w = told.get("energy_j"), told.get("power_w")
-        row = replace(
-            row,
-            energy_j=None if energy_j is None else float(energy_j),
-            power_w=None if power_w is None else float(power_w),
-            nodes_unheard=int(told.get("nodes", 1)) - 1,
-            simulated=told.get("source") == "simulated",
-        )
-    return row
+    progress = None if beat.phase is None else f"{beat.phase}, {beat.done} of {beat.of} batches"
+    return replace(
+        row,
+        reason=row.reason or progress,
+        energy_j=beat.energy_j,
+        power_w=beat.power_w,
+        nodes_unheard=(beat.nodes or 1) - 1,
+        simulated=beat.source == "simulated",
+    )
 
 
 def _by_record(record: Record, word: client.Word | None = None) -> tuple[State, str | None]:

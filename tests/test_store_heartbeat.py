@@ -1,4 +1,4 @@
-"""A living attempt is told by its heartbeat, so that no two processes run one point at a time."""
+"""A living attempt is known by its heartbeat, so that no two processes run one point at a time."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from wattflow import process
 from wattflow.store import heartbeat
-from wattflow.store.heartbeat import Heartbeat
+from wattflow.store.heartbeat import Beat, Heartbeat
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SCHEMA_VERSION
 
@@ -47,38 +47,42 @@ def left_by(sweep: SweepDir, by: str | None, status: str | None = "running") -> 
     return attempt
 
 
-def test_a_heartbeat_tells_what_was_told_and_asked_for(sweep, monkeypatch):
-    """Progress as it was last told, and joules as they are when it beats."""
+def test_a_heartbeat_holds_progress_and_the_energy_so_far(sweep, monkeypatch):
+    """Batch 1 of 4 as last reported, and 70 J and 35 W on two nodes as they are read when it beats."""
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
-    claimed = heartbeat.claim(sweep, POINT)
-    assert claimed is not None
-    attempt, heart = claimed
+    heart = heartbeat.claim(sweep, POINT)
+    assert heart is not None
     with heart:
-        heart.tell("batches", 1, 4)
-        heart.ask(lambda: {"energy_j": 70.0, "power_w": 35.0})
-        end = time.monotonic() + 10.0
-        while "energy_j" not in (told := heartbeat.read(attempt) or {}):
+        heart.report_progress("batches", 1, 4)
+        heart.report_energy(lambda: {"energy_j": 70.0, "power_w": 35.0, "source": "rapl"}, 2)
+        end = time.monotonic() + 30.0
+        while (beat := heartbeat.read(heart.attempt)) is None or beat.energy_j is None:
             assert time.monotonic() < end
             time.sleep(0.02)
-    assert (told["phase"], told["done"], told["energy_j"], told["power_w"]) == (
-        "batches",
-        1,
-        70.0,
-        35.0,
-    )
+    assert beat == Beat(beat.by, beat.beat, "batches", 1, 4, 70.0, 35.0, "rapl", 2)
+    assert process.lives(beat.by)
+
+
+def test_a_field_of_another_type_is_null(sweep):
+    """A foreign file's words and lists are no numbers; without a process's name it is no heartbeat at all."""
+    attempt = left_by(sweep, None)
+    path = attempt.path / "heartbeat.json"
+    path.write_text(json.dumps({"by": "local:n:1:1", "phase": 3, "done": "1", "energy_j": [70]}))
+    assert heartbeat.read(attempt) == Beat("local:n:1:1", *[None] * 8)
+    path.write_text(json.dumps({"by": 7, "phase": "idle"}))
+    assert heartbeat.read(attempt) is None
 
 
 def test_the_first_claim_has_the_point(sweep):
     """Attempt 1, with a heartbeat that names this process and goes away when it ends."""
-    claimed = heartbeat.claim(sweep, POINT)
-    assert claimed is not None
-    attempt, heart = claimed
+    heart = heartbeat.claim(sweep, POINT)
+    assert heart is not None
     with heart:
-        told = heartbeat.read(attempt)
-        assert told is not None
-        assert process.lives(told["by"])
-    assert attempt.number == 1
-    assert heartbeat.read(attempt) is None
+        beat = heartbeat.read(heart.attempt)
+        assert beat is not None
+        assert process.lives(beat.by)
+    assert heart.attempt.number == 1
+    assert heartbeat.read(heart.attempt) is None
 
 
 def test_who_comes_while_an_attempt_runs_steps_aside_and_leaves_nothing(sweep):
@@ -94,10 +98,10 @@ def test_an_attempt_whose_process_died_on_this_machine_is_in_nobodys_way(sweep):
     machine = process.job_id(os.getpid()).split(":")[1]
     left_by(sweep, f"local:{machine}:999999999:1")
     began = time.monotonic()
-    claimed = heartbeat.claim(sweep, POINT)
-    assert claimed is not None
-    claimed[1].stop()
-    assert claimed[0].number == 2
+    heart = heartbeat.claim(sweep, POINT)
+    assert heart is not None
+    heart.stop()
+    assert heart.attempt.number == 2
     assert time.monotonic() - began < 5.0
 
 
@@ -105,9 +109,9 @@ def test_an_attempt_whose_process_died_on_this_machine_is_in_nobodys_way(sweep):
 def test_a_closed_attempt_is_in_nobodys_way(status, sweep):
     """Its record says that it ended, whatever its heartbeat says."""
     left_by(sweep, "local:elsewhere:1:1", status)
-    claimed = heartbeat.claim(sweep, POINT)
-    assert claimed is not None
-    claimed[1].stop()
+    heart = heartbeat.claim(sweep, POINT)
+    assert heart is not None
+    heart.stop()
 
 
 def test_an_attempt_of_another_machine_counts_as_alive_when_its_heartbeat_moves(sweep, monkeypatch):
@@ -127,9 +131,9 @@ def test_an_attempt_of_another_machine_counts_as_gone_when_its_heartbeat_stands_
     """After SILENT_S, here cut to 2 s, the newcomer has the point."""
     monkeypatch.setattr(heartbeat, "SILENT_S", 2.0)
     left_by(sweep, "local:elsewhere:1:1")
-    claimed = heartbeat.claim(sweep, POINT)
-    assert claimed is not None
-    claimed[1].stop()
+    heart = heartbeat.claim(sweep, POINT)
+    assert heart is not None
+    heart.stop()
 
 
 def test_a_process_that_was_frozen_too_long_is_ended_by_its_own_heartbeat(sweep):
@@ -141,7 +145,7 @@ def test_a_process_that_was_frozen_too_long_is_ended_by_its_own_heartbeat(sweep)
         "from wattflow.store.layout import SweepDir\n"
         "heartbeat.BEAT_S = 0.5\n"
         "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
-        "print(claimed[0].number, flush=True)\n"
+        "print(claimed.attempt.number, flush=True)\n"
         "time.sleep(30)\n"
     )
     words = [sys.executable, "-c", code, str(sweep.path), POINT]
