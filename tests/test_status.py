@@ -621,7 +621,9 @@ def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_pa
     made.sweep.make()
     send._write_grid(made, set())
     ids = [point.point_id for point in made.points]
-    one = journal.Sent("demo-1", "points", [[i] for i in ids], made.sweep.submitit / "demo-1", 0)
+    one = journal.Submission(
+        "demo-1", "points", [[i] for i in ids], made.sweep.submitit / "demo-1", 0
+    )
     journal.intend(made.sweep, one)
     journal.write(made.sweep, "submitted", one.name, job_id="101")
     for number in range(count // 2):

@@ -48,7 +48,7 @@ def seeds(count: int, **over: Any) -> list[Point]:
     return [point(seed=seed, **over) for seed in range(count)]
 
 
-def intents(sweep: SweepDir) -> list[journal.Sent]:
+def intents(sweep: SweepDir) -> list[journal.Submission]:
     return [sent for sent in journal.read(sweep) if sent.kind == "points"]
 
 

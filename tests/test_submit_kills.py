@@ -65,14 +65,14 @@ def turn_of(sweep: SweepDir, by: str, *, silent_s: float = 0.0) -> Path:
 
 def test_a_second_terminal_is_refused_while_a_living_process_has_the_turn(sweep):
     """The refusal names who submits; nothing of the other's turn is touched."""
-    with lock.turn(sweep):
+    with lock.submit_lock(sweep):
         pid = os.getpid()
         with (
             pytest.raises(RefusedError, match=f"another process is just submitting .*:{pid}:"),
-            lock.turn(sweep, patience_s=0.0),
+            lock.submit_lock(sweep, patience_s=0.0),
         ):
             pass
-    with lock.turn(sweep) as mine:
+    with lock.submit_lock(sweep) as mine:
         assert mine.folder.name == "2"
 
 
@@ -83,7 +83,7 @@ def test_a_turn_that_ends_soon_is_waited_for_and_told_once(sweep, caplog):
         "from pathlib import Path\n"
         "from wattflow.submit import lock\n"
         "from wattflow.store.layout import SweepDir\n"
-        "with lock.turn(SweepDir(Path(sys.argv[1]))):\n"
+        "with lock.submit_lock(SweepDir(Path(sys.argv[1]))):\n"
         "    print('has it', flush=True)\n"
         "    time.sleep(1.5)\n"
     )
@@ -92,7 +92,7 @@ def test_a_turn_that_ends_soon_is_waited_for_and_told_once(sweep, caplog):
         assert other.stdout is not None
         assert other.stdout.readline() == "has it\n"
         began = time.monotonic()
-        with lock.turn(sweep) as mine:
+        with lock.submit_lock(sweep) as mine:
             assert mine.folder.name == "2"
             assert 0.5 < time.monotonic() - began < 10.0
     (line,) = caplog.messages
@@ -104,7 +104,7 @@ def test_a_turn_ends_with_its_process_on_this_machine(sweep):
     """A pid that lives no more has no turn, however fresh its last sign is."""
     machine = process.job_id(os.getpid()).split(":")[1]
     turn_of(sweep, f"local:{machine}:999999999:1\n{process.namespace()}")
-    with lock.turn(sweep) as mine:
+    with lock.submit_lock(sweep) as mine:
         assert mine.folder.name == "8"
 
 
@@ -114,10 +114,10 @@ def test_a_pid_of_a_container_tells_nothing_outside_it(silent_s, taken, sweep):
     machine = process.job_id(os.getpid()).split(":")[1]
     turn_of(sweep, f"local:{machine}:999999999:1\n1", silent_s=silent_s)
     if taken:
-        with lock.turn(sweep):
+        with lock.submit_lock(sweep):
             pass
     else:
-        with pytest.raises(RefusedError, match=machine), lock.turn(sweep, patience_s=0.0):
+        with pytest.raises(RefusedError, match=machine), lock.submit_lock(sweep, patience_s=0.0):
             pass
 
 
@@ -126,19 +126,22 @@ def test_a_turn_of_another_machine_ends_with_its_signs_alone(silent_s, taken, sw
     """Whether its process lives cannot be asked: 60 s of silence is too little to say that it is gone."""
     turn_of(sweep, "local:elsewhere:1:1", silent_s=silent_s)
     if taken:
-        with lock.turn(sweep):
+        with lock.submit_lock(sweep):
             pass
     else:
-        with pytest.raises(RefusedError, match="elsewhere"), lock.turn(sweep, patience_s=0.0):
+        with (
+            pytest.raises(RefusedError, match="elsewhere"),
+            lock.submit_lock(sweep, patience_s=0.0),
+        ):
             pass
 
 
 def test_who_lost_the_turn_sends_nothing_more(sweep):
     """A process that was frozen for minutes wakes up: before each sbatch it sees that another has taken over."""
-    with lock.turn(sweep) as mine:
+    with lock.submit_lock(sweep) as mine:
         mine.check()
         (sweep.path / "turns" / "2").mkdir()
-        with pytest.raises(lock.LostTurnError, match="another one has taken over"):
+        with pytest.raises(lock.LostLockError, match="another one has taken over"):
             mine.check()
 
 
@@ -149,7 +152,7 @@ def test_a_job_that_was_sent_while_the_turn_was_lost_is_taken_back(tmp_path, mon
     sbatch = fake.folder / "bin" / "sbatch"
     taken = made.sweep.path / "turns" / "2"
     sbatch.write_text(sbatch.read_text().replace("#!/bin/bash", f"#!/bin/bash\nmkdir '{taken}'", 1))
-    with pytest.raises(lock.LostTurnError):
+    with pytest.raises(lock.LostLockError):
         send.submit(made)
     assert fake.calls("scancel") == ["101"]
     assert fake.calls("scontrol") == []
@@ -181,7 +184,7 @@ def test_of_many_that_want_the_turn_at_once_one_has_it(sweep):
         "from wattflow.store.layout import SweepDir\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try:\n"
-        "    with lock.turn(SweepDir(Path(sys.argv[1])), patience_s=0.0):\n"
+        "    with lock.submit_lock(SweepDir(Path(sys.argv[1])), patience_s=0.0):\n"
         "        time.sleep(2)\n"
         "        print('had it')\n"
         "except RefusedError:\n"
@@ -236,7 +239,7 @@ def test_a_local_process_that_the_journal_does_not_know_runs_nothing(sweep):
 def test_a_line_cut_by_a_crash_does_not_hide_the_one_after_it(sweep):
     """Half an INTENT, then a whole one: the whole one is read."""
     sweep.journal_path.write_text('{"schema_version": 1, "event": "int')
-    sent = journal.Sent("demo-1", "points", [["0123456789ab"]], sweep.submitit / "demo-1", 0)
+    sent = journal.Submission("demo-1", "points", [["0123456789ab"]], sweep.submitit / "demo-1", 0)
     journal.intend(sweep, sent)
     assert [one.name for one in journal.read(sweep)] == ["demo-1"]
 

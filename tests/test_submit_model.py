@@ -16,7 +16,7 @@ from wattflow.slurm import client
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SCHEMA_VERSION, JobInfo
 from wattflow.submit import journal, resume
-from wattflow.submit.journal import Sent
+from wattflow.submit.journal import Submission
 
 POINTS = [f"{number:012x}" for number in range(4)]
 
@@ -60,7 +60,7 @@ class Journal(RuleBasedStateMachine):
     def send(self, chunks: list[list[str]], steps: int) -> None:
         """One array of tasks, cut short after so many of its steps: intent, sbatch, pickles, line, release, line."""
         name = f"demo-{self.jobs}-{time.time_ns()}"
-        sent = Sent(name, "points", chunks, self.sweep.submitit / name, time.time_ns())
+        sent = Submission(name, "points", chunks, self.sweep.submitit / name, time.time_ns())
         if steps < 1:
             return
         journal.intend(self.sweep, sent)
@@ -91,9 +91,9 @@ class Journal(RuleBasedStateMachine):
                 assert task.pickled, "a task was let go without its pickle"
                 task.held = False
 
-    def words(self) -> dict[str, client.Word]:
+    def words(self) -> dict[str, client.TaskState]:
         return {
-            task.key: client.Word("PENDING" if task.held else "RUNNING", None, task.name)
+            task.key: client.TaskState("PENDING" if task.held else "RUNNING", None, task.name)
             for task in self.tasks.values()
         }
 
@@ -134,7 +134,7 @@ class Journal(RuleBasedStateMachine):
             task.at = self.sweep.claim_attempt(point)
             self.close(task, how)
 
-    def mend(self, sents: list[Sent], words: dict[str, client.Word]) -> None:
+    def mend(self, sents: list[Submission], words: dict[str, client.TaskState]) -> None:
         """`submit._mend`, with this model's scancel and release in the place of Slurm's."""
         before = client.cancel, client.release
         client.cancel = self.cancel  # type: ignore[assignment]

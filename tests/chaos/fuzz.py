@@ -126,7 +126,9 @@ class Sweep:
         self.yaml = profiles / "mine.yaml"
         self.yaml.write_text(YAML)
         name = "demo-1"
-        sent = journal.Sent(name, "points", [[i] for i in self.ids], self.sweep.submitit / name, 0)
+        sent = journal.Submission(
+            name, "points", [[i] for i in self.ids], self.sweep.submitit / name, 0
+        )
         journal.intend(self.sweep, sent)
         journal.write(self.sweep, "submitted", name, job_id="17")
         journal.write(self.sweep, "released", name)

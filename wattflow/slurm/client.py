@@ -1,4 +1,4 @@
-"""Asking Slurm: squeue, sacct, sinfo, scontrol, scancel and sbatch, each with a time limit, and their words made plain.
+"""Query Slurm and control jobs: squeue, sacct, sinfo, scontrol, scancel and sbatch, each with a time limit.
 
 An answer is a dict; no answer is a SlurmError, never an empty dict: what is not known is not finished.
 
@@ -45,8 +45,8 @@ _MAY_PASS = re.compile(
 
 
 @dataclass(frozen=True)
-class Word:
-    """Slurm's word on one task."""
+class TaskState:
+    """The state of one task, as Slurm reports it."""
 
     state: str  # RUNNING, PENDING, TIMEOUT ...
     reason: str | None = None
@@ -83,24 +83,24 @@ def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
     """What a Slurm command prints; SlurmError when it fails, is missing, or does not answer in time."""
     done = _run(command, timeout_s)
     if done.returncode != 0:
-        told = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
-        raise SlurmError(f"{command[0]}: {told}")
+        message = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+        raise SlurmError(f"{command[0]}: {message}")
     return done.stdout
 
 
-def queue(user: str | None = None) -> dict[str, Word]:
-    """Slurm's word on every task of a user (the caller) that waits, runs, or ended within some minutes, by task."""
+def queue(user: str | None = None) -> dict[str, TaskState]:
+    """Return the state of each task of a user (the caller) that waits, runs, or ended some minutes ago, by task."""
     user = user or pwd.getpwuid(os.getuid()).pw_name
     out = _ask(["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%r|%j"])
-    words = {}
+    tasks = {}
     for line in out.splitlines():
         key, state, reason, name = line.split("|", 3)
-        words[key] = Word(state, None if reason in ("None", "") else reason, name)
-    return words
+        tasks[key] = TaskState(state, None if reason in ("None", "") else reason, name)
+    return tasks
 
 
-def ended(job_ids: Iterable[str]) -> dict[str, Word]:
-    """The accounting's word on the tasks of jobs, by task; it lags the queue by some seconds."""
+def ended(job_ids: Iterable[str]) -> dict[str, TaskState]:
+    """Return the state of the tasks of jobs from the accounting, by task; it lags the queue by some seconds."""
     # by default Slurm cuts the list of an array's tasks at 64 bytes
     command = [
         "env",
@@ -114,13 +114,13 @@ def ended(job_ids: Iterable[str]) -> dict[str, Word]:
         "-j",
         ",".join(job_ids),
     ]
-    words = {}
+    tasks = {}
     for line in _ask(command).splitlines():
         key, state, reason = line.split("|", 2)
         state = state.split(" ", 1)[0]  # CANCELLED by 1000
         for task in expand(key):
-            words[task] = Word(state, None if reason in ("None", "") else reason)
-    return words
+            tasks[task] = TaskState(state, None if reason in ("None", "") else reason)
+    return tasks
 
 
 def consumed_energy_j(job_ids: Sequence[str]) -> dict[str, float]:
@@ -156,7 +156,7 @@ def expand(key: str) -> list[str]:
 
 
 def pack(keys: Iterable[str]) -> list[str]:
-    """The shortest words for tasks, one a job: 123_[0-2,7], or 123 for a job that is no array."""
+    """The shortest names for tasks, one a job: 123_[0-2,7], or 123 for a job that is no array."""
     by_job: dict[str, list[int]] = {}
     for key in keys:
         job, _, task = key.partition("_")
@@ -183,11 +183,11 @@ def jobs_named(name: str) -> list[str]:
 
 def limits() -> tuple[int | None, int | None]:
     """MaxJobCount and MaxArraySize of this cluster; null where it does not say."""
-    told: dict[str, str] = {}
+    settings: dict[str, str] = {}
     with contextlib.suppress(SlurmError):
         text = _ask(["scontrol", "show", "config"])
-        told = dict(re.findall(r"^(\w+)\s*= (\d+)$", text, re.MULTILINE))
-    numbers = {key: int(value) for key, value in told.items()}
+        settings = dict(re.findall(r"^(\w+)\s*= (\d+)$", text, re.MULTILINE))
+    numbers = {key: int(value) for key, value in settings.items()}
     return numbers.get("MaxJobCount"), numbers.get("MaxArraySize")
 
 
@@ -200,8 +200,8 @@ def most_submitted(account: str | None) -> int | None:
     command = ["sacctmgr", "-nP", "show", "assoc", "where", f"user={user}"]
     found = []
     with contextlib.suppress(SlurmError):
-        told = _ask([*command, "format=Account,MaxSubmitJobs"], timeout_s=20.0)
-        for line in told.splitlines():
+        table = _ask([*command, "format=Account,MaxSubmitJobs"], timeout_s=20.0)
+        for line in table.splitlines():
             of, _, most = line.partition("|")
             if most.isdecimal() and account in (None, of):
                 found.append(int(most))
@@ -220,7 +220,7 @@ def other_node() -> str | None:
 
 
 def test_only(script: str) -> tuple[bool, str]:
-    """Whether Slurm would take a batch script, and its words: when the job should start, or why it would not."""
+    """Whether Slurm would take a batch script, and its answer: when the job should start, or why it would not."""
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, _outside_any_job():
         path = Path(folder) / "job.sh"
         path.write_text(script)
@@ -230,8 +230,8 @@ def test_only(script: str) -> tuple[bool, str]:
         except SlurmError as error:
             return False, str(error)
     # the answer comes on stderr, be it yes or no
-    told = " ".join(f"{done.stdout} {done.stderr}".split()).replace("sbatch: ", "")
-    return done.returncode == 0, told or f"exit status {done.returncode}"
+    answer = " ".join(f"{done.stdout} {done.stderr}".split()).replace("sbatch: ", "")
+    return done.returncode == 0, answer or f"exit status {done.returncode}"
 
 
 def requeue(task: str) -> None:
@@ -240,10 +240,10 @@ def requeue(task: str) -> None:
 
 
 def was_preempted(job_id: str) -> bool | None:
-    """Whether a running job has been told to make room; null where Slurm does not say."""
+    """Whether a running job is being preempted; null where Slurm does not say."""
     with contextlib.suppress(SlurmError):
-        told = re.search(r"\bPreemptTime=(\S+)", _ask(["scontrol", "-o", "show", "job", job_id]))
-        return None if told is None else told[1] != "None"
+        found = re.search(r"\bPreemptTime=(\S+)", _ask(["scontrol", "-o", "show", "job", job_id]))
+        return None if found is None else found[1] != "None"
     return None
 
 
@@ -270,7 +270,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def _cached(question: str, ask: Callable[[], dict[str, Word]]) -> dict[str, Word]:
+def _cached(question: str, ask: Callable[[], dict[str, TaskState]]) -> dict[str, TaskState]:
     """An answer that is at most half a minute old; only answers are kept, never their absence."""
     # one login node may serve several clusters
     where = os.environ.get("SLURM_CONF", "") + os.environ.get("SLURM_CLUSTERS", "")
@@ -279,25 +279,25 @@ def _cached(question: str, ask: Callable[[], dict[str, Word]]) -> dict[str, Word
         kept = json.loads(path.read_bytes())
         age_s = time.time() - kept["time_s"]
         if kept["question"] == [where, question] and 0.0 <= age_s < _CACHE_S:
-            return {key: Word(*word) for key, word in kept["words"].items()}
+            return {key: TaskState(*word) for key, word in kept["words"].items()}
     from wattflow.store.files import write_atomic  # noqa: PLC0415 (loads pyarrow; each sbatch would wait)
 
-    words = ask()
+    tasks = ask()
     kept = {
         "time_s": time.time(),
         "question": [where, question],
-        "words": {key: [w.state, w.reason, w.name] for key, w in words.items()},
+        "words": {key: [w.state, w.reason, w.name] for key, w in tasks.items()},
     }
     write_atomic(path, json.dumps(kept).encode())
-    return words
+    return tasks
 
 
-def cached_queue(user: str) -> dict[str, Word]:
+def cached_queue(user: str) -> dict[str, TaskState]:
     """`queue`, asked at most once in 30 s."""
     return _cached(f"queue {user}", lambda: queue(user))
 
 
-def cached_ended(job_ids: Sequence[str]) -> dict[str, Word]:
+def cached_ended(job_ids: Sequence[str]) -> dict[str, TaskState]:
     """`ended`, asked at most once in 30 s for the same jobs."""
     return _cached(f"ended {','.join(job_ids)}", lambda: ended(job_ids))
 
@@ -433,10 +433,10 @@ def _job_name(script: Path) -> str:
 
 def main() -> int:
     """Stand in for sbatch after its first try."""
-    told = os.environ
-    trouble = _first_trouble(int(told["WATTFLOW_SBATCH_CODE"]), told["WATTFLOW_SBATCH_SAID"])
+    given = os.environ
+    trouble = _first_trouble(int(given["WATTFLOW_SBATCH_CODE"]), given["WATTFLOW_SBATCH_SAID"])
     try:
-        job = sbatch(Path(sys.argv[-1]), told["WATTFLOW_SBATCH"], trouble)
+        job = sbatch(Path(sys.argv[-1]), given["WATTFLOW_SBATCH"], trouble)
     except SlurmError as error:
         print(error, file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from wattflow.store.layout import SweepDir
 
 RUN_TASK = "wattflow.run.task:run_task"
 
-_SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is told
+_SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is signalled
 _COLLECT_MIN = 60
 _COLLECT_GB = 16.0
 
@@ -49,7 +49,7 @@ class OneOf:
 
 
 def _gpu_options(shape: Shape) -> dict[str, str]:
-    """How this site is asked for one GPU a rank."""
+    """Return the options that request one GPU a rank at this site."""
     cluster = shape.cluster
     typed = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
     if cluster.gpu_request == "gpus-per-node":
@@ -74,9 +74,9 @@ def _site_options(cluster: Cluster) -> dict[str, Any]:
 
 
 def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
-    """What submitit is told about a job of points."""
+    """Return submitit's parameters for a job of points."""
     cluster = shape.cluster
-    # a quarter of a very short limit, so that such a task is not told at its very start
+    # a quarter of a very short limit, so that such a task is not signalled at its very start
     signal_s = min(_SIGNAL_BEFORE_END_S, cluster.time_min * 60 // 4)
     memory = cluster.mem_gb_per_node
     return {
@@ -105,7 +105,7 @@ def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
 def collect_parameters(
     shape: Shape, name: str, sweep: SweepDir, after: list[str], wait_s: int
 ) -> dict[str, Any]:
-    """What submitit is told about the collect job: one CPU rank, no GPU, after the end of `after`, however they end.
+    """Return submitit's parameters for the collect job: one CPU rank, no GPU, once `after` have ended, however.
 
     It starts in `wait_s` at the earliest.
     """
@@ -118,14 +118,14 @@ def collect_parameters(
         sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
     )
     alone = Shape(nodes=1, ranks_per_node=1, cluster=cluster)
-    told = {**parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
+    collecting = {**parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
     if wait_s:
-        told["additional_parameters"]["begin"] = f"now+{wait_s}"
-    return told
+        collecting["additional_parameters"]["begin"] = f"now+{wait_s}"
+    return collecting
 
 
 def _python(cluster: Cluster) -> str:
-    """The interpreter of the compute nodes, as words that a shell takes for nothing else."""
+    """Return the command of the compute nodes' interpreter, quoted for a shell."""
     return shlex.join(shlex.split(cluster.python) if cluster.python else [sys.executable])
 
 
@@ -184,8 +184,8 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: 
         job = send(Path(folder), parameters(shape, name, sweep), calls, shape.cluster)
         text = job.paths.submission_file.read_text()
         # whole shell words, as the final path may need quotes where this one needs none
-        words = re.compile(re.escape(folder) + r"\S*")
-        return words.sub(lambda word: shlex.quote(word[0].replace(folder, final)), str(text))
+        paths = re.compile(re.escape(folder) + r"\S*")
+        return paths.sub(lambda path: shlex.quote(path[0].replace(folder, final)), str(text))
 
 
 def check_path(sweep: SweepDir) -> None:

@@ -99,16 +99,16 @@ def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:
     return replace(shape, cluster=cluster, blocks=blocks)
 
 
-def fitting(asked: list[Shape]) -> list[Shape]:
+def fitting(requested: list[Shape]) -> list[Shape]:
     """The same shapes with so many points a task that Slurm takes all tasks; a task that holds more has more time."""
-    counts = [len(shape.tasks) for shape in asked if not shape.is_local]
+    counts = [len(shape.tasks) for shape in requested if not shape.is_local]
     array_size: int | None = None
     factor = 1
     if counts:
-        most, array_size = _limits([s.cluster for s in asked if not s.is_local], sum(counts))
+        most, array_size = _limits([s.cluster for s in requested if not s.is_local], sum(counts))
         factor = 1 if most is None else _fewest_a_task(counts, most)
     out = []
-    for shape in asked:
+    for shape in requested:
         cluster = shape.cluster
         more = 1 if shape.is_local else factor
         cluster = replace(
@@ -123,14 +123,14 @@ def fitting(asked: list[Shape]) -> list[Shape]:
 
 def _limits(clusters: list[Cluster], tasks: int) -> tuple[int | None, int | None]:
     """How many tasks this sweep may send, and the size of an array; null where nothing limits them."""
-    told = [cluster.max_tasks for cluster in clusters if cluster.max_tasks is not None]
+    bounds = [cluster.max_tasks for cluster in clusters if cluster.max_tasks is not None]
     if tasks <= _MAY_BE_MANY:
-        return min(told, default=None), None
+        return min(bounds, default=None), None
     jobs, array_size = client.limits()
-    if not told:
+    if not bounds:
         known = [jobs, *(client.most_submitted(of) for of in {c.account for c in clusters})]
-        told = [int(most * _SHARE_OF_JOBS) for most in known if most is not None]
-    return min(told, default=None), array_size
+        bounds = [int(most * _SHARE_OF_JOBS) for most in known if most is not None]
+    return min(bounds, default=None), array_size
 
 
 def _fewest_a_task(counts: list[int], most: int) -> int:
@@ -145,7 +145,7 @@ def _fewest_a_task(counts: list[int], most: int) -> int:
 
 
 def _control_options(choices: dict[str, Any]) -> dict[str, str]:
-    """The options by which a site is asked for a point's power limit and clock; {} where the job sets them itself."""
+    """Return the options that request a point's power limit and clock; {} where the job sets them itself."""
     control, cluster = choices.get("control"), choices["cluster"]
     if control is None or controls_itself(choices):
         return {}

@@ -1,9 +1,9 @@
-"""What a sweep sent, as its journal tells: which submission holds which points, and under which job.
+"""Read and write the journal of a sweep: which submission holds which points, and under which job.
 
 INTENT is written before sbatch is called and SUBMITTED after it answered, so a submission that was cut short in
-between is known, and is looked up by its name. One process at a time has the turn to send and to write here:
+between is known, and is looked up by its name. One process at a time holds the submit lock, and sends and writes here:
 
-    sweeps/<name>/turns/<n>/   by   ended        the highest number has the turn until it has ended
+    sweeps/<name>/turns/<n>/   by   ended        the highest number has the lock until it has ended
 """
 
 import logging
@@ -26,7 +26,7 @@ LOCAL_LOG = "local"  # stands in a local job's logs where Slurm's have the task'
 
 
 @dataclass(eq=False)
-class Sent:
+class Submission:
     """One submission: an array of tasks, a single task, or a collect job."""
 
     name: str  # unique; also the Slurm job's name
@@ -54,7 +54,7 @@ class Sent:
         return self.folder / f"{LOCAL_LOG if self.is_local else self.key(task)}_{rank}_log.{stream}"
 
     def made(self, record: Record, task: int) -> bool:
-        """Whether one of its tasks made the attempt that a record tells of; a local one is known by its clock."""
+        """Whether one of its tasks made the attempt of a record; a local one is known by its clock."""
         started_ns, job = record.get("started_ns"), record.get("job")
         if self.is_local:
             return isinstance(started_ns, int) and started_ns >= self.time_ns
@@ -83,7 +83,7 @@ def write(
     sweep.append_journal(line)
 
 
-def intend(sweep: SweepDir, sent: Sent) -> None:
+def intend(sweep: SweepDir, sent: Submission) -> None:
     """Add what is about to be submitted."""
     sweep.append_journal(
         {
@@ -97,9 +97,9 @@ def intend(sweep: SweepDir, sent: Sent) -> None:
     )
 
 
-def read(sweep: SweepDir) -> list[Sent]:
+def read(sweep: SweepDir) -> list[Submission]:
     """All submissions, oldest first; DamagedError names a line that is not the journal's."""
-    by_name: dict[str, Sent] = {}
+    by_name: dict[str, Submission] = {}
     for line in sweep.journal():
         try:
             _add(by_name, line, sweep)
@@ -110,14 +110,14 @@ def read(sweep: SweepDir) -> list[Sent]:
     return list(by_name.values())
 
 
-def _add(by_name: dict[str, Sent], line: JournalLine, sweep: SweepDir) -> None:
+def _add(by_name: dict[str, Submission], line: JournalLine, sweep: SweepDir) -> None:
     name = check_name(line["submission"], "submission")
     if line["event"] == "intent":
         for point_ids in line["tasks"]:
             for point_id in point_ids:
                 sweep.point_path(point_id)  # refuses what is no point_id
         folder = sweep.path / _below(line["folder"])
-        by_name[name] = Sent(name, line["kind"], line["tasks"], folder, int(line["time_ns"]))
+        by_name[name] = Submission(name, line["kind"], line["tasks"], folder, int(line["time_ns"]))
     elif (sent := by_name.get(name)) is not None:
         job_id = line.get("job_id", sent.job_id)
         if job_id is not None and not re.fullmatch(r"\d+|local:.+:\d+:\d+|local:.+:None", job_id):
@@ -136,7 +136,7 @@ def _below(text: str) -> Path:
     return path
 
 
-def newest_task(sents: Sequence[Sent]) -> dict[str, tuple[Sent, int]]:
+def newest_task(sents: Sequence[Submission]) -> dict[str, tuple[Submission, int]]:
     """For each point ever sent, the newest submission that holds it and its task there; refused ones sent nothing."""
     newest = {}
     for sent in sents:

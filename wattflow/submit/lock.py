@@ -15,45 +15,40 @@ from wattflow.process import LOCAL
 from wattflow.store.layout import SweepDir
 from wattflow.submit.journal import log
 
-_BEAT_S = 15.0  # how often a process that has the turn shows that it lives
+_BEAT_S = 15.0  # how often a process that holds the lock shows that it lives
 _SILENT_S = 120.0  # after so long without a sign one of another machine counts as gone
-_PATIENCE_S = (
-    30.0  # a collect job has the turn for a second or two, a submit of 10,000 points for some more
-)
-_LOOK_S = 0.5  # how often a turn that is waited for is looked at
+_PATIENCE_S = 30.0  # a collect job holds the lock for a second or two, a submit of 10,000 points for some more
+_LOOK_S = 0.5  # how often a lock that is waited for is looked at
 
 
-# --- one writer at a time -------------------------------------------------------------------------
-
-
-class LostTurnError(WattflowError, RuntimeError):
-    """Another process has taken the turn over, because this one gave no sign for minutes."""
+class LostLockError(WattflowError, RuntimeError):
+    """Another process has taken the lock over, because this one gave no sign for minutes."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """The right to send points of a sweep and to write to its journal."""
+class SubmitLock:
+    """The right to submit points of a sweep and to write to its journal."""
 
     folder: Path
 
     def check(self) -> None:
-        """LostTurnError when another process has it.
+        """Raise LostLockError when another process has it.
 
-        A turn that is lost stays lost, so what was done before a check that passes was in time. What follows one may
+        A lock that is lost stays lost, so what was done before a check that passes was in time. What follows one may
         come too late, and has to be harmless then: a held job, a release of what the journal knows.
         """
         if max(_numbers(self.folder.parent), default=0) != int(self.folder.name):
-            raise LostTurnError(
+            raise LostLockError(
                 f"{self.folder.parent.parent}: this process was silent for {_SILENT_S:.0f} s and another one has "
                 "taken over. Nothing more is sent; `wattflow resume` sends what is left."
             )
 
 
 @contextlib.contextmanager
-def turn(sweep: SweepDir, patience_s: float = _PATIENCE_S) -> Iterator[Turn]:
-    """Have the turn within; RefusedError when another process has it for longer than `patience_s`.
+def submit_lock(sweep: SweepDir, patience_s: float = _PATIENCE_S) -> Iterator[SubmitLock]:
+    """Hold the submit lock within; RefusedError when another process has it for longer than `patience_s`.
 
-    A turn is a folder whose number is one higher than the last, so that mkdir gives it to exactly one of those who
+    A lock is a folder whose number is one higher than the last, so that mkdir gives it to exactly one of those who
     try, and none is ever taken from under the feet of its successor. A shared disk need keep no lock for it.
     """
     mine = _wait_for(sweep.path / "turns", patience_s)
@@ -65,15 +60,15 @@ def turn(sweep: SweepDir, patience_s: float = _PATIENCE_S) -> Iterator[Turn]:
     finally:
         ended.set()
         beating.join()
-        # taken over and cleared away, or the disk is full: then the turn ends with this process
+        # taken over and cleared away, or the disk is full: then the lock ends with this process
         with contextlib.suppress(OSError):
             (mine.folder / "ended").touch(mode=0o600)
 
 
-def _wait_for(turns: Path, patience_s: float) -> Turn:
-    """The turn, once nobody else has it."""
+def _wait_for(turns: Path, patience_s: float) -> SubmitLock:
+    """The lock, once nobody else has it."""
     end_s = time.monotonic() + patience_s
-    told = False
+    waiting = False
     while True:
         try:
             return _take(turns)
@@ -81,13 +76,13 @@ def _wait_for(turns: Path, patience_s: float) -> Turn:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 raise RefusedError(f"{refusal} Wait for its end, then try again.") from None
-            if not told:
+            if not waiting:
                 log.warning("%s Waiting up to %.0f s for its end.", refusal, patience_s)
-                told = True
+                waiting = True
             time.sleep(min(_LOOK_S, left_s))
 
 
-def _take(turns: Path) -> Turn:
+def _take(turns: Path) -> SubmitLock:
     turns.mkdir(mode=0o700, exist_ok=True)
     last = max(_numbers(turns), default=0)
     if last:
@@ -104,13 +99,13 @@ def _take(turns: Path) -> Turn:
         raise
     if (
         max(_numbers(turns)) != last + 1
-    ):  # slept while two others had their turns, and the first was cleared away
+    ):  # slept while two others had the lock, and the first was cleared away
         shutil.rmtree(mine, ignore_errors=True)
         raise _refusal(mine, "another process")
     for number in _numbers(turns):
         if number < last + 1:
             shutil.rmtree(turns / str(number), ignore_errors=True)
-    return Turn(mine)
+    return SubmitLock(mine)
 
 
 def _numbers(turns: Path) -> list[int]:
@@ -118,7 +113,7 @@ def _numbers(turns: Path) -> list[int]:
 
 
 def _refuse_living(last: Path) -> None:
-    """RefusedError unless a turn has ended, or its process surely lives no more."""
+    """Raise RefusedError unless a lock was released, or its process surely lives no more."""
     if (last / "ended").exists():
         return
     try:
@@ -130,12 +125,12 @@ def _refuse_living(last: Path) -> None:
         raise _refusal(last, by.removeprefix(LOCAL) or "a process that just began")
 
 
-def _refusal(turn_folder: Path, by: str) -> RefusedError:
-    return RefusedError(f"{turn_folder.parent.parent}: another process is just submitting ({by}).")
+def _refusal(folder: Path, by: str) -> RefusedError:
+    return RefusedError(f"{folder.parent.parent}: another process is just submitting ({by}).")
 
 
 def _silence_s(last: Path) -> float:
-    """Seconds since a turn's last sign of life, both times stamped by the disk that keeps them."""
+    """Seconds since a lock's last sign of life, both times stamped by the disk that keeps them."""
     sign = last / "by"
     now = last.parent / f".now-{os.getpid()}"
     now.touch(mode=0o600)
@@ -146,7 +141,7 @@ def _silence_s(last: Path) -> float:
     return (now_ns - last.stat().st_mtime_ns) / 1e9
 
 
-def _beat(mine: Turn, ended: threading.Event) -> None:
+def _beat(mine: SubmitLock, ended: threading.Event) -> None:
     while not ended.wait(_BEAT_S):
         with contextlib.suppress(OSError):
             os.utime(mine.folder / "by")

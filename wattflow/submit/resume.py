@@ -10,15 +10,15 @@ from wattflow.slurm import client, sbatch
 from wattflow.slurm.shapes import fitting, shapes
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.submit import journal, lock
-from wattflow.submit.journal import Sent
-from wattflow.submit.send import Submission, Todo, check_commands, live_words, read_grid, start
+from wattflow.submit.journal import Submission
+from wattflow.submit.send import SubmitResult, Todo, check_commands, live_words, read_grid, start
 
 # --- resume and cancel ----------------------------------------------------------------------------
 
 
 def resume(
     sweep: SweepDir, *, dry_run: bool = False, only: set[str] | None = None, force: bool = False
-) -> Submission:
+) -> SubmitResult:
     """Send the points that were tried, have no finished attempt, and neither wait nor run now; and what was sent.
 
     `force` also sends those of `only` that have a finished attempt. SlurmError when Slurm does not say what waits and
@@ -31,22 +31,22 @@ def resume(
     if dry_run:
         sents = journal.read(sweep)
         return _unfinished(sweep, sents, live_words(sents), only, force)[0]
-    with lock.turn(sweep) as turn:
+    with lock.submit_lock(sweep) as held:
         sents = journal.read(sweep)
         words = live_words(sents)
         _mend(sweep, sents, words)
         submission, todo, again = _unfinished(sweep, sents, words, only, force)
-        start(submission, todo, turn, again)
+        start(submission, todo, held, again)
     return submission
 
 
 def _unfinished(
     sweep: SweepDir,
-    sents: Sequence[Sent],
-    words: dict[str, client.Word],
+    sents: Sequence[Submission],
+    words: dict[str, client.TaskState],
     only: set[str] | None,
     force: bool,
-) -> tuple[Submission, Todo, dict[str, int]]:
+) -> tuple[SubmitResult, Todo, dict[str, int]]:
     """What a resume has to send, and the newest attempt of those points that are sent though they finished."""
     newest = journal.newest_task(sents)
     rows = [row for row in read_grid(sweep) if only is None or row["point_id"] in only]
@@ -62,7 +62,7 @@ def _unfinished(
             todo.append((point_id, json.loads(row["choices"])))
             if force and attempts:
                 again[point_id] = attempts[-1].number
-    submission = Submission(
+    submission = SubmitResult(
         sweep,
         fitting(shapes(todo)),
         points=len(todo),
@@ -73,14 +73,14 @@ def _unfinished(
     return submission, todo, again
 
 
-def _mend(sweep: SweepDir, sents: Sequence[Sent], words: dict[str, client.Word]) -> None:
+def _mend(sweep: SweepDir, sents: Sequence[Submission], words: dict[str, client.TaskState]) -> None:
     """Finish what a killed submit left: complete submissions are released, all other jobs of our names cancelled."""
     by_name: dict[str, set[str]] = {}
     for key, word in words.items():
         by_name.setdefault(word.name, set()).add(key.partition("_")[0])
     for sent in sents:
         jobs = by_name.get(sent.name, set())
-        # taken without an answer, so that their pickle may not lie where their tasks look; or after the turn was lost
+        # taken without an answer, so that their pickle may not lie where their tasks look; or after the lock was lost
         stray = sorted(jobs if sent.cancelled else jobs - {str(sent.job_id)})
         client.cancel(stray)
         for key in [key for key in words if key.partition("_")[0] in stray]:
@@ -105,8 +105,8 @@ def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> 
 def _needs_another_try(
     point_id: str,
     attempts: Sequence[AttemptDir],
-    newest: dict[str, tuple[Sent, int]],
-    words: dict[str, client.Word],
+    newest: dict[str, tuple[Submission, int]],
+    words: dict[str, client.TaskState],
     force: bool,
 ) -> bool:
     """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
@@ -119,7 +119,7 @@ def _needs_another_try(
     return sent.key(task) not in words or _has_failed(attempts, sent, task)
 
 
-def _has_failed(attempts: Sequence[AttemptDir], sent: Sent, task: int) -> bool:
+def _has_failed(attempts: Sequence[AttemptDir], sent: Submission, task: int) -> bool:
     """Whether a task that is still alive has given a point up and gone on to its others."""
     with contextlib.suppress(DamagedError):
         record = attempts[-1].read_record() if attempts else None
@@ -174,5 +174,5 @@ def cancel(
     return sorted(key for key, _ in chosen)
 
 
-def _state(word: client.Word) -> str:
+def _state(word: client.TaskState) -> str:
     return "waiting" if word.is_queued else "running"

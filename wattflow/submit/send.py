@@ -7,7 +7,7 @@
 Points of one shape share arrays, which are sent held; a collect job waits for their end. In this order, so that a
 kill at any moment loses nothing: grid.parquet, all INTENTs, then for each array sbatch (held), its pickle, SUBMITTED,
 and when all are sent their release. `resume` mends what was cut short: it releases what is complete and takes back
-what is not. Both hold the sweep's turn (journal.turn) meanwhile, so that two terminals never send one point twice.
+what is not. Both hold the sweep's submit lock meanwhile, so that two terminals never send one point twice.
 """
 
 import json
@@ -34,8 +34,8 @@ from wattflow.store.layout import SweepDir
 from wattflow.store.schema import GRID, SCHEMA_VERSION
 from wattflow.store.tables import read_table, write_table
 from wattflow.submit import journal, lock, shared_disk
-from wattflow.submit.journal import Sent
-from wattflow.submit.lock import LostTurnError, Turn
+from wattflow.submit.journal import Submission
+from wattflow.submit.lock import LostLockError, SubmitLock
 
 if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not need
     from wattflow.plan.points import Plan
@@ -53,7 +53,7 @@ _COLLECT_WAIT_S = (
 
 
 @dataclass
-class Submission:
+class SubmitResult:
     """What a call sent, or with `dry_run` would send."""
 
     sweep: SweepDir
@@ -186,12 +186,12 @@ def keep(plan: "Plan") -> None:
     plan.sweep.refuse_measurement()
     plan.sweep.make()
     plan.sweep.require_owner()
-    with lock.turn(plan.sweep):
+    with lock.submit_lock(plan.sweep):
         _write_grid(plan, set(journal.newest_task(journal.read(plan.sweep))))
         _write_words(plan)
 
 
-def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> Submission:
+def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> SubmitResult:
     """Send the points of a plan that were never tried, and what was sent.
 
     RefusedError before anything is written or sent; SlurmError when Slurm took none or a part of the jobs: those
@@ -209,26 +209,26 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
         return submission
     sweep.make()
     sweep.require_owner()
-    with lock.turn(sweep) as turn:
+    with lock.submit_lock(sweep) as held:
         # once more, now that nobody else can send any of them
         submission, todo = _never_tried(plan, only)
         _write_grid(plan, set(journal.newest_task(journal.read(sweep))))
         _write_words(plan)
-        start(submission, todo, turn)
+        start(submission, todo, held)
     return submission
 
 
 Todo = list[tuple[str, dict[str, Any]]]  # point ids with their choices
 
 
-def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[Submission, Todo]:
+def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Todo]:
     """What a submit of this plan has to send: the points that were neither sent nor tried."""
     sweep = plan.sweep
     tried = {*journal.newest_task(journal.read(sweep)), *_attempted(sweep)}
     chosen = [p for p in plan.points if only is None or p.point_id in only]
     feasible = [point for point in chosen if point.reason is None]
     todo = [(point.point_id, point.choices) for point in feasible if point.point_id not in tried]
-    submission = Submission(
+    submission = SubmitResult(
         sweep,
         fitting(shapes(todo)),
         points=len(todo),
@@ -271,7 +271,7 @@ def _check_shared(sweep: SweepDir, asked: Sequence[Shape]) -> None:
 
 
 def start(
-    submission: Submission, todo: Todo, turn: Turn, again: dict[str, int] | None = None
+    submission: SubmitResult, todo: Todo, held: SubmitLock, again: dict[str, int] | None = None
 ) -> None:
     """Send what is asked: points of Slurm profiles as arrays, those of local ones as one local job.
 
@@ -281,7 +281,7 @@ def start(
     remote = [shape for shape in submission.shapes if not shape.is_local]
     try:
         if remote:
-            _start_arrays(submission, remote, turn, again or {})
+            _start_arrays(submission, remote, held, again or {})
         if local:
             _start_local(submission, local, again or {})
     finally:
@@ -293,16 +293,16 @@ def _new_name(sweep: SweepDir) -> str:
     return f"{sweep.name}-{secrets.token_hex(4)}"
 
 
-def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Sent:
+def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Submission:
     """A new submission, journalled before it is sent."""
     name = _new_name(sweep)
-    sent = Sent(name, kind, tasks, sweep.submitit / name, time.time_ns())
+    sent = Submission(name, kind, tasks, sweep.submitit / name, time.time_ns())
     journal.intend(sweep, sent)
     return sent
 
 
 def _start_arrays(
-    submission: Submission, remote: Sequence[Shape], turn: Turn, again: dict[str, int]
+    submission: SubmitResult, remote: Sequence[Shape], held: SubmitLock, again: dict[str, int]
 ) -> None:
     """Send all arrays held, then the collect job, then let them start.
 
@@ -313,22 +313,22 @@ def _start_arrays(
         (shape, _intend(sweep, "points", tasks)) for shape in remote for tasks in shape.arrays
     ]
     refusal: SlurmError | None = None
-    accepted: list[Sent] = []
+    accepted: list[Submission] = []
     with client.guarded_sbatch():
         for shape, sent in intended:
             if refusal is None:
-                turn.check()
-                refusal = _send_array(sweep, shape, sent, turn, again)
+                held.check()
+                refusal = _send_array(sweep, shape, sent, held, again)
             if refusal is None:
                 accepted.append(sent)
             else:
                 journal.write(sweep, "failed", sent.name, error=str(refusal))
         submission.job_ids = [str(sent.job_id) for sent in accepted]
         if accepted:
-            collect = _send_collect(sweep, remote[0], turn, submission.job_ids)
+            collect = _send_collect(sweep, remote[0], held, submission.job_ids)
             submission.collect_job = collect.job_id
             accepted.append(collect)
-    turn.check()
+    held.check()
     _release(sweep, accepted)
     if refusal is not None:
         left = sum(len(sent.tasks) for _, sent in intended) - sum(
@@ -342,7 +342,7 @@ def _start_arrays(
 
 
 def _send_array(
-    sweep: SweepDir, shape: Shape, sent: Sent, turn: Turn, again: dict[str, int]
+    sweep: SweepDir, shape: Shape, sent: Submission, held: SubmitLock, again: dict[str, int]
 ) -> SlurmError | None:
     """Send one array, held; null, or why Slurm refused it."""
     calls = [
@@ -351,7 +351,7 @@ def _send_array(
     ]
     try:
         parameters = sbatch.parameters(shape, sent.name, sweep)
-        _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
+        _send_noted(sweep, sent, held, parameters=parameters, calls=calls, cluster=shape.cluster)
     except SlurmError as error:
         return error
     return None
@@ -362,8 +362,8 @@ def _of(point_ids: Sequence[str], again: dict[str, int]) -> dict[str, int]:
 
 
 def _send_collect(
-    sweep: SweepDir, shape: Shape, turn: Turn, after: list[str], earlier: Sequence[int] = ()
-) -> Sent:
+    sweep: SweepDir, shape: Shape, held: SubmitLock, after: list[str], earlier: Sequence[int] = ()
+) -> Submission:
     """Send the job that collects once `after` have ended; without it `wattflow collect` does the same by hand.
 
     `earlier` says how many points each collect job before it found unfinished.
@@ -373,7 +373,7 @@ def _send_collect(
     wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
         parameters = sbatch.collect_parameters(shape, sent.name, sweep, after, wait_s)
-        _send_noted(sweep, sent, turn, parameters=parameters, calls=calls, cluster=shape.cluster)
+        _send_noted(sweep, sent, held, parameters=parameters, calls=calls, cluster=shape.cluster)
     except SlurmError as error:
         journal.write(sweep, "failed", sent.name, error=str(error))
         log.warning("no collect job: %s `wattflow collect %s` collects by hand.", error, sweep.path)
@@ -382,8 +382,8 @@ def _send_collect(
 
 def _send_noted(
     sweep: SweepDir,
-    sent: Sent,
-    turn: Turn,
+    sent: Submission,
+    held: SubmitLock,
     *,
     parameters: dict[str, Any],
     calls: Sequence[sbatch.Call],
@@ -391,7 +391,7 @@ def _send_noted(
 ) -> None:
     """Send, held, and journal the job's id once its pickle lies where its tasks look for it.
 
-    LostTurnError when the turn was lost meanwhile: then nobody may know of the job, and it is taken back.
+    LostLockError when the lock was lost meanwhile: then nobody may know of the job, and it is taken back.
     """
     from submitit.core.utils import FailedJobError  # noqa: PLC0415 (as in _send)
 
@@ -403,14 +403,14 @@ def _send_noted(
         raise SlurmError(" ".join(str(error).split())) from error
     sent.job_id = str(job.job_id)
     try:
-        turn.check()
-    except LostTurnError:
+        held.check()
+    except LostLockError:
         client.cancel([sent.job_id])
         raise
     journal.write(sweep, "submitted", sent.name, job_id=sent.job_id)
 
 
-def _release(sweep: SweepDir, sents: Sequence[Sent]) -> None:
+def _release(sweep: SweepDir, sents: Sequence[Submission]) -> None:
     """Let held submissions start."""
     held = [sent for sent in sents if sent.job_id is not None]
     client.release([str(sent.job_id) for sent in held])
@@ -430,13 +430,13 @@ def collect_task(sweep_path: str, earlier: list[int]) -> None:
         return
     try:
         _collect_again(sweep, [*earlier, left])
-    except (SlurmError, RefusedError, LostTurnError) as error:
+    except (SlurmError, RefusedError, LostLockError) as error:
         print(f"no further collect job: {error}", flush=True)
 
 
 def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
     """Send a collect job after the jobs of points that wait or run, if there are any."""
-    with lock.turn(sweep) as turn, client.guarded_sbatch():
+    with lock.submit_lock(sweep) as held, client.guarded_sbatch():
         sents = [sent for sent in journal.read(sweep) if sent.kind == "points" and sent.job_id]
         words = live_words(sents)
         waiting = [
@@ -447,14 +447,14 @@ def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
         of = waiting[0].tasks[0][0]
         (choices,) = [row["choices"] for row in read_grid(sweep) if row["point_id"] == of]
         (shape,) = shapes([(of, json.loads(choices))])
-        sent = _send_collect(sweep, shape, turn, [str(sent.job_id) for sent in waiting], earlier)
+        sent = _send_collect(sweep, shape, held, [str(sent.job_id) for sent in waiting], earlier)
         _release(sweep, [sent])
 
 
 # --- without Slurm --------------------------------------------------------------------------------
 
 
-def _start_local(submission: Submission, point_ids: list[str], again: dict[str, int]) -> None:
+def _start_local(submission: SubmitResult, point_ids: list[str], again: dict[str, int]) -> None:
     """Have points run one after another in a process that outlives the terminal.
 
     Not submitit's local executor: that is ended with the terminal, hides GPUs that it was not told of, and has a time
@@ -506,14 +506,14 @@ def main(sweep_path: str, name: str, again: str) -> int:
     return 1 if failed else 0
 
 
-def live_words(sents: Sequence[Sent]) -> dict[str, client.Word]:
+def live_words(sents: Sequence[Submission]) -> dict[str, client.TaskState]:
     """What waits or runs now, by task; asks Slurm at once, and only if something was ever sent to it."""
     words = {}
     if any(not sent.is_local for sent in sents):
         words = {key: word for key, word in client.queue().items() if not word.is_over}
     for sent in sents:
         if sent.is_local and process.lives(str(sent.job_id)) is not False:
-            words[sent.key(0)] = client.Word("RUNNING")
+            words[sent.key(0)] = client.TaskState("RUNNING")
     return words
 
 

@@ -31,7 +31,7 @@ from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import GRID, Record
 from wattflow.store.tables import read_table
 from wattflow.submit import journal
-from wattflow.submit.journal import Sent
+from wattflow.submit.journal import Submission
 
 State = Literal[
     "done", "running", "waiting", "failed", "interrupted", "unknown", "untried", "infeasible"
@@ -62,7 +62,7 @@ class Row:
 class _Words:
     """Slurm's words by task, and why a task that is not among them is unknown; null where it is gone for good."""
 
-    by_task: dict[str, client.Word]
+    by_task: dict[str, client.TaskState]
     trouble: str | None
 
 
@@ -74,7 +74,7 @@ class _Traces:
     attempts: list[AttemptDir]
     record: Record | None  # of the newest finished attempt, else of the newest
     damage: str | None  # what is wrong with the newest attempt's record
-    at: tuple[Sent, int] | None  # the newest submission that holds the point, and its task
+    at: tuple[Submission, int] | None  # the newest submission that holds the point, and its task
 
     @property
     def is_done(self) -> bool:
@@ -156,7 +156,9 @@ def _over(what: Callable[[list[float]], float], values: list[float | None]) -> f
     return what(known) if known and len(known) == len(values) else None
 
 
-def _look(sweep: SweepDir, point_id: str, at: tuple[Sent, int] | None, exists: bool) -> _Traces:
+def _look(
+    sweep: SweepDir, point_id: str, at: tuple[Submission, int] | None, exists: bool
+) -> _Traces:
     """What lies on disk of one point."""
     attempts = sweep.attempts(point_id) if exists else []
     record, damage = telling_record(attempts)
@@ -185,15 +187,15 @@ def telling_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str |
     return newest, damage
 
 
-def _words(sweep: SweepDir, tasks: Iterable[tuple[Sent, int]], accounting: bool) -> _Words:
+def _words(sweep: SweepDir, tasks: Iterable[tuple[Submission, int]], accounting: bool) -> _Words:
     """Slurm's words on these tasks; the accounting is asked for those that the queue no longer knows."""
-    by_task: dict[str, client.Word] = {}
-    keys: dict[str, Sent] = {}
+    by_task: dict[str, client.TaskState] = {}
+    keys: dict[str, Submission] = {}
     for sent, task in tasks:
         if not sent.is_local:
             keys[sent.key(task)] = sent
         elif (alive := process.lives(str(sent.job_id))) is not None:
-            by_task[sent.key(task)] = client.Word("RUNNING" if alive else "GONE")
+            by_task[sent.key(task)] = client.TaskState("RUNNING" if alive else "GONE")
     if not keys:
         return _Words(by_task, None)
     try:
@@ -209,7 +211,7 @@ def _words(sweep: SweepDir, tasks: Iterable[tuple[Sent, int]], accounting: bool)
     return _Words(by_task, None)
 
 
-def _in_queue(sweep: SweepDir, keys: dict[str, Sent]) -> dict[str, client.Word]:
+def _in_queue(sweep: SweepDir, keys: dict[str, Submission]) -> dict[str, client.TaskState]:
     """The queue's words on tasks; a submission that was cut short is found by its name."""
     owner = pwd.getpwuid(sweep.path.stat().st_uid).pw_name
     queue = client.cached_queue(owner)
@@ -219,7 +221,9 @@ def _in_queue(sweep: SweepDir, keys: dict[str, Sent]) -> dict[str, client.Word]:
     return found | _of_tasks({k: sent for k, sent in keys.items() if sent.job_id}, queue)
 
 
-def _of_tasks(keys: dict[str, Sent], words: dict[str, client.Word]) -> dict[str, client.Word]:
+def _of_tasks(
+    keys: dict[str, Submission], words: dict[str, client.TaskState]
+) -> dict[str, client.TaskState]:
     """The words on tasks, among many words.
 
     Where an array ended before any of its tasks began, as when it is cancelled, Slurm tells of 123 and not of 123_4.
@@ -276,7 +280,7 @@ def _telling_log(traces: _Traces) -> Path | None:
     return log if log.is_file() else None
 
 
-def _sent(traces: _Traces, sent: Sent, task: int, words: _Words) -> tuple[State, str | None]:
+def _sent(traces: _Traces, sent: Submission, task: int, words: _Words) -> tuple[State, str | None]:
     """The state of a point that was sent and has no finished attempt, and why it is so."""
     key = sent.key(task)
     word = words.by_task.get(key)
@@ -313,7 +317,7 @@ def _watched(row: Row, attempts: Sequence[AttemptDir]) -> Row:
     )
 
 
-def _by_record(record: Record, word: client.Word | None = None) -> tuple[State, str | None]:
+def _by_record(record: Record, word: client.TaskState | None = None) -> tuple[State, str | None]:
     if record["status"] != "interrupted":
         return "failed", record.get("error")
     # Slurm ends the other ranks by SIGTERM; a task that was told of its time limit (SIGUSR2) ends itself
@@ -337,14 +341,14 @@ def _never_sent(traces: _Traces) -> tuple[State, str | None]:
     return _by_record(traces.record)
 
 
-def _without_word(sent: Sent, key: str, trouble: str | None) -> tuple[State, str | None]:
+def _without_word(sent: Submission, key: str, trouble: str | None) -> tuple[State, str | None]:
     """The state of a point that was sent, where Slurm says nothing of its task."""
     if sent.job_id is None and trouble is None:
         return "untried", "its submission was cut short; `wattflow resume` sends it"
     return "unknown", trouble or f"neither squeue nor sacct knows task {key}"
 
 
-def _gone(word: client.Word, key: str, traces: _Traces) -> tuple[State, str | None]:
+def _gone(word: client.TaskState, key: str, traces: _Traces) -> tuple[State, str | None]:
     """The state of a point whose task ended before its attempt did: Slurm's word, and what a rank said."""
     told = "its process is gone" if word.state == "GONE" else f"task {key} ended as {word.state}"
     if word.reason and word.state != "CANCELLED":  # there it is why the task had not begun
