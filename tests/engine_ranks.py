@@ -21,7 +21,7 @@ from wattflow.engine.build import build
 from wattflow.engine.fused import FusedLlama
 from wattflow.engine.layers import share_among
 from wattflow.engine.llama import Llama, empty_cache, rotary_table
-from wattflow.engine.ops import Eager
+from wattflow.engine.ops import EAGER
 from wattflow.workload.matrices import Matrix, matrices
 
 ROOT = Path(__file__).parent.parent
@@ -247,7 +247,7 @@ def buffered(who: ranks.Ranks) -> list[torch.Tensor]:
             out.append(
                 torch.stack(
                     [
-                        llama.step(torch.tensor([5 + n]), torch.tensor([n]), 8, Eager())
+                        llama.step(torch.tensor([5 + n]), torch.tensor([n]), 8, EAGER)
                         for n in range(3)
                     ]
                 )

@@ -15,8 +15,8 @@ import torch
 from wattflow.config import choices as config_choices
 from wattflow.engine.checks import DTYPES, memory_explained
 from wattflow.engine.fast import Fast, batch_bucket, length_buckets, why_no_graphs
-from wattflow.engine.fused import FusedLlama, drawn
-from wattflow.engine.ops import Eager
+from wattflow.engine.fused import FusedLlama, draw
+from wattflow.engine.ops import EAGER
 from wattflow.engine.weights import reader
 from wattflow.errors import EngineError, RefusedError
 from wattflow.workload.model import memory
@@ -114,13 +114,12 @@ def test_step_by_step_equals_one_pass(model):
     whole = tools.all_logits(llama, model, 1, text, [])
     fused = FusedLlama(model, tools.ALONE, reader(model, "meta", "cpu"), dtype=DTYPES["fp64"])
     fused = fused.with_cache(rows=4, length=24)
-    pieces = Eager()
     with torch.inference_mode():
-        last = fused.prefill(text[:, :7].tolist(), pieces)
-        seen = [fused.logits(last, None, pieces)]
+        last = fused.prefill(text[:, :7].tolist(), EAGER)
+        seen = [fused.logits(last, None, EAGER)]
         for place in range(7, 19):
             positions = torch.full((3,), place)
-            seen.append(fused.step(text[:, place].contiguous(), positions, 24, pieces))
+            seen.append(fused.step(text[:, place].contiguous(), positions, 24, EAGER))
     assert (torch.stack(seen, dim=1) - whole[:, 6:]).abs().max() < 1e-12 * whole.abs().max()
 
 
@@ -258,7 +257,7 @@ def test_drawing_follows_the_probabilities():
         (0.5, 1.0, [0.01 / 0.46, 0.36 / 0.46, 0.09 / 0.46]),
     ):
         generator = torch.Generator().manual_seed(0)
-        counts = torch.bincount(drawn(scores, temperature, top_p, generator), minlength=3)
+        counts = torch.bincount(draw(scores, temperature, top_p, generator), minlength=3)
         assert (counts / 4000).tolist() == pytest.approx(expected, abs=0.03)
 
 
@@ -331,9 +330,10 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 import engine_ranks as tools
 from wattflow.config.choices import Model
-from wattflow.engine import kernels
+from wattflow.engine.kernels import check
+from wattflow.engine.kernels.sets import cublas, one_row
 from wattflow.engine.fused import FusedLlama
-from wattflow.engine.ops import Eager
+from wattflow.engine.ops import EAGER
 from wattflow.engine.weights import reader
 
 torch.set_num_threads(1)
@@ -351,17 +351,17 @@ def scores(prefill, step):
             out.append(fused.step(text[:, place].contiguous(), torch.tensor([place]), 96, step))
     return torch.stack(out)
 
-right = scores(Eager(), Eager())
-for step in (kernels.Cublas(), kernels.Gemv()):
-    print(step.name, float((scores(kernels.Cublas(), step) - right).norm() / right.norm()))
+right = scores(EAGER, EAGER)
+for step in (cublas(), one_row({})):
+    print(step.name, float((scores(cublas(), step) - right).norm() / right.norm()))
 for dtype in (torch.float32, torch.float16):  # the interpreter's products take bf16 for integers
     from wattflow.engine.llama import rotary_table
     rotary = rotary_table(model, 200, dtype, "cpu").contiguous()
-    print(dtype, kernels.why_not(torch.zeros(1, 2, 1, 1, 200, 16, dtype=dtype), rotary))
+    print(dtype, check.why_not(torch.zeros(1, 2, 1, 1, 200, 16, dtype=dtype), rotary))
 """
 
 
-def test_kernels_compute_what_the_plain_pieces_do():
+def test_kernels_compute_what_plain_torch_does():
     """Triton's interpreter runs all kernels on the CPU: logits of prefill and steps within 1e-5, in both sets."""
     pytest.importorskip("triton", reason="Triton comes with torch for GPUs alone")
     if tuple(map(int, __import__("numpy").__version__.split(".")[:2])) >= (2, 4):

@@ -36,7 +36,7 @@ from wattflow.energy import curve
 from wattflow.engine import weights
 from wattflow.engine.fast import Fast
 from wattflow.engine.fused import FusedLlama
-from wattflow.engine.ops import Eager
+from wattflow.engine.ops import EAGER
 from wattflow.engine.paper import Paper
 from wattflow.engine.ranks import Ranks, join
 from wattflow.power.sidecar_client import Sidecar
@@ -427,11 +427,11 @@ def bf16_error(who, kernels, off=0):
     out = []
     for place, dtype in ((host, torch.float64), (who, torch.bfloat16)):
         llama = FusedLlama(CHECK, place, read, dtype=dtype).with_cache(rows, 96)
-        step = prefill = Eager()
+        step = prefill = EAGER
         if kernels != "eager" and place is who:
-            from wattflow.engine.kernels import Cublas, Gemv
+            from wattflow.engine.kernels.sets import cublas, one_row
 
-            prefill, step = Cublas(), (Gemv() if kernels == "triton" else Cublas())
+            prefill, step = cublas(), (one_row({}) if kernels == "triton" else cublas())
         shift = off if place is who else 0
         with torch.inference_mode():
             last = llama.prefill(text[:, :72].tolist(), prefill)
@@ -520,7 +520,7 @@ def products_alone(who, made):
                 for x, w in zip(inputs, matrices, strict=True):
                     functional.linear(x, w)
                 keys, values = llama.cache[number, :, :rows]
-                made._decode_pieces.attend(qkv, llama.rotary, keys, values, positions, bucket)
+                made._kernels.decode.attend(qkv, llama.rotary, keys, values, positions, bucket)
             functional.linear(inputs[0], llama.head)
 
         work()

@@ -8,7 +8,7 @@ STAGES="batch 1;against transformers" takes some alone, with the kernels' defaul
 In this order, each as far as the time allows: tiles of one row's products and scans of attention, each alone over all
 layers' weights or caches; correctness with the best of them; decode of batch 64 with the old and the new kernels in
 turn; batch 1 with the kernel sets in random order, four windows of 8 s each; batch 64 against transformers.
-$OUT/search.json is replaced after each stage. The defaults in wattflow/engine/kernels.py come from here.
+$OUT/search.json is replaced after each stage. The defaults in wattflow/engine/kernels come from here.
 """
 
 import concurrent.futures
@@ -82,12 +82,12 @@ def compile_gemv(width, outs, tile, kind):
     import triton
     from triton.runtime.jit import MockTensor
 
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import gemv, launch
 
-    kernels.Launch.early = True
+    launch.Launch.early = True
     rows, block, warps = tile
     bf16 = MockTensor(torch.bfloat16)
-    kernels._gemv.warmup(
+    gemv._gemv.warmup(
         *(bf16, bf16, bf16, bf16, 1e-5, outs),
         WIDTH=width,
         ROWS=rows,
@@ -97,7 +97,7 @@ def compile_gemv(width, outs, tile, kind):
         ADD=kind == "add",
         num_warps=warps,
         grid=(1,),
-        **kernels.Launch.options(),
+        **launch.Launch.options(),
     )
 
 
@@ -105,13 +105,13 @@ def compile_attend(scan, splits):
     """The same for attention."""
     from triton.runtime.jit import MockTensor
 
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import attention, launch
 
-    kernels.Launch.early = True
+    launch.Launch.early = True
     block, warps, stages, cores = scan
     bf16, fp32, i64 = (MockTensor(t) for t in (torch.bfloat16, torch.float32, torch.int64))
     rows = 1 if splits > 1 else B64
-    kernels._attend.warmup(
+    attention._attend.warmup(
         *(bf16, fp32, bf16, bf16, i64, bf16 if splits == 1 else fp32),
         *(bf16 if splits == 1 else fp32, 128**-0.5 * 1.4426950408889634, PROMPT + NEW),
         *(2 * rows * 32 * (PROMPT + NEW) * 128 // 2, 32, 32),
@@ -119,11 +119,11 @@ def compile_attend(scan, splits):
         SPLITS=splits,
         BLOCK=block,
         TENSOR_CORES=cores,
-        LOWEST=kernels._LOWEST,
+        LOWEST=attention._LOWEST,
         num_warps=warps,
         num_stages=stages,
         grid=(1, 1),
-        **kernels.Launch.options(),
+        **launch.Launch.options(),
     )
 
 
@@ -160,7 +160,7 @@ def compile_ahead(found):
 
 def search_tiles(llama, found):
     """The time of every tile for every product, launched early; of the best three also one after another."""
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import gemv, launch
 
     best = []
     for name, (weights, norm, gate) in products(llama).items():
@@ -172,10 +172,8 @@ def search_tiles(llama, found):
         keys = {"norm": norm, "eps": 1e-5, "gate": gate, "stream": stream}
 
         def measure(tile, early, weights=weights, keys=keys, x=x):
-            kernels.Launch.early = early
-            return kernels.milliseconds_each(
-                weights, lambda w: kernels.gemv(x, w, tile=tile, **keys)
-            )
+            launch.Launch.early = early
+            return gemv.milliseconds_each(weights, lambda w: gemv.gemv(x, w, tile=tile, **keys))
 
         for tile in TILES if weights[0].shape[1] <= 4096 else [*TILES, *WHOLE_ROWS]:
             try:
@@ -183,7 +181,7 @@ def search_tiles(llama, found):
             except Exception as error:  # noqa: BLE001 - a variant that cannot run is one of the results
                 say(name, tile, str(error)[:100])
         ranked = sorted(times, key=times.__getitem__)
-        old = [t for t in kernels.TILES[:2] if t not in ranked[:3]]
+        old = [t for t in gemv.TILES[:2] if t not in ranked[:3]]
         late = {tile: measure(tile, False) for tile in [*ranked[:2], *old]}
         again = {tile: measure(tile, True) for tile in ranked[:5]}
         ranked = sorted(again, key=again.__getitem__)
@@ -203,14 +201,14 @@ def search_tiles(llama, found):
             "then", [(t, round(1e3 * again[t], 1)) for t in ranked[1:4]],
             "late", [(t, round(1e3 * ms, 1)) for t, ms in late.items()],
         )  # fmt: skip
-    kernels.Launch.early = True
-    kernels.TILES = tuple(dict.fromkeys(best))
-    found["tiles"] = kernels.TILES
+    launch.Launch.early = True
+    gemv.TILES = tuple(dict.fromkeys(best))
+    found["tiles"] = gemv.TILES
 
 
 def search_scans(who, llama, rows, found):
     """The time of every scan over `rows` rows of 256 tokens, one layer's cache after another."""
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import attention, gemv, launch
 
     model = llama._model
     width = model.dim // model.n_heads
@@ -224,21 +222,21 @@ def search_scans(who, llama, rows, found):
     times = {}
 
     def measure(scan, early):
-        kernels.Launch.early = early
-        return kernels.milliseconds_each(
-            held, lambda kv: kernels.attend(qkv, llama.rotary, kv[0], kv[1], positions, scan)
+        launch.Launch.early = early
+        return gemv.milliseconds_each(
+            held, lambda kv: attention.attend(qkv, llama.rotary, kv[0], kv[1], positions, scan)
         )
 
     programs = (128, 256, 512, 1024) if rows == 1 else (512,)
     for what, limit in itertools.product(SCANS, programs):
-        scan = kernels.Scan(*what, programs=limit)
+        scan = attention.Scan(*what, programs=limit)
         try:
             times[scan] = measure(scan, True)
         except Exception as error:  # noqa: BLE001 - as above
             say("attend", scan, str(error)[:100])
     ranked = sorted(times, key=times.__getitem__)
     size = cache[0].nbytes * (PROMPT + NEW // 2) / (PROMPT + NEW)
-    old = kernels.PLAIN_SCAN
+    old = attention.PLAIN_SCAN
     late = {scan: measure(scan, False) for scan in (ranked[0], old)}
     lanes, cores = (
         next((s for s in ranked if s.tensor_cores is kind), None) for kind in (False, True)
@@ -256,13 +254,13 @@ def search_scans(who, llama, rows, found):
         f"best lanes {lanes} {1e3 * times[lanes]:.1f} us,",
         f"old {1e3 * times.get(old, 0):.1f} us, late {1e3 * late[old]:.1f} us",
     )
-    kernels.Launch.early = True
+    launch.Launch.early = True
     return ranked[0], lanes, cores
 
 
 def search(who, found):
     """Set the kernels' module to the best tiles and scans; returns the engine for batch 1, loaded."""
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import attention
 
     compile_ahead(found)
     config = choices(
@@ -275,9 +273,9 @@ def search(who, found):
         search_tiles(llama, found)
         few, _, _ = search_scans(who, llama, 1, found)
         _, lanes, cores = search_scans(who, llama, B64, found)
-    kernels.SCANS = {"few": few, "many": lanes}
-    arms._engine._kept = {
-        "before": arms._engine._kept["cublas"]
+    attention.SCANS = {"few": few, "many": lanes}
+    arms._engine._kernel_sets = {
+        "before": arms._engine._kernel_sets["cublas"]
     }  # captured before the search; its graphs hold a pool
     return arms, {"lanes": lanes, "tensor cores": cores}
 
@@ -287,35 +285,35 @@ def search(who, found):
 
 def variants_64(who, many, found):
     """Decode of batch 64 by cuBLAS with the old scan launched late, and the new ones launched early, in turn."""
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import attention, launch
 
     config = choices(
         SEVEN, "cublas", batch_size=B64, n_prompts=B64, max_gen_len=NEW, max_seq_len=PROMPT + NEW
     )
     variants = {
-        "old scan, late": (kernels.PLAIN_SCAN, False),
-        "old scan": (kernels.PLAIN_SCAN, True),
+        "old scan, late": (attention.PLAIN_SCAN, False),
+        "old scan": (attention.PLAIN_SCAN, True),
     }
     variants |= {name: (scan, True) for name, scan in many.items() if scan is not None}
     with Arms(config, who) as arms:
         made = arms._engine
         for name, (scan, early) in variants.items():
-            kernels.SCANS, kernels.Launch.early = {**kernels.SCANS, "many": scan}, early
-            made._kept[f"before {name}"] = made._kept.pop(
+            attention.SCANS, launch.Launch.early = {**attention.SCANS, "many": scan}, early
+            made._kernel_sets[f"before {name}"] = made._kernel_sets.pop(
                 "cublas"
             )  # its graphs hold the pool of all
             made.use_kernels("cublas")
-            made._kept[name] = made._kept["cublas"]
+            made._kernel_sets[name] = made._kernel_sets["cublas"]
             arms._batch()
         with bench.Meter(who) as meter:
             for count, name in enumerate(stage_tune.order(list(variants), 3)):
-                made._use(made._kept[name])
+                made._use(made._kernel_sets[name])
                 meter.mark()
                 start, end = arms._batch()
                 meter.add(f"{name}:{count}", start, end)
             meter.mark()
-        steps = made.last_batch["decode_steps"]
-        read = made.last_batch["bytes_per_step"]
+        steps = made.last_batch.decode_steps
+        read = made.last_batch.bytes_per_step
         for name in variants:
             told = [meter.told(w) for w in meter.spans if w.partition(":")[0] == name]
             row = bench.rates(told[0], steps, B64, read)
@@ -332,7 +330,7 @@ def variants_64(who, many, found):
                 f"{row['ms_per_step']:.3f} ms, {row['j_per_token']} J, by the counter {row['counter_j_per_token']}",
             )
     best = min(many, key=lambda n: found[n]["j_per_token"] or found[n]["ms_per_step"])
-    kernels.SCANS, kernels.Launch.early = {**kernels.SCANS, "many": many[best]}, True
+    attention.SCANS, launch.Launch.early = {**attention.SCANS, "many": many[best]}, True
     found["taken"] = best
 
 
@@ -379,16 +377,16 @@ def say_shares(rows):
 
 def late_too(arms, name):
     """Two names of the same kernels: launched early, and one after another."""
-    from wattflow.engine import kernels
+    from wattflow.engine.kernels import launch
 
     engine = arms._engine
-    early = engine._kept[name]
-    kernels.Launch.early = False
-    del engine._kept[name]
+    early = engine._kernel_sets[name]
+    launch.Launch.early = False
+    del engine._kernel_sets[name]
     engine.use_kernels(name)
     late = f"{name}, one after another"
-    engine._kept |= {late: engine._kept[name], name: early}
-    kernels.Launch.early = True
+    engine._kernel_sets |= {late: engine._kernel_sets[name], name: early}
+    launch.Launch.early = True
     engine.use_kernels(late)
     arms._batch()
     return [name, late]

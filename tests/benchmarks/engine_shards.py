@@ -120,8 +120,8 @@ def decode(who, found, shapes, rows, prompt, new, sets):  # noqa: PLR0917 - a ca
     for kernels, way in sets:
         if who.world > 1:
             made._llama.reduce = allreduce.Reduce() if way == "nccl" else quicker
-        held.append(made._kept)  # the all-reduce is captured in the graphs
-        made._kept = {}
+        held.append(made._kernel_sets)  # the all-reduce is captured in the graphs
+        made._kernel_sets = {}
         made.use_kernels(kernels)
         name = f"{kernels}, {way}"
         row = found[name] = {}
@@ -164,13 +164,13 @@ def windows(who, made, prompts):
             end = bench.edge(who)
             if meter is not None:
                 meter.add("decode", start, end)
-            steps += made.last_batch["decode_steps"]
+            steps += made.last_batch.decode_steps
             spent += (end - start) / 1e9
     told = {"seconds": spent, "energy_j": None}
     if meter is not None:
         told = meter.told_of_all("decode", who.world)
-    rates = bench.rates(told, steps, len(prompts), made.last_batch["bytes_per_step"])
-    return {**told, **rates, "last_batch": dict(made.last_batch)}
+    rates = bench.rates(told, steps, len(prompts), made.last_batch.bytes_per_step)
+    return {**told, **rates, "last_batch": dict(made.info["last_batch"])}
 
 
 def run_rank(case, rank, world, init, out):

@@ -1,1 +1,0 @@
-"""Sharded inference: the only importer of torch and fairscale."""

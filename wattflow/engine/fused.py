@@ -13,7 +13,7 @@ import torch.distributed as dist
 from wattflow.config.choices import Model
 from wattflow.engine.allreduce import Reduce
 from wattflow.engine.llama import rotary_table, wide
-from wattflow.engine.ops import Pieces, attend_causal
+from wattflow.engine.ops import Ops, attend_causal
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.weights import Reader, part_of_rank
 from wattflow.workload.matrices import matrices
@@ -102,11 +102,11 @@ class FusedLlama:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights on this rank; a tied head counts once."""
-        held = [self.embedding, self.norm, self.head]
-        held += [x for layer in self.layers for x in vars(layer).values()]
-        return sum(x.nbytes for x in {x.data_ptr(): x for x in held}.values())
+        tensors = [self.embedding, self.norm, self.head]
+        tensors += [x for layer in self.layers for x in vars(layer).values()]
+        return sum(x.nbytes for x in {x.data_ptr(): x for x in tensors}.values())
 
-    def prefill(self, prompts: list[list[int]], pieces: Pieces) -> torch.Tensor:
+    def prefill(self, prompts: list[list[int]], ops: Ops) -> torch.Tensor:
         """The stream [prompts, dim] at each prompt's last token; row k of the cache then holds prompt k.
 
         Prompts are padded at the right to the longest of all; some rows at a time are read.
@@ -114,13 +114,13 @@ class FusedLlama:
         longest = max(map(len, prompts))
         at_once = max(1, PREFILL_TOKENS // longest)
         out = [
-            self._prefill_rows(prompts[row : row + at_once], row, longest, pieces)
+            self._prefill_rows(prompts[row : row + at_once], row, longest, ops)
             for row in range(0, len(prompts), at_once)
         ]
         return torch.cat(out)
 
     def _prefill_rows(
-        self, prompts: list[list[int]], first: int, longest: int, pieces: Pieces
+        self, prompts: list[list[int]], first: int, longest: int, ops: Ops
     ) -> torch.Tensor:
         device, rows = self._ranks.device, len(prompts)
         padded = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
@@ -129,20 +129,20 @@ class FusedLlama:
         delta: torch.Tensor | None = None
         for number, layer in enumerate(self.layers):
             keys, values = self.cache[number, :, first : first + rows]
-            qkv = pieces.norm_linear(
+            qkv = ops.norm_linear(
                 stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
             )
-            query = pieces.rotate_store(qkv, self.rotary, positions, keys, values, longest)
+            query = ops.rotate_store(qkv, self.rotary, positions, keys, values, longest)
             read = attend_causal(query, keys, values, longest)
-            delta = self._projected(stream, read, layer.wo, pieces)
-            delta = self._feed_forward(stream, delta, layer, pieces)
+            delta = self._project(stream, read, layer.wo, ops)
+            delta = self._feed_forward(stream, delta, layer, ops)
         last = torch.tensor(
             [k * longest + len(p) - 1 for k, p in enumerate(prompts)], device=device
         )
         return stream[last] if delta is None else stream[last] + delta[last]
 
     def step(
-        self, tokens: torch.Tensor, positions: torch.Tensor, bucket: int, pieces: Pieces
+        self, tokens: torch.Tensor, positions: torch.Tensor, bucket: int, ops: Ops
     ) -> torch.Tensor:
         """Logits of one more token a row, as `logits` gives them; its keys are written at its row's position.
 
@@ -152,36 +152,31 @@ class FusedLlama:
         delta: torch.Tensor | None = None
         for number, layer in enumerate(self.layers):
             keys, values = self.cache[number, :, : tokens.shape[0]]
-            qkv = pieces.norm_linear(
+            qkv = ops.norm_linear(
                 stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
             )
-            read = pieces.attend(qkv, self.rotary, keys, values, positions, bucket)
-            delta = self._projected(stream, read, layer.wo, pieces)
-            delta = self._feed_forward(stream, delta, layer, pieces)
-        return self.logits(stream, delta, pieces)
+            read = ops.attend(qkv, self.rotary, keys, values, positions, bucket)
+            delta = self._project(stream, read, layer.wo, ops)
+            delta = self._feed_forward(stream, delta, layer, ops)
+        return self.logits(stream, delta, ops)
 
     def _feed_forward(
-        self, stream: torch.Tensor, delta: torch.Tensor | None, layer: LayerWeights, pieces: Pieces
+        self, stream: torch.Tensor, delta: torch.Tensor | None, layer: LayerWeights, ops: Ops
     ) -> torch.Tensor | None:
-        gated = pieces.norm_gate(stream, delta, layer.ffn_norm, self._model.norm_eps, layer.w13)
-        return self._projected(stream, gated, layer.w2, pieces)
+        gated = ops.norm_gate(stream, delta, layer.ffn_norm, self._model.norm_eps, layer.w13)
+        return self._project(stream, gated, layer.w2, ops)
 
-    def _projected(
-        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, pieces: Pieces
+    def _project(
+        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, ops: Ops
     ) -> torch.Tensor | None:
         """What all ranks' parts of a product add to the stream, or None where it has been added."""
         if self._alone:
-            return pieces.project(stream, x, weight, alone=True)
-        buffer = self.reduce.buffer(stream.shape)
-        delta = pieces.project(stream, x, weight, alone=False, out=buffer)
-        assert delta is not None
-        return self.reduce(delta)
+            return ops.linear_add(stream, x, weight)
+        return self.reduce(ops.linear(x, weight, self.reduce.buffer(stream.shape)))
 
-    def logits(
-        self, stream: torch.Tensor, delta: torch.Tensor | None, pieces: Pieces
-    ) -> torch.Tensor:
+    def logits(self, stream: torch.Tensor, delta: torch.Tensor | None, ops: Ops) -> torch.Tensor:
         """This rank's part of the vocabulary's scores, [tokens, part] in float32 at least; -inf beyond its end."""
-        scores = pieces.norm_linear(stream, delta, self.norm, self._model.norm_eps, self.head)
+        scores = ops.norm_linear(stream, delta, self.norm, self._model.norm_eps, self.head)
         scores = scores.to(wide(scores.dtype))
         if self.mine < scores.shape[1]:
             scores[:, self.mine :] = -torch.inf
@@ -212,7 +207,7 @@ class Chooser:
         """The likeliest token of each row at temperature 0, else a drawn one, int64 [rows]."""
         if self._temperature == 0:
             return self._greedy(scores)
-        return drawn(self._whole(scores), self._temperature, self._top_p, self._generator)
+        return draw(self._whole(scores), self._temperature, self._top_p, self._generator)
 
     def _greedy(self, scores: torch.Tensor) -> torch.Tensor:
         value, place = scores.max(dim=-1)
@@ -238,13 +233,13 @@ class Chooser:
         return scores[:, : self._vocab_size]
 
 
-def drawn(
+def draw(
     scores: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
 ) -> torch.Tensor:
     """One token a row, drawn by probability from the smallest set of likeliest tokens that reaches `top_p`.
 
-    The largest of probability / exponential noise falls on each token with its probability, and asks nothing of the
-    host, as torch.multinomial does.
+    The largest of probability / exponential noise falls on each token with its probability. Unlike torch.multinomial,
+    it never waits for the host.
     """
     shares, tokens = torch.softmax(scores / temperature, dim=-1).sort(dim=-1, descending=True)
     before = shares.cumsum(dim=-1) - shares

@@ -1,170 +1,66 @@
-# ruff: noqa: PLR0917 - a piece of a layer takes the tensors of that layer, in the order of its work
-"""The pieces of a layer's work in the `fast` engine, and their plain form: torch operations that run on any device.
+# ruff: noqa: PLR0917 - an operation takes the tensors of its layer, in the order of its work
+"""The operations of a layer in the `fast` engine, and their plain form: torch functions that run on any device.
 
 Tokens lie in rows. `stream` [tokens, dim] is the residual stream; a sublayer's output `delta` is added to it by the
-next piece that norms it, so that a set of kernels may do both at once. kernels.py has sets for GPUs.
+next operation that norms it, so that one kernel may do both. kernels/sets.py has the sets for GPUs.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from wattflow.engine.llama import rotated, wide
 
+Tensor = torch.Tensor
 
-class Pieces(Protocol):
-    """One set of kernels for all work of a layer but its collectives."""
+
+@dataclass(frozen=True)
+class Ops:
+    """One set of functions for all work of a layer but its collectives; arguments as in this module's functions."""
 
     name: str  # as in engine.kernels
     linears: str
     attention: str
-    reads_used_length: (
-        bool  # attention stops at each row's length, so that one graph serves all lengths
-    )
+    reads_used_length: bool  # attention stops at a row's length, so that one graph serves all
 
-    def norm_linear(
-        self,
-        stream: torch.Tensor,
-        delta: torch.Tensor | None,
-        norm: torch.Tensor,
-        eps: float,
-        weight: torch.Tensor,
-    ) -> torch.Tensor:
-        """The product [tokens, out] of the normed stream with `weight` [out, dim]; adds `delta` to the stream."""
-
-    def norm_gate(
-        self,
-        stream: torch.Tensor,
-        delta: torch.Tensor | None,
-        norm: torch.Tensor,
-        eps: float,
-        weight: torch.Tensor,
-    ) -> torch.Tensor:
-        """SwiGLU of that product: [tokens, out / 2] from a weight of gate rows, then up rows."""
-
-    def project(
-        self,
-        stream: torch.Tensor,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        *,
-        alone: bool,
-        out: torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """What is to be added to the stream, or None where it has been; only if `alone` may it be, without peers.
-
-        It is written to `out` where that is given.
-        """
-
-    def rotate_store(
-        self,
-        qkv: torch.Tensor,
-        rotary: torch.Tensor,
-        positions: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        per_row: int,
-    ) -> torch.Tensor:
-        """Turned queries [tokens, heads, head_dim]; keys and values are written at their row's position.
-
-        qkv has all heads' queries, keys, then values, [tokens, (heads + 2 KV heads) head_dim]; `per_row` tokens
-        follow each other in a row of the batch. Keys and values are a layer's cache [rows, KV heads, length, head_dim].
-        """
-
-    def attend(
-        self,
-        qkv: torch.Tensor,
-        rotary: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        bucket: int,
-    ) -> torch.Tensor:
-        """What one token a row reads of the cache up to itself, [rows, heads head_dim].
-
-        Its query and key are turned and its key and value written as by `rotate_store`; positions are below `bucket`.
-        """
+    norm_linear: Callable[[Tensor, Tensor | None, Tensor, float, Tensor], Tensor]
+    norm_gate: Callable[[Tensor, Tensor | None, Tensor, float, Tensor], Tensor]
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    linear_add: Callable[[Tensor, Tensor, Tensor], Tensor | None]
+    rotate_store: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
-class Eager:
-    """Plain torch: right everywhere, fast nowhere."""
-
-    name = "eager"
-    linears = "torch"
-    attention = "sdpa over a bucket of lengths"
-    reads_used_length = False
-
-    def norm_linear(
-        self,
-        stream: torch.Tensor,
-        delta: torch.Tensor | None,
-        norm: torch.Tensor,
-        eps: float,
-        weight: torch.Tensor,
-    ) -> torch.Tensor:
-        """See Pieces."""
-        return functional.linear(add_norm(stream, delta, norm, eps), weight)
-
-    def norm_gate(
-        self,
-        stream: torch.Tensor,
-        delta: torch.Tensor | None,
-        norm: torch.Tensor,
-        eps: float,
-        weight: torch.Tensor,
-    ) -> torch.Tensor:
-        """See Pieces."""
-        return swiglu(functional.linear(add_norm(stream, delta, norm, eps), weight))
-
-    def project(
-        self,
-        stream: torch.Tensor,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        *,
-        alone: bool,
-        out: torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """See Pieces."""
-        del stream, alone
-        return linear(x, weight, out)
-
-    def rotate_store(
-        self,
-        qkv: torch.Tensor,
-        rotary: torch.Tensor,
-        positions: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        per_row: int,
-    ) -> torch.Tensor:
-        """See Pieces."""
-        return rotate_store(qkv, rotary, positions, keys, values, per_row)
-
-    def attend(
-        self,
-        qkv: torch.Tensor,
-        rotary: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        bucket: int,
-    ) -> torch.Tensor:
-        """See Pieces."""
-        return attend(qkv, rotary, keys, values, positions, bucket)
+def norm_linear(
+    stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
+) -> Tensor:
+    """The product [tokens, out] of the normed stream with `weight` [out, dim]; adds `delta` to the stream."""
+    return functional.linear(add_norm(stream, delta, norm, eps), weight)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-    """The product [tokens, out] of x and `weight` [out, in], in `out` where that is given."""
+def norm_gate(
+    stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
+) -> Tensor:
+    """SwiGLU of that product: [tokens, out / 2] from a weight of gate rows, then up rows."""
+    return swiglu(norm_linear(stream, delta, norm, eps, weight))
+
+
+def linear(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
+    """The product [tokens, out] of x and `weight` [out, in], written to `out` if given."""
     if out is None:
         return functional.linear(x, weight)
     return torch.mm(x, weight.t(), out=out)
 
 
-def add_norm(
-    stream: torch.Tensor, delta: torch.Tensor | None, norm: torch.Tensor, eps: float
-) -> torch.Tensor:
+def linear_add(stream: Tensor, x: Tensor, weight: Tensor) -> Tensor | None:
+    """That product, for the next norm to add to the stream; None from a set that has added it already."""
+    del stream
+    return functional.linear(x, weight)
+
+
+def add_norm(stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float) -> Tensor:
     """RMSNorm of stream + delta, [tokens, dim]; the sum stays in the stream."""
     if delta is not None:
         stream.add_(delta)
@@ -173,21 +69,20 @@ def add_norm(
     return x.to(stream.dtype) * norm
 
 
-def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+def swiglu(gate_up: Tensor) -> Tensor:
     """The first half of each row through SiLU, times the second."""
     gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
 
 def rotate_store(
-    qkv: torch.Tensor,
-    rotary: torch.Tensor,
-    positions: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    per_row: int,
-) -> torch.Tensor:
-    """See Pieces."""
+    qkv: Tensor, rotary: Tensor, positions: Tensor, keys: Tensor, values: Tensor, per_row: int
+) -> Tensor:
+    """Rotated queries [tokens, heads, head_dim]; writes keys and values at their row's position.
+
+    qkv has all heads' queries, keys, then values, [tokens, (heads + 2 KV heads) head_dim]; `per_row` tokens
+    follow each other in a row of the batch. Keys and values are a layer's cache [rows, KV heads, length, head_dim].
+    """
     kv_heads, width = keys.shape[1], keys.shape[-1]
     all_heads = qkv.view(qkv.shape[0], -1, width)
     heads = all_heads.shape[1] - 2 * kv_heads
@@ -200,29 +95,26 @@ def rotate_store(
 
 
 def attend(
-    qkv: torch.Tensor,
-    rotary: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: torch.Tensor,
-    bucket: int,
-) -> torch.Tensor:
-    """See Pieces. Heads that share a KV head are rows of one product, so keys are never expanded."""
+    qkv: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
+) -> Tensor:
+    """What one token a row reads of the cache up to itself, [rows, heads head_dim].
+
+    Rotates and writes first, as `rotate_store` does; positions are below `bucket`. Heads that share a KV head are rows
+    of one product, so keys are never expanded.
+    """
     query = rotate_store(qkv, rotary, positions, keys, values, 1)
     rows, kv_heads = keys.shape[:2]
-    seen = torch.arange(bucket, device=query.device) <= positions.unsqueeze(1)
+    visible = torch.arange(bucket, device=query.device) <= positions.unsqueeze(1)
     read = functional.scaled_dot_product_attention(
         query.view(rows, kv_heads, -1, query.shape[-1]),
         keys[:, :, :bucket],
         values[:, :, :bucket],
-        attn_mask=seen[:, None, None, :],
+        attn_mask=visible[:, None, None, :],
     )
     return read.reshape(rows, -1)
 
 
-def attend_causal(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, length: int
-) -> torch.Tensor:
+def attend_causal(query: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
     """What prompts padded to `length` read, each position up to itself: [tokens, heads head_dim].
 
     Pads stand at the right, so no earlier position sees them. Heads of a group repeat their keys here: a prefill
@@ -236,3 +128,17 @@ def attend_causal(
         key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
     read = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     return read.transpose(1, 2).reshape(rows * length, -1)
+
+
+EAGER = Ops(  # right everywhere, fast nowhere
+    name="eager",
+    linears="torch",
+    attention="sdpa over a bucket of lengths",
+    reads_used_length=False,
+    norm_linear=norm_linear,
+    norm_gate=norm_gate,
+    linear=linear,
+    linear_add=linear_add,
+    rotate_store=rotate_store,
+    attend=attend,
+)

@@ -81,10 +81,10 @@ class Arms:
         bytes_per_step = 0.0
         while sum(end - start for start, end in spans) < seconds * 1e9:
             spans.append(self._batch())
-            told = self._engine.last_batch
-            steps += told["decode_steps"]
-            rows = told["rows"]
-            bytes_per_step = told["bytes_per_step"]
+            batch = self._engine.last_batch
+            steps += batch.decode_steps
+            rows = batch.rows
+            bytes_per_step = batch.bytes_per_step
         return Window(kernels, spans, steps * rows, steps, bytes_per_step)
 
     def _batch(self) -> tuple[int, int]:

@@ -1,1 +1,0 @@
-"""Meters and the sidecar: the only importer of pynvml and DCGM."""
