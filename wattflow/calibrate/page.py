@@ -1,202 +1,187 @@
 """The page of passports: what the sensors of each GPU show, as tables and figures; it opens offline."""
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from wattflow.analysis import figures as draw
-from wattflow.calibrate.sources import COUNTER, NAMES, POWER, Passport
+from wattflow.calibrate.documents import Aliasing, Answer, Passport, Sensor, Series
+from wattflow.calibrate.sources import COUNTER, NAMES, POWER
 from wattflow.energy import response
 from wattflow.energy.response import MS
-from wattflow.report.html import figure, html_table, page, td
+from wattflow.report.html import render
+
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One passport as the page lays it out: cells of its tables, and its charts as Vega-Lite."""
+
+    name: str
+    about: dict[str, str]
+    sensors: Rows
+    charts: list[dict[str, Any]]
+    power_sources: list[str]  # columns of both tables of aliasing
+    aliasing: Rows
+    windows_1s: Rows
+    idle: Rows
+    costs: Rows
 
 
 def draw_page(passports: Sequence[Passport]) -> str:
-    """One page of all passports, which opens offline."""
-    figures: list[dict[str, Any]] = []
+    """Return one page of all passports, which opens offline."""
     models = sorted({one["gpu"]["name"] for one in passports})
-    parts = [
-        "<p class='brand'>wattflow</p>",
-        f"<h1>What the power sensors of {escape(', '.join(models))} show</h1>",
-        f"<p class='note'>{_HOW}</p>",
-    ]
-    for one in passports:
-        parts += [
-            f"<section><h2>{escape(one['gpu']['name'])}</h2>{_about(one)}</section>",
-            f"<section><h2>Sensors</h2>{_sensors(one)}</section>",
-            *_figures(one, figures),
-            f"<section><h2>Aliasing</h2>{_aliasing(one)}</section>",
-            f"<section><h2>An idle GPU</h2>{_idle_table(one)}</section>",
-            f"<section><h2>What a call takes</h2>{_costs_table(one)}</section>",
-        ]
-    return page("wattflow: sensors", "\n".join(parts), figures)
-
-
-_HOW = (
-    "A load was switched on and off at instants that are known to some microseconds, and all sensors were read beside "
-    "one another. A sensor's <b>lag</b> is the time from an edge until its values begin to follow, its <b>window</b> "
-    "the time from there until they have arrived: over so long a value averages, if the answer is a box; the time "
-    "constant, if it is exponential. Polled values are stamped when they were first seen."
-)
-_LONG = (
-    "The load was on for half of each period, as nearly as its process could switch. Below each sensor stand its "
-    "joules over the counter's, in one window between two of its ticks; the counter's own stand over what the plateaus "
-    "of the slow load make of the time that the load was on, which leaves out how the board rises and falls."
-)
-_SHORT = (
-    "Windows of about 1 s, wherever they begin, all of which truly hold the same joules: how far the least and the "
-    "most are off their mean, %."
-)
-
-
-def _about(one: Passport) -> str:
-    gpu, levels = one["gpu"], one["levels_w"]
-    others = one["others_on_the_gpu"]
-    told = {
-        "GPU": f"{gpu['uuid']}, {gpu['bus_id']}",
-        "driver": one["driver"],
-        "made": f"{one['made']}, {one['minutes']:g} minutes, wattflow {one['wattflow']}",
-        "limit": f"{gpu['power_limit_min_w']:g} to {gpu['power_limit_max_w']:g} W"
-        if gpu["power_limit_max_w"] is not None
-        else "-",
-        "load": f"{one['load']}: {levels['off_w']:g} W off, {levels['on_w']:g} W on"
-        if levels
-        else "-",
-        "remarks": "others came onto the GPU meanwhile: nothing here is to be trusted"
-        if others
-        else "-",
-    }
-    rows = [f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in told.items()]
-    return f"<div class='wide'><table class='facts'><tbody>{''.join(rows)}</tbody></table></div>"
-
-
-def _sensors(one: Passport) -> str:
-    head = [
-        "sensor",
-        "renewed each, ms",
-        "5 to 95 %",
-        "lag, ms",
-        "window, ms",
-        "answer",
-        "left, %",
-        "edges",
-    ]
-    head += ["history", "readable after, ms"]
-    rows = []
-    for source, told in one["sources"].items():
-        period, answer = told["period_ms"], told["answer"]
-        cells = [NAMES[source]]
-        cells += (
-            [
-                f"{told['beat_ms'] or period['median']:.1f}",
-                f"{period['p5']:.1f} to {period['p95']:.1f}",
-            ]
-            if period
-            else ["-", "-"]
-        )
-        if answer:
-            cells += [f"{answer['lag_ms']:.1f}", f"{answer['window_ms']:.1f}", answer["shape"]]
-            cells += [f"{100 * answer['rms']:.1f}", str(answer["edges"])]
-        else:
-            cells += ["-", "-", told["answer_reason"], "-", "-"]
-        history, shown = told.get("history"), told.get("shown_after_ms")
-        cells.append(
-            f"{history['samples']} samples, {history['seconds']:.2f} s" if history else "-"
-        )
-        cells.append(
-            f"{shown['median']:.0f} ({shown['least']:.0f} to {shown['most']:.0f})" if shown else "-"
-        )
-        rows.append(_row(cells, {1, 2, 3, 4, 6, 7}))
-    return html_table(head, rows, {1, 2, 3, 4, 6, 7})
-
-
-def _row(cells: Sequence[str], numeric: set[int]) -> str:
-    return f"<tr>{''.join(td(cell, numeric=k in numeric) for k, cell in enumerate(cells))}</tr>"
-
-
-def _aliasing(one: Passport) -> str:
-    sources = [source for source in one["sources"] if source in POWER]
-    names = [NAMES[source] for source in sources]
-    long, short = [], []
-    for of in one["aliasing"]:
-        counted = of["energy_j"].get(COUNTER)
-        cells = [f"{of['period_ms']:g}"]
-        told = ["-"] * 4
-        if counted is not None:
-            by_levels = None if of["levels_j"] is None else counted / of["levels_j"]
-            told = [f"{of['seconds']:.2f}", f"{100 * of['on_share']:.1f}", f"{counted:.1f}"]
-            told.append("-" if by_levels is None else f"{by_levels:.4f}")
-        ratios = [of["ratio"].get(source) for source in sources]
-        told += ["-" if ratio is None else f"{ratio:.4f}" for ratio in ratios]
-        ranges = [of["windows_1s"].get(source) for source in (COUNTER, *sources)]
-        reached = [
-            "-" if r is None else f"{100 * (r[0] - 1):+.1f} to {100 * (r[1] - 1):+.1f}"
-            for r in ranges
-        ]
-        long.append(_row([*cells, *told], set(range(len(told) + 1))))
-        short.append(_row([*cells, *reached], set(range(len(reached) + 1))))
-    head = ["load, ms", "window, s", "on, %", "counter, J", "counter / levels", *names]
-    right = range(len(head))
-    return (
-        f"<p class='note'>{_LONG}</p>{html_table(head, long, right)}"
-        f"<p class='note'>{_SHORT}</p>{html_table(['load, ms', NAMES[COUNTER], *names], short, right)}"
+    return render(
+        "calibrate/passports.html.j2",
+        title="wattflow: sensors",
+        models=models,
+        counter=NAMES[COUNTER],
+        sections=[_section(one) for one in passports],
     )
 
 
-def _idle_table(one: Passport) -> str:
-    meanings = {
-        "bare": "no process on it, nobody asks the driver",
-        "sidecar": "a sidecar records it, as in a sweep",
-        "context": "a process holds it, and does nothing",
-        "watched": "that, and all sensors are asked as densely as here",
+def _section(one: Passport) -> _Section:
+    sources = [source for source in one["sources"] if source in POWER]
+    return _Section(
+        name=one["gpu"]["name"],
+        about=_about(one),
+        sensors=[_sensor_cells(NAMES[name], of) for name, of in one["sources"].items()],
+        charts=[chart.to_dict() for chart in charts(one).values()],
+        power_sources=[NAMES[source] for source in sources],
+        aliasing=[_aliasing_cells(of, sources) for of in one["aliasing"]],
+        windows_1s=[_window_cells(of, sources) for of in one["aliasing"]],
+        idle=_idle_rows(one),
+        costs=_cost_rows(one),
+    )
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    """Return a number with so many decimals; `-` for null."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _about(one: Passport) -> dict[str, str]:
+    gpu, levels = one["gpu"], one["levels_w"]
+    least_w, most_w = gpu["power_limit_min_w"], gpu["power_limit_max_w"]
+    return {
+        "GPU": f"{gpu['uuid']}, {gpu['bus_id']}",
+        "driver": str(one["driver"]),
+        "made": f"{one['made']}, {one['minutes']:g} minutes, wattflow {one['wattflow']}",
+        "limit": "-" if most_w is None else f"{least_w:g} to {most_w:g} W",
+        "load": f"{one['load']}: {levels['off_w']:g} W off, {levels['on_w']:g} W on"
+        if levels
+        else "-",
+        "remarks": "other processes came onto the GPU meanwhile: do not trust these figures"
+        if one["others_on_the_gpu"]
+        else "-",
     }
+
+
+def _sensor_cells(name: str, of: Sensor) -> list[str]:
+    period, answer = of["period_ms"], of["answer"]
+    history, shown = of.get("history"), of.get("shown_after_ms")
+    renewed = ["-", "-"]
+    if period:
+        renewed = [
+            f"{of['beat_ms'] or period['median']:.1f}",
+            f"{period['p5']:.1f} to {period['p95']:.1f}",
+        ]
+    fit = ["-", "-", str(of["answer_reason"]), "-", "-"]
+    if answer:
+        fit = [f"{answer['lag_ms']:.1f}", f"{answer['window_ms']:.1f}", answer["shape"]]
+        fit += [f"{100 * answer['rms']:.1f}", str(answer["edges"])]
+    return [
+        name,
+        *renewed,
+        *fit,
+        f"{history['samples']} samples, {history['seconds']:.2f} s" if history else "-",
+        f"{shown['median']:.0f} ({shown['least']:.0f} to {shown['most']:.0f})" if shown else "-",
+    ]
+
+
+def _aliasing_cells(of: Aliasing, sources: Iterable[str]) -> list[str]:
+    """Return one load period's long window: its joules by the counter, and each source's over those."""
+    counted_j = of["energy_j"].get(COUNTER)
+    share, levels_j = of["on_share"], of["levels_j"]
+    by_levels = None if counted_j is None or levels_j is None else counted_j / levels_j
+    return [
+        f"{of['period_ms']:g}",
+        _fixed(of["seconds"], 2),
+        _fixed(None if share is None else 100 * share, 1),
+        _fixed(counted_j, 1),
+        _fixed(by_levels, 4),
+        *(_fixed(of["ratio"].get(source), 4) for source in sources),
+    ]
+
+
+def _window_cells(of: Aliasing, sources: Iterable[str]) -> list[str]:
+    """Return how far windows of 1 s are off their mean, by the counter and by each source."""
+    ranges = [of["windows_1s"].get(source) for source in (COUNTER, *sources)]
+    return [
+        f"{of['period_ms']:g}",
+        *("-" if r is None else " to ".join(f"{100 * (v - 1):+.1f}" for v in r) for r in ranges),
+    ]
+
+
+_STATES = {
+    "bare": "no process on it, nobody asks the driver",
+    "sidecar": "a sidecar records it, as in a sweep",
+    "context": "a process holds it, and does nothing",
+    "watched": "that, and all sensors are asked as densely as here",
+}
+
+
+def _idle_rows(one: Passport) -> Rows:
     rows = []
-    for name, of in one["idle_w"].items():
-        each = (
-            [" / ".join(f"{w:.1f}" for w in of[by]) or "-" for by in ("buffer", "counter")]
-            if of
-            else ["-", "-"]
-        )
-        rows.append(_row([name, meanings[name], f"{of['power_w']:.1f}" if of else "-", *each], {2}))
-    return html_table(["state", "what it is", "W", "each time, by buffer", "by counter"], rows, {2})
+    for state, of in one["idle_w"].items():
+        cells = ["-", "-", "-"]
+        if of:
+            each = [of["buffer"], of["counter"]]
+            cells = [f"{of['power_w']:.1f}"]
+            cells += [" / ".join(f"{power_w:.1f}" for power_w in by) or "-" for by in each]
+        rows.append([state, _STATES[state], *cells])
+    return rows
 
 
-def _costs_table(one: Passport) -> str:
-    head = ["call", "idle: median, ms", "95 %", "most", "busy: median, ms", "95 %", "most"]
+def _cost_rows(one: Passport) -> Rows:
     rows = []
     for source, costs in one["costs_ms"].items():
         cells = [NAMES[source]]
         for name in ("idle", "busy"):
             of = costs.get(name)
-            cells += [f"{of[key]:.3f}" for key in ("median", "p95", "most")] if of else ["-"] * 3
-        rows.append(_row(cells, set(range(1, 7))))
-    return html_table(head, rows, range(1, 7))
+            cells += (
+                [f"{ms:.3f}" for ms in (of["median"], of["p95"], of["most"])] if of else ["-"] * 3
+            )
+        rows.append(cells)
+    return rows
 
 
-def _figures(one: Passport, figures: list[dict[str, Any]]) -> list[str]:
-    """All figures, a section each."""
-    return [f"<section>{figure(figures, chart)}</section>" for chart in charts(one).values()]
+# --- charts ---------------------------------------------------------------------------------------
 
 
 def charts(one: Passport) -> dict[str, Any]:
-    """The same load by each sensor (slow, fast), the answers to an edge, the spacings, the aliasing: by name."""
+    """Return Altair charts by name: the loads by each sensor, answers to an edge, spacings, aliasing."""
     drawn: dict[str, Any] = {}
-    for load, told in one["figures"]["traces"].items():
-        lines = {NAMES[source]: points for source, points in told["lines"].items()}
-        drawn[load] = draw.sensor_traces(lines, told["edges_s"], f"The {load} load by each sensor")
-    points = one["figures"]["answers"]
-    if points:
-        fits = {
-            NAMES[source]: _fit(one["sources"][source]["answer"], of)
-            for source, of in points.items()
-        }
-        drawn["answers"] = draw.sensor_answers({NAMES[s]: of for s, of in points.items()}, fits)
+    for load, trace in one["figures"]["traces"].items():
+        lines = {NAMES[source]: points for source, points in trace["lines"].items()}
+        drawn[load] = draw.sensor_traces(lines, trace["edges_s"], f"The {load} load by each sensor")
+    answers = {
+        source: (answer, points)
+        for source, points in one["figures"]["answers"].items()
+        if (answer := one["sources"][source]["answer"]) is not None
+    }
+    if answers:
+        drawn["answers"] = draw.sensor_answers(
+            {NAMES[source]: points for source, (_, points) in answers.items()},
+            {NAMES[source]: _fit(*both) for source, both in answers.items()},
+        )
     spacings = {
-        NAMES[source]: told["spacings_ms"]
-        for source, told in one["sources"].items()
-        if told["spacings_ms"]
+        NAMES[source]: {**histogram}
+        for source, of in one["sources"].items()
+        if (histogram := of["spacings_ms"]) is not None
     }
     if spacings:
         drawn["spacings"] = draw.sensor_spacings(spacings)
@@ -205,7 +190,8 @@ def charts(one: Passport) -> dict[str, Any]:
             NAMES[source],
             of["period_ms"],
             100 * (energy_j / (of["levels_j"] or of["energy_j"][COUNTER]) - 1),
-            *(100 * (share - 1) for share in reach),
+            100 * (reach[0] - 1),
+            100 * (reach[1] - 1),
         )
         for of in one["aliasing"]
         for source, energy_j in of["energy_j"].items()
@@ -216,8 +202,8 @@ def charts(one: Passport) -> dict[str, Any]:
     return drawn
 
 
-def _fit(answer: Passport, points: list[list[float]]) -> list[list[float]]:
-    """The fitted answer over the time of the points: ms since the edge, share of the step."""
+def _fit(answer: Answer, points: Series) -> Series:
+    """Return the fitted answer over the time of the points: ms since the edge, share of the step."""
     since_ms = np.linspace(min(p[0] for p in points), max(p[0] for p in points), 200)
     lag_ns, window_ns = answer["lag_ms"] * MS, answer["window_ms"] * MS
     share = response.answer(since_ms * MS, lag_ns, window_ns, answer["shape"])

@@ -1,8 +1,4 @@
-"""The power sensors that a calibration watches, and what it found of each."""
-
-from typing import Any
-
-import numpy as np
+"""The sensors that a calibration watches."""
 
 from wattflow.store.sources import SOURCES, of_kind
 
@@ -11,6 +7,3 @@ POWER = of_kind("power", "nvml")
 WATCHED = (*POWER, COUNTER, GPM)
 NAMES = {name: source.label for name, source in SOURCES.items() if source.meter == "nvml"}
 SETTLED = 0.57  # of the time between two edges: from there on a plateau is taken for one
-
-Passport = dict[str, Any]
-NONE = np.zeros(0, np.int64)

@@ -79,10 +79,10 @@ def calibrate(  # noqa: PLR0917 - options, given by name
         print_table(["step", "s"], [[s.name, f"{s.seconds:.1f}"] for s in steps], numbers=[1])
         talk(f"{sum(s.seconds for s in steps) / 60:.1f} minutes, and some seconds to start loads")
         return
-    asked = passport.Asked(Path(out), steps, command, draw=not no_page)
+    request = passport.Request(Path(out), steps, command, draw=not no_page)
     began_s = time.monotonic()
     paths = passport.calibrate(
-        asked, lambda text: talk(f"{time.monotonic() - began_s:5.0f} s  {text}")
+        request, lambda text: talk(f"{time.monotonic() - began_s:5.0f} s  {text}")
     )
     for path in paths:
         print(path)

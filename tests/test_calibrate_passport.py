@@ -1,6 +1,5 @@
-"""`wattflow calibrate` against a fake driver whose sensors have a known period, lag and window; refusals; the load."""
+"""`wattflow calibrate` against a fake driver whose sensors have a known period, lag and window; what it refuses."""
 
-import itertools
 import json
 import os
 import re
@@ -14,16 +13,14 @@ import pytest
 from test_report import in_browser
 
 from wattflow.calibrate.passport import read_again
-from wattflow.engine import pulsed_load
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.power.recorder import ALIAS_MS, Step, plan, wave
+from wattflow.power.recorder import plan
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
 ROOT = Path(__file__).parent.parent
 CLI = [sys.executable, "-m", "wattflow.cli", "calibrate"]
 FAKE_LOAD = [sys.executable, str(ROOT / "tests" / "fake_load.py")]
-MS = 1_000_000
 
 # the steps of `plan`, shorter, for the sensors that need no seconds
 SHORT = """
@@ -32,8 +29,8 @@ from pathlib import Path
 from wattflow.calibrate import passport
 from wattflow.power.recorder import Step
 steps = [Step(*words, **more) for words, more in json.loads(sys.argv[2])]
-asked = passport.Asked(Path(sys.argv[1]), steps, json.loads(sys.argv[3]), draw=sys.argv[4] == "draw")
-for path in passport.calibrate(asked, lambda text: print(text, file=sys.stderr)):
+request = passport.Request(Path(sys.argv[1]), steps, json.loads(sys.argv[3]), draw=sys.argv[4] == "draw")
+for path in passport.calibrate(request, lambda text: print(text, file=sys.stderr)):
     print(path)
 """
 STEPS = [
@@ -167,19 +164,6 @@ def test_a_folder_is_read_again_with_the_same_passports(made, passports):
 
 
 @pytest.mark.fake_nvml
-@pytest.mark.chromium
-def test_the_page_renders_offline(made, tmp_path):
-    """In headless Chromium all four figures of both GPUs are drawn, nothing is fetched, no error is told."""
-    page = made / "out" / "passports.html"
-    text = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
-    assert "://" not in text
-    dom, console = in_browser(page, tmp_path)
-    assert console == []
-    assert dom.count("<svg") == 8
-    assert "could not be drawn" not in dom
-
-
-@pytest.mark.fake_nvml
 def test_a_load_that_dies_ends_it_with_its_last_words(nvml_folder, tmp_path):
     """The error names the GPU and what the load said last; no load is left."""
     steps = [[["slow", 0.5, "densely"], {"half_s": 0.1}]]
@@ -282,63 +266,6 @@ def test_a_folder_with_a_record_and_too_short_a_time_are_refused(tmp_path):
     assert "2 at least" in refused(dict(os.environ), "--minutes", "nan")
     with pytest.raises(RefusedError):
         plan(1.9)
-
-
-def test_the_planned_load_is_half_on():
-    """A step of 104.8 ms has whole periods, on for 52.4 ms each; one of 2 s differs each time."""
-    exact = wave(Step("a", 10.0, "densely", period_ms=104.8), 0, "x")
-    assert len(exact) == 2 * int(10_000 / 104.8)
-    assert {off - on for on, off in zip(exact[::2], exact[1::2], strict=True)} == {52_400_000}
-    slow = wave(Step("slow", 48.0, "densely", half_s=2.0), 0, "x")
-    lengths = [b - a for a, b in itertools.pairwise(slow)]
-    assert len(slow) % 2 == 0
-    assert slow[-1] < 48e9
-    assert all(1.8e9 <= length <= 2.2e9 for length in lengths)
-    assert len(set(lengths)) == len(lengths)
-    assert wave(Step("context", 5.0, "silent"), 0, "x") == []
-
-
-def test_the_periods_go_from_5_to_200_ms():
-    """The aliasing steps of any length cover them."""
-    assert (min(ALIAS_MS), max(ALIAS_MS)) == (5, 200)
-    assert [step.period_ms for step in plan(2) if step.period_ms] == list(ALIAS_MS)
-
-
-def test_the_load_switches_when_it_is_told():
-    """Nothing is done before an on or after an off; an on is told before its first work, an off once all has ended."""
-    told = [time.time_ns() + (50 + 40 * k) * MS for k in range(6)]
-    worked = []
-
-    def work():
-        worked.append(time.time_ns())
-        time.sleep(0.003)
-
-    switched = pulsed_load.follow(told, work)
-    for k, (asked, done) in enumerate(zip(told, switched, strict=True)):
-        assert asked <= done
-        assert k % 2 == 1 or done <= min(at for at in worked if at >= asked)
-    for off, on in zip(switched[1::2], [*told[2::2], told[-1] + 10**12], strict=True):
-        assert not any(off < at < on for at in worked)
-
-
-def test_the_load_speaks_json_lines():
-    """The pulsed load says that it is ready, answers edges with edges, and ends with its input."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wattflow.engine.pulsed_load"],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert json.loads(process.stdout.readline()) == {"ready": "cpu"}
-    told = [time.time_ns() + k * 20 * MS for k in range(1, 5)]
-    process.stdin.write(json.dumps({"edges": told}) + "\n")
-    process.stdin.flush()
-    answered = json.loads(process.stdout.readline())["edges"]
-    assert all(b >= a for a, b in zip(told, answered, strict=True))
-    process.stdin.close()
-    assert process.wait(timeout=20) == 0
-    process.stdout.close()
 
 
 @pytest.mark.fake_nvml
