@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
+from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
+from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
 from wattflow.store.tables import write_table
 
 START_NS = 1_760_000_000_000_000_000
@@ -99,16 +100,10 @@ def make_sweep(
     sweep.make()
     reasons = [*reasons, *[None] * (len(points) - len(reasons))]
     rows = [
-        {
-            "point_id": identity.point_id(point),
-            "position": i,
-            "reason": reason,
-            "choices": json.dumps(point),
-        }
+        GridPoint(identity.point_id(point), i, reason, json.dumps(point))
         for i, (point, reason) in enumerate(zip(points, reasons, strict=True))
     ]
-    table = pa.Table.from_pylist(rows, schema=GRID).replace_schema_metadata(ABOUT)
-    write_table(sweep.grid_path, table)
+    write_grid(sweep.grid_path, rows)
     return sweep
 
 

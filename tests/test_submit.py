@@ -446,7 +446,7 @@ def test_what_slurm_refused_is_never_tried_and_the_same_submit_sends_it(fake, tm
         send.submit(made)
     again = send.submit(made)
     assert (first.points, again.points, again.tried) == (2, 2, 2)
-    assert len(send.read_grid(made.sweep)) == 4
+    assert len(made.sweep.points()) == 4
 
 
 def test_submit_adds_only_points_never_tried(fake, tmp_path):
@@ -467,7 +467,7 @@ def test_points_that_cannot_run_are_kept_with_their_reason_and_not_sent(fake, tm
     made = plan(tmp_path, good, Point(bad.point_id, bad.choices, "needs 99 GiB of 80"))
     sent = send.submit(made)
     assert (sent.points, sent.infeasible) == (1, 1)
-    assert [row["reason"] for row in send.read_grid(made.sweep)] == [None, "needs 99 GiB of 80"]
+    assert [point.reason for point in made.sweep.points()] == [None, "needs 99 GiB of 80"]
 
 
 def test_only_chosen_points_are_sent(fake, tmp_path):
@@ -860,7 +860,7 @@ def test_ranges_of_tasks_are_read_and_written():
 def test_submitting_loads_neither_torch_nor_pynvml_nor_altair(tmp_path):
     """A login node has no GPU, and a person waits for the prompt."""
     code = (
-        "import sys, wattflow.submit, wattflow.status;"
+        "import sys, wattflow.submit.send, wattflow.submit.status;"
         "print([m for m in ('torch', 'pynvml', 'altair', 'polars', 'hydra', 'submitit') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

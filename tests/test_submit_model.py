@@ -52,7 +52,7 @@ class Journal(RuleBasedStateMachine):
         free = list(self.tasks.values())
         has = {p for task in free for p in [*task.left, *([task.at.point_id] if task.at else [])]}
         for point in POINTS:
-            assert point in has or resume.is_finished(self.sweep.attempts(point)), point
+            assert point in has or self.sweep.is_finished(point), point
         self.folder.cleanup()
 
     # --- what a person does -----------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Journal(RuleBasedStateMachine):
                 point, self.sweep.attempts(point), newest, words, force=False
             )
         ]
-        assert not [p for p in todo if resume.is_finished(self.sweep.attempts(p))], "run again"
+        assert not [p for p in todo if self.sweep.is_finished(p)], "run again"
         if todo:
             self.send([todo[i : i + size] for i in range(0, len(todo), size)], steps)
 
@@ -167,7 +167,7 @@ class Journal(RuleBasedStateMachine):
         elif task.left:
             point = task.left.pop(0)
             busy = {other.at.point_id for other in self.tasks.values() if other.at is not None}
-            if point not in busy and not resume.is_finished(self.sweep.attempts(point)):
+            if point not in busy and not self.sweep.is_finished(point):
                 task.at = self.sweep.claim_attempt(point)
                 self.say(task, "running")
         else:
@@ -216,7 +216,7 @@ class Journal(RuleBasedStateMachine):
         # a requeued task comes back to points that it had given up and that were sent anew: it steps aside there
         free = [task for task in self.tasks.values() if not task.held and not task.requeued]
         has = [p for task in free for p in [*task.left, *([task.at.point_id] if task.at else [])]]
-        left = [point for point in has if not resume.is_finished(self.sweep.attempts(point))]
+        left = [point for point in has if not self.sweep.is_finished(point)]
         assert len(left) == len(set(left))
 
     @invariant()
@@ -240,7 +240,7 @@ class Journal(RuleBasedStateMachine):
         for point in POINTS:
             attempts = self.sweep.attempts(point)
             assert (
-                resume.is_finished(attempts)
+                self.sweep.is_finished(point)
                 or point in queued
                 or point in open_
                 or (point not in newest and not attempts)  # submit's to send

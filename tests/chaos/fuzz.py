@@ -30,7 +30,7 @@ from wattflow.plan import grid
 from wattflow.run import continuation
 from wattflow.store import heartbeat
 from wattflow.store.tables import read_table
-from wattflow.submit import journal, resume, status
+from wattflow.submit import journal, status
 
 KEYS = sorted(identity.DEFAULTS)
 YAML = """# @package _global_
@@ -169,10 +169,10 @@ def case_record(made: Sweep, random_: random.Random) -> None:
     attempt = made.attempts[0]
     data = damage_json(attempt.record_path.read_bytes(), random_)
     with made.damaged(attempt.record_path, data):
-        resume.is_finished(made.sweep.attempts(made.ids[0]))
+        made.sweep.is_finished(made.ids[0])
         rows = status.telling_record(made.sweep.attempts(made.ids[0]))
         assert rows[0] is None or isinstance(rows[0]["status"], str)
-        assert resume.is_finished(made.sweep.attempts(made.ids[1]))
+        assert made.sweep.is_finished(made.ids[1])
         if random_.random() < 0.2:
             check_row(made, collect_attempt.collect_attempt(attempt, choices(seed=1)).point)
 

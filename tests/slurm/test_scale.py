@@ -177,7 +177,7 @@ def test_more_points_than_ones_account_may_submit_finish_by_sharing_tasks(
 
 def finished(sweep: SweepDir) -> int:
     """How many points have a finished attempt."""
-    return sum(resume.is_finished(sweep.attempts(point)) for point in sweep.points_on_disk())
+    return sum(sweep.is_finished(point) for point in sweep.points_on_disk())
 
 
 def test_resume_sends_what_is_unfinished_in_as_many_sbatches_as_arrays_and_one(

@@ -27,8 +27,9 @@ from wattflow.collect.attempt import blank, collect_attempt
 from wattflow.collect.reading import Collected, Row, Who
 from wattflow.errors import DamagedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import GRID, SCHEMA_VERSION, TRACE
+from wattflow.store.schema import SCHEMA_VERSION, TRACE
 from wattflow.store.tables import read_table, write_table, write_tables
 
 Key = tuple[str, int]  # point_id, attempt
@@ -63,7 +64,7 @@ def collect(sweep: SweepDir) -> Summary:
     """Write the sweep's results/ anew and say what was found; DamagedError when grid.parquet cannot be read."""
     began = time.monotonic()
     sweep.make()
-    grid = read_table(sweep.grid_path, GRID).sort_by("position").to_pylist()
+    grid = sweep.points()
     before = _Before.read(sweep)
     point_rows: list[Row] = []
     phase_rows: list[Row] = []
@@ -78,7 +79,7 @@ def collect(sweep: SweepDir) -> Summary:
     phases = _in_order(_with_rows(before.phases, kept, phase_rows, PHASE), grid)
     write_table(sweep.phases_path, phases.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
-    if any(json.loads(point["choices"])["cluster"]["group_readable"] for point in grid[:1]):
+    if any(point.config().cluster.group_readable for point in grid[:1]):
         sweep.open_to_group()
     return _summary(table, len(grid), len(kept), time.monotonic() - began)
 
@@ -113,16 +114,16 @@ class _Before:
         return cls(points, phases, stamps)
 
 
-def _buckets(grid: list[Row]) -> dict[str, list[Row]]:
+def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
     """The grid's points by the first two digits of their ids: a file of traces each, which spares inodes."""
-    out: dict[str, list[Row]] = defaultdict(list)
+    out: dict[str, list[GridPoint]] = defaultdict(list)
     for point in grid:
-        out[point["point_id"][:2]].append(point)
+        out[point.point_id[:2]].append(point)
     return out
 
 
 def _collect_bucket(
-    sweep: SweepDir, bucket: str, points: list[Row], before: _Before
+    sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before
 ) -> tuple[list[Collected], list[Key]]:
     """What is new in one bucket, its traces written, and the attempts whose earlier rows still hold."""
     path = sweep.traces / f"{bucket}.parquet"
@@ -130,8 +131,8 @@ def _collect_bucket(
     new: list[Collected] = []
     same: list[Key] = []
     for point in points:
-        attempts = sweep.attempts(point["point_id"])
-        choices: dict[str, Any] = json.loads(point["choices"])
+        attempts = sweep.attempts(point.point_id)
+        choices = point.choices()
         if not attempts:
             new.append(Collected(untried(point, choices), [], {}))
         for attempt in attempts:
@@ -155,11 +156,11 @@ def _unchanged(attempt: AttemptDir, stamp_ns: int | None) -> bool:
         return False
 
 
-def untried(point: Row, choices: dict[str, Any]) -> Row:
+def untried(point: GridPoint, choices: dict[str, Any]) -> Row:
     """The row of a point without an attempt: infeasible, or waiting."""
-    if point["reason"] is not None:
-        return blank(point["point_id"], choices, "infeasible", "infeasible", point["reason"])
-    return blank(point["point_id"], choices, "waiting", "waiting", None)
+    if point.reason is not None:
+        return blank(point.point_id, choices, "infeasible", "infeasible", point.reason)
+    return blank(point.point_id, choices, "waiting", "waiting", None)
 
 
 def _traced(path: Path) -> set[Key]:
@@ -218,9 +219,9 @@ def _with_rows(table: pa.Table, kept: list[Key], new: list[Row], schema: pa.Sche
     return pa.concat_tables([earlier, pa.Table.from_pylist(new, schema=schema)])
 
 
-def _in_order(table: pa.Table, grid: list[Row]) -> pa.Table:
+def _in_order(table: pa.Table, grid: list[GridPoint]) -> pa.Table:
     """The rows in the grid's order, then by attempt; rows of one attempt keep theirs."""
-    position = {point["point_id"]: i for i, point in enumerate(grid)}
+    position = {point.point_id: i for i, point in enumerate(grid)}
     at = [position[point_id] for point_id in table["point_id"].to_pylist()]
     order = pa.table({"at": pa.array(at, pa.int64()), "attempt": table["attempt"]})
     order = order.append_column("row", pa.array(range(len(at)), pa.int64()))

@@ -261,20 +261,24 @@ def cluster_of(choices: dict[str, Any]) -> Cluster:
 
 
 def from_dict(choices: dict[str, Any]) -> Config:
-    """The typed form of resolved choices; an unknown key raises TypeError."""
-    model = dict(choices["model"])
-    if model.get("rope_scaling") is not None:
-        model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
-    sweep = dict(choices["sweep"])
-    sweep["exclude"] = [Exclude(**rule) for rule in sweep["exclude"]]
-    parts = {
-        "model": Model(**model),
-        "dataset": Dataset(**choices["dataset"]),
-        "engine": Engine(**choices["engine"]),
-        "power": Power(**choices["power"]),
-        # absent from choices of before it was a key
-        "control": Control(**choices.get("control", {})),
-        "cluster": cluster_of(choices),
-        "sweep": Sweep(**sweep),
-    }
+    """The typed form of resolved choices; absent keys have their defaults, an unknown key raises TypeError.
+
+    Keys that were added later are absent from the choices of older sweeps.
+    """
+    parts: dict[str, Any] = {name: made(**choices.get(name, {})) for name, made in _PARTS.items()}
+    if parts["model"].rope_scaling is not None:
+        parts["model"].rope_scaling = RopeScaling(**parts["model"].rope_scaling)
+    parts["cluster"].cost = Cost(**choices.get("cluster", {}).get("cost", {}))
+    parts["sweep"].exclude = [Exclude(**rule) for rule in parts["sweep"].exclude]
     return Config(**{**choices, **parts})
+
+
+_PARTS: dict[str, Any] = {
+    "model": Model,
+    "dataset": Dataset,
+    "engine": Engine,
+    "power": Power,
+    "control": Control,
+    "cluster": Cluster,
+    "sweep": Sweep,
+}

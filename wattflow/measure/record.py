@@ -28,9 +28,10 @@ from wattflow.run.provenance import commit, versions
 from wattflow.spans import reports_to
 from wattflow.store.columns import PHASE, POINT, REASONS
 from wattflow.store.files import read_json, write_json
+from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
-from wattflow.store.schema import GRID, SCHEMA_VERSION, SPAN, NodeInfo, Part, Record, Status
+from wattflow.store.schema import SCHEMA_VERSION, SPAN, NodeInfo, Part, Record, Status
 from wattflow.store.tables import read_table, write_table
 
 JOIN_S = 120.0  # how long a node waits for task 0's record
@@ -69,9 +70,7 @@ def _make(sweep: SweepDir, request: Request, place: Place) -> AttemptDir:
     write_json(sweep.measured_path, {"point_id": mine, "command": request.command})
     sweep.make()
     choices = json.dumps(_choices(request, place))
-    row = {"point_id": mine, "position": 0, "reason": None, "choices": choices}
-    table = pa.Table.from_pylist([row], schema=GRID).replace_schema_metadata(_ABOUT)
-    write_table(sweep.grid_path, table)
+    write_grid(sweep.grid_path, [GridPoint(mine, 0, None, choices)])
     return sweep.claim_attempt(mine)
 
 

@@ -24,8 +24,6 @@ import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError
 from wattflow.store.layout import SweepDir
-from wattflow.store.schema import GRID
-from wattflow.store.tables import read_table
 
 Choices = dict[str, Any]
 
@@ -171,11 +169,10 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
         ]
         if not wanted:
             return []
-        grid = read_table(sweep.grid_path, GRID)
-        told = dict(zip(grid["point_id"].to_pylist(), grid["choices"].to_pylist(), strict=True))
+        points = {point.point_id: point for point in sweep.points()}
         return [
             Seen(
-                json.loads(told[row["point_id"]]),
+                points[row["point_id"]].choices(),
                 float(row["attempt_s"]),
                 row["job_energy_j"],
                 bool(row["simulated"]),

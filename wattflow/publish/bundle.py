@@ -33,8 +33,9 @@ from wattflow.report import methods
 from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
 from wattflow.store.files import read_json
+from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import GRID, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
+from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
 from wattflow.store.tables import read_table, write_table
 
 Row = dict[str, Any]
@@ -117,8 +118,8 @@ class _Packing:
             raise RefusedError(
                 f"{sweep.path}: no results yet. Run `wattflow collect {sweep.path}` first."
             ) from None
-        self._grid = read_table(sweep.grid_path, GRID).to_pylist()
-        self._choices = {point["point_id"]: json.loads(point["choices"]) for point in self._grid}
+        self._grid = sweep.points()
+        self._choices = {point.point_id: point.choices() for point in self._grid}
         strange = set(self._points["point_id"].to_pylist()) - set(self._choices)
         if strange:
             raise RefusedError(
@@ -175,8 +176,7 @@ class _Packing:
         """Write all members but the hashes below an empty folder."""
         target = SweepDir(folder / SWEEP)
         target.results.mkdir(parents=True)
-        rows = [{**point, **self._told_point(point, told)} for point in self._grid]
-        _write(target.grid_path, pa.Table.from_pylist(rows, schema=GRID))
+        write_grid(target.grid_path, [self._told_point(point, told) for point in self._grid])
         self._write_words(target, told)
         records = []
         traced: set[tuple[str, int]] = set()
@@ -201,12 +201,13 @@ class _Packing:
         _write(target.phases_path, told.phases(self._phases))
         self._write_papers(folder, points, records)
 
-    def _told_point(self, point: Row, told: Pseudonyms) -> Row:
-        return {
-            "point_id": told.point(point["point_id"]),
-            "reason": point["reason"] and told.text(point["reason"]),
-            "choices": json.dumps(told.choices(self._choices[point["point_id"]])),
-        }
+    def _told_point(self, point: GridPoint, told: Pseudonyms) -> GridPoint:
+        return GridPoint(
+            told.point(point.point_id),
+            point.position,
+            point.reason and told.text(point.reason),
+            json.dumps(told.choices(self._choices[point.point_id])),
+        )
 
     def _write_words(self, target: SweepDir, told: Pseudonyms) -> None:
         """The words of each submit, or the place of a measured command's."""

@@ -10,7 +10,6 @@ unpickled or run, names are checked before a path is made of them, sizes before 
 
 import csv
 import io
-import json
 import re
 import resource
 import tempfile
@@ -46,8 +45,9 @@ from wattflow.publish.verdict import Checked, Difference, Key, Verdict, compare,
 from wattflow.report import methods
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.files import read_json
+from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import GRID, TRACE, Record
+from wattflow.store.schema import TRACE, Record
 from wattflow.store.tables import read_table
 
 MOST_ROWS = 10_000_000  # of a table in a bundle: two days of samples each 20 ms
@@ -163,7 +163,7 @@ class _Checking:
         self._sweep, self._bundled = sweep, bundled
         self._measured = sweep.measured_path.is_file()
         try:
-            self._grid = read_table(sweep.grid_path, GRID).sort_by("position").to_pylist()
+            self._grid = sweep.points()
             points = read_table(sweep.points_path, POINT)
             phases = read_table(sweep.phases_path, PHASE)
             told_columns = set(pq.read_schema(sweep.points_path).names)
@@ -210,7 +210,7 @@ class _Checking:
         for point in self._grid:
             self._check_point(point, copies)
         self._check_counts()
-        grid = {point["point_id"] for point in self._grid}
+        grid = {point.point_id for point in self._grid}
         for key in self._points:
             if key[0] not in grid:
                 out.problems.append(f"{named(key)}: in the results and not in the grid.")
@@ -264,11 +264,11 @@ class _Checking:
 
     # --- one point ---
 
-    def _check_point(self, point: Row, copies: "_Copies") -> None:
-        point_id = point["point_id"]
+    def _check_point(self, point: GridPoint, copies: "_Copies") -> None:
+        point_id = point.point_id
         problem: str | None = None
         try:
-            choices: dict[str, Any] = json.loads(point["choices"])
+            choices = point.choices()
             problem = self._wrong_id(point_id, choices)
             attempts = self._sweep.attempts(point_id)
             blank = untried(point, choices)
@@ -441,7 +441,7 @@ class _Checking:
                 compare(
                     self._checked[key], Difference("points", "counts", published, i in counting)
                 )
-        grid = {point["point_id"] for point in self._grid}
+        grid = {point.point_id for point in self._grid}
         for key, row in self._points.items():
             if key in self._rows or key[0] not in grid:
                 continue

@@ -30,7 +30,7 @@ from wattflow.engine.protocol import Engine, Generated, total_work
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import PowerError, WattflowError
 from wattflow.power.sidecar_client import Sidecar
-from wattflow.run.place import Claim, Place, Progress, read_choices
+from wattflow.run.place import Claim, Place, Progress
 from wattflow.run.provenance import commit, versions
 from wattflow.run.signals import InterruptedRunError, Signals
 from wattflow.run.spans import SpanLog, close_node
@@ -125,8 +125,8 @@ class Attempt:
     def __init__(self, task: Task, point_id: str, claimed: Claim) -> None:
         """What the task says of this point, the same on all ranks."""
         self.task, self.point_id, self.claimed = task, point_id, claimed
-        self.choices = read_choices(task.sweep, point_id)
-        self.config: Config = choices.from_dict(self.choices)
+        point = task.sweep.point(point_id)
+        self.choices, self.config = point.choices(), point.config()
         self.ranks, self.place = task.ranks, task.place
         self.first_batch = 0
         self.stops = False  # whether a rank was told to end, as all ranks know from the newest edge

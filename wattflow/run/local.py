@@ -14,15 +14,14 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from wattflow.config import choices
 from wattflow.config.choices import Config
 from wattflow.errors import WattflowError
 from wattflow.process import die_with_parent, node_name
 from wattflow.run.attempt import close_failed
 from wattflow.run.device_locks import device_locks, visible_devices
-from wattflow.run.place import Place, read_choices
+from wattflow.run.place import Place
 from wattflow.run.signals import Signals
-from wattflow.run.task import is_finished, run_points
+from wattflow.run.task import run_points
 from wattflow.store.files import write_json
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SCHEMA_VERSION
@@ -45,10 +44,10 @@ def run_serially(
     failed = []
     for point_id in point_ids:
         after = (again or {}).get(point_id, 0)
-        if not is_finished(sweep, point_id, after):
+        if not sweep.is_finished(point_id, after):
             ends = point_id == point_ids[0], point_id == point_ids[-1]
             _run_locally(sweep, point_id, after, ends, report or _print_point_progress)
-            if not is_finished(sweep, point_id, after):
+            if not sweep.is_finished(point_id, after):
                 failed.append(point_id)
     return failed
 
@@ -61,7 +60,7 @@ def _run_locally(
     sweep: SweepDir, point_id: str, after: int, ends: tuple[bool, bool], report: PointProgress
 ) -> None:
     """One attempt at a point by local processes; it lies closed on disk afterwards, finished or not."""
-    chosen = choices.from_dict(read_choices(sweep, point_id))
+    chosen = sweep.point(point_id).config()
     before = {attempt.number for attempt in sweep.attempts(point_id)}
     base = chosen.cluster.spool_dir or tempfile.gettempdir()
     wait = partial(report, point_id, "waiting for another sweep on this machine", 0, 0)
@@ -84,7 +83,7 @@ def _run_locally(
             codes = _end(ranks)
             attempts = [a for a in sweep.attempts(point_id) if a.number not in before]
             attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
-            if not is_finished(sweep, point_id, after):
+            if not sweep.is_finished(point_id, after):
                 _close_unfinished(attempt, Path(spool), codes)
 
 

@@ -1,14 +1,9 @@
 """Where a process stands among the ranks of a task."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from wattflow.run.continuation import Left
-from wattflow.store.layout import SweepDir
 from wattflow.store.schema import JobInfo
 
 Progress = Callable[[str, int, int], None]  # phase, batches done, batches in all
@@ -35,11 +30,3 @@ class Claim:
     left: Left
     first_of_task: bool
     last_of_task: bool
-
-
-def read_choices(sweep: SweepDir, point_id: str) -> dict[str, Any]:
-    """The resolved choices of one point, from grid.parquet."""
-    table = pq.read_table(sweep.grid_path, columns=["point_id", "choices"])
-    row = table["point_id"].to_pylist().index(point_id)
-    choices: dict[str, Any] = json.loads(table["choices"][row].as_py())
-    return choices

@@ -10,15 +10,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wattflow.config import choices
 from wattflow.config.choices import Config
 from wattflow.engine.ranks import Ranks, join
-from wattflow.errors import DamagedError, EngineError, PowerError, SlurmError
+from wattflow.errors import EngineError, PowerError, SlurmError
 from wattflow.process import node_name
 from wattflow.run import continuation
 from wattflow.run.attempt import LET_RANK_0_CLOSE_S, Attempt, Task, hang_limit_s
 from wattflow.run.continuation import Left
-from wattflow.run.place import Claim, Place, Progress, read_choices
+from wattflow.run.place import Claim, Place, Progress
 from wattflow.run.signals import InterruptedRunError, Signals
 from wattflow.run.watchdog import Watchdog
 from wattflow.slurm import client
@@ -63,7 +62,7 @@ def _measure(task: Task, point_id: str, after: int, ends: tuple[bool, bool]) -> 
 
 def _left(sweep: SweepDir, point_id: str, after: int) -> Left:
     """What earlier attempts above `after` left to go on from; nothing where a point starts anew."""
-    on_interrupt = read_choices(sweep, point_id)["sweep"].get("on_interrupt", "restart")
+    on_interrupt = sweep.point(point_id).config().sweep.on_interrupt
     return (
         continuation.find(sweep, point_id, after) if on_interrupt == "continue" else Left([], None)
     )
@@ -80,16 +79,6 @@ def _join(chosen: Config, place: Place) -> Ranks:
         chosen.engine.init_timeout_s,
         max(chosen.engine.init_timeout_s, hang_limit_s(chosen) + _WATCHDOG_FIRST_S),
     )
-
-
-def is_finished(sweep: SweepDir, point_id: str, after: int = 0) -> bool:
-    """Whether a finished attempt with a number above `after` lies on disk; a damaged record is none that did."""
-    for attempt in sweep.attempts(point_id):
-        with contextlib.suppress(DamagedError):
-            record = attempt.read_record() if attempt.number > after else None
-            if record is not None and record["status"] == "finished":
-                return True
-    return False
 
 
 def run_points(  # noqa: PLR0917 - what a task is told
@@ -110,7 +99,7 @@ def run_points(  # noqa: PLR0917 - what a task is told
     With one rank a failure costs one point. With several, the ranks no longer agree on where they are, so the task
     ends; `resume` runs what is left.
     """
-    ranks = _join(choices.from_dict(read_choices(sweep, point_ids[0])), place)
+    ranks = _join(sweep.point(point_ids[0]).config(), place)
     signals.together = ranks.world > 1
     task = Task(sweep, ranks, place, progress, signals)
     failed = []
@@ -120,7 +109,7 @@ def run_points(  # noqa: PLR0917 - what a task is told
             after = again.get(point_id, 0)
             if ranks.any(signals.asked):
                 signals.stop()
-            if ranks.broadcast(is_finished(sweep, point_id, after) if ranks.rank == 0 else None):
+            if ranks.broadcast(sweep.is_finished(point_id, after) if ranks.rank == 0 else None):
                 continue
             try:
                 at_ends = first, ends[1] and point_id == point_ids[-1]
@@ -149,7 +138,7 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
     signals.heed()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
     env = submitit.JobEnvironment()
     sweep = SweepDir(Path(sweep_path))
-    chosen = choices.from_dict(read_choices(sweep, point_ids[0]))
+    chosen = sweep.point(point_ids[0]).config()
     os.environ.setdefault("OMP_NUM_THREADS", str(chosen.engine.threads_per_rank))
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     job: JobInfo = {
@@ -203,7 +192,7 @@ def _done(
     """Which points are finished, and how many batches each has closed in pieces."""
     return [
         (
-            is_finished(sweep, point_id, again.get(point_id, 0)),
+            sweep.is_finished(point_id, again.get(point_id, 0)),
             continuation.batches_kept(sweep, point_id),
         )
         for point_id in point_ids

@@ -21,6 +21,7 @@ from typing import Any, cast, get_args
 
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.files import check_name, read_json, write_json
+from wattflow.store.grid import GridPoint, read_grid, read_point
 from wattflow.store.schema import SCHEMA_VERSION, JournalLine, Record, Status
 
 _POINT_ID = re.compile(r"[0-9a-f]{12}")
@@ -92,6 +93,14 @@ class AttemptDir:
         if "measure" in record:
             self._join_parts(record)
         return cast(Record, record)
+
+    def is_finished(self) -> bool:
+        """Whether the record says so; a corrupt record counts as unfinished."""
+        try:
+            record = self.read_record()
+        except DamagedError:
+            return False
+        return record is not None and record["status"] == "finished"
 
     def _join_parts(self, record: dict[str, Any]) -> None:
         """Put what the nodes of a measured command have written by now into its record."""
@@ -232,6 +241,14 @@ class SweepDir:
             raise RefusedError(f"point {point_id!r}: a point_id is 12 hex digits.")
         return self.path / "points" / point_id
 
+    def points(self) -> list[GridPoint]:
+        """Read the sweep's points, in the order in which they are run; DamagedError where grid.parquet is none."""
+        return read_grid(self.grid_path)
+
+    def point(self, point_id: str) -> GridPoint:
+        """Read one point; RefusedError where the sweep has no such point."""
+        return read_point(self.grid_path, point_id)
+
     def points_on_disk(self) -> set[str]:
         """The points that have a folder: one listing instead of thousands of failing ones."""
         try:
@@ -249,6 +266,11 @@ class SweepDir:
             return []
         numbers = sorted(int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name)))
         return [AttemptDir(folder / f"attempt-{n}", point_id, n) for n in numbers]
+
+    def is_finished(self, point_id: str, after: int = 0) -> bool:
+        """Whether a finished attempt at a point lies on disk, with a number above `after`."""
+        newest_first = reversed(self.attempts(point_id))
+        return any(attempt.is_finished() for attempt in newest_first if attempt.number > after)
 
     def claim_attempt(self, point_id: str) -> AttemptDir:
         """A new attempt that is the caller's alone: mkdir succeeds for exactly one of those who try."""

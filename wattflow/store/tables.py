@@ -6,14 +6,14 @@ cleanly ended to a reader, so whoever needs to know that a table is complete loo
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wattflow.errors import DamagedError
+from wattflow.errors import DamagedError, WattflowError
 from wattflow.store.schema import SCHEMA_VERSION
 
 _MANY_ROWS = 20_000
@@ -100,33 +100,49 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
     return {"use_dictionary": names, "column_encoding": stamps}
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A closed table of ours; DamagedError when it is cut, foreign, of another version, or lacks a column.
+@contextlib.contextmanager
+def open_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+    """Open a closed table of ours; DamagedError when it is cut, foreign, of another version, or lacks a column.
 
-    Columns that a later version added are kept; nullable ones that the file lacks are filled with nulls.
+    So is what cannot be read of it meanwhile.
     """
     try:
         # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            # most of an attempt's files are too small to share out
-            table = file.read(use_threads=file.metadata.num_rows > _MANY_ROWS)
+            _check_columns(path, file.schema_arrow, schema)
+            yield file
+    except (FileNotFoundError, WattflowError):
+        raise
     except (
         pa.ArrowException,
         OSError,
         ValueError,
     ) as error:  # ValueError: a column's name is no text
-        if isinstance(error, FileNotFoundError):
-            raise
         raise DamagedError(f"{path}: not a Parquet file ({error}).") from error
-    version = (table.schema.metadata or {}).get(b"schema_version")
+
+
+def _check_columns(path: Path, found: pa.Schema, schema: pa.Schema) -> None:
+    """Raise DamagedError for a table of another version, or one whose columns are not those of a schema."""
+    version = (found.metadata or {}).get(b"schema_version")
     if version != str(SCHEMA_VERSION).encode():
         raise DamagedError(f"{path}: schema version {version!r}, not {SCHEMA_VERSION}.")
     for column in schema:
-        if column.name in table.schema.names:
-            if table.schema.field(column.name).type != column.type:
-                raise DamagedError(f"{path}: column {column.name} is not {column.type}.")
-        elif column.nullable:
+        if column.name not in found.names:
+            if not column.nullable:
+                raise DamagedError(f"{path}: no column {column.name}.")
+        elif found.field(column.name).type != column.type:
+            raise DamagedError(f"{path}: column {column.name} is not {column.type}.")
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a closed table of ours; DamagedError as of `open_table`.
+
+    Columns that a later version added are kept; nullable ones that the file lacks are filled with nulls.
+    """
+    with open_table(path, schema) as file:
+        # most of an attempt's files are too small to share out
+        table = file.read(use_threads=file.metadata.num_rows > _MANY_ROWS)
+    for column in schema:
+        if column.name not in table.schema.names:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
-        else:
-            raise DamagedError(f"{path}: no column {column.name}.")
     return table

@@ -1,7 +1,6 @@
 """Send unfinished points once more; cancel what waits or runs."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 
 from wattflow import process
@@ -11,7 +10,7 @@ from wattflow.slurm.shapes import fitting, shapes
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.submit import journal, lock
 from wattflow.submit.journal import Submission
-from wattflow.submit.send import SubmitResult, Todo, check_commands, live_words, read_grid, start
+from wattflow.submit.send import SubmitResult, Todo, check_commands, live_words, start
 
 # --- resume and cancel ----------------------------------------------------------------------------
 
@@ -49,25 +48,25 @@ def _unfinished(
 ) -> tuple[SubmitResult, Todo, dict[str, int]]:
     """What a resume has to send, and the newest attempt of those points that are sent though they finished."""
     newest = journal.newest_task(sents)
-    rows = [row for row in read_grid(sweep) if only is None or row["point_id"] in only]
-    _refuse_unknown(sweep, only, {row["point_id"] for row in rows})
+    points = [point for point in sweep.points() if only is None or point.point_id in only]
+    _refuse_unknown(sweep, only, {point.point_id for point in points})
     todo: Todo = []
     again: dict[str, int] = {}
-    for row in rows:
-        point_id = row["point_id"]
-        if row["reason"] is not None:
+    for point in points:
+        point_id = point.point_id
+        if point.reason is not None:
             continue
         attempts = sweep.attempts(point_id)
         if _needs_another_try(point_id, attempts, newest, words, force):
-            todo.append((point_id, json.loads(row["choices"])))
+            todo.append((point_id, point.choices()))
             if force and attempts:
                 again[point_id] = attempts[-1].number
     submission = SubmitResult(
         sweep,
         fitting(shapes(todo)),
         points=len(todo),
-        tried=sum(row["reason"] is None for row in rows) - len(todo),
-        infeasible=sum(row["reason"] is not None for row in rows),
+        tried=sum(point.reason is None for point in points) - len(todo),
+        infeasible=sum(point.reason is not None for point in points),
     )
     check_commands(submission.shapes)
     return submission, todo, again
@@ -110,7 +109,7 @@ def _needs_another_try(
     force: bool,
 ) -> bool:
     """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
-    if not force and is_finished(attempts):
+    if not force and any(attempt.is_finished() for attempt in reversed(attempts)):
         return False
     if point_id not in newest:
         # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
@@ -125,16 +124,6 @@ def _has_failed(attempts: Sequence[AttemptDir], sent: Submission, task: int) -> 
         record = attempts[-1].read_record() if attempts else None
         if record is not None and sent.made(record, task):
             return record["status"] in ("failed", "interrupted")
-    return False
-
-
-def is_finished(attempts: Sequence[AttemptDir]) -> bool:
-    """Whether one of the attempts finished; a damaged record is none that did."""
-    for attempt in reversed(attempts):
-        with contextlib.suppress(DamagedError):
-            record = attempt.read_record()
-            if record is not None and record["status"] == "finished":
-                return True
     return False
 
 

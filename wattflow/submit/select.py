@@ -8,8 +8,6 @@ from wattflow.config import choices, identity
 from wattflow.config import choices as config_choices
 from wattflow.errors import RefusedError
 from wattflow.store.layout import SweepDir
-from wattflow.store.schema import GRID
-from wattflow.store.tables import read_table
 
 
 def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) -> set[str] | None:
@@ -19,20 +17,18 @@ def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) 
     """
     if not words and only is None:
         return None
-    grid = read_table(sweep.grid_path, GRID)
-    ids = grid["point_id"].to_pylist()
-    unknown = sorted(set(only or ()) - set(ids))
+    points = sweep.points()
+    unknown = sorted(set(only or ()) - {point.point_id for point in points})
     if unknown:
         raise RefusedError(
             f"{', '.join(unknown)}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
         )
     wanted = dict(_filter(word) for word in words)
-    told = zip(ids, grid["choices"].to_pylist(), strict=True)
     return {
-        point_id
-        for point_id, choices in told
-        if (only is None or point_id in only)
-        and (not wanted or _holds(config_choices.flat(json.loads(choices)), wanted))
+        point.point_id
+        for point in points
+        if (only is None or point.point_id in only)
+        and (not wanted or _holds(config_choices.flat(point.choices()), wanted))
     }
 
 

@@ -21,8 +21,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
-
 from wattflow import __version__, process
 from wattflow.config.choices import Cluster
 from wattflow.errors import RefusedError, SlurmError
@@ -30,9 +28,8 @@ from wattflow.plan import estimate
 from wattflow.slurm import client, sbatch
 from wattflow.slurm.shapes import Shape, fitting, shapes
 from wattflow.store.files import write_atomic
+from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import SweepDir
-from wattflow.store.schema import GRID, SCHEMA_VERSION
-from wattflow.store.tables import read_table, write_table
 from wattflow.submit import journal, lock, shared_disk
 from wattflow.submit.journal import Submission
 from wattflow.submit.lock import LostLockError, SubmitLock
@@ -128,28 +125,19 @@ def batch_scripts(plan: "Plan") -> list[str]:
 # --- what is asked, on disk -----------------------------------------------------------------------
 
 
-def read_grid(sweep: SweepDir) -> list[dict[str, Any]]:
-    """The sweep's points, in the order in which they are run: point_id, position, reason, choices (JSON)."""
-    rows: list[dict[str, Any]] = read_table(sweep.grid_path, GRID).to_pylist()
-    return rows
-
-
 def _write_grid(plan: "Plan", tried: Collection[str]) -> None:
     """grid.parquet: what was there, with the plan's points added; a point that was tried keeps its row."""
-    old = read_grid(plan.sweep) if plan.sweep.grid_path.is_file() else []
-    rows = {row["point_id"]: row for row in old}
+    old = plan.sweep.points() if plan.sweep.grid_path.is_file() else []
+    points = {point.point_id: point for point in old}
     written: dict[int, str] = {}  # choices share their parts, and so their text
     for point in plan.points:
-        if point.point_id in tried and point.point_id in rows:
+        known = points.get(point.point_id)
+        if known is not None and point.point_id in tried:
             continue
-        rows[point.point_id] = {
-            "point_id": point.point_id,
-            "position": rows.get(point.point_id, {}).get("position", len(rows)),
-            "reason": point.reason,
-            "choices": _json(point.choices, written),
-        }
-    told = GRID.with_metadata({"schema_version": str(SCHEMA_VERSION)})
-    write_table(plan.sweep.grid_path, pa.Table.from_pylist(list(rows.values()), schema=told))
+        position = len(points) if known is None else known.position
+        text = _json(point.choices, written)
+        points[point.point_id] = GridPoint(point.point_id, position, point.reason, text)
+    write_grid(plan.sweep.grid_path, list(points.values()))
 
 
 def _json(choices: dict[str, Any], written: dict[int, str]) -> str:
@@ -445,8 +433,7 @@ def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
         if not waiting:
             return
         of = waiting[0].tasks[0][0]
-        (choices,) = [row["choices"] for row in read_grid(sweep) if row["point_id"] == of]
-        (shape,) = shapes([(of, json.loads(choices))])
+        (shape,) = shapes([(of, sweep.point(of).choices())])
         sent = _send_collect(sweep, shape, held, [str(sent.job_id) for sent in waiting], earlier)
         _release(sweep, [sent])
 

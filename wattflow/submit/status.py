@@ -8,7 +8,6 @@ answer from Slurm makes a point unknown, never finished.
 """
 
 import contextlib
-import json
 import pwd
 import shlex
 from collections import Counter
@@ -28,8 +27,7 @@ from wattflow.slurm import client
 from wattflow.store import heartbeat
 from wattflow.store.files import read_json
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import GRID, Record
-from wattflow.store.tables import read_table
+from wattflow.store.schema import Record
 from wattflow.submit import journal
 from wattflow.submit.journal import Submission
 
@@ -92,9 +90,10 @@ class _Traces:
 
 def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
     """One row a point (of `only`), in the order in which points are run. Slurm is asked at most once in 30 s."""
-    grid = read_table(sweep.grid_path, GRID)
-    told = zip(grid["point_id"].to_pylist(), grid["reason"].to_pylist(), strict=True)
-    reasons = {point_id: why for point_id, why in told if only is None or point_id in only}
+    points = sweep.points()
+    reasons = {
+        point.point_id: point.reason for point in points if only is None or point.point_id in only
+    }
     newest = journal.newest_task(journal.read(sweep))
     on_disk = sweep.points_on_disk()
     collected = _collected(sweep)
@@ -112,7 +111,7 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
         for traces in left
         if traces.at is not None and not traces.is_done and reasons[traces.point_id] is None
     }
-    accounting = bool(reasons) and _keeps_accounting(grid["choices"][0].as_py())
+    accounting = bool(reasons) and points[0].config().cluster.accounting
     words = _words(sweep, wanted, accounting)
     rows = {row.point_id: row for row in done}
     rows |= {
@@ -163,10 +162,6 @@ def _look(
     attempts = sweep.attempts(point_id) if exists else []
     record, damage = telling_record(attempts)
     return _Traces(point_id, attempts, record, damage, at)
-
-
-def _keeps_accounting(choices: str) -> bool:
-    return bool(json.loads(choices)["cluster"]["accounting"])
 
 
 def telling_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str | None]:
@@ -449,9 +444,7 @@ def left(sweep: SweepDir, rows: Iterable[Row]) -> estimate.Sum:
     to_do = [row for row in rows if row.state not in ("done", "infeasible")]
     if not to_do:
         return estimate.Past([]).sum([])
-    grid = read_table(sweep.grid_path, GRID)
-    told = zip(grid["point_id"].to_pylist(), grid["choices"].to_pylist(), strict=True)
-    choices = {point_id: json.loads(text) for point_id, text in told}
+    choices = {point.point_id: point.choices() for point in sweep.points()}
     past = estimate.Past(
         estimate.Seen(choices[row.point_id], row.seconds, row.energy_j, row.simulated)
         for row in rows

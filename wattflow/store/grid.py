@@ -1,0 +1,101 @@
+"""grid.parquet: one row a point of a sweep, in the order in which points are run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wattflow.config.choices import Config, from_dict
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.store.schema import GRID, SCHEMA_VERSION
+from wattflow.store.tables import open_table, read_table, write_tables
+
+_ROWS_A_GROUP = 1000  # of the file, so that one point is read without all others
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One row. Its choices are text until they are asked for: most readers want those of few points."""
+
+    point_id: str
+    position: int
+    reason: str | None  # why the point cannot run; null for a point that can
+    text: str  # the resolved choices, as JSON
+
+    def choices(self) -> dict[str, Any]:
+        """Decode the resolved choices as they are written; DamagedError where they are no JSON object."""
+        try:
+            choices = json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+        if not isinstance(choices, dict):
+            raise self._damaged(TypeError(f"{type(choices).__name__}, not an object"))
+        return choices
+
+    def config(self) -> Config:
+        """Decode the resolved choices; DamagedError where they are none of this version's.
+
+        A measured command has `power` and the cluster's name, and defaults for all else.
+        """
+        choices = self.choices()
+        choices.pop("measure", None)
+        try:
+            return from_dict(choices)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def command(self) -> list[str] | None:
+        """Decode the command that `measure` ran; null for a point that was planned."""
+        measured = self.choices().get("measure")
+        return None if measured is None else list(measured["command"])
+
+    def _damaged(self, error: Exception) -> DamagedError:
+        return DamagedError(f"grid.parquet, point {self.point_id}: its choices are none ({error}).")
+
+
+def read_grid(path: Path) -> list[GridPoint]:
+    """Read all points, in the order in which they are run; DamagedError where the file is none of ours."""
+    return _points(path, read_table(path, GRID))
+
+
+def read_point(path: Path, point_id: str) -> GridPoint:
+    """Read one point and little else of the file; RefusedError where the sweep has no such point."""
+    with open_table(path, GRID) as file:
+        ids = file.read(columns=["point_id"], use_threads=False)["point_id"]
+        row = pc.index(ids, point_id).as_py()
+        if row < 0:
+            raise RefusedError(
+                f"{point_id}: no such point in {path.parent}. `wattflow status {path.parent}` lists them."
+            )
+        group = 0
+        while row >= (rows := file.metadata.row_group(group).num_rows):
+            row, group = row - rows, group + 1
+        table = file.read_row_group(group, columns=GRID.names, use_threads=False)
+        return _points(path, table.slice(row, 1))[0]
+
+
+def _points(path: Path, table: pa.Table) -> list[GridPoint]:
+    try:
+        rows = zip(*(table[name].to_pylist() for name in GRID.names), strict=True)
+        return sorted((GridPoint(*row) for row in rows), key=lambda point: point.position)
+    except (TypeError, ValueError) as error:  # a null position, bytes that are no text
+        raise DamagedError(f"{path}: not the points of a sweep ({error}).") from error
+
+
+def write_grid(path: Path, points: Sequence[GridPoint]) -> None:
+    """Replace the file."""
+    columns = [
+        [point.point_id for point in points],
+        [point.position for point in points],
+        [point.reason for point in points],
+        [point.text for point in points],
+    ]
+    schema = GRID.with_metadata({"schema_version": str(SCHEMA_VERSION)})
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    starts = range(0, max(1, len(points)), _ROWS_A_GROUP)
+    write_tables(path, schema, (table.slice(start, _ROWS_A_GROUP) for start in starts))
