@@ -231,6 +231,11 @@ def traces(folder):
     return columns(sorted(rows, key=lambda row: row["owner"]))
 
 
+def number(cell):
+    """A cell of points.csv; one with a decimal point as a number."""
+    return float(cell) if cell and re.fullmatch(r"-?\d+\.\d+(e[+-]?\d+)?", cell) else cell
+
+
 def members(path):
     """What stands in a bundle: its members, its figures, its grid, and each record by its hash."""
     with zipfile.ZipFile(path) as bundle:
@@ -247,6 +252,7 @@ def members(path):
     del about["bundled_by"], about["results_by"]
     for row in rows:
         row["error"] = row.get("error") if row["reasons"] != "damaged" else ""
+    rows = [{name: number(cell) for name, cell in row.items()} for row in rows]
     return {"members": names, "points": columns(rows), "about": about, "records": records}
 
 
@@ -397,9 +403,19 @@ def expected(name):
     return json.loads((GOLDEN / "expected" / f"{name}.json").read_text())
 
 
+def expanded(table):
+    """The columns of what `columns` made, each with a value a row."""
+    alike = {name: [value] * table["rows"] for name, value in table["alike"].items()}
+    return {**alike, **table["columns"]}
+
+
 def differences(old, new, where=""):
     """Where two values differ: floats by more than 1e-12 of the larger, all else at all."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    if all(
+        isinstance(one, dict) and one.keys() == {"rows", "alike", "columns"} for one in (old, new)
+    ):
+        yield from differences(expanded(old), expanded(new), where)
+    elif isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from differences(old.get(key), new.get(key), f"{where}/{key}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
