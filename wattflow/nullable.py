@@ -5,9 +5,9 @@ from typing import Any
 
 
 def agreed(values: Iterable[Any]) -> Any:
-    """What all say; null where they differ or say nothing."""
-    told = set(values)
-    return told.pop() if len(told) == 1 else None
+    """Return the value that all share; null where they differ or there is none."""
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 def joined_names(names: Any) -> str | None:

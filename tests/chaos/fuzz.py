@@ -170,7 +170,7 @@ def case_record(made: Sweep, random_: random.Random) -> None:
     data = damage_json(attempt.record_path.read_bytes(), random_)
     with made.damaged(attempt.record_path, data):
         made.sweep.is_finished(made.ids[0])
-        rows = status.telling_record(made.sweep.attempts(made.ids[0]))
+        rows = status.decisive_record(made.sweep.attempts(made.ids[0]))
         assert rows[0] is None or isinstance(rows[0]["status"], str)
         assert made.sweep.is_finished(made.ids[1])
         if random_.random() < 0.2:

@@ -83,10 +83,12 @@ def _say_energy(spent: Any) -> None:
     """Joules so far and watts now, each with what is not in it; nothing where no point ran."""
     mark = "~" if spent.simulated else ""
     if spent.energy_j is not None:
-        untold = f"; of {spent.untold} more no joules are known" if spent.untold else ""
+        unknown = (
+            f"; energy unknown for {spent.points_unknown} more" if spent.points_unknown else ""
+        )
         talk(
             f"energy so far: {mark}{spent.energy_j:,.0f} J ({mark}{spent.energy_j / 3.6e6:.4g} kWh) "
-            f"of {spent.told} points{untold}"
+            f"of {spent.points_known} points{unknown}"
         )
     if spent.power_w is not None:
         talk(

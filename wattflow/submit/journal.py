@@ -136,10 +136,10 @@ def _below(text: str) -> Path:
     return path
 
 
-def newest_task(sents: Sequence[Submission]) -> dict[str, tuple[Submission, int]]:
+def newest_task(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int]]:
     """For each point ever sent, the newest submission that holds it and its task there; refused ones sent nothing."""
     newest = {}
-    for sent in sents:
+    for sent in submissions:
         if sent.refused:
             continue
         for task, point_ids in enumerate(sent.tasks):

@@ -9,7 +9,7 @@ from pathlib import Path
 from wattflow.errors import RefusedError
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal
-from wattflow.submit.status import states, telling_record
+from wattflow.submit.status import decisive_record, states
 
 _LOG_TAIL_BYTES = 1_000_000
 _LOOK_S = 1.0  # how often a followed log is looked at
@@ -47,7 +47,7 @@ def follow(sweep: SweepDir, point_id: str, rank: int | None = None) -> Iterator[
     ended = False
     while not ended:
         newest = sweep.attempts(point_id)[-1:]
-        record, damage = telling_record(newest)
+        record, damage = decisive_record(newest)
         now = [attempt.number for attempt in newest], record and record["status"], damage
         if now != seen or time.monotonic() >= ask_at_s:
             seen, ask_at_s = now, time.monotonic() + _ASK_S
@@ -81,8 +81,10 @@ def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
     at = journal.newest_task(journal.read(sweep)).get(point_id)
     paths: list[Path] = []
     if at is not None:
-        sent, task = at
-        paths += sent.folder.glob(sent.log_path(task).name.replace("_0_log.err", "_*_log.*"))
+        submission, task = at
+        paths += submission.folder.glob(
+            submission.log_path(task).name.replace("_0_log.err", "_*_log.*")
+        )
     if attempts:
         paths += attempts[-1].logs.glob("*")
     if rank is not None:

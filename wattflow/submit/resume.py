@@ -10,7 +10,7 @@ from wattflow.slurm.shapes import fitting, shapes
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.submit import journal, lock
 from wattflow.submit.journal import Submission
-from wattflow.submit.send import SubmitResult, Todo, check_commands, live_words, start
+from wattflow.submit.send import SubmitResult, Todo, check_commands, live_tasks, start
 
 # --- resume and cancel ----------------------------------------------------------------------------
 
@@ -28,26 +28,26 @@ def resume(
     if force and only is None:
         raise RefusedError("--force runs finished points again: name them with --only ID.")
     if dry_run:
-        sents = journal.read(sweep)
-        return _unfinished(sweep, sents, live_words(sents), only, force)[0]
+        submissions = journal.read(sweep)
+        return _unfinished(sweep, submissions, live_tasks(submissions), only, force)[0]
     with lock.submit_lock(sweep) as held:
-        sents = journal.read(sweep)
-        words = live_words(sents)
-        _mend(sweep, sents, words)
-        submission, todo, again = _unfinished(sweep, sents, words, only, force)
-        start(submission, todo, held, again)
-    return submission
+        submissions = journal.read(sweep)
+        live = live_tasks(submissions)
+        _mend(sweep, submissions, live)
+        result, todo, again = _unfinished(sweep, submissions, live, only, force)
+        start(result, todo, held, again)
+    return result
 
 
 def _unfinished(
     sweep: SweepDir,
-    sents: Sequence[Submission],
-    words: dict[str, client.TaskState],
+    submissions: Sequence[Submission],
+    live: dict[str, client.TaskState],
     only: set[str] | None,
     force: bool,
 ) -> tuple[SubmitResult, Todo, dict[str, int]]:
     """What a resume has to send, and the newest attempt of those points that are sent though they finished."""
-    newest = journal.newest_task(sents)
+    newest = journal.newest_task(submissions)
     points = [point for point in sweep.points() if only is None or point.point_id in only]
     _refuse_unknown(sweep, only, {point.point_id for point in points})
     todo: Todo = []
@@ -57,40 +57,42 @@ def _unfinished(
         if point.reason is not None:
             continue
         attempts = sweep.attempts(point_id)
-        if _needs_another_try(point_id, attempts, newest, words, force):
+        if _needs_another_try(point_id, attempts, newest, live, force):
             todo.append((point_id, point.choices()))
             if force and attempts:
                 again[point_id] = attempts[-1].number
-    submission = SubmitResult(
+    result = SubmitResult(
         sweep,
         fitting(shapes(todo)),
         points=len(todo),
         tried=sum(point.reason is None for point in points) - len(todo),
         infeasible=sum(point.reason is not None for point in points),
     )
-    check_commands(submission.shapes)
-    return submission, todo, again
+    check_commands(result.shapes)
+    return result, todo, again
 
 
-def _mend(sweep: SweepDir, sents: Sequence[Submission], words: dict[str, client.TaskState]) -> None:
+def _mend(
+    sweep: SweepDir, submissions: Sequence[Submission], live: dict[str, client.TaskState]
+) -> None:
     """Finish what a killed submit left: complete submissions are released, all other jobs of our names cancelled."""
     by_name: dict[str, set[str]] = {}
-    for key, word in words.items():
-        by_name.setdefault(word.name, set()).add(key.partition("_")[0])
-    for sent in sents:
-        jobs = by_name.get(sent.name, set())
+    for key, task_state in live.items():
+        by_name.setdefault(task_state.name, set()).add(key.partition("_")[0])
+    for submission in submissions:
+        jobs = by_name.get(submission.name, set())
         # taken without an answer, so that their pickle may not lie where their tasks look; or after the lock was lost
-        stray = sorted(jobs if sent.cancelled else jobs - {str(sent.job_id)})
+        stray = sorted(jobs if submission.cancelled else jobs - {str(submission.job_id)})
         client.cancel(stray)
-        for key in [key for key in words if key.partition("_")[0] in stray]:
-            del words[key]
-        if not sent.is_open:
+        for key in [key for key in live if key.partition("_")[0] in stray]:
+            del live[key]
+        if not submission.is_open:
             continue
-        if sent.job_id is None:
-            journal.write(sweep, "cancelled", sent.name)
-        elif str(sent.job_id) in jobs:
-            client.release([sent.job_id])
-            journal.write(sweep, "released", sent.name)
+        if submission.job_id is None:
+            journal.write(sweep, "cancelled", submission.name)
+        elif str(submission.job_id) in jobs:
+            client.release([submission.job_id])
+            journal.write(sweep, "released", submission.name)
 
 
 def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> None:
@@ -105,7 +107,7 @@ def _needs_another_try(
     point_id: str,
     attempts: Sequence[AttemptDir],
     newest: dict[str, tuple[Submission, int]],
-    words: dict[str, client.TaskState],
+    live: dict[str, client.TaskState],
     force: bool,
 ) -> bool:
     """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
@@ -114,15 +116,15 @@ def _needs_another_try(
     if point_id not in newest:
         # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
         return bool(attempts)
-    sent, task = newest[point_id]
-    return sent.key(task) not in words or _has_failed(attempts, sent, task)
+    submission, task = newest[point_id]
+    return submission.key(task) not in live or _has_failed(attempts, submission, task)
 
 
-def _has_failed(attempts: Sequence[AttemptDir], sent: Submission, task: int) -> bool:
+def _has_failed(attempts: Sequence[AttemptDir], submission: Submission, task: int) -> bool:
     """Whether a task that is still alive has given a point up and gone on to its others."""
     with contextlib.suppress(DamagedError):
         record = attempts[-1].read_record() if attempts else None
-        if record is not None and sent.made(record, task):
+        if record is not None and submission.made(record, task):
             return record["status"] in ("failed", "interrupted")
     return False
 
@@ -144,16 +146,18 @@ def cancel(
         raise RefusedError(
             f"--state {', '.join(sorted(states))}: only running, waiting points have a task that can be ended."
         )
-    sents = journal.read(sweep)
-    words = live_words(sents)
+    submissions = journal.read(sweep)
+    live = live_tasks(submissions)
     chosen = {
-        (sent.key(task), sent.is_local)
-        for sent in sents
-        for task, point_ids in enumerate(sent.tasks)
-        if (word := words.get(sent.key(task))) is not None
-        and (sent.is_local or word.name == sent.name)  # a job of another Slurm may have its number
+        (submission.key(task), submission.is_local)
+        for submission in submissions
+        for task, point_ids in enumerate(submission.tasks)
+        if (task_state := live.get(submission.key(task))) is not None
+        and (
+            submission.is_local or task_state.name == submission.name
+        )  # a job of another Slurm may have its number
         and (only is None or only.intersection(point_ids))
-        and (states is None or (point_ids and _state(word) in states))
+        and (states is None or (point_ids and _waits_or_runs(task_state) in states))
     }
     if not dry_run:
         client.cancel(client.pack(sorted(key for key, is_local in chosen if not is_local)))
@@ -163,5 +167,5 @@ def cancel(
     return sorted(key for key, _ in chosen)
 
 
-def _state(word: client.TaskState) -> str:
-    return "waiting" if word.is_queued else "running"
+def _waits_or_runs(task_state: client.TaskState) -> str:
+    return "waiting" if task_state.is_queued else "running"

@@ -10,12 +10,14 @@ from wattflow.errors import RefusedError
 from wattflow.store.layout import SweepDir
 
 
-def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) -> set[str] | None:
+def choose(
+    sweep: SweepDir, filters: Sequence[str], only: Collection[str] | None
+) -> set[str] | None:
     """The points that every filter holds for: KEY=VALUE[,VALUE...] of their choices, and ids; null without a filter.
 
-    RefusedError for a word that names no choice, and for an id that the sweep does not have.
+    RefusedError for a filter that names no choice, and for an id that the sweep does not have.
     """
-    if not words and only is None:
+    if not filters and only is None:
         return None
     points = sweep.points()
     unknown = sorted(set(only or ()) - {point.point_id for point in points})
@@ -23,7 +25,7 @@ def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) 
         raise RefusedError(
             f"{', '.join(unknown)}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
         )
-    wanted = dict(_filter(word) for word in words)
+    wanted = dict(_filter(text) for text in filters)
     return {
         point.point_id
         for point in points
@@ -32,13 +34,13 @@ def choose(sweep: SweepDir, words: Sequence[str], only: Collection[str] | None) 
     }
 
 
-def _filter(word: str) -> tuple[str, list[str]]:
+def _filter(text: str) -> tuple[str, list[str]]:
     """The key and the values of one KEY=VALUE[,VALUE...]; a group's key is its name's."""
-    key, _, values = word.partition("=")
+    key, _, values = text.partition("=")
     key = f"{key}.name" if key in choices.GROUPS else key
     if not values or key not in identity.DEFAULTS:
         raise RefusedError(
-            f"{word!r}: no filter. Write KEY=VALUE, such as batch_size=8,16 or model=tiny; `wattflow keys` lists keys."
+            f"{text!r}: no filter. Write KEY=VALUE, such as batch_size=8,16 or model=tiny; `wattflow keys` lists keys."
         )
     return key, values.split(",")
 
@@ -47,11 +49,11 @@ def _holds(choices: dict[str, object], wanted: dict[str, list[str]]) -> bool:
     return all(any(_is(choices.get(key), v) for v in values) for key, values in wanted.items())
 
 
-def _is(value: object, word: str) -> bool:
-    """Whether a choice is what a word says: 5 and 5.0 are one number, true is none."""
+def _is(value: object, text: str) -> bool:
+    """Whether a choice equals a text: 5 and 5.0 are one number, true is none."""
     if isinstance(value, str):
-        return value == word
+        return value == text
     with contextlib.suppress(ValueError):
-        said = json.loads(word)
+        said = json.loads(text)
         return bool(said == value) and isinstance(said, bool) == isinstance(value, bool)
     return False

@@ -64,10 +64,10 @@ class SubmitResult:
 
 def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
     """What each shape of a plan asks for, see `Shape.row`, and what it should take by what has finished."""
-    asked = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    requested = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
     choices = {point.point_id: point.choices for point in plan.feasible}
     past = estimate.past_of(plan.sweep.path.parent, choices.values())
-    return [{**shape.row(), "expected": _expected(shape, choices, past)} for shape in asked]
+    return [{**shape.row(), "expected": _expected(shape, choices, past)} for shape in requested]
 
 
 def _expected(
@@ -97,12 +97,12 @@ class Tested:
 
 def test_only(plan: "Plan") -> list[Tested]:
     """Slurm's answer to each array that a submit of the plan would send; RefusedError without Slurm's commands."""
-    asked = [
+    requested = [
         shape
         for shape in fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
         if not shape.is_local
     ]
-    check_commands(asked)
+    check_commands(requested)
     return [
         Tested(
             shape.cluster.name,
@@ -111,18 +111,15 @@ def test_only(plan: "Plan") -> list[Tested]:
             len(tasks),
             *client.test_only(sbatch.batch_script(shape, plan.sweep, array=number)),
         )
-        for shape in asked
+        for shape in requested
         for number, tasks in enumerate(shape.arrays)
     ]
 
 
 def batch_scripts(plan: "Plan") -> list[str]:
     """The text that sbatch would get for the first array of each shape of a plan; local points have none."""
-    asked = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
-    return [sbatch.batch_script(shape, plan.sweep) for shape in asked if not shape.is_local]
-
-
-# --- what is asked, on disk -----------------------------------------------------------------------
+    requested = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    return [sbatch.batch_script(shape, plan.sweep) for shape in requested if not shape.is_local]
 
 
 def _write_grid(plan: "Plan", tried: Collection[str]) -> None:
@@ -154,15 +151,13 @@ def _json(choices: dict[str, Any], written: dict[int, str]) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def _write_words(plan: "Plan") -> None:
-    """sweep.yaml: the words of each submit, for people; JSON's strings are YAML too."""
+def _write_sweep_yaml(plan: "Plan") -> None:
+    """Write sweep.yaml: the overrides of each submit, for people; JSON's strings are YAML too."""
     path = plan.sweep.sweep_yaml
-    text = (
-        path.read_text() if path.is_file() else f"# What was asked of {plan.name}, oldest first.\n"
-    )
+    text = path.read_text() if path.is_file() else f"# The submits of {plan.name}, oldest first.\n"
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    words = json.dumps(plan.words, ensure_ascii=False)
-    text += f'- time: "{when}"\n  wattflow: "{__version__}"\n  words: {words}\n'
+    overrides = json.dumps(plan.words, ensure_ascii=False)
+    text += f'- time: "{when}"\n  wattflow: "{__version__}"\n  words: {overrides}\n'
     write_atomic(path, text.encode())
 
 
@@ -176,7 +171,7 @@ def keep(plan: "Plan") -> None:
     plan.sweep.require_owner()
     with lock.submit_lock(plan.sweep):
         _write_grid(plan, set(journal.newest_task(journal.read(plan.sweep))))
-        _write_words(plan)
+        _write_sweep_yaml(plan)
 
 
 def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> SubmitResult:
@@ -190,20 +185,20 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
     if sweep.path.exists():
         sweep.make()
         sweep.require_owner()
-    submission, todo = _never_tried(plan, only)
-    check_commands(submission.shapes)
-    _check_shared(sweep, submission.shapes)
+    result, todo = _never_tried(plan, only)
+    check_commands(result.shapes)
+    _check_shared(sweep, result.shapes)
     if dry_run:
-        return submission
+        return result
     sweep.make()
     sweep.require_owner()
     with lock.submit_lock(sweep) as held:
         # once more, now that nobody else can send any of them
-        submission, todo = _never_tried(plan, only)
+        result, todo = _never_tried(plan, only)
         _write_grid(plan, set(journal.newest_task(journal.read(sweep))))
-        _write_words(plan)
-        start(submission, todo, held)
-    return submission
+        _write_sweep_yaml(plan)
+        start(result, todo, held)
+    return result
 
 
 Todo = list[tuple[str, dict[str, Any]]]  # point ids with their choices
@@ -216,14 +211,14 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Tod
     chosen = [p for p in plan.points if only is None or p.point_id in only]
     feasible = [point for point in chosen if point.reason is None]
     todo = [(point.point_id, point.choices) for point in feasible if point.point_id not in tried]
-    submission = SubmitResult(
+    result = SubmitResult(
         sweep,
         fitting(shapes(todo)),
         points=len(todo),
         tried=len(feasible) - len(todo),
         infeasible=len(chosen) - len(feasible),
     )
-    return submission, todo
+    return result, todo
 
 
 def _attempted(sweep: SweepDir) -> set[str]:
@@ -231,9 +226,9 @@ def _attempted(sweep: SweepDir) -> set[str]:
     return {point_id for point_id in sweep.points_on_disk() if sweep.attempts(point_id)}
 
 
-def check_commands(asked: Sequence[Shape]) -> None:
+def check_commands(requested: Sequence[Shape]) -> None:
     """RefusedError where jobs are meant for Slurm and this machine has none."""
-    for shape in asked:
+    for shape in requested:
         if not shape.is_local and not (shutil.which("sbatch") and shutil.which("srun")):
             raise RefusedError(
                 f"cluster={shape.cluster.name}: no sbatch and srun on the PATH. "
@@ -241,15 +236,15 @@ def check_commands(asked: Sequence[Shape]) -> None:
             )
 
 
-def _check_shared(sweep: SweepDir, asked: Sequence[Shape]) -> None:
+def _check_shared(sweep: SweepDir, requested: Sequence[Shape]) -> None:
     """RefusedError where Slurm has nodes that cannot see the sweep's folder."""
-    if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in asked):
+    if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in requested):
         return
     try:
-        told = shared_disk.MOUNTINFO.read_text(errors="replace")
+        mounts = shared_disk.MOUNTINFO.read_text(errors="replace")
     except OSError:  # no Linux
         return
-    why = shared_disk.node_local(sweep.path.resolve(), told)
+    why = shared_disk.node_local(sweep.path.resolve(), mounts)
     other = client.other_node() if why else None
     if other is not None:
         raise RefusedError(
@@ -259,19 +254,19 @@ def _check_shared(sweep: SweepDir, asked: Sequence[Shape]) -> None:
 
 
 def start(
-    submission: SubmitResult, todo: Todo, held: SubmitLock, again: dict[str, int] | None = None
+    result: SubmitResult, todo: Todo, held: SubmitLock, again: dict[str, int] | None = None
 ) -> None:
-    """Send what is asked: points of Slurm profiles as arrays, those of local ones as one local job.
+    """Send points: those of Slurm profiles as arrays, those of local ones as one local job.
 
     `again` holds the newest attempt of points that are run though they finished.
     """
     local = [point_id for point_id, choices in todo if choices["cluster"]["launcher"] == "local"]
-    remote = [shape for shape in submission.shapes if not shape.is_local]
+    remote = [shape for shape in result.shapes if not shape.is_local]
     try:
         if remote:
-            _start_arrays(submission, remote, held, again or {})
+            _start_arrays(result, remote, held, again or {})
         if local:
-            _start_local(submission, local, again or {})
+            _start_local(result, local, again or {})
     finally:
         client.forget()
 
@@ -284,62 +279,64 @@ def _new_name(sweep: SweepDir) -> str:
 def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Submission:
     """A new submission, journalled before it is sent."""
     name = _new_name(sweep)
-    sent = Submission(name, kind, tasks, sweep.submitit / name, time.time_ns())
-    journal.intend(sweep, sent)
-    return sent
+    submission = Submission(name, kind, tasks, sweep.submitit / name, time.time_ns())
+    journal.intend(sweep, submission)
+    return submission
 
 
 def _start_arrays(
-    submission: SubmitResult, remote: Sequence[Shape], held: SubmitLock, again: dict[str, int]
+    result: SubmitResult, remote: Sequence[Shape], held: SubmitLock, again: dict[str, int]
 ) -> None:
     """Send all arrays held, then the collect job, then let them start.
 
     At the first refusal no further array is sent: SlurmError says what is under way and what is not.
     """
-    sweep = submission.sweep
+    sweep = result.sweep
     intended = [
         (shape, _intend(sweep, "points", tasks)) for shape in remote for tasks in shape.arrays
     ]
     refusal: SlurmError | None = None
     accepted: list[Submission] = []
     with client.guarded_sbatch():
-        for shape, sent in intended:
+        for shape, submission in intended:
             if refusal is None:
                 held.check()
-                refusal = _send_array(sweep, shape, sent, held, again)
+                refusal = _send_array(sweep, shape, submission, held, again)
             if refusal is None:
-                accepted.append(sent)
+                accepted.append(submission)
             else:
-                journal.write(sweep, "failed", sent.name, error=str(refusal))
-        submission.job_ids = [str(sent.job_id) for sent in accepted]
+                journal.write(sweep, "failed", submission.name, error=str(refusal))
+        result.job_ids = [str(submission.job_id) for submission in accepted]
         if accepted:
-            collect = _send_collect(sweep, remote[0], held, submission.job_ids)
-            submission.collect_job = collect.job_id
+            collect = _send_collect(sweep, remote[0], held, result.job_ids)
+            result.collect_job = collect.job_id
             accepted.append(collect)
     held.check()
     _release(sweep, accepted)
     if refusal is not None:
-        left = sum(len(sent.tasks) for _, sent in intended) - sum(
-            len(sent.tasks) for sent in accepted if sent.kind == "points"
+        left = sum(len(submission.tasks) for _, submission in intended) - sum(
+            len(submission.tasks) for submission in accepted if submission.kind == "points"
         )
         fewer = " with cluster.max_tasks at what this site allows" * ("MaxSubmit" in str(refusal))
         raise SlurmError(
-            f"{refusal} {left} tasks of {sweep.name} were not sent; {len(submission.job_ids)} arrays were. "
-            f"`wattflow submit` with the same words{fewer} sends the rest."
+            f"{refusal} {left} tasks of {sweep.name} were not sent; {len(result.job_ids)} arrays were. "
+            f"`wattflow submit` with the same overrides{fewer} sends the rest."
         )
 
 
 def _send_array(
-    sweep: SweepDir, shape: Shape, sent: Submission, held: SubmitLock, again: dict[str, int]
+    sweep: SweepDir, shape: Shape, submission: Submission, held: SubmitLock, again: dict[str, int]
 ) -> SlurmError | None:
     """Send one array, held; null, or why Slurm refused it."""
     calls = [
         sbatch.Call(sbatch.RUN_TASK, (str(sweep.path), task, _of(task, again)))
-        for task in sent.tasks
+        for task in submission.tasks
     ]
     try:
-        parameters = sbatch.parameters(shape, sent.name, sweep)
-        _send_noted(sweep, sent, held, parameters=parameters, calls=calls, cluster=shape.cluster)
+        parameters = sbatch.parameters(shape, submission.name, sweep)
+        _send_noted(
+            sweep, submission, held, parameters=parameters, calls=calls, cluster=shape.cluster
+        )
     except SlurmError as error:
         return error
     return None
@@ -356,21 +353,23 @@ def _send_collect(
 
     `earlier` says how many points each collect job before it found unfinished.
     """
-    sent = _intend(sweep, "collect", [[]])
+    submission = _intend(sweep, "collect", [[]])
     calls = [sbatch.Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
     wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
-        parameters = sbatch.collect_parameters(shape, sent.name, sweep, after, wait_s)
-        _send_noted(sweep, sent, held, parameters=parameters, calls=calls, cluster=shape.cluster)
+        parameters = sbatch.collect_parameters(shape, submission.name, sweep, after, wait_s)
+        _send_noted(
+            sweep, submission, held, parameters=parameters, calls=calls, cluster=shape.cluster
+        )
     except SlurmError as error:
-        journal.write(sweep, "failed", sent.name, error=str(error))
+        journal.write(sweep, "failed", submission.name, error=str(error))
         log.warning("no collect job: %s `wattflow collect %s` collects by hand.", error, sweep.path)
-    return sent
+    return submission
 
 
 def _send_noted(
     sweep: SweepDir,
-    sent: Submission,
+    submission: Submission,
     held: SubmitLock,
     *,
     parameters: dict[str, Any],
@@ -383,27 +382,27 @@ def _send_noted(
     """
     from submitit.core.utils import FailedJobError  # noqa: PLC0415 (as in _send)
 
-    sent.folder.mkdir(mode=0o700)
+    submission.folder.mkdir(mode=0o700)
     try:
-        job = sbatch.send(sent.folder, parameters, calls, cluster)
+        job = sbatch.send(submission.folder, parameters, calls, cluster)
     except FailedJobError as error:
-        shutil.rmtree(sent.folder, ignore_errors=True)  # a pickle that no task will load
+        shutil.rmtree(submission.folder, ignore_errors=True)  # a pickle that no task will load
         raise SlurmError(" ".join(str(error).split())) from error
-    sent.job_id = str(job.job_id)
+    submission.job_id = str(job.job_id)
     try:
         held.check()
     except LostLockError:
-        client.cancel([sent.job_id])
+        client.cancel([submission.job_id])
         raise
-    journal.write(sweep, "submitted", sent.name, job_id=sent.job_id)
+    journal.write(sweep, "submitted", submission.name, job_id=submission.job_id)
 
 
-def _release(sweep: SweepDir, sents: Sequence[Submission]) -> None:
+def _release(sweep: SweepDir, submissions: Sequence[Submission]) -> None:
     """Let held submissions start."""
-    held = [sent for sent in sents if sent.job_id is not None]
-    client.release([str(sent.job_id) for sent in held])
-    for sent in held:
-        journal.write(sweep, "released", sent.name)
+    held = [submission for submission in submissions if submission.job_id is not None]
+    client.release([str(submission.job_id) for submission in held])
+    for submission in held:
+        journal.write(sweep, "released", submission.name)
 
 
 def collect_task(sweep_path: str, earlier: list[int]) -> None:
@@ -425,55 +424,63 @@ def collect_task(sweep_path: str, earlier: list[int]) -> None:
 def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
     """Send a collect job after the jobs of points that wait or run, if there are any."""
     with lock.submit_lock(sweep) as held, client.guarded_sbatch():
-        sents = [sent for sent in journal.read(sweep) if sent.kind == "points" and sent.job_id]
-        words = live_words(sents)
+        submissions = [
+            submission
+            for submission in journal.read(sweep)
+            if submission.kind == "points" and submission.job_id
+        ]
+        live = live_tasks(submissions)
         waiting = [
-            sent for sent in sents if any(sent.key(k) in words for k in range(len(sent.tasks)))
+            submission
+            for submission in submissions
+            if any(submission.key(k) in live for k in range(len(submission.tasks)))
         ]
         if not waiting:
             return
         of = waiting[0].tasks[0][0]
         (shape,) = shapes([(of, sweep.point(of).choices())])
-        sent = _send_collect(sweep, shape, held, [str(sent.job_id) for sent in waiting], earlier)
-        _release(sweep, [sent])
+        submission = _send_collect(
+            sweep, shape, held, [str(submission.job_id) for submission in waiting], earlier
+        )
+        _release(sweep, [submission])
 
 
 # --- without Slurm --------------------------------------------------------------------------------
 
 
-def _start_local(submission: SubmitResult, point_ids: list[str], again: dict[str, int]) -> None:
+def _start_local(result: SubmitResult, point_ids: list[str], again: dict[str, int]) -> None:
     """Have points run one after another in a process that outlives the terminal.
 
-    Not submitit's local executor: that is ended with the terminal, hides GPUs that it was not told of, and has a time
+    Not submitit's local executor: that is ended with the terminal, hides GPUs that it does not know of, and has a time
     limit of its own.
     """
-    sweep = submission.sweep
-    sent = _intend(sweep, "points", [point_ids])
-    sent.folder.mkdir(mode=0o700)
-    told = json.dumps(again)
-    words = [sys.executable, "-m", "wattflow.submit.send", str(sweep.path), sent.name, told]
+    sweep = result.sweep
+    submission = _intend(sweep, "points", [point_ids])
+    submission.folder.mkdir(mode=0o700)
+    command = [sys.executable, "-m", "wattflow.submit.send", str(sweep.path), submission.name]
+    command.append(json.dumps(again))
     out, err = (
-        str(sent.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
+        str(submission.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
     )
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    hears, tells = os.pipe()
+    reading_end, writing_end = os.pipe()
     pid = os.posix_spawn(
         sys.executable,
-        words,
+        command,
         os.environ,
         file_actions=[
-            (os.POSIX_SPAWN_DUP2, hears, 0),
+            (os.POSIX_SPAWN_DUP2, reading_end, 0),
             (os.POSIX_SPAWN_OPEN, 1, out, append, 0o600),
             (os.POSIX_SPAWN_OPEN, 2, err, append, 0o600),
         ],
         setsid=True,
     )
-    os.close(hears)
+    os.close(reading_end)
     job_id = process.job_id(pid)
-    with open(tells, "w") as pipe:  # noqa: PTH123 (a descriptor)
-        journal.write(sweep, "submitted", sent.name, job_id=job_id)
+    with open(writing_end, "w") as pipe:  # noqa: PTH123 (a descriptor)
+        journal.write(sweep, "submitted", submission.name, job_id=job_id)
         pipe.write(_GO)
-    submission.job_ids.append(job_id)
+    result.job_ids.append(job_id)
 
 
 _GO = "go"
@@ -482,26 +489,26 @@ _GO = "go"
 def main(sweep_path: str, name: str, again: str) -> int:
     """What the detached process of a local job does: run its points, then collect; 1 when points failed.
 
-    It begins when it is told that the journal knows it: a process that nobody knows of could run beside another.
+    It begins once the journal knows it: a process that nobody knows of could run beside another.
     """
     if sys.stdin.read(len(_GO)) != _GO:
         return 1
     sweep = SweepDir.existing(sweep_path)
-    (sent,) = [sent for sent in journal.read(sweep) if sent.name == name]
-    failed = sbatch.Call(RUN_SERIALLY, (str(sweep.path), sent.tasks[0], json.loads(again)))()
+    (submission,) = [submission for submission in journal.read(sweep) if submission.name == name]
+    failed = sbatch.Call(RUN_SERIALLY, (str(sweep.path), submission.tasks[0], json.loads(again)))()
     sbatch.Call(COLLECT, (str(sweep.path),))()
     return 1 if failed else 0
 
 
-def live_words(sents: Sequence[Submission]) -> dict[str, client.TaskState]:
+def live_tasks(submissions: Sequence[Submission]) -> dict[str, client.TaskState]:
     """What waits or runs now, by task; asks Slurm at once, and only if something was ever sent to it."""
-    words = {}
-    if any(not sent.is_local for sent in sents):
-        words = {key: word for key, word in client.queue().items() if not word.is_over}
-    for sent in sents:
-        if sent.is_local and process.lives(str(sent.job_id)) is not False:
-            words[sent.key(0)] = client.TaskState("RUNNING")
-    return words
+    live = {}
+    if any(not submission.is_local for submission in submissions):
+        live = {key: task for key, task in client.queue().items() if not task.is_over}
+    for submission in submissions:
+        if submission.is_local and process.lives(str(submission.job_id)) is not False:
+            live[submission.key(0)] = client.TaskState("RUNNING")
+    return live
 
 
 if __name__ == "__main__":

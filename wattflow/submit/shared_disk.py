@@ -15,14 +15,14 @@ _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (names, nothing is w
 def node_local(path: Path, mountinfo: str) -> str | None:
     """Why an absolute path is seen by its node alone, by the text of /proc/self/mountinfo; null where it may be shared.
 
-    proc(5): the fifth word is the mount point, and the first after a lone `-` the kind of file system.
+    proc(5): the fifth field is the mount point, and the first after a lone `-` the kind of file system.
     """
     mount, kind = Path("/"), ""
     for line in mountinfo.splitlines():
-        words, _, after = line.partition(" - ")
-        if len(words.split()) < 5 or not after.split():
+        fields, _, after = line.partition(" - ")
+        if len(fields.split()) < 5 or not after.split():
             continue
-        point = Path(_unescaped(words.split()[4]))
+        point = Path(_unescaped(fields.split()[4]))
         # of several at one place the last hides those before it
         if path.is_relative_to(point) and len(point.parts) >= len(mount.parts):
             mount, kind = point, after.split()[0]
@@ -34,6 +34,6 @@ def node_local(path: Path, mountinfo: str) -> str | None:
     return None
 
 
-def _unescaped(word: str) -> str:
+def _unescaped(field: str) -> str:
     r"""A path as it is: spaces and the like are written as \040."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), word)
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)

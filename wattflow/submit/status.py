@@ -1,9 +1,9 @@
-"""What became of each point: records on disk first, then one squeue and at most one sacct.
+"""Report each point's state: read records, then query Slurm once (one squeue, at most one sacct).
 
     wattflow status sweeps/shards
     wattflow logs sweeps/shards POINT
 
-A point is done when a finished attempt lies on disk, whatever Slurm says; Slurm's word only tells why one is not. No
+A point is done when a finished attempt lies on disk, whatever Slurm says; Slurm only explains why one is not. No
 answer from Slurm makes a point unknown, never finished.
 """
 
@@ -57,15 +57,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Words:
-    """Slurm's words by task, and why a task that is not among them is unknown; null where it is gone for good."""
+class _Answers:
+    """Slurm's answers by task, and why a task without one is unknown; null where it is gone for good."""
 
     by_task: dict[str, client.TaskState]
     trouble: str | None
 
 
 @dataclass(frozen=True)
-class _Traces:
+class _Findings:
     """What a point left behind."""
 
     point_id: str
@@ -84,12 +84,12 @@ class _Traces:
         """The record, if its attempt was made by the newest task."""
         if self.record is None or self.at is None:
             return None
-        sent, task = self.at
-        return self.record if sent.made(self.record, task) else None
+        submission, task = self.at
+        return self.record if submission.made(self.record, task) else None
 
 
 def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
-    """One row a point (of `only`), in the order in which points are run. Slurm is asked at most once in 30 s."""
+    """One row a point (of `only`), in the order in which points are run. Slurm is queried at most once in 30 s."""
     points = sweep.points()
     reasons = {
         point.point_id: point.reason for point in points if only is None or point.point_id in only
@@ -107,15 +107,16 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
         if point_id not in known
     ]
     wanted = {
-        traces.at
-        for traces in left
-        if traces.at is not None and not traces.is_done and reasons[traces.point_id] is None
+        findings.at
+        for findings in left
+        if findings.at is not None and not findings.is_done and reasons[findings.point_id] is None
     }
     accounting = bool(reasons) and points[0].config().cluster.accounting
-    words = _words(sweep, wanted, accounting)
+    answers = _ask(sweep, wanted, accounting)
     rows = {row.point_id: row for row in done}
     rows |= {
-        traces.point_id: _row(sweep, traces, reasons[traces.point_id], words) for traces in left
+        findings.point_id: _row(sweep, findings, reasons[findings.point_id], answers)
+        for findings in left
     }
     return [rows[point_id] for point_id in reasons]
 
@@ -126,12 +127,12 @@ def _collected(sweep: SweepDir) -> dict[str, Row]:
     try:
         with pq.ParquetFile(sweep.points_path) as file:
             table = file.read(columns=columns, use_threads=False)
-        told = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return {}
     attempts: Counter[str] = Counter()
     finished: dict[str, list[tuple[str | None, float | None, float | None, bool]]] = {}
-    for point_id, attempt, how, job, *took in told:
+    for point_id, attempt, how, job, *took in rows:
         attempts[point_id] += attempt is not None
         if how == "finished":
             finished.setdefault(point_id, []).append((job, *took))
@@ -157,14 +158,14 @@ def _over(what: Callable[[list[float]], float], values: list[float | None]) -> f
 
 def _look(
     sweep: SweepDir, point_id: str, at: tuple[Submission, int] | None, exists: bool
-) -> _Traces:
+) -> _Findings:
     """What lies on disk of one point."""
     attempts = sweep.attempts(point_id) if exists else []
-    record, damage = telling_record(attempts)
-    return _Traces(point_id, attempts, record, damage, at)
+    record, damage = decisive_record(attempts)
+    return _Findings(point_id, attempts, record, damage, at)
 
 
-def telling_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str | None]:
+def decisive_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str | None]:
     """The newest finished record, else the newest one; and what is wrong with the newest attempt's, if damaged."""
     newest: Record | None = None
     damage: str | None = None
@@ -182,76 +183,80 @@ def telling_record(attempts: Sequence[AttemptDir]) -> tuple[Record | None, str |
     return newest, damage
 
 
-def _words(sweep: SweepDir, tasks: Iterable[tuple[Submission, int]], accounting: bool) -> _Words:
-    """Slurm's words on these tasks; the accounting is asked for those that the queue no longer knows."""
+def _ask(sweep: SweepDir, tasks: Iterable[tuple[Submission, int]], accounting: bool) -> _Answers:
+    """Query Slurm for these tasks; the accounting for those that the queue no longer knows."""
     by_task: dict[str, client.TaskState] = {}
     keys: dict[str, Submission] = {}
-    for sent, task in tasks:
-        if not sent.is_local:
-            keys[sent.key(task)] = sent
-        elif (alive := process.lives(str(sent.job_id))) is not None:
-            by_task[sent.key(task)] = client.TaskState("RUNNING" if alive else "GONE")
+    for submission, task in tasks:
+        if not submission.is_local:
+            keys[submission.key(task)] = submission
+        elif (alive := process.lives(str(submission.job_id))) is not None:
+            by_task[submission.key(task)] = client.TaskState("RUNNING" if alive else "GONE")
     if not keys:
-        return _Words(by_task, None)
+        return _Answers(by_task, None)
     try:
         by_task |= _in_queue(sweep, keys)
-        gone = [key for key, sent in keys.items() if sent.job_id and key not in by_task]
+        gone = [key for key, submission in keys.items() if submission.job_id and key not in by_task]
         if gone and not accounting:
-            return _Words(by_task, "its job left the queue, and this site keeps no accounting")
+            return _Answers(by_task, "its job left the queue, and this site keeps no accounting")
         if gone:
             known = client.cached_ended(sorted({str(keys[key].job_id) for key in gone}))
             by_task |= _of_tasks({key: keys[key] for key in gone}, known)
     except SlurmError as error:
-        return _Words(by_task, str(error))
-    return _Words(by_task, None)
+        return _Answers(by_task, str(error))
+    return _Answers(by_task, None)
 
 
 def _in_queue(sweep: SweepDir, keys: dict[str, Submission]) -> dict[str, client.TaskState]:
-    """The queue's words on tasks; a submission that was cut short is found by its name."""
+    """The queue's answers for tasks; a submission that was cut short is found by its name."""
     owner = pwd.getpwuid(sweep.path.stat().st_uid).pw_name
     queue = client.cached_queue(owner)
-    by_name = {word.name: word for word in queue.values() if not word.is_over}
-    cut_short = {key: sent.name for key, sent in keys.items() if not sent.job_id}
+    by_name = {answer.name: answer for answer in queue.values() if not answer.is_over}
+    cut_short = {key: submission.name for key, submission in keys.items() if not submission.job_id}
     found = {key: by_name[name] for key, name in cut_short.items() if name in by_name}
-    return found | _of_tasks({k: sent for k, sent in keys.items() if sent.job_id}, queue)
+    return found | _of_tasks(
+        {k: submission for k, submission in keys.items() if submission.job_id}, queue
+    )
 
 
 def _of_tasks(
-    keys: dict[str, Submission], words: dict[str, client.TaskState]
+    keys: dict[str, Submission], answers: dict[str, client.TaskState]
 ) -> dict[str, client.TaskState]:
-    """The words on tasks, among many words.
+    """The answers for some tasks, among many.
 
-    Where an array ended before any of its tasks began, as when it is cancelled, Slurm tells of 123 and not of 123_4.
+    Where an array ended before any of its tasks began, as when it is cancelled, Slurm lists 123 and not 123_4.
     """
     found = {}
-    for key, sent in keys.items():
-        word = words.get(key) or words.get(str(sent.job_id))
-        if word is not None:
-            found[key] = word
+    for key, submission in keys.items():
+        answer = answers.get(key) or answers.get(str(submission.job_id))
+        if answer is not None:
+            found[key] = answer
     return found
 
 
-def _row(sweep: SweepDir, traces: _Traces, infeasible: str | None, words: _Words) -> Row:
+def _row(sweep: SweepDir, findings: _Findings, infeasible: str | None, answers: _Answers) -> Row:
     """A point's row, with the log and the command where it came to grief."""
-    attempts = len(traces.attempts)
-    if traces.is_done and traces.record is not None:
-        return _done(traces.point_id, attempts, traces.record)
+    attempts = len(findings.attempts)
+    if findings.is_done and findings.record is not None:
+        return _done(findings.point_id, attempts, findings.record)
     if infeasible is not None:
-        return Row(traces.point_id, "infeasible", attempts, infeasible)
-    state, reason = _never_sent(traces) if traces.at is None else _sent(traces, *traces.at, words)
-    at = traces.at
+        return Row(findings.point_id, "infeasible", attempts, infeasible)
+    state, reason = (
+        _never_sent(findings) if findings.at is None else _sent(findings, *findings.at, answers)
+    )
+    at = findings.at
     job = at[0].key(at[1]) if at is not None and at[0].job_id is not None else None
-    row = Row(traces.point_id, state, attempts, traces.damage or reason, job)
+    row = Row(findings.point_id, state, attempts, findings.damage or reason, job)
     if state == "running":
-        return _watched(row, traces.attempts)
+        return _watched(row, findings.attempts)
     if state not in ("failed", "interrupted", "unknown"):
         return row
-    rerun = f"wattflow resume {shlex.quote(str(sweep.path))} --only {traces.point_id}"
-    return replace(row, log=_telling_log(traces), rerun=rerun)
+    rerun = f"wattflow resume {shlex.quote(str(sweep.path))} --only {findings.point_id}"
+    return replace(row, log=_decisive_log(findings), rerun=rerun)
 
 
 def _done(point_id: str, attempts: int, record: Record) -> Row:
-    """The row of a point by the record of its newest finished attempt, with what its sidecars told of it."""
+    """The row of a point by the record of its newest finished attempt, with what its sidecars recorded."""
     job = record.get("job")
     row = Row(point_id, "done", attempts, job=job and job.get("job_id"))
     with contextlib.suppress(AttributeError, KeyError, TypeError):  # a foreign record's
@@ -265,30 +270,32 @@ def _done(point_id: str, attempts: int, record: Record) -> Row:
     return row
 
 
-def _telling_log(traces: _Traces) -> Path | None:
+def _decisive_log(findings: _Findings) -> Path | None:
     """The log that most likely says why: that of the rank which failed first."""
-    if traces.at is None:
-        return traces.attempts[-1].logs if traces.attempts else None
-    sent, task = traces.at
-    own = traces.own_record
-    log = sent.log_path(task, (own.get("error_rank") if own else None) or 0)
+    if findings.at is None:
+        return findings.attempts[-1].logs if findings.attempts else None
+    submission, task = findings.at
+    own = findings.own_record
+    log = submission.log_path(task, (own.get("error_rank") if own else None) or 0)
     return log if log.is_file() else None
 
 
-def _sent(traces: _Traces, sent: Submission, task: int, words: _Words) -> tuple[State, str | None]:
+def _sent(
+    findings: _Findings, submission: Submission, task: int, answers: _Answers
+) -> tuple[State, str | None]:
     """The state of a point that was sent and has no finished attempt, and why it is so."""
-    key = sent.key(task)
-    word = words.by_task.get(key)
-    own = traces.own_record
-    if word is not None and word.is_queued:
-        return "waiting", word.reason
+    key = submission.key(task)
+    answer = answers.by_task.get(key)
+    own = findings.own_record
+    if answer is not None and answer.is_queued:
+        return "waiting", answer.reason
     if own is not None and own["status"] != "running":
-        return _by_record(own, word)
-    if word is None:
-        return _without_word(sent, key, words.trouble)
-    if word.is_over:
-        return _gone(word, key, traces)
-    if own is not None or len(sent.tasks[task]) == 1:
+        return _by_record(own, answer)
+    if answer is None:
+        return _without_answer(submission, key, answers.trouble)
+    if answer.is_over:
+        return _gone(answer, key, findings)
+    if own is not None or len(submission.tasks[task]) == 1:
         return "running", None
     return "waiting", f"for other points of task {key}"
 
@@ -312,46 +319,50 @@ def _watched(row: Row, attempts: Sequence[AttemptDir]) -> Row:
     )
 
 
-def _by_record(record: Record, word: client.TaskState | None = None) -> tuple[State, str | None]:
+def _by_record(record: Record, answer: client.TaskState | None = None) -> tuple[State, str | None]:
     if record["status"] != "interrupted":
         return "failed", record.get("error")
-    # Slurm ends the other ranks by SIGTERM; a task that was told of its time limit (SIGUSR2) ends itself
+    # Slurm ends the other ranks by SIGTERM; a task that was warned of its time limit (SIGUSR2) ends itself
     ended_by_slurm = "(SIGTERM)" in str(record.get("error"))
-    if ended_by_slurm and word is not None and word.state in _BROKE:
+    if ended_by_slurm and answer is not None and answer.state in _BROKE:
         return (
             "failed",
-            f"its task ended as {word.state}, as when a rank is killed: {record.get('error')}",
+            f"its task ended as {answer.state}, as when a rank is killed: {record.get('error')}",
         )
     return "interrupted", record.get("error")
 
 
-def _never_sent(traces: _Traces) -> tuple[State, str | None]:
+def _never_sent(findings: _Findings) -> tuple[State, str | None]:
     """The state of a point that no submission holds: untried, or tried by `wattflow run`."""
-    if not traces.attempts:
+    if not findings.attempts:
         return "untried", None
-    if traces.record is None:
+    if findings.record is None:
         return "failed", "its attempt left no record"
-    if traces.record["status"] == "running":
+    if findings.record["status"] == "running":
         return "unknown", "its attempt was made without a job that could be asked"
-    return _by_record(traces.record)
+    return _by_record(findings.record)
 
 
-def _without_word(sent: Submission, key: str, trouble: str | None) -> tuple[State, str | None]:
+def _without_answer(
+    submission: Submission, key: str, trouble: str | None
+) -> tuple[State, str | None]:
     """The state of a point that was sent, where Slurm says nothing of its task."""
-    if sent.job_id is None and trouble is None:
+    if submission.job_id is None and trouble is None:
         return "untried", "its submission was cut short; `wattflow resume` sends it"
     return "unknown", trouble or f"neither squeue nor sacct knows task {key}"
 
 
-def _gone(word: client.TaskState, key: str, traces: _Traces) -> tuple[State, str | None]:
-    """The state of a point whose task ended before its attempt did: Slurm's word, and what a rank said."""
-    told = "its process is gone" if word.state == "GONE" else f"task {key} ended as {word.state}"
-    if word.reason and word.state != "CANCELLED":  # there it is why the task had not begun
-        told += f" ({word.reason})"
-    error = _first_error(traces.attempts[-1]) if traces.own_record is not None else None
+def _gone(answer: client.TaskState, key: str, findings: _Findings) -> tuple[State, str | None]:
+    """The state of a point whose task ended before its attempt did: Slurm's answer, and a rank's error."""
+    reason = (
+        "its process is gone" if answer.state == "GONE" else f"task {key} ended as {answer.state}"
+    )
+    if answer.reason and answer.state != "CANCELLED":  # there it is why the task had not begun
+        reason += f" ({answer.reason})"
+    error = _first_error(findings.attempts[-1]) if findings.own_record is not None else None
     if error is not None:
-        told += f": {error}"
-    return ("interrupted" if word.state == "CANCELLED" else "failed"), told
+        reason += f": {error}"
+    return ("interrupted" if answer.state == "CANCELLED" else "failed"), reason
 
 
 def _first_error(attempt: AttemptDir) -> str | None:
@@ -359,17 +370,19 @@ def _first_error(attempt: AttemptDir) -> str | None:
     errors = []
     for path in attempt.logs.glob("error-rank*.json"):
         with contextlib.suppress(DamagedError, KeyError, TypeError):
-            told = read_json(path)
-            errors.append((int(told["time_ns"]), str(told["error"])))
+            found = read_json(path)
+            errors.append((int(found["time_ns"]), str(found["error"])))
     return min(errors)[1] if errors else None
 
 
-def check_states(words: Iterable[str]) -> None:
-    """RefusedError for a word that is no state."""
+def check_states(answers: Iterable[str]) -> None:
+    """Raise RefusedError for a name that is no state."""
     known = get_args(State)
-    for word in words:
-        if word not in known:
-            raise RefusedError(f"--state {word}: no state of a point. They are {', '.join(known)}.")
+    for answer in answers:
+        if answer not in known:
+            raise RefusedError(
+                f"--state {answer}: no state of a point. They are {', '.join(known)}."
+            )
 
 
 def counts(rows: Iterable[Row]) -> dict[State, int]:
@@ -380,7 +393,7 @@ def counts(rows: Iterable[Row]) -> dict[State, int]:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why some points did not finish: what the first of them tells, of all that tell the same."""
+    """Why some points did not finish: the reason of the first of them, for all with the same one."""
 
     state: State
     reason: str
@@ -388,7 +401,7 @@ class Cause:
 
 
 def causes(rows: Iterable[Row]) -> list[Cause]:
-    """The points that did not finish by state and reason, in their order; ids and tasks in a reason tell none apart."""
+    """The points that did not finish by state and reason, in their order; ids and tasks in a reason do not count."""
     found: dict[tuple[str, str], Cause] = {}
     for row in rows:
         if row.state not in ("failed", "interrupted", "unknown"):
@@ -403,10 +416,10 @@ def causes(rows: Iterable[Row]) -> list[Cause]:
 class Spent:
     """What a sweep took so far, and what it draws now."""
 
-    energy_j: float | None  # of `told` points; null where none told any
-    told: int
-    untold: int  # points that ran or run, and whose joules are not known
-    power_w: float | None  # of `watched` running points; null where none tells any
+    energy_j: float | None  # of `points_known` points; null where none is known
+    points_known: int
+    points_unknown: int  # points that ran or run, and whose joules are not known
+    power_w: float | None  # of `watched` running points; null where none is known
     watched: int
     running: int
     nodes_unheard: int  # nodes of those points that are in neither
@@ -414,7 +427,7 @@ class Spent:
 
 
 def spent(rows: Iterable[Row]) -> list[Spent]:
-    """Joules so far and watts now, as the rows tell them; what was simulated apart, where anything was measured."""
+    """Joules so far and watts now, by the rows; what was simulated apart, where anything was measured."""
     rows = list(rows)
     measured = [row for row in rows if not row.simulated]
     if all(row.energy_j is None and row.power_w is None for row in measured):
@@ -424,17 +437,17 @@ def spent(rows: Iterable[Row]) -> list[Spent]:
 
 
 def _spent(rows: Sequence[Row]) -> Spent:
-    told = [row for row in rows if row.energy_j is not None]
+    known = [row for row in rows if row.energy_j is not None]
     watched = [row for row in rows if row.power_w is not None]
     return Spent(
-        energy_j=_over(sum, [row.energy_j for row in told]),
-        told=len(told),
-        untold=sum(row.attempts > 0 and row.energy_j is None for row in rows),
+        energy_j=_over(sum, [row.energy_j for row in known]),
+        points_known=len(known),
+        points_unknown=sum(row.attempts > 0 and row.energy_j is None for row in rows),
         power_w=_over(sum, [row.power_w for row in watched]),
         watched=len(watched),
         running=sum(row.state == "running" for row in rows),
-        nodes_unheard=sum(row.nodes_unheard for row in told),
-        simulated=any(row.simulated for row in told),
+        nodes_unheard=sum(row.nodes_unheard for row in known),
+        simulated=any(row.simulated for row in known),
     )
 
 
