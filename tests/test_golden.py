@@ -2,7 +2,8 @@
 
 tests/data/golden/make.py wrote them by one old commit. Nothing here knows the package but its command line and
 `wattflow.open_sweep`. Words for people (errors, notes, help, METHODS.md, the report's layout) are not held to; of a
-report its figures are. What changes on purpose is changed in tests/data/golden/expected too.
+report its figures are. After a change on purpose `python tests/test_golden.py` writes what is expected anew, and its
+diff shows what changed.
 """
 
 import contextlib
@@ -14,10 +15,10 @@ import lzma
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -378,24 +379,21 @@ def written(path, found):
     path.write_text(json.dumps(found, indent=None, separators=(",\n", ": ")) + "\n")
 
 
-def write_expected(cwd, names, bundled, call):
-    """What make.py calls under the old version: what is expected, and the old bundles."""
+def write_expected(cwd, call, names=tuple(SWEEPS)):
+    """Write what comes out of some sweeps, of all old bundles, plans and reports as what is expected."""
     for name in names:
-        (cwd / "sweep").mkdir()
-        found = outcome(name, cwd / "sweep", call)
+        (cwd / name).mkdir()
+        found = outcome(name, cwd / name, call)
         written(GOLDEN / "expected" / "types.json", found.pop("types"))
         written(GOLDEN / "expected" / f"{name}.json", found)
-        if name in bundled:
-            (GOLDEN / "bundles").mkdir(exist_ok=True)
-            packed = lzma.compress((cwd / "sweep" / f"{name}.zip").read_bytes(), preset=9)
-            (GOLDEN / "bundles" / f"{name}.zip.xz").write_bytes(packed)
-            (cwd / "bundle").mkdir()
-            found = bundle_outcome(name, cwd / "bundle", call)
-            written(GOLDEN / "expected" / f"bundle-{name}.json", found)
-            shutil.rmtree(cwd / "bundle")
-        shutil.rmtree(cwd / "sweep")
+    for path in (GOLDEN / "bundles").glob("*"):
+        name = path.name.partition(".")[0]
+        folder = cwd / f"bundle-{name}"
+        folder.mkdir()
+        written(GOLDEN / "expected" / f"{folder.name}.json", bundle_outcome(name, folder, call))
     written(GOLDEN / "expected" / "plans.json", planned(cwd, call))
-    written(GOLDEN / "expected" / "reports.json", reported(cwd, call))
+    (cwd / "reports").mkdir()
+    written(GOLDEN / "expected" / "reports.json", reported(cwd / "reports", call))
 
 
 def expected(name):
@@ -458,3 +456,8 @@ def test_an_old_bundle_verifies_and_opens(name, tmp_path, call):
 def test_words_plan_the_points_that_they_planned(tmp_path, call):
     """The ids, reasons and shapes of nine plans, n_prompts stated in each."""
     check(expected("plans"), planned(tmp_path, call))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary, command_line() as verbs:
+        write_expected(Path(temporary), verbs)

@@ -4,14 +4,15 @@
     OLD/.venv/bin/python tests/data/golden/make.py OLD
 
 The sweeps are those of tests/test_golden.py: most are written with the old tests' own writers, from power curves that
-are known; those of `ran`, `measured` and `measured_nodes` were really run, on CPUs and on a fake NVML. They are made
-once. A later change on purpose is made in `expected` by hand, where a reader sees it.
+are known; those of `ran` and `measured*` were really run, on CPUs and on a fake NVML. They and the bundles are made
+once; what is expected of them follows later changes on purpose, by tests/test_golden.py.
 """
 
 # ruff: noqa: E402, I001 (the old code is put on the path before it is imported)
 
 import contextlib
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -894,8 +895,15 @@ def main(names: Sequence[str]) -> None:
             (folder / "bundle.salt").write_text("5a" * 32 + "\n")
             names_no_machine(folder)
             pack(folder, HERE / "sweeps" / f"{name}.tar.xz")
+    (HERE / "bundles").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, test_golden.command_line() as call:
-        test_golden.write_expected(Path(temporary), names or list(SWEEPS), BUNDLED, call)
+        for name in BUNDLED:
+            test_golden.unpacked(name, Path(temporary))
+            call(temporary, ["collect", name], ["bundle", name, "--out", f"{name}.zip"])
+            bundle = lzma.compress((Path(temporary) / f"{name}.zip").read_bytes(), preset=9)
+            (HERE / "bundles" / f"{name}.zip.xz").write_bytes(bundle)
+    with tempfile.TemporaryDirectory() as temporary, test_golden.command_line() as call:
+        test_golden.write_expected(Path(temporary), call, names or list(SWEEPS))
 
 
 if __name__ == "__main__":
