@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm
+
+from wattflow.store.layout import SweepDir
 
 ROOT = Path(__file__).parent.parent
 MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
@@ -49,3 +52,19 @@ def where(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Slurm's commands on the PATH, as shell scripts over files of the test's folder."""
+    return FakeSlurm(tmp_path / "slurm", monkeypatch)
+
+
+# --- one at a time --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty_sweep(tmp_path: Path) -> SweepDir:
+    made = SweepDir(tmp_path / "demo")
+    made.make()
+    return made

@@ -1,11 +1,15 @@
 """The command line as a whole: its verbs, their groups, and what --help costs."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from commands import call
 from typer.testing import CliRunner
 
+from wattflow import __version__
 from wattflow.cli.app import VERBS, app, command
 
 GROUPS = ["Sweep", "Results", "This machine", "Publish"]
@@ -60,3 +64,91 @@ def test_the_package_runs_as_a_module():
         [sys.executable, "-m", "wattflow", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip().replace(".", "").isdecimal()
+
+
+def test_help_and_plan_load_no_heavy_library(tmp_path):
+    """--help and plan leave torch, pynvml, altair and polars on the disk."""
+    for words in (["--help"], ["plan", "grid=demo"]):
+        code = (
+            f"import sys; sys.argv = ['wattflow', *{words!r}]\n"
+            "from wattflow.cli.app import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+            "print([m for m in ('torch', 'pynvml', 'altair', 'polars') if m in sys.modules])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_verb_has_help(tmp_path):
+    """Each verb explains itself, and the list of verbs is that of the design."""
+    verbs = {
+        "plan",
+        "submit",
+        "run",
+        "status",
+        "resume",
+        "cancel",
+        "logs",
+        "collect",
+        "report",
+        "doctor",
+        "keys",
+    }
+    told = call("--help", cwd=tmp_path).stdout
+    for verb in verbs:
+        assert verb in told
+        assert "Usage" in call(verb, "--help", cwd=tmp_path).stdout
+
+
+def test_wattflow_debug_shows_the_traceback(tmp_path):
+    """The traceback is there for who asks for it."""
+    done = call("plan", "batchsize=8", cwd=tmp_path, WATTFLOW_DEBUG="1")
+    assert "Traceback" in done.stderr
+
+
+def test_installed_wheel_finds_its_conf(tmp_path):
+    """conf/ is found from an installed wheel, where no checkout is."""
+    root = Path(__file__).parent.parent
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--no-deps",
+            "-q",
+            "-w",
+            str(tmp_path / "dist"),
+            str(root),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    subprocess.run(
+        [sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True
+    )
+    where = tmp_path / "empty"
+    where.mkdir()
+    done = call("plan", "grid=demo", cwd=where, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stderr
+    code = "import wattflow.plan.hydra as g; print(*g.conf_dirs())"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(tmp_path / "site" / "wattflow" / "conf")
+
+
+def test_version_is_one_line_on_stdout(tmp_path):
+    """`wattflow --version` prints the package's version alone, so that a script can read it."""
+    done = call("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")

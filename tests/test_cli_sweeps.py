@@ -1,69 +1,43 @@
-"""The command line as a person meets it: quick, one line an error, nothing half-written."""
+"""The verbs of sweeps."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from commands import call
 from fake_slurm import FakeSlurm
-from sweeps import Gpu, Made, choices, make_attempt, make_sweep
+from sent_sweeps import name_of, sent
+from sweeps import Gpu, Made, make_attempt, make_sweep
+from typer.testing import CliRunner
 
-from wattflow import __version__
-from wattflow.cli import closing
+from wattflow.cli.app import app
 from wattflow.collect import collect
-
-WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
-
-
-def call(*words, cwd, **env):
-    """Run the command line in a process of its own."""
-    return subprocess.run(
-        [*WATTFLOW, *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **env},
-        check=False,
-        timeout=120,
-    )
+from wattflow.errors import RefusedError
+from wattflow.submit import journal, send
 
 
-def test_help_and_plan_load_no_heavy_library(tmp_path):
-    """--help and plan leave torch, pynvml, altair and polars on the disk."""
-    for words in (["--help"], ["plan", "grid=demo"]):
-        code = (
-            f"import sys; sys.argv = ['wattflow', *{words!r}]\n"
-            "from wattflow.cli.app import main\n"
-            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-            "print([m for m in ('torch', 'pynvml', 'altair', 'polars') if m in sys.modules])"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        assert done.stdout.splitlines()[-1] == "[]"
+def test_resume_by_state_sends_the_points_in_that_state(fake, tmp_path):
+    """One point failed and one was cancelled: --state failed sends the first; a word that is no state is refused."""
+    made = sent(tmp_path, 2)
+    fake.accounting("101_0|FAILED|None", "101_1|CANCELLED by 0|None")
+    words = ["resume", str(made.sweep.path), "--state"]
+    assert CliRunner().invoke(app, [*words, "failed"]).exit_code == 0
+    again = journal.read(made.sweep)[2]
+    assert again.tasks == [[made.points[0].point_id]]
+    refused = CliRunner().invoke(app, [*words, "broken"])
+    assert isinstance(refused.exception, RefusedError)
+    assert "no state of a point" in str(refused.exception)
 
 
-def test_every_verb_has_help(tmp_path):
-    """Each verb explains itself, and the list of verbs is that of the design."""
-    verbs = {
-        "plan",
-        "submit",
-        "run",
-        "status",
-        "resume",
-        "cancel",
-        "logs",
-        "collect",
-        "report",
-        "doctor",
-        "keys",
-    }
-    told = call("--help", cwd=tmp_path).stdout
-    for verb in verbs:
-        assert verb in told
-        assert "Usage" in call(verb, "--help", cwd=tmp_path).stdout
+def test_cancel_takes_the_filters_of_status(fake, tmp_path):
+    """Of four waiting points those of seed 1 and 2 are ended."""
+    made = sent(tmp_path, 4)
+    send.keep(made)
+    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in range(4)))
+    words = ["cancel", str(made.sweep.path), "seed=1,2", "--state", "waiting"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split() == ["101_1", "101_2"]
+    assert fake.calls("scancel") == ["101_[1-2]"]
 
 
 BAD = [
@@ -247,67 +221,3 @@ def test_keys_lists_groups_and_defaults(tmp_path):
     assert "batch_size\t64" in done.stdout
     assert "tiny" in call("keys", "model", cwd=tmp_path).stdout
     assert call("keys", "modle", cwd=tmp_path).returncode == 2
-
-
-def test_wattflow_debug_shows_the_traceback(tmp_path):
-    """The traceback is there for who asks for it."""
-    done = call("plan", "batchsize=8", cwd=tmp_path, WATTFLOW_DEBUG="1")
-    assert "Traceback" in done.stderr
-
-
-def test_installed_wheel_finds_its_conf(tmp_path):
-    """conf/ is found from an installed wheel, where no checkout is."""
-    root = Path(__file__).parent.parent
-    built = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--no-deps",
-            "-q",
-            "-w",
-            str(tmp_path / "dist"),
-            str(root),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    subprocess.run(
-        [sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True
-    )
-    where = tmp_path / "empty"
-    where.mkdir()
-    done = call("plan", "grid=demo", cwd=where, PYTHONPATH=str(tmp_path / "site"))
-    assert done.returncode == 0, done.stderr
-    code = "import wattflow.plan.hydra as g; print(*g.conf_dirs())"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=where,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == str(tmp_path / "site" / "wattflow" / "conf")
-
-
-def test_the_closing_table_says_which_finished_points_it_leaves_out(tmp_path, capsys):
-    """A finished point whose trace is gone is named with its reason; one that counts is not."""
-    points = [choices(repeat=0), choices(repeat=1)]
-    sweep = make_sweep(tmp_path / "s", points)
-    good, bad = (make_attempt(sweep, point, Made([Gpu("GPU-1")])) for point in points)
-    bad.trace_path("node1", "GPU-1").unlink()
-    closing.close(sweep)
-    told = capsys.readouterr().err
-    assert f"{bad.point_id} finished and does not count: A GPU of the job has no trace" in told
-    assert good.point_id not in told
-
-
-def test_version_is_one_line_on_stdout(tmp_path):
-    """`wattflow --version` prints the package's version alone, so that a script can read it."""
-    done = call("--version", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")

@@ -1,77 +1,17 @@
-"""What became of each point, told from disk first; and that no answer never reads as an end."""
+"""States of points: records on disk first, then Slurm."""
 
 import json
-import shlex
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_slurm import FakeSlurm
+from sent_sweeps import attempt, beats, make_plan, measured, name_of, only, sent
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
-from typer.testing import CliRunner
 
-from wattflow.cli.app import app
 from wattflow.collect import collect
-from wattflow.config import identity
-from wattflow.errors import RefusedError
-from wattflow.plan.points import Plan, Point
+from wattflow.plan.points import Point
 from wattflow.slurm import client
 from wattflow.store.files import write_json
-from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import SCHEMA_VERSION, JobInfo, Record
-from wattflow.submit import journal, logs, select, send, status
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path / "slurm", monkeypatch)
-
-
-def make_plan(folder: Path, count: int, **over: Any) -> Plan:
-    settings = {"cluster__launcher": "slurm", "cluster__name": "site", **over}
-    made = [choices(seed=seed, **settings) for seed in range(count)]
-    points = [Point(identity.point_id(one), one, None) for one in made]
-    return Plan("demo", SweepDir(folder / "demo"), [], points, 0)
-
-
-def sent(folder: Path, count: int, **over: Any) -> Plan:
-    """A plan of `count` points, submitted as job 101 with collector 102."""
-    made = make_plan(folder, count, **over)
-    send.submit(made)
-    return made
-
-
-def attempt(
-    made: Plan, number: int, state: str, job: str | None = "101_0", **over: Any
-) -> AttemptDir:
-    """An attempt at the plan's point of that number."""
-    point_id = made.points[number].point_id
-    one = made.sweep.claim_attempt(point_id)
-    info: JobInfo = {"job_id": job, "array_task": None, "restart": 0, "cluster": "site"}
-    record: Record = {
-        "schema_version": SCHEMA_VERSION,
-        "point_id": point_id,
-        "attempt": one.number,
-        "status": state,  # type: ignore[typeddict-item]
-        "error": None,
-        "error_rank": None,
-        "started_ns": time.time_ns(),
-        "job": info,
-    }
-    one.write_record({**record, **over})  # type: ignore[typeddict-item]
-    return one
-
-
-def only(made: Plan, number: int = 0) -> status.Row:
-    return status.states(made.sweep)[number]
-
-
-def name_of(made: Plan) -> str:
-    return journal.read(made.sweep)[0].name
+from wattflow.submit import journal, send, status
 
 
 def test_points_never_sent_are_untried(tmp_path):
@@ -142,18 +82,6 @@ def test_a_failed_attempt_tells_its_reason_log_and_the_command_that_tries_again(
     row = only(made, 1)
     assert (row.state, row.reason, row.log) == ("failed", "the checkpoint ends early", log)
     assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
-
-
-def test_the_command_that_tries_again_is_understood(fake, tmp_path):
-    """What status tells a person to type sends that point alone."""
-    made = sent(tmp_path, 2)
-    send.keep(made)
-    attempt(made, 1, "failed", "101_1", error="boom")
-    fake.queue(f"101_0|RUNNING|None|{name_of(made)}")
-    words = shlex.split(str(only(made, 1).rerun))
-    done = CliRunner().invoke(app, [*words[1:], "--dry-run"])
-    assert done.exit_code == 0, done.output
-    assert "1 points to send" in done.output
 
 
 def test_a_rank_that_failed_while_rank_0_was_killed_tells_why(fake, tmp_path):
@@ -285,40 +213,6 @@ def test_infeasible_points_keep_their_reason(fake, tmp_path):
     assert status.exit_code(status.states(made.sweep)) == 0
 
 
-def test_points_that_failed_for_one_cause_are_told_once(fake, tmp_path):
-    """Three tasks out of time and one of memory: two causes, with the ids, one log each and one command each."""
-    made = sent(tmp_path, 4)
-    fake.accounting("101_0|OUT_OF_MEMORY|None", "101_[1-3]|TIMEOUT|None")
-    rows = status.states(made.sweep)
-    ids = [row.point_id for row in rows]
-    found = [(c.state, c.reason, [r.point_id for r in c.rows]) for c in status.causes(rows)]
-    assert found == [
-        ("failed", "task 101_0 ended as OUT_OF_MEMORY", ids[:1]),
-        ("failed", "task 101_1 ended as TIMEOUT", ids[1:]),
-    ]
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
-    assert told.endswith(
-        f"{ids[0]} failed: task 101_0 ended as OUT_OF_MEMORY\n"
-        f"  again  wattflow resume {made.sweep.path} --only {ids[0]}\n"
-        f"3 points failed: task 101_1 ended as TIMEOUT\n"
-        f"  points {' '.join(ids[1:])}\n"
-        f"  again  wattflow resume {made.sweep.path} --state failed\n"
-    )
-
-
-def test_resume_by_state_sends_the_points_in_that_state(fake, tmp_path):
-    """One point failed and one was cancelled: --state failed sends the first; a word that is no state is refused."""
-    made = sent(tmp_path, 2)
-    fake.accounting("101_0|FAILED|None", "101_1|CANCELLED by 0|None")
-    words = ["resume", str(made.sweep.path), "--state"]
-    assert CliRunner().invoke(app, [*words, "failed"]).exit_code == 0
-    again = journal.read(made.sweep)[2]
-    assert again.tasks == [[made.points[0].point_id]]
-    refused = CliRunner().invoke(app, [*words, "broken"])
-    assert isinstance(refused.exception, RefusedError)
-    assert "no state of a point" in str(refused.exception)
-
-
 @pytest.mark.parametrize(
     ("states", "code"),
     [
@@ -341,162 +235,6 @@ def test_counts_follow_the_order_of_states():
     """States without points are left out."""
     rows = [status.Row(str(i), state, 0) for i, state in enumerate(["failed", "done", "done"])]
     assert list(status.counts(rows).items()) == [("done", 2), ("failed", 1)]
-
-
-def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(fake, tmp_path):
-    """What each rank printed, then the attempt's own; rank 1 is not rank 11."""
-    made = sent(tmp_path, 1)
-    folder = journal.read(made.sweep)[0].folder
-    for rank in (0, 1, 11):
-        (folder / f"101_{rank}_log.err").write_text(f"rank {rank}")
-    one = attempt(made, 0, "failed", "101")
-    one.error_path(1).write_text("{}")
-    point_id = made.points[0].point_id
-    assert len(logs.logs(made.sweep, point_id)) == 4
-    of_one = logs.logs(made.sweep, point_id, rank=1)
-    assert [log.path.name for log in of_one] == ["101_1_log.err", "error-rank1.json"] or [
-        log.path.name for log in of_one
-    ] == ["error-rank1.json", "101_1_log.err"]
-    with pytest.raises(RefusedError, match="no log of rank 5"):
-        logs.logs(made.sweep, point_id, rank=5)
-
-
-@pytest.mark.parametrize(
-    ("words", "chosen"),
-    [
-        (["batch_size=8"], [0]),
-        (["batch_size=8,16"], [0, 1]),
-        (["model=tiny", "shards=2"], [2]),
-        (["stop=length", "power.idle_s=5"], [0, 1, 2]),
-        (["model.path=null"], [0, 1, 2]),
-        (["batch_size=9"], []),
-    ],
-)
-def test_points_are_chosen_by_their_choices(words, chosen, tmp_path):
-    """Every word must hold, a word holds for any of its values, and a group stands for its name."""
-    points = [
-        choices(batch_size=8),
-        choices(batch_size=16),
-        choices(batch_size=32, shards=2, cluster__gpus_per_node=2),
-    ]
-    sweep = make_sweep(tmp_path / "s", points)
-    assert select.choose(sweep, words, None) == {identity.point_id(points[i]) for i in chosen}
-
-
-def test_points_are_chosen_by_id_and_by_choices_together(tmp_path):
-    """Without a filter there is no choice; with both, both must hold; an id of another sweep is refused."""
-    points = [choices(seed=1), choices(seed=2)]
-    sweep = make_sweep(tmp_path / "s", points)
-    ids = [identity.point_id(point) for point in points]
-    assert select.choose(sweep, [], None) is None
-    assert select.choose(sweep, [], [ids[0]]) == {ids[0]}
-    assert select.choose(sweep, ["seed=1,2"], [ids[1]]) == {ids[1]}
-    with pytest.raises(RefusedError, match="0123456789ab: no such point"):
-        select.choose(sweep, [], ["0123456789ab"])
-
-
-@pytest.mark.parametrize("word", ["batchsize=8", "batch_size", "=8"])
-def test_a_filter_that_names_no_choice_is_refused(word, tmp_path):
-    """A slip must not read as a filter that nothing meets, nor as none."""
-    sweep = make_sweep(tmp_path / "s", [choices()])
-    with pytest.raises(RefusedError, match="wattflow keys"):
-        select.choose(sweep, [word], None)
-
-
-def test_status_shows_the_chosen_points_alone(fake, tmp_path):
-    """--only and key=value narrow the table; the sums and the exit code stay those of the sweep."""
-    made = sent(tmp_path, 2)
-    send.keep(made)
-    fake.queue(f"101_0|RUNNING|None|{name_of(made)}", f"101_1|PENDING|None|{name_of(made)}")
-    done = CliRunner().invoke(app, ["status", str(made.sweep.path), "seed=1"])
-    assert made.points[1].point_id in done.stdout
-    assert made.points[0].point_id not in done.stdout
-    assert "1 running, 1 waiting" in done.stderr
-    assert done.exit_code == 4
-
-
-def test_cancel_takes_the_filters_of_status(fake, tmp_path):
-    """Of four waiting points those of seed 1 and 2 are ended."""
-    made = sent(tmp_path, 4)
-    send.keep(made)
-    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in range(4)))
-    words = ["cancel", str(made.sweep.path), "seed=1,2", "--state", "waiting"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    assert done.stdout.split() == ["101_1", "101_2"]
-    assert fake.calls("scancel") == ["101_[1-2]"]
-
-
-def test_following_a_log_shows_what_is_added_until_the_attempt_ends(fake, tmp_path):
-    """First what is there, then each new line, those of a new file too; the closed record ends it."""
-    made = sent(tmp_path, 1)
-    log = journal.read(made.sweep)[0].folder / "101_0_log.out"
-    log.write_text("one\ntw")
-    one = attempt(made, 0, "running", "101")
-    fake.queue(f"101|RUNNING|None|{name_of(made)}")
-    steps = logs.follow(made.sweep, made.points[0].point_id)
-    assert next(steps) == logs.Log(log, "one\n")
-    with log.open("a") as file:
-        file.write("o\nthree")
-    assert next(steps) == logs.Log(log, "two\n")
-    told = one.sidecar_log_path("node1")
-    told.write_text("from the sidecar\n")
-    assert next(steps) == logs.Log(told, "from the sidecar\n")
-    record = one.read_record()
-    assert record is not None
-    one.write_record({**record, "status": "failed", "error": "boom"})
-    assert list(steps) == [logs.Log(log, "three")]
-
-
-def test_following_the_log_of_a_point_that_ended_shows_it_once(fake, tmp_path):
-    """There is nothing to wait for; one without a log is refused as without --follow."""
-    made = sent(tmp_path, 2)
-    attempt(made, 0, "finished", "101_0").sidecar_log_path("node1").write_text("all\n")
-    ids = [point.point_id for point in made.points]
-    assert [log.text for log in logs.follow(made.sweep, ids[0])] == ["all\n"]
-    fake.accounting("101_1|FAILED|None")
-    with pytest.raises(RefusedError, match="no log"):
-        list(logs.follow(made.sweep, ids[1]))
-
-
-def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
-    """The exit code is 130, as of any command that was interrupted, and the run goes on."""
-    made = sent(tmp_path, 1)
-    send.keep(made)
-    attempt(made, 0, "running", "101").sidecar_log_path("node1").write_text("a line\n")
-    fake.queue(f"101|RUNNING|None|{name_of(made)}")
-    words = ["logs", str(made.sweep.path), made.points[0].point_id, "-f"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "wattflow.cli", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as following:
-        assert following.stdout is not None
-        assert following.stdout.readline() == "a line\n"
-        following.send_signal(signal.SIGINT)
-        _, err = following.communicate(timeout=30)
-    assert following.returncode == 130
-    assert "Traceback" not in err
-
-
-def measured(
-    made: Plan,
-    number: int,
-    energy_j: float | None,
-    seconds: float,
-    source: str = "nvml_buffer",
-) -> AttemptDir:
-    """A finished attempt whose sidecar told joules."""
-    node = {"node": "node1", "source": source, "energy_j": energy_j}
-    start_ns = 1_760_000_000_000_000_000
-    times = {"started_ns": start_ns, "ended_ns": start_ns + round(seconds * 1e9)}
-    return attempt(made, number, "finished", f"101_{number}", nodes=[node], **times)
-
-
-def beats(one: AttemptDir, **told: Any) -> None:
-    """A heartbeat of a running attempt."""
-    write_json(one.path / "heartbeat.json", {"by": "local:elsewhere:1:1", "beat": 1, **told})
 
 
 def test_energy_so_far_is_that_of_finished_and_running_attempts(fake, tmp_path):
@@ -573,45 +311,6 @@ def test_collected_points_tell_the_same(tmp_path):
     assert row.seconds == pytest.approx(60.0)
     assert row.energy_j == pytest.approx(70.0 * (made.before_s + made.window_s), rel=0.01)
     assert status.left(sweep, status.states(sweep)).gpu_hours == pytest.approx(60.0 / 3600.0)
-
-
-def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_path):
-    """Beside the table on stderr: figures, what they are of, and that the rest is an estimate."""
-    made = sent(tmp_path, 3)
-    send.keep(made)
-    measured(made, 0, 3.6e6, 1800.0)
-    one = attempt(made, 1, "running", "101_1")
-    beats(one, energy_j=1000.0, power_w=250.0, nodes=1)
-    fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_2|PENDING|None|{name_of(made)}")
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
-    assert "energy so far: 3,601,000 J (1 kWh) of 2 points\n" in told
-    assert "power now: 250 W of 1 of 1 running points\n" in told
-    assert (
-        "left, an estimate: 1 GPU-hours and 2 kWh for 2 points; 2 by the mean of the same" in told
-    )
-
-
-def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
-    """So are the joules so far."""
-    made = sent(tmp_path, 2)
-    send.keep(made)
-    node = {"node": "node1", "source": "simulated", "energy_j": 3.6e6}
-    times = {"started_ns": 1_000_000_000, "ended_ns": 2_000_000_000}
-    attempt(made, 0, "finished", "101_0", nodes=[node], **times)
-    fake.queue(f"101_1|PENDING|None|{name_of(made)}")
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
-    assert "~3,600,000 J (~1 kWh)" in told
-    assert "and ~1 kWh for 1 points" in told
-
-
-def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake, tmp_path):
-    """No number is made up."""
-    made = sent(tmp_path, 2)
-    send.keep(made)
-    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (0, 1)))
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
-    assert "left: 2 points, for how long is unknown: no point has finished" in told
-    assert "energy" not in told
 
 
 def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_path):

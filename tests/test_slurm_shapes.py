@@ -1,0 +1,136 @@
+"""What points ask of Slurm: shapes, tasks, arrays, options for limits."""
+
+from pathlib import Path
+
+import pytest
+from submissions import plan, point, seeds
+from sweeps import choices
+
+from wattflow.errors import RefusedError
+from wattflow.plan import feasible
+from wattflow.plan.points import Point
+from wattflow.slurm import shapes
+from wattflow.slurm import shapes as slurm_shapes
+from wattflow.submit import send
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def shapes_of(*points: Point) -> list[slurm_shapes.Shape]:
+    return slurm_shapes.shapes([(p.point_id, p.choices) for p in points])
+
+
+CAPS = {"cluster__power_caps": {"300": "wf_cap300", "400": "partition=cap400"}}
+
+
+def test_a_cap_is_asked_for_by_the_sites_feature():
+    """300 W is a node feature beside the profile's own, 400 W a partition; each is a shape of its own."""
+    asked = {**CAPS, "cluster__constraint": "h100", "cluster__partition": "gpu"}
+    points = [
+        point(control__power_limit_w=300, **asked),
+        point(control__power_limit_w=400, **asked),
+        point(**asked),
+    ]
+    found = [shape.control for shape in shapes_of(*points)]
+    assert found == [{"constraint": "h100&wf_cap300"}, {"partition": "cap400"}, {}]
+    text = "".join(send.batch_scripts(plan(Path("/s"), *points)))
+    lines = [line.split(" ", 1)[1] for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert [line for line in lines if "--constraint" in line] == [
+        "--constraint='h100&wf_cap300'",
+        "--constraint=h100",
+        "--constraint=h100",
+    ]
+    assert [line for line in lines if "--partition" in line] == [
+        "--partition=gpu",
+        "--partition=cap400",
+        "--partition=gpu",
+    ]
+
+
+def test_a_clock_is_asked_for_by_gpu_freq():
+    """Slurm's own option sets clocks without rights of the user."""
+    (text,) = send.batch_scripts(plan(Path("/s"), point(control__sm_clock_mhz=1200)))
+    assert "#SBATCH --gpu-freq=1200" in text
+
+
+def test_the_collect_job_asks_for_no_cap(fake, tmp_path):
+    """The job that collects has no GPU to cap."""
+    capped = point(control__power_limit_w=300, **CAPS)
+    send.submit(plan(tmp_path, capped))
+    points, collector = fake.scripts().values()
+    assert "wf_cap300" in points
+    assert "wf_cap300" not in collector
+
+
+def test_a_job_that_sets_limits_itself_asks_slurm_for_none():
+    """control.by=nvml is for nodes of one's own: sbatch hears nothing of it."""
+    asked = {"control__power_limit_w": 300, "control__by": "nvml"}
+    (shape,) = shapes_of(point(**asked))
+    assert shape.control == {}
+
+
+def test_a_cap_that_the_site_does_not_offer_is_no_point_to_send():
+    """350 W is infeasible where the site offers 300 and 400, and the reason names them."""
+    made = choices(**{"cluster__launcher": "slurm", "control__power_limit_w": 350, **CAPS})
+    assert "offers 300, 400" in feasible.why_not(made)
+    local = choices(control__power_limit_w=350, cluster__launcher="local")
+    assert feasible.why_not(local) is None
+
+
+def test_points_that_ask_for_the_same_share_a_shape():
+    """Seeds share a shape; another number of shards or another time limit makes another."""
+    points = [
+        point(seed=1),
+        point(seed=2),
+        point(shards=2, cluster__gpus_per_node=2),
+        point(seed=3, cluster__time_min=5),
+    ]
+    assert [len(shape.point_ids) for shape in shapes_of(*points)] == [2, 1, 1]
+
+
+def test_shards_are_spread_over_the_gpus_of_as_few_nodes_as_hold_them():
+    """Eight shards on nodes of four GPUs are two nodes with four ranks each; two shards are one node with two."""
+    eight, two = (point(shards=n, cluster__gpus_per_node=4) for n in (8, 2))
+    assert [(s.nodes, s.ranks_per_node) for s in shapes_of(eight, two)] == [(2, 4), (1, 2)]
+
+
+@pytest.mark.parametrize(("shards", "nodes"), [(3, 2), (8, 1), (1, 2)])
+def test_shards_that_do_not_spread_evenly_are_refused(shards, nodes):
+    """Ranks a node times nodes must be shards, and no more than a node's GPUs."""
+    with pytest.raises(RefusedError, match=f"shards={shards}.*nodes={nodes}"):
+        shapes_of(point(shards=shards, nodes=nodes, cluster__gpus_per_node=4))
+
+
+def test_tasks_pack_points_and_arrays_hold_no_more_tasks_than_the_site_allows():
+    """Nine points, two a task, three tasks an array: 2+2+2 | 2+1."""
+    (shape,) = shapes_of(*seeds(9, cluster__points_per_task=2, cluster__max_array_size=3))
+    assert [[len(task) for task in array] for array in shape.arrays] == [[2, 2, 2], [2, 1]]
+
+
+def test_a_block_runs_all_arms_of_a_repeat_in_one_task():
+    """Three batch sizes x two repeats are two tasks of three points in the plan's order, with the time of three."""
+    chosen = [
+        choices(batch_size=size, repeat=repeat, sweep__block="board", cluster__time_min=10)
+        for size, repeat in ((8, 0), (2, 1), (4, 0), (8, 1), (2, 0), (4, 1))
+    ]
+    points = [(f"{c['batch_size']}-{c['repeat']}", c) for c in chosen]
+    (shape,) = slurm_shapes.shapes(points)
+    assert shape.tasks == [["8-0", "4-0", "2-0"], ["2-1", "8-1", "4-1"]]
+    assert shape.cluster.time_min == 30
+
+
+def test_gpu_hours_are_gpus_times_the_limit_of_every_task():
+    """Three tasks of 2 nodes x 2 GPUs and 30 minutes are 6 GPU-hours on 3 node-hours."""
+    (shape,) = shapes_of(*seeds(3, shards=4, cluster__gpus_per_node=2, cluster__time_min=30))
+    assert (shape.row()["gpu_hours"], shape.row()["node_hours"]) == (6.0, 3.0)
+
+
+def test_several_shapes_share_what_a_profile_allows():
+    """Three shapes of five points, at most four tasks: no shape is rounded up past it."""
+    points = [
+        point(seed=seed, shards=shards, cluster__gpus_per_node=4, cluster__max_tasks=4)
+        for seed in range(5)
+        for shards in (1, 2, 4)
+    ]
+    asked = shapes.fitting(shapes_of(*points))
+    assert [len(shape.tasks) for shape in asked] == [1, 1, 1]

@@ -1,0 +1,82 @@
+"""Logs of a point, found and followed."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from sent_sweeps import attempt, name_of, sent
+
+from wattflow.errors import RefusedError
+from wattflow.submit import journal, logs, send
+
+
+def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(fake, tmp_path):
+    """What each rank printed, then the attempt's own; rank 1 is not rank 11."""
+    made = sent(tmp_path, 1)
+    folder = journal.read(made.sweep)[0].folder
+    for rank in (0, 1, 11):
+        (folder / f"101_{rank}_log.err").write_text(f"rank {rank}")
+    one = attempt(made, 0, "failed", "101")
+    one.error_path(1).write_text("{}")
+    point_id = made.points[0].point_id
+    assert len(logs.logs(made.sweep, point_id)) == 4
+    of_one = logs.logs(made.sweep, point_id, rank=1)
+    assert [log.path.name for log in of_one] == ["101_1_log.err", "error-rank1.json"] or [
+        log.path.name for log in of_one
+    ] == ["error-rank1.json", "101_1_log.err"]
+    with pytest.raises(RefusedError, match="no log of rank 5"):
+        logs.logs(made.sweep, point_id, rank=5)
+
+
+def test_following_a_log_shows_what_is_added_until_the_attempt_ends(fake, tmp_path):
+    """First what is there, then each new line, those of a new file too; the closed record ends it."""
+    made = sent(tmp_path, 1)
+    log = journal.read(made.sweep)[0].folder / "101_0_log.out"
+    log.write_text("one\ntw")
+    one = attempt(made, 0, "running", "101")
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    steps = logs.follow(made.sweep, made.points[0].point_id)
+    assert next(steps) == logs.Log(log, "one\n")
+    with log.open("a") as file:
+        file.write("o\nthree")
+    assert next(steps) == logs.Log(log, "two\n")
+    told = one.sidecar_log_path("node1")
+    told.write_text("from the sidecar\n")
+    assert next(steps) == logs.Log(told, "from the sidecar\n")
+    record = one.read_record()
+    assert record is not None
+    one.write_record({**record, "status": "failed", "error": "boom"})
+    assert list(steps) == [logs.Log(log, "three")]
+
+
+def test_following_the_log_of_a_point_that_ended_shows_it_once(fake, tmp_path):
+    """There is nothing to wait for; one without a log is refused as without --follow."""
+    made = sent(tmp_path, 2)
+    attempt(made, 0, "finished", "101_0").sidecar_log_path("node1").write_text("all\n")
+    ids = [point.point_id for point in made.points]
+    assert [log.text for log in logs.follow(made.sweep, ids[0])] == ["all\n"]
+    fake.accounting("101_1|FAILED|None")
+    with pytest.raises(RefusedError, match="no log"):
+        list(logs.follow(made.sweep, ids[1]))
+
+
+def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
+    """The exit code is 130, as of any command that was interrupted, and the run goes on."""
+    made = sent(tmp_path, 1)
+    send.keep(made)
+    attempt(made, 0, "running", "101").sidecar_log_path("node1").write_text("a line\n")
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    words = ["logs", str(made.sweep.path), made.points[0].point_id, "-f"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wattflow.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "a line\n"
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=30)
+    assert following.returncode == 130
+    assert "Traceback" not in err
