@@ -14,7 +14,7 @@ from test_report import in_browser
 
 from wattflow.calibrate.passport import read_again
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.power.recorder import plan
+from wattflow.power.calibration_steps import plan
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -27,7 +27,7 @@ SHORT = """
 import json, sys
 from pathlib import Path
 from wattflow.calibrate import passport
-from wattflow.power.recorder import Step
+from wattflow.power.calibration_steps import Step
 steps = [Step(*words, **more) for words, more in json.loads(sys.argv[2])]
 request = passport.Request(Path(sys.argv[1]), steps, json.loads(sys.argv[3]), draw=sys.argv[4] == "draw")
 for path in passport.calibrate(request, lambda text: print(text, file=sys.stderr)):
@@ -38,9 +38,9 @@ STEPS = [
     [["bare", 0.2, "silent"], {"context": False}],
     [["sidecar", 0.2, "silent"], {"context": False, "sidecar": True}],
     [["context", 0.2, "silent"], {}],
-    [["watched", 0.5, "densely"], {}],
-    [["slow", 2.4, "densely"], {"half_s": 0.5}],
-    [["fast", 3.6, "densely"], {"half_s": 0.12, "counter_s": None}],
+    [["watched", 0.5, "dense"], {}],
+    [["slow", 2.4, "dense"], {"half_s": 0.5}],
+    [["fast", 3.6, "dense"], {"half_s": 0.12, "counter_s": None}],
     [["costs-on", 0.6, "alone"], {"load_on": True}],
 ]
 
@@ -166,11 +166,12 @@ def test_a_folder_is_read_again_with_the_same_passports(made, passports):
 @pytest.mark.fake_nvml
 def test_a_load_that_dies_ends_it_with_its_last_words(nvml_folder, tmp_path):
     """The error names the GPU and what the load said last; no load is left."""
-    steps = [[["slow", 0.5, "densely"], {"half_s": 0.1}]]
+    steps = [[["slow", 0.5, "dense"], {"half_s": 0.1}]]
     done = short(tmp_path, environment(nvml_folder, tmp_path, FAKE_LOAD_DIES="1"), steps)
     assert done.returncode == 1
     assert re.search(
-        r"the load of GPU-\S+ said b'' instead of its edges; .*: the fake load dies", done.stderr
+        r"the load of GPU-\S+ answered b'' instead of its edges; .*: the fake load dies",
+        done.stderr,
     )
     assert not (tmp_path / "out" / "record.json").exists()
 
@@ -178,7 +179,7 @@ def test_a_load_that_dies_ends_it_with_its_last_words(nvml_folder, tmp_path):
 @pytest.mark.fake_nvml
 def test_ctrl_c_ends_it_at_once(nvml_folder, tmp_path):
     """Interrupted in a step of a minute: it ends within seconds, no load is left, and there is no passport."""
-    steps = [[["slow", 60.0, "densely"], {"half_s": 0.5}]]
+    steps = [[["slow", 60.0, "dense"], {"half_s": 0.5}]]
     words = [str(tmp_path / "out"), json.dumps(steps), json.dumps(FAKE_LOAD), ""]
     process = subprocess.Popen(
         [sys.executable, "-c", SHORT, *words],

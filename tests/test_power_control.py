@@ -14,8 +14,8 @@ from fake_nvml import curves
 
 from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
-from wattflow.power.control import Held, Journal, restore, restore_left
-from wattflow.power.nvml_calls import ask
+from wattflow.power.control import GpuControl, Journal, restore, restore_left
+from wattflow.power.nvml_calls import call
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.store.layout import AttemptDir
 
@@ -44,9 +44,9 @@ def board(tmp_path, nvml_path, monkeypatch):
 @pytest.fixture
 def driver(board, fake_driver):
     """NVML open in this process."""
-    ask("nvmlInit")
+    call("nvmlInit")
     yield board
-    ask("nvmlShutdown")
+    call("nvmlShutdown")
 
 
 @pytest.fixture
@@ -62,20 +62,20 @@ def left(journals):
     return sorted(path.name for path in journals.glob("*.json"))
 
 
-class TestHeld:
+class TestGpuControl:
     def test_the_prior_value_returns_not_the_default(self, driver, journals):
         """500 W becomes 300 W for the job and 500 W again, not the maker's 700 W."""
-        held = Held(control(journals, power_limit_w=300), UUIDS)
+        held = GpuControl(control(journals, power_limit_w=300), UUIDS)
         assert driver() == [(300_000, 0), (300_000, 0)]
-        assert [told["prior_limit_w"] for told in held.told] == [500.0, 500.0]
-        assert [told["limit_in_force_w"] for told in held.told] == [300.0, 300.0]
+        assert [row["prior_limit_w"] for row in held.controlled] == [500.0, 500.0]
+        assert [row["limit_in_force_w"] for row in held.controlled] == [300.0, 300.0]
         held.release()
         assert driver() == [(SITE_MW, 0), (SITE_MW, 0)]
         assert left(journals) == []
 
     def test_clocks_are_locked_and_free_again(self, driver, journals):
         """Clocks are locked at 1,200 MHz for the job and unlocked after it; the limit is left alone."""
-        held = Held(control(journals, sm_clock_mhz=1200), UUIDS[:1])
+        held = GpuControl(control(journals, sm_clock_mhz=1200), UUIDS[:1])
         assert driver() == [(SITE_MW, 1200), (SITE_MW, 0)]
         held.release()
         assert driver() == [(SITE_MW, 0), (SITE_MW, 0)]
@@ -83,7 +83,7 @@ class TestHeld:
     def test_out_of_bounds_is_refused_before_anything_is_set(self, driver, journals):
         """150 W is below what the board takes: the bounds are told, no GPU is touched."""
         with pytest.raises(PowerError, match="takes 200 to 700 W"):
-            Held(control(journals, power_limit_w=150), UUIDS)
+            GpuControl(control(journals, power_limit_w=150), UUIDS)
         assert driver() == [(SITE_MW, 0)] * 2
         assert left(journals) == []
 
@@ -91,30 +91,30 @@ class TestHeld:
         """An ordinary user is told what is needed; no journal stays."""
         monkeypatch.setenv("FAKE_NVML_DENY", "nvmlDeviceSetGpuLockedClocks")
         with pytest.raises(PowerError, match="needs root or CAP_SYS_ADMIN"):
-            Held(control(journals, power_limit_w=300, sm_clock_mhz=1200), UUIDS)
+            GpuControl(control(journals, power_limit_w=300, sm_clock_mhz=1200), UUIDS)
         assert driver()[1] == (SITE_MW, 0)
 
     def test_silent_clipping_is_read_back(self, driver, journals, monkeypatch):
         """A board that takes 400 W for 300 W without a word is told as 400 W in force."""
         monkeypatch.setenv("FAKE_NVML_LEAST_W", "400")
-        held = Held(control(journals, power_limit_w=300), UUIDS[:1])
-        assert held.told[0]["limit_in_force_w"] == 400.0
+        held = GpuControl(control(journals, power_limit_w=300), UUIDS[:1])
+        assert held.controlled[0]["limit_in_force_w"] == 400.0
         held.release()
         assert driver()[0] == (SITE_MW, 0)
 
     def test_two_jobs_never_hold_one_gpu(self, driver, journals):
         """A second job is refused while the first one holds a GPU, and takes it afterwards."""
-        first = Held(control(journals, power_limit_w=300), UUIDS[:1])
+        first = GpuControl(control(journals, power_limit_w=300), UUIDS[:1])
         with pytest.raises(PowerError, match="another job"):
-            Held(control(journals, power_limit_w=400), UUIDS[:1])
+            GpuControl(control(journals, power_limit_w=400), UUIDS[:1])
         assert driver()[0] == (300_000, 0)
         first.release()
-        Held(control(journals, power_limit_w=400), UUIDS[:1]).release()
+        GpuControl(control(journals, power_limit_w=400), UUIDS[:1]).release()
         assert driver()[0] == (SITE_MW, 0)
 
     def test_a_failed_restore_keeps_the_journal(self, driver, journals, monkeypatch, caplog):
         """Where the prior value cannot be put back, the journal stays, and `restore` does it later."""
-        held = Held(control(journals, power_limit_w=300), UUIDS[:1])
+        held = GpuControl(control(journals, power_limit_w=300), UUIDS[:1])
         monkeypatch.setenv("FAKE_NVML_DENY", "nvmlDeviceSetPowerManagementLimit")
         held.release()
         assert "wattflow restore" in caplog.text
@@ -125,7 +125,7 @@ class TestHeld:
 
     def test_a_gpu_that_is_gone_is_named_with_its_journal(self, driver, journals):
         """`restore` says which GPU NVML does not show and where its journal lies, and puts the others back."""
-        Held(control(journals, power_limit_w=300), UUIDS[:1]).release()
+        GpuControl(control(journals, power_limit_w=300), UUIDS[:1]).release()
         Journal(GONE, SITE_MW, 300_000, None).write(journals)
         Journal(UUIDS[0], SITE_MW, 300_000, None).write(journals)
         with pytest.raises(PowerError, match=rf"{GONE}: its prior .*{GONE}\.json stays"):
@@ -134,7 +134,7 @@ class TestHeld:
 
     def test_another_tool_that_changed_the_limit_is_overruled(self, driver, journals, tmp_path):
         """What another tool set meanwhile goes: what was found before the job comes back."""
-        held = Held(control(journals, power_limit_w=300), UUIDS[:1])
+        held = GpuControl(control(journals, power_limit_w=300), UUIDS[:1])
         (tmp_path / "board" / UUIDS[0]).write_text("650000 0\n")
         held.release()
         assert driver()[0] == (SITE_MW, 0)
@@ -145,7 +145,7 @@ class TestHeld:
         shared.mkdir()
         shared.chmod(0o777)
         with pytest.raises(PowerError, match="mode 0700"):
-            Held(control(shared, power_limit_w=300), UUIDS)
+            GpuControl(control(shared, power_limit_w=300), UUIDS)
         assert driver() == [(SITE_MW, 0)] * 2
 
     def test_a_link_for_a_folder_is_refused(self, driver, tmp_path):
@@ -153,14 +153,14 @@ class TestHeld:
         (tmp_path / "real").mkdir(mode=0o700)
         (tmp_path / "link").symlink_to(tmp_path / "real")
         with pytest.raises(PowerError, match="mode 0700"):
-            Held(control(tmp_path / "link", power_limit_w=300), UUIDS)
+            GpuControl(control(tmp_path / "link", power_limit_w=300), UUIDS)
 
     def test_a_damaged_journal_is_named(self, driver, journals):
         """A journal that cannot be read stops the job: what was there before is not known."""
-        Held(control(journals, power_limit_w=300), UUIDS[:1]).release()
+        GpuControl(control(journals, power_limit_w=300), UUIDS[:1]).release()
         (journals / f"{UUIDS[0]}.json").write_text('{"prior_mw"')
         with pytest.raises(PowerError, match="nvidia-smi -q -d POWER"):
-            Held(control(journals, power_limit_w=300), UUIDS[:1])
+            GpuControl(control(journals, power_limit_w=300), UUIDS[:1])
         with pytest.raises(PowerError, match="not readable"):
             restore_left(journals)
         assert driver()[0] == (SITE_MW, 0)
@@ -198,7 +198,7 @@ for name in ("open", "write", "fsync", "close"):
     setattr(os, name, counted(getattr(os, name)))
 Path.replace = counted(Path.replace)
 Path.unlink = counted(Path.unlink)
-held = control.Held(Control(power_limit_w=300, sm_clock_mhz=1200, journal_dir=folder), [uuid])
+held = control.GpuControl(Control(power_limit_w=300, sm_clock_mhz=1200, journal_dir=folder), [uuid])
 held.release()
 print(step)
 """
@@ -241,7 +241,7 @@ def test_a_kill_and_a_new_job_keep_the_first_prior_value(driver, journals, next_
     for step in range(10, 20):  # around the two settings
         assert killed_at(journals, step) == ""
         leaked += driver()[0] != (SITE_MW, 0)
-        Held(control(journals, **next_job), UUIDS[:1]).release()
+        GpuControl(control(journals, **next_job), UUIDS[:1]).release()
         assert driver()[0] == (SITE_MW, 0), f"killed before step {step}"
     assert leaked >= 3
 
@@ -344,7 +344,7 @@ def test_the_journal_outlives_a_power_loss(driver, journals, monkeypatch):
     set_limit = "nvmlDeviceSetPowerManagementLimit"
     real = getattr(pynvml, set_limit)
     monkeypatch.setattr(pynvml, set_limit, lambda *a: (order.append(set_limit), real(*a))[1])
-    Held(control(journals, power_limit_w=300), UUIDS[:1]).release()
+    GpuControl(control(journals, power_limit_w=300), UUIDS[:1]).release()
     first_set = order.index(set_limit)
     assert order[:first_set].count("fsync") == 2
 

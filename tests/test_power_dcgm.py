@@ -15,7 +15,8 @@ from fake_nvml import curves
 from wattflow.config.choices import Power
 from wattflow.doctor import examine
 from wattflow.errors import PowerError
-from wattflow.power.dcgm import Stream, Table, columns, discovered, number
+from wattflow.power.dcgm import columns
+from wattflow.power.dcgmi import Stream, Table, number, parse_discovery
 from wattflow.power.open import choose
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.store.layout import AttemptDir
@@ -130,12 +131,12 @@ def test_what_is_no_table_is_remembered():
     """The last line that is no part of the table is kept, as it says why dmon ended."""
     table = Table([155, 156])
     table.feed(text_of("no-readings"))
-    assert table.said == "dmon was stopped do to receiving a signal"
+    assert table.message == "dmon was stopped do to receiving a signal"
 
 
 def test_gpus_are_known_by_uuid():
     """The map from UUIDs to DCGM's numbers has the GPUs of discovery, and no NvSwitch."""
-    found = discovered(text_of("discovery").decode())
+    found = parse_discovery(text_of("discovery").decode())
     assert found == {curves.uuid("n2", 0): 0, SECOND: 1, FIRST: 2}
 
 

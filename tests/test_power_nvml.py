@@ -8,7 +8,7 @@ from fake_nvml import curves
 
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError
-from wattflow.power.nvml import visible
+from wattflow.power.gpus import visible
 from wattflow.power.open import choose
 
 pytest_plugins = ("fake_nvml.fixtures",)

@@ -9,7 +9,7 @@ import pytest
 from wattflow.config.choices import Power
 from wattflow.energy import curve
 from wattflow.errors import PowerError
-from wattflow.power import rapl
+from wattflow.power import polled, rapl
 from wattflow.power.meter import Moment
 from wattflow.power.open import choose, host_meter
 from wattflow.power.rapl import RaplMeter, readable_zones, rise_uj
@@ -50,7 +50,8 @@ def powercap(tmp_path):
 def clock(monkeypatch):
     """Both clocks of the meter, set by hand; calls take no time."""
     now = {"ns": 1_700_000_000 * SECOND_NS}
-    monkeypatch.setattr(rapl, "moment", lambda: Moment(now["ns"], now["ns"]))
+    for module in (rapl, polled):
+        monkeypatch.setattr(module, "moment", lambda: Moment(now["ns"], now["ns"]))
     return now
 
 

@@ -115,20 +115,21 @@ def _folders() -> Iterator[Finding]:
 def _sensors() -> Iterator[Finding]:
     """What NVML answers: the library, the map of CUDA ordinals, then each GPU."""
     # pynvml is loaded only where it is wanted
-    from wattflow.power import nvml  # noqa: PLC0415 - see above
-    from wattflow.power.nvml_calls import ask, ask_or_none  # noqa: PLC0415 - see above
+    from wattflow.power import nvml_sensors  # noqa: PLC0415 - see above
+    from wattflow.power.gpus import find_gpus  # noqa: PLC0415 - see above
+    from wattflow.power.nvml_calls import call, call_or_none  # noqa: PLC0415 - see above
 
     try:
-        ask("nvmlInit")
+        call("nvmlInit")
     except PowerError as error:
         yield Finding("NVML", "missing", str(error))
         return
     try:
-        yield Finding("NVML", "ok", f"driver {ask_or_none('nvmlSystemGetDriverVersion')}")
+        yield Finding("NVML", "ok", f"driver {call_or_none('nvmlSystemGetDriverVersion')}")
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield Finding("CUDA_VISIBLE_DEVICES", "note", "unset" if shown is None else repr(shown))
         try:
-            gpus = nvml.find_gpus(shown, os.environ.get("CUDA_DEVICE_ORDER"))
+            gpus = find_gpus()
         except PowerError as error:
             yield Finding("GPUs", "missing", str(error))
             return
@@ -140,27 +141,27 @@ def _sensors() -> Iterator[Finding]:
                 f"{device['uuid']}, {device['bus_id']}, {device['name']}",
             )
         for gpu in gpus:
-            for check, status, detail in _gpu(nvml, gpu.handle):
+            for check, status, detail in _gpu(nvml_sensors, gpu.handle):
                 yield Finding(f"cuda:{gpu.device['ordinal']} {check}", status, detail)
     finally:
-        ask_or_none("nvmlShutdown")
+        call_or_none("nvmlShutdown")
 
 
-def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
+def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
     """What one GPU tells this user."""
     # pynvml is loaded only where it is wanted
     from wattflow.power.gpm import Gpm  # noqa: PLC0415 - see above
-    from wattflow.power.nvml_calls import ask_or_none  # noqa: PLC0415 - see above
+    from wattflow.power.nvml_calls import call_or_none  # noqa: PLC0415 - see above
 
-    answering = nvml.sources(handle)
-    for source in ("nvml_buffer", "nvml_instant", "nvml_average", nvml.usage_source(handle)):
+    answering = sensors.sources(handle)
+    for source in ("nvml_buffer", "nvml_instant", "nvml_average", sensors.usage_source(handle)):
         answers = source in answering
         yield _found(source_of(source).label, answers, "answers" if answers else "no answer")
-    counter = ask_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
+    counter = call_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
     yield _told(
         "energy counter", counter, lambda mj: f"{mj / 1e3:.1f} J since the driver was loaded"
     )
-    conditions = nvml.conditions(handle)
+    conditions = sensors.conditions(handle)
     for check, column, unit in (
         ("utilisation", "gpu_activity_pct", "%"),
         ("SM clock", "sm_clock_mhz", "MHz"),
@@ -170,7 +171,7 @@ def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
         ("time under the power cap", "under_cap_ns", "ns"),
     ):
         yield _told(check, conditions[column], lambda value, unit=unit: f"{value} {unit}")
-    limits = ask_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
+    limits = call_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
     yield _told("power limits", limits, lambda mw: f"{mw[0] / 1e3:g} to {mw[1] / 1e3:g} W")
     try:
         Gpm(handle).close()
@@ -178,10 +179,10 @@ def _gpu(nvml: Any, handle: Any) -> Iterator[Finding]:
         yield Finding("GPM", "missing", str(error))
     else:
         yield Finding("GPM", "ok", "supported and permitted")
-    for check, call in (("MIG", "nvmlDeviceGetMigMode"), ("ECC", "nvmlDeviceGetEccMode")):
-        mode = ask_or_none(call, handle)
+    for check, name in (("MIG", "nvmlDeviceGetMigMode"), ("ECC", "nvmlDeviceGetEccMode")):
+        mode = call_or_none(name, handle)
         yield Finding(check, "note", "no answer" if mode is None else _on(mode[0]))
-    mode = ask_or_none("nvmlDeviceGetPersistenceMode", handle)
+    mode = call_or_none("nvmlDeviceGetPersistenceMode", handle)
     yield Finding("persistence mode", "note", "no answer" if mode is None else _on(mode))
 
 
@@ -206,7 +207,7 @@ def _rapl() -> Finding:
 
 def _dcgm() -> Iterator[Finding]:
     """Whether DCGM could be the meter: the command, its host engine, then power of the visible GPUs."""
-    from wattflow.power.dcgm import numbers_of_gpus  # noqa: PLC0415 - as above
+    from wattflow.power.dcgmi import numbers_of_gpus  # noqa: PLC0415 - as above
 
     where = shutil.which("dcgmi")
     yield _found(

@@ -30,7 +30,7 @@ from wattflow.store.schema import READS, SCHEMA_VERSION, Device
 from wattflow.store.tables import read_table, write_table
 
 if TYPE_CHECKING:  # it loads pynvml
-    from wattflow.power.recorder import Step
+    from wattflow.power.calibration_steps import Step
 
 
 @dataclass(frozen=True)

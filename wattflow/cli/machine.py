@@ -14,7 +14,9 @@ from wattflow.cli.arguments import AsJson, DryRun
 from wattflow.cli.printing import print_json, print_table, shown, talk
 from wattflow.config.choices import Control
 from wattflow.power import control
-from wattflow.power.recorder import Recorder, load_command, plan
+from wattflow.power.calibration_steps import plan
+from wattflow.power.load_process import load_command
+from wattflow.power.recorder import Recorder
 
 
 def restore(

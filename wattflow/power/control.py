@@ -4,7 +4,7 @@
 
 A limit outlives the process that set it. So the prior value lies on disk, one file a GPU, before anything is set, and
 whoever comes next finds it: a sidecar that was started again for the same job, the next job's, `wattflow restore`.
-What is put back is the value found, not the maker's default: sites run their boards below it. NVML does not tell
+What is put back is the value found, not the maker's default: sites run their boards below it. NVML does not say
 whether clocks were locked before, so locked clocks are put back by unlocking them.
 """
 
@@ -23,27 +23,26 @@ from typing import Any
 
 from wattflow.config.choices import Control
 from wattflow.errors import PowerError
-from wattflow.power.nvml_calls import ask, ask_or_none
+from wattflow.power.nvml_calls import call, call_or_none
 from wattflow.store.schema import Controlled
 
 log = logging.getLogger(__name__)
 
-CLOCK_SM = 1  # NVML's clock type
 _UUID = re.compile(r"GPU-[0-9a-fA-F-]{1,60}")
 
 
 @dataclass(frozen=True)
 class Journal:
-    """What was found on a GPU and what a job asked of it."""
+    """The power limit found on a GPU, and the limit and clock that a job sets there."""
 
     uuid: str
     prior_mw: int
-    limit_mw: int | None  # requested; null: left alone
+    limit_mw: int | None  # to be set; null: left as found
     clock_mhz: int | None
 
     def write(self, folder: Path) -> None:
         """Keep it so that it outlives a power loss; PowerError where it cannot be kept, and nothing may be set."""
-        told = {
+        record = {
             "uuid": self.uuid,
             "prior_mw": self.prior_mw,
             "limit_mw": self.limit_mw,
@@ -58,7 +57,7 @@ class Journal:
                 fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
             )
             try:
-                os.write(descriptor, json.dumps(told).encode())
+                os.write(descriptor, json.dumps(record).encode())
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -69,11 +68,11 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path, uuid: str) -> "Journal | None":
-        """What an earlier job left for a GPU; null where nothing; PowerError where it is damaged."""
+        """The journal that an earlier job left for a GPU; null where none; PowerError where it is damaged."""
         path = folder / f"{uuid}.json"
         try:
-            told = json.loads(path.read_bytes())
-            return cls(uuid, int(told["prior_mw"]), told["limit_mw"], told["clock_mhz"])
+            record = json.loads(path.read_bytes())
+            return cls(uuid, int(record["prior_mw"]), record["limit_mw"], record["clock_mhz"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -126,12 +125,12 @@ def _locked(folder: Path, uuid: str) -> Iterator[bool]:
 
 
 def restore_left(folder: Path, uuids: Sequence[str] | None = None) -> list[str]:
-    """Put back what jobs left that ended without doing so; returns the UUIDs. NVML must be open.
+    """Put back the limits of jobs that ended without doing so; returns the UUIDs. NVML must be open.
 
-    GPUs whose job still lives are left alone. PowerError where a prior value cannot be put back: its journal stays. Of
-    GPUs that are not in `uuids`, those of a job, that is a warning alone: they may be hidden from it, or gone.
+    GPUs whose job still lives are skipped. PowerError where a prior value cannot be put back: its journal stays. For
+    GPUs that are not in `uuids`, those of a job, that is only a warning: they may be hidden from it, or gone.
     """
-    restored, failed = [], []
+    restored, faults = [], []
     for path in sorted(folder.glob("GPU-*.json")):
         if not _UUID.fullmatch(path.stem):
             continue
@@ -144,35 +143,35 @@ def restore_left(folder: Path, uuids: Sequence[str] | None = None) -> list[str]:
                     _put_back(folder, journal)
                     restored.append(path.stem)
             except PowerError as error:
-                told = f"{path.stem}: its prior limit could not be put back ({error}), and {path} stays."
+                fault = f"{path.stem}: its prior limit could not be put back ({error}), and {path} stays."
                 if uuids is None or path.stem in uuids:
-                    failed.append(told)
+                    faults.append(fault)
                 else:
-                    log.warning("%s", told)
-    if failed:
-        raise PowerError(" ".join(failed))
+                    log.warning("%s", fault)
+    if faults:
+        raise PowerError(" ".join(faults))
     return restored
 
 
 def restore(control: Control) -> list[str]:
-    """The same on this node, for `wattflow restore`; [] where no job of this user's set anything."""
+    """Put back all limits on this node, for `wattflow restore`; [] where no job of this user's set anything."""
     folder = Path(control.journal_dir)
     if not folder.is_dir():
         return []
-    ask("nvmlInit")
+    call("nvmlInit")
     try:
         return restore_left(_open_folder(folder))
     finally:
-        ask_or_none("nvmlShutdown")
+        call_or_none("nvmlShutdown")
 
 
 def _put_back(folder: Path, journal: Journal) -> None:
-    handle = ask("nvmlDeviceGetHandleByUUID", journal.uuid)
+    handle = call("nvmlDeviceGetHandleByUUID", journal.uuid)
     if journal.clock_mhz is not None:
-        ask("nvmlDeviceResetGpuLockedClocks", handle)
+        call("nvmlDeviceResetGpuLockedClocks", handle)
     if journal.limit_mw is not None:
-        ask("nvmlDeviceSetPowerManagementLimit", handle, journal.prior_mw)
-        now_mw = ask("nvmlDeviceGetPowerManagementLimit", handle)
+        call("nvmlDeviceSetPowerManagementLimit", handle, journal.prior_mw)
+        now_mw = call("nvmlDeviceGetPowerManagementLimit", handle)
         if now_mw != journal.prior_mw:
             raise PowerError(
                 f"{journal.uuid}: its power limit is {now_mw / 1e3:g} W, and not again the "
@@ -181,7 +180,7 @@ def _put_back(folder: Path, journal: Journal) -> None:
     journal.remove(folder)
 
 
-class Held:
+class GpuControl:
     """The control of some GPUs while a job holds it. NVML must be open as long."""
 
     def __init__(self, control: Control, uuids: Sequence[str]) -> None:
@@ -189,7 +188,7 @@ class Held:
         self._folder = _open_folder(Path(control.journal_dir))
         self._locks = contextlib.ExitStack()
         self._journals: list[Journal] = []
-        self.told: list[Controlled] = []
+        self.controlled: list[Controlled] = []
         try:
             for uuid in uuids:
                 self._take(control, uuid)
@@ -204,7 +203,7 @@ class Held:
             raise PowerError(
                 f"{uuid}: another job on this node holds its limits. Run one at a time."
             )
-        handle = ask("nvmlDeviceGetHandleByUUID", uuid)
+        handle = call("nvmlDeviceGetHandleByUUID", uuid)
         wanted_mw = None if control.power_limit_w is None else control.power_limit_w * 1000
         if wanted_mw is not None:
             _check_bounds(handle, uuid, wanted_mw)
@@ -216,7 +215,7 @@ class Held:
             _put_back(self._folder, left)
             left = None
         # a sidecar of this job that was killed has set the same: what it found is the prior value, not what is there
-        found_mw = ask("nvmlDeviceGetPowerManagementLimit", handle)
+        found_mw = call("nvmlDeviceGetPowerManagementLimit", handle)
         journal = Journal(
             uuid, found_mw if left is None else left.prior_mw, wanted_mw, control.sm_clock_mhz
         )
@@ -227,13 +226,13 @@ class Held:
         if control.sm_clock_mhz is not None:
             clocks = control.sm_clock_mhz, control.sm_clock_mhz
             _set("control.sm_clock_mhz", "nvmlDeviceSetGpuLockedClocks", handle, *clocks)
-        self.told.append(
+        self.controlled.append(
             {
                 "uuid": uuid,
                 "prior_limit_w": journal.prior_mw / 1e3,
                 "power_limit_w": None if wanted_mw is None else wanted_mw / 1e3,
                 "sm_clock_mhz": control.sm_clock_mhz,
-                "limit_in_force_w": ask("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3,
+                "limit_in_force_w": call("nvmlDeviceGetEnforcedPowerLimit", handle) / 1e3,
             }
         )
 
@@ -249,16 +248,16 @@ class Held:
 
 
 def _check_bounds(handle: Any, uuid: str, wanted_mw: int) -> None:
-    least_mw, most_mw = ask("nvmlDeviceGetPowerManagementLimitConstraints", handle)
+    least_mw, most_mw = call("nvmlDeviceGetPowerManagementLimitConstraints", handle)
     if not least_mw <= wanted_mw <= most_mw:
         raise PowerError(
             f"control.power_limit_w={wanted_mw // 1000}: {uuid} takes {least_mw / 1e3:g} to {most_mw / 1e3:g} W."
         )
 
 
-def _set(key: str, call: str, handle: Any, *values: int) -> None:
+def _set(key: str, name: str, handle: Any, *values: int) -> None:
     try:
-        ask(call, handle, *values)
+        call(name, handle, *values)
     except PowerError as error:
         raise PowerError(
             f"{key}: {error} Setting needs root or CAP_SYS_ADMIN; on a shared cluster an admin offers caps as node "

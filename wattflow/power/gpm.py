@@ -11,7 +11,7 @@ import pynvml
 
 from wattflow.errors import PowerError
 from wattflow.power.meter import Row
-from wattflow.power.nvml_calls import ask, ask_or_none
+from wattflow.power.nvml_calls import call, call_or_none
 
 # NVML's metric by the trace column that it fills; a metric that fails by its own return code is null
 METRICS = {
@@ -31,13 +31,13 @@ class Gpm:
 
     def __init__(self, handle: object) -> None:
         """Take the first sample; PowerError, with NVML's word, where GPM is not supported or not permitted."""
-        support = ask_or_none("nvmlGpmQueryDeviceSupport", handle)
+        support = call_or_none("nvmlGpmQueryDeviceSupport", handle)
         if support is None or not support.isSupportedDevice:
             raise PowerError("not supported (Hopper and newer have it).")
         self._handle = handle
-        self._samples = [ask("nvmlGpmSampleAlloc"), ask("nvmlGpmSampleAlloc")]
+        self._samples = [call("nvmlGpmSampleAlloc"), call("nvmlGpmSampleAlloc")]
         try:
-            ask("nvmlGpmSampleGet", handle, self._samples[0])
+            call("nvmlGpmSampleGet", handle, self._samples[0])
         except PowerError:
             self.close()
             raise
@@ -49,24 +49,29 @@ class Gpm:
         succeeds with NaN.
         """
         before, now = self._samples
-        ask("nvmlGpmSampleGet", self._handle, now)
-        asked = pynvml.c_nvmlGpmMetricsGet_t()
-        asked.version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        asked.numMetrics = len(METRICS)
-        asked.sample1, asked.sample2 = before, now
+        call("nvmlGpmSampleGet", self._handle, now)
+        request = pynvml.c_nvmlGpmMetricsGet_t()
+        request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        request.numMetrics = len(METRICS)
+        request.sample1, request.sample2 = before, now
         for place, metric in enumerate(METRICS.values()):
-            asked.metrics[place].metricId = metric
-        told = ask("nvmlGpmMetricsGet", asked)
+            request.metrics[place].metricId = metric
+        answer = call("nvmlGpmMetricsGet", request)
         self._samples = [now, before]
         return {
             column: metric.value
             if metric.nvmlReturn == pynvml.NVML_SUCCESS and math.isfinite(metric.value)
             else None
-            for column, metric in zip(METRICS, told.metrics, strict=False)
+            for column, metric in zip(METRICS, answer.metrics, strict=False)
         }
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be read: not after `close`."""
+        return bool(self._samples)
 
     def close(self) -> None:
         """Free the driver's memory."""
         for sample in self._samples:
-            ask_or_none("nvmlGpmSampleFree", sample)
+            call_or_none("nvmlGpmSampleFree", sample)
         self._samples = []

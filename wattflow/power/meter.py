@@ -1,4 +1,4 @@
-"""What the sidecar needs of a meter, and which meter a node gets.
+"""What the sidecar needs of a meter, and what all meters share: deadlines, gaps, instants by both clocks.
 
 A meter has its devices, and gives rows of schema.TRACE whenever they are due. It is read by one thread: `begin`
 before the first row of a trace, `read` whenever `due_ns` has come, `mark` at the edges of the measured window,
@@ -88,6 +88,22 @@ class Beat:
         self.late += behind_ns > LATE_NS
         self.next_ns += (behind_ns // self.period_ns + 1) * self.period_ns
         return True
+
+
+class Gaps:
+    """Finds the gaps in the samples that one sensor has of one device."""
+
+    def __init__(self, longest_ns: int, last_ns: int | None = None) -> None:
+        """Two samples up to `longest_ns` apart have no gap; `last_ns` is the last sample's unix time, if any."""
+        self.last_ns = last_ns
+        self.lost = False  # samples were lost since the last one
+        self._longest_ns = longest_ns
+
+    def before(self, time_ns: int) -> bool:
+        """Whether there is a gap before a sample at this unix time, which then is the last one."""
+        gap = self.lost or (self.last_ns is not None and time_ns - self.last_ns > self._longest_ns)
+        self.last_ns, self.lost = time_ns, False
+        return gap
 
 
 @dataclass(frozen=True)

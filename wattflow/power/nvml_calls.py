@@ -1,4 +1,4 @@
-"""NVML's answers: an error becomes ours with the call's name, or None where a missing value is no error."""
+"""Calls of NVML: a failure becomes a PowerError with the call's name, or None where a missing value is no error."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import pynvml
 from wattflow.errors import PowerError
 
 
-def ask(call: str, *arguments: Any) -> Any:
-    """What an NVML call answers; PowerError with the call's name where it fails."""
+def call(name: str, *arguments: Any) -> Any:
+    """The answer of an NVML call; PowerError with the call's name where it fails."""
     try:
-        return getattr(pynvml, call)(*arguments)
+        return getattr(pynvml, name)(*arguments)
     except pynvml.NVMLError as error:
-        raise PowerError(f"{call}: {error}.") from error
+        raise PowerError(f"{name}: {error}.") from error
 
 
-def ask_or_none(call: str, *arguments: Any) -> Any:
-    """What an NVML call answers, or None where it fails: missing is null."""
+def call_or_none(name: str, *arguments: Any) -> Any:
+    """The answer of an NVML call, or None where it fails."""
     try:
-        return getattr(pynvml, call)(*arguments)
+        return getattr(pynvml, name)(*arguments)
     except pynvml.NVMLError:
         return None

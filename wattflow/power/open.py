@@ -5,23 +5,21 @@ from pathlib import Path
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError
 from wattflow.power.meter import Meter
+from wattflow.power.rapl import RaplMeter
+from wattflow.power.simulated import SimulatedMeter
 
 
 def choose(power: Power, node: str) -> Meter:
-    """The meter that power.meter names; auto takes NVML where it shows a GPU, else RAPL, else the simulated one.
+    """Open the meter that power.meter names; auto takes NVML where it shows a GPU, else RAPL, else the simulated one.
 
-    PowerError when the one asked for does not answer, or when the visible devices cannot be measured apart (MIG).
+    PowerError when the named meter does not answer, or when the visible devices cannot be measured apart (MIG).
     """
-    # all import this module, and pynvml is loaded only where it is wanted
-    from wattflow.power.rapl import RaplMeter  # noqa: PLC0415 - see above
-    from wattflow.power.simulated import SimulatedMeter  # noqa: PLC0415 - see above
-
     if power.meter == "simulated":
         return SimulatedMeter(power, node)
     if power.meter == "rapl":
         return RaplMeter(Path(power.powercap_dir), node, power.poll_ms)
     if power.meter == "dcgm":
-        from wattflow.power.dcgm import DcgmMeter  # noqa: PLC0415 - see above
+        from wattflow.power.dcgm import DcgmMeter  # noqa: PLC0415 - pynvml is loaded only where it is wanted
 
         try:
             return DcgmMeter(power)
@@ -34,7 +32,8 @@ def choose(power: Power, node: str) -> Meter:
         raise PowerError(
             f"power.meter={power.meter}: not one of auto, nvml, dcgm, rapl, simulated."
         )
-    from wattflow.power.nvml import AbsentError, NvmlMeter  # noqa: PLC0415 - see above
+    from wattflow.power.gpus import AbsentError  # noqa: PLC0415 - as above
+    from wattflow.power.nvml import NvmlMeter  # noqa: PLC0415 - as above
 
     try:
         return NvmlMeter(power)
@@ -49,8 +48,6 @@ def choose(power: Power, node: str) -> Meter:
 
 def host_meter(power: Power, node: str) -> Meter | None:
     """RAPL of this host, or None where power.host forbids it or it does not answer this user."""
-    from wattflow.power.rapl import RaplMeter  # noqa: PLC0415 - it imports this module
-
     if not power.host:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a rank and its node's sidecar say to each other, as lines of JSON."""
+"""The messages between a rank and its node's sidecar, as lines of JSON; sidecar.py lists them."""
 
 import json
 import os
@@ -21,7 +21,7 @@ Reply = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parent tells at the start."""
+    """The sidecar's argument: whose it is, and the choices that it needs."""
 
     node: str
     spool: Path
@@ -31,14 +31,14 @@ class Settings:
 
     @classmethod
     def parse(cls, text: str) -> "Settings":
-        """From the JSON argument."""
-        told = json.loads(text)
+        """Read the JSON argument."""
+        argument = json.loads(text)
         return cls(
-            check_name(told["node"], "node"),
-            Path(told["spool"]),
-            int(told["parent_pid"]),
-            Power(**told["power"]),
-            Control(**told["control"]),
+            check_name(argument["node"], "node"),
+            Path(argument["spool"]),
+            int(argument["parent_pid"]),
+            Power(**argument["power"]),
+            Control(**argument["control"]),
         )
 
 
@@ -74,12 +74,12 @@ class Commands:
                 return command
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
             wake = self._wake.fileno()
-            came, _, _ = select.select([self._descriptor, wake], [], [], left_s)
-            if not came:
+            readable, _, _ = select.select([self._descriptor, wake], [], [], left_s)
+            if not readable:
                 return None
-            if wake in came:
+            if wake in readable:
                 self._wake.recv(64)
-            if self._descriptor in came:
+            if self._descriptor in readable:
                 data = os.read(self._descriptor, 65536)
                 self._text += data
                 if not data:

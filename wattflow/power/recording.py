@@ -21,13 +21,13 @@ from wattflow.store.tables import TableStream, read_stream, write_table
 log = logging.getLogger(__name__)
 
 FSYNC_S = 5.0  # what a power loss may cost; a killed process costs nothing, as the page cache stays
-TELL_NS = 5_000_000_000  # how often joules so far are told, to those who watch
+REPORT_NS = 5_000_000_000  # how often the energy so far is reported, to those who watch
 SETTLE_NS = 100_000_000  # the driver shows a sample some 15 to 60 ms after its stamp
 TAIL = 10_000  # rows of a spool file in which its last sample is looked for: minutes
 
 
 class Mirror(threading.Thread):
-    """Copies the growing spool files into the attempt each copy_s, new bytes only, and asks the disk to keep them."""
+    """Copies new bytes of the growing spool files into the attempt each copy_s, and flushes the spool to disk."""
 
     def __init__(self, copies: list[tuple[Path, Path]], copy_s: float) -> None:
         super().__init__(name="mirror", daemon=True)
@@ -45,7 +45,7 @@ class Mirror(threading.Thread):
                 copy_at_s = time.monotonic() + self._copy_s
             for source, target in self._copies:
                 try:
-                    keep(source)
+                    fsync(source)
                     if copy_now:
                         self._copied[source] += append(source, target, self._copied[source])
                 except OSError as error:
@@ -59,8 +59,8 @@ class Mirror(threading.Thread):
             target.unlink(missing_ok=True)
 
 
-def keep(path: Path) -> None:
-    """Fsync a file that another thread writes."""
+def fsync(path: Path) -> None:
+    """Flush to disk a file that another thread writes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,17 +81,17 @@ def append(source: Path, target: Path, offset: int) -> int:
 
 
 class Tally:
-    """Joules of devices while they are sampled, for people who watch; results integrate the closed traces anew."""
+    """Energy of devices while they are sampled, for people who watch; results integrate the closed traces anew."""
 
     def __init__(self, uuids: Iterable[str], source: str) -> None:
         self._source = source
         self._last: dict[str, tuple[int, float] | None] = dict.fromkeys(uuids)
         self._energy_j = 0.0
-        self._told_j = 0.0
-        self._told_ns: int | None = None
+        self._reported_j = 0.0
+        self._reported_ns: int | None = None
 
     def add(self, uuid: str, row: Row) -> None:
-        """Take in one reading; those of other sensors and other devices are passed over."""
+        """Add one reading; those of other sensors and other devices are ignored."""
         if uuid not in self._last or row["source"] != self._source or row.get("power_w") is None:
             return
         now = row["time_ns"], row["power_w"]
@@ -101,10 +101,10 @@ class Tally:
         self._last[uuid] = now
 
     def so_far(self) -> SoFar:
-        """The joules since the first sample, and the mean watts since this was last asked; null at first."""
+        """The joules since the first sample, and the mean watts since the last call; null at first."""
         now_ns = max((last[0] for last in self._last.values() if last is not None), default=None)
-        past_ns, past_j = self._told_ns, self._told_j
-        self._told_ns, self._told_j = now_ns, self._energy_j
+        past_ns, past_j = self._reported_ns, self._reported_j
+        self._reported_ns, self._reported_j = now_ns, self._energy_j
         power_w = None
         if now_ns is not None and past_ns is not None and now_ns > past_ns:
             power_w = (self._energy_j - past_j) / (now_ns - past_ns) * 1e9
@@ -151,7 +151,7 @@ class Recording:
         }
         self._waiting = set(self._uuids)  # devices without a sample yet
         self._tally = Tally((device["uuid"] for device in meter.devices), meter.source)
-        self._told = False
+        self._is_ready = False
         self._mirror = Mirror(
             [
                 (stream.path, attempt.trace_path(settings.node, uuid, f".{self._part}.arrow"))
@@ -166,7 +166,7 @@ class Recording:
         return self._settings.spool / f"{attempt.point_id}-{attempt.number}-{uuid}.{part}.arrow"
 
     def _parts(self, uuid: str) -> list[Path]:
-        """What earlier sidecars of this attempt left, oldest first."""
+        """The spool files that earlier sidecars of this attempt left, oldest first."""
         pattern = re.escape(self._spool_path(uuid, "#").name).replace(r"\#", r"(\d+)")
         found = [
             (int(match[1]), path)
@@ -176,9 +176,9 @@ class Recording:
         return [path for _, path in sorted(found)]
 
     def _metadata(self, uuid: str) -> dict[str, str]:
-        """What a reader of the file must know: all values are text, and absent where unknown."""
+        """The metadata of a trace: all values are text, and absent where unknown."""
         meter, device = self._by_uuid[uuid]
-        told = {
+        known = {
             "node": self._settings.node,
             "gpu_uuid": uuid,
             "gpu_name": device["name"],
@@ -194,27 +194,27 @@ class Recording:
             "restarts": str(self._part),
             **meter.about,
         }
-        return {key: value for key, value in told.items() if value is not None}
+        return {key: value for key, value in known.items() if value is not None}
 
     def run(self, commands: Commands, reply: Reply) -> Command:
         """Record until a command comes that ends it, which is returned."""
         flush_ns = self._settings.power.flush_ms * 1_000_000
         flush_at_ns = time.monotonic_ns() + flush_ns
-        tell_at_ns = time.monotonic_ns() + TELL_NS
+        report_at_ns = time.monotonic_ns() + REPORT_NS
         while True:
             self._add([row for meter in self._meters for row in meter.read()])
             now_ns = time.monotonic_ns()
-            if not self._waiting and not self._told:
-                self._told = True
+            if not self._waiting and not self._is_ready:
+                self._is_ready = True
                 self._flush(durable=True)
                 reply({"ready": self._ready()})
-                self._tally.so_far()  # watts are told from here on
+                self._tally.so_far()  # the first watts reported are a mean from here on
             elif now_ns >= flush_at_ns:
                 self._flush()
                 flush_at_ns = now_ns + flush_ns
-            if self._told and now_ns >= tell_at_ns:
+            if self._is_ready and now_ns >= report_at_ns:
                 reply({"so_far": self._tally.so_far()})
-                tell_at_ns = now_ns + TELL_NS
+                report_at_ns = now_ns + REPORT_NS
             next_ns = min(self._due_ns(), flush_at_ns)
             command = commands.wait(max(0.0, (next_ns - time.monotonic_ns()) / 1e9))
             if command is not None and "mark" in command:
@@ -226,7 +226,7 @@ class Recording:
     def finish(self) -> SoFar:
         """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty.
 
-        Returns what the devices took in all.
+        Returns the energy of the devices in all.
         """
         end_ns = time.monotonic_ns() + SETTLE_NS
         while (now_ns := time.monotonic_ns()) < end_ns:

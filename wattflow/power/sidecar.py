@@ -2,7 +2,7 @@
 
     python -m wattflow.power.sidecar '{"node": "n1", "spool": "/tmp/x", "parent_pid": 42, "power": {...}}'
 
-Its parent (wattflow.power.parent) speaks to it in JSON lines:
+Its parent (sidecar_client.py) speaks to it in JSON lines:
 
     stdin   {"open": attempt path, "point_id": "...", "attempt": 1, "log": path}    start the traces of an attempt
             {"mark": true}                                              an edge of the measured window is now
@@ -17,7 +17,7 @@ Its parent (wattflow.power.parent) speaks to it in JSON lines:
 
 Traces grow in the node-local spool and are copied to the attempt by a thread of their own, so that a shared file
 system which hangs holds up no sample. A sidecar that is started again for the same attempt leaves what the one before
-it wrote, goes on in a second file, and asks the driver's buffer for what came in between.
+it wrote, goes on in a second file, and reads from the driver's buffer what came in between.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ from wattflow.store.files import check_name
 from wattflow.store.layout import AttemptDir
 
 if TYPE_CHECKING:
-    from wattflow.power.control import Held
+    from wattflow.power.control import GpuControl
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ def only_one(spool: Path, job: str, node: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def take_control(control: Control, meter: Meter) -> "Held | None":
-    """Set what the job asks of its GPUs, once what earlier jobs left on this node is put back; None for no wish.
+def take_control(control: Control, meter: Meter) -> "GpuControl | None":
+    """Put back what earlier jobs left on this node, then set this job's limits and clocks; None where it has none.
 
     PowerError where it cannot be set, or where there is no GPU to set it on.
     """
@@ -82,14 +82,14 @@ def take_control(control: Control, meter: Meter) -> "Held | None":
                 f"control: limits and clocks are a GPU's, and {meter.name} measures none. Leave control out here."
             )
         return None
-    from wattflow.power.control import Held, restore_left  # noqa: PLC0415 - pynvml is loaded only where it is wanted
+    from wattflow.power.control import GpuControl, restore_left  # noqa: PLC0415 - pynvml is loaded only where it is wanted
 
     folder = Path(control.journal_dir)
     if not wanted:
         if os.access(folder, os.W_OK):
             restore_left(folder, [device["uuid"] for device in meter.devices])
         return None
-    return Held(control, [device["uuid"] for device in meter.devices])
+    return GpuControl(control, [device["uuid"] for device in meter.devices])
 
 
 def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
@@ -101,7 +101,7 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
         held = None
         try:
             held = take_control(settings.control, meter)
-            controlled = [] if held is None else held.told
+            controlled = [] if held is None else held.controlled
             command = commands.wait(None) or {}
             while "end" not in command:
                 if "open" not in command:  # a close or mark that crossed a restart
@@ -123,20 +123,20 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
 
 
 def log_to(path: Path) -> None:
-    """From now on stderr goes to this file, the attempt's; a sidecar may be started before there is one."""
+    """Send stderr to this file, the attempt's, from now on; a sidecar may be started before there is one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     os.dup2(descriptor, sys.stderr.fileno())
     os.close(descriptor)
 
 
-def tell(message: dict[str, Any]) -> None:
-    """One JSON line to the parent; if it is gone, nobody listens."""
+def report(message: dict[str, Any]) -> None:
+    """Send one JSON line to the parent, unless it is gone."""
     with contextlib.suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
 
 
 def main() -> int:
-    """Serve until told to end; 0, or 1 with the reason on stdout and in the log."""
+    """Serve until a command ends it; 0, or 1 with the reason on stdout and in the log."""
     settings = Settings.parse(sys.argv[1])
     die_with_parent(settings.parent_pid)
     logging.basicConfig(
@@ -144,10 +144,10 @@ def main() -> int:
     )
     try:
         settings.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        serve(settings, Commands(sys.stdin.fileno()), tell)
+        serve(settings, Commands(sys.stdin.fileno()), report)
     except (WattflowError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for people; a traceback adds nothing
-        tell({"error": str(error)})
+        report({"error": str(error)})
         return 1
     return 0
 

@@ -9,21 +9,14 @@ info = sidecar.stop()               # every trace lies in the attempt
 """
 
 import contextlib
-import dataclasses
-import json
-import os
-import subprocess
-import sys
-import sysconfig
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-import wattflow
 from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
+from wattflow.power.sidecar_process import SidecarProcess
 
 if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
     from wattflow.store.layout import AttemptDir
@@ -31,9 +24,7 @@ if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
 
 MOST_FAILURES = 5  # restarts in a row that came to nothing
 STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
-IDLE_END_S = 5.0  # for one that records nothing to end
 CLOSE_TIMEOUT_S = 60.0  # for the last copy to a slow shared file system
-RESTORE_TIMEOUT_S = 10.0  # for limits and clocks to be put back
 
 
 class Sidecar:
@@ -55,8 +46,8 @@ class Sidecar:
         self._ready_timeout_s = ready_timeout_s
         self._changed = threading.Condition()
         self._watcher: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._warm: subprocess.Popen[bytes] | None = None
+        self._process: SidecarProcess | None = None
+        self._warm: SidecarProcess | None = None  # started before there is an attempt to record
         self._forget()
 
     def _forget(self) -> None:
@@ -67,7 +58,7 @@ class Sidecar:
         self._closed = False
         self._lost: str | None = None
         self._so_far: SoFar | None = None
-        self._before_j = 0.0  # told by processes of this attempt that died
+        self._before_j = 0.0  # by processes of this attempt that died
 
     def __enter__(self) -> Self:
         """The sidecar itself, not yet started."""
@@ -100,10 +91,9 @@ class Sidecar:
             raise PowerError(f"the sidecar of {self._node} is recording already: stop it first.")
         self._forget()
         self._log_path = attempt.sidecar_log_path(self._node)
-        if self._warm is not None and self._warm.poll() is not None:  # died between attempts
-            _end_idle(self._warm)
-            self._warm = None
-        with contextlib.suppress(OSError):  # the watching thread says so
+        if self._warm is not None and self._warm.is_dead:  # died between attempts
+            self._end_warm()
+        with contextlib.suppress(OSError):  # the watching thread reports it
             self._warm = self._warm or self._spawn(self._log_path)
         self._watcher = threading.Thread(
             target=self._watch, args=(attempt,), name="sidecar-watch", daemon=True
@@ -114,28 +104,32 @@ class Sidecar:
             ready, lost = self._ready, self._lost
         if ready is None or lost is not None:
             self.close()
-            raise PowerError(
-                f"the sidecar of {self._node}: "
-                f"{lost or f'not ready after {self._ready_timeout_s:g} s.'} {self._log_says()}"
-            )
+            fault = lost or f"not ready after {self._ready_timeout_s:g} s."
+            raise self._error(fault)
         return ready
 
     def mark(self) -> None:
         """Have the energy counters read densely now, at an edge of the measured window; returns at once."""
         with self._changed:
-            self._send(self._process, {"mark": True})
+            if self._process is not None:
+                self._process.send({"mark": True})
 
     def so_far(self) -> "SoFar | None":
-        """What this node's devices took since the first sample, as told within the last seconds; null before that."""
+        """The energy of this node's devices since the first sample, some seconds old; null before its first report."""
         with self._changed:
             return self._so_far
 
     def check(self) -> None:
-        """PowerError when the sidecar is lost for good, so that the attempt's joules cannot be told."""
+        """PowerError when the sidecar is lost for good, so that the attempt's energy is unknown."""
         with self._changed:
             lost = self._lost
         if lost is not None:
-            raise PowerError(f"the sidecar of {self._node}: {lost} {self._log_says()}")
+            raise self._error(lost)
+
+    def _error(self, fault: str) -> PowerError:
+        return PowerError(
+            f"the sidecar of {self._node}: {fault} {_log_hint(self._log_path, self._lost)}"
+        )
 
     def stop(self, timeout_s: float = CLOSE_TIMEOUT_S, *, keep: bool = False) -> "NodeInfo":
         """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost.
@@ -146,27 +140,26 @@ class Sidecar:
             if self._watcher is None or self._ready is None:
                 raise PowerError(f"the sidecar of {self._node} was not started.")
             self._stopping, self._keep = True, keep and self._restarts == 0
-            self._send(self._process, {"close": True})
+            if self._process is not None:
+                self._process.send({"close": True})
             self._changed.wait_for(lambda: self._closed or self._lost, timeout_s)
             if not (self._closed or self._lost):
                 self._lost = f"did not close its traces within {timeout_s:g} s."
-            ready, took = self._ready, self._so_far
-            kept = self._keep and self._closed and self._lost is None
-        if kept:
+            ready, so_far = self._ready, self._so_far
+            goes_on = self._keep and self._closed and self._lost is None
+        if goes_on:
             self._watcher.join()
             self._watcher = None
             self._drop_empty_log()
         else:
             self.close()
         self.check()
-        energy_j = None if took is None else took["energy_j"]
+        energy_j = None if so_far is None else so_far["energy_j"]
         return {**ready, "sidecar_restarts": self._restarts, "energy_j": energy_j}
 
     def close(self) -> None:
         """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
-        if self._warm is not None:
-            _end_idle(self._warm)
-            self._warm = None
+        self._end_warm()
         if self._watcher is None:
             return
         with self._changed:
@@ -177,9 +170,9 @@ class Sidecar:
                 self._lost = "ended before its traces were closed."
         if process is not None:
             if closed:
-                _hang_up(process)  # at the end of its stdin it ends by itself
+                process.hang_up()
             else:
-                self._end(process)
+                process.end()
         self._watcher.join()
         self._watcher = None
         self._process = None
@@ -190,13 +183,13 @@ class Sidecar:
             if self._log_path.stat().st_size == 0:
                 self._log_path.unlink()
 
-    def _end(self, process: "subprocess.Popen[bytes]") -> None:
-        """End a process that was not told to close: at once, unless it has limits to put back first."""
-        if self._control.power_limit_w is not None or self._control.sm_clock_mhz is not None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(RESTORE_TIMEOUT_S)
-        process.kill()
+    def _end_warm(self) -> None:
+        if self._warm is not None:
+            self._warm.end_idle()
+            self._warm = None
+
+    def _spawn(self, log_path: Path) -> SidecarProcess:
+        return SidecarProcess(self._node, self._spool, self._power, self._control, log_path)
 
     # ---- the watching thread ----
 
@@ -218,73 +211,47 @@ class Sidecar:
                 self._process = process
                 if self._lost:  # closed while no process was there to be killed
                     process.kill()
-                self._send(
-                    process,
+                process.send(
                     {
                         "open": str(attempt.path),
                         "log": str(self._log_path),
                         "point_id": attempt.point_id,
                         "attempt": attempt.number,
-                    },
+                    }
                 )
                 if self._stopping:
-                    self._send(process, {"close": True})
-            told = self._listen(process)
+                    process.send({"close": True})
+            reported = self._listen(process)
             with self._changed:
                 if self._closed and self._keep and not self._lost:
                     self._warm, self._process = process, None
                     return
             code = process.wait()
-            _hang_up(process)
             with self._changed:
                 if self._closed or self._lost:
                     return
-                what = told or f"ended with code {code}."
+                fault = reported or f"ended with code {code}."
                 failures = 1 if time.monotonic() - born_s > STEADY_S else failures + 1
                 if self._ready is None or failures > MOST_FAILURES:
                     times = "" if self._ready is None else f"died {failures} times in a row. "
-                    self._lost = f"{times}{what}"
+                    self._lost = f"{times}{fault}"
                     self._changed.notify_all()
                     return
                 self._restarts += 1
                 self._before_j = 0.0 if self._so_far is None else self._so_far["energy_j"]
-            time.sleep(
-                0.1 * (failures - 1)
-            )  # the first restart is at once: the buffer holds 2.36 s
+            # the first restart is at once: the buffer holds 2.36 s
+            time.sleep(0.1 * (failures - 1))
 
-    def _spawn(self, log_path: Path) -> "subprocess.Popen[bytes]":
-        settings = {
-            "node": self._node,
-            "spool": str(self._spool),
-            "parent_pid": os.getpid(),
-            "power": dataclasses.asdict(self._power),
-            "control": dataclasses.asdict(self._control),
-        }
-        environment = {
-            **as_here(),
-            # one thread is enough for sorting, and each more costs memory
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        with log_path.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "wattflow.power.sidecar", json.dumps(settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-            )
-
-    def _listen(self, process: "subprocess.Popen[bytes]") -> str | None:
-        """Take in a process's replies until it closes its end; returns the error that it told, if any."""
+    def _listen(self, process: SidecarProcess) -> str | None:
+        """Handle a process's replies until it closes its end; returns the error that it reported, if any."""
         error = None
-        for line in _lines(process.stdout):
+        for line in process.replies():
             with self._changed:
                 if "ready" in line:
                     self._set_ready(line["ready"])
                 elif "so_far" in line:
-                    told: SoFar = line["so_far"]
-                    self._so_far = {**told, "energy_j": self._before_j + told["energy_j"]}
+                    so_far: SoFar = line["so_far"]
+                    self._so_far = {**so_far, "energy_j": self._before_j + so_far["energy_j"]}
                 elif "closed" in line:
                     self._closed = True
                     if not self._stopping:
@@ -311,41 +278,18 @@ class Sidecar:
             self._lost = why
             self._changed.notify_all()
 
-    @staticmethod
-    def _send(process: "subprocess.Popen[bytes] | None", command: dict[str, Any]) -> None:
-        """One command; to a process that is dead nothing is sent, as the watching thread will see to it."""
-        if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):
-                process.stdin.write(json.dumps(command).encode() + b"\n")
-                process.stdin.flush()
 
-    def _log_says(self) -> str:
-        try:
-            lines = self._log_path.read_text(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        if not lines:
-            return "Its log is empty. Run `wattflow doctor` on that node."
-        if self._lost is not None and self._lost in lines[-1]:
-            return f"Its log is {self._log_path}."
-        return f"Its log is {self._log_path}; the last line: {lines[-1]}"
-
-
-def as_here() -> dict[str, str]:
-    """The environment for a child that is to find the same wattflow as this one, also from a checkout."""
-    home = str(Path(wattflow.__file__).parent.parent)
-    added = [] if home == sysconfig.get_path("purelib") else [home]
-    paths = [*added, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def _lines(stream: IO[bytes] | None) -> Iterator[dict[str, Any]]:
-    """The JSON lines of a pipe until its end; what is no JSON is passed over."""
-    for line in stream or ():
-        with contextlib.suppress(ValueError):
-            message = json.loads(line)
-            if isinstance(message, dict):
-                yield message
+def _log_hint(log_path: Path, lost: str | None) -> str:
+    """Where a sidecar's log lies, and its last line unless that is why it was lost."""
+    try:
+        lines = log_path.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    if not lines:
+        return "Its log is empty. Run `wattflow doctor` on that node."
+    if lost is not None and lost in lines[-1]:
+        return f"Its log is {log_path}."
+    return f"Its log is {log_path}; the last line: {lines[-1]}"
 
 
 def _measured(ready: "Ready") -> str:
@@ -353,21 +297,3 @@ def _measured(ready: "Ready") -> str:
     host = ready.get("host")
     what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]
     return " and ".join(what if host is None else [*what, f"{host['source']} of {host['uuid']}"])
-
-
-def _end_idle(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that records nothing: at the end of its stdin it puts limits back and ends, else it is killed."""
-    _hang_up(process)
-    try:
-        process.wait(IDLE_END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _hang_up(process)
-
-
-def _hang_up(process: "subprocess.Popen[bytes]") -> None:
-    for pipe in (process.stdin, process.stdout if process.poll() is not None else None):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()

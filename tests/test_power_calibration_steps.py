@@ -2,15 +2,15 @@
 
 import itertools
 
-from wattflow.power.recorder import ALIAS_MS, Step, plan, wave
+from wattflow.power.calibration_steps import ALIAS_MS, Step, plan, wave
 
 
 def test_the_planned_load_is_half_on():
     """A step of 104.8 ms has whole periods, on for 52.4 ms each; one of 2 s differs each time."""
-    exact = wave(Step("a", 10.0, "densely", period_ms=104.8), 0, "x")
+    exact = wave(Step("a", 10.0, "dense", period_ms=104.8), 0, "x")
     assert len(exact) == 2 * int(10_000 / 104.8)
     assert {off - on for on, off in zip(exact[::2], exact[1::2], strict=True)} == {52_400_000}
-    slow = wave(Step("slow", 48.0, "densely", half_s=2.0), 0, "x")
+    slow = wave(Step("slow", 48.0, "dense", half_s=2.0), 0, "x")
     lengths = [b - a for a, b in itertools.pairwise(slow)]
     assert len(slow) % 2 == 0
     assert slow[-1] < 48e9

@@ -1,0 +1,148 @@
+"""What NVML's sensors read on one GPU, in our units: watts, unix microseconds, trace columns.
+
+NVML's milliwatts become watts here and nowhere else. A value that NVML does not have is null.
+"""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pynvml
+
+from wattflow.errors import PowerError
+from wattflow.power.gpm import Gpm
+from wattflow.power.gpus import text
+from wattflow.power.meter import Row
+from wattflow.power.nvml_calls import call, call_or_none
+
+FIELD_INSTANT = 186
+FIELD_AVERAGE = 185
+FIELD_LIMIT_IN_FORCE = 190
+FIELD_UNDER_CAP_NS = 74
+
+
+def number(kind: int, value: Any) -> float | int | None:
+    """The number in NVML's union, by its kind; None for a kind that we do not know."""
+    names = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+    name = names.get(kind)
+    return None if name is None else getattr(value, name)
+
+
+def fields(handle: Any, ids: Sequence[int]) -> list[float | int | None]:
+    """Field values in the order of their ids; None for each that has an error of its own."""
+    return [
+        number(answer.valueType, answer.value) if answer.nvmlReturn == pynvml.NVML_SUCCESS else None
+        for answer in call("nvmlDeviceGetFieldValues", handle, list(ids))
+    ]
+
+
+def buffer(handle: Any, last_us: int) -> list[tuple[int, float]]:
+    """Samples of the driver's buffer later than `last_us`, oldest first, as (unix us, watts); [] if none is new."""
+    try:
+        kind, samples = pynvml.nvmlDeviceGetSamples(
+            handle, pynvml.NVML_TOTAL_POWER_SAMPLES, last_us
+        )
+    except pynvml.NVMLError_NotFound:
+        return []
+    except pynvml.NVMLError as error:
+        raise PowerError(f"nvmlDeviceGetSamples: {error}.") from error
+    new = []
+    for sample in samples:
+        value = number(kind, sample.sampleValue)
+        # the driver also returns stamps that were read before, and unused places with stamp 0
+        if value is not None and sample.timeStamp > last_us:
+            new.append((int(sample.timeStamp), value / 1e3))
+            last_us = int(sample.timeStamp)
+    return new
+
+
+def polled_power_w(handle: Any, source: str) -> float:
+    """Watts now, by a polled sensor; PowerError where it does not answer."""
+    if source.startswith("nvml_usage"):
+        return float(call("nvmlDeviceGetPowerUsage", handle) / 1e3)
+    field = FIELD_INSTANT if source == "nvml_instant" else FIELD_AVERAGE
+    value = fields(handle, [field])[0]
+    if value is None:
+        raise PowerError(f"nvmlDeviceGetFieldValues: field {field} has no value.")
+    return value / 1e3
+
+
+def conditions(handle: Any) -> Row:
+    """Clocks, temperature, activity, memory, limit and throttling of a GPU; null where NVML has no answer."""
+    activity = call_or_none("nvmlDeviceGetUtilizationRates", handle)
+    memory = call_or_none("nvmlDeviceGetMemoryInfo", handle)
+    reasons = call_or_none("nvmlDeviceGetCurrentClocksEventReasons", handle)
+    if reasons is None:  # its name before driver 535
+        reasons = call_or_none("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+    try:
+        limit_mw, under_cap_ns = fields(handle, [FIELD_LIMIT_IN_FORCE, FIELD_UNDER_CAP_NS])
+    except PowerError:
+        limit_mw, under_cap_ns = None, None
+    if limit_mw is None:
+        limit_mw = call_or_none("nvmlDeviceGetEnforcedPowerLimit", handle)
+    return {
+        "sm_clock_mhz": call_or_none("nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": call_or_none("nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_MEM),
+        "temperature_c": call_or_none(
+            "nvmlDeviceGetTemperature", handle, pynvml.NVML_TEMPERATURE_GPU
+        ),
+        "gpu_activity_pct": None if activity is None else activity.gpu,
+        "memory_activity_pct": None if activity is None else activity.memory,
+        "memory_used_bytes": None if memory is None else memory.used,
+        "power_limit_w": None if limit_mw is None else limit_mw / 1e3,
+        "throttle_reasons": reasons,
+        "under_cap_ns": under_cap_ns,
+    }
+
+
+def power_profiles(handle: Any) -> str | None:
+    """The ids of the workload power profiles in force, as 3,7; empty for none, null where NVML knows of none."""
+    profiles = pynvml.c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t()
+    name = "nvmlDeviceWorkloadPowerProfileGetCurrentProfiles"
+    # pynvml hands on what it gets, and by value the driver would take the structure's bytes for an address
+    if call_or_none(name, handle, ctypes.byref(profiles)) is None:
+        return None
+    words = profiles.enforcedProfilesMask.mask
+    return ",".join(str(bit) for bit in range(255) if words[bit // 32] >> bit % 32 & 1)
+
+
+def running_pids(handle: Any) -> list[int] | None:
+    """The processes with a compute context on a GPU, as far as this user sees them; null where NVML has no answer."""
+    processes = call_or_none("nvmlDeviceGetComputeRunningProcesses", handle)
+    return None if processes is None else sorted(int(process.pid) for process in processes)
+
+
+def usage_source(handle: Any) -> str:
+    """What PowerUsage is on this GPU: instantaneous on GA100 and before Ampere, else a mean over 1 s (NVML's manual).
+
+    Where the architecture is not known it is taken for a mean, which withholds more.
+    """
+    architecture = call_or_none("nvmlDeviceGetArchitecture", handle)
+    name = text(call_or_none("nvmlDeviceGetName", handle) or "")
+    ga100 = architecture == pynvml.NVML_DEVICE_ARCH_AMPERE and re.search(r"\bA(100|30|800)\b", name)
+    older = architecture is not None and architecture < pynvml.NVML_DEVICE_ARCH_AMPERE
+    return "nvml_usage" if ga100 or older else "nvml_usage_mean"
+
+
+def sources(handle: Any) -> list[str]:
+    """The power sensors that answer for a GPU, the best first."""
+    found = []
+    for source in ("nvml_buffer", "nvml_instant", "nvml_average", usage_source(handle)):
+        try:
+            answers = (
+                buffer(handle, 0) if source == "nvml_buffer" else [polled_power_w(handle, source)]
+            )
+        except PowerError:
+            continue
+        if answers:
+            found.append(source)
+    return found
+
+
+def open_gpm(handle: Any) -> Gpm | None:
+    """A GPU's activity counters, or None where they do not answer this user."""
+    try:
+        return Gpm(handle)
+    except PowerError:
+        return None
