@@ -12,6 +12,8 @@ SEED ?= 1
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# a test run ends with its make, also where that is killed; without Linux's setpriv it would go on
+ENDS := $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL)
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^ *\("[^"]*"\),.*/\1/p' pyproject.toml)
 
 .PHONY: demo test slow chaos check docs env clean
@@ -36,16 +38,16 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested
 	slurm/testcluster/install.sh
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(ENDS) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 slow: $(VENV)/.tested
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(ENDS) $(BIN)/python -m pytest -m "slow and not gpu"
 
 chaos: $(VENV)/.tested
 	$(BIN)/python tests/chaos/kills.py --kills 40 --seed $(SEED)
 	$(BIN)/python tests/chaos/sidecar_kills.py --kills 100 --seed $(SEED)
 	$(BIN)/python tests/chaos/fuzz.py --cases 100000 --seed $(SEED)
-	$(BIN)/python -m pytest tests/slurm -m chaos
+	$(ENDS) $(BIN)/python -m pytest tests/slurm -m chaos
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

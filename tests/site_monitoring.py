@@ -15,6 +15,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from bound import bound
 
 SCRAPE_S = 0.4  # a busy machine may miss two of them, which is no gap yet
 PUE = 1.2  # that the site's rules put into what CEEMS records
@@ -109,13 +110,13 @@ def prometheus(folder: Path, boards: list[Board]) -> Iterator[str]:
         )
         with (folder / "prometheus.log").open("w") as log:
             server = subprocess.Popen(
-                [
+                bound(
                     program,
                     f"--config.file={config}",
                     f"--storage.tsdb.path={folder / 'data'}",
                     f"--web.listen-address=127.0.0.1:{port}",
                     "--log.level=warn",
-                ],
+                ),
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "GOMAXPROCS": "1"},

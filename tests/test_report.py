@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from bound import bound
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
@@ -305,7 +306,7 @@ def in_browser(page, profile):
             pytest.fail("WATTFLOW_REQUIRE asks for Chromium, and none is on the PATH")
         pytest.skip("no Chromium on the PATH")
     done = subprocess.run(
-        [BROWSER, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"],
+        bound(BROWSER, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"),
         capture_output=True,
         text=True,
         timeout=120,

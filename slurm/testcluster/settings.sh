@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Settings of the test cluster, each from the environment or its default, and the few functions that up.sh, down.sh
 # and node.sh share: they know a daemon by its pid file, and trust a pid only while it carries that daemon's name.
+# Under hold.sh the cluster has pids of its own: a script that sources this file goes on among them.
 
 CLUSTER_DIR=${CLUSTER_DIR:-/tmp/wattflow-cluster} # state, logs and pid files; a short path without spaces
 NODES=${NODES:-4}
@@ -114,3 +115,8 @@ node_processes() { # NODE
 }
 
 each_node() { seq -f 'node%.0f' "$NODES"; }
+
+if [ -z "${CLUSTER_INSIDE:-}" ] && holder=$(pid_of hold hold.sh); then
+  export CLUSTER_INSIDE=1
+  exec nsenter --target "$holder" --pid --mount -- "$HERE/${0##*/}" "$@"
+fi

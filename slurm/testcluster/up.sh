@@ -41,7 +41,7 @@ start_munge() { # its own key and socket, so that the system's munge is of no ma
   rm -f "$MUNGE_SOCKET" "$MUNGE_SOCKET.lock"
   start munged munged munged --foreground --force --num-threads=4 --key-file="$folder/key" --socket="$MUNGE_SOCKET" \
     --pid-file="$folder/pid" --log-file="$LOG/munged.log" --seed-file="$folder/seed"
-  wait_until 10 test -S "$MUNGE_SOCKET" || fail "munged did not open its socket; see $LOG/munged.out"
+  wait_until 300 test -S "$MUNGE_SOCKET" || fail "munged did not open its socket; see $LOG/munged.out"
 }
 
 sql() { mariadb --no-defaults --socket="$CLUSTER_DIR/sql-run/socket" "$@"; }
@@ -61,7 +61,7 @@ start_mariadb() {
     --pid-file="$own/pid" --log-error="$LOG/mariadb.log" --bind-address=127.0.0.1 --port="$SQL_PORT" \
     --skip-name-resolve --performance-schema=OFF --innodb-buffer-pool-size=64M --innodb-log-file-size=16M \
     --innodb-flush-log-at-trx-commit=0 --innodb-lock-wait-timeout=900
-  wait_until 30 sql_answers || fail "MariaDB does not answer; see $LOG/mariadb.log"
+  wait_until 300 sql_answers || fail "MariaDB does not answer; see $LOG/mariadb.log"
   sql --execute="CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';
     GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';"
 }
@@ -198,7 +198,7 @@ start_slurm() {
   local node
   if [ "$ACCOUNTING" = slurmdbd ]; then
     start slurmdbd slurmdbd slurmdbd -D
-    wait_until 20 dbd_listens || fail "slurmdbd does not listen; see $LOG/slurmdbd.log"
+    wait_until 300 dbd_listens || fail "slurmdbd does not listen; see $LOG/slurmdbd.log"
   fi
   start slurmctld slurmctld slurmctld -D -i
   for node in $(each_node); do
@@ -208,7 +208,7 @@ start_slurm() {
 }
 
 nodes_up() { # a sinfo without a controller waits for the whole MessageTimeout: bound it
-  [ "$(timeout 2 sinfo -h -N -p gpu -o %t 2>/dev/null | grep -cE '^(idle|mix|alloc)$')" = "$NODES" ]
+  [ "$(timeout 10 sinfo -h -N -p gpu -o %t 2>/dev/null | grep -cE '^(idle|mix|alloc)$')" = "$NODES" ]
 }
 
 check_host
@@ -226,5 +226,5 @@ fi
 [ "$HOSTNAMES" != own ] || name_nodes
 write_settings
 start_slurm
-wait_until 30 nodes_up || fail "not all of $NODES nodes came up; see $LOG"
+wait_until 300 nodes_up || fail "not all of $NODES nodes came up; see $LOG"
 echo "$NODES nodes are up in $SECONDS s:  . $CLUSTER_DIR/env.sh"

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import random
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cap_nodes import Node, install
+from slurm_sweeps import free_base_port
 
 SCRIPTS = Path(__file__).parents[2] / "slurm" / "testcluster"
 
@@ -27,13 +26,18 @@ class Cluster:
         """Let something happen to a node: kill, stop, freeze, thaw or start."""
         self._script("node.sh", do, name)
 
+    def kill(self, daemon: str) -> None:
+        """A daemon ends as in a crash; `up` starts it again."""
+        pid_file = Path(self.settings["CLUSTER_DIR"]) / "run" / f"{daemon}.pid"
+        self.inside("kill", "-KILL", pid_file.read_text().strip())
+
     def up(self) -> None:
         """Start what does not run."""
         self._script("up.sh")
 
-    def down(self) -> None:
-        """End all and remove its folder."""
-        self._script("down.sh", "--wipe")
+    def inside(self, *words: str) -> None:
+        """Run a command where the cluster's processes live, among their pids and mounts."""
+        self._script("inside.sh", *words)
 
     def _script(self, name: str, *words: str) -> None:
         done = subprocess.run(
@@ -41,7 +45,7 @@ class Cluster:
             env={**os.environ, **self.settings},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
@@ -55,19 +59,6 @@ def _missing() -> str | None:
     if lacking:
         return f"no {', '.join(lacking)} (slurm/testcluster/install.sh adds them)"
     return None if os.getuid() == 0 else "Slurm's daemons need root"
-
-
-def _free_base_port() -> int:
-    """The first of twenty ports of which the few that are tried are free, below those that jobs use."""
-    while True:
-        base = random.randrange(11000, 19000, 20)
-        try:
-            for port in (base, base + 1, base + 2, base + 11):
-                with socket.create_server(("127.0.0.1", port)):
-                    pass
-        except OSError:
-            continue
-        return base
 
 
 # tasks of a node take what lies beside this file under the node's name as their environment: another clock
@@ -132,6 +123,25 @@ def limited_cluster() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is a disk of its own, of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "none", str(folder)], check=True
+    )
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def disk_cluster(small_disk: Path) -> Iterator[Cluster]:
+    """A cluster whose nodes see the small disk: it is up before the cluster is, which has mounts of its own."""
+    with _running({"NODES": "1"}) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def cap_nodes(nvml_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Node]:
     """Two nodes with power caps, each in a folder of its own, as each has its own /etc and /var."""
@@ -171,18 +181,38 @@ def _running(asked: dict[str, str], files: dict[str, str] | None = None) -> Iter
         (folder / "etc").mkdir(exist_ok=True)
         (folder / "etc" / name).write_text(text)
         (folder / "etc" / name).chmod(0o755)
-    settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(_free_base_port()), **asked}
+    settings = {"CLUSTER_DIR": str(folder), "BASE_PORT": str(free_base_port()), **asked}
     settings = {key: text.replace("@ETC@", str(folder / "etc")) for key, text in settings.items()}
-    running = Cluster(settings)
     environment = {
         "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
         "XDG_CACHE_HOME": str(folder / "cache"),  # answers kept for this cluster alone
     }
-    try:
-        running.up()
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            yield running
-    finally:
-        running.down()
+    with _held(settings), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield Cluster(settings)
+
+
+@contextlib.contextmanager
+def _held(settings: dict[str, str]) -> Iterator[None]:
+    """A cluster that is up; it ends with this process, whatever ends that, for it lasts as long as a pipe of ours."""
+    with subprocess.Popen(
+        [SCRIPTS / "hold.sh"],
+        env={**os.environ, **settings},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the tests, which end it in their order
+    ) as holder:
+        assert holder.stdout is not None
+        text = ""
+        while "nodes are up" not in text:
+            line = holder.stdout.readline()
+            assert line, f"hold.sh: {text}"
+            text += line
+        try:
+            yield
+        finally:
+            rest, _ = holder.communicate()
+    assert holder.returncode == 0, f"hold.sh: {text}{rest}"

@@ -1,5 +1,7 @@
 """What the tests on a real Slurm share: small plans, and waiting for what jobs do."""
 
+import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +33,19 @@ def until(fact: Callable[[], object], timeout_s: float = 60.0) -> None:
     while not fact():
         assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.3)
+
+
+def free_base_port() -> int:
+    """The first of twenty ports of which the few that are tried are free, below those that jobs use."""
+    while True:
+        base = random.randrange(11000, 19000, 20)
+        try:
+            for port in (base, base + 1, base + 2, base + 11):
+                with socket.create_server(("127.0.0.1", port)):
+                    pass
+        except OSError:
+            continue
+        return base
 
 
 def plan(folder: Path, *words: str) -> plan_points.Plan:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +237,7 @@ def counted(sweep: SweepDir) -> list[dict[str, Any]]:
 def test_a_controller_that_dies_while_points_are_sent_costs_no_point(cluster, tmp_path):
     """slurmctld is killed before sbatch and back 3 s later: the same submit sends every point, none twice."""
     made = plan(tmp_path, *QUICK, "sweep=ctld", "seed=1,2,3")
-    pid_file = Path(cluster.settings["CLUSTER_DIR"]) / "run" / "slurmctld.pid"
-    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    cluster.kill("slurmctld")
     back = threading.Timer(3.0, cluster.up)
     back.start()
     send.submit(made)
@@ -395,8 +393,7 @@ def test_a_collective_that_never_comes_ends_the_task_with_its_reason(cluster, tm
 
 def test_a_database_that_dies_costs_nothing_but_slurms_word(cluster, tmp_path):
     """slurmdbd is killed before the submit: the point runs and is collected, and status needs no sacct for it."""
-    folder = Path(cluster.settings["CLUSTER_DIR"])
-    os.kill(int((folder / "run" / "slurmdbd.pid").read_text()), signal.SIGKILL)
+    cluster.kill("slurmdbd")
     try:
         made = plan(tmp_path, *QUICK, "sweep=dbd", "seed=1,2")
         send.submit(made)
@@ -407,44 +404,34 @@ def test_a_database_that_dies_costs_nothing_but_slurms_word(cluster, tmp_path):
         cluster.up()
 
 
-@contextlib.contextmanager
-def disk(folder: Path, size: str) -> Iterator[Path]:
-    """A small disk of its own for a sweep, which all nodes of this machine see."""
-    folder.mkdir()
-    sh("mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", str(folder))
-    try:
-        yield folder
-    finally:
-        sh("umount", "-l", str(folder))
-
-
 @pytest.mark.chaos
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_shared_disk_that_fails_under_a_point_costs_its_attempt(fault, cluster, tmp_path):
+def test_a_shared_disk_that_fails_under_a_point_costs_its_attempt(fault, small_disk, disk_cluster):
     """While it lasts the point cannot end as done; afterwards resume finishes it, and no attempt is counted twice."""
-    with disk(tmp_path / "disk", "4m") as folder:
-        made = plan(folder, *QUICK, SLOW, f"sweep={fault}")
-        sent = send.submit(made)
-        (point_id,) = [point.point_id for point in made.points]
-        running_attempt(made.sweep, point_id)
-        if fault == "full":
-            free = os.statvfs(folder)
-            (folder / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize))
-        else:
-            sh("mount", "--bind", str(folder), str(folder))  # a disk with open files cannot change
-            sh("mount", "-o", "remount,bind,ro", str(folder))
-        until(lambda: sh("squeue", "-h", "-j", sent.job_ids[0], "-t", "R,CG") == "")
-        assert states(made.sweep) == {"failed"}, fresh(made.sweep)
-        if fault == "full":
-            (folder / "filler").unlink()
-        else:
-            sh("umount", "-l", str(folder))
-        resume.cancel(made.sweep)  # the collector of the first submit, which may still wait
-        assert resume.resume(made.sweep).points == 1
-        until(lambda: states(made.sweep) == {"done"}, 60)
-        assert statuses(made.sweep, point_id)[-1] == "finished"
-        assert statuses(made.sweep, point_id).count("finished") == 1
-        until(lambda: sh("squeue", "-h", "-n", journal.read(made.sweep)[-1].name) == "")
+    disk = str(small_disk)
+    filler = small_disk / "filler"
+    made = plan(small_disk, *QUICK, SLOW, f"sweep={fault}")
+    sent = send.submit(made)
+    (point_id,) = [point.point_id for point in made.points]
+    running_attempt(made.sweep, point_id)
+    if fault == "full":
+        free = os.statvfs(small_disk)
+        filler.write_bytes(b"x" * (free.f_bavail * free.f_frsize))
+    else:
+        disk_cluster.inside("mount", "--bind", disk, disk)  # a disk with open files cannot change
+        disk_cluster.inside("mount", "-o", "remount,bind,ro", disk)
+    until(lambda: sh("squeue", "-h", "-j", sent.job_ids[0], "-t", "R,CG") == "")
+    assert states(made.sweep) == {"failed"}, fresh(made.sweep)
+    if fault == "full":
+        filler.unlink()
+    else:
+        disk_cluster.inside("umount", "-l", disk)
+    resume.cancel(made.sweep)  # the collector of the first submit, which may still wait
+    assert resume.resume(made.sweep).points == 1
+    until(lambda: states(made.sweep) == {"done"})
+    assert statuses(made.sweep, point_id)[-1] == "finished"
+    assert statuses(made.sweep, point_id).count("finished") == 1
+    until(lambda: sh("squeue", "-h", "-n", journal.read(made.sweep)[-1].name) == "")
 
 
 # everything is loaded before it becomes the other user, who may not be able to read this Python
