@@ -15,7 +15,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from bound import bound
+from processes import bound
 
 SCRAPE_S = 0.4  # a busy machine may miss two of them, which is no gap yet
 PUE = 1.2  # that the site's rules put into what CEEMS records

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from bound import bound
+from processes import bound
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow

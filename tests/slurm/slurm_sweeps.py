@@ -2,11 +2,12 @@
 
 import random
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import processes
 
 from wattflow.plan import grid
 from wattflow.plan import points as plan_points
@@ -27,12 +28,9 @@ QUICK = (
 )
 
 
-def until(fact: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Wait until a fact holds."""
-    end = time.monotonic() + timeout_s
-    while not fact():
-        assert time.monotonic() < end, "it did not become true in time"
-        time.sleep(0.3)
+def until(fact: Callable[[], object], timeout_s: float = processes.PATIENCE_S) -> None:
+    """Wait until a fact holds; Slurm is asked a few times a second."""
+    processes.until(fact, timeout_s, each_s=0.3)
 
 
 def free_base_port() -> int:

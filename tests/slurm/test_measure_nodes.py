@@ -38,7 +38,7 @@ def srun(nodes, *words, tasks_a_node=1, **more):
     ]
     return subprocess.run(
         ["srun", *asked, sys.executable, "-m", "wattflow.cli", "measure", *words],
-        capture_output=True, text=True, check=False, timeout=60, **more,
+        capture_output=True, text=True, check=False, timeout=600, **more,
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_a_batch_script_without_srun_measures_its_first_node(nodes, tmp_path):
     script = tmp_path / "job.sh"
     script.write_text(f"#!/bin/bash\nexec {' '.join(words)} --set power.meter=nvml sleep 0.3\n")
     subprocess.run(
-        ["sbatch", "--nodes=2", f"--output={tmp_path}/log", str(script)], check=True, timeout=60
+        ["sbatch", "--nodes=2", f"--output={tmp_path}/log", str(script)], check=True, timeout=600
     )
     until((tmp_path / "out" / "results" / "points.parquet").is_file)
     (row,) = open_sweep(tmp_path / "out").points.to_dicts()

@@ -35,7 +35,7 @@ def test_more_points_than_a_strict_site_takes_jobs_finish_by_sharing_tasks(stric
     made = plan(tmp_path, *QUICK, "sweep=narrow", f"seed={seeds}")
     sent = send.submit(with_cluster(made, **STRICT))
     assert [len(array) for array in sent.shapes[0].arrays] == [11, 7]
-    until(lambda: states(made.sweep) == {"done"}, 120)
+    until(lambda: states(made.sweep) == {"done"})
     until(made.sweep.points_path.is_file)
     assert status.exit_code(fresh(made.sweep)) == 0
 
@@ -61,13 +61,13 @@ def test_a_site_that_refuses_is_told_and_a_mended_profile_sends_the_same_points(
     assert jobs_of(made) == []
     send.submit(with_cluster(made, **STRICT))
     assert len(jobs_of(made)) == 2
-    subprocess.run(["scancel", *jobs_of(made)], check=True, timeout=20)
+    subprocess.run(["scancel", *jobs_of(made)], check=True, timeout=600)
 
 
 def jobs_of(made: points.Plan) -> list[str]:
     """The jobs of a sweep's names that wait or run: the array and the collector."""
     command = ["squeue", "-h", "-o", "%F %j"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     told = [line.split() for line in lines.splitlines()]
     return sorted({job for job, name in told if name.startswith(f"{made.sweep.name}-")})
 
@@ -91,7 +91,7 @@ def test_an_sbatch_that_times_out_after_accepting_is_not_repeated(
     send.submit(with_cluster(made, **STRICT))
     assert calls.read_text().count("called") == 2  # the array's and the collector's
     assert len(jobs_of(made)) == 2
-    until(lambda: states(made.sweep) == {"done"}, 60)
+    until(lambda: states(made.sweep) == {"done"})
     assert [row.attempts for row in fresh(made.sweep)] == [1, 1, 1]
 
 
@@ -101,10 +101,10 @@ def test_memory_that_runs_out_fails_the_point_with_slurms_word(strict_site, tmp_
     big = ("engine=paper", *shape, "model.ffn_dim=5504", "precision=fp32", "n_prompts=2")
     made = plan(tmp_path, *QUICK, *big, "sweep=memory")
     send.submit(with_cluster(made, **STRICT))
-    until(lambda: not states(made.sweep) & {"waiting", "running"}, 90)
+    until(lambda: not states(made.sweep) & {"waiting", "running"})
     (row,) = fresh(made.sweep)
     assert row.state == "failed"
     assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
     small = plan(tmp_path, *QUICK, "sweep=memory")
     send.submit(with_cluster(small, **STRICT))
-    until(lambda: "done" in states(made.sweep), 60)
+    until(lambda: "done" in states(made.sweep))

@@ -62,9 +62,9 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 def drained(cluster: object) -> Iterator[None]:
     """Nodes that start nothing meanwhile."""
     nodes = ["scontrol", "update", "nodename=ALL"]
-    subprocess.run([*nodes, "state=drain", "reason=test"], check=True, timeout=20)
+    subprocess.run([*nodes, "state=drain", "reason=test"], check=True, timeout=600)
     yield
-    subprocess.run([*nodes, "state=resume"], check=True, timeout=20)
+    subprocess.run([*nodes, "state=resume"], check=True, timeout=600)
 
 
 def wattflow(*words: str) -> float:
@@ -156,9 +156,9 @@ def limited_account(limited_cluster: object) -> None:
     known = "account=energy"
     for words in (["account", "energy"], ["user", "root", known, "MaxSubmitJobs=20"]):
         add = ["sacctmgr", "-Qi", "add", *words]
-        subprocess.run(add, check=True, timeout=20)
+        subprocess.run(add, check=True, timeout=600)
     default = ["sacctmgr", "-Qi", "modify", "user", "root", "set", "DefaultAccount=energy"]
-    subprocess.run(default, check=True, timeout=20)
+    subprocess.run(default, check=True, timeout=600)
 
 
 def test_more_points_than_ones_account_may_submit_finish_by_sharing_tasks(

@@ -12,7 +12,7 @@ import pytest
 # starts a program that says its pid and would go on for an hour, and waits for it
 PARENT = """
 import subprocess
-from bound import bound
+from processes import bound
 subprocess.run(bound("sh", "-c", "echo $$ && exec sleep 3600"))
 """
 
