@@ -185,7 +185,7 @@ def generate(
         engine.close()
 
 
-def spawn(world: int, folder: Path, ask: dict[str, Any], timeout_s: float = 120) -> list[Any]:
+def spawn(world: int, folder: Path, ask: dict[str, Any], timeout_s: float = 600) -> list[Any]:
     """What each of `world` rank processes answered, and its standard output under "stdout"."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ask.json").write_text(json.dumps(ask))

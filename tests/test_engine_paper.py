@@ -190,8 +190,8 @@ def test_the_synthetic_engine_takes_the_time_it_is_told():
     middle = time.monotonic()
     answer = made.decode()
     end = time.monotonic()
-    assert 0.02 <= middle - start < 1
-    assert 0.08 <= end - middle < 1
+    assert middle - start >= 0.02
+    assert end - middle >= 0.08
     assert answer.tokens == [[6, 7, 8, 9, 10], []]
     assert answer.stop_reasons == ["length", "eos"]
     assert (answer.prefill_tokens_computed, answer.decode_tokens_computed) == (8, 8)

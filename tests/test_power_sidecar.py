@@ -1,5 +1,6 @@
 """The sidecar as a process: what it records, and what becomes of it when things die."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_nvml import curves
+from processes import gone, until
 
 from wattflow.config.choices import Control, Power
-from wattflow.errors import PowerError
+from wattflow.errors import DamagedError, PowerError
 from wattflow.power.recording import Tally, append, merged
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.store.layout import AttemptDir
@@ -76,31 +78,24 @@ def joules(time_ns, power_w, start_ns, end_ns):
     return np.trapezoid(np.interp(at, time_ns, power_w), (at - start_ns) / 1e9)
 
 
-def gone(pid):
-    """Whether a process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until(what, limit_s):
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline, f"not within {limit_s} s"
-        time.sleep(0.02)
-
-
-def why_lost(sidecar, limit_s):
+def why_lost(sidecar):
     """What `check` says once the sidecar is lost."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
+
+    def why():
         try:
             sidecar.check()
         except PowerError as error:
             return str(error)
-        time.sleep(0.05)
-    return f"not lost within {limit_s} s"
+
+    return until(why)
+
+
+def samples(tmp_path, part):
+    """How many rows of an attempt's first device a sidecar has put into the spool: part 0, after a restart part 1."""
+    for path in sorted((tmp_path / "spool").glob(f"*.{part}.arrow")):
+        with contextlib.suppress(DamagedError):  # begun, and nothing written yet
+            return read_stream(path).num_rows
+    return 0
 
 
 def test_no_torch():
@@ -154,8 +149,8 @@ def test_growing_trace_is_copied(sidecar, attempt):
     one = sidecar(Power(**{**asdict(SIMULATED), "copy_s": 1.0, "flush_ms": 50}))
     one.start(attempt)
     copy = attempt.trace_path("n1", "host-n1", ".0.arrow")
-    wait_until(copy.exists, 5)
-    assert read_stream(copy).num_rows > 5
+    until(copy.exists)
+    until(lambda: read_stream(copy).num_rows > 5)
     one.stop()
     assert not copy.exists()
 
@@ -220,22 +215,21 @@ def test_the_parent_knows_joules_and_watts_while_an_attempt_runs(sidecar, attemp
     """At a constant 70 W the told watts are 70, and the attempt's joules are those of its whole trace."""
     recording = sidecar(SIMULATED)
     recording.start(attempt)
-    wait_until(lambda: recording.so_far() is not None, 10.0)
+    until(lambda: recording.so_far() is not None)
     assert recording.so_far()["power_w"] == pytest.approx(70.0)
     info = recording.stop()
     time_ns, _, _ = power_of(attempt, "host-n1")
     assert info["energy_j"] == pytest.approx(70.0 * (time_ns[-1] - time_ns[0]) / 1e9)
 
 
-def test_joules_of_a_sidecar_that_died_are_kept(sidecar, attempt):
+def test_joules_of_a_sidecar_that_died_are_kept(sidecar, attempt, tmp_path):
     """What the one before had told is added to what the new one tells."""
     recording = sidecar(SIMULATED)
     recording.start(attempt)
-    wait_until(lambda: recording.so_far() is not None, 10.0)
+    until(lambda: recording.so_far() is not None)
     before_j = recording.so_far()["energy_j"]
     os.kill(recording.pid, signal.SIGKILL)
-    wait_until(lambda: recording.restarts == 1, 10.0)
-    time.sleep(0.5)
+    until(lambda: samples(tmp_path, 1))
     assert recording.stop()["energy_j"] > before_j > 300.0
 
 
@@ -277,19 +271,17 @@ def test_sigterm_closes_the_traces(sidecar, attempt):
     one = sidecar(SIMULATED)
     one.start(attempt)
     os.kill(one.pid, signal.SIGTERM)
-    wait_until(attempt.trace_path("n1", "host-n1").exists, 5)
-    assert "ended by SIGTERM" in why_lost(one, 5)
+    until(attempt.trace_path("n1", "host-n1").exists)
+    assert "ended by SIGTERM" in why_lost(one)
 
 
-def test_killed_simulated_sidecar_is_a_gap(sidecar, attempt):
-    """A sidecar without a driver's history is started again within a second, and what it missed is marked as a gap."""
+def test_killed_simulated_sidecar_is_a_gap(sidecar, attempt, tmp_path):
+    """A sidecar without a driver's history is started again, and what it missed is marked as a gap."""
     one = sidecar(SIMULATED)
     one.start(attempt)
-    time.sleep(0.5)
-    killed = one.pid
-    os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: one.pid != killed, 1)
-    time.sleep(1.5)
+    until(lambda: samples(tmp_path, 0) > 5)
+    os.kill(one.pid, signal.SIGKILL)
+    until(lambda: samples(tmp_path, 1) > 5)
     assert one.stop()["sidecar_restarts"] == 1
     time_ns, _, gap = power_of(attempt, "host-n1")
     assert sum(gap) == 1
@@ -297,7 +289,7 @@ def test_killed_simulated_sidecar_is_a_gap(sidecar, attempt):
 
 
 def test_parents_death_ends_the_sidecar(attempt, tmp_path):
-    """A sidecar whose parent is killed closes its traces and is gone within 2 s."""
+    """A sidecar whose parent is killed closes its traces and is gone."""
     code = f"""
 import sys, time
 from pathlib import Path
@@ -307,7 +299,7 @@ from wattflow.store.layout import AttemptDir
 one = Sidecar(Power(meter="simulated"), "n1", Path({str(tmp_path / "spool")!r}))
 one.start(AttemptDir(Path({str(attempt.path)!r}), "0123456789ab", 1))
 print(one.pid, flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -315,7 +307,7 @@ time.sleep(60)
         pid = int(parent.stdout.readline())
         assert not gone(pid)
         parent.kill()
-    wait_until(lambda: gone(pid), 2)
+    until(lambda: gone(pid))
     assert attempt.trace_path("n1", "host-n1").exists()
 
 
@@ -376,7 +368,7 @@ def test_truncated_spool_is_carried_on(attempt, tmp_path):
     """A spool file that ends in the middle of a batch loses that batch alone; a second sidecar writes both parts."""
     with Child(tmp_path / "spool") as child:
         child.open(attempt)
-        time.sleep(0.5)
+        until(lambda: samples(tmp_path, 0) > 5)
         child.process.kill()
         child.process.wait()
     (spooled,) = (tmp_path / "spool").glob("*.arrow")
@@ -406,7 +398,7 @@ def test_one_process_serves_attempts_in_turn(tmp_path):
             assert attempt.trace_path("n1", "host-n1").exists()
         child.say(close=True)
         child.process.stdin.close()
-        assert child.process.wait(5) == 0
+        assert child.process.wait(600) == 0
         child.process.stdin = None
 
 
@@ -476,16 +468,18 @@ class TestFakeDriver:
         }
         assert 19 < ready["period_ms"] < 21
 
-    def test_killed_sidecar_loses_nothing(self, sidecar, attempt, driver):
-        """After SIGKILL the next sidecar fetches what came in between from the driver: no sample is lost or doubled."""
+    def test_killed_sidecar_loses_nothing(self, sidecar, attempt, driver, tmp_path):
+        """After SIGKILL the next sidecar fetches what came in between from the driver: no sample is lost or doubled.
+
+        The fake driver remembers a minute, so that this also holds where a process takes seconds to start.
+        """
+        driver("FAKE_NVML_DEPTH", "3000")
         one = sidecar(Power(meter="nvml"))
         one.start(attempt)
         start_ns = time.time_ns()
         time.sleep(1.3)
-        killed = one.pid
-        os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: one.pid != killed, 5)
-        time.sleep(1.5)
+        os.kill(one.pid, signal.SIGKILL)
+        until(lambda: samples(tmp_path, 1))
         end_ns = time.time_ns()
         info = one.stop()
         assert info["sidecar_restarts"] == 1
@@ -499,14 +493,16 @@ class TestFakeDriver:
             truth = curves.curve(uuid).joules(start_ns, end_ns)
             assert joules(time_ns, power_w, start_ns, end_ns) == pytest.approx(truth, rel=1e-3)
 
-    def test_lost_gpu(self, sidecar, attempt, driver):
+    def test_lost_gpu(self, sidecar, attempt, driver, tmp_path):
         """The trace of a lost GPU ends with a gap and no 0 W, the other's goes on, and the log names the lost one."""
-        driver("FAKE_NVML_LOST", f"1@{time.time() + 1.5}")
+        driver("FAKE_NVML_LOST", f"1@{tmp_path / 'lost'}")
+        lost, kept = curves.uuid("n1", 1), curves.uuid("n1", 0)
         one = sidecar(Power(meter="nvml"))
         one.start(attempt)
-        time.sleep(2.5)
+        (tmp_path / "lost").touch()
+        until(lambda: lost in attempt.sidecar_log_path("n1").read_text())
+        time.sleep(1.2)
         one.stop()
-        lost, kept = curves.uuid("n1", 1), curves.uuid("n1", 0)
         rows = read_table(attempt.trace_path("n1", lost), TRACE).to_pylist()
         marks = [row for row in rows if row["source"] == "nvml_buffer" and row["gap"]]
         assert [row["power_w"] for row in marks] == [None]
@@ -543,7 +539,7 @@ class TestFakeDriver:
         one.start(attempt)
         driver("FAKE_NVML_GPUS", "0")
         os.kill(one.pid, signal.SIGKILL)
-        assert re.search("in a row.*no GPU is visible", why_lost(one, 20))
+        assert re.search("in a row.*no GPU is visible", why_lost(one))
         with pytest.raises(PowerError, match="in a row"):
             one.stop()
 
@@ -553,4 +549,4 @@ class TestFakeDriver:
         one.start(attempt)
         driver("FAKE_NVML_MISSING", "nvmlDeviceGetSamples")
         os.kill(one.pid, signal.SIGKILL)
-        assert re.search("measures nvml_instant .* after a restart", why_lost(one, 10))
+        assert re.search("measures nvml_instant .* after a restart", why_lost(one))

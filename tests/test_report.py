@@ -309,7 +309,7 @@ def in_browser(page, profile):
         bound(BROWSER, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     dom = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)

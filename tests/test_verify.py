@@ -745,7 +745,7 @@ def call(*words, before=()):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -9,6 +9,7 @@
    FAKE_NVML_LOAD=folder               when each load is on: a file a UUID with unix ns, 8 bytes each: on, off, on ...
    FAKE_NVML_BUFFER=lag_ms:window_ms   a buffer sample is the mean over window_ms that ended lag_ms before its stamp
    FAKE_NVML_INSTANT=lag_ms:window_ms  the same of field 186 at its renewals
+   FAKE_NVML_DEPTH=119                 how many samples the buffer keeps
    FAKE_NVML_GPM_MS=100                how often GPM's counters are renewed; metrics in between are NaN
    FAKE_NVML_NOISE_W=2                 by how much samples and fields are off at most
    FAKE_NVML_JITTER_US=6000            how irregular the buffer's stamps are
@@ -18,6 +19,7 @@
    FAKE_NVML_DENY=call,...             calls and fields without permission
    FAKE_NVML_LATENCY_US=call=3000,...  how long calls take
    FAKE_NVML_LOST=index@unix_s[-unix_s]   a GPU that is lost from then on, or until
+   FAKE_NVML_LOST=index@/path          a GPU that is lost while there is such a file
    FAKE_NVML_COUNTER_RESET=unix_s      when the energy counter starts again at 0
    FAKE_NVML_MIG=1                     MIG mode is on
    FAKE_NVML_ARCHITECTURE=9            9 is Hopper, 7 Ampere, 5 Volta
@@ -57,11 +59,10 @@ enum { VALUE_DOUBLE = 0, VALUE_UINT = 1, VALUE_ULL = 3 };
 #define SECOND_NS 1000000000LL
 #define TICK_NS 100000000LL     /* counter, instant and average power are renewed each 100 ms */
 #define STEP_US 20000LL         /* the buffer takes a sample each 20 ms ... */
-#define LAG_US 15000LL          /* ... shows it 15 ms later ... */
+#define LAG_US 15000LL          /* ... and shows it 15 ms later */
 #define DEFAULT_LIMIT_MW 700000
 #define LEAST_LIMIT_MW 200000
 #define MOST_CLOCK_MHZ 1980
-#define DEPTH 119               /* ... and keeps this many */
 #define DRIVER_LOADED_NS (1600000000LL * SECOND_NS)
 
 typedef struct { unsigned index; } Gpu;
@@ -124,6 +125,8 @@ static int is_lost(unsigned index) {
         unsigned long which = strtoul(at, &rest, 10);
         if (*rest != '@')
             return 0;
+        if (rest[1] == '/')
+            return which == index && !access(rest + 1, F_OK);
         double from_s = strtod(rest + 1, &rest), until_s = INFINITY;
         if (*rest == '-')
             until_s = strtod(rest + 1, &rest);
@@ -434,17 +437,18 @@ int nvmlDeviceGetSamples(Gpu *gpu, unsigned kind, unsigned long long last_us, un
     int64_t seen_us = now_ns() / 1000 - LAG_US, newest = seen_us / STEP_US;
     while (stamp_us(newest) > seen_us)
         newest--;
-    int64_t first = newest - DEPTH + 1;
+    unsigned depth = (unsigned)atoi(setting("FAKE_NVML_DEPTH", "119"));
+    int64_t first = newest - depth + 1;
     while (first <= newest && (uint64_t)stamp_us(first) <= last_us)
         first++;
     if (first > newest)
         return NOT_FOUND;
     *type = VALUE_UINT;
     if (!samples) {
-        *count = DEPTH;
+        *count = depth;
         return SUCCESS;
     }
-    if (*count < DEPTH)
+    if (*count < depth)
         return INSUFFICIENT_SIZE;
     *count = (unsigned)(newest - first + 1);
     for (unsigned i = 0; i < *count; i++) {
