@@ -25,7 +25,7 @@ def bundle(
     made = packing.bundle(
         SweepDir.existing(sweep), None if out is None else Path(out), dry_run=dry_run
     )
-    total = sum(size for _, size in made.members)
+    total = sum(member.size_bytes for member in made.members)
     for line in made.left_out:
         talk(f"not whole, so without its files: {line}")
     if dry_run:

@@ -2,13 +2,12 @@
 
     wattflow bundle sweeps/NAME [--out FILE]
 
-    records, timings, traces, grid, words, results  ->  pseudonymised  ->  README, METHODS, lock, sha256sums  ->  zip
+    records, timings, traces, grid, overrides, results  ->  pseudonyms  ->  README, METHODS, lock, sha256sums  ->  zip
 
-Nothing is copied as it is: each table and record is written anew from what `wattflow.pseudonyms` carries, so that logs,
-answers, journals and whatever else lies in a sweep stay there.
+Nothing is copied as it is: each table and record is written anew with what `publish.records` and `publish.tables` list,
+so that logs, answers, journals and whatever else lies in a sweep stay there.
 """
 
-import contextlib
 import csv
 import getpass
 import io
@@ -20,15 +19,15 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.publish import archive
-from wattflow.publish.pseudonyms import Names, Pseudonyms
+from wattflow.publish import archive, records, tables
+from wattflow.publish.pseudonyms import Pseudonyms, Surroundings, private_texts
 from wattflow.report import methods
 from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
@@ -45,21 +44,58 @@ ABOUT, CSV, LOCK, SWEEP = "bundle.json", "points.csv", "lock.txt", "sweep"
 README, METHODS = "README.md", "METHODS.md"
 _SALT = "bundle.salt"
 _FINISHED = "finished"
+# what reading a file of an attempt that is cut or foreign may raise
+_DAMAGE = (DamagedError, AttributeError, LookupError, OSError, TypeError, ValueError)
+
+
+class Member(NamedTuple):
+    """A file of a bundle."""
+
+    name: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
-class Bundled:
+class Bundle:
     """What a bundle holds."""
 
     path: Path
-    members: list[tuple[str, int]]  # name, bytes
+    members: list[Member]
     left_out: list[str]  # attempts whose files are not whole, a line each
     sha256: str | None  # of the bundle; null in a dry run
     salt: Path | None  # where the salt is kept; null where the sweep cannot be written to
 
 
-def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundled:
-    """Write the bundle of a sweep, by default NAME.zip here, and say what is in it; a dry run writes nothing.
+@dataclass(frozen=True)
+class About:
+    """bundle.json: what was packed, and by what."""
+
+    bundle_version: int
+    schema_version: int
+    kind: str  # sweep or measurement
+    points: int
+    attempts: int
+    counting: int
+    simulated: bool
+    results_by: str  # the version of wattflow
+    bundled_by: dict[str, str]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The tables of a collected sweep, and its choices by point_id."""
+
+    sweep: SweepDir
+    measured: bool  # a command under `measure`
+    grid: list[GridPoint]
+    choices: dict[str, dict[str, Any]]
+    points: pa.Table
+    phases: pa.Table
+
+
+def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundle:
+    """Write the bundle of a sweep, by default NAME.zip here, and return what is in it; a dry run writes nothing.
 
     RefusedError where the sweep was not collected, the file exists, or a choice that makes a point_id holds a name.
     """
@@ -68,26 +104,27 @@ def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundl
         raise RefusedError(f"{path}: exists. Name another --out, or remove it.")
     if not path.parent.is_dir():
         raise RefusedError(f"{path.parent}: no such folder.")
-    packing = _Packing(sweep)
-    salt = _salt(sweep, keep=not dry_run)
+    contents = _read(sweep)
+    around = _surroundings(contents)
+    names = Pseudonyms(_salt(sweep, keep=not dry_run), around, measured=contents.measured)
     with tempfile.TemporaryDirectory(prefix="wattflow-bundle-") as name:
         folder = Path(name)
-        packing.write(folder, Pseudonyms(salt, packing.names, measured=packing.measured))
+        left_out = _write(contents, folder, names)
         archive.write_sums(folder)
-        members = [(member, (folder / member).stat().st_size) for member in archive.files(folder)]
+        members = [Member(name, (folder / name).stat().st_size) for name in archive.files(folder)]
         if not dry_run:
             archive.pack(folder, path)
-    return Bundled(
+    return Bundle(
         path=path,
         members=members,
-        left_out=packing.left_out,
+        left_out=left_out,
         sha256=None if dry_run else archive.sha256(path),
         salt=found if (found := sweep.path / _SALT).is_file() else None,
     )
 
 
 def _salt(sweep: SweepDir, *, keep: bool) -> bytes:
-    """The sweep's own salt, made once and kept in it where it can be written to: the same bundle comes of it again."""
+    """Return the sweep's own salt, made once and kept in it where possible: the same bundle comes of it again."""
     path = sweep.path / _SALT
     try:
         return bytes.fromhex(path.read_text().strip())
@@ -103,201 +140,226 @@ def _salt(sweep: SweepDir, *, keep: bool) -> bytes:
     return salt
 
 
-class _Packing:
-    """One sweep on its way into a bundle."""
+# --- reading --------------------------------------------------------------------------------------
 
-    def __init__(self, sweep: SweepDir) -> None:
-        """Read its tables and records; RefusedError where there are no results."""
-        self._sweep = sweep
-        self.measured = sweep.measured_path.is_file()
-        self.left_out: list[str] = []
-        try:
-            self._points = read_table(sweep.points_path, POINT)
-            self._phases = read_table(sweep.phases_path, PHASE)
-        except FileNotFoundError:
-            raise RefusedError(
-                f"{sweep.path}: no results yet. Run `wattflow collect {sweep.path}` first."
-            ) from None
-        self._grid = sweep.points()
-        self._choices = {point.point_id: point.choices() for point in self._grid}
-        strange = set(self._points["point_id"].to_pylist()) - set(self._choices)
-        if strange:
-            raise RefusedError(
-                f"{sweep.points_path}: point {min(strange)} is not in the grid. Run `wattflow collect {sweep.path}`."
-            )
-        self.names = self._names()
 
-    def _attempts(self) -> Iterator[tuple[AttemptDir, Record]]:
-        """The attempts that have a record, in the grid's order."""
-        for point_id in self._choices:
-            for attempt in self._sweep.attempts(point_id):
-                try:
-                    record = attempt.read_record()
-                except DamagedError as error:
-                    self._leave_out(attempt, error)
-                    continue
-                if record is not None:
-                    yield attempt, record
-
-    def _leave_out(self, attempt: AttemptDir, error: Exception) -> None:
-        line = f"point {attempt.point_id}, attempt {attempt.number}: {type(error).__name__}"
-        if line not in self.left_out:
-            self.left_out.append(line)
-
-    @contextlib.contextmanager
-    def _leaving_out(self, attempt: AttemptDir) -> Iterator[None]:
-        """What is wrong in an attempt's files costs that attempt alone, as it does in `collect`."""
-        try:
-            yield
-        except RefusedError:
-            raise
-        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-            self._leave_out(attempt, error)
-
-    def _names(self) -> Names:
-        """Whose machine and account this is, and on which nodes the attempts ran."""
-        names = Names()
-        names.users = {getpass.getuser(), *_owners(self._sweep.path)}
-        names.nodes = {platform.node(), platform.node().split(".")[0]} - {""}
-        for choices in self._choices.values():
-            names.add(choices)
-        for attempt, record in self._attempts():
-            with self._leaving_out(attempt):
-                names.nodes |= {rank["node"] for rank in record.get("ranks", [])}
-                names.nodes |= {info["node"] for info in record.get("nodes", [])}
-        names.nodes = {
-            name for name in names.nodes if isinstance(name, str)
-        }  # a record may be no good
-        return names
-
-    # --- writing ---
-
-    def write(self, folder: Path, told: Pseudonyms) -> None:
-        """Write all members but the hashes below an empty folder."""
-        target = SweepDir(folder / SWEEP)
-        target.results.mkdir(parents=True)
-        write_grid(target.grid_path, [self._told_point(point, told) for point in self._grid])
-        self._write_words(target, told)
-        records = []
-        traced: set[tuple[str, int]] = set()
-        for attempt, record in self._attempts():
-            mine = AttemptDir(
-                target.path / "points" / told.point(attempt.point_id) / attempt.path.name,
-                told.point(attempt.point_id),
-                attempt.number,
-            )
-            mine.path.mkdir(parents=True)
-            with self._leaving_out(attempt):
-                own = told.record(record)
-                if _is_measured(record):
-                    self._write_attempt(attempt, record, mine, told)
-                    traced.add((attempt.point_id, attempt.number))
-                _write_json(mine.record_path, own)
-                records.append(own)
-            if not mine.record_path.is_file():
-                shutil.rmtree(mine.path)
-        points = told.points(self._points, self._choices, traced)
-        _write(target.points_path, points)
-        _write(target.phases_path, told.phases(self._phases))
-        self._write_papers(folder, points, records)
-
-    def _told_point(self, point: GridPoint, told: Pseudonyms) -> GridPoint:
-        return GridPoint(
-            told.point(point.point_id),
-            point.position,
-            point.reason and told.text(point.reason),
-            json.dumps(told.choices(self._choices[point.point_id])),
+def _read(sweep: SweepDir) -> _Contents:
+    """Read a sweep's tables; RefusedError where there are no results, or those of other points."""
+    try:
+        points = read_table(sweep.points_path, POINT)
+        phases = read_table(sweep.phases_path, PHASE)
+    except FileNotFoundError:
+        raise RefusedError(
+            f"{sweep.path}: no results yet. Run `wattflow collect {sweep.path}` first."
+        ) from None
+    grid = sweep.points()
+    choices = {point.point_id: point.choices() for point in grid}
+    strange = set(points["point_id"].to_pylist()) - set(choices)
+    if strange:
+        raise RefusedError(
+            f"{sweep.points_path}: point {min(strange)} is not in the grid. Run `wattflow collect {sweep.path}`."
         )
+    return _Contents(sweep, sweep.measured_path.is_file(), grid, choices, points, phases)
 
-    def _write_words(self, target: SweepDir, told: Pseudonyms) -> None:
-        """The words of each submit, or the place of a measured command's."""
-        if self.measured:
-            held = read_json(self._sweep.measured_path)
-            _write_json(
-                target.measured_path,
-                {
-                    "point_id": told.point(held["point_id"]),
-                    "command": told.command(held["command"]),
-                },
-            )
-            return
+
+def _attempts(contents: _Contents) -> Iterator[tuple[AttemptDir, Record | DamagedError]]:
+    """Read the records of all attempts that have one, in the grid's order; the error of a damaged one in its place."""
+    for point_id in contents.choices:
+        for attempt in contents.sweep.attempts(point_id):
+            try:
+                record = attempt.read_record()
+            except DamagedError as error:
+                yield attempt, error
+                continue
+            if record is not None:
+                yield attempt, record
+
+
+def _surroundings(contents: _Contents) -> Surroundings:
+    """Return whose machine and account this is, on which nodes the attempts ran, and what choices withhold."""
+    nodes: set[object] = {platform.node(), platform.node().split(".")[0]}
+    for _, record in _attempts(contents):
+        if isinstance(record, DamagedError):
+            continue
         try:
-            lines = self._sweep.sweep_yaml.read_text().splitlines()
-        except FileNotFoundError:
-            return
-        # as `submit` writes them: JSON's lists are YAML too
-        words = [json.loads(line[9:]) for line in lines if line.startswith("  words: [")]
-        text = "".join(f"- words: {json.dumps(told.words(some))}\n" for some in words)
-        target.sweep_yaml.write_text(f"# What was asked, oldest first.\n{text}")
-
-    def _write_attempt(
-        self, attempt: AttemptDir, record: Record, mine: AttemptDir, told: Pseudonyms
-    ) -> None:
-        """The tables of an attempt that was measured, or a piece of which was."""
-        for name in ("timings", "traces"):
-            (mine.path / name).mkdir()
-        nodes = record.get("nodes", [])
-        devices = [(info["node"], device["uuid"]) for info in nodes for device in info["devices"]]
-        devices += [(info["node"], host["uuid"]) for info in nodes if (host := info.get("host"))]
-        for node in sorted({rank["node"] for rank in record["ranks"]}):
-            spans = told.spans(read_table(attempt.spans_path(node), SPAN))
-            _write(mine.spans_path(told.node(node)), spans)
-        if "measure" not in record:
-            requests = told.requests(read_table(attempt.requests_path, REQUEST))
-            _write(mine.requests_path, requests)
-        for part in record.get("parts", []):
-            _write_json(mine.part_path(told.node(part["node"])), told.part(part))
-        for node, uuid in devices:
-            if attempt.trace_path(node, uuid).is_file():
-                trace = told.trace(read_table(attempt.trace_path(node, uuid), TRACE))
-                _write(mine.trace_path(told.node(node), told.device(uuid)), trace)
-
-    def _write_papers(self, folder: Path, points: pa.Table, records: list[Row]) -> None:
-        """What people read."""
-        rows = points.to_pylist()
-        (folder / CSV).write_text(points_csv(rows))
-        (folder / METHODS).write_text(_methods(rows, records))
-        (folder / LOCK).write_text(methods.lock(records))
-        tried = [row for row in rows if row["attempt"] is not None]
-        ours = versions()
-        about = {
-            "bundle_version": BUNDLE_VERSION,
-            "schema_version": SCHEMA_VERSION,
-            "kind": "measurement" if self.measured else "sweep",
-            "points": len(self._grid),
-            "attempts": len(tried),
-            "counting": sum(row["counts"] for row in rows),
-            "simulated": any(row["simulated"] for row in tried),
-            "results_by": (points.schema.metadata or {}).get(b"wattflow", b"unknown").decode(),
-            "bundled_by": {name: ours[name] for name in ("wattflow", "python", "pyarrow", "numpy")},
-            "left_out": self.left_out,
-        }
-        _write_json(folder / ABOUT, about)
-        (folder / README).write_text(_README.format(**about, joules=methods.joules(rows)))
-
-
-def _is_measured(record: Record) -> bool:
-    """Whether an attempt has figures of its own: it finished, or a later one goes on from a piece of it."""
-    if "pieces" in record:
-        return any(piece["attempt"] == record["attempt"] for piece in record["pieces"])
-    return record["status"] == _FINISHED
+            nodes |= {rank["node"] for rank in record.get("ranks", [])}
+            nodes |= {info["node"] for info in record.get("nodes", [])}
+        except _DAMAGE:  # the attempt is left out when it is written
+            continue
+    return Surroundings(
+        users=frozenset({getpass.getuser(), *_owners(contents.sweep.path)}),
+        nodes=frozenset(name for name in nodes if isinstance(name, str)),
+        private=private_texts(contents.choices.values()),
+    )
 
 
 def _owners(path: Path) -> set[str]:
-    """The name of the user to whom a sweep belongs."""
+    """Return the name of the user to whom a sweep belongs."""
     try:
         return {pwd.getpwuid(path.stat().st_uid).pw_name}
     except KeyError:  # a user that this machine does not know
         return set()
 
 
-def _write(path: Path, table: pa.Table) -> None:
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write(contents: _Contents, folder: Path, names: Pseudonyms) -> list[str]:
+    """Write all members but the hashes below an empty folder; return which attempts are left out, and why."""
+    target = SweepDir(folder / SWEEP)
+    target.results.mkdir(parents=True)
+    grid = [_grid_point(point, contents.choices[point.point_id], names) for point in contents.grid]
+    write_grid(target.grid_path, grid)
+    _write_overrides(contents, target, names)
+    published: list[Record] = []
+    traced: set[tuple[str, int]] = set()
+    left_out = []
+    for attempt, record in _attempts(contents):
+        point_id = names.point(attempt.point_id)
+        path = target.path / "points" / point_id / attempt.path.name
+        try:
+            if isinstance(record, DamagedError):
+                raise record
+            own = AttemptDir(path, point_id, attempt.number)
+            published.append(_write_attempt(attempt, record, own, names))
+            if _is_measured(record):
+                traced.add((attempt.point_id, attempt.number))
+        except RefusedError:
+            raise
+        except _DAMAGE as error:
+            # as in `collect`, it costs that attempt alone
+            shutil.rmtree(path, ignore_errors=True)
+            left_out.append(
+                f"point {attempt.point_id}, attempt {attempt.number}: {type(error).__name__}"
+            )
+    points = tables.published_points(contents.points, contents.choices, traced, names)
+    _write_table(target.points_path, points)
+    _write_table(target.phases_path, tables.published_phases(contents.phases, names))
+    _write_papers(contents, folder, points, published, left_out)
+    return left_out
+
+
+def _grid_point(point: GridPoint, choices: Mapping[str, Any], names: Pseudonyms) -> GridPoint:
+    return GridPoint(
+        names.point(point.point_id),
+        point.position,
+        point.reason and names.text(point.reason),
+        json.dumps(records.published_choices(choices, names)),
+    )
+
+
+def _write_overrides(contents: _Contents, target: SweepDir, names: Pseudonyms) -> None:
+    """Write the overrides of each submit, or for a measured command that there was one."""
+    if contents.measured:
+        held = read_json(contents.sweep.measured_path)
+        command = records.published_command(held["command"])
+        _write_json(
+            target.measured_path, {"point_id": names.point(held["point_id"]), "command": command}
+        )
+        return
+    try:
+        lines = contents.sweep.sweep_yaml.read_text().splitlines()
+    except FileNotFoundError:
+        return
+    # as `submit` writes them: JSON's lists are YAML too
+    submits = [json.loads(line[9:]) for line in lines if line.startswith("  words: [")]
+    published = [records.published_overrides(overrides, names) for overrides in submits]
+    text = "".join(f"- words: {json.dumps(overrides)}\n" for overrides in published)
+    target.sweep_yaml.write_text(f"# What was asked, oldest first.\n{text}")
+
+
+def _is_measured(record: Record) -> bool:
+    """Whether an attempt has figures of its own: it finished, or a later one goes on from its batches."""
+    if "pieces" in record:
+        return any(piece["attempt"] == record["attempt"] for piece in record["pieces"])
+    return record["status"] == _FINISHED
+
+
+def _write_attempt(
+    attempt: AttemptDir, record: Record, target: AttemptDir, names: Pseudonyms
+) -> Record:
+    """Write an attempt's record, and its tables where it was measured; return the record as it is published."""
+    target.path.mkdir(parents=True)
+    published = records.published_record(record, names)
+    if _is_measured(record):
+        _write_tables(attempt, record, target, names)
+    _write_json(target.record_path, published)
+    return published
+
+
+def _write_tables(
+    attempt: AttemptDir, record: Record, target: AttemptDir, names: Pseudonyms
+) -> None:
+    for name in ("timings", "traces"):
+        (target.path / name).mkdir()
+    for node in sorted({rank["node"] for rank in record["ranks"]}):
+        spans = tables.published_spans(read_table(attempt.spans_path(node), SPAN), names)
+        _write_table(target.spans_path(names.node(node)), spans)
+    if "measure" not in record:
+        requests = tables.published_requests(read_table(attempt.requests_path, REQUEST), names)
+        _write_table(target.requests_path, requests)
+    for part in record.get("parts", []):
+        published = records.published_part(part, names)
+        _write_json(target.part_path(published["node"]), published)
+    for node, uuid in _devices(record):
+        path = attempt.trace_path(node, uuid)
+        if path.is_file():
+            trace = tables.published_trace(read_table(path, TRACE), names)
+            _write_table(target.trace_path(names.node(node), names.device(uuid)), trace)
+
+
+def _devices(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield node and UUID of each measured device, hosts included."""
+    for info in record.get("nodes", []):
+        for device in info["devices"]:
+            yield info["node"], device["uuid"]
+        if host := info.get("host"):
+            yield info["node"], host["uuid"]
+
+
+def _write_papers(
+    contents: _Contents,
+    folder: Path,
+    points: pa.Table,
+    published: Sequence[Record],
+    left_out: list[str],
+) -> None:
+    """Write what people read."""
+    from wattflow.report.html import render  # noqa: PLC0415 (loads polars)
+
+    rows = points.to_pylist()
+    (folder / CSV).write_text(points_csv(rows))
+    (folder / METHODS).write_text(_methods(rows, published))
+    (folder / LOCK).write_text(methods.lock(published))
+    tried = [row for row in rows if row["attempt"] is not None]
+    ours = versions()
+    about = About(
+        bundle_version=BUNDLE_VERSION,
+        schema_version=SCHEMA_VERSION,
+        kind="measurement" if contents.measured else "sweep",
+        points=len(contents.grid),
+        attempts=len(tried),
+        counting=sum(row["counts"] for row in rows),
+        simulated=any(row["simulated"] for row in tried),
+        results_by=(points.schema.metadata or {}).get(b"wattflow", b"unknown").decode(),
+        bundled_by={name: ours[name] for name in ("wattflow", "python", "pyarrow", "numpy")},
+        left_out=left_out,
+    )
+    _write_json(folder / ABOUT, asdict(about))
+    readme = render("publish/README.md.j2", about=about, joules=methods.joules(rows))
+    (folder / README).write_text(readme)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
     metadata = {"schema_version": str(SCHEMA_VERSION), **(table.schema.metadata or {})}
     write_table(path, table.replace_schema_metadata(metadata))
 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+# --- points.csv -----------------------------------------------------------------------------------
 
 
 def csv_columns(rows: Sequence[Row]) -> list[str]:
@@ -333,30 +395,3 @@ def _methods(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
     table = "\n".join(methods.table_lines(rows))
     text = "\n\n".join(methods.paragraphs(rows, records))
     return f"# Methods\n\n{text}\n\n## Results\n\nMean and standard deviation over the repeats that count.\n\n{table}\n"
-
-
-_README = """\
-# A bundle of measured joules
-
-{kind} of {points} points, {attempts} attempts, of which {counting} count: {joules} in their measured windows.
-
-    sha256sum -c sha256sums        each file is as it was packed
-    wattflow verify FILE.zip       every figure follows from the traces; needs no GPU
-    wattflow report sweep          the figures and timelines, once unpacked and after `wattflow collect sweep`
-
-| file | what it is |
-| --- | --- |
-| METHODS.md | how it was measured, in words, and the means |
-| points.csv | the figures, for a spreadsheet |
-| lock.txt | the exact versions of the software that ran |
-| sweep/ | a sweep's directory as wattflow keeps it, without logs and texts |
-| sweep/points/ID/attempt-N/traces/ | the power of each GPU: every sample, with the driver's time stamps |
-| sweep/points/ID/attempt-N/timings/ | when each phase of each batch ran on each rank |
-| sweep/points/ID/attempt-N/record.json | what ran: choices, devices, versions |
-| sweep/results/ | the published figures |
-| bundle.json, sha256sums | what was packed by what; the hash of each file |
-
-Users, accounts, hosts, paths, prompts and answers are not in it. Nodes, GPUs and jobs have pseudonyms by a salted hash:
-the same GPU has the same one throughout, and the salt is not here. That the figures follow from the traces does not
-show that the traces are genuine; compare the sha256 of the whole file with the one that its author published.
-"""

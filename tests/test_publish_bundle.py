@@ -27,11 +27,9 @@ from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
 from wattflow.publish import archive
 from wattflow.publish.bundle import bundle
-from wattflow.publish.pseudonyms import Names, Pseudonyms
 from wattflow.publish.verdict import lines
 from wattflow.publish.verify import verify
 from wattflow.store.layout import SweepDir
-from wattflow.store.schema import Record
 from wattflow.submit.resume import resume
 
 ROOT = Path(__file__).parent.parent
@@ -222,17 +220,6 @@ def test_a_measured_command_is_withheld_and_its_figures_are_not(home, tmp_path):
     assert verify(home / "measured.zip").withheld_ids == 1
 
 
-def test_each_field_of_a_record_is_carried_or_left_out_on_purpose():
-    """What a record comes to hold later stays out of bundles until it is listed here and in pseudonyms.py."""
-    full = {key: {} if key in ("prompts", "engine", "versions", "work", "ceilings", "choices") else None
-            for key in Record.__annotations__}  # fmt: skip
-    full |= {"point_id": "0" * 12, "ranks": [], "nodes": [], "pieces": []}
-    full["job"] = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
-    full["measure"] = {"command": ["true"], "nodes": 1}
-    carried = set(Pseudonyms(b"salt", NAMES, measured=False).record(full))
-    assert carried == set(Record.__annotations__) - {"parts"}  # which have files of their own
-
-
 def test_work_and_ceilings_are_carried(home, tmp_path):
     """The roofline's columns of a real run come out of its bundle again."""
     archive.unpack(home / "mine.zip", tmp_path)
@@ -322,57 +309,6 @@ def test_sha256sum_agrees(sweep, tmp_path):
     subprocess.run(words, cwd=tmp_path / "b", check=True, capture_output=True)
 
 
-NAMES = Names(users={"quill"}, nodes={"n17", "login1"}, withheld={"proj-x", "mysite"})
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("8 GPUs a node", "8 GPUs a node"),
-        ("2.13.0+cu130", "2.13.0+cu130"),
-        ("shards=4 does not divide n_heads=6", "shards=4 does not divide n_heads=6"),
-        ("tokens/s, J/token", "tokens/s, J/token"),
-        ("read /data/a b.bin", "read (path) b.bin"),
-        ("read '/data/a b.bin'", "read '(path)'"),
-        ("in ~/x/y: no", "in (path): no"),
-        ("see https://h.org/u?q=1 there", "see (path) there"),
-        ("file:///home/quill/x", "(path)"),
-        ("quill said, quills too", "(user) said, quills too"),
-        ("quill_x", "(user)_x"),
-        ("cluster mysite, account proj-x", "cluster (withheld), account (withheld)"),
-        ("n17 and n170", "NODE and n170"),
-        ("n17.cluster.example.org died", "NODE died"),
-        ("on GPU-0a1b2c3d-1", "on DEVICE"),
-    ],
-)
-def test_texts(text, expected):
-    """What is replaced in a text, and what is not: names as words of their own, paths, addresses, UUIDs."""
-    told = Pseudonyms(b"salt", NAMES, measured=False)
-    want = expected.replace("NODE", told.node("n17"))
-    assert told.text(text) == want.replace("DEVICE", told.device("GPU-0a1b2c3d-1"))
-
-
-def test_words_of_a_submit():
-    """Words whose key makes the point_id are kept unless they hold a path; those of a site are not."""
-    told = Pseudonyms(b"salt", NAMES, measured=False)
-    words = [
-        "grid=shards",
-        "model=llama-7b",
-        "batch_size=8,16",
-        "model.path=/data/x",
-        "cluster=mysite",
-    ]
-    words += ["sweep=quills-own", "model.revision=/data/v2", "~cluster.setup"]
-    assert told.words(words) == [
-        *words[:3],
-        "model.path=(withheld)",
-        "cluster=(withheld)",
-        "sweep=(withheld)",
-        "model.revision=(withheld)",
-        "~cluster.setup=(withheld)",
-    ]
-
-
 def test_a_choice_that_makes_the_point_id_and_holds_a_path_is_refused(tmp_path):
     """A model's revision that is a path can neither be told nor left out; the error names it."""
     point = choices(model__revision="/data/quill/v2")
@@ -394,20 +330,6 @@ def test_a_sweep_may_be_called_what_its_model_is(tmp_path):
     text = dict(members_of(tmp_path / "b.zip"))["METHODS.md"].decode()
     assert "Model: llama-7b in bf16" in text
     assert verify(tmp_path / "b.zip").verified
-
-
-def test_choices_of_a_site_are_left_out(tmp_path):
-    """Account, partition, setup and the profile's name go; what makes the id, and numbers, stay."""
-    point = choices(cluster__account="proj-x", cluster__partition="p1", cluster__name="mysite")
-    told = Pseudonyms(b"salt", NAMES, measured=False).choices(point)
-    assert told["cluster"]["account"] is None
-    assert told["cluster"]["partition"] is None
-    assert told["cluster"]["setup"] == []
-    assert re.fullmatch(r"cluster-[0-9a-f]{10}", told["cluster"]["name"])
-    assert told["cluster"]["gpus_per_node"] == 1
-    assert told["model"]["name"] == "tiny"
-    assert told["sweeps_dir"] is None
-    assert told["control"]["journal_dir"] is None
 
 
 # --- the command, and what people read ------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""A bundle's container: the same bytes for the same files, hashes that sha256sum reads, and nothing written over."""
+
+import stat
+import subprocess
+import zipfile
+
+import pytest
+
+from wattflow.errors import RefusedError
+from wattflow.publish import archive
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two files, one of them in a folder."""
+    made = tmp_path / "made"
+    (made / "sweep").mkdir(parents=True)
+    (made / "README.md").write_text("hello\n")
+    (made / "sweep" / "grid.parquet").write_bytes(bytes(1000))
+    return made
+
+
+def test_files_are_named_as_in_the_zip_and_sorted(folder):
+    """Names have forward slashes; folders are none."""
+    assert archive.files(folder) == ["README.md", "sweep/grid.parquet"]
+
+
+def test_sums_are_what_sha256sum_writes(folder):
+    """`sha256sum --check` passes; the hash of "hello\\n" is the known one; reading gives what was written."""
+    archive.write_sums(folder)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "sha256sums"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    sums = archive.read_sums(folder)
+    assert sums["README.md"] == "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+    assert sums["README.md"] == archive.sha256(folder / "README.md")
+    assert archive.wrong_sums(folder, sums) == []
+
+
+def test_a_file_that_is_gone_new_or_changed_is_named(folder):
+    """One line each."""
+    archive.write_sums(folder)
+    sums = archive.read_sums(folder) | {"gone.txt": "0" * 64}
+    (folder / "README.md").write_text("hullo\n")
+    (folder / "new.txt").write_text("")
+    assert archive.wrong_sums(folder, sums) == [
+        "gone.txt: not there",
+        "new.txt: not in sha256sums",
+        "README.md: changed since it was packed",
+    ]
+
+
+@pytest.mark.parametrize("text", [None, b"\xff\xfe", b"not a hash  README.md\n"])
+def test_sums_that_are_none_are_refused(folder, text):
+    """A file that is not there, is no text, or has a line of another form."""
+    if text is not None:
+        (folder / archive.SUMS).write_bytes(text)
+    with pytest.raises(RefusedError, match="sha256sums"):
+        archive.read_sums(folder)
+
+
+def test_the_same_files_make_the_same_bytes_for_their_owner_alone(folder, tmp_path):
+    """When and in which order files were made is no part of the zip; its mode is 0600; nothing else is left behind."""
+    archive.pack(folder, tmp_path / "1.zip")
+    grid = (folder / "sweep" / "grid.parquet").read_bytes()
+    (folder / "sweep" / "grid.parquet").unlink()
+    (folder / "sweep" / "grid.parquet").write_bytes(grid)
+    archive.pack(folder, tmp_path / "2.zip")
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    assert stat.S_IMODE((tmp_path / "1.zip").stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "1.zip", "2.zip"}
+
+
+def test_unpacking_gives_the_files_back(folder, tmp_path):
+    """Byte for byte, in folders of the owner's alone."""
+    archive.pack(folder, tmp_path / "b.zip")
+    archive.unpack(tmp_path / "b.zip", tmp_path / "back")
+    assert archive.files(tmp_path / "back") == archive.files(folder)
+    assert (tmp_path / "back" / "README.md").read_text() == "hello\n"
+    assert stat.S_IMODE((tmp_path / "back" / "sweep").stat().st_mode) == 0o700
+
+
+def test_more_than_unpack_takes_is_not_packed(folder, tmp_path, monkeypatch):
+    """Neither too many files nor too many bytes; no file is begun."""
+    monkeypatch.setattr(archive, "MOST_MEMBERS", 1)
+    with pytest.raises(RefusedError, match="2 files"):
+        archive.pack(folder, tmp_path / "b.zip")
+    monkeypatch.setattr(archive, "MOST_MEMBERS", 2)
+    monkeypatch.setattr(archive, "MOST_BYTES", 2**26 + 1000)
+    with pytest.raises(RefusedError, match="1006 bytes"):
+        archive.pack(folder, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_a_pack_that_fails_leaves_no_half_bundle(folder, tmp_path, monkeypatch):
+    """The disk is full once the zip is to be closed: the error goes on, and nothing lies there."""
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        archive.pack(folder, tmp_path / "b.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_member_that_is_a_file_and_a_folder_is_refused(tmp_path):
+    """Nothing is written."""
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as packed:
+        packed.writestr("a", "file")
+        packed.writestr("a/b", "below it")
+    with pytest.raises(RefusedError, match="file and a folder at once"):
+        archive.unpack(tmp_path / "b.zip", tmp_path / "to")
+    assert not (tmp_path / "to").exists()

@@ -1,0 +1,134 @@
+"""What a bundle carries of a sweep's Parquet tables: the columns that are known here, each text in them replaced."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from wattflow.publish.pseudonyms import Pseudonyms, is_public
+from wattflow.publish.records import WITHHELD, published_choices, published_command
+from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT, choice_values
+from wattflow.store.schema import REQUEST, SPAN, TRACE
+
+Row = dict[str, Any]
+Rename = Callable[[str], str]
+
+_TABLE_METADATA = (b"schema_version", b"wattflow")
+_TRACE_METADATA = {
+    *(b"schema_version", b"gpu_name", b"driver", b"meter", b"source", b"boundary", b"scope", b"period_ms"),
+    *(b"attempt", b"restarts", b"dcgm_version", b"dcgm_field", b"averaging", b"stamped", b"age_ms"),
+    b"counter_age_ms",
+}  # fmt: skip
+
+
+def published_trace(table: pa.Table, names: Pseudonyms) -> pa.Table:
+    """Return a trace, with what its metadata say about the sensor."""
+    found = table.schema.metadata or {}
+    about = {
+        key: names.text(value.decode(errors="replace")).encode()
+        for key, value in found.items()
+        if key in _TRACE_METADATA
+    }
+    renames = {b"node": names.node, b"gpu_uuid": names.device, b"point_id": names.point}
+    about |= {
+        key: rename(found[key].decode()).encode() for key, rename in renames.items() if key in found
+    }
+    return _renamed(table, TRACE, names, {}).replace_schema_metadata(about)
+
+
+def published_spans(table: pa.Table, names: Pseudonyms) -> pa.Table:
+    """Return the spans of a node."""
+    renames = {"node": names.node, "gpu_uuid": names.device, "phase": names.phase}
+    return _renamed(table, SPAN, names, renames)
+
+
+def published_requests(table: pa.Table, names: Pseudonyms) -> pa.Table:
+    """Return the requests, without the text of the answers."""
+    at = table.schema.get_field_index("text")
+    table = table.set_column(at, REQUEST.field("text"), pa.nulls(table.num_rows, pa.string()))
+    return _renamed(table, REQUEST, names, {})
+
+
+def published_phases(table: pa.Table, names: Pseudonyms) -> pa.Table:
+    """Return results/phases.parquet."""
+    renames = {
+        "point_id": names.point,
+        "phase": names.phase,
+        "node": names.node,
+        "gpu_uuid": names.device,
+    }
+    return _renamed(table, PHASE, names, renames)
+
+
+def _renamed(
+    table: pa.Table, schema: pa.Schema, names: Pseudonyms, renames: Mapping[str, Rename]
+) -> pa.Table:
+    """Return the columns of a schema that a table has, each text in them replaced."""
+    kept = [column for column in schema if column.name in table.schema.names]
+    columns = [
+        _replaced(table[column.name], renames.get(column.name, names.text))
+        if pa.types.is_string(column.type)
+        else table[column.name].cast(column.type)
+        for column in kept
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema(kept, metadata=_metadata(table)))
+
+
+def _metadata(table: pa.Table) -> dict[bytes, bytes]:
+    found = table.schema.metadata or {}
+    return {key: found[key] for key in _TABLE_METADATA if key in found}
+
+
+def _replaced(column: pa.ChunkedArray, rename: Rename) -> pa.ChunkedArray:
+    """Return a column of texts, each distinct one replaced."""
+    encoded = column.combine_chunks().dictionary_encode()
+    renamed = pa.array([rename(text) for text in encoded.dictionary.to_pylist()], pa.string())
+    return pa.chunked_array([pc.take(renamed, encoded.indices)])
+
+
+def published_points(
+    table: pa.Table,
+    choices: Mapping[str, Mapping[str, Any]],
+    traced: set[tuple[str, int]],
+    names: Pseudonyms,
+) -> pa.Table:
+    """Return results/points.parquet; `choices` are the grid's by point_id, `traced` the attempts that have traces here.
+
+    Of another attempt the joules that it took are left out, as nobody could check them.
+    """
+    rows = []
+    for row in table.to_pylist():
+        published = _point(row, choices[row["point_id"]], names)
+        if (row["point_id"], row["attempt"]) not in traced:
+            unchecked = [name for name in published if name.startswith("unfinished_")]
+            published |= dict.fromkeys(unchecked)
+        rows.append(published)
+    kept = [column for column in POINT if column.name in table.schema.names]
+    return pa.Table.from_pylist(rows, schema=pa.schema(kept, metadata=_metadata(table)))
+
+
+def _point(row: Row, choices: Mapping[str, Any], names: Pseudonyms) -> Row:
+    own = choice_values(published_choices(choices, names))
+    out: Row = {}
+    for column, value in row.items():
+        key = CHOICE_KEYS.get(column)
+        if key is None:
+            out[column] = names.text(value) if isinstance(value, str) else value
+        else:
+            carried = is_public(key) or not isinstance(value, str)
+            out[column] = value if carried and key != "cluster.name" else own[column]
+    if row["error"] and row["attempt"] is not None:
+        out["error"] = WITHHELD
+    out["point_id"] = names.point(row["point_id"])
+    out["job_id"] = names.job(row["job_id"])
+    for column, rename in (("boards", names.device), ("node_names", names.node)):
+        out[column] = sorted(map(rename, row[column])) if row[column] else row[column]
+    for column in ("engine_info", "versions"):
+        if row[column]:
+            out[column] = json.dumps(names.value(json.loads(row[column])))
+    if row.get("command"):
+        out["command"] = json.dumps(published_command(json.loads(row["command"])))
+    out["record_stamp_ns"] = None
+    return out
