@@ -35,7 +35,7 @@ from wattflow.process import node_name
 from wattflow.run.device_locks import device_locks, visible_devices
 from wattflow.store import sources
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import TRACE, Ready
+from wattflow.store.schema import TRACE, MeterInfo
 from wattflow.store.tables import read_table
 
 Row = dict[str, Any]
@@ -178,7 +178,7 @@ def _interval(values: Sequence[float | None]) -> tuple[float | None, float | Non
     return middle, student_t(len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
 
 
-def _device(ready: Ready, gpu_uuid: str | None) -> str:
+def _device(ready: MeterInfo, gpu_uuid: str | None) -> str:
     """The device that the engine works on, by its UUID; PowerError when the sidecar does not measure it."""
     found = [d["uuid"] for d in ready["devices"] if gpu_uuid in (None, d["uuid"])]
     if not found:
@@ -192,7 +192,7 @@ def _trace(attempt: AttemptDir, node: str, device: str) -> pa.Table:
     return read_table(attempt.trace_path(node, device), TRACE)
 
 
-def _told(window: Any, trace: pa.Table, ready: Ready) -> Row:
+def _told(window: Any, trace: pa.Table, ready: MeterInfo) -> Row:
     """One window's rates and joules; null where the sensor did not tell."""
     source, period_ms = ready["source"], ready["period_ms"]
     samples = trace.filter(pc.equal(trace["source"], source))

@@ -24,7 +24,7 @@ from typing import Any
 from wattflow.config.choices import Control
 from wattflow.errors import PowerError
 from wattflow.power.nvml_calls import call, call_or_none
-from wattflow.store.schema import Controlled
+from wattflow.store.schema import DeviceControl
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class GpuControl:
         self._folder = _open_folder(Path(control.journal_dir))
         self._locks = contextlib.ExitStack()
         self._journals: list[Journal] = []
-        self.controlled: list[Controlled] = []
+        self.controlled: list[DeviceControl] = []
         try:
             for uuid in uuids:
                 self._take(control, uuid)

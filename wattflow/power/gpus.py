@@ -8,7 +8,7 @@ from typing import Any
 
 from wattflow.errors import PowerError
 from wattflow.power.nvml_calls import call, call_or_none
-from wattflow.store.schema import Device, Fixed
+from wattflow.store.schema import Device, DeviceSettings
 
 
 class AbsentError(PowerError):
@@ -105,7 +105,7 @@ def find_gpus() -> list[Gpu]:
     return gpus
 
 
-def _fixed(handle: Any) -> Fixed:
+def _fixed(handle: Any) -> DeviceSettings:
     """What an operator set on a GPU and what its maker allows; null where NVML has no answer."""
     ecc = call_or_none("nvmlDeviceGetEccMode", handle)
     persistence = call_or_none("nvmlDeviceGetPersistenceMode", handle)

@@ -15,7 +15,7 @@ from wattflow.errors import DamagedError
 from wattflow.power.meter import Meter, Reading, Row
 from wattflow.power.protocol import Command, Commands, Reply, Settings
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import TRACE, Controlled, Host, Ready, SoFar
+from wattflow.store.schema import TRACE, DeviceControl, EnergySoFar, Host, MeterInfo
 from wattflow.store.tables import TableStream, read_stream, write_table
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Tally:
             self._energy_j += (before[1] + now[1]) / 2 * (now[0] - before[0]) / 1e9
         self._last[uuid] = now
 
-    def so_far(self) -> SoFar:
+    def so_far(self) -> EnergySoFar:
         """The joules since the first sample, and the mean watts since the last call; null at first."""
         now_ns = max((last[0] for last in self._last.values() if last is not None), default=None)
         past_ns, past_j = self._reported_ns, self._reported_j
@@ -119,7 +119,7 @@ class Recording:
         settings: Settings,
         meter: Meter,
         host: Meter | None,
-        controlled: list[Controlled],
+        controlled: list[DeviceControl],
         attempt: AttemptDir,
     ) -> None:
         """`meter` reads the job's devices; `host`, where there is one, their host."""
@@ -223,7 +223,7 @@ class Recording:
             elif command is not None:
                 return command
 
-    def finish(self) -> SoFar:
+    def finish(self) -> EnergySoFar:
         """Record 100 ms more and write each trace into the attempt as Parquet; the spool is then empty.
 
         Returns the energy of the devices in all.
@@ -266,7 +266,7 @@ class Recording:
         for stream in self._streams.values():
             stream.flush(durable=durable)
 
-    def _ready(self) -> Ready:
+    def _ready(self) -> MeterInfo:
         meter = self._meter
         return {
             "node": self._settings.node,

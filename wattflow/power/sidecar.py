@@ -8,8 +8,8 @@ Its parent (sidecar_client.py) speaks to it in JSON lines:
             {"mark": true}                                              an edge of the measured window is now
             {"close": true}                                             end them
             end of file, or SIGTERM                                     end them and exit
-    stdout  {"ready": schema.Ready}     the first sample of every device lies on disk
-            {"so_far": schema.SoFar}    each 5 s, and before it closes: what the job's devices took
+    stdout  {"ready": schema.MeterInfo}     the first sample of every device lies on disk
+            {"so_far": schema.EnergySoFar}    each 5 s, and before it closes: what the job's devices took
             {"closed": reason}          every trace lies in the attempt as Parquet
             {"error": message}          the last line of a sidecar that failed
 

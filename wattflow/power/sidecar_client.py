@@ -20,7 +20,7 @@ from wattflow.power.sidecar_process import SidecarProcess
 
 if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
     from wattflow.store.layout import AttemptDir
-    from wattflow.store.schema import NodeInfo, Ready, SoFar
+    from wattflow.store.schema import EnergySoFar, MeterInfo, NodeInfo
 
 MOST_FAILURES = 5  # restarts in a row that came to nothing
 STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
@@ -51,13 +51,13 @@ class Sidecar:
         self._forget()
 
     def _forget(self) -> None:
-        self._ready: Ready | None = None
+        self._ready: MeterInfo | None = None
         self._restarts = 0
         self._stopping = False
         self._keep = False
         self._closed = False
         self._lost: str | None = None
-        self._so_far: SoFar | None = None
+        self._so_far: EnergySoFar | None = None
         self._before_j = 0.0  # by processes of this attempt that died
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class Sidecar:
         """Start the process before it is known where its traces will lie; `start` then waits that much less."""
         self._warm = self._spawn(self._spool / "sidecar.log")
 
-    def start(self, attempt: "AttemptDir") -> "Ready":
+    def start(self, attempt: "AttemptDir") -> "MeterInfo":
         """Start recording; returns what is measured once the first sample of every device lies on disk.
 
         PowerError, with the log's path and last line, when that takes too long or the sidecar cannot measure.
@@ -114,7 +114,7 @@ class Sidecar:
             if self._process is not None:
                 self._process.send({"mark": True})
 
-    def so_far(self) -> "SoFar | None":
+    def so_far(self) -> "EnergySoFar | None":
         """The energy of this node's devices since the first sample, some seconds old; null before its first report."""
         with self._changed:
             return self._so_far
@@ -250,7 +250,7 @@ class Sidecar:
                 if "ready" in line:
                     self._set_ready(line["ready"])
                 elif "so_far" in line:
-                    so_far: SoFar = line["so_far"]
+                    so_far: EnergySoFar = line["so_far"]
                     self._so_far = {**so_far, "energy_j": self._before_j + so_far["energy_j"]}
                 elif "closed" in line:
                     self._closed = True
@@ -264,7 +264,7 @@ class Sidecar:
                 self._changed.notify_all()
         return error
 
-    def _set_ready(self, ready: "Ready") -> None:
+    def _set_ready(self, ready: "MeterInfo") -> None:
         """Keep the first answer; a later one must measure the same things by the same sensor."""
         if self._ready is None:
             self._ready = ready
@@ -292,7 +292,7 @@ def _log_hint(log_path: Path, lost: str | None) -> str:
     return f"Its log is {log_path}; the last line: {lines[-1]}"
 
 
-def _measured(ready: "Ready") -> str:
+def _measured(ready: "MeterInfo") -> str:
     """What a sidecar measures, by which sensors."""
     host = ready.get("host")
     what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]

@@ -11,7 +11,7 @@ from wattflow.config.checks import allowed
 from wattflow.config.identity import is_hashed
 from wattflow.errors import RefusedError
 from wattflow.publish.pseudonyms import Pseudonyms, is_public
-from wattflow.store.schema import Device, JobInfo, Measured, NodeInfo, Part, RankInfo, Record
+from wattflow.store.schema import Device, JobInfo, MeasuredCommand, NodeInfo, Part, RankInfo, Record
 
 Json = dict[str, Any]
 WITHHELD = "withheld"
@@ -77,7 +77,7 @@ def _job(job: JobInfo, names: Pseudonyms) -> JobInfo:
     }
 
 
-def _measure(measure: Measured, _: Pseudonyms) -> Measured:
+def _measure(measure: MeasuredCommand, _: Pseudonyms) -> MeasuredCommand:
     return {"command": published_command(measure["command"]), "nodes": measure["nodes"]}
 
 

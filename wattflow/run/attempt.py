@@ -40,12 +40,12 @@ from wattflow.store.schema import (
     REQUEST,
     SCHEMA_VERSION,
     Device,
+    EnergySoFar,
+    MeterInfo,
     NodeInfo,
     Piece,
     RankInfo,
-    Ready,
     Record,
-    SoFar,
 )
 from wattflow.store.tables import write_table
 from wattflow.workload import prompts as workload_prompts
@@ -213,7 +213,7 @@ class Attempt:
 
         Every rank waits for every node's sidecar.
         """
-        ready: Ready | None = None
+        ready: MeterInfo | None = None
         try:
             if self.place.local_rank == 0:
                 controls = choices.controls_itself(self.choices)
@@ -236,7 +236,7 @@ class Attempt:
             self.task.close_sidecar()
             raise
 
-    def _keep_piece(self, spool: Path, nodes: list[Ready]) -> None:
+    def _keep_piece(self, spool: Path, nodes: list[MeterInfo]) -> None:
         """Close what was measured up to the last finished batch, for the next attempt to go on from.
 
         Each node by itself, as other ranks may be anywhere: who goes on looks at what all of them left.
@@ -404,7 +404,7 @@ class Attempt:
         paths = sorted(spool.glob("spans-rank*.arrow"))
         close_node(paths, self.dir.spans_path(self.place.node))
 
-    def energy_so_far(self) -> SoFar | None:
+    def energy_so_far(self) -> EnergySoFar | None:
         """This node's joules so far and watts now; null before the sidecar reports any."""
         return None if self.sidecar is None else self.sidecar.so_far()
 
@@ -450,7 +450,7 @@ class Attempt:
             close_failed(self.dir, self.record)
 
 
-def _told_of_node(ready: Ready, restarts: int) -> NodeInfo:
+def _told_of_node(ready: MeterInfo, restarts: int) -> NodeInfo:
     return {**ready, "sidecar_restarts": restarts, "energy_j": None}
 
 

@@ -21,7 +21,7 @@ from wattflow import process
 from wattflow.errors import DamagedError
 from wattflow.store.files import read_json
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import SoFar
+from wattflow.store.schema import EnergySoFar
 
 BEAT_S = 15.0  # no more often, for the sake of a shared disk
 SILENT_S = 40.0  # a process that was silent for so long is gone
@@ -54,7 +54,7 @@ class Heartbeat:
         self._progress: dict[str, object] = {}
         self._energy: dict[str, object] = {}
         self._nodes = 1
-        self._read_energy: Callable[[], SoFar | None] = lambda: None
+        self._read_energy: Callable[[], EnergySoFar | None] = lambda: None
         self._ended = threading.Event()
         self._renew()
         self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
@@ -72,7 +72,7 @@ class Heartbeat:
         """Set the phase, and the batches done of all, that the next heartbeats report."""
         self._progress = {"phase": phase, "done": done, "of": of}
 
-    def report_energy(self, read: Callable[[], SoFar | None], nodes: int) -> None:
+    def report_energy(self, read: Callable[[], EnergySoFar | None], nodes: int) -> None:
         """Call `read` at each next heartbeat and report what it returns, with the attempt's number of nodes."""
         self._read_energy, self._nodes = read, nodes
 

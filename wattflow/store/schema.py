@@ -82,8 +82,8 @@ GRID = pa.schema(fields("grid"))
 READS = pa.schema(fields("reads"))
 
 
-class Fixed(TypedDict, total=False):
-    """What an operator set on a GPU and what its maker allows; null where the driver does not say."""
+class DeviceSettings(TypedDict, total=False):
+    """What an operator set on a GPU and what its maker allows; null where the driver does not report it."""
 
     ecc: bool | None
     persistence: bool | None
@@ -92,7 +92,7 @@ class Fixed(TypedDict, total=False):
     power_limit_max_w: float | None
 
 
-class Device(Fixed):
+class Device(DeviceSettings):
     """One measured device of a node, as the sidecar found it."""
 
     ordinal: int  # the CUDA ordinal within the job's visible devices
@@ -101,7 +101,7 @@ class Device(Fixed):
     name: str
 
 
-class Controlled(TypedDict):
+class DeviceControl(TypedDict):
     """What a job set on a GPU of its own, and what was found there before."""
 
     uuid: str
@@ -120,8 +120,8 @@ class Host(TypedDict):
     period_ms: float
 
 
-class Ready(TypedDict):
-    """What the sidecar tells its parent once its first sample lies on disk."""
+class MeterInfo(TypedDict):
+    """What measures a node, as its sidecar reports once the first sample lies on disk."""
 
     node: str
     meter: str  # nvml, dcgm, rapl, simulated
@@ -131,11 +131,11 @@ class Ready(TypedDict):
     period_ms: float  # expected time between two samples of `source`
     devices: list[Device]
     host: NotRequired[Host | None]  # beside GPUs, where RAPL answers
-    control: NotRequired[list[Controlled]]  # where this job set limits or clocks itself
+    control: NotRequired[list[DeviceControl]]  # where this job set limits or clocks itself
 
 
-class SoFar(TypedDict):
-    """What a node's devices took since an attempt's first sample, for people who watch it."""
+class EnergySoFar(TypedDict):
+    """Energy of a node's devices since an attempt's first sample, for people who watch it."""
 
     energy_j: float
     power_w: float | None  # the mean of the last seconds; null where there were none
@@ -152,22 +152,11 @@ class RankInfo(TypedDict):
     device: str  # cpu, or the GPU's name
 
 
-class NodeInfo(TypedDict):
-    """One node of an attempt: what measured it and what it measured."""
+class NodeInfo(MeterInfo):
+    """One node of an attempt: what measured it, and what came of it."""
 
-    node: str
-    meter: str
-    source: str
-    boundary: str
-    driver: str | None
-    period_ms: float
-    devices: list[Device]
-    host: NotRequired[Host | None]
-    control: NotRequired[list[Controlled]]
     sidecar_restarts: int
-    energy_j: NotRequired[
-        float | None
-    ]  # of its devices from first to last sample, as `status` adds it up
+    energy_j: NotRequired[float | None]  # of its devices from first to last sample, for `status`
 
 
 class JobInfo(TypedDict):
@@ -181,7 +170,7 @@ class JobInfo(TypedDict):
 
 
 class PromptInfo(TypedDict):
-    """The prompts of an attempt: their hash and lengths, never their text."""
+    """Hash and lengths of an attempt's prompts, never their text."""
 
     sha256: str
     count: int
@@ -195,10 +184,10 @@ class PromptInfo(TypedDict):
 
 
 class WorkInfo(TypedDict):
-    """What an engine worked on in some batches: what the least bytes and FLOPs follow from."""
+    """What an engine computed in some batches: the least bytes and FLOPs follow from it."""
 
     decode_steps: int
-    decode_rows: int  # rows asked for times steps
+    decode_rows: int  # requested rows times steps
     decode_positions: float  # cached positions that those rows read, over all steps
     prefills: int
     prefill_tokens: int  # of prompts, without padding
@@ -206,7 +195,7 @@ class WorkInfo(TypedDict):
 
 
 class Ceilings(TypedDict):
-    """What the slowest device of an attempt moved in a copy and computed in a matrix product."""
+    """Rates of the slowest device of an attempt in a copy and in a matrix product."""
 
     copy_bytes_per_s: float
     product_flops_per_s: float
@@ -221,7 +210,7 @@ class Piece(TypedDict):
     batches: int
 
 
-class Measured(TypedDict):
+class MeasuredCommand(TypedDict):
     """What `measure` ran, and on how many nodes."""
 
     command: list[str]
@@ -229,7 +218,7 @@ class Measured(TypedDict):
 
 
 class Part(TypedDict):
-    """timings/<node>.json: what one node has of a measured command; its task is 0 on the node that wrote the record."""
+    """timings/<node>.json: one node's part of a measured command; its task is 0 on the node that wrote the record."""
 
     schema_version: int
     node: str
@@ -237,12 +226,10 @@ class Part(TypedDict):
     status: Status
     error: str | None
     exit_code: int | None
-    ranks: list[
-        RankInfo
-    ]  # one a device: every span of the command is one of all the node's devices
+    ranks: list[RankInfo]  # one per device: each span of the command is of all the node's devices
     nodes: list[NodeInfo]  # this node, or none where its sidecar failed
     tokens_out: int | None  # by --tokens-json
-    bad_lines: int  # lines of WATTFLOW_SPANS that were no spans
+    bad_lines: int  # lines of WATTFLOW_SPANS that are no spans
     still_running: int  # processes of the command that outlived it
 
 
@@ -264,10 +251,10 @@ class Record(TypedDict, total=False):
     nodes: list[NodeInfo]
     prompts: PromptInfo
     pieces: list[Piece]  # where sweep.on_interrupt=continue: finished batches, this attempt's last
-    load_shared: bool  # whether the weights were loaded before, for several points
+    load_shared: bool  # whether the weights had been loaded before, for several points
     reference_rounds: int  # of the fixed load by rank 0, where the sweep asks for one
-    measure: Measured  # of a command under `measure`, with its nodes' parts beside it
-    parts: list[Part]  # never on disk here: the finished ones, put in when the record is read
+    measure: MeasuredCommand  # of a command under `measure`, with its nodes' parts beside it
+    parts: list[Part]  # never on disk here: the finished ones, joined when the record is read
     engine: dict[str, object]  # which path and kernels ran, parameters, bytes of weights and cache
     work: WorkInfo  # of the measured batches; absent where the engine has none
     ceilings: Ceilings  # measured after the last batch; absent likewise
