@@ -1,0 +1,48 @@
+"""Arithmetic on values of which some are unknown."""
+
+import pytest
+
+from wattflow import nullable
+
+
+@pytest.mark.parametrize(
+    ("values", "shared"),
+    [([], None), ([3, 3], 3), ([3, 4], None), ([None, None], None), ([3, None], None)],
+)
+def test_a_value_is_agreed_where_all_say_it(values, shared):
+    """One value of all is returned; differing ones, unknown among them, are none."""
+    assert nullable.agreed(values) == shared
+
+
+def test_names_are_joined_once_and_in_order():
+    """b, a, b and an unknown one are "a + b"; no name at all is null."""
+    assert nullable.joined_names(["b", "a", None, "b"]) == "a + b"
+    assert nullable.joined_names([None]) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "by", "ratio"),
+    [(6.0, 4.0, 1.5), (0.0, 4.0, 0.0), (6.0, 0.0, None), (None, 4.0, None), (6.0, None, None)],
+)
+def test_a_quotient_needs_both_and_a_denominator(value, by, ratio):
+    """6 / 4 is 1.5 and 0 / 4 is 0; a missing part or a denominator of 0 makes null."""
+    assert nullable.quotient(value, by) == ratio
+
+
+def test_a_sum_is_complete_or_null():
+    """1 + 2 is 3; with an unknown part, or no part, there is no sum."""
+    assert nullable.complete_sum([1.0, 2.0]) == 3.0
+    assert nullable.complete_sum([1.0, None]) is None
+    assert nullable.complete_sum([]) is None
+
+
+def test_independent_uncertainties_add_in_quadrature():
+    """3 and 4 make 5; an unknown one makes the whole unknown."""
+    assert nullable.quadrature([3.0, 4.0]) == 5.0
+    assert nullable.quadrature([3.0, None]) is None
+
+
+def test_a_known_sum_leaves_out_what_is_unknown():
+    """1 + unknown + 2 is 3 of what is known; nothing known is null, and not 0."""
+    assert nullable.known_sum([1, None, 2]) == 3
+    assert nullable.known_sum([None]) is None
