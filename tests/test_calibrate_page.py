@@ -41,7 +41,7 @@ def test_the_page_has_what_the_passport_says(passport):
     ] in rows
     assert [
         "bare",
-        "no process on it, nobody asks the driver",
+        "no process on it, no call of the driver",
         "79.0",
         "79.1 / 79.0",
         "79.0 / 78.9",
@@ -78,7 +78,7 @@ def test_what_is_not_known_is_a_dash(passport):
         *["-"] * 4,
     ] in rows
     assert ["5", *["-"] * 8] in rows
-    assert ["bare", "no process on it, nobody asks the driver", "-", "-", "-"] in rows
+    assert ["bare", "no process on it, no call of the driver", "-", "-", "-"] in rows
     assert ["load", "-"] in rows
     assert [
         "remarks",

@@ -129,9 +129,9 @@ def test_the_buffer_is_found_as_it_is(passports):
 
 @pytest.mark.fake_nvml
 def test_field_and_counter_are_found_as_they_are(passports):
-    """Both are renewed each 100 ms, as far as polls of 3 and 30 ms tell on a busy node; a counter's call takes 3 ms."""
+    """Both are renewed each 100 ms, as far as polls of 3 and 30 ms show on a busy node; a counter's call takes 3 ms."""
     for one in passports:
-        periods = {name: told["period_ms"]["median"] for name, told in one["sources"].items()}
+        periods = {name: of["period_ms"]["median"] for name, of in one["sources"].items()}
         assert periods["nvml_instant"] == pytest.approx(100, abs=4)
         assert periods["nvml_counter"] == pytest.approx(100, abs=31)
         assert 3 <= one["costs_ms"]["nvml_counter"]["idle"]["least"] < 6
@@ -244,7 +244,7 @@ def test_a_record_that_is_none(tmp_path):
 
 @pytest.mark.fake_nvml
 def test_a_dry_run_says_its_steps_and_writes_nothing(nvml_folder, tmp_path):
-    """Each step with its seconds, which are those of the minutes that were asked for, to a quarter of them."""
+    """Each step with its seconds, which add up to the requested minutes, to a quarter of them."""
     done = subprocess.run(
         [*CLI, "--dry-run", "--minutes", "3", "--out", str(tmp_path / "out")],
         env=environment(nvml_folder, tmp_path),
@@ -260,7 +260,7 @@ def test_a_dry_run_says_its_steps_and_writes_nothing(nvml_folder, tmp_path):
 
 
 def test_a_folder_with_a_record_and_too_short_a_time_are_refused(tmp_path):
-    """Neither overwrites a calibration nor makes one that cannot tell a mean over 1 s."""
+    """Neither overwrites a calibration nor makes one that cannot see a mean over 1 s."""
     (tmp_path / "record.json").write_text("{}")
     assert "--from" in refused(dict(os.environ), "--out", str(tmp_path))
     assert "2 at least" in refused(dict(os.environ), "--minutes", "1")

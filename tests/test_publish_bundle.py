@@ -1,4 +1,4 @@
-"""`wattflow bundle` packs what it takes to verify a sweep, and nothing that tells whose machine it was.
+"""`wattflow bundle` packs what it takes to verify a sweep, and nothing that shows whose machine it was.
 
 The grep of this file looks into every member of a bundle: its bytes, and of Parquet files all texts and all metadata.
 """
@@ -204,7 +204,7 @@ def test_what_was_really_run_verifies(home, name):
 
 
 def test_a_measured_command_is_withheld_and_its_figures_are_not(home, tmp_path):
-    """Of the command the number of words is told, of phases those that are one word; 7 tokens on each node are."""
+    """The command's number of words is said, phases of one word are kept; 7 tokens on each node are 14."""
     archive.unpack(home / "measured.zip", tmp_path)
     (row,) = pq.read_table(tmp_path / "sweep/results/points.parquet").to_pylist()
     assert json.loads(row["command"]) == ["(withheld: 4 words)"]
@@ -267,8 +267,8 @@ def test_one_gpu_has_one_pseudonym_so_that_tables_join(sweep, tmp_path):
         assert {rank["gpu_uuid"] for rank in record["ranks"]} == expected
         (spans,) = (attempt / "timings").iterdir()
         assert set(pq.read_table(spans)["gpu_uuid"].to_pylist()) == expected
-        told = {pq.read_schema(p).metadata[b"gpu_uuid"] for p in (attempt / "traces").iterdir()}
-        assert {uuid.decode() for uuid in told} == expected
+        traced = {pq.read_schema(p).metadata[b"gpu_uuid"] for p in (attempt / "traces").iterdir()}
+        assert {uuid.decode() for uuid in traced} == expected
     (row, _) = pq.read_table(inside / "results/points.parquet").to_pylist()
     assert set(row["boards"]) == expected
 
@@ -310,7 +310,7 @@ def test_sha256sum_agrees(sweep, tmp_path):
 
 
 def test_a_choice_that_makes_the_point_id_and_holds_a_path_is_refused(tmp_path):
-    """A model's revision that is a path can neither be told nor left out; the error names it."""
+    """A model's revision that is a path can neither be shown nor left out; the error names it."""
     point = choices(model__revision="/data/quill/v2")
     made = make_sweep(tmp_path / "s", [point])
     make_attempt(made, point, Made([Gpu(UUID)]))
@@ -388,7 +388,7 @@ def test_the_methods_say_what_the_records_say(tmp_path):
 
 
 def test_the_command_prints_the_path_the_hash_and_the_verdict(tmp_path):
-    """stdout is the path alone; stderr has the sha256 that sha256sum tells."""
+    """stdout is the path alone; stderr has the sha256 that sha256sum prints."""
     collect(demo(tmp_path / "sweeps/d"))
     done = call("bundle", "d", cwd=tmp_path)
     assert done.stdout == "d.zip\n"

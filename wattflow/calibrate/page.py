@@ -127,10 +127,10 @@ def _window_cells(of: Aliasing, sources: Iterable[str]) -> list[str]:
 
 
 _STATES = {
-    "bare": "no process on it, nobody asks the driver",
+    "bare": "no process on it, no call of the driver",
     "sidecar": "a sidecar records it, as in a sweep",
     "context": "a process holds it, and does nothing",
-    "watched": "that, and all sensors are asked as densely as here",
+    "watched": "the same, and all sensors are read as densely as here",
 }
 
 

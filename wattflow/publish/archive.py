@@ -20,18 +20,18 @@ MOST_BYTES = 4 * 2**30
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,199}/){0,6}[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 2**20
-# the earliest that a zip can tell: the packing's time is no part of it
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+# the earliest time that a zip can hold: when a bundle is packed is no part of it
+_EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 def files(folder: Path) -> list[str]:
-    """The files below a folder by their names in a bundle, sorted."""
+    """Return the files below a folder by their names in a bundle, sorted."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -43,7 +43,7 @@ def write_sums(folder: Path) -> None:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """The sha256 of each file by `sha256sums`; RefusedError where that file is not there or none."""
+    """Return the sha256 of each file by `sha256sums`; RefusedError where that is missing or of another form."""
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -54,12 +54,12 @@ def read_sums(folder: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in matches if match}
 
 
-def wrong_sums(folder: Path, told: dict[str, str]) -> list[str]:
-    """What is not as its hash says, a line a file."""
+def wrong_sums(folder: Path, sums: dict[str, str]) -> list[str]:
+    """Return a line for each file that is missing, additional, or not what its hash says."""
     there = set(files(folder)) - {SUMS}
-    wrong = [f"{name}: not there" for name in sorted(set(told) - there)]
-    wrong += [f"{name}: not in {SUMS}" for name in sorted(there - set(told))]
-    changed = [name for name in sorted(there & set(told)) if sha256(folder / name) != told[name]]
+    wrong = [f"{name}: not there" for name in sorted(set(sums) - there)]
+    wrong += [f"{name}: not in {SUMS}" for name in sorted(there - set(sums))]
+    changed = [name for name in sorted(there & set(sums)) if sha256(folder / name) != sums[name]]
     return wrong + [f"{name}: changed since it was packed" for name in changed]
 
 
@@ -81,7 +81,7 @@ def pack(folder: Path, path: Path) -> None:
         with os.fdopen(descriptor, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
                 for name in names:
-                    about = zipfile.ZipInfo(name, _LONG_AGO)
+                    about = zipfile.ZipInfo(name, _EARLIEST)
                     about.external_attr = (stat.S_IFREG | 0o644) << 16
                     packed.writestr(about, (folder / name).read_bytes())
             file.flush()

@@ -363,7 +363,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def csv_columns(rows: Sequence[Row]) -> list[str]:
-    """The columns of points.csv: what tells the points apart, and every figure that some row has."""
+    """Return the columns of points.csv: the choices that differ, and every figure that some row has."""
     first = ["point_id", "attempt", "status", "counts", "valid", "reasons"]
     figures = [name for name in POINT.names if name not in CHOICE_KEYS and name not in first]
     chosen = dict.fromkeys(["model", "repeat", *methods.varying(rows)])
@@ -375,7 +375,7 @@ def csv_columns(rows: Sequence[Row]) -> list[str]:
 
 
 def points_csv(rows: Sequence[Row]) -> str:
-    """points.csv: rows of results/points.parquet for a spreadsheet; numbers with all their digits."""
+    """Return points.csv: rows of results/points.parquet for a spreadsheet; numbers with all their digits."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     columns = csv_columns(rows)
@@ -385,7 +385,7 @@ def points_csv(rows: Sequence[Row]) -> str:
 
 
 def csv_cell(value: Any) -> str:
-    """A value as points.csv has it; empty for null."""
+    """Return a value as points.csv has it; empty for null."""
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -141,7 +141,7 @@ def _device(device: Device, names: Pseudonyms) -> Json:
     return {**_picked(device, _DEVICE), "uuid": names.device(device["uuid"]), "bus_id": None}
 
 
-# --- what was asked -------------------------------------------------------------------------------
+# --- choices, commands and overrides --------------------------------------------------------------
 
 
 def published_choices(choices: Mapping[str, Any], names: Pseudonyms) -> Json:
