@@ -1,5 +1,6 @@
 """A bundle's container: the same bytes for the same files, hashes that sha256sum reads, and nothing written over."""
 
+import os
 import stat
 import subprocess
 import zipfile
@@ -96,12 +97,12 @@ def test_more_than_unpack_takes_is_not_packed(folder, tmp_path, monkeypatch):
 
 
 def test_a_pack_that_fails_leaves_no_half_bundle(folder, tmp_path, monkeypatch):
-    """The disk is full once the zip is to be closed: the error goes on, and nothing lies there."""
+    """The disk is full once the zip is closed: the error goes on, and nothing lies there."""
 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         archive.pack(folder, tmp_path / "b.zip")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 from wattflow.errors import RefusedError
+from wattflow.store.files import replacing
 
 SUMS = "sha256sums"
 MOST_MEMBERS = 200_000
@@ -75,21 +76,11 @@ def pack(folder: Path, path: Path) -> None:
             f"{path}: {len(names)} files, {total} bytes; a bundle has at most {MOST_MEMBERS} and {MOST_BYTES}. Bundle "
             "sweeps of fewer points."
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
-                for name in names:
-                    about = zipfile.ZipInfo(name, _EARLIEST)
-                    about.external_attr = (stat.S_IFREG | 0o644) << 16
-                    packed.writestr(about, (folder / name).read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+        for name in names:
+            about = zipfile.ZipInfo(name, _EARLIEST)
+            about.external_attr = (stat.S_IFREG | 0o644) << 16
+            packed.writestr(about, (folder / name).read_bytes())
 
 
 def unpack(path: Path, folder: Path) -> None:

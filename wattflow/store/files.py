@@ -1,10 +1,12 @@
 """Read and write files so that no half-written one is ever seen."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from wattflow.errors import DamagedError, RefusedError
 
@@ -20,19 +22,29 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write data under another name, fsync, and rename: a reader sees the old file or the new one, whole."""
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Open a file under another name; fsync and rename it in the end: a reader sees the old file or the new one, whole.
+
+    Where the body raises, nothing is left of the new one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file in the manner of `replacing`."""
+    with replacing(path, mode) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: object, mode: int = 0o600) -> None:

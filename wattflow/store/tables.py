@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError, WattflowError
+from wattflow.store.files import replacing
 from wattflow.store.schema import SCHEMA_VERSION
 
 _MANY_ROWS = 20_000
@@ -76,21 +77,11 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def write_tables(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Write tables of one schema as the row groups of one Parquet file, in the manner of `write_table`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            # without checksums a changed byte may be read as another number
-            options = {"compression": "zstd", "write_page_checksum": True, **_encoding(schema)}
-            with pq.ParquetWriter(file, schema, **options) as writer:
-                for table in tables:
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    # without checksums a changed byte may be read as another number
+    options = {"compression": "zstd", "write_page_checksum": True, **_encoding(schema)}
+    with replacing(path) as file, pq.ParquetWriter(file, schema, **options) as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
