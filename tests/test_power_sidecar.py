@@ -379,7 +379,7 @@ def test_truncated_spool_is_carried_on(attempt, tmp_path):
     with Child(tmp_path / "spool") as child:
         child.open(attempt)
         child.say(close=True)
-        assert child.hear_closed() == "asked"
+        assert child.hear_closed() == "close"
     time_ns, _, _ = power_of(attempt, "host-n1")
     assert time_ns[: len(kept)].tolist() == kept
     assert len(time_ns) > len(kept)
@@ -394,7 +394,7 @@ def test_one_process_serves_attempts_in_turn(tmp_path):
             attempt = new_attempt(tmp_path, number)
             child.open(attempt)
             child.say(close=True)
-            assert child.hear_closed() == "asked"
+            assert child.hear_closed() == "close"
             assert attempt.trace_path("n1", "host-n1").exists()
         child.say(close=True)
         child.process.stdin.close()

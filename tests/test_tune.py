@@ -82,12 +82,12 @@ def test_blocks_hold_each_set_once_in_changing_orders():
 def test_a_choice_holds_for_what_it_was_measured_on():
     """Kept for one batch, found for that batch and goal alone; another batch, GPU or torch finds nothing."""
     chosen = tools.choices(tools.tiny())
-    known = tuned_kernels.key(chosen, "H100", "2.11")
+    known = tuned_kernels.key_of(chosen, "H100", "2.11")
     tuned_kernels.keep(known, {"speed": "triton", "energy": "cublas", "edp": "cublas"}, [])
     assert [tuned_kernels.find(known, goal) for goal in ("speed", "energy")] == ["triton", "cublas"]
     chosen.batch_size += 1
     for other in (
-        tuned_kernels.key(chosen, "H100", "2.11"),
+        tuned_kernels.key_of(chosen, "H100", "2.11"),
         known.replace("H100", "H200"),
         known.replace("2.11", "2.13"),
     ):
@@ -126,7 +126,7 @@ def test_the_engine_takes_what_was_kept_and_says_so():
     told = []
     for kept in (False, True):
         if kept:
-            known = tuned_kernels.key(chosen, "cpu", torch.__version__)
+            known = tuned_kernels.key_of(chosen, "cpu", torch.__version__)
             tuned_kernels.keep(known, dict.fromkeys(tuned_kernels.GOALS, "eager"), [])
         engine = Fast(chosen, tools.ALONE, eos_id=None)
         engine.load()

@@ -4,8 +4,8 @@
     one-shot  symmetric memory: the product writes where all peers on one node's NVLink read it, and each adds for
               itself; two to three times quicker for the few rows of a decode step
 
-Which one serves a batch is measured when the engine loads, and only after both gave the same sums. NVLink multicast is
-never used.
+Which one is used for a batch is measured when the engine loads, and only after both gave the same sums. NVLink
+multicast is never used.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,22 +47,22 @@ class OneShot(Reduce):
         import torch.distributed._symmetric_memory as symmetric  # noqa: PLC0415 - not in every torch >= 2.4
 
         self._sum = torch.ops.symm_mem.one_shot_all_reduce_out
-        self._held = symmetric.empty(rows * width, dtype=dtype, device=torch.device(device))
+        self._buffer = symmetric.empty(rows * width, dtype=dtype, device=torch.device(device))
         group = dist.group.WORLD
         assert group is not None
         self._group: Any = group.group_name
-        self._handle = symmetric.rendezvous(self._held, self._group)
+        self._handle = symmetric.rendezvous(self._buffer, self._group)
         self.most_rows = rows
-        self(self._held.zero_())  # an operation that cannot run says so here
+        self(self._buffer.zero_())  # an operation that cannot run fails here
 
     def buffer(self, shape: Sequence[int]) -> torch.Tensor | None:
         """See Reduce."""
         rows, width = shape
-        return self._held[: rows * width].view(rows, width) if rows <= self.most_rows else None
+        return self._buffer[: rows * width].view(rows, width) if rows <= self.most_rows else None
 
     def __call__(self, part: torch.Tensor) -> torch.Tensor:
         """See Reduce; a part in the buffer is left there, and the sum is another tensor."""
-        if part.data_ptr() != self._held.data_ptr():
+        if part.data_ptr() != self._buffer.data_ptr():
             return super().__call__(part)
         out = torch.empty_like(part)
         self._sum(part, "sum", self._group, out)
@@ -72,10 +72,10 @@ class OneShot(Reduce):
 def choose(
     ranks: Ranks, rows: Sequence[int], width: int, dtype: torch.dtype
 ) -> tuple[Reduce, dict[str, object]]:
-    """How ranks sum products [n, width] for each n of `rows`, ascending, and what the record says of it.
+    """The sum to use for products [n, width] for each n of `rows`, ascending, and its entries in the record.
 
-    `allreduce_us` has, by rows, the microseconds of one sum that was chosen; `allreduce_nccl_us` those of NCCL where
-    the other won. All ranks make this call.
+    `allreduce_us` has, by rows, the microseconds of one sum by the chosen way; `allreduce_nccl_us` those of NCCL where
+    the other is quicker. All ranks make this call.
     """
     plain = Reduce()
     if ranks.world == 1:
@@ -104,7 +104,7 @@ def choose(
 
 
 def largest_won(base_us: dict[int, float], other_us: dict[int, float]) -> int:
-    """The most rows up to which the other way is quicker at every measured number of rows; 0 where at none."""
+    """The most rows up to which the other way is quicker at every measured number of rows; 0 if at none."""
     won = takewhile(lambda n: other_us[n] < base_us[n], sorted(base_us))
     return max(won, default=0)
 
@@ -112,7 +112,7 @@ def largest_won(base_us: dict[int, float], other_us: dict[int, float]) -> int:
 def _one_shot(
     ranks: Ranks, rows: Sequence[int], width: int, dtype: torch.dtype
 ) -> tuple[OneShot | None, str | None]:
-    """The one-shot sum once it was seen to be right, or why there is none; the same on all ranks."""
+    """The one-shot sum, checked against NCCL, or why there is none; the same on all ranks."""
     reason = None
     if not ranks.device.startswith("cuda"):
         reason = "no GPU"
@@ -122,22 +122,22 @@ def _one_shot(
         reason = f"torch's one-shot kernel does not add {dtype}"
     if reason is not None:
         return None, reason
-    made, fault = None, None
+    one_shot, fault = None, None
     try:
-        made = OneShot(max(rows), width, dtype, ranks.device)
+        one_shot = OneShot(max(rows), width, dtype, ranks.device)
     except Exception as error:  # noqa: BLE001 - an old torch or a fabric without peer access fails as it likes
         fault = f"symmetric memory: {str(error).partition(chr(10))[0][:200]}"
     faults = [f for f in ranks.gather(fault) if f is not None]
-    if made is None or faults:
+    if one_shot is None or faults:
         return None, faults[0]
-    reason = next((r for n in rows if (r := _why_wrong(ranks, made, n, width, dtype))), None)
-    return (made, None) if reason is None else (None, reason)
+    reason = next((r for n in rows if (r := _why_wrong(ranks, one_shot, n, width, dtype))), None)
+    return (one_shot, None) if reason is None else (None, reason)
 
 
 def _why_wrong(
     ranks: Ranks, one_shot: OneShot, rows: int, width: int, dtype: torch.dtype
 ) -> str | None:
-    """Why the one-shot sum is not to be trusted; None where it is NCCL's but for rounding, and equal on all ranks."""
+    """Why the one-shot sum is wrong; None where it is NCCL's but for rounding, and equal on all ranks."""
     generator = torch.Generator(ranks.device).manual_seed(1 + ranks.rank)
     part = torch.randn((rows, width), device=ranks.device, generator=generator).to(dtype)
     place = one_shot.buffer(part.shape)
@@ -149,11 +149,11 @@ def _why_wrong(
     worst = float((ours - exact).norm() / exact.norm())
     # bytes, since equal sums must stay equal through every later step
     digest = crc32(ours.cpu().numpy().tobytes())
-    told = ranks.gather([worst, digest])
+    results = ranks.gather([worst, digest])
     allowed = 1e-2 if dtype == torch.bfloat16 else 1e-5
-    if max(error for error, _ in told) > allowed:
-        return f"the one-shot sum of {rows} rows is off by {max(error for error, _ in told):.1e}"
-    if len({digest for _, digest in told}) > 1:
+    if max(error for error, _ in results) > allowed:
+        return f"the one-shot sum of {rows} rows is off by {max(error for error, _ in results):.1e}"
+    if len({digest for _, digest in results}) > 1:
         return f"the one-shot sum of {rows} rows differs between ranks"
     return None
 

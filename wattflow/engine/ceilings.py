@@ -1,4 +1,4 @@
-"""What a rank's device can move and compute at most: a copy and a matrix product, outside every measured window."""
+"""The peak rates of a rank's device: bytes of a copy and FLOPs of a matrix product, outside every measured window."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from wattflow.store.schema import Ceilings
 if TYPE_CHECKING:
     import torch
 
-# 1 GiB takes 0.7 ms on an H100: too short, as a first run there told 2.5 TB/s of a board that copies 3.0
+# 1 GiB takes 0.7 ms on an H100: too short: a first run there measured 2.5 TB/s on a board that copies 3.0
 COPY_BYTES, CPU_COPY_BYTES = 2**32, 2**25  # a CPU's last level may hold part
 SIDE, CPU_SIDE = 8192, 512  # of the square matrices
 ROUNDS = 10
@@ -33,10 +33,10 @@ def measure(ranks: Ranks, precision: str) -> Ceilings:
     with torch.inference_mode():
         copy_s = _copy_s(ranks, size)
         product_s = _product_s(ranks, side, DTYPES[precision])
-    told = ranks.gather([2 * size / copy_s, 2 * side**3 / product_s])
+    rates = ranks.gather([2 * size / copy_s, 2 * side**3 / product_s])
     return {
-        "copy_bytes_per_s": min(copy for copy, _ in told),
-        "product_flops_per_s": min(product for _, product in told),
+        "copy_bytes_per_s": min(copy for copy, _ in rates),
+        "product_flops_per_s": min(product for _, product in rates),
         "source": f"copy of {size / 2**30:.3g} GiB, product of {side} in {precision}, after the batches",
     }
 
@@ -79,10 +79,10 @@ def _seconds(work: Callable[[], object]) -> float:
 def _gpu_seconds(ranks: Ranks, work: Callable[[], object]) -> float:
     import torch  # noqa: PLC0415 - as above
 
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     with torch.cuda.device(ranks.device):
-        began.record()
+        start.record()
         work()
-        ended.record()
-    ended.synchronize()
-    return float(began.elapsed_time(ended)) / 1e3
+        end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3

@@ -1,4 +1,4 @@
-"""What any engine on torch checks: that the device has the precision, that memory sufficed, that ranks agree."""
+"""Checks of every engine on torch: the device has the precision, memory suffices, ranks agree."""
 
 import contextlib
 import zlib
@@ -53,9 +53,9 @@ def check_finite(config: Config, logits: torch.Tensor) -> None:
         )
 
 
-def check_agreement(ranks: Ranks, made: list[list[int]]) -> None:
-    """EngineError unless all ranks made the same tokens; otherwise each would continue another text."""
-    digests = ranks.gather(zlib.crc32(repr(made).encode()))
+def check_agreement(ranks: Ranks, tokens: list[list[int]]) -> None:
+    """EngineError unless all ranks made the same tokens, as each would go on with another text."""
+    digests = ranks.gather(zlib.crc32(repr(tokens).encode()))
     if len(set(digests)) > 1:
         raise EngineError(
             f"ranks made different tokens (digests by rank {digests}): their GPUs or libraries round differently. "
@@ -65,7 +65,7 @@ def check_agreement(ranks: Ranks, made: list[list[int]]) -> None:
 
 @contextlib.contextmanager
 def memory_explained(config: Config, ranks: Ranks) -> Iterator[None]:
-    """Turn CUDA's out-of-memory into one EngineError that tells the arithmetic and the batch that fits."""
+    """Turn CUDA's out-of-memory into one EngineError with the arithmetic and the batch that fits."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

@@ -194,7 +194,7 @@ class Fast:
         graph = torch.cuda.CUDAGraph()
         if self._config.temperature > 0:
             graph.register_generator_state(self._generator)
-        # thread_local: NCCL's watchdog asks for events from its own thread meanwhile
+        # thread_local: NCCL's watchdog polls events from its own thread meanwhile
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             self._step(rows, bucket)
         self._pool = self._pool or graph.pool()
@@ -288,7 +288,7 @@ class Fast:
         self._record_graphs()
 
     def synchronize(self) -> None:
-        """Wait until the GPU has done all it was asked; the CPU always has."""
+        """Wait until the GPU has finished all queued work; the CPU always has."""
         if self._cuda:
             torch.cuda.synchronize(self._ranks.device)
 

@@ -50,7 +50,7 @@ def _by_goal(wanted: str, config: Config, ranks: Ranks) -> tuple[str, str | None
     found = None
     if ranks.rank == 0:
         found = tuned_kernels.find(
-            tuned_kernels.key(config, ranks.device_name, torch.__version__), wanted
+            tuned_kernels.key_of(config, ranks.device_name, torch.__version__), wanted
         )
     found = ranks.broadcast(found)
     if found is None:

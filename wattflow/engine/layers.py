@@ -16,7 +16,7 @@ from wattflow.engine.ranks import Ranks
 
 
 class _Alone:
-    """Stands for the group of one rank, which needs no torch.distributed: fairscale only asks for its size."""
+    """Stands for the group of one rank, which needs no torch.distributed: fairscale only reads its size."""
 
     def size(self) -> int:
         return 1
@@ -25,7 +25,7 @@ class _Alone:
 def share_among(ranks: Ranks | None) -> None:
     """Let the layers' collectives run over these ranks; None forgets them.
 
-    initialize_model_parallel is left alone: it prints to stdout, takes fewer ranks than asked without a word and
+    initialize_model_parallel is left alone: it prints to stdout, silently takes fewer ranks than given and
     makes 2n+1 groups.
     """
     if ranks is None:

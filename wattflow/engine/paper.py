@@ -107,7 +107,7 @@ class Paper:
         # where a prompt's token stands, the token made for that place is thrown away
         lengths_column = torch.tensor(lengths, device=self._ranks.device).unsqueeze(1)
         places = torch.arange(total, device=self._ranks.device)
-        self._made = places.unsqueeze(0) >= lengths_column
+        self._is_output = places.unsqueeze(0) >= lengths_column
         self._shortest = min(lengths)
         with memory_explained(self._config, self._ranks), torch.inference_mode():
             logits = self._step(0, self._shortest)
@@ -119,11 +119,11 @@ class Paper:
         with memory_explained(self._config, self._ranks), torch.inference_mode():
             for place in range(self._shortest, total - 1):
                 self._step(place, place + 1)
-        made = self._tokens.tolist()
-        check_agreement(self._ranks, made)
+        tokens = self._tokens.tolist()
+        check_agreement(self._ranks, tokens)
         rows = [
             kept(row[length:], self._config.max_gen_len, self._eos_id)
-            for row, length in zip(made, self._lengths, strict=True)
+            for row, length in zip(tokens, self._lengths, strict=True)
         ]
         return Generated(
             tokens=[tokens for tokens, _ in rows],
@@ -153,18 +153,18 @@ class Paper:
         logits = self._llama.logits(hidden[:, -1]).to(self._rotary.dtype)
         chosen = choose(logits, self._config.temperature, self._config.top_p, self._generator)
         self._tokens[:, stop] = torch.where(
-            self._made[:, stop], chosen.to(self._tokens.dtype), self._tokens[:, stop]
+            self._is_output[:, stop], chosen.to(self._tokens.dtype), self._tokens[:, stop]
         )
         return logits
 
     def synchronize(self) -> None:
-        """Wait until the GPU has done all it was asked; the CPU always has."""
+        """Wait until the GPU has finished all queued work; the CPU always has."""
         if self._ranks.device.startswith("cuda"):
             torch.cuda.synchronize(self._ranks.device)
 
     def close(self) -> None:
         """Drop weights and cache, also after a failed load."""
-        for name in ("_llama", "_cache", "_rotary", "_tokens", "_made"):
+        for name in ("_llama", "_cache", "_rotary", "_tokens", "_is_output"):
             self.__dict__.pop(name, None)
         share_among(None)
         if self._ranks.device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""What an engine is and what it gives back. No torch here: `run` and the synthetic engine need none."""
+"""The interface of an engine, and the result of a batch. No torch here: `run` and the synthetic engine need none."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from wattflow.store.schema import WorkInfo
 
 @dataclass
 class Generated:
-    """The output of one batch: what each row keeps and why it ended, and how many tokens the passes worked on."""
+    """The output of one batch: the tokens that each row keeps, why it ended, and how many tokens were computed."""
 
     tokens: list[list[int]]  # kept output, without the prompt and without the EOS token
     stop_reasons: list[str]  # eos, length or max_seq_len
@@ -20,11 +20,11 @@ class Generated:
 
 
 def total_work(batches: Iterable[Generated]) -> WorkInfo | None:
-    """What all batches together worked on; null where one of them does not tell, or there is none."""
-    told = [batch.work for batch in batches]
-    if not told or None in told:
+    """The work of all batches together; null where one does not report it, or there is no batch."""
+    works = [batch.work for batch in batches]
+    known = [work for work in works if work is not None]
+    if not known or len(known) < len(works):
         return None
-    known = [work for work in told if work is not None]
     return {
         "decode_steps": sum(work["decode_steps"] for work in known),
         "decode_rows": sum(work["decode_rows"] for work in known),
@@ -38,7 +38,7 @@ def total_work(batches: Iterable[Generated]) -> WorkInfo | None:
 class Engine(Protocol):
     """One rank's part of a model that generates text batch by batch; every rank makes the same calls."""
 
-    info: dict[str, object]  # what runs and how large it is; complete after `load`
+    info: dict[str, object]  # what runs and how large it is, for the record; complete after `load`
 
     def load_weights(self) -> Any:
         """This rank's weights on its device, for `load` of this engine and of others of the same model."""
@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Finish the batch token by token."""
 
     def synchronize(self) -> None:
-        """Wait until the device has done all it was asked, so that a time stamp means something."""
+        """Wait until the device has finished all queued work, so that a time stamp means something."""
 
     def close(self) -> None:
         """Give the memory back."""

@@ -1,4 +1,4 @@
-"""A load that is switched on and off at instants told beforehand, for sensors to be measured by; a process a device.
+"""A load that is switched on and off at given instants, to measure sensors by; one process per device.
 
     CUDA_VISIBLE_DEVICES=GPU-... python -m wattflow.engine.pulsed_load
 
@@ -8,8 +8,8 @@
                                                     idle device, off once the device had ended all of it
             end of file                             ends the process
 
-The load is copying within the device's memory. It is the same at any clock, and on an H100 it stays far below the power
-limit, where nothing is throttled and the plateau of a step is flat.
+The load copies within the device's memory. It is the same at any clock, and on an H100 it stays far below the power
+limit, so nothing is throttled and the plateau of a step is flat.
 """
 
 import json
@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable
 
 COPY_BYTES, CPU_COPY_BYTES = 128 * 2**20, 2**20  # a copy takes some 0.1 ms
-# a sleep may end late by so much; the rest is waited for by looking at the clock
+# a sleep may end late by so much; the rest of the wait polls the clock
 SPIN_NS = 2_000_000
 
 
 def copier() -> tuple[Callable[[], object], str]:
-    """What makes one copy and waits for it, and the device's name; the CPU's memory where there is no GPU."""
-    import torch  # noqa: PLC0415 - not before somebody wants a load
+    """A function that makes one copy and waits for it, and the device's name; in the CPU's memory without a GPU."""
+    import torch  # noqa: PLC0415 - not before a load is wanted
 
     gpu = torch.cuda.is_available()
     count = (COPY_BYTES if gpu else CPU_COPY_BYTES) // 4
@@ -40,16 +40,16 @@ def copier() -> tuple[Callable[[], object], str]:
 
 
 def follow(edges_ns: list[int], work: Callable[[], object]) -> list[int]:
-    """Work from each on to the off after it, as whole pieces of work; returns the instants that came of it."""
-    switched = []
+    """Work from each on to the off after it, in whole calls of `work`; returns the actual instants."""
+    actual_ns = []
     for on_ns, off_ns in zip(edges_ns[::2], edges_ns[1::2], strict=True):
         wait_until(on_ns)
-        switched.append(time.time_ns())
+        actual_ns.append(time.time_ns())
         work()
         while time.time_ns() < off_ns:
             work()
-        switched.append(time.time_ns())
-    return switched
+        actual_ns.append(time.time_ns())
+    return actual_ns
 
 
 def wait_until(time_ns: int) -> None:

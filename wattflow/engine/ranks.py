@@ -1,6 +1,6 @@
-"""Who takes part: one process a shard, joined through torch.distributed, on GPUs (NCCL) or CPU cores (gloo).
+"""The ranks of a point: one process a shard, joined through torch.distributed, on GPUs (NCCL) or CPU cores (gloo).
 
-What ranks tell each other beside tensors travels as JSON in byte tensors, so nothing is ever unpickled. One rank
+Values other than tensors travel between ranks as JSON in byte tensors, so nothing is ever unpickled. One rank
 alone needs no torch.distributed, and on the CPU no torch.
 """
 
@@ -32,23 +32,23 @@ class Ranks:
     gpu_uuid: str | None  # as NVML spells it; None on the CPU
 
     def barrier(self) -> None:
-        """Return once every rank has come here."""
+        """Return once every rank has made this call."""
         self.any(value=False)
 
     def any(self, value: bool) -> bool:
-        """Return once every rank has come here: whether one of them said yes."""
+        """Return once every rank has made this call: whether `value` is true on one of them."""
         if self.world == 1:
             return value
         import torch  # noqa: PLC0415 - one rank alone runs without torch
         import torch.distributed as dist  # noqa: PLC0415
 
-        said = torch.tensor([float(value)])
+        count = torch.tensor([float(value)])
         # a sum over gloo: dist.barrier would go through the GPU where there is one
-        dist.all_reduce(said)
-        return bool(said.item())
+        dist.all_reduce(count)
+        return bool(count.item())
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank, as JSON tells it; the others' argument is not looked at."""
+        """Rank 0's value on every rank, by way of JSON; the others' argument is ignored."""
         if self.world == 1:
             return json.loads(json.dumps(value))
         import torch.distributed as dist  # noqa: PLC0415 - see barrier
@@ -56,12 +56,12 @@ class Ranks:
         data = _to_bytes(value if self.rank == 0 else None)
         length = _length(data)
         dist.broadcast(length, src=0)
-        sent = _padded(data, int(length))
-        dist.broadcast(sent, src=0)
-        return _from_bytes(sent, int(length))
+        tensor = _padded(data, int(length))
+        dist.broadcast(tensor, src=0)
+        return _from_bytes(tensor, int(length))
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value in the order of ranks, as JSON tells it, on every rank."""
+        """Every rank's value in the order of ranks, by way of JSON, on every rank."""
         if self.world == 1:
             return [json.loads(json.dumps(value))]
         import torch  # noqa: PLC0415 - see barrier
@@ -76,7 +76,7 @@ class Ranks:
         return [_from_bytes(part, int(length)) for part, length in zip(parts, lengths, strict=True)]
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the group."""
         if self.world > 1:
             import torch.distributed as dist  # noqa: PLC0415 - see barrier
 

@@ -1,4 +1,4 @@
-"""A fixed load, to tell dear and slow boards from others: the same work on every GPU, whatever the point computes."""
+"""A fixed load that shows which boards are slow or draw more: the same work on every GPU, whatever the point is."""
 
 import time
 
@@ -10,7 +10,7 @@ PRODUCTS = 16  # a round is so many products and one copy
 
 
 def run(ranks: Ranks, seconds: float) -> int:
-    """How many rounds of the load this rank's device worked through in that time, or a little more."""
+    """Run the load for that time or a little more; returns how many rounds this rank's device finished."""
     import torch  # noqa: PLC0415 - the synthetic engine runs without
 
     cuda = ranks.device.startswith("cuda")

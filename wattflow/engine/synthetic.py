@@ -1,6 +1,6 @@
-"""An engine whose answer is known: it sleeps a set time a step and its tokens follow from the prompts.
+"""An engine whose output is known: it sleeps a set time a step and its tokens follow from the prompts.
 
-It shows what the rest of wattflow adds to a measurement, and lets a laptop try a sweep without torch or weights.
+It shows the overhead of wattflow itself, and lets a laptop try a sweep without torch or weights.
 """
 
 import time
@@ -51,15 +51,15 @@ class Synthetic:
 
     def decode(self) -> Generated:
         """Take one step's time for each token after the first of the row that makes most."""
-        made = [
+        counts = [
             min(self._config.max_gen_len, self._max_seq_len - len(prompt))
             for prompt in self._prompts
         ]
-        steps = max(made) - 1
+        steps = max(counts) - 1
         time.sleep(steps * self._step_s)
         rows = [
             kept(self._output(prompt, count), self._config.max_gen_len, self._eos_id)
-            for prompt, count in zip(self._prompts, made, strict=True)
+            for prompt, count in zip(self._prompts, counts, strict=True)
         ]
         return Generated(
             tokens=[tokens for tokens, _ in rows],

@@ -1,6 +1,6 @@
-"""Windows of decode with each of the kernel sets that can run a point, over one load of its weights.
+"""Windows of decode with each kernel set that can run a point, over one load of its weights.
 
-The stage `tune` decides what is measured when, and puts joules to these windows.
+`wattflow tune` decides the order of the windows and measures the energy of each.
 """
 
 import time
@@ -12,7 +12,7 @@ import torch
 from wattflow.config.choices import Config
 from wattflow.engine.fast import Fast
 from wattflow.engine.ranks import Ranks
-from wattflow.engine.tuned_kernels import key
+from wattflow.engine.tuned_kernels import key_of
 from wattflow.errors import RefusedError
 
 PROMPT = 128  # tokens a row, or as many as the sequence leaves room for
@@ -21,20 +21,20 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Window:
-    """Batches one after another with one kernel set; their decodes are what counts."""
+    """Consecutive batches with one kernel set; only their decodes count."""
 
     kernels: str
     spans: list[tuple[int, int]]  # of each decode, unix ns
-    tokens: int  # made in them
+    tokens: int  # made in the spans
     steps: int
     bytes_per_step: float  # the least that one GPU reads
 
 
 class Arms:
-    """A loaded engine that changes its kernels; a context manager."""
+    """A loaded engine whose kernels can be changed; a context manager."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:
-        """RefusedError for choices that have no kernels to choose from."""
+        """RefusedError for choices that leave no choice of kernels."""
         if config.engine.name != "fast":
             raise RefusedError(f"engine={config.engine.name} has one way only: tune engine=fast.")
         if config.shards != 1:
@@ -49,7 +49,7 @@ class Arms:
         self._prompts = torch.randint(0, config.model.vocab_size, shape, generator=generator)
 
     def __enter__(self) -> Self:
-        """Loaded, with the first kernel set in place."""
+        """Load the engine with its first kernel set."""
         self._engine.load()
         return self
 
@@ -59,11 +59,11 @@ class Arms:
 
     @property
     def key(self) -> str:
-        """What the choice will hold for."""
-        return key(self._config, self._ranks.device_name, torch.__version__)
+        """The key under which the choice is kept."""
+        return key_of(self._config, self._ranks.device_name, torch.__version__)
 
     def names(self) -> list[str]:
-        """The kernel sets that run here, each seen to run once; the quickest are compiled on the way."""
+        """The kernel sets that run here, each run once, so that all are compiled."""
         one_row = ["triton"] if self._config.batch_size == 1 else []
         wanted = ["cublas", *one_row, "eager"] if self._ranks.device.startswith("cuda") else []
         found = []
@@ -74,7 +74,7 @@ class Arms:
         return found
 
     def window(self, kernels: str, seconds: float) -> Window:
-        """Whole batches until their decodes have taken that time."""
+        """Run whole batches until their decodes have taken that time."""
         self._engine.use_kernels(kernels)
         spans: list[tuple[int, int]] = []
         steps = rows = 0

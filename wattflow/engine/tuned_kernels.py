@@ -1,4 +1,4 @@
-"""Which kernels `wattflow tune` found best, and for what: one JSON file of the user's. No torch here.
+"""The kernels that `wattflow tune` found best, in one JSON file of the user's. No torch here.
 
 What holds for one GPU model, driver, torch and wattflow need not hold for another, so each has an entry of its own.
 """
@@ -14,11 +14,8 @@ from wattflow.config.choices import Config
 from wattflow.errors import EngineError
 from wattflow.store.files import write_json
 
-GOALS = (
-    "speed",
-    "energy",
-    "edp",
-)  # most tokens a second; least joules a token; least product of joules and seconds
+# most tokens a second; least joules a token; least product of joules and seconds
+GOALS = ("speed", "energy", "edp")
 _SHAPES = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size")
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -38,17 +35,17 @@ def driver() -> str | None:
 
 
 def version_in(text: str) -> str | None:
-    """The version that the kernel module's own words tell; null where they tell none.
+    """The version in the text of the kernel module's version file; null where there is none.
 
     It stands after spaces: the open module's name ends in `for x86_64`, the closed one's has that before it.
     """
-    told = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\b", text)
-    return told[1] if told else None
+    version = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\b", text)
+    return version[1] if version else None
 
 
-def key(config: Config, device_name: str, torch_version: str) -> str:
-    """What a choice holds for, as canonical JSON: the GPU and its software, the model's shapes, the batch."""
-    what = {
+def key_of(config: Config, device_name: str, torch_version: str) -> str:
+    """The conditions under which a choice is best, as canonical JSON: GPU, software, the model's shapes, the batch."""
+    conditions = {
         "device": device_name,
         "driver": driver(),
         "torch": torch_version,
@@ -59,28 +56,28 @@ def key(config: Config, device_name: str, torch_version: str) -> str:
         "batch_size": config.batch_size,
         "max_seq_len": config.max_seq_len,
     }
-    return json.dumps(what, sort_keys=True)
+    return json.dumps(conditions, sort_keys=True)
 
 
-def find(known: str, goal: str) -> str | None:
+def find(key: str, goal: str) -> str | None:
     """The kernels kept for a key and a goal; null where none are. EngineError for a file that is not whole."""
-    entry = _read().get(known)
+    entry = _read().get(key)
     return None if entry is None else str(entry["kernels"][goal])
 
 
-def keep(known: str, kernels: dict[str, str], frontier: list[dict[str, Any]]) -> Path:
-    """Keep the best kernels by goal, with the numbers that they were chosen by; the file."""
+def keep(key: str, kernels: dict[str, str], frontier: list[dict[str, Any]]) -> Path:
+    """Keep the best kernels by goal, with the numbers that they were chosen by; returns the file."""
     file = path()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(file, {**_read(), known: {"kernels": kernels, "frontier": frontier}})
+    write_json(file, {**_read(), key: {"kernels": kernels, "frontier": frontier}})
     return file
 
 
 def _read() -> dict[str, Any]:
     try:
-        told = json.loads(path().read_text())
-        if isinstance(told, dict) and all("kernels" in entry for entry in told.values()):
-            return told
+        entries = json.loads(path().read_text())
+        if isinstance(entries, dict) and all("kernels" in entry for entry in entries.values()):
+            return entries
     except FileNotFoundError:
         return {}
     except OSError as error:

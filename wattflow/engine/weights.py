@@ -1,6 +1,6 @@
 """Weights of one rank, from any number of files to any number of ranks.
 
-A reader gives any range of indices of any matrix of the whole model; `of_rank` asks it for the ranges that the rank
+A reader gives any range of indices of any matrix of the whole model; `of_rank` reads from it the ranges that the rank
 keeps. So a checkpoint cut for M ranks loads on N, a dummy model is the same at every N, and only kept bytes are read.
 """
 
@@ -46,11 +46,11 @@ def opened(model: Model, weights: str, ranks: Ranks) -> Iterator[Reader]:
         return
     with reading(hf_ranges(model, ranks.world, ranks.rank)) as ahead:
 
-        def told(matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+        def read_and_report(matrix: Matrix, start: int, stop: int) -> torch.Tensor:
             ahead.use(matrix.name)
             return read(matrix, start, stop)
 
-        yield told
+        yield read_and_report
 
 
 def of_rank(
@@ -116,14 +116,14 @@ def _narrow(part: torch.Tensor, matrix: Matrix, start: int, stop: int) -> torch.
 
 def _across(parts: list[torch.Tensor], dim: int, start: int, stop: int) -> torch.Tensor:
     """Indices start ... stop-1 of the parts laid end to end, touching only the parts that overlap."""
-    pieces, first = [], 0
+    overlaps, first = [], 0
     for part in parts:
         size = part.shape[dim]
         low, high = max(start, first), min(stop, first + size)
         if low < high:
-            pieces.append(part.narrow(dim, low - first, high - low))
+            overlaps.append(part.narrow(dim, low - first, high - low))
         first += size
-    return torch.cat(pieces, dim=dim) if pieces else parts[0].narrow(dim, 0, 0)
+    return torch.cat(overlaps, dim=dim) if overlaps else parts[0].narrow(dim, 0, 0)
 
 
 def half_split(rows: torch.Tensor, head_dim: int) -> torch.Tensor:

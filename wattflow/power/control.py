@@ -184,7 +184,7 @@ class GpuControl:
     """The control of some GPUs while a job holds it. NVML must be open as long."""
 
     def __init__(self, control: Control, uuids: Sequence[str]) -> None:
-        """Set what is asked for on each GPU; PowerError, and nothing left set, where that cannot be."""
+        """Set the limit and clock on each GPU; PowerError, and nothing left set, where that fails."""
         self._folder = _open_folder(Path(control.journal_dir))
         self._locks = contextlib.ExitStack()
         self._journals: list[Journal] = []

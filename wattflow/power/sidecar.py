@@ -115,7 +115,7 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
                 if held is not None and "end" in command:
                     held.release()  # before traces are closed, which may outlast the parent's patience
                 reply({"so_far": recording.finish()})
-                reply({"closed": command.get("end", "asked")})
+                reply({"closed": command.get("end", "close")})
         finally:
             if held is not None:
                 held.release()

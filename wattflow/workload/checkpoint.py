@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, read without torch: a login node refuses a wrong one before anything is sent.
+"""The headers of a checkpoint, read without torch: a login node refuses a wrong one before anything is sent.
 
 Meta's folder holds consolidated.00.pth ... and params.json; Hugging Face's holds config.json and safetensors files.
 Only names and shapes are read. A .pth file's pickle is opened by a reader that knows five names and runs no code.
@@ -14,6 +14,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
 from wattflow.workload.matrices import Matrix, matrices
@@ -22,7 +24,6 @@ from wattflow.workload.readahead import Range
 Shapes = dict[str, tuple[int, ...]]
 
 _EXTRA = re.compile(r"(rope\.freqs|.*rotary_emb\.inv_freq|output\.weight|lm_head\.weight)")
-_HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own
 
 
 def check_header(model: Model, weights: str) -> None:
@@ -78,8 +79,8 @@ def meta_shapes(model: Model) -> list[Shapes]:
 def file_split(matrix: Matrix, part: tuple[int, ...], files: int, file: Path) -> int | None:
     """The dimension along which `files` files share a matrix, None where each holds it whole.
 
-    The shapes tell: Llama 1 and 2 cut the embedding along its width, Llama 3 along the vocabulary. RefusedError where
-    no cut of this model's matrix gives this part.
+    It follows from the shapes: Llama 1 and 2 cut the embedding along its width, Llama 3 along the vocabulary.
+    RefusedError where no cut of this model's matrix gives this part.
     """
     if part == matrix.shape and (files == 1 or matrix.split is None):
         return None
@@ -98,7 +99,7 @@ def file_split(matrix: Matrix, part: tuple[int, ...], files: int, file: Path) ->
 def _check_params(model: Model, folder: Path) -> None:
     path = folder / "params.json"
     params = _read_json(path)
-    told: dict[str, Any] = {
+    expected: dict[str, Any] = {
         "dim": model.dim,
         "n_layers": model.n_layers,
         "n_heads": model.n_heads,
@@ -111,12 +112,12 @@ def _check_params(model: Model, folder: Path) -> None:
     found = {"n_kv_heads": params.get("n_heads"), **params}
     if found.get("vocab_size") == -1:  # Llama 1 and 2 leave it to the tokenizer
         del found["vocab_size"]
-    _check_equal(path, found, told)
+    _check_equal(path, found, expected)
     if "multiple_of" in params and "dim" in params:
-        wide = _ffn_width(params["dim"], params["multiple_of"], params.get("ffn_dim_multiplier"))
-        if wide != model.ffn_dim:
+        width = _ffn_width(params["dim"], params["multiple_of"], params.get("ffn_dim_multiplier"))
+        if width != model.ffn_dim:
             raise RefusedError(
-                f"{path}: gives a feed-forward {wide} wide, but {model.name} has {model.ffn_dim}."
+                f"{path}: gives a feed-forward {width} wide, but {model.name} has {model.ffn_dim}."
             )
 
 
@@ -194,19 +195,24 @@ def hf_files(model: Model) -> dict[str, Path]:
 
 
 def hf_ranges(model: Model, shards: int, rank: int) -> list[Range]:
-    """The bytes that a rank needs of each tensor, in the order of the matrices; of one cut along its rows, all."""
+    """The bytes that a rank needs of each tensor, in the order of the matrices; all of one that is cut along columns.
+
+    The files must have passed `hf_files`.
+    """
     offsets: dict[str, tuple[Path, int, int]] = {}
     for file in _hf_file_names(checkpoint_folder(model, "hf")):
-        length, header = _safetensors_header(file)
-        for name, about in header.items():
-            first, last = about["data_offsets"]
-            offsets[name] = file, 8 + length + first, 8 + length + last
+        with file.open("rb") as stream:  # eight bytes of length, JSON, then the data
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                first, last = tensor["data_offsets"]
+                offsets[name] = file, 8 + length + first, 8 + length + last
     out = []
     for matrix in matrices(model):
         file, start, stop = offsets[matrix.hf_name]
-        if (
-            matrix.split == 0 and matrix.name != "tok_embeddings.weight"
-        ):  # every rank of `fast` holds the table whole
+        # every rank of `fast` holds the embedding's table whole
+        if matrix.split == 0 and matrix.name != "tok_embeddings.weight":
             row = (stop - start) // matrix.shape[0]
             first, last = matrix.span(rank, shards)
             start, stop = start + first * row, start + last * row
@@ -232,28 +238,15 @@ def _hf_file_names(folder: Path) -> list[Path]:
 
 
 def _safetensors_shapes(file: Path) -> Shapes:
-    """Shapes by name from the header: eight bytes of length, JSON, then the data up to the file's end."""
-    size = file.stat().st_size
+    """Shapes by name from a header whose tensors fill the file to its end; RefusedError for any other file."""
     try:
-        length, header = _safetensors_header(file)
-        shapes = {name: tuple(about["shape"]) for name, about in header.items()}
-        end = 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
-        raise RefusedError(f"{file}: not a safetensors file ({error}). Copy it again.") from error
-    if size != end:
+        with safe_open(file, framework="np") as tensors:
+            names = tensors.keys()
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
         raise RefusedError(
-            f"{file}: cut short, {size} bytes of the {end} that its header tells. Copy it again."
-        )
-    return shapes
-
-
-def _safetensors_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """The header's length and its tensors by name; any error of a file that is none."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header: dict[str, Any] = json.loads(stream.read(min(length, _HEADER_LIMIT)))
-    header.pop("__metadata__", None)
-    return length, header
+            f"{file}: cut short or not a safetensors file ({error}). Copy it again."
+        ) from error
 
 
 def _check_hf_config(model: Model, folder: Path) -> None:
@@ -273,7 +266,7 @@ def _check_hf_config(model: Model, folder: Path) -> None:
         **rotary,
     }
     scaling = model.rope_scaling
-    told: dict[str, Any] = {
+    expected: dict[str, Any] = {
         "hidden_size": model.dim,
         "num_hidden_layers": model.n_layers,
         "num_attention_heads": model.n_heads,
@@ -293,13 +286,13 @@ def _check_hf_config(model: Model, folder: Path) -> None:
     if found.get("head_dim") is None:
         found.pop("head_dim", None)
     if scaling is not None:
-        told |= {
+        expected |= {
             "factor": scaling.factor,
             "low_freq_factor": scaling.low_freq_factor,
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_max_position,
         }
-    _check_equal(path, found, told)
+    _check_equal(path, found, expected)
 
 
 # --- both ---
@@ -317,9 +310,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_equal(path: Path, found: dict[str, Any], told: dict[str, Any]) -> None:
-    """RefusedError at the first key that the file has and tells otherwise."""
-    for key, value in told.items():
+def _check_equal(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """RefusedError at the first key for which the file has another value."""
+    for key, value in expected.items():
         if key in found and found[key] != value:
             raise RefusedError(
                 f"{path}: {key} is {found[key]}, but the chosen model has {value}. Check model= and model.path."

@@ -1,4 +1,4 @@
-"""Which matrices a LLaMA model has, what checkpoints call them, and which part of each a rank keeps. No torch here.
+"""The matrices of a LLaMA model, their names in checkpoints, and the part of each that a rank keeps. No torch here.
 
 Parts are ranges of indices of the *whole* matrix, so any number of files can be read by any number of ranks.
 """
@@ -46,7 +46,7 @@ def matrices(model: Model) -> list[Matrix]:
 
 
 def _layer(model: Model, layer: int) -> list[Matrix]:
-    width, wide, head = model.dim, model.ffn_dim, head_dim(model)
+    width, ffn_width, head = model.dim, model.ffn_dim, head_dim(model)
     heads = model.n_kv_heads
     meta, hf = f"layers.{layer}.", f"model.layers.{layer}."
     query, key_value = (width, width), (heads * head, width)
@@ -76,7 +76,7 @@ def _layer(model: Model, layer: int) -> list[Matrix]:
         ),
         Matrix(meta + "attention.wo.weight", hf + "self_attn.o_proj.weight", (width, width), 1),
         Matrix(meta + "ffn_norm.weight", hf + "post_attention_layernorm.weight", (width,), None),
-        Matrix(meta + "feed_forward.w1.weight", hf + "mlp.gate_proj.weight", (wide, width), 0),
-        Matrix(meta + "feed_forward.w2.weight", hf + "mlp.down_proj.weight", (width, wide), 1),
-        Matrix(meta + "feed_forward.w3.weight", hf + "mlp.up_proj.weight", (wide, width), 0),
+        Matrix(meta + "feed_forward.w1.weight", hf + "mlp.gate_proj.weight", (ffn_width, width), 0),
+        Matrix(meta + "feed_forward.w2.weight", hf + "mlp.down_proj.weight", (width, ffn_width), 1),
+        Matrix(meta + "feed_forward.w3.weight", hf + "mlp.up_proj.weight", (ffn_width, width), 0),
     ]

@@ -1,6 +1,6 @@
 """The arithmetic of a LLaMA-architecture model: parameters, bytes, FLOPs, shard counts that work, what fits, roofline.
 
-Pure: no torch, no numpy, no files. A login node asks it what will not run; the engine asks it when memory ran out.
+Pure: no torch, no numpy, no files. A login node uses it to refuse points, and the engine to explain a lack of memory.
 """
 
 from dataclasses import dataclass
@@ -31,9 +31,7 @@ def rank_parameters(model: Model, shards: int) -> int:
     split = 2 * model.dim * model.dim + 3 * model.dim * model.ffn_dim
     layer = split // shards + 2 * model.dim * kv_width + 2 * model.dim
     tables = 1 if model.tied_embeddings else 2
-    vocab_rows = -(
-        -model.vocab_size // shards
-    )  # the last rank's part is padded to the others' size
+    vocab_rows = -(-model.vocab_size // shards)  # the last rank's part is padded
     return model.n_layers * layer + tables * vocab_rows * model.dim + model.dim
 
 
@@ -93,7 +91,7 @@ def memory(config: Config) -> Memory:
     """What one rank needs for resolved choices; the cache is allocated whole, as batch x max_seq_len."""
     length = config.max_seq_len
     if length is None:
-        raise RefusedError("max_seq_len is null: memory is told of resolved choices only.")
+        raise RefusedError("max_seq_len is null: memory is computed for resolved choices only.")
     shape = (config.model, config.shards, config.precision)
     return Memory(
         weights=weight_bytes(*shape),
@@ -105,8 +103,8 @@ def memory(config: Config) -> Memory:
 def largest_batch(config: Config, gpu_memory_gib: float) -> int:
     """The largest batch that fits on a GPU of that memory at these shards, or 0."""
     need = memory(config)
-    a_row = (need.cache + need.workspace) // config.batch_size
-    return max(0, int(gpu_memory_gib * USABLE * GIB - need.weights) // a_row)
+    row_bytes = (need.cache + need.workspace) // config.batch_size
+    return max(0, int(gpu_memory_gib * USABLE * GIB - need.weights) // row_bytes)
 
 
 def why_too_big(config: Config, gpu_memory_gib: float) -> str | None:
@@ -118,7 +116,7 @@ def why_too_big(config: Config, gpu_memory_gib: float) -> str | None:
 
 
 def memory_in_words(config: Config, gpu_memory_gib: float) -> str:
-    """What a rank needs beside what a GPU has, and the largest batch that fits, in one sentence."""
+    """The memory that a rank needs and that a GPU has, and the largest batch that fits, in one sentence."""
     need = memory(config)
     batch = largest_batch(config, gpu_memory_gib)
     name = config.model.name
@@ -216,25 +214,3 @@ def prefill_work(model: Model, shards: int, precision: str, batch: int, length: 
     matrices = read_parameters(model) - model.vocab_size * model.dim
     flops = 2 * matrices * batch * length + 2 * batch * model.n_layers * model.dim * length**2
     return Work(matrices * BYTES_PER_VALUE[precision] / shards, flops / shards)
-
-
-def decode_step_s(
-    model: Model, work: Work, bytes_per_s: float, flops_per_s: float, allreduce_s: float
-) -> float:
-    """The least seconds of a decode step; `allreduce_s` is one all-reduce, and a layer makes two (0 at one shard)."""
-    return work.roofline_s(bytes_per_s, flops_per_s) + 2 * model.n_layers * allreduce_s
-
-
-def prefill_s(
-    model: Model,
-    shards: int,
-    batch: int,
-    length: int,
-    *,
-    flops_per_s: float,
-    link_bytes_per_s: float,
-) -> float:
-    """The least seconds of a prefill in 16 bit: FLOPs at peak, then two ring all-reduces a layer over the link."""
-    work = prefill_work(model, shards, "bf16", batch, length)
-    moved = 2 * (shards - 1) / shards * 2 * batch * length * model.dim
-    return work.flops / flops_per_s + 2 * model.n_layers * moved / link_bytes_per_s

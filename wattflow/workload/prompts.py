@@ -1,4 +1,4 @@
-"""Prompts: which records of a file are drawn, what text is made of them, and what of it fits into the model.
+"""The prompts of a point: the records drawn from a file, the text made of them, and the tokens that fit the model.
 
 Anyone can redraw the records of a point: they are the first n_prompts of
 `numpy.random.default_rng(seed).permutation(records in the file)`, and the sha256 of their prompts is in the record.
@@ -50,7 +50,7 @@ class Entry:
     """One record of a prompt file."""
 
     place: str  # in the file, counted from 1: "line 7", "record 7"
-    instruction: str  # what is asked for; blank in a record that cannot be used
+    instruction: str  # the task; blank in a record that cannot be used
     context: str = ""  # Alpaca's input
     answer: str | None = None  # the reference result, where the format has one
 
@@ -67,7 +67,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Prompt:
     index: int
     text: str
     tokens: list[int]
@@ -82,15 +82,15 @@ def load(config: Config, tokenizer: Tokenizer) -> Prompts:
     where the file has no more; `truncate` keeps the first max_seq_len - 1 tokens, and refuses an empty prompt.
     """
     entries = _entries(config.dataset)
-    drawn, skipped = _draw(config, entries, tokenizer.encode)
+    prompts, skipped = _draw(config, entries, tokenizer.encode)
     if config.dataset.cycle:
-        drawn = list(itertools.islice(itertools.cycle(drawn), config.n_prompts))
+        prompts = list(itertools.islice(itertools.cycle(prompts), config.n_prompts))
     return Prompts(
-        texts=[prompt.text for prompt in drawn],
-        tokens=[prompt.tokens for prompt in drawn],
-        indices=[prompt.index for prompt in drawn],
-        answers=[entries[prompt.index].answer for prompt in drawn],
-        info=_info(drawn, skipped),
+        texts=[prompt.text for prompt in prompts],
+        tokens=[prompt.tokens for prompt in prompts],
+        indices=[prompt.index for prompt in prompts],
+        answers=[entries[prompt.index].answer for prompt in prompts],
+        info=_info(prompts, skipped),
     )
 
 
@@ -111,24 +111,24 @@ class Checker:
         _draw(config, self._entries[file], self._encoders[model])
 
 
-def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[list[_Drawn], int]:
-    """The prompts that are drawn from a file's records, and how many records were passed over."""
-    drawn: list[_Drawn] = []
+def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[list[_Prompt], int]:
+    """The prompts that are drawn from a file's records, and how many records were skipped."""
+    prompts: list[_Prompt] = []
     skipped = 0
     for index in _order(config, len(entries)):
-        if len(drawn) == config.n_prompts:
+        if len(prompts) == config.n_prompts:
             break
         prompt = _prompt(config, encode, entries[index], index)
         if prompt is None:
             skipped += 1
         else:
-            drawn.append(prompt)
-    if not drawn:
+            prompts.append(prompt)
+    if not prompts:
         raise RefusedError(
             f"dataset {config.dataset.name}: each of the {skipped} records is empty or has more than "
             f"{_most_tokens(config)} tokens. Raise max_seq_len, or set dataset.path to another file."
         )
-    return drawn, skipped
+    return prompts, skipped
 
 
 def text_of(entry: Entry, dataset: Dataset) -> str:
@@ -210,19 +210,19 @@ def _most_tokens(config: Config) -> int:
     return config.max_seq_len - 1
 
 
-def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Drawn | None:
-    """The prompt of one record, or None where dataset.on_bad passes it over."""
+def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Prompt | None:
+    """The prompt of one record, or None where dataset.on_bad skips it."""
     text = text_of(entry, config.dataset)
     tokens = encode(text) if entry.instruction.strip() else []
     most = _most_tokens(config)
     if tokens and len(tokens) <= most:
-        return _Drawn(index, text, tokens, truncated=False)
+        return _Prompt(index, text, tokens, truncated=False)
     where = f"{config.dataset.path or f'dataset {config.dataset.name}'}, {entry.place}"
     match config.dataset.on_bad:
         case "skip":
             return None
         case "truncate" if tokens:
-            return _Drawn(index, text, tokens[:most], truncated=True)
+            return _Prompt(index, text, tokens[:most], truncated=True)
         case _ if tokens:
             raise RefusedError(
                 f"{where}: the prompt has {len(tokens)} tokens, but max_seq_len={config.max_seq_len} leaves room for "
@@ -234,16 +234,16 @@ def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Drawn 
             )
 
 
-def _info(drawn: Sequence[_Drawn], skipped: int) -> PromptInfo:
+def _info(prompts: Sequence[_Prompt], skipped: int) -> PromptInfo:
     """Hash and token lengths of the prompts as they are sent."""
-    canonical = json.dumps([prompt.text for prompt in drawn], separators=(",", ":"))
-    lengths = np.array([len(prompt.tokens) for prompt in drawn])
+    canonical = json.dumps([prompt.text for prompt in prompts], separators=(",", ":"))
+    lengths = np.array([len(prompt.tokens) for prompt in prompts])
     p50, p95 = np.percentile(lengths, [50, 95])
     return PromptInfo(
         sha256=hashlib.sha256(canonical.encode()).hexdigest(),
-        count=len(drawn),
+        count=len(prompts),
         skipped=skipped,
-        truncated=sum(prompt.truncated for prompt in drawn),
+        truncated=sum(prompt.truncated for prompt in prompts),
         tokens_min=int(lengths.min()),
         tokens_mean=float(lengths.mean()),
         tokens_p50=float(p50),
@@ -279,7 +279,7 @@ def _records_of_list(text: str, source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _records_of_lines(text: str, source: str) -> Iterator[tuple[str, Any]]:
-    """The records of JSON lines, each with its place; blank lines are passed over."""
+    """The records of JSON lines, each with its place; blank lines are skipped."""
     # not splitlines: a JSON string may hold U+2028 as it is
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -303,14 +303,14 @@ def _entry(record: Any, where: str, place: str, format: str) -> Entry:  # noqa: 
     keys = next((keys for keys in _KEYS[format] if record.keys() >= set(keys)), None)
     if keys is None:
         raise RefusedError(_other_format(record, where, format))
-    asked = _text(record, keys[0], where)
+    instruction = _text(record, keys[0], where)
     if format == "alpaca":
         context = _text(record, "input", where) if record.get("input") is not None else ""
-        return Entry(place, asked, context.strip())
+        return Entry(place, instruction, context.strip())
     if format == "gsm8k":
-        return Entry(place, asked, answer=_result(_text(record, "answer", where)))
+        return Entry(place, instruction, answer=_result(_text(record, "answer", where)))
     answer = record.get("answer")
-    return Entry(place, asked, answer=answer if isinstance(answer, str) else None)
+    return Entry(place, instruction, answer=answer if isinstance(answer, str) else None)
 
 
 def _other_format(record: dict[str, Any], where: str, format: str) -> str:  # noqa: A002 - as above
@@ -343,7 +343,7 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
 
 
 def _result(answer: str) -> str | None:
-    """What stands behind the last #### of a worked solution, thousands not separated; None where nothing does."""
+    """The text after the last #### of a worked solution, without commas; None where there is none."""
     _, mark, result = answer.rpartition("####")
     return result.strip().replace(",", "") or None if mark else None
 

@@ -1,7 +1,7 @@
-"""Reads a checkpoint's bytes into memory a little before they are asked for. No torch here.
+"""Read a checkpoint's bytes into memory a little before they are used. No torch here.
 
 Mapped files come page by page when they are touched, which leaves a disk waiting; a thread that reads the same ranges
-in the order of the load, in large pieces and never far ahead, has them there in time. What it reads it throws away: the
+in the order of the load, in large chunks and never far ahead, has them there in time. It drops what it reads: the
 kernel keeps the pages.
 """
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PIECE_BYTES = 2**24
+CHUNK_BYTES = 2**24
 AHEAD_BYTES = 2**30  # far enough to keep a disk busy, and little beside any checkpoint
 
 
@@ -28,7 +28,7 @@ class Range:
 
 @dataclass
 class Ahead:
-    """How far reading and its use have come; shared by the thread that reads and the one that uses."""
+    """The progress of reading and of use, shared by the thread that reads and the one that uses."""
 
     ranges: Sequence[Range]
     used: int = 0  # bytes whose use has begun
@@ -37,7 +37,7 @@ class Ahead:
     moved: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
-        """Add up where each matrix ends."""
+        """Find where each matrix ends."""
         self._ends: dict[str, int] = {}
         total = 0
         for part in self.ranges:
@@ -45,25 +45,25 @@ class Ahead:
             self._ends[part.name] = total
 
     def use(self, name: str) -> None:
-        """Say that a matrix is being used now, so that the reading may go on."""
+        """Record that a matrix is being used now, so that the reading may go on."""
         with self.moved:
             self.used = max(self.used, self._ends.get(name, 0))
             self.moved.notify()
 
     def end(self) -> None:
-        """Have the reading stop."""
+        """Stop the reading."""
         with self.moved:
             self.ended = True
             self.moved.notify()
 
     def run(self) -> None:
-        """Read all ranges; a file that cannot be read is left to whoever uses it, who will say so."""
-        scratch = memoryview(bytearray(PIECE_BYTES))
+        """Read all ranges. I/O errors are ignored; the consumer raises them."""
+        scratch = memoryview(bytearray(CHUNK_BYTES))
         for part in self.ranges:
             try:
                 with part.path.open("rb", buffering=0) as file:
-                    for place in range(part.start, part.stop, PIECE_BYTES):
-                        size = min(PIECE_BYTES, part.stop - place)
+                    for place in range(part.start, part.stop, CHUNK_BYTES):
+                        size = min(CHUNK_BYTES, part.stop - place)
                         if not self._may_read(size):
                             return
                         os.preadv(file.fileno(), [scratch[:size]], place)
@@ -71,7 +71,7 @@ class Ahead:
                 return
 
     def _may_read(self, size: int) -> bool:
-        """Wait until so many bytes more are near enough; False when nobody needs them any more."""
+        """Wait until so many more bytes are near enough; False when they are no longer needed."""
         with self.moved:
             self.moved.wait_for(lambda: self.ended or self.read - self.used < AHEAD_BYTES)
             self.read += size

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # only some models need them, and each takes a while to load
 
 
 class Tokenizer(Protocol):
-    """What the rest of wattflow asks of a tokenizer."""
+    """What the rest of wattflow needs of a tokenizer."""
 
     name: str  # bytes | sentencepiece | tokenizer_json: the kind that was really used
     vocab_size: int  # the model's; ids that the tokenizer does not know mean nothing
@@ -200,7 +200,7 @@ def _not_sentencepiece(path: Path, data: bytes) -> str:
 
 
 def _present(token_id: int) -> int | None:
-    """Sentencepiece says -1 for a special token that it does not have."""
+    """The id, or None: sentencepiece has -1 for a special token that is missing."""
     return token_id if token_id >= 0 else None
 
 
@@ -237,7 +237,7 @@ def _largest_id(tokens: "tokenizers.Tokenizer") -> int:
 
 
 class _Settings:
-    """What the JSON files beside a tokenizer.json say of special tokens and chat."""
+    """Special tokens and chat templates from the JSON files beside a tokenizer.json."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -248,25 +248,25 @@ class _Settings:
         self.add_bos = self._tokenizer.get("add_bos_token") is True
 
     def special_id(self, kind: str, tokens: "tokenizers.Tokenizer") -> int | None:
-        """The id of bos, eos or pad: by name, else by number; of several numbers the first, None where none is told."""
+        """The id of bos, eos or pad: by name, else by number, of several the first; None where there is none."""
         text = self.special_texts().get(f"{kind}_token")
         if text is not None:
             named: int | None = tokens.token_to_id(text)
             if named is not None:
                 return named
         for settings in (self._generation, self._config):
-            told = settings.get(f"{kind}_token_id")
-            told = told[0] if isinstance(told, list) and told else told
-            if isinstance(told, int) and tokens.id_to_token(told) is not None:
-                return told
+            number = settings.get(f"{kind}_token_id")
+            number = number[0] if isinstance(number, list) and number else number
+            if isinstance(number, int) and tokens.id_to_token(number) is not None:
+                return number
         return None
 
     def special_texts(self) -> dict[str, str]:
         """The special tokens by name, such as eos_token; an entry may be the text or an object that holds it."""
         texts = {}
         for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-            told = self._tokenizer.get(key) or self._map.get(key)
-            text = told.get("content") if isinstance(told, dict) else told
+            entry = self._tokenizer.get(key) or self._map.get(key)
+            text = entry.get("content") if isinstance(entry, dict) else entry
             if isinstance(text, str):
                 texts[key] = text
         return texts
@@ -274,18 +274,18 @@ class _Settings:
     def chat_template(self, model: Model) -> "jinja2.Template":
         """The compiled template of chat_template.jinja or tokenizer_config.json; RefusedError when there is none."""
         own_file = self._folder / "chat_template.jinja"
-        told = self._tokenizer.get("chat_template")
-        if isinstance(told, list):  # several by name
-            named = [t for t in told if isinstance(t, dict) and t.get("name") == "default"]
-            told = named[0].get("template") if named else None
+        template = self._tokenizer.get("chat_template")
+        if isinstance(template, list):  # several by name
+            named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+            template = named[0].get("template") if named else None
         if own_file.is_file():
-            told = _read(own_file).decode(errors="replace")
-        if not isinstance(told, str):
+            template = _read(own_file).decode(errors="replace")
+        if not isinstance(template, str):
             raise RefusedError(
                 f"{self._folder}: no chat template (chat_template in tokenizer_config.json, or chat_template.jinja), "
                 f"though model {model.name} has model.chat=true. Set model.chat=false, or add the template."
             )
-        return _compile(told, self._folder)
+        return _compile(template, self._folder)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -325,9 +325,11 @@ def _compile(source: str, folder: Path) -> "jinja2.Template":
 
 
 def _refuse_chat(message: str) -> str:
-    """What a template calls when it cannot take the messages."""
-    told = " ".join(str(message).split())
-    raise RefusedError(f"the chat template refuses the prompt: {told:.200}. Set model.chat=false.")
+    """Raise RefusedError for a template that cannot take the messages."""
+    reason = " ".join(str(message).split())
+    raise RefusedError(
+        f"the chat template refuses the prompt: {reason:.200}. Set model.chat=false."
+    )
 
 
 def _render(template: "jinja2.Template", text: str, special: dict[str, str]) -> str:
