@@ -16,5 +16,5 @@ def call(*words, cwd, **env):
         text=True,
         env={**os.environ, **env},
         check=False,
-        timeout=120,
+        timeout=600,
     )

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
+from hypothesis import HealthCheck, settings
 
 from wattflow.store.layout import SweepDir
 
 ROOT = Path(__file__).parent.parent
+# cores are shared, and what is slow on a busy machine is no fault of the tested code
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
 MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 

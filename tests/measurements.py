@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from wattflow import open_sweep
@@ -13,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 MEASURE = [sys.executable, "-m", "wattflow.cli", "measure"]
 SIMULATED = ["--set", "power.meter=simulated", "--set", "power.poll_ms=20"]
 SEVENTY_W = [*SIMULATED, "--set", "power.simulated_idle_w=70", "--set", "power.simulated_full_w=70"]
-UP = "import os, time; open('up', 'w').write(str(os.getpid())); time.sleep(60)"
+UP = "import os, time; open('up', 'w').write(str(os.getpid())); time.sleep(600)"
 
 
 def call(*words, code=0, out="out", options=SEVENTY_W, **more):
@@ -23,7 +22,7 @@ def call(*words, code=0, out="out", options=SEVENTY_W, **more):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         **more,
     )
     assert done.returncode == code, done.stdout + done.stderr
@@ -46,19 +45,6 @@ def spans(folder="out", node=None):
     (path,) = Path(folder).glob(f"points/*/attempt-1/timings/{node or '*'}.parquet")
     rows = [r for r in read_table(path, SPAN).to_pylist() if r["rank"] % 1024 == 0]
     return [(r["phase"], (r["end_ns"] - r["start_ns"]) / 1e9, r["tokens_kept"]) for r in rows]
-
-
-def gone(pid):
-    """Whether a process ends within 5 s (a zombie has)."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def sidecars(marker):

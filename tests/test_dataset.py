@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wattflow.config.choices import Config, Dataset, Model
@@ -162,7 +162,6 @@ def test_read_jsonl(tmp_path):
     ]
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.lists(st.text(min_size=1), min_size=1))
 def test_read_any_text(texts):
     """Any text survives JSON lines, also one with the line breaks that only Unicode knows."""
@@ -183,7 +182,6 @@ def test_draw_known_answer(lines):
     assert load(config(lines(*"abcde"), n_prompts=3)).indices == [2, 4, 3]
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.integers(0, 2**32), st.integers(1, 64))
 def test_draw_as_documented(seed, count):
     """Anyone can redraw with numpy's Generator, and a record is drawn at most once."""

@@ -46,5 +46,5 @@ def test_the_load_speaks_json_lines():
     answered = json.loads(process.stdout.readline())["edges"]
     assert all(b >= a for a, b in zip(edges_ns, answered, strict=True))
     process.stdin.close()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=600) == 0
     process.stdout.close()

@@ -17,18 +17,19 @@ from measurements import (
     THREE_LINES,
     UP,
     call,
-    gone,
     python,
     row,
     sidecars,
     spans,
 )
+from processes import gone, until
 
 from wattflow import open_sweep
 from wattflow.cli import app
 from wattflow.config.choices import Power
 from wattflow.errors import RefusedError
 from wattflow.measure import command
+from wattflow.power.sidecar_client import MOST_FAILURES
 from wattflow.store.schema import SPAN, TRACE
 from wattflow.store.tables import read_table
 
@@ -37,9 +38,10 @@ pytest_plugins = ("fake_nvml.fixtures",)
 
 def test_without_spans_the_window_is_the_whole_command(where):
     """70 W for the command's time, all of it one phase; the row is valid and says what it does not know."""
+    began_s = time.monotonic()
     call("sleep", "0.5")
     found = row()
-    assert found["duration_s"] == pytest.approx(0.5, abs=0.15)
+    assert 0.5 <= found["duration_s"] < time.monotonic() - began_s
     assert found["energy_j"] == pytest.approx(70.0 * found["duration_s"], rel=1e-6)
     assert found["job_energy_j"] == found["energy_j"]
     assert found["valid"], found["reasons"]
@@ -101,7 +103,9 @@ def test_words_of_the_command_are_never_options_of_measure():
 
 def test_spans_make_the_window_the_phases_and_the_tokens(where):
     """Two prefills, two decodes: their joules are 70 W x their times, and with the pauses they make up the window."""
+    began_s = time.monotonic()
     call(*python(THREE_LINES))
+    took_s = time.monotonic() - began_s
     found = row()
     assert (found["tokens_in"], found["tokens_kept"]) == (20, 64)
     assert found["decode_energy_j"] == pytest.approx(70.0 * found["decode_s"], rel=1e-6)
@@ -109,7 +113,7 @@ def test_spans_make_the_window_the_phases_and_the_tokens(where):
     parts = found["prefill_energy_j"] + found["decode_energy_j"] + found["other_energy_j"]
     assert parts == pytest.approx(found["energy_j"], rel=1e-6)
     assert found["energy_per_token_j"] == pytest.approx(found["energy_j"] / 64, rel=1e-9)
-    assert found["duration_s"] == pytest.approx(0.65, abs=0.15)
+    assert 0.65 <= found["duration_s"] < took_s
     assert found["job_energy_j"] > found["energy_j"] + found["load_energy_j"]
     assert found["valid"], found["reasons"]
 
@@ -136,13 +140,19 @@ def test_forked_children_report_spans_too(where):
     call(
         *python(
             "import os, time, wattflow\n"
+            "began, begin = os.pipe()\n"
+            "end, ended = os.pipe()\n"
             "children = []\n"
             "for _ in range(4):\n"
             "    pid = os.fork()\n"
             "    if not pid:\n"
-            "        with wattflow.span('decode', tokens_out=25): time.sleep(0.2)\n"
+            "        with wattflow.span('decode', tokens_out=25):\n"
+            "            os.write(begin, b'x')\n"
+            "            os.read(end, 1)\n"
             "        os._exit(0)\n"
             "    children.append(pid)\n"
+            "for _ in children: os.read(began, 1)\n"
+            "os.write(ended, b'xxxx')\n"
             "for pid in children: os.waitpid(pid, 0)\n"
         )
     )
@@ -158,53 +168,55 @@ def test_signals_go_to_the_commands_process_group(where, signum):
         f"signal.signal({int(signum)}, lambda *_: sys.exit(7))\n"
         "if not os.fork(): signal.signal(signal.SIGALRM, signal.SIG_DFL)\n"
         "open(f'up-{os.getpid()}', 'w').close()\n"
-        "time.sleep(30)\n"
+        "time.sleep(600)\n"
     )
     process = subprocess.Popen([*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(code)])
-    deadline = time.monotonic() + 30
-    while len(list(where.glob("up-*"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(list(where.glob("up-*"))) == 2)
     process.send_signal(signum)
-    assert process.wait(timeout=30) == 7
+    assert process.wait(timeout=600) == 7
     assert row()["exit_code"] == 7
-    for path in where.glob("up-*"):
-        assert gone(path.name.removeprefix("up-"))
+    ups = [int(path.name.removeprefix("up-")) for path in where.glob("up-*")]
+    until(lambda: all(gone(pid) for pid in ups))
 
 
-def test_a_signal_before_the_command_starts_ends_measure_alone(where):
+def test_a_signal_before_the_command_starts_ends_measure_alone(where, monkeypatch):
     """The command is never run, no sidecar is left, and the record says what happened."""
+    monkeypatch.setenv("SLURM_TMPDIR", str(where))  # its path stands in the sidecar's words
     process = subprocess.Popen(
-        [*MEASURE, "--out", "out", *SEVENTY_W, "--set", "power.poll_ms=3000", "--", "touch", "ran"],
+        [
+            *MEASURE,
+            "--out",
+            "out",
+            *SEVENTY_W,
+            "--set",
+            "power.poll_ms=30000",
+            "--",
+            "touch",
+            "ran",
+        ],
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not list(where.glob("out/points/*/attempt-1/record.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: list(where.glob("out/points/*/attempt-1/record.json")))
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 143
     assert stderr == "wattflow: ended by SIGTERM before the command started.\n"
     assert not Path("ran").exists()
     (record,) = Path("out").glob("points/*/attempt-1/record.json")
     assert json.loads(record.read_text())["status"] == "interrupted"
-    assert all(gone(pid) for pid in sidecars(str(where)))
+    until(lambda: not sidecars(str(where)))
 
 
 def test_measure_that_is_killed_leaves_no_sidecar(where, monkeypatch):
     """SIGKILL ends `measure` alone: its sidecar goes with it, and the record has no end."""
     monkeypatch.setenv("SLURM_TMPDIR", str(where))
     process = subprocess.Popen([*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(UP)])
-    deadline = time.monotonic() + 30
-    while not Path("up").exists() or not Path("up").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: Path("up").exists() and Path("up").read_text())
     (sidecar,) = sidecars(str(where))
     process.kill()
     process.wait()
-    assert gone(sidecar)
+    until(lambda: gone(sidecar))
     os.kill(int(Path("up").read_text()), signal.SIGKILL)
     (record,) = Path("out").glob("points/*/attempt-1/record.json")
     assert json.loads(record.read_text())["status"] == "running"
@@ -213,7 +225,7 @@ def test_measure_that_is_killed_leaves_no_sidecar(where, monkeypatch):
 def test_a_terminal_belongs_to_the_command(where):
     """Under a terminal the command reads from it, and Ctrl-C ends the command, whose code is 130."""
     code = (
-        "import sys, time\nprint('got', sys.stdin.readline().strip(), flush=True)\ntime.sleep(30)"
+        "import sys, time\nprint('got', sys.stdin.readline().strip(), flush=True)\ntime.sleep(600)"
     )
     words = [*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(code)]
     pid, terminal = pty.fork()
@@ -221,9 +233,7 @@ def test_a_terminal_belongs_to_the_command(where):
         os.execv(sys.executable, words)
     seen = b""
     os.write(terminal, b"hello\n")
-    deadline = time.monotonic() + 30
     while b"got hello" not in seen:
-        assert time.monotonic() < deadline, seen
         seen += os.read(terminal, 1000)
     os.write(terminal, b"\x03")
     try:
@@ -256,17 +266,15 @@ def test_a_sidecar_that_dies_again_and_again_never_touches_the_command(where, mo
     code = "import pathlib, sys, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\nsys.exit(4)"
     words = [*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(code)]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 40
-    (killed, quiet_since) = (set(), time.monotonic())
-    while time.monotonic() < deadline and time.monotonic() - quiet_since < 3:
-        for pid in sidecars(str(where)):
-            if list(where.glob("out/points/*/attempt-1/traces/*")) or killed:
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
-            quiet_since = time.monotonic()
+    until(lambda: list(where.glob("out/points/*/attempt-1/traces/*")))
+    killed = set()
+    while len(killed) <= MOST_FAILURES:
+        for pid in set(sidecars(str(where))) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
         time.sleep(0.01)
     Path("go").touch()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 4
     assert "wattflow: not measured: the sidecar of " in stderr
     (record,) = Path("out").glob("points/*/attempt-1/record.json")
@@ -280,7 +288,7 @@ def test_two_measurements_at_once_on_one_node(where):
         [*MEASURE, "--out", name, *SEVENTY_W, "--", *python(THREE_LINES)] for name in ("a", "b")
     ]
     running = [subprocess.Popen(words) for words in commands]
-    assert [one.wait(timeout=60) for one in running] == [0, 0]
+    assert [one.wait(timeout=600) for one in running] == [0, 0]
     for name in ("a", "b"):
         found = row(name)
         assert found["tokens_kept"] == 64
@@ -356,7 +364,7 @@ def test_two_at_once_on_different_gpus(gpus, monkeypatch):
     for gpu in ("0", "1"):
         words = [*MEASURE, "--out", gpu, "--set", "power.meter=nvml", "--", *python(THREE_LINES)]
         running.append(subprocess.Popen(words, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu}))
-    assert [one.wait(timeout=60) for one in running] == [0, 0]
+    assert [one.wait(timeout=600) for one in running] == [0, 0]
     for gpu in ("0", "1"):
         expected = truth(gpu)
         assert set(expected) == {curves.uuid("n1", int(gpu))}
@@ -373,7 +381,7 @@ def test_the_commands_own_processes_on_the_gpu_are_expected(gpus, where, monkeyp
     code = (
         "import subprocess\n"
         "none = subprocess.DEVNULL\n"
-        "daemon = subprocess.Popen(['sleep', '60'], start_new_session=True, stdout=none, stderr=none)\n"
+        "daemon = subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=none, stderr=none)\n"
         f"open({str(pids)!r}, 'w').write(str(daemon.pid))\n"
     )
     call(*python(code), options=["--set", "power.meter=nvml"])
@@ -388,7 +396,7 @@ def test_the_commands_own_processes_on_the_gpu_are_expected(gpus, where, monkeyp
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_stranger_on_the_gpu_is_reported(gpus, where, monkeypatch, when):
     """A process that held the GPU at the start, or one that came and is not of the command: the row does not count."""
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = subprocess.Popen(["sleep", "600"])
     pids = where / "pids"
     pids.write_text(str(stranger.pid) if when == "before" else "")
     monkeypatch.setenv("FAKE_NVML_PIDS", str(pids))

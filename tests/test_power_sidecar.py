@@ -299,7 +299,7 @@ from wattflow.store.layout import AttemptDir
 one = Sidecar(Power(meter="simulated"), "n1", Path({str(tmp_path / "spool")!r}))
 one.start(AttemptDir(Path({str(attempt.path)!r}), "0123456789ab", 1))
 print(one.pid, flush=True)
-time.sleep(3600)
+time.sleep(600)
 """
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import until
 
 import wattflow
 from wattflow.measure.timeline import parse
@@ -133,12 +134,10 @@ def test_import_is_light():
 
 def test_a_process_is_known_by_what_it_inherited(spans_file):
     """A child that inherited the file's name belongs to the command, another file's does not, no process is unknown."""
-    child = subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen(["sleep", "600"])
     try:
-        deadline = time.monotonic() + 5  # between fork and exec it has its parent's environment
-        while not reports_to(child.pid, str(spans_file)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert reports_to(child.pid, str(spans_file)) is True
+        # between fork and exec it has its parent's environment
+        assert until(lambda: reports_to(child.pid, str(spans_file))) is True
         assert reports_to(child.pid, "/another") is False
     finally:
         child.kill()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import at_once, until
 
 from wattflow import process
 from wattflow.store import heartbeat
@@ -55,10 +56,8 @@ def test_a_heartbeat_holds_progress_and_the_energy_so_far(sweep, monkeypatch):
     with heart:
         heart.report_progress("batches", 1, 4)
         heart.report_energy(lambda: {"energy_j": 70.0, "power_w": 35.0, "source": "rapl"}, 2)
-        end = time.monotonic() + 30.0
-        while (beat := heartbeat.read(heart.attempt)) is None or beat.energy_j is None:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: (now := heartbeat.read(heart.attempt)) and now.energy_j)
+        beat = heartbeat.read(heart.attempt)
     assert beat == Beat(beat.by, beat.beat, "batches", 1, 4, 70.0, 35.0, "rapl", 2)
     assert process.lives(beat.by)
 
@@ -102,7 +101,7 @@ def test_an_attempt_whose_process_died_on_this_machine_is_in_nobodys_way(sweep):
     assert heart is not None
     heart.stop()
     assert heart.attempt.number == 2
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < heartbeat.SILENT_S
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
@@ -146,29 +145,28 @@ def test_a_process_that_was_frozen_too_long_is_ended_by_its_own_heartbeat(sweep)
         "heartbeat.BEAT_S = 0.5\n"
         "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
         "print(claimed.attempt.number, flush=True)\n"
-        "time.sleep(30)\n"
+        "time.sleep(600)\n"
     )
     words = [sys.executable, "-c", code, str(sweep.path), POINT]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as frozen:
         assert frozen.stdout is not None
         assert frozen.stdout.readline() == "1\n"
         say(sweep.claim_attempt(POINT), "running")
-        assert frozen.wait(timeout=10) == -15
+        assert frozen.wait(timeout=600) == -15
 
 
 def test_of_two_that_claim_at_once_one_runs(sweep):
-    """Four processes claim one point at one moment and hold it for 3 s: one has it, three step aside."""
+    """Four processes claim one point at one moment: one has it until all have spoken, three step aside."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "from wattflow.store import heartbeat\n"
         "from wattflow.store.layout import SweepDir\n"
-        "time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
         "claimed = heartbeat.claim(SweepDir(Path(sys.argv[1])), sys.argv[2])\n"
-        "print('aside' if claimed is None else 'runs')\n"
-        "time.sleep(3 if claimed else 0)\n"
+        "print('aside' if claimed is None else 'runs', flush=True)\n"
+        "sys.stdin.read()\n"
     )
-    words = [sys.executable, "-c", code, str(sweep.path), POINT, str(time.time() + 4.0)]
-    others = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    said = sorted(str(other.communicate(timeout=60)[0]).strip() for other in others)
-    assert said == ["aside", "aside", "aside", "runs"]
+    said = at_once(4, code, str(sweep.path), POINT)
+    assert sorted(said) == ["aside", "aside", "aside", "runs"]

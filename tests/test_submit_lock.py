@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from chaos import kills
 from fake_slurm import FakeSlurm
+from processes import at_once, until
 
 from wattflow import process
 from wattflow.errors import RefusedError
@@ -42,24 +44,28 @@ def test_a_second_terminal_is_refused_while_a_living_process_has_the_lock(empty_
 
 
 def test_a_lock_that_ends_soon_is_waited_for_and_logged_once(empty_sweep, caplog):
-    """A collect job sends for 1.5 s: a command that comes meanwhile says whom it waits for, then has its turn."""
+    """A collect job sends until a command that comes meanwhile has said whom it waits for, which then has its turn."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "from wattflow.submit import lock\n"
         "from wattflow.store.layout import SweepDir\n"
         "with lock.submit_lock(SweepDir(Path(sys.argv[1]))):\n"
         "    print('has it', flush=True)\n"
-        "    time.sleep(1.5)\n"
+        "    sys.stdin.read()\n"
     )
     words = [sys.executable, "-c", code, str(empty_sweep.path)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as other,
+        ThreadPoolExecutor() as beside,
+    ):
         assert other.stdout is not None
+        assert other.stdin is not None
         assert other.stdout.readline() == "has it\n"
-        began = time.monotonic()
+        beside.submit(lambda: (until(lambda: caplog.messages), other.stdin.close()))
         with lock.submit_lock(empty_sweep) as mine:
             assert mine.folder.name == "2"
-            assert 0.5 < time.monotonic() - began < 10.0
     (line,) = caplog.messages
     assert f":{other.pid}:" in line
     assert line.endswith("Waiting up to 30 s for its end.")
@@ -130,21 +136,20 @@ def test_a_job_that_was_sent_while_the_lock_was_lost_is_taken_back(tmp_path, mon
 def test_of_many_that_want_the_lock_at_once_one_has_it(empty_sweep):
     """Eight processes at one moment: the one that has it keeps it until all others were refused."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from pathlib import Path\n"
         "from wattflow.submit import lock\n"
         "from wattflow.errors import RefusedError\n"
         "from wattflow.store.layout import SweepDir\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
         "try:\n"
         "    with lock.submit_lock(SweepDir(Path(sys.argv[1])), patience_s=0.0):\n"
-        "        time.sleep(2)\n"
-        "        print('had it')\n"
+        "        print('has it', flush=True)\n"
+        "        sys.stdin.read()\n"
         "except RefusedError:\n"
-        "    print('refused')\n"
+        "    print('refused', flush=True)\n"
+        "    sys.stdin.read()\n"
     )
-    at = str(time.time() + 6.0)
-    words = [sys.executable, "-c", code, str(empty_sweep.path), at]
-    others = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    said = sorted(str(other.communicate(timeout=60)[0]).strip() for other in others)
-    assert said == ["had it"] + ["refused"] * 7
+    said = sorted(at_once(8, code, str(empty_sweep.path)))
+    assert said == ["has it"] + ["refused"] * 7

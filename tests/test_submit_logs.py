@@ -77,6 +77,6 @@ def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
         assert following.stdout is not None
         assert following.stdout.readline() == "a line\n"
         following.send_signal(signal.SIGINT)
-        _, err = following.communicate(timeout=30)
+        _, err = following.communicate(timeout=600)
     assert following.returncode == 130
     assert "Traceback" not in err

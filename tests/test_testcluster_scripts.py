@@ -24,8 +24,8 @@ def test_a_daemon_of_the_test_cluster_keeps_no_lock_of_its_caller(tmp_path):
     settings = Path(__file__).parents[1] / "slurm" / "testcluster" / "settings.sh"
     script = (
         'set -e; . "$0"; mkdir -p "$RUN" "$LOG"; exec 9>"$CLUSTER_DIR/lock"; flock 9\n'
-        "start sleeper sleep sleep 60; exec 9>&-\n"
-        'wait_until 5 flock -n "$CLUSTER_DIR/lock" true && echo free; pid_of sleeper sleep\n'
+        "start sleeper sleep sleep 600; exec 9>&-\n"
+        'wait_until 300 flock -n "$CLUSTER_DIR/lock" true && echo free; pid_of sleeper sleep\n'
         "stop sleeper sleep\n"
     )
     done = subprocess.run(
@@ -34,7 +34,7 @@ def test_a_daemon_of_the_test_cluster_keeps_no_lock_of_its_caller(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=600,
     )
     free, pid = done.stdout.split()
     assert free == "free"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
@@ -107,14 +107,12 @@ def test_bytes_known_answer():
     assert BYTES.encode("Hé") == [256, 72, 195, 169]
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.text())
 def test_bytes_round_trip(text):
     """Every text comes back from its bytes."""
     assert BYTES.decode(BYTES.encode(text)) == text
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.lists(st.integers(0, 511)))
 def test_bytes_decode_never_fails(ids):
     """Whatever ids below vocab_size a model of random weights makes, they have a text."""
@@ -162,7 +160,6 @@ def test_sentencepiece_specials(pieces_path):
     assert text.encode("the train")[0] == 1
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\u2581\x00")))
 def test_sentencepiece_round_trip(pieces_path, text):
     """Byte fallback brings every text back."""
@@ -178,7 +175,6 @@ def from_pieces_cached(path, made={}):  # noqa: B006 - one load for all examples
     return made[path]
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.lists(st.integers(0, 499)))
 def test_sentencepiece_decode_never_fails(pieces_path, ids):
     """Ids that the file does not know, as a padded embedding has, are left out."""
@@ -254,7 +250,6 @@ def test_json_special_ids_by_number(checkpoint):
     assert (text.bos_id, text.eos_id, text.pad_id) == (0, 2, 2)
 
 
-@settings(deadline=None)  # cores are shared
 @given(st.text(st.characters(codec="utf-8")))
 def test_json_round_trip(json_text, text):
     """Byte-level BPE brings every text back, without the special tokens that it may spell."""
