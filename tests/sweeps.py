@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import wattflow
+from wattflow.collect.collect import collect
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.store.grid import GridPoint, write_grid
@@ -308,6 +310,16 @@ def _requests(made: Made) -> pa.Table:
         for i in range(made.prompts)
     ]
     return pa.Table.from_pylist(rows, schema=REQUEST).replace_schema_metadata(ABOUT)
+
+
+def collected(path: Path, attempts: Sequence[Made], points: Sequence[dict[str, Any]] = ()) -> Any:
+    """A collected sweep of attempts, opened; a point each, which differ in their seed unless given."""
+    points = points or [choices(seed=i) for i in range(len(attempts))]
+    sweep = make_sweep(path, points)
+    for point, made in zip(points, attempts, strict=True):
+        make_attempt(sweep, point, made)
+    collect(sweep)
+    return wattflow.open_sweep(path)
 
 
 def demo(path: Path, *, source: str = "simulated", boundary: str = "host") -> SweepDir:

@@ -3,7 +3,7 @@
 import jinja2
 import pytest
 
-from wattflow.report.html import heading, plain, render
+from wattflow.report.html import render
 
 HOSTILE = "</script><img src=x>"
 
@@ -27,9 +27,3 @@ def test_a_forgotten_value_is_an_error():
     """A template that names a value which nobody gave fails, where a page with a hole in it would be worse."""
     with pytest.raises(jinja2.UndefinedError, match="title"):
         render("report/base.html.j2")
-
-
-def test_null_is_a_dash_and_headings_have_blanks():
-    """As tables show them."""
-    assert [plain(None), plain(0), plain("x")] == ["-", "0", "x"]
-    assert heading("max_gen_len") == "max gen len"

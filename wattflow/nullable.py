@@ -1,7 +1,9 @@
 """Arithmetic on values of which some are unknown: an unknown part makes the whole unknown."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 def agreed(values: Iterable[Any]) -> Any:
@@ -32,7 +34,7 @@ def quadrature(us: list[float | None]) -> float | None:
     return None if squares is None else squares**0.5
 
 
-def known_sum(counts: Iterable[int | None]) -> int | None:
+def known_sum(values: Iterable[Number | None]) -> Number | None:
     """The sum of what is known; null where nothing is."""
-    known = [n for n in counts if n is not None]
+    known = [value for value in values if value is not None]
     return sum(known) if known else None

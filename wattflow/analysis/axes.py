@@ -1,6 +1,8 @@
-"""What varies over the points of a sweep: the axes of its tables and figures."""
+"""What varies over the points of a sweep: the axes of its tables, figures, comparisons and papers."""
 
-import polars as pl
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any, Protocol
 
 from wattflow.store.columns import CHOICE_KEYS
 
@@ -17,28 +19,52 @@ _FIRST = (
 )
 # Said of each row by other columns, or how a point was watched, not what it did.
 _NO_AXES = ("repeat", "power_", "cluster_setup", "cluster_sbatch_options", "cluster_srun_options")
+_CANDIDATES = [
+    *_FIRST,
+    *(name for name in CHOICE_KEYS if name not in _FIRST and not name.startswith(_NO_AXES)),
+]
 
 
-def varying(points: pl.DataFrame) -> list[str]:
-    """The choices that tell the points apart, repeats aside; one that follows from those before it is left out."""
-    columns = [*_FIRST, *(column for column in CHOICE_KEYS if column not in _FIRST)]
+class Columns(Protocol):
+    """A table by columns: a polars frame, or a dict of lists."""
+
+    def __getitem__(self, name: str, /) -> Iterable[Any]:
+        """Return the values of a column."""
+
+
+def varying(points: Columns, beside: str | None = None) -> list[str]:
+    """Return the choices that tell points apart, repeats aside: the axes.
+
+    A choice that follows from the axes before it, or from `beside` alone, is no axis, nor is `beside` itself.
+    """
+    given = None if beside is None else list(points[beside])
     axes: list[str] = []
-    told = 1
-    for column in columns:
-        if column.startswith(_NO_AXES) or points[column].n_unique() < 2:
+    groups: Iterable[int] = repeat(
+        0
+    )  # of each point; the axes so far do not tell those of one group apart
+    count = 1
+    for name in _CANDIDATES:
+        values = list(points[name])
+        if name == beside or (given and len({*zip(given, values, strict=True)}) == len({*given})):
             continue
-        count = points.select(*axes, column).n_unique()
-        if count > told:
-            axes.append(column)
-            told = count
+        numbers: dict[tuple[int, Any], int] = {}
+        finer = [numbers.setdefault(pair, len(numbers)) for pair in zip(groups, values)]  # noqa: B905 (repeat is endless)
+        if len(numbers) > count:
+            axes.append(name)
+            groups, count = finer, len(numbers)
     return axes
 
 
-def axes_of(points: pl.DataFrame) -> list[str]:
-    """What to tell the points by: the choices that vary, else the model, or the command that was measured."""
+def axes_of(points: Columns) -> list[str]:
+    """Return what rows of a table are named by: the choices that vary, else the model, or the measured command."""
     return varying(points) or ["command" if is_measured(points) else "model"]
 
 
-def is_measured(points: pl.DataFrame) -> bool:
-    """Whether `measure` made the points: they have a command, and no choices of a grid."""
-    return points["command"].null_count() < len(points)
+def is_measured(points: Columns) -> bool:
+    """Return whether `measure` made the points: they have a command, and no choices of a grid."""
+    return any(command is not None for command in points["command"])
+
+
+def choice_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return what the functions above read of some rows, by column."""
+    return {name: [row.get(name) for row in rows] for name in (*_CANDIDATES, "command")}

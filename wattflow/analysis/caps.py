@@ -6,9 +6,14 @@ least energy, or energy times delay, or times delay squared, which weigh the tim
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
 
 from wattflow.analysis import statistics
+from wattflow.analysis.comparisons import alike
 from wattflow.analysis.statistics import Boards, BreakEven, Ratio, Value
+from wattflow.errors import RefusedError
 
 OBJECTIVES = ("energy", "edp", "ed2p", "time")
 METRICS = ("time", "energy", "rate", "edp", "ed2p")
@@ -45,6 +50,24 @@ class Row:
     ratios: dict[str, Ratio] | None
     break_even: BreakEven | None = None  # null for the reference
 
+    @property
+    def name(self) -> int | str:
+        """The cap, or that boards were as found."""
+        return "as found" if self.cap is None else self.cap
+
+    def row(self) -> dict[str, Any]:
+        """Return the row as `wattflow caps --json` prints it."""
+        ratios = {metric: vars(self.ratios[metric]) if self.ratios else None for metric in METRICS}
+        even = vars(self.break_even or statistics.NO_BREAK_EVEN)
+        return {
+            "cap": self.name,
+            "n": self.n,
+            "boards": self.boards,
+            "bound": self.bound,
+            **ratios,
+            **{f"break_even_{name}": value for name, value in even.items()},
+        }
+
 
 def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> list[Row]:
     """A row a cap, the highest first; `runs` must have the reference."""
@@ -73,6 +96,48 @@ def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> li
     return rows
 
 
+def by_cap(
+    points: pl.DataFrame, reference: int | None, by: str
+) -> list[tuple[dict[str, Any], list[Row]]]:
+    """Return the table of each combination of the other choices that vary, with those choices.
+
+    RefusedError where no point at the reference counts, or none beside it.
+    """
+    if by not in ("control_power_limit_w", "control_sm_clock_mhz"):
+        raise RefusedError(f"{by}: not control_power_limit_w or control_sm_clock_mhz.")
+    rows = points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
+    found = rows[by].unique().to_list()
+    if reference not in found or len(found) < 2:
+        there = ", ".join("null" if cap is None else str(cap) for cap in sorted(found, key=str))
+        raise RefusedError(
+            f"{by}: points that count have {there or 'none'}; a table needs the reference "
+            f"{'null' if reference is None else reference} and another. Rows where a cap was not in force do not "
+            "count (`not_applied`)."
+        )
+    out = []
+    for chosen, group in alike(rows, by):
+        runs = {cap: _runs(group.filter(pl.col(by).eq_missing(cap))) for cap in found}
+        runs = {cap: of_cap for cap, of_cap in runs.items() if of_cap}
+        if reference in runs and len(runs) > 1:
+            out.append((chosen, table(runs, reference)))
+    return out
+
+
+def _runs(rows: pl.DataFrame) -> list[Run]:
+    """The repeats at one cap."""
+    return [
+        Run(
+            time_s=row["duration_s"],
+            energy_j=row["energy_j"],
+            energy_u_j=row["energy_u_j"] or 0.0,
+            tokens_per_s=row["tokens_per_s"],
+            boards=tuple(row["boards"] or ()),
+            bound=row["cap_bound"],
+        )
+        for row in rows.to_dicts()
+    ]
+
+
 def _spent(runs: Sequence[Run]) -> list[statistics.Run]:
     return [(run.energy_j, run.time_s, run.boards) for run in runs]
 
@@ -81,14 +146,6 @@ def best(rows: Sequence[Row], objective: str) -> tuple[Row, bool]:
     """The row with the least of an objective, and whether its difference to the reference is established."""
     least = min(rows, key=lambda row: 1.0 if row.ratios is None else row.ratios[objective].ratio)
     return least, least.ratios is not None and least.ratios[objective].established
-
-
-def change(ratio: Ratio) -> str:
-    """A ratio as a change in percent, with its 95 % interval where there is one."""
-    told = f"{percent(ratio.ratio):+.2f}"
-    if ratio.low is None or ratio.high is None:
-        return told
-    return f"{told} ({percent(ratio.low):+.2f} to {percent(ratio.high):+.2f})"
 
 
 def percent(ratio: float) -> float:

@@ -29,7 +29,7 @@ class Factor:
     starts_ns: tuple[int, ...] = ()  # unix time of each value, rising; none for a constant
 
     def mean(self, start_ns: int, end_ns: int) -> float | None:
-        """The mean over a time, weighted by it; null unless the values cover all of it."""
+        """Return the mean over a time, weighted by it; null unless the values cover all of it."""
         if not self.starts_ns:
             return self.values[0]
         starts = np.array(self.starts_ns, dtype=np.int64)
@@ -41,7 +41,7 @@ class Factor:
 
 
 def table(text: str, column: str, source: str) -> Factor:
-    """The factor of a CSV with a header and the columns `time` and `column`; ValueError says which line is wrong.
+    """Return the factor of a CSV with the columns `time` and `column`; ValueError says which line is wrong.
 
     Times are ISO 8601 with an offset from UTC, and rise. Other columns are passed over. What is no CSV at all is a
     csv.Error.
@@ -100,44 +100,74 @@ class Used:
     end_ns: int | None
 
 
-def bill(used: Used, factors: Factors) -> dict[str, object]:
-    """The columns of energy, price and carbon of columns.COST; null with `why_not` where one cannot be told.
+@dataclass(frozen=True)
+class Bill:
+    """The columns of energy, price and carbon of columns.COST; null where one is not known, with `why_not`."""
+
+    energy_kwh: float | None
+    pue: float | None
+    pue_source: str | None
+    facility_energy_kwh: float | None
+    currency: str | None
+    price_per_kwh: float | None
+    price_source: str | None
+    price: float | None
+    price_per_million_tokens: float | None
+    carbon_g_per_kwh: float | None
+    carbon_source: str | None
+    carbon_g: float | None
+    carbon_g_per_million_tokens: float | None
+    why_not: str | None
+
+
+def bill(used: Used, factors: Factors) -> Bill:
+    """Return what an attempt costs.
 
     A factor over time is taken as its mean over the attempt: when within it the joules were drawn makes a difference
     only as far as the factor changes meanwhile.
     """
-    why_not = [] if used.energy_j is not None else ["no joules are known"]
-    energy_kwh = None if used.energy_j is None else used.energy_j / J_PER_KWH
+    energy_kwh = kwh(used.energy_j)
     pue = factors.pue if factors.pue is not None else 1.0
-    told: dict[str, object] = {
-        "energy_kwh": energy_kwh,
-        "pue": factors.pue,
-        "pue_source": factors.pue_source,
-        "facility_energy_kwh": _times(energy_kwh, factors.pue),
-        "currency": factors.currency,
-    }
-    for name, per_kwh, factor in (
-        ("price", "price_per_kwh", factors.price),
-        ("carbon_g", "carbon_g_per_kwh", factors.carbon),
+    at_site_kwh = _times(energy_kwh, pue)
+    million_kwh = kwh(_times(_times(used.energy_per_token_j, pue), 1e6))
+    price, carbon = _mean(factors.price, used), _mean(factors.carbon, used)
+    why_not = [] if used.energy_j is not None else ["no joules are known"]
+    for name, factor, mean in (
+        ("price_per_kwh", factors.price, price),
+        ("carbon_g_per_kwh", factors.carbon, carbon),
     ):
-        mean = None
-        if factor is not None:
-            if used.start_ns is not None and used.end_ns is not None:
-                mean = factor.mean(used.start_ns, used.end_ns)
-            elif not factor.starts_ns:
-                mean = factor.values[0]
-            if mean is None:
-                why_not.append(f"{per_kwh}: its table does not cover the attempt")
-        of_token_j = _times(used.energy_per_token_j, pue)
-        million = None if of_token_j is None else of_token_j * 1e6 / J_PER_KWH
-        told |= {
-            per_kwh: mean,
-            f"{per_kwh.partition('_')[0]}_source": None if factor is None else factor.source,
-            name: _times(_times(energy_kwh, pue), mean),
-            f"{name}_per_million_tokens": _times(million, mean),
-        }
-    told["why_not"] = "; ".join(why_not) or None
-    return told
+        if factor is not None and mean is None:
+            why_not.append(f"{name}: its table does not cover the attempt")
+    return Bill(
+        energy_kwh=energy_kwh,
+        pue=factors.pue,
+        pue_source=factors.pue_source,
+        facility_energy_kwh=_times(energy_kwh, factors.pue),
+        currency=factors.currency,
+        price_per_kwh=price,
+        price_source=None if factors.price is None else factors.price.source,
+        price=_times(at_site_kwh, price),
+        price_per_million_tokens=_times(million_kwh, price),
+        carbon_g_per_kwh=carbon,
+        carbon_source=None if factors.carbon is None else factors.carbon.source,
+        carbon_g=_times(at_site_kwh, carbon),
+        carbon_g_per_million_tokens=_times(million_kwh, carbon),
+        why_not="; ".join(why_not) or None,
+    )
+
+
+def kwh(energy_j: float | None) -> float | None:
+    """Return joules as kWh."""
+    return None if energy_j is None else energy_j / J_PER_KWH
+
+
+def _mean(factor: Factor | None, used: Used) -> float | None:
+    """Return the mean of a factor over an attempt; null where there is none, or its table does not cover it."""
+    if factor is None:
+        return None
+    if used.start_ns is not None and used.end_ns is not None:
+        return factor.mean(used.start_ns, used.end_ns)
+    return None if factor.starts_ns else factor.values[0]
 
 
 def _times(value: float | None, by: float | None) -> float | None:
@@ -153,7 +183,7 @@ class Spent:
 
 
 def break_even_host_w(setting: Spent, reference: Spent) -> tuple[float | None, str | None]:
-    """The extra host watts at which two settings cost the same, E_A + h t_A = E_B + h t_B; null, and why, without one.
+    """Return the extra host watts h at which two settings cost the same, E_A + h t_A = E_B + h t_B; null, and why.
 
     Below it the slower setting is the cheaper one, above it the faster one. The watts are those of all that is outside
     the boundary and runs as long as the job does: CPUs, memory, fans of all its nodes together.

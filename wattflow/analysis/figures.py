@@ -1,12 +1,13 @@
 """Figures from data frames: the only importer of Altair. Each says its units, and `~` where watts are simulated."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import altair as alt
 import polars as pl
 
+from wattflow.analysis.means import Setting
 from wattflow.store.phases import COMMAND, MIXED, NOT_WITHIN, OUTSIDE
 
 INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
@@ -121,19 +122,17 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
     return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))
 
 
-def by_choice(groups: pl.DataFrame, axes: list[str], simulated: bool) -> alt.VConcatChart:
-    """Throughput, energy and power against the axes that vary: the first on x, the second in colour, others in panels.
-
-    `groups` has one row a combination of `axes`, with METRICS' columns as means, `<column>_sd`, and `n`.
-    """
+def by_choice(settings: Sequence[Setting], axes: list[str], *, simulated: bool) -> alt.VConcatChart:
+    """Draw throughput, energy and power against the axes: one on x, one in colour, others in panels."""
+    groups = _frame(settings)
     shown = groups
     x_axis = _x_axis(groups, axes)
     others = [axis for axis in axes if axis != x_axis]
     colour = _colour_axis(groups, others)
     panels = [axis for axis in others if axis != colour]
     if panels:
-        told = [pl.format(f"{axis.replace('_', ' ')} {{}}", pl.col(axis)) for axis in panels]
-        shown = shown.with_columns(panel=pl.concat_str(told, separator=", "))
+        named = [pl.format(f"{axis.replace('_', ' ')} {{}}", pl.col(axis)) for axis in panels]
+        shown = shown.with_columns(panel=pl.concat_str(named, separator=", "))
     rows = []
     for column, title, unit in METRICS:
         if shown[column].null_count() == len(shown):
@@ -151,6 +150,22 @@ def by_choice(groups: pl.DataFrame, axes: list[str], simulated: bool) -> alt.VCo
     )
     chart = alt.vconcat(*pairs, spacing=32).resolve_scale(color="shared")
     return cast(alt.VConcatChart, _styled(chart))
+
+
+def _frame(settings: Sequence[Setting]) -> pl.DataFrame:
+    """Return a row a setting: its choices, n, and of METRICS' columns the mean and `<column>_sd`."""
+    columns = [column for column, _, _ in METRICS]
+    rows = [
+        {
+            **one.chosen,
+            "n": one.n,
+            **{column: one.means[column].mean for column in columns},
+            **{f"{column}_sd": one.means[column].sd for column in columns},
+        }
+        for one in settings
+    ]
+    floats = dict.fromkeys([*columns, *(f"{column}_sd" for column in columns)], pl.Float64)
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=floats)
 
 
 def _panel(

@@ -74,17 +74,17 @@ class BreakEven:
     why_not: str | None
 
 
-NONE = BreakEven(None, None, None, None)  # of a reference against itself
+NO_BREAK_EVEN = BreakEven(None, None, None, None)  # of a reference against itself
 
 
 def student_t(freedom: float) -> float:
-    """The factor of a two-sided 95 % interval for so many degrees of freedom, at least 1."""
+    """Return the factor of a two-sided 95 % interval for so many degrees of freedom, at least 1."""
     whole = max(1, math.floor(freedom))
     return _T[whole - 1] if whole <= len(_T) else 1.960 + 2.42 / whole
 
 
 def mean(values: Sequence[Value]) -> Mean:
-    """The mean over boards of the means over repeats, so that no board counts for more.
+    """Return the mean over boards of the means over repeats, so that no board counts for more.
 
     With several sets of boards they are a random effect and the interval is that of their means; with one it is that of
     the repeats, and holds for those boards. The deviation between boards is by the method of moments of a one-way
@@ -118,7 +118,7 @@ def mean(values: Sequence[Value]) -> Mean:
 
 
 def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
-    """One setting's mean over another's; computed on logarithms, so that it reads the same the other way round.
+    """Return one setting's mean over another's; computed on logarithms, so that it reads the same the other way round.
 
     Where two or more sets of boards ran both, by the differences within each; where one did, by its repeats (Welch's
     interval); else between boards, whose gains then are part of the uncertainty.
@@ -143,7 +143,7 @@ def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
 
 
 def break_even(settings: Sequence[Run], reference: Sequence[Run]) -> BreakEven:
-    """The extra host watts at which two settings cost the same, with its 95 % interval by Fieller's theorem.
+    """Return the extra host watts at which two settings cost the same, with its 95 % interval by Fieller's theorem.
 
     Over the boards that ran both, where there are two or more; over the repeats, where there is one; between boards,
     whose gains would be part of it, there is no interval. Fieller (1954): all h at which E_A + h t_A, E_B + h t_B are
@@ -171,25 +171,19 @@ def _runs_by_boards(runs: Sequence[Run]) -> dict[Boards, curve.Floats]:
     groups: dict[Boards, list[tuple[float, float]]] = defaultdict(list)
     for energy_j, time_s, boards in runs:
         groups[boards].append((energy_j, time_s))
-    return {boards: np.array(told) for boards, told in groups.items()}
+    return {boards: np.array(pairs) for boards, pairs in groups.items()}
 
 
 def _fieller(
     less: curve.Floats, spread: curve.Floats, factor: float
 ) -> tuple[float | None, float | None]:
-    """The h between which J + h s, of those means and that covariance, is no established difference from 0."""
+    """Return the h between which J + h s, of those means and that covariance, is no established difference from 0."""
     squares = np.outer(less, less) - factor**2 * spread
     a, b, c = squares[1, 1], 2 * squares[0, 1], squares[0, 0]
     if a <= 0:
         return None, None
     half = math.sqrt(max(0.0, b * b - 4 * a * c))
     return float((-b - half) / (2 * a)), float((-b + half) / (2 * a))
-
-
-def propagated(value: Value, reference: Value) -> tuple[float, float]:
-    """The ratio of two single values, and its standard uncertainty by sampling (JCGM 100:2008, 5.1.6)."""
-    over = value.value / reference.value
-    return over, over * math.hypot(value.u / value.value, reference.u / reference.value)
 
 
 def _by_boards(values: Sequence[Value]) -> dict[Boards, list[float]]:
@@ -204,7 +198,7 @@ def _mean_log(values: Sequence[float]) -> float:
 
 
 def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None]:
-    """The difference of the logarithms of two means, and half its interval; null where one has a single repeat."""
+    """Return the difference of two means' logarithms, and half its interval; null where one has a single repeat."""
     middle = _mean_log(ours) - _mean_log(theirs)
     if min(len(ours), len(theirs)) < 2:
         return middle, None
@@ -218,7 +212,7 @@ def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
 
 
 def _variance_between(groups: dict[Boards, list[float]]) -> float:
-    """The variance of a setting's mean logarithm over boards; with one set of boards, that of its boards' gains."""
+    """Return the variance of a setting's mean logarithm over boards; with one set of them, that of their gains."""
     logs = np.array([_mean_log(group) for group in groups.values()])
     if len(logs) > 1:
         return float(logs.var(ddof=1)) / len(logs)

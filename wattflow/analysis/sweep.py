@@ -7,27 +7,19 @@ s.traces()                              a polars LazyFrame of all power samples
 s.timeline(s.points["point_id"][0])     an Altair chart
 """
 
-import csv
-import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import pyarrow as pa
 
-from wattflow.analysis import caps, cost, statistics
-from wattflow.config.checks import check_cost
-from wattflow.config.choices import Cost
-from wattflow.config.overrides import with_cost
+from wattflow.analysis import bills, caps, comparisons
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.columns import CHOICE_KEYS, COLLECTED_TRACE, COST, PHASE, POINT
+from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN
-from wattflow.store.sources import source_of
 from wattflow.store.tables import read_table
 
 if TYPE_CHECKING:
@@ -83,35 +75,8 @@ class Sweep:
 
         RefusedError for a column that is no choice, no number, or has one value only.
         """
-        rows = self._comparable(by, metric)
-        others = _varying(rows, by)
-        values = rows[by].unique().sort().to_list()
-        if reference is not None and str(reference) not in map(str, values):
-            there = ", ".join(map(str, values))
-            raise RefusedError(f"{by}={reference}: no point that counts. There are {there}.")
-        out: list[dict[str, object]] = []
-        rows = rows.sort(others, nulls_last=True, maintain_order=True) if others else rows
-        groups = rows.group_by(others, maintain_order=True) if others else [((), rows)]
-        for key, group in groups:
-            arms = {
-                value: _values(group.filter(pl.col(by) == value), metric)
-                for value in values
-                if len(group.filter(pl.col(by) == value))
-            }
-            base = next((v for v in arms if str(v) == str(reference)), next(iter(arms)))
-            for value, arm in arms.items():
-                told = vars(statistics.mean(arm))
-                if value != base:
-                    against = vars(statistics.ratio(arm, arms[base]))
-                    told |= {f"ratio_{k}": against[k] for k in ("low", "high")}
-                    told |= {k: against[k] for k in ("ratio", "how", "established", "why_not")}
-                    if of_watts(metric) and group["simulated"].any():
-                        told |= {"established": False, "why_not": "simulated"}
-                    told |= _break_even(
-                        group.filter(pl.col(by) == value), group.filter(pl.col(by) == base)
-                    )
-                out.append({**dict(zip(others, key, strict=True)), by: value, **told})
-        return pl.DataFrame(out, infer_schema_length=None)
+        found = [arm.row(by) for arm in comparisons.arms(self.points, by, metric, reference)]
+        return pl.DataFrame(found, infer_schema_length=None)
 
     def cost(self, settings: Sequence[str] = ()) -> pl.DataFrame:
         """A row an attempt: GPU-hours, kWh, and price and carbon by the factors that its site profile declares.
@@ -119,24 +84,7 @@ class Sweep:
         `settings` are `cluster.cost.KEY=VALUE` words that take a factor's place. docs/results.md has the columns.
         RefusedError for a factor without a source, or a table that cannot be read.
         """
-        tried = self.attempts.filter(pl.col("attempt").is_not_null())
-        factors = {
-            told: _factors(with_cost(Cost(**json.loads(told or "{}")), settings))
-            for told in tried["cluster_cost"].unique()
-        }
-        rows = []
-        for row in tried.to_dicts():
-            source = row["power_source"] or row["unfinished_source"]
-            of_host = row["boundary"] == "host" or source_of(source or "").boundary == "host"
-            known = {
-                "power_source": source,
-                "boundary": None if source is None else "host" if of_host else "gpu",
-                "simulated": None if source is None else "simulated" in source.split(" + "),
-                "gpu_hours": None if of_host else _gpu_hours(row),
-            }
-            bill = cost.bill(_used(row), factors[row["cluster_cost"]])
-            rows.append({**row, **known, **bill})
-        frame = pl.from_arrow(pa.Table.from_pylist(rows, schema=COST))
+        frame = pl.from_arrow(bills.table(self.attempts.to_dicts(), settings))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -165,55 +113,7 @@ class Sweep:
         One entry a combination of the other choices that vary: those choices, and a row a cap. A null cap is a board
         as it was found. RefusedError where no point at the reference counts, or none beside it.
         """
-        if by not in ("control_power_limit_w", "control_sm_clock_mhz"):
-            raise RefusedError(f"{by}: not control_power_limit_w or control_sm_clock_mhz.")
-        rows = self.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
-        found = rows[by].unique().to_list()
-        if reference not in found or len(found) < 2:
-            there = ", ".join("null" if cap is None else str(cap) for cap in sorted(found, key=str))
-            raise RefusedError(
-                f"{by}: points that count have {there or 'none'}; a table needs the reference "
-                f"{'null' if reference is None else reference} and another. Rows where a cap was not in force do not "
-                "count (`not_applied`)."
-            )
-        others = _varying(rows, by)
-        rows = rows.sort(others, nulls_last=True, maintain_order=True) if others else rows
-        groups = rows.group_by(others, maintain_order=True) if others else [((), rows)]
-        out = []
-        for key, group in groups:
-            runs = {cap: _runs(group.filter(pl.col(by).eq_missing(cap))) for cap in found}
-            runs = {cap: of_cap for cap, of_cap in runs.items() if of_cap}
-            if reference in runs and len(runs) > 1:
-                chosen = dict(zip(others, key, strict=True))
-                out.append((chosen, caps.table(runs, reference)))
-        return out
-
-    def _comparable(self, by: str, metric: str) -> pl.DataFrame:
-        """The points that count and have the metric; RefusedError where no comparison can be made of them."""
-        if by not in CHOICE_KEYS:
-            raise RefusedError(
-                f"--by {by}: not a choice. The sweep varies {', '.join(_varying(self.points, None))}."
-            )
-        if metric not in POINT.names or not self.points[metric].dtype.is_numeric():
-            raise RefusedError(
-                f"--metric {metric}: not a number's column; docs/results.md has them."
-            )
-        rows = self.points.filter(pl.col("counts") & (pl.col(metric) > 0))
-        if rows[by].n_unique() < 2:
-            raise RefusedError(
-                f"{by}: {rows[by].n_unique()} value among the {len(rows)} points that count and have {metric}; "
-                "a comparison needs two."
-            )
-        kinds = rows.select("boundary", "simulated").unique(maintain_order=True).rows()
-        if of_watts(metric) and len(kinds) > 1:
-            told = ", ".join(
-                f"{boundary}{', simulated' if simulated else ''}" for boundary, simulated in kinds
-            )
-            raise RefusedError(
-                f"--metric {metric}: the points that count have joules of several kinds ({told}), of which there is no "
-                "ratio. Compare another metric, such as tokens_per_s."
-            )
-        return rows
+        return caps.by_cap(self.points, reference, by)
 
     def traces(self) -> pl.LazyFrame:
         """All readings of all GPUs that took part in finished attempts, with point_id, attempt, node and gpu_uuid."""
@@ -313,128 +213,6 @@ class Sweep:
                 f"{', '.join(map(str, _listed(row['reasons'])))}."
             )
         return figures.timeline(power, spans, row)
-
-
-def of_watts(metric: str) -> bool:
-    """Whether a column holds watts or joules, which a simulated meter makes up."""
-    return "energy" in metric or "power" in metric
-
-
-def _varying(rows: pl.DataFrame, beside: str | None) -> list[str]:
-    """The choices with more than one value, but for the repeat, `beside` and what follows from it or those before."""
-    names = [c for c in CHOICE_KEYS if c != "repeat" and not c.startswith(("cluster_", "power_"))]
-    out: list[str] = []
-    told = 1
-    for name in names:
-        if name == beside or rows[name].n_unique() < 2:
-            continue
-        if beside and rows.select(beside, name).n_unique() == rows[beside].n_unique():
-            continue
-        count = rows.select(*out, name).n_unique()
-        if count > told:
-            out.append(name)
-            told = count
-    return out
-
-
-def _values(rows: pl.DataFrame, metric: str) -> list[statistics.Value]:
-    """The repeats of one arm, with their sampling uncertainty where the metric is joules, and their boards."""
-    own = re.sub(r"_(j|w)$", r"_u_\1", metric)
-    u = pl.lit(0.0)
-    if own != metric and own in rows.columns:
-        u = pl.col(own)
-    elif "energy" in metric or "power" in metric:
-        u = pl.col(metric) * pl.col("energy_u_j") / pl.col("energy_j")
-    told = rows.select(pl.col(metric).cast(pl.Float64), u.fill_null(0.0).alias("u"), "boards")
-    return [statistics.Value(v, u_of, tuple(boards or ())) for v, u_of, boards in told.iter_rows()]
-
-
-def _break_even(rows: pl.DataFrame, base: pl.DataFrame) -> dict[str, object]:
-    """The extra host watts at which two arms cost the same a token, with its interval, or why there are none."""
-    arms: list[list[statistics.Run]] = []
-    for of in (rows, base):
-        known = of.filter((pl.col("energy_per_token_j") > 0) & (pl.col("tokens_per_s") > 0))
-        told = known.select("energy_per_token_j", 1.0 / pl.col("tokens_per_s"), "boards")
-        arms.append(
-            [(energy_j, s, tuple(boards or ())) for energy_j, s, boards in told.iter_rows()]
-        )
-    if not all(arms):
-        return {"break_even_why_not": "no output tokens are known"}
-    found = statistics.break_even(*arms)
-    return {f"break_even_{name}": value for name, value in vars(found).items()}
-
-
-def _gpu_hours(row: dict[str, Any]) -> float | None:
-    """The GPUs of an attempt times the time for which it had them, where both are known."""
-    declared = row["shards"] if row["cluster_gpu_model"] else None  # of one that no rank told of
-    gpus = row["gpus"] or len(row["boards"] or ()) or declared
-    seconds = row["attempt_s"] or row["unfinished_s"]
-    return gpus * seconds / cost.HOUR_S if gpus and seconds else None
-
-
-def _used(row: dict[str, Any]) -> cost.Used:
-    """What an attempt's row says that it took, and when."""
-    seconds = row["attempt_s"] or row["unfinished_s"]
-    energy_j = row["job_energy_j"]
-    if energy_j is not None and row["command"] is None:  # that of a command holds all phases
-        energy_j += row["reference_energy_j"] or 0.0
-    start_ns = None if row["started"] is None else round(row["started"].timestamp() * 1e9)
-    end_ns = None if start_ns is None or not seconds else start_ns + round(seconds * 1e9)
-    return cost.Used(
-        energy_j=row["unfinished_energy_j"] if energy_j is None else energy_j,
-        energy_per_token_j=row["energy_per_token_j"],
-        start_ns=start_ns,
-        end_ns=end_ns,
-    )
-
-
-def _factors(declared: Cost) -> cost.Factors:
-    """The factors as they can be used; RefusedError where one lacks its source, or its table cannot be read."""
-    check_cost(declared)
-    return cost.Factors(
-        price=_factor(
-            declared.price_per_kwh, declared.price_path, "price_per_kwh", declared.price_source
-        ),
-        currency=declared.currency,
-        carbon=_factor(
-            declared.carbon_g_per_kwh, declared.carbon_path, "g_per_kwh", declared.carbon_source
-        ),
-        pue=declared.pue,
-        pue_source=declared.pue_source,
-    )
-
-
-def _factor(
-    value: float | None, path: str | None, column: str, source: str | None
-) -> cost.Factor | None:
-    if value is not None:
-        return cost.Factor(source or "", (value,))
-    return None if path is None else _read_factor(path, column, source or "")
-
-
-def _read_factor(path: str, column: str, source: str) -> cost.Factor:
-    try:
-        return cost.table(Path(path).expanduser().read_text(), column, source)
-    except (OSError, ValueError, csv.Error) as error:
-        raise RefusedError(
-            f"{path}: {getattr(error, 'strerror', None) or error}. It has to be a CSV with the columns time (ISO 8601 "
-            f"with an offset, rising) and {column}."
-        ) from error
-
-
-def _runs(rows: pl.DataFrame) -> list[caps.Run]:
-    """The repeats at one cap."""
-    return [
-        caps.Run(
-            time_s=row["duration_s"],
-            energy_j=row["energy_j"],
-            energy_u_j=row["energy_u_j"] or 0.0,
-            tokens_per_s=row["tokens_per_s"],
-            boards=tuple(row["boards"] or ()),
-            bound=row["cap_bound"],
-        )
-        for row in rows.to_dicts()
-    ]
 
 
 def _listed(value: object) -> list[object]:

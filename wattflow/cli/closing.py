@@ -7,7 +7,7 @@ from wattflow.cli.failures import say_failures
 from wattflow.cli.printing import print_table, shown, talk
 from wattflow.collect import collect as collecting
 from wattflow.errors import WattflowError
-from wattflow.report.page import table
+from wattflow.report.terminal import table
 from wattflow.store.columns import REASONS
 from wattflow.submit import status as stage
 

@@ -6,19 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
+from wattflow.analysis import comparisons
 from wattflow.analysis import crosscheck as checking
 from wattflow.analysis import usage as spending
-from wattflow.analysis.caps import METRICS, OBJECTIVES, best, change
+from wattflow.analysis.caps import METRICS, OBJECTIVES, Row, best
+from wattflow.analysis.costs import factor_lines
 from wattflow.analysis.prometheus import Prometheus, read_token
-from wattflow.analysis.statistics import NONE
-from wattflow.analysis.sweep import of_watts, open_sweep
-from wattflow.analysis.tables import factor_lines, number
+from wattflow.analysis.statistics import Ratio
+from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, shown, talk
 from wattflow.errors import RefusedError
 from wattflow.report.export import export as write_export
-from wattflow.report.page import break_even, cost_table
 from wattflow.report.page import report as write_report
+from wattflow.report.terminal import cost_table
+from wattflow.report.text import break_even, change, heading, interval, mark, number
 
 
 def report(sweep: SweepArgument) -> None:
@@ -43,31 +45,34 @@ def compare(
     Ratios are paired by the boards that ran both settings.
     """
     opened = open_sweep(sweep)
-    rows = opened.compare(by, metric, reference).to_dicts()
+    arms = comparisons.arms(opened.points, by, metric, reference)
     if as_json:
-        print_json(rows)
+        print_json([arm.row(by) for arm in arms])
         return
-    named = [key for key in rows[0] if key in opened.points.columns and key != "boards"]
-    headings = [*named, "n", "boards", metric, "95 % interval", "ratio", "95 % interval"]
-    headings += ["break-even host, W", "verdict"]
-    mark = "~" if opened.points["simulated"].any() and of_watts(metric) else ""
+    simulated = mark(opened.points["simulated"].any())
+    own = simulated if comparisons.of_watts(metric) else ""
+    headings = [*arms[0].chosen, by, "n", "boards", metric, "95 % interval", "ratio"]
+    headings += ["95 % interval", "break-even host, W", "verdict"]
     print_table(
         headings,
         [
             [
-                *(row[key] for key in named),
-                row["n"],
-                row["boards"],
-                mark + number(row["mean"]),
-                _interval(row["low"], row["high"], mark),
-                "-" if row.get("ratio") is None else f"{row['ratio']:.4f}",
-                _interval(row.get("ratio_low"), row.get("ratio_high"), ""),
-                break_even(row, "~" if opened.points["simulated"].any() else ""),
-                _verdict(row),
+                *(*arm.chosen.values(), arm.value, arm.mean.n, arm.mean.boards),
+                number(arm.mean.mean, own),
+                interval(arm.mean.low, arm.mean.high, ".4g", own),
+                "-" if arm.ratio is None else f"{arm.ratio.ratio:.4f}",
+                "-" if arm.ratio is None else interval(arm.ratio.low, arm.ratio.high, ".4g"),
+                break_even(arm.break_even, simulated),
+                "reference" if arm.ratio is None else _verdict(arm.ratio),
             ]
-            for row in rows
+            for arm in arms
         ],
     )
+
+
+def _verdict(ratio: Ratio) -> str:
+    """Return how a ratio was found, and whether it is a difference."""
+    return f"{ratio.how}: {'established' if ratio.established else ratio.why_not}"
 
 
 def caps(
@@ -95,61 +100,49 @@ def caps(
     if not (reference.isdecimal() and reference.isascii()) and reference != "none":
         raise RefusedError(f"--reference {reference}: a whole number, or none for boards as found.")
     against = None if reference == "none" else int(reference)
-    by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
     opened = open_sweep(sweep)
-    found = opened.caps(against, by)
-    lines: list[dict[str, Any]] = [
-        {
-            **chosen,
-            "cap": "as found" if row.cap is None else row.cap,
-            "n": row.n,
-            "boards": row.boards,
-            "bound": row.bound,
-            **{metric: None if row.ratios is None else row.ratios[metric] for metric in METRICS},
-            **{f"break_even_{k}": v for k, v in vars(row.break_even or NONE).items()},
-        }
-        for chosen, rows in found
-        for row in rows
-    ]
+    found = opened.caps(against, "control_sm_clock_mhz" if clocks else "control_power_limit_w")
     winners = [(chosen, *best(rows, objective)) for chosen, rows in found]
     if as_json:
         print_json(
             {
                 "reference": against,
                 "objective": objective,
-                "rows": [
-                    {k: vars(v) if k in METRICS and v else v for k, v in line.items()}
-                    for line in lines
-                ],
+                "rows": [{**chosen, **row.row()} for chosen, rows in found for row in rows],
                 "best": [
                     {**chosen, "cap": row.cap, "established": sure} for chosen, row, sure in winners
                 ],
             }
         )
         return
-    named = list(found[0][0]) if found else []
-    headings = [*named, "MHz" if clocks else "cap, W", "n", "boards", "bound"]
-    headings += ["time, %", "energy, %", "token rate, %", "energy x time, %", "energy x time^2, %"]
-    headings += ["break-even host, W"]
+    unit = "MHz" if clocks else "W"
+    _print_caps(found, unit, mark(opened.points["simulated"].any()))
+    for chosen, row, sure in winners:
+        where = " ".join(f"{key}={value}" for key, value in chosen.items())
+        doubt = "" if sure or row.ratios is None else ", though the difference is not established"
+        cap = "the boards as found" if row.cap is None else f"{row.cap} {unit}"
+        talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
+
+
+def _print_caps(
+    found: Sequence[tuple[dict[str, Any], list[Row]]], unit: str, simulated: str
+) -> None:
+    """Print a row a cap or clock, with the other choices that vary."""
+    headings = [*(found[0][0] if found else []), "MHz" if unit == "MHz" else "cap, W"]
+    headings += ["n", "boards", "bound", "time, %", "energy, %", "token rate, %"]
+    headings += ["energy x time, %", "energy x time^2, %", "break-even host, W"]
     print_table(
         headings,
         [
             [
-                *(line[key] for key in (*named, "cap", "n", "boards", "bound")),
-                *(
-                    "reference" if line[metric] is None else change(line[metric])
-                    for metric in METRICS
-                ),
-                break_even(line, "~" if opened.points["simulated"].any() else ""),
+                *(*chosen.values(), row.name, row.n, row.boards, row.bound),
+                *(change(row.ratios[m]) if row.ratios else "reference" for m in METRICS),
+                break_even(row.break_even, simulated),
             ]
-            for line in lines
+            for chosen, rows in found
+            for row in rows
         ],
     )
-    for chosen, row, sure in winners:
-        where = " ".join(f"{key}={value}" for key, value in chosen.items())
-        doubt = "" if sure or row.ratios is None else ", though the difference is not established"
-        cap = "the boards as found" if row.cap is None else f"{row.cap} {'MHz' if clocks else 'W'}"
-        talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
 
 
 Factors = Annotated[
@@ -207,7 +200,7 @@ def usage(
         name for name in ("price", "currency", "carbon_g") if any(vars(row)[name] for row in shown)
     ]
     headings = ["sweep", "boundary", "attempts", "failed", "untold", "GPU-hours", "kWh"]
-    headings += [f"{kind.replace('_', ' ')}, kWh" for kind in kinds]
+    headings += [f"{heading(kind)}, kWh" for kind in kinds]
     headings += [{"carbon_g": "g CO2e"}.get(name, name) for name in priced]
     print_table(
         headings,
@@ -226,9 +219,8 @@ def usage(
 
 
 def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[Any]:
-
     def energy(value: float | None) -> str:
-        return ("~" if row.simulated and value else "") + number(value)
+        return number(value, mark(row.simulated and value))
 
     cells = [row.sweep, row.boundary, row.attempts, row.failed, row.untold, number(row.gpu_hours)]
     cells += [energy(row.total_kwh), *(energy(row.kwh[kind]) for kind in kinds)]
@@ -270,8 +262,7 @@ def crosscheck(
             [
                 *(row["point_id"], row["job_id"], row["source"], row["window"]),
                 number(row["seconds"]),
-                ("~" if row["simulated"] and row["energy_j"] is not None else "")
-                + number(row["energy_j"]),
+                number(row["energy_j"], mark(row["simulated"])),
                 *(number(row[name]) for name in ("site_energy_j", "site_energy_u_j")),
                 "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
                 row["why_not"] or row["remark"],
@@ -306,14 +297,3 @@ def export(
     *documents, _, text = write_export(opened, folder, timestamps=timestamps)
     print(text)
     talk(f"{len(documents)} attempts in {shown((folder / 'attempts').absolute())}")
-
-
-def _interval(low: float | None, high: float | None, mark: str) -> str:
-    return "-" if low is None or high is None else f"{mark}{low:.4g} to {mark}{high:.4g}"
-
-
-def _verdict(row: dict[str, Any]) -> str:
-    """How a ratio was found, and whether it is a difference."""
-    if row.get("ratio") is None:
-        return "reference"
-    return f"{row['how']}: {'established' if row['established'] else row['why_not']}"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wattflow.analysis.axes import choice_columns, varying
 from wattflow.cli.arguments import (
     AsJson,
     DryRun,
@@ -21,12 +22,13 @@ from wattflow.cli.follow import Follower, finish, follow_sweep
 from wattflow.cli.printing import print_json, print_table, shown, talk
 from wattflow.collect import collect as collecting
 from wattflow.config.checks import allowed
-from wattflow.config.choices import GROUPS, flat
+from wattflow.config.choices import GROUPS
 from wattflow.config.identity import DEFAULTS
 from wattflow.errors import WattflowError
 from wattflow.plan import grid, points
 from wattflow.plan.hydra import group_files
 from wattflow.run.local import run_serially
+from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume as resuming
 from wattflow.submit import send
@@ -91,12 +93,14 @@ def plan(
             }
         )
         return
-    varying = _varying(made.points)
+    chosen = [choice_values(p.choices) for p in made.points]
+    named = varying(choice_columns(chosen))
+    named += ["repeat"] if len({row["repeat"] for row in chosen}) > 1 else []
     print_table(
-        ["point_id", *varying, "note"],
+        ["point_id", *(CHOICE_KEYS[column] for column in named), "note"],
         [
-            [p.point_id, *(_leaf(p.choices, key) for key in varying), p.reason or ""]
-            for p in made.points
+            [p.point_id, *(row[column] for column in named), p.reason or ""]
+            for p, row in zip(made.points, chosen, strict=True)
         ],
     )
     talk("")
@@ -163,34 +167,6 @@ def _estimate(expected: dict[str, Any], time_min: int | None) -> str:
         too_long = f", more than its limit of {time_min} min" if longest_min > time_min else ""
         text += f"; the longest task {longest_min:.3g} min{too_long}"
     return text
-
-
-def _leaf(choices: dict[str, Any], key: str) -> Any:
-    value: Any = choices
-    for part in key.split("."):
-        value = value[part] if isinstance(value, dict) else None
-    return value
-
-
-def _varying(points: Sequence[Any]) -> list[str]:
-    """The keys whose values differ between points; a group stands for all of its keys."""
-    groups = {
-        "model": "model.name",
-        "dataset": "dataset.name",
-        "engine": "engine.name",
-        "cluster": "cluster.name",
-    }
-    seen: dict[str, set[str]] = {}
-    for point in points:
-        for key, value in flat(point.choices).items():
-            seen.setdefault(key, set()).add(repr(value))
-    varying = [key for key, values in seen.items() if len(values) > 1]
-    by_name = [name for name in groups.values() if name in varying]
-    return by_name + [
-        k
-        for k in varying
-        if k.split(".")[0] not in groups or f"{k.split('.')[0]}.name" not in by_name
-    ]
 
 
 def submit(

@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from wattflow.analysis.axes import choice_columns, varying
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish import archive, records, tables
 from wattflow.publish.pseudonyms import Pseudonyms, Surroundings, private_texts
 from wattflow.report import methods
+from wattflow.report.html import render
 from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
 from wattflow.store.files import read_json
@@ -325,11 +327,9 @@ def _write_papers(
     left_out: list[str],
 ) -> None:
     """Write what people read."""
-    from wattflow.report.html import render  # noqa: PLC0415 (loads polars)
-
     rows = points.to_pylist()
     (folder / CSV).write_text(points_csv(rows))
-    (folder / METHODS).write_text(_methods(rows, published))
+    (folder / METHODS).write_text(methods.text(rows, published))
     (folder / LOCK).write_text(methods.lock(published))
     tried = [row for row in rows if row["attempt"] is not None]
     ours = versions()
@@ -366,7 +366,7 @@ def csv_columns(rows: Sequence[Row]) -> list[str]:
     """Return the columns of points.csv: the choices that differ, and every figure that some row has."""
     first = ["point_id", "attempt", "status", "counts", "valid", "reasons"]
     figures = [name for name in POINT.names if name not in CHOICE_KEYS and name not in first]
-    chosen = dict.fromkeys(["model", "repeat", *methods.varying(rows)])
+    chosen = dict.fromkeys(["model", "repeat", *varying(choice_columns(rows))])
     return [
         *first,
         *chosen,
@@ -389,9 +389,3 @@ def csv_cell(value: Any) -> str:
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _methods(rows: Sequence[Row], records: Sequence[Mapping[str, Any]]) -> str:
-    table = "\n".join(methods.table_lines(rows))
-    text = "\n\n".join(methods.paragraphs(rows, records))
-    return f"# Methods\n\n{text}\n\n## Results\n\nMean and standard deviation over the repeats that count.\n\n{table}\n"

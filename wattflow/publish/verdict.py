@@ -14,6 +14,23 @@ Key = tuple[str, int | None]  # point_id, attempt
 _SETS = {"reasons", "boards", "node_names"}
 
 
+# --- values ---------------------------------------------------------------------------------------
+
+
+def same(published: Any, recomputed: Any) -> tuple[bool, float | None]:
+    """Return whether two values are equal, floats within the tolerance, and how far two floats differ by the larger."""
+    if not isinstance(published, float) or not isinstance(recomputed, float | int):
+        return type(published) is type(recomputed) and published == recomputed, None
+    if published == recomputed or (math.isnan(published) and math.isnan(recomputed)):
+        return True, 0.0
+    relative = abs(published - recomputed) / max(abs(published), abs(recomputed))
+    relative = relative if math.isfinite(relative) else math.inf
+    return relative <= TOLERANCE, relative
+
+
+# --- what was found -------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Difference:
     """One published value that does not come out again."""
@@ -47,6 +64,17 @@ class Checked:
     differences: list[Difference] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def compare(self, one: Difference) -> None:
+        """Count a pair of values, unless both are null, and keep it where they differ."""
+        published, recomputed = one.published, one.recomputed
+        if one.what in _SETS and isinstance(published, list) and isinstance(recomputed, list):
+            published, recomputed = sorted(published), sorted(recomputed)
+        equal, relative = same(published, recomputed)
+        self.figures += not (published is None and recomputed is None)
+        self.largest = max(self.largest, relative or 0.0)
+        if not equal:
+            self.differences.append(dataclasses.replace(one, relative=relative))
+
     @property
     def ok(self) -> bool:
         """Whether everything of it came out again."""
@@ -79,36 +107,6 @@ class Verdict:
 def named(key: Key) -> str:
     """A point, or an attempt at it, in words."""
     return f"point {key[0]}" + (f", attempt {key[1]}" if key[1] is not None else "")
-
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-def compare(checked: Checked, one: Difference) -> None:
-    """Count a pair of values, unless both are null, and keep it where they differ."""
-    published, recomputed = one.published, one.recomputed
-    checked.figures += not (published is None and recomputed is None)
-    relative = _relative(published, recomputed)
-    if relative is not None:
-        checked.largest = max(checked.largest, relative)
-        same = relative <= TOLERANCE
-    elif one.what in _SETS and isinstance(published, list) and isinstance(recomputed, list):
-        same = sorted(published) == sorted(recomputed)
-    else:
-        same = type(published) is type(recomputed) and published == recomputed
-    if not same:
-        checked.differences.append(dataclasses.replace(one, relative=relative))
-
-
-def _relative(published: Any, recomputed: Any) -> float | None:
-    """How far two floats differ, by the larger; null unless both are floats."""
-    if not isinstance(published, float) or not isinstance(recomputed, float | int):
-        return None
-    if published == recomputed or (math.isnan(published) and math.isnan(recomputed)):
-        return 0.0
-    larger = max(abs(published), abs(recomputed))
-    relative = abs(published - recomputed) / larger
-    return relative if math.isfinite(relative) else math.inf
 
 
 # --- for a person ---------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
-from wattflow.analysis.caps import Run, best, percent, table
+from wattflow.analysis.caps import Run, best, table
 from wattflow.collect.collect import collect
+from wattflow.report.text import percent
 
 # Table III of arXiv 2310.03003: change in percent against 250 W, by generation length and cap
 TIME = {256: {175: 6.23, 150: 15.33}, 512: {175: 6.51, 150: 21.70}, 1024: {175: 7.40, 150: 21.65}}
@@ -114,3 +115,20 @@ def test_a_board_as_found_comes_first():
     """Without a cap asked for, the board as it was found stands above all caps, and may be the reference."""
     runs = {300: runs_of(110.0, 800.0), None: runs_of(100.0, 1000.0), 400: runs_of(104.0, 900.0)}
     assert [row.cap for row in table(runs, None)] == [None, 400, 300]
+
+
+def test_caps_are_grouped_by_what_was_chosen_alone(tmp_path):
+    """Lengths 16 and 8, each with the sequence length that follows from it: two groups by one name, in order."""
+    points = [
+        choices(control__power_limit_w=cap, max_gen_len=length, max_seq_len=512 + length)
+        for length in (16, 8)
+        for cap in (400, 300)
+    ]
+    directory = make_sweep(tmp_path / "s", points)
+    for point in points:
+        limit_w = float(point["control"]["power_limit_w"])
+        make_attempt(directory, point, Made([Gpu("GPU-a")], limit_w=limit_w))
+    collect(directory)
+    found = wattflow.open_sweep(directory.path).caps(400)
+    assert [chosen for chosen, _ in found] == [{"max_gen_len": 8}, {"max_gen_len": 16}]
+    assert [[row.cap for row in rows] for _, rows in found] == [[400, 300]] * 2

@@ -5,8 +5,6 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
-from wattflow import open_sweep
-from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
 
@@ -53,23 +51,6 @@ def test_points_show_the_newest_where_none_counts(tmp_path):
         make_attempt(directory, point, Made([Gpu("GPU-a")], status="failed"))
     collect(directory)
     assert wattflow.open_sweep(directory.path).points["attempt"].to_list() == [2]
-
-
-def test_caps_are_told_apart_by_what_was_chosen_alone(tmp_path):
-    """Lengths 16 and 8, each with the sequence length that follows from it: two groups by one name, in order."""
-    points = [
-        choices(control__power_limit_w=cap, max_gen_len=length, max_seq_len=512 + length)
-        for length in (16, 8)
-        for cap in (400, 300)
-    ]
-    directory = make_sweep(tmp_path / "s", points)
-    for point in points:
-        limit_w = float(point["control"]["power_limit_w"])
-        make_attempt(directory, point, Made([Gpu("GPU-a")], limit_w=limit_w))
-    collect(directory)
-    found = wattflow.open_sweep(directory.path).caps(400)
-    assert [chosen for chosen, _ in found] == [{"max_gen_len": 8}, {"max_gen_len": 16}]
-    assert [[row.cap for row in rows] for _, rows in found] == [[400, 300]] * 2
 
 
 def test_phases_join_points(sweep):
@@ -136,90 +117,6 @@ def test_a_timeline_of_nothing(sweep):
     failed = sweep.points.filter(pl.col("status") == "failed")["point_id"][0]
     with pytest.raises(RefusedError, match="failed"):
         sweep.timeline(failed)
-
-
-def compared(tmp_path, boards_of_four):
-    """A sweep of batches 2 and 4 with three repeats each; 100 W and 90 W, on boards of 0, +10 and -10 %."""
-    gains = {"GPU-a": 1.0, "GPU-b": 1.1, "GPU-c": 0.9, "GPU-d": 1.0, "GPU-e": 1.1, "GPU-f": 0.9}
-    plan = [(2, 100.0, ["GPU-a", "GPU-b", "GPU-c"]), (4, 90.0, boards_of_four)]
-    points = [
-        (choices(batch_size=size, repeat=k), Gpu(board, constant(watts * gains[board])))
-        for size, watts, boards in plan
-        for k, board in enumerate(boards)
-    ]
-    sweep = make_sweep(tmp_path / "s", [point for point, _ in points])
-    for point, gpu in points:
-        make_attempt(sweep, point, Made([gpu]))
-    collect(sweep)
-    return open_sweep(sweep.path)
-
-
-def test_boards_that_ran_both_settings_cancel(tmp_path):
-    """10 % less on each of three boards that differ by 10 %: 0.9 exactly, paired and established."""
-    first, second = compared(tmp_path, ["GPU-a", "GPU-b", "GPU-c"]).compare("batch_size").to_dicts()
-    assert first["ratio"] is None
-    assert second["ratio"] == pytest.approx(0.9, rel=1e-4)
-    assert (second["how"], second["established"]) == ("paired", True)
-    assert (first["n"], first["boards"]) == (3, 3)
-    assert first["mean"] == pytest.approx(595 / 200 * 100 / 70, rel=1e-3)
-
-
-def test_other_boards_establish_nothing_small(tmp_path):
-    """The same joules from other boards are no difference of 10 %: the interval holds 1."""
-    told = compared(tmp_path, ["GPU-d", "GPU-e", "GPU-f"]).compare("batch_size", reference=2)
-    assert told["how"].to_list() == [None, "between boards"]
-    assert told["established"].to_list() == [None, False]
-
-
-@pytest.mark.parametrize(
-    ("by", "metric", "why"),
-    [
-        ("colour", "energy_per_token_j", "--by colour: not a choice"),
-        ("batch_size", "gpu_name", "--metric gpu_name: not a number"),
-        ("seed", "energy_per_token_j", "a comparison needs two"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(tmp_path, by, metric, why):
-    """A column that is no choice, one that is no number, and a choice with one value."""
-    with pytest.raises(RefusedError, match=why):
-        compared(tmp_path, ["GPU-a", "GPU-b", "GPU-c"]).compare(by, metric)
-
-
-def test_the_command_prints_ratio_and_verdict(tmp_path, capsys, monkeypatch):
-    """`wattflow compare` shows a row an arm with its interval, and how the ratio was found."""
-    sweep = compared(tmp_path, ["GPU-a", "GPU-b", "GPU-c"])
-    monkeypatch.setattr(
-        "sys.argv", ["wattflow", "compare", str(sweep.directory.path), "--by", "batch_size"]
-    )
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    head, base, other = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert head[0] == "batch_size"
-    assert base[-1] == "reference"
-    assert other[-1] == "paired: established"
-    assert "0.9000" in other
-
-
-def test_simulated_joules_establish_nothing(tmp_path):
-    """120 W and 90 W on one board, three repeats each: plain if measured, and no difference where made up."""
-    for source, boundary, established in (
-        ("nvml_buffer", "gpu", True),
-        ("simulated", "host", False),
-    ):
-        points = [choices(batch_size=size, repeat=k) for size in (2, 4) for k in range(3)]
-        sweep = make_sweep(tmp_path / source, points)
-        for point in points:
-            gpu = Gpu("GPU-a", constant(120.0 if point["batch_size"] == 2 else 90.0))
-            make_attempt(sweep, point, Made([gpu], source=source, boundary=boundary, counter=False))
-        collect(sweep)
-        opened = open_sweep(sweep.path)
-        told = opened.compare("batch_size").to_dicts()[1]
-        assert (told["established"], told["why_not"]) == (
-            established,
-            None if established else "simulated",
-        )
-        assert opened.compare("batch_size", "tokens_per_s").to_dicts()[1]["why_not"] != "simulated"
 
 
 def test_no_sweep_there(tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wattflow.analysis.statistics import Value, break_even, mean, propagated, ratio, student_t
+from wattflow.analysis.statistics import Value, break_even, mean, ratio, student_t
 
 
 def values(**by_board):
@@ -110,13 +110,6 @@ def test_a_ratio_reads_the_same_the_other_way_round():
     there, back = ratio(ours, theirs), ratio(theirs, ours)
     assert there.ratio * back.ratio == pytest.approx(1)
     assert there.low * back.high == pytest.approx(1)
-
-
-def test_uncertainty_of_a_ratio():
-    """3 % and 4 % make 5 %: 2.0 +- 0.1."""
-    assert propagated(Value(20.0, 0.6, ("a",)), Value(10.0, 0.4, ("a",))) == pytest.approx(
-        (2.0, 0.1)
-    )
 
 
 @pytest.mark.parametrize(("same_boards", "boards"), [(True, 4), (False, 5)])

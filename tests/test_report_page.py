@@ -1,27 +1,22 @@
 """The report: offline, readable, honest about what was simulated, and without an error in a real browser."""
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import zipfile
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from processes import bound
-from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
+from sweeps import Gpu, Made, choices, collected, constant, demo, make_attempt, make_sweep
 
 import wattflow
-from wattflow.analysis.axes import varying
-from wattflow.analysis.tables import number
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.publish.bundle import bundle
-from wattflow.report import methods
-from wattflow.report.page import cost_table, report, table
+from wattflow.report.page import read_embedded, report, shown
+from wattflow.report.terminal import cost_table
 from wattflow.store.tables import write_table
 
 BROWSER = (
@@ -56,78 +51,14 @@ def page(sweep):
     return report(sweep)
 
 
-def measured(tmp_path, *attempts, points=None):
-    """A collected sweep of measured attempts, a point each unless told."""
-    points = points or [choices(seed=i) for i in range(len(attempts))]
-    directory = make_sweep(tmp_path / "s", points)
-    for point, made in zip(points, attempts, strict=True):
-        make_attempt(directory, point, made)
-    collect(directory)
-    return wattflow.open_sweep(directory.path)
+def measured(tmp_path, *attempts, points=()):
+    """A collected sweep of measured attempts, a point each."""
+    return collected(tmp_path / "s", attempts, points)
 
 
 def body(path):
-    """The page without its scripts."""
-    return re.sub(r"<script.*?</script>", "", path.read_text(), flags=re.DOTALL)
-
-
-def test_axes_are_what_varies(sweep):
-    """Shards and batch size tell the points apart; what follows from them, and repeats, do not."""
-    assert varying(sweep.points.filter("counts")) == ["shards", "batch_size"]
-
-
-def test_table_of_means(sweep):
-    """Each combination has one row over its two repeats, its simulated watts and joules marked."""
-    rows = table(sweep)
-    assert [(row["shards"], row["batch_size"], row["n"]) for row in rows[:4]] == [
-        ("1", "4", "2"),
-        ("1", "8", "2"),
-        ("2", "4", "2"),
-        ("2", "8", "2"),
-    ]
-    for heading in ("W", "J/token", "J/response"):
-        assert all(row[heading].startswith("~") for row in rows[:4])
-    assert not rows[0]["tokens/s"].startswith("~")
-
-
-def test_table_says_why_there_is_no_number(sweep):
-    """Points that failed or cannot run have `-`, and why in place of a sensor."""
-    rows = table(sweep)[4:]
-    assert [row["J/token"] for row in rows] == ["-", "-"]
-    assert [row["source"] for row in rows] == ["failed", "infeasible"]
-
-
-def test_measured_watts_carry_no_mark(tmp_path):
-    """70 W over 200 tokens in 10 s, from the buffer, print as 70.0 W and 3.50 J/token."""
-    made = Made([Gpu("GPU-a")], decode_s=3.5, pause_s=1.0)
-    (row,) = table(measured(tmp_path, made))
-    assert (row["W"], row["J/token"], row["source"]) == ("70.0", "3.50", "nvml_buffer (gpu)")
-
-
-def test_means_leave_out_what_does_not_count(tmp_path):
-    """Of three repeats at 70, 80 and a failed one, n is 2 and the mean is 75 W."""
-    points = [choices(repeat=i) for i in range(3)]
-    made = [Made([Gpu("GPU-a", constant(w))]) for w in (70.0, 80.0)]
-    sweep = measured(tmp_path, *made, Made([Gpu("GPU-a")], status="failed"), points=points)
-    (row,) = table(sweep)
-    assert (row["n"], row["W"]) == ("2", "75.0")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (0, "0"),
-        (0.01234, "0.0123"),
-        (1.1, "1.10"),
-        (85.66, "85.7"),
-        (99.98, "100"),
-        (12345.6, "12,346"),
-    ],
-)
-def test_numbers_read_well(value, text):
-    """Three digits, or all before the point with commas."""
-    assert number(value) == text
+    """The page without its scripts, each stretch of blanks as one."""
+    return " ".join(re.sub(r"<script.*?</script>", "", path.read_text(), flags=re.DOTALL).split())
 
 
 def test_the_page_stands_alone(page):
@@ -171,8 +102,8 @@ def test_activity_and_occupancy_stand_apart(tmp_path):
     section = use_of(tmp_path, filled)
     assert "Activity is not occupancy" in section
     heads = ["a kernel ran, % of time", "memory full, GiB"]
-    assert re.findall(r"<th class=n>([^<]*)", section) == heads
-    assert re.findall(r"<td class=n>([^<]*)", section) == ["90.0", "40.0"]
+    assert re.findall(r'<th class="n">([^<]*)', section) == heads
+    assert re.findall(r'<td class="n">([^<]*)', section) == ["90.0", "40.0"]
 
 
 def test_no_use_is_shown_that_no_sensor_told(tmp_path):
@@ -214,7 +145,7 @@ def test_the_page_has_comparisons_and_costs(page):
     assert "no price, carbon factor or PUE is declared" in text
     assert "break-even host, W" in text
     assert "the cheaper one is also faster" in text
-    assert "<td class=n>~0.000" in text
+    assert '<td class="n">~0.000' in text
 
 
 def test_rows_of_comparisons_and_costs_stand_in_order(tmp_path):
@@ -246,9 +177,8 @@ def test_a_line_leads_through_numbers_only(tmp_path):
     ):
         made = [Made([Gpu("GPU-a")]) for _ in points]
         page = report(measured(tmp_path / name, *made, points=points)).read_text()
-        specs = page.partition('<script id="specs"')[2].partition("</script>")[0]
-        by_choice = json.loads(specs.partition(">")[2])[0]
-        assert ('"line"' in json.dumps(by_choice)) == joined
+        by_choice = re.search(r'<div class="figure"><script[^>]*>(.*?)</script>', page)[1]
+        assert ('"line"' in by_choice) == joined
 
 
 def of_two_kinds(tmp_path):
@@ -271,25 +201,39 @@ def test_simulated_joules_are_not_added_to_measured_ones(tmp_path):
     assert len(sweep.compare("batch_size", "tokens_per_s")) == 2
 
 
-def test_a_bundle_adds_neither(tmp_path):
-    """README.md and the means of METHODS.md keep them apart too, also where they are repeats of one setting."""
-    rows = [
-        {**row, "batch_size": 4, "repeat": i}
-        for i, row in enumerate(of_two_kinds(tmp_path).points.to_dicts())
-    ]
-    bundle(of_two_kinds(tmp_path / "again").directory, tmp_path / "b.zip")
-    with zipfile.ZipFile(tmp_path / "b.zip") as packed:
-        assert "1,700.0 J (gpu), ~1,700.0 J (host)" in packed.read("README.md").decode()
-    _, *means = methods.table(rows)
-    assert [line[-1] for line in means] == ["1700", "~1700"]
-
-
 def test_hostile_words_stay_words(tmp_path):
     """A label that holds markup, or the end of a script, is shown and not obeyed."""
     point = choices(model__name="</script><img src=x onerror=alert(1)>")
     page = report(measured(tmp_path, Made([Gpu("GPU-a")]), points=[point])).read_text()
     assert "<img src=x" not in page
     assert "&lt;img" in page
+
+
+def test_the_figures_stand_in_the_page_as_json(tmp_path):
+    """70 W over 8.5 s and 200 tokens are 595 J and 2.975 J/token, also where a label ends a script."""
+    point = choices(model__name="</script><b>")
+    page = report(measured(tmp_path, Made([Gpu("GPU-a")]), points=[point])).read_text()
+    held = read_embedded(page)
+    assert held["version"] == 1
+    assert held["cards"]["energies"] == [
+        {"energy_j": pytest.approx(595.0), "boundary": "gpu", "simulated": False}
+    ]
+    (row,) = held["results"]
+    assert row["chosen"] == {"model": "</script><b>"}
+    assert row["means"]["energy_per_token_j"] == {"mean": pytest.approx(2.975), "sd": None}
+
+
+def test_a_page_from_before_has_no_figures():
+    """A report of an older version holds no JSON of figures, which is no error."""
+    assert (
+        read_embedded("<html><script id='specs' type='application/json'>[]</script></html>") is None
+    )
+
+
+def test_what_a_page_shows_is_read_piece_by_piece():
+    """Text of the elements that show figures, by their ids; that of others is left out."""
+    page = "<section id='cards'><b>8\n of 9</b> <b>~3 J</b></section><section><b>x</b></section>"
+    assert shown(page) == {"cards": ["8 of 9", "~3 J"]}
 
 
 def test_a_sweep_without_numbers_has_a_report(tmp_path):

@@ -1,0 +1,106 @@
+"""What each attempt took and costs: GPU-hours, kWh, price and carbon, by the factors that its site profile declares."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from wattflow.analysis import cost
+from wattflow.config.checks import check_cost
+from wattflow.config.choices import Cost
+from wattflow.config.overrides import with_cost
+from wattflow.errors import RefusedError
+from wattflow.store.columns import COST
+from wattflow.store.sources import source_of
+
+Row = Mapping[str, Any]  # of results/points.parquet
+
+
+def table(rows: Sequence[Row], settings: Sequence[str] = ()) -> pa.Table:
+    """Return a row of columns.COST an attempt; `settings` are `cluster.cost.KEY=VALUE`, in place of what is declared.
+
+    RefusedError for a factor without a source, or a table of factors that cannot be read.
+    """
+    tried = [row for row in rows if row["attempt"] is not None]
+    factors = {
+        declared: _factors(with_cost(Cost(**json.loads(declared or "{}")), settings))
+        for declared in dict.fromkeys(row["cluster_cost"] for row in tried)
+    }
+    bills = [
+        {**row, **_kind(row), **vars(cost.bill(_used(row), factors[row["cluster_cost"]]))}
+        for row in tried
+    ]
+    return pa.Table.from_pylist(bills, schema=COST)
+
+
+def _kind(row: Row) -> dict[str, Any]:
+    """Return what the joules of an attempt are of, also of one that did not finish, and its GPU-hours."""
+    source = row["power_source"] or row["unfinished_source"]
+    of_host = row["boundary"] == "host" or source_of(source or "").boundary == "host"
+    return {
+        "power_source": source,
+        "boundary": None if source is None else "host" if of_host else "gpu",
+        "simulated": None if source is None else "simulated" in source.split(" + "),
+        "gpu_hours": None if of_host else _gpu_hours(row),
+    }
+
+
+def _gpu_hours(row: Row) -> float | None:
+    """The GPUs of an attempt times the time for which it had them, where both are known."""
+    declared = row["shards"] if row["cluster_gpu_model"] else None  # of one that no rank told of
+    gpus = row["gpus"] or len(row["boards"] or ()) or declared
+    seconds = row["attempt_s"] or row["unfinished_s"]
+    return gpus * seconds / cost.HOUR_S if gpus and seconds else None
+
+
+def _used(row: Row) -> cost.Used:
+    """What an attempt's row says that it took, and when."""
+    seconds = row["attempt_s"] or row["unfinished_s"]
+    energy_j = row["job_energy_j"]
+    if energy_j is not None and row["command"] is None:  # that of a command holds all phases
+        energy_j += row["reference_energy_j"] or 0.0
+    start_ns = None if row["started"] is None else round(row["started"].timestamp() * 1e9)
+    end_ns = None if start_ns is None or not seconds else start_ns + round(seconds * 1e9)
+    return cost.Used(
+        energy_j=row["unfinished_energy_j"] if energy_j is None else energy_j,
+        energy_per_token_j=row["energy_per_token_j"],
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
+
+
+def _factors(declared: Cost) -> cost.Factors:
+    """The factors as they can be used; RefusedError where one lacks its source, or its table cannot be read."""
+    check_cost(declared)
+    return cost.Factors(
+        price=_factor(
+            declared.price_per_kwh, declared.price_path, "price_per_kwh", declared.price_source
+        ),
+        currency=declared.currency,
+        carbon=_factor(
+            declared.carbon_g_per_kwh, declared.carbon_path, "g_per_kwh", declared.carbon_source
+        ),
+        pue=declared.pue,
+        pue_source=declared.pue_source,
+    )
+
+
+def _factor(
+    value: float | None, path: str | None, column: str, source: str | None
+) -> cost.Factor | None:
+    if value is not None:
+        return cost.Factor(source or "", (value,))
+    return None if path is None else _read_factor(path, column, source or "")
+
+
+def _read_factor(path: str, column: str, source: str) -> cost.Factor:
+    try:
+        return cost.table(Path(path).expanduser().read_text(), column, source)
+    except (OSError, ValueError, csv.Error) as error:
+        raise RefusedError(
+            f"{path}: {getattr(error, 'strerror', None) or error}. It has to be a CSV with the columns time (ISO 8601 "
+            f"with an offset, rising) and {column}."
+        ) from error

@@ -1,0 +1,116 @@
+"""Means over repeats: one row of a table for each setting, that is each combination of the axes under one sensor."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]  # of results/points.parquet
+
+FIGURES = (
+    "tokens_per_s",
+    "words_per_s",
+    "responses_per_s",
+    "power_w",
+    "energy_per_token_j",
+    "energy_per_response_j",
+)
+APART = ("boundary", "simulated", "power_source")  # joules that differ in one of these have no mean
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a figure over repeats, and their standard deviation; null where it is not known, or of one repeat."""
+
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The repeats of one combination of axes under one sensor."""
+
+    chosen: dict[str, Any]  # the value of each axis
+    boundary: str | None
+    simulated: bool | None
+    power_source: str | None
+    n: int  # repeats that count
+    means: dict[str, Mean]  # over these, by column
+    reasons: list[str]  # of all of them
+
+
+def settings(
+    rows: Iterable[Row],
+    axes: Sequence[str],
+    columns: Sequence[str] = FIGURES,
+    apart: Sequence[str] = APART,
+) -> list[Setting]:
+    """Return the settings in order of their axes, also those of which no repeat counts.
+
+    A repeat that never came to measure belongs to the others of its combination.
+    """
+    combinations: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        combinations.setdefault(tuple(row[axis] for axis in axes), []).append(row)
+    found = []
+    for key in sorted(combinations, key=nulls_last):
+        alike = combinations[key]
+        first = {
+            name: next((r[name] for r in alike if r[name] is not None), None) for name in APART
+        }
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in alike:
+            known = {name: first[name] if row[name] is None else row[name] for name in apart}
+            groups.setdefault(tuple(known.values()), []).append(row)
+        for values, repeats in groups.items():
+            kind = {**first, **dict(zip(apart, values, strict=True))}
+            found.append(_setting(dict(zip(axes, key, strict=True)), kind, repeats, columns))
+    return found
+
+
+def _setting(
+    chosen: dict[str, Any], kind: Mapping[str, Any], repeats: Sequence[Row], columns: Sequence[str]
+) -> Setting:
+    counting = [row for row in repeats if row["counts"]]
+    return Setting(
+        chosen=chosen,
+        boundary=kind["boundary"],
+        simulated=kind["simulated"],
+        power_source=kind["power_source"],
+        n=len(counting),
+        means={name: mean([row[name] for row in counting]) for name in columns},
+        reasons=list(dict.fromkeys(reason for row in repeats for reason in row["reasons"])),
+    )
+
+
+def mean(values: Iterable[float | None]) -> Mean:
+    """Return the mean and the standard deviation of what is known."""
+    known = [value for value in values if value is not None]
+    return Mean(
+        statistics.fmean(known) if known else None,
+        statistics.stdev(known) if len(known) > 1 else None,
+    )
+
+
+def nulls_last(key: Sequence[Any]) -> list[tuple[bool, Any]]:
+    """Return what a combination of choices is sorted by."""
+    return [(value is None, value) for value in key]
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The joules of the points that count, of one boundary, either measured or simulated: others make no sum."""
+
+    energy_j: float
+    boundary: str
+    simulated: bool
+
+
+def energies(rows: Iterable[Row]) -> list[Energy]:
+    """Return the joules that count, those of each boundary and what was simulated apart."""
+    sums: dict[tuple[str, bool], float] = {}
+    for row in rows:
+        if row["counts"]:
+            kind = (row["boundary"], row["simulated"])
+            sums[kind] = sums.get(kind, 0.0) + (row["energy_j"] or 0.0)
+    return [Energy(energy_j, *kind) for kind, energy_j in sums.items()]

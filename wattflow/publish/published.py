@@ -1,0 +1,100 @@
+"""The results of a sweep as they were published: tables that `verify` recomputes."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from wattflow import __version__
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.publish.verdict import Key
+from wattflow.store.columns import PHASE, POINT
+from wattflow.store.grid import GridPoint
+from wattflow.store.layout import SweepDir
+from wattflow.store.tables import read_table
+
+Row = dict[str, Any]
+
+NO_FIGURES = {"record_stamp_ns"}  # when a record was written, and in a bundle nothing
+
+
+@dataclass(frozen=True)
+class Published:
+    """The tables of one sweep's results and its grid, read and never written."""
+
+    sweep: SweepDir
+    bundled: bool
+    measured: bool  # of a command under `measure`
+    made_by: str  # the wattflow that wrote the results
+    grid: list[GridPoint]
+    points: Mapping[Key, Row]
+    phases: Mapping[Key, list[Row]]
+    doubled: list[Key]  # that stand twice among the points
+    columns: list[str]  # those of the points that are compared
+    absent: list[str]  # columns of this version that the points lack
+    unknown: list[str]  # columns of the points that this version does not know
+
+    @property
+    def damaged(self) -> set[Key]:
+        """Attempts whose files were damaged when they were collected, of which a bundle has none."""
+        return {
+            key
+            for key, row in self.points.items()
+            if self.bundled and "damaged" in (row["reasons"] or ()) and not row["counts"]
+        }
+
+    def notes(self) -> list[str]:
+        """Return what is not compared, and what may differ for the version alone."""
+        out = []
+        if self.made_by != __version__:
+            out.append(
+                f"the results were made by wattflow {self.made_by}, and this is {__version__}: figures may differ for "
+                "that alone. Verify with the version that made them, or collect anew."
+            )
+        if self.absent:
+            out.append(
+                "the results were made by an older wattflow: they lack columns that this one makes, and their figures "
+                f"may differ for that alone. Not compared: {', '.join(self.absent)}."
+            )
+        if self.unknown:
+            out.append(f"columns unknown to this version, not compared: {', '.join(self.unknown)}.")
+        if not self.bundled and not self.sweep.traces.is_dir():
+            out.append(
+                "results/traces is not there, so the raw traces have no second copy to be held against."
+            )
+        return out
+
+
+def read(sweep: SweepDir, *, bundled: bool) -> Published:
+    """Return the tables of a sweep; RefusedError where there are no results, or a table is none."""
+    try:
+        grid = sweep.points()
+        points = read_table(sweep.points_path, POINT)
+        phases = read_table(sweep.phases_path, PHASE)
+        there = set(pq.read_schema(sweep.points_path).names)
+    except FileNotFoundError:
+        raise RefusedError(
+            f"{sweep.path}: no results to verify. Run `wattflow collect {sweep.path}` first."
+        ) from None
+    except DamagedError as error:
+        raise RefusedError(str(error)) from error
+    keyed = [((row["point_id"], row["attempt"]), row) for row in points.to_pylist()]
+    of_attempts: dict[Key, list[Row]] = defaultdict(list)
+    for row in phases.to_pylist():
+        of_attempts[row["point_id"], row["attempt"]].append(row)
+    times = Counter(key for key, _ in keyed)
+    return Published(
+        sweep=sweep,
+        bundled=bundled,
+        measured=sweep.measured_path.is_file(),
+        made_by=(points.schema.metadata or {}).get(b"wattflow", b"?").decode(errors="replace"),
+        grid=grid,
+        points=dict(keyed),
+        phases=dict(of_attempts),
+        doubled=[key for key, n in times.items() for _ in range(n - 1)],
+        columns=[name for name in POINT.names if name in there - NO_FIGURES],
+        absent=sorted(set(POINT.names) - there),
+        unknown=sorted(there - set(POINT.names)),
+    )

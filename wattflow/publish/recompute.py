@@ -1,0 +1,250 @@
+"""Every attempt of a sweep once more from its traces and timings, compared with what was published of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wattflow.collect.attempt import collect_attempt
+from wattflow.collect.collect import newest_valid, untried
+from wattflow.collect.reading import Collected
+from wattflow.config import choices as config_choices
+from wattflow.config import identity
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.publish.copies import Copies
+from wattflow.publish.published import Published, Row
+from wattflow.publish.verdict import Checked, Difference, Key, Verdict, named
+from wattflow.store.columns import PHASE
+from wattflow.store.grid import GridPoint
+from wattflow.store.layout import AttemptDir
+from wattflow.store.schema import Record
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
+
+
+class Recomputation:
+    """All attempts of what was published, recomputed: what differs, the rows that came out, and the records read."""
+
+    def __init__(self, published: Published, verdict: Verdict) -> None:
+        """Recompute all of it; what concerns no attempt alone goes into the verdict."""
+        self._published, self._verdict = published, verdict
+        self._copies = Copies(published.sweep)
+        self.checked: dict[Key, Checked] = {}
+        self.rows: dict[Key, Row] = {}
+        self.records: list[Record] = []
+        for point in published.grid:
+            self._check_point(point)
+        self._check_counts()
+        self._check_keys()
+
+    def _check_point(self, point: GridPoint) -> None:
+        point_id = point.point_id
+        problem: str | None = None
+        try:
+            choices = point.choices()
+            problem = self._wrong_id(point_id, choices)
+            attempts = self._published.sweep.attempts(point_id)
+            blank = untried(point, choices)
+        except (
+            RefusedError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            self._verdict.problems.append(f"point {point_id!a}: its choices are none ({error!a}).")
+            return
+        if not attempts and not any(key[0] == point_id for key in self._published.damaged):
+            self._compare(Collected(blank, [], {}), problem)
+        for attempt in attempts:
+            self._check_attempt(attempt, choices, problem)
+
+    def _wrong_id(self, point_id: str, choices: dict[str, Any]) -> str | None:
+        """Return why a point_id is not the hash of its choices; null where it is, or where a bundle withholds them."""
+        if self._published.measured and self._published.bundled:
+            self._verdict.withheld_ids += 1
+            return None
+        command = choices["measure"]["command"] if self._published.measured else None
+        made = identity.point_id(choices) if command is None else identity.command_id(command)
+        if made == point_id:
+            self._verdict.right_ids += 1
+            return None
+        return f"its choices are not those of {point_id}: they hash to {made}."
+
+    def _check_attempt(
+        self, attempt: AttemptDir, choices: dict[str, Any], problem: str | None
+    ) -> None:
+        key: Key = (attempt.point_id, attempt.number)
+        problems = []
+        try:
+            record = attempt.read_record()
+            if record is not None:
+                self.records.append(record)
+                if self._published.bundled:
+                    _check_names(record)
+                if not self._published.measured:
+                    problems += _other_choices(record, choices)
+                row = self._published.points.get(key)
+                if record["status"] == "finished" and (row is None or row["valid"]):
+                    problems += _strange_traces(attempt, record)
+                # of others, why they count in no figure is a reason in their row
+                if self._published.measured and "choices" in record:
+                    choices = dict(record["choices"])
+        except RefusedError:
+            raise
+        except (DamagedError, LookupError, TypeError, AttributeError, ValueError) as error:
+            problems.append(f"record.json is none ({error!a}).")
+            record = None
+        one = collect_attempt(attempt, choices)
+        checked = self._compare(one, problem)
+        if checked.damaged:
+            return
+        checked.problems[:0] = problems  # causes before their effects
+        if record is not None:
+            checked.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
+
+    def _compare(self, one: Collected, problem: str | None) -> Checked:
+        """Compare one recomputed row, and its phases, with what was published."""
+        row = one.point
+        key: Key = (row["point_id"], row["attempt"])
+        published = self._published.points.get(key)
+        self.rows[key] = row
+        checked = self.checked[key] = Checked(
+            point_id=row["point_id"],
+            attempt=row["attempt"],
+            status=(published or row)["status"],
+            counts=bool(published and published["counts"]),
+            simulated=bool(row["simulated"]),
+            energy_j=published["energy_j"] if published else None,
+            recomputed_j=row["energy_j"],
+            **{name: row[name] for name in ("gpus", "samples", "samples_expected", "coverage")},
+        )
+        if problem is not None:
+            checked.problems.append(problem)
+        if published is None:
+            if row["status"] == "running":
+                self._verdict.notes.append(f"{named(key)}: not collected yet.")
+            else:
+                checked.problems.append("not in the results. `wattflow collect` adds it.")
+            return checked
+        damaged = "damaged" in (published["reasons"] or ()) and not published["counts"]
+        checked.damaged = damaged and "damaged" in row["reasons"]
+        if checked.damaged:
+            return checked
+        for column in self._published.columns:
+            if column != "counts":
+                checked.compare(Difference("points", column, published[column], row[column]))
+        _compare_phases(checked, self._published.phases.get(key, []), one.phases)
+        stale = published["record_stamp_ns"] not in (None, row["record_stamp_ns"])
+        if checked.differences and stale:
+            self._verdict.notes.append(
+                f"{named(key)}: its record was written, or copied, after the results were made. If its files are "
+                "right, `wattflow collect` makes the results anew."
+            )
+        return checked
+
+    def _check_counts(self) -> None:
+        """Compare which attempts count: it follows from all rows together."""
+        keys = list(self.rows)
+        counting = newest_valid([(key[0], bool(self.rows[key]["valid"])) for key in keys])
+        for i, key in enumerate(keys):
+            self.rows[key]["counts"] = i in counting
+            if key in self._published.points:
+                published = bool(self._published.points[key]["counts"])
+                self.checked[key].compare(Difference("points", "counts", published, i in counting))
+
+    def _check_keys(self) -> None:
+        """Find rows of the results that are of no point or attempt, or stand there twice."""
+        problems = self._verdict.problems
+        grid = {point.point_id for point in self._published.grid}
+        damaged = self._published.damaged
+        for key, row in self._published.points.items():
+            if key[0] in grid and key not in self.rows:
+                if key in damaged:
+                    self.checked[key] = Checked(*key, row["status"], False, False, damaged=True)
+                else:
+                    problems.append(f"{named(key)}: in the results, and not on disk.")
+        problems += [
+            f"{named(key)}: in the results and not in the grid."
+            for key in self._published.points
+            if key[0] not in grid
+        ]
+        problems += [f"{named(key)}: twice in the results." for key in self._published.doubled]
+        problems += [
+            f"{named(key)}: has phases in the results and no row among the points."
+            for key in self._published.phases
+            if key not in self._published.points
+        ]
+
+
+# --- one record -----------------------------------------------------------------------------------
+
+
+def _other_choices(record: Record, choices: Mapping[str, Any]) -> list[str]:
+    """Return where a record's choices are not those of the grid."""
+    theirs = record.get("choices", choices)
+    if theirs == choices:
+        return []
+    ours, others = config_choices.flat(dict(choices)), config_choices.flat(dict(theirs))
+    keys = sorted(k for k in {*ours, *others} if ours.get(k) != others.get(k))
+    values = ", ".join(f"{k} {ours.get(k)!a} and {others.get(k)!a}" for k in keys[:5])
+    return [f"grid.parquet and record.json differ in {values}."]
+
+
+def _strange_traces(attempt: AttemptDir, record: Record) -> list[str]:
+    """Return which devices of a record have no trace, and which traces are of none of its devices."""
+    ranks = {(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
+    nodes = record["nodes"]
+    devices = {(info["node"], one["uuid"]) for info in nodes for one in info["devices"]}
+    hosts = {(info["node"], host["uuid"]) for info in nodes if (host := info.get("host"))}
+    problems = []
+    strange = sorted(uuid for _, uuid in ranks - devices)
+    if strange:
+        problems.append(f"ranks ran on {', '.join(strange)}, which no node of the record measured.")
+    wanted = {attempt.trace_path(*device).name: device for device in ranks | devices}
+    allowed = {*wanted, *(attempt.trace_path(*device).name for device in hosts)}
+    there = {path.name for path in (attempt.path / "traces").glob("*.parquet")}
+    problems += [
+        f"GPU {wanted[name][1]} of the record has no trace." for name in sorted(set(wanted) - there)
+    ]
+    return problems + [
+        f"traces/{name}: a trace of no device of the record." for name in sorted(there - allowed)
+    ]
+
+
+def _check_names(record: Record) -> None:
+    """RefusedError where a record's node or device is no plain name, since paths are made of them."""
+    names = [name for rank in record.get("ranks", []) for name in (rank["node"], rank["gpu_uuid"])]
+    for info in record.get("nodes", []):
+        host = info.get("host")
+        names += [info["node"], *(device["uuid"] for device in info["devices"])]
+        names += [host["uuid"]] if host else []
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or "/" in name:
+            raise RefusedError(f"a record names a node or device {str(name)[:200]!a}: not a name.")
+
+
+# --- phases ---------------------------------------------------------------------------------------
+
+
+def _compare_phases(checked: Checked, published: Sequence[Row], recomputed: Sequence[Row]) -> None:
+    ours = {_phase_of(row): row for row in recomputed}
+    theirs = {_phase_of(row): row for row in published}
+    if len(theirs) < len(published):
+        checked.problems.append("a phase of a device stands twice in phases.parquet.")
+    for some, what in (
+        (theirs.keys() - ours.keys(), "in phases.parquet do not come out again"),
+        (ours.keys() - theirs.keys(), "are not in phases.parquet"),
+    ):
+        if some:
+            phase, _, uuid = min(some, key=str)
+            checked.problems.append(f"{len(some)} phases {what}, such as {phase} of {uuid}.")
+    for key in (key for key in theirs if key in ours):
+        phase, _, uuid = key
+        for column in PHASE.names:
+            values = theirs[key][column], ours[key][column]
+            checked.compare(Difference("phases", f"{phase} {column}", *values, device=uuid))
+
+
+def _phase_of(row: Row) -> tuple[str, str, str]:
+    return row["phase"], row["node"], row["gpu_uuid"]

@@ -1,0 +1,349 @@
+"""What the sections of a report show, as values: `page.html.j2` lays them out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from wattflow import __version__
+from wattflow.analysis import caps, comparisons
+from wattflow.analysis.axes import axes_of, is_measured, varying
+from wattflow.analysis.caps import Row as Cap
+from wattflow.analysis.comparisons import Arm
+from wattflow.analysis.costs import factor_lines
+from wattflow.analysis.means import FIGURES, Energy, Setting, energies, settings
+from wattflow.analysis.sweep import Sweep
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.report.terminal import cost_table
+from wattflow.report.text import heading
+from wattflow.store.columns import CROSSCHECK, REASONS
+from wattflow.store.sources import source_of
+from wattflow.store.tables import read_table
+
+TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
+COMPARED = 40  # rows of a comparison that are shown; `wattflow compare` has all
+
+Chart = dict[str, Any]  # a Vega-Lite specification
+
+# What was busy, then what was full. The paper's Tables IV and V print the first and the fifth as "utilization".
+USE = {
+    "gpu_activity_pct": "a kernel ran, % of time",
+    "sm_activity_pct": "SMs at work, %",
+    "sm_occupancy_pct": "warps resident, %",
+    "tensor_activity_pct": "tensor cores, %",
+    "memory_activity_pct": "memory touched, % of time",
+    "dram_activity_pct": "memory bandwidth, %",
+    "memory_used_bytes": "memory full, GiB",
+}
+
+
+# --- figures: what follows from the tables of results alone ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Cards:
+    """A sweep in four numbers."""
+
+    counting: int  # points that count
+    feasible: int
+    attempts: int
+    tokens: float | None  # kept, of the points that count; null where none of them knows
+    energies: list[Energy]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The values of one choice, each against the first one that shares all other choices."""
+
+    by: str
+    others: list[str]  # the other choices that vary
+    arms: list[Arm]  # those that have a ratio
+
+
+@dataclass(frozen=True)
+class Best:
+    """The cap that takes the least by an objective."""
+
+    objective: str
+    cap: int | None  # null: boards as found
+    established: bool  # also where it is the reference itself
+
+
+@dataclass(frozen=True)
+class CapTable:
+    """What caps change for one combination of the other choices."""
+
+    chosen: dict[str, Any]
+    rows: list[Cap]
+    best: list[Best]
+
+
+@dataclass(frozen=True)
+class Board:
+    """The power of one board under the reference load, over n phases, and over the mean of all boards."""
+
+    node: str
+    gpu_uuid: str
+    n: int
+    power_w: float
+    power_sd_w: float | None
+    relative: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a report that `verify` holds to the tables of results; the page has them as JSON, too."""
+
+    cards: Cards
+    axes: list[str]
+    results: list[Setting]
+    comparisons: list[Comparison]
+    use: list[Setting]  # means of those columns of USE that are known
+    caps: list[CapTable]
+    caps_reference: int | None
+    boards: list[Board]
+    simulated: bool  # whether any point was
+
+
+def figures(sweep: Sweep) -> Figures:
+    """Return the figures of a sweep's report."""
+    points = sweep.points
+    axes = axes_of(points)
+    rows = points.select(
+        "counts", "reasons", "boundary", "simulated", "power_source", "energy_j",
+        *dict.fromkeys([*axes, *FIGURES, *USE]),
+    ).to_dicts()  # fmt: skip
+    counting = [row for row in rows if row["counts"]]
+    known = [column for column in USE if any(row[column] is not None for row in counting)]
+    reference, tables = _caps(sweep)
+    return Figures(
+        cards=_cards(sweep, rows),
+        axes=axes,
+        results=settings(rows, axes),
+        comparisons=[found for axis in varying(points) if (found := _comparison(sweep, axis))],
+        use=settings(counting, axes, known, apart=()) if known else [],
+        caps=tables,
+        caps_reference=reference,
+        boards=[Board(**board) for board in sweep.boards().to_dicts()],
+        simulated=bool(points["simulated"].any()),
+    )
+
+
+def _cards(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> Cards:
+    points = sweep.points
+    tokens = points.filter("counts")["tokens_kept"].drop_nulls()
+    return Cards(
+        counting=int(points["counts"].sum()),
+        feasible=int((points["status"] != "infeasible").sum()),
+        attempts=sweep.attempts["attempt"].drop_nulls().len(),
+        tokens=float(tokens.sum()) if len(tokens) else None,
+        energies=energies(rows),
+    )
+
+
+def _comparison(sweep: Sweep, by: str) -> Comparison | None:
+    """Return the comparison by one choice; null where one value alone counts."""
+    try:
+        arms = comparisons.arms(sweep.points, by, "energy_per_token_j")
+    except RefusedError:
+        return None
+    shown = [arm for arm in arms if arm.ratio is not None]
+    return Comparison(by, list(shown[0].chosen), shown) if shown else None
+
+
+def _caps(sweep: Sweep) -> tuple[int | None, list[CapTable]]:
+    """Return what power caps change against the highest, or against boards as found; nothing without two caps."""
+    counting = sweep.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
+    limits = counting["control_power_limit_w"].unique().to_list()
+    if len(limits) < 2:
+        return None, []
+    reference = None if None in limits else max(limits)
+    return reference, [
+        CapTable(chosen, rows, [_best(rows, objective) for objective in ("energy", "edp", "ed2p")])
+        for chosen, rows in sweep.caps(reference)
+    ]
+
+
+def _best(rows: Sequence[Cap], objective: str) -> Best:
+    row, established = caps.best(rows, objective)
+    return Best(objective, row.cap, established or row.ratios is None)
+
+
+# --- what else a page says ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class About:
+    """What was measured, and by what."""
+
+    measured: bool  # a command under `measure`
+    no_words: bool  # no point has any
+    sensors: dict[str, str]  # by power_source, in words
+    simulated: bool
+    boundaries: list[str]
+    counter_ratios: tuple[int, float, float] | None  # over how many points, least and most
+    unchecked: bool  # some joules were measured, and no counter was read
+
+
+def about(points: pl.DataFrame) -> About:
+    """Return what was measured, over all points that have joules."""
+    known = points.filter(pl.col("energy_j").is_not_null())
+    ratios = points.filter("counts")["counter_ratio"].drop_nulls().to_list()
+    return About(
+        measured=is_measured(points),
+        no_words=points["words"].null_count() == len(points),
+        sensors={
+            source: ", ".join(source_of(name).description for name in source.split(" + "))
+            for source in known["power_source"].unique(maintain_order=True)
+        },
+        simulated=bool(known["simulated"].any()),
+        boundaries=known["boundary"].unique(maintain_order=True).to_list(),
+        counter_ratios=(len(ratios), min(ratios), max(ratios)) if ratios else None,
+        unchecked=not ratios and not known["simulated"].all(),
+    )
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What was spent, as text, and the sentences about the factors; or why nothing can be said."""
+
+    head: list[str]
+    rows: list[list[str]]
+    factors: list[str]
+    why_not: str | None
+
+
+def cost(sweep: Sweep) -> CostTable:
+    """Return what a sweep cost; no rows before its first attempt."""
+    try:
+        rows = cost_table(sweep)
+        head = [heading(name) for name in rows[0]] if rows else []
+        return CostTable(head, [[*row.values()] for row in rows], factor_lines(sweep), None)
+    except RefusedError as error:  # a table of factors that lies elsewhere by now
+        return CostTable([], [], [], str(error))
+
+
+def crosscheck(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the rows that `wattflow crosscheck` kept when it last ran; none where there are none."""
+    try:
+        found = read_table(sweep.directory.crosscheck_path, CROSSCHECK)
+    except (FileNotFoundError, DamagedError):
+        return []
+    rows: list[dict[str, Any]] = found.to_pylist()
+    return rows
+
+
+@dataclass(frozen=True)
+class ByChoice:
+    """A chart of the means under one sensor against the choices that vary."""
+
+    boundary: str
+    simulated: bool
+    power_source: str
+    chart: Chart
+
+
+def by_choice(of: Figures) -> list[ByChoice]:
+    """Return a chart for each sensor."""
+    from wattflow.analysis import figures as draw  # noqa: PLC0415 (altair is slow to import)
+
+    groups: dict[tuple[str, bool, str], list[Setting]] = {}
+    for one in of.results:
+        if one.n:
+            kind = str(one.boundary), bool(one.simulated), str(one.power_source)
+            groups.setdefault(kind, []).append(one)
+    return [
+        ByChoice(*kind, chart=draw.by_choice(drawn, of.axes, simulated=kind[1]).to_dict())
+        for kind, drawn in groups.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The power of one point over time."""
+
+    point_id: str
+    chosen: str  # its choices, in words
+    chart: Chart
+
+
+def timelines(sweep: Sweep) -> list[Timeline]:
+    """Return the timelines of at most TIMELINES points that count, those of the first repeats first."""
+    from wattflow.analysis import figures as draw  # noqa: PLC0415 (altair is slow to import)
+
+    names = [*varying(sweep.points), "repeat"]
+    found = []
+    counting = sweep.points.filter("counts").sort("repeat", maintain_order=True)
+    for row in counting.head(TIMELINES).to_dicts():
+        power, spans = sweep.power(row["point_id"]), sweep.spans(row["point_id"])
+        if not power.is_empty() and not spans.is_empty():
+            chosen = ", ".join(f"{heading(n)} {row[n]}" for n in names if row[n] is not None)
+            chart = draw.timeline(power, spans, row).to_dict()
+            found.append(Timeline(row["point_id"], chosen, chart))
+    return found
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A point without a number."""
+
+    point_id: str
+    status: str
+    reasons: list[str]
+    what: str  # what happened, in words
+
+
+def failures(points: pl.DataFrame) -> list[Failure]:
+    """Return the points without a number."""
+    found = []
+    for row in points.filter(~pl.col("counts")).to_dicts():
+        reasons = [reason for reason in row["reasons"] if REASONS[reason][0]]
+        what = row["error"] or " ".join(REASONS[reason][1] for reason in reasons)
+        found.append(Failure(row["point_id"], row["status"], reasons, what))
+    return found
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A reason code on points that count."""
+
+    code: str
+    points: int
+    meaning: str
+
+
+def remarks(points: pl.DataFrame) -> list[Remark]:
+    """Return the codes on points that count, the most frequent first."""
+    codes = points.filter("counts")["reasons"].explode().drop_nulls().value_counts(sort=True)
+    return [Remark(code, count, REASONS[code][1]) for code, count in codes.iter_rows()]
+
+
+def provenance(attempts: pl.DataFrame) -> dict[str, str]:
+    """Return where the numbers come from, in words: hardware, drivers, versions, prompts."""
+    tried = attempts.filter(pl.col("attempt").is_not_null())
+    versions: dict[str, set[str]] = {}
+    for recorded in tried["versions"].drop_nulls().unique():
+        for name, version in json.loads(recorded).items():
+            versions.setdefault(name, set()).add(version)
+    started = tried["started"].drop_nulls().sort().dt.strftime("%Y-%m-%d %H:%M")
+    return {
+        "devices": _distinct(tried["gpu_name"]),
+        "driver": _distinct(tried["driver"]),
+        "nodes": _distinct(tried["node_names"].explode()) if len(tried) else "-",
+        "began": f"{started[0]} to {started[-1]} UTC" if len(started) else "-",
+        "versions": ", ".join(
+            f"{name} {' / '.join(sorted(some))}" for name, some in versions.items()
+        )
+        or "-",
+        "prompts, sha256": _distinct(tried["prompts_sha256"]),
+        "Slurm jobs": _distinct(tried["job_id"]),
+        "report by": f"wattflow {__version__}",
+    }
+
+
+def _distinct(values: pl.Series, most: int = 8) -> str:
+    found = [str(value) for value in values.drop_nulls().unique(maintain_order=True)]
+    shown = ", ".join(found[:most]) or "-"
+    return shown if len(found) <= most else f"{shown} and {len(found) - most} more"
