@@ -19,14 +19,14 @@ from wattflow.store.layout import SweepDir
 from wattflow.store.schema import TRACE
 from wattflow.store.tables import read_table
 
-# one rank of a task; prints what it sees at each progress, and takes the checkpoint away in the first point's batches
+# one rank of a task; prints what it finds at each progress, and moves the checkpoint in the first point's batches
 TASK = """
 import json, os, pathlib, sys, time
 from wattflow.run.place import Place
 from wattflow.run.signals import Signals
-from wattflow.run.task import run_points
+from wattflow.run.task import Todo, run_points
 from wattflow.store.layout import SweepDir
-told = json.loads(sys.argv[1])
+job = json.loads(sys.argv[1])
 seen = []
 def sidecars():
     found = []
@@ -40,14 +40,16 @@ def sidecars():
             if b"wattflow.power.sidecar" in words and int(parent) == os.getpid():
                 found.append(folder.name)
     return found
-def progress(phase, done, of):
-    seen.append([phase, of, time.time_ns(), sidecars() if phase == "batches" else []])
-    if phase == "batches" and told["aside"] and os.path.exists(told["aside"][0]):
-        os.rename(*told["aside"])
-job = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
-place = Place(0, 1, 0, "n1", "file:///nowhere", told["spool"], job)
+def report(progress):
+    running = progress.phase == "batches"
+    seen.append([progress.phase, progress.of, time.time_ns(), sidecars() if running else []])
+    if running and job["aside"] and os.path.exists(job["aside"][0]):
+        os.rename(*job["aside"])
+slurm_job = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
+place = Place(0, 1, 0, "n1", "file:///nowhere", job["spool"], slurm_job)
+todo = Todo(SweepDir(pathlib.Path(job["sweep"])), job["ids"], {})
 try:
-    run_points(SweepDir(pathlib.Path(told["sweep"])), told["ids"], place, progress, {}, Signals())
+    run_points(todo, place, Signals(), report)
 except Exception as error:
     print(error, file=sys.stderr)
 print(json.dumps(seen))
@@ -55,12 +57,12 @@ print(json.dumps(seen))
 
 
 def run_task(sweep: SweepDir, ids: list[str], aside: tuple[Path, Path] | None = None) -> list[Any]:
-    """Run points as one task; what its progress saw: phase, batches in all, when, the sidecars."""
+    """Run points as one task; at each progress the phase, batches in all, the time, the sidecars."""
     with tempfile.TemporaryDirectory(prefix="wattflow-packed-") as spool:
-        told = {"sweep": str(sweep.path), "ids": ids, "spool": spool}
-        words = json.dumps({**told, "aside": aside and [str(path) for path in aside]})
+        job = {"sweep": str(sweep.path), "ids": ids, "spool": spool}
+        text = json.dumps({**job, "aside": aside and [str(path) for path in aside]})
         done = subprocess.run(
-            [sys.executable, "-c", TASK, words],
+            [sys.executable, "-c", TASK, text],
             capture_output=True,
             text=True,
             check=False,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from wattflow.collect import collect
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.run import continuation
+from wattflow.run.local import RankJob
+from wattflow.run.place import Place, TaskEnds
 from wattflow.store import columns
 from wattflow.store.columns import POINT
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import REQUEST, SPAN, Piece
+from wattflow.store.schema import REQUEST, SPAN, JobInfo, PartialAttempt
 from wattflow.store.tables import read_table
 from wattflow.workload import prompts, tokenizer
 
+JOB: JobInfo = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
 BATCHES = 6
 
 
@@ -51,15 +55,12 @@ def slow(**over: Any) -> dict[str, Any]:
 def start(sweep: SweepDir, point_id: str, spool: Path, world: int = 1) -> list[subprocess.Popen]:
     """The ranks of one attempt as processes of this machine."""
     spool.mkdir()
-    job = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
     ranks = []
     for rank in range(world):
-        place = {"rank": rank, "world": world, "local_rank": rank, "node": "n1", "spool": str(spool), "job": job,
-                 "init_method": f"file://{spool}/meet"}  # fmt: skip
-        told = {"sweep": str(sweep.path), "point_id": point_id, "after": 0, "ends": [True, True]}
-        words = json.dumps({**told, "place": place})
+        place = Place(rank, world, rank, "n1", f"file://{spool}/meet", str(spool), JOB)
+        text = json.dumps(asdict(RankJob(str(sweep.path), point_id, 0, TaskEnds(), place)))
         with (spool / f"rank{rank}.log").open("w") as log:
-            command = [sys.executable, "-m", "wattflow.run.local", words]
+            command = [sys.executable, "-m", "wattflow.run.local", text]
             ranks.append(subprocess.Popen(command, stdout=log, stderr=log))
     return ranks
 
@@ -67,7 +68,8 @@ def start(sweep: SweepDir, point_id: str, spool: Path, world: int = 1) -> list[s
 def interrupt(ranks: list[subprocess.Popen], spool: Path, after_batches: int, signum: int) -> None:
     """Signal all ranks soon after so many batches, while there are some to go."""
     log = spool / "rank0.log"
-    until(lambda: f'["batches", {after_batches}, {BATCHES}]' in log.read_text())
+    progress = json.dumps({"phase": "batches", "done": after_batches, "of": BATCHES})
+    until(lambda: progress in log.read_text())
     time.sleep(0.05)
     for rank in ranks:
         rank.send_signal(signum)
@@ -82,7 +84,7 @@ def spool():
     shutil.rmtree(folder)
 
 
-def told(sweep: SweepDir, point_id: str) -> list[tuple[str, list[Piece]]]:
+def recorded(sweep: SweepDir, point_id: str) -> list[tuple[str, list[PartialAttempt]]]:
     records = [attempt.read_record() for attempt in sweep.attempts(point_id)]
     return [(r["status"], r.get("pieces", [])) for r in records if r is not None]
 
@@ -98,7 +100,7 @@ def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path,
     point_id = identity.point_id(point)
     sweep = make_sweep(tmp_path / "demo", [point])
     interrupt(start(sweep, point_id, spool), spool, 2, signum)
-    ((status, (first,)),) = told(sweep, point_id)
+    ((status, (first,)),) = recorded(sweep, point_id)
     done = first["batches"]
     assert (status, first["attempt"], first["first_batch"]) == ("interrupted", 1, 0)
     assert 2 <= done < BATCHES
@@ -109,7 +111,7 @@ def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path,
     (rank,) = start(sweep, point_id, spool)
     assert rank.wait(600) == 0, (spool / "rank0.log").read_text()
     second = {"attempt": 2, "first_batch": done, "batches": BATCHES - done}
-    assert told(sweep, point_id)[1] == ("finished", [first, second])
+    assert recorded(sweep, point_id)[1] == ("finished", [first, second])
     one, two = sweep.attempts(point_id)
     prompts = list(range(2 * BATCHES))
     assert (answered(one), answered(two)) == (prompts[: 2 * done], prompts[2 * done :])
@@ -123,8 +125,8 @@ def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path,
     assert whole["duration_s"] == pytest.approx(sum(windows_s))
     assert whole["energy_j"] == pytest.approx(70.0 * sum(windows_s), rel=1e-3)
     for count, per in (("tokens_kept", "token"), ("responses", "response")):
-        told_u_j = whole[f"energy_per_{per}_u_j"]
-        assert told_u_j == pytest.approx(whole["energy_u_j"] / whole[count])
+        uncertainty_j = whole[f"energy_per_{per}_u_j"]
+        assert uncertainty_j == pytest.approx(whole["energy_u_j"] / whole[count])
 
 
 def window_s(attempt: AttemptDir) -> float:
@@ -137,14 +139,14 @@ def window_s(attempt: AttemptDir) -> float:
 
 @pytest.mark.slow
 def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
-    """Only rank 0 is told: both end after that batch, none waits for the other, and the batch is not lost."""
+    """Only rank 0 is signalled: both end after that batch, none waits for the other, and the batch is not lost."""
     point = slow(shards=2)
     point_id = identity.point_id(point)
     sweep = make_sweep(tmp_path / "demo", [point])
     ranks = start(sweep, point_id, spool, world=2)
     interrupt(ranks[:1], spool, 2, signal.SIGUSR2)
     assert ranks[1].wait(600) != 0
-    ((status, (first,)),) = told(sweep, point_id)
+    ((status, (first,)),) = recorded(sweep, point_id)
     assert status == "interrupted"
     assert 3 <= first["batches"] < BATCHES
     shutil.rmtree(spool)
@@ -247,7 +249,7 @@ def test_pieces_by_different_kinds_of_meter_have_no_joules(tmp_path):
 
 
 def test_a_lost_piece_costs_the_row_and_says_which_file(tmp_path):
-    """The attempt that went on from it cannot be told without it."""
+    """The joules of the attempt that continued from it are unknown without it."""
     sweep, attempts, _ = three_pieces(tmp_path)
     attempts[0].spans_path("node1").write_bytes(b"PAR1")
     whole = rows_of(sweep)[-1]

@@ -16,10 +16,11 @@ from wattflow.submit import status
 HANGS = """
 import sys, threading, time
 from wattflow.run import watchdog
+from wattflow.run.place import Progress
 watchdog.GRACE_S = 0.5
 def waits_for_ever():
     {hang}
-with watchdog.Watchdog({limit_s}, lambda: print("ended", flush=True)) as watch:
+with watchdog.Watchdog({limit_s}, lambda last: print("ended in", last.phase, flush=True)) as watch:
     {before}
     waits_for_ever()
 print("not reached")
@@ -42,16 +43,16 @@ def run(limit_s, hang, before="pass"):
 def test_what_does_not_move_is_ended_with_its_stacks(hang):
     """The call that hangs stands in stderr, `end` was called once, and the exit code is 1."""
     done = run(0.5, hang)
-    assert (done.returncode, done.stdout) == (1, "ended\n")
+    assert (done.returncode, done.stdout) == (1, "ended in its start\n")
     assert "in waits_for_ever" in done.stderr
 
 
-@pytest.mark.parametrize("last_words", ["1 / 0", "time.sleep(1000)"])
-def test_the_process_ends_even_if_its_last_words_fail(last_words):
+@pytest.mark.parametrize("end", ["1 / 0", "time.sleep(1000)"])
+def test_the_process_ends_even_if_its_end_cannot_be_recorded(end):
     """A disk that went away must not keep a rank that hangs alive."""
-    before = "watchdog.LAST_WORDS_S = 0.3"
+    before = "watchdog.END_S = 0.3"
     program = HANGS.format(limit_s=0.2, hang="time.sleep(1000)", before=before)
-    program = program.replace('print("ended", flush=True)', last_words)
+    program = program.replace('print("ended in", last.phase, flush=True)', end)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False
     )
@@ -60,7 +61,7 @@ def test_the_process_ends_even_if_its_last_words_fail(last_words):
 
 def test_what_moves_is_left_alone():
     """Ten steps of a fifth of the limit pass, and after the end of the watch anything may take its time."""
-    moves = "[(watch.tell(), time.sleep(0.4)) for _ in range(10)]"
+    moves = "[(watch.moved(Progress('batches')), time.sleep(0.4)) for _ in range(10)]"
     done = run(2.0, "watch.stop(); time.sleep(3); sys.exit(7)", before=moves)
     assert (done.returncode, done.stdout) == (7, "")
     assert "waits_for_ever" not in done.stderr
@@ -107,9 +108,9 @@ def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path
     for rank in (0, 1):
         log = (attempt.logs / f"rank{rank}.log").read_text()
         assert "in prefill" in log
-        told = json.loads(attempt.error_path(rank).read_text())
-        assert "hung: nothing moved" in told["error"]
-        assert "HungError" in told["traceback"]
+        error = json.loads(attempt.error_path(rank).read_text())
+        assert "hung: nothing moved" in error["error"]
+        assert "HungError" in error["traceback"]
     collected = collect_attempt.collect_attempt(attempt, record["choices"])
     assert collected.point["reasons"] == ["hung"]
     assert collected.point["unfinished_s"] > 19.0  # it hung for 20 s, which somebody pays

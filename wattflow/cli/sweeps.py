@@ -217,7 +217,7 @@ def run(overrides: Overrides = None, multirun: Multirun = False) -> None:
             run_serially(
                 str(made.sweep.path),
                 [point.point_id],
-                report=lambda _, phase, done, of: follower.show({phase: done}, f"of {of} batches"),
+                report=lambda _, at: follower.show({at.phase: at.done}, f"of {at.of} batches"),
             )
 
     made = grid.as_hydra_application(overrides or [], one, multirun=multirun)

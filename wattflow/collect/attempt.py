@@ -38,7 +38,7 @@ from wattflow.errors import DamagedError
 from wattflow.nullable import agreed, complete_sum, joined_names, quotient
 from wattflow.store.columns import POINT, REASONS, choice_values
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import REQUEST, TRACE, Piece, Record
+from wattflow.store.schema import REQUEST, TRACE, PartialAttempt, Record
 from wattflow.store.sources import SECOND_NS
 from wattflow.store.tables import read_table
 
@@ -139,7 +139,7 @@ def _is_in_pieces(record: Record) -> bool:
     return any(piece["attempt"] != record["attempt"] for piece in record.get("pieces", []))
 
 
-def _own_piece(record: Record) -> Piece | None:
+def _own_piece(record: Record) -> PartialAttempt | None:
     """The batches that an attempt itself finished, where it says so."""
     own = [piece for piece in record.get("pieces", []) if piece["attempt"] == record["attempt"]]
     return own[-1] if own else None
@@ -164,7 +164,7 @@ def _in_pieces(attempt: AttemptDir, record: Record, row: Row, choices: dict[str,
     return Collected(whole, own.phases if own else [], own.traces if own else {})
 
 
-def _piece(attempt: AttemptDir, piece: Piece, choices: dict[str, Any]) -> Collected:
+def _piece(attempt: AttemptDir, piece: PartialAttempt, choices: dict[str, Any]) -> Collected:
     """What one attempt measured of its own batches, as if they were a whole point."""
     row = blank(attempt.point_id, choices, "finished", "in_pieces", None)
     row["attempt"] = attempt.number

@@ -1,11 +1,11 @@
-"""What attempts that were interrupted leave for the next one to go on from, where sweep.on_interrupt=continue.
+"""What interrupted attempts leave for the next one to continue from, where sweep.on_interrupt=continue.
 
     attempt-1   batches 0 to 4, interrupted    pieces: [attempt 1: 5 batches from 0]
     attempt-2   batches 5 to 9, finished       pieces: [attempt 1: 5 batches from 0, attempt 2: 5 batches from 5]
 
-Each piece has its own spans, traces and requests, closed when it was interrupted. What is there is looked at before
-anything is built on it: a batch is finished when all ranks have spans of its prefill and decode and all its requests
-lie on disk.
+Each partial attempt has its own spans, traces and requests, closed when it was interrupted. They are checked before
+anything is built on them: a batch is finished when all ranks have spans of its prefill and decode and all its
+requests lie on disk.
 """
 
 import contextlib
@@ -15,64 +15,69 @@ import pyarrow as pa
 
 from wattflow.errors import DamagedError
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import REQUEST, SPAN, Piece, Record
+from wattflow.store.schema import REQUEST, SPAN, PartialAttempt, Record
 from wattflow.store.tables import read_table
 
 
 @dataclass(frozen=True)
-class Left:
-    """The pieces that a new attempt may go on from, and the hash of the prompts that they answered."""
+class Continuation:
+    """The partial attempts that a new attempt may continue from, and the hash of the prompts that they answered."""
 
-    pieces: list[Piece]
+    partial_attempts: list[PartialAttempt]
     prompts_sha256: str | None
 
     @property
     def batches(self) -> int:
         """How many batches need not be run again."""
-        return sum(piece["batches"] for piece in self.pieces)
+        return sum(part["batches"] for part in self.partial_attempts)
 
 
-def find(sweep: SweepDir, point_id: str, after: int = 0) -> Left:
-    """What the newest interrupted attempt above `after` left that is whole; no pieces where there is none."""
+ANEW = Continuation([], None)
+
+
+def find(sweep: SweepDir, point_id: str, after: int = 0) -> Continuation:
+    """Return what is whole of the newest interrupted attempt above `after`; nothing where there is none."""
     attempts = {attempt.number: attempt for attempt in sweep.attempts(point_id)}
     for number in sorted(attempts, reverse=True):
         if number <= after:
             break
-        # whatever a foreign value or a record without a field leads to: there is nothing to go on from
+        # a foreign value or a record without a field, whatever it leads to, leaves nothing to continue from
         with contextlib.suppress(AttributeError, LookupError, OSError, TypeError, ValueError):
             record = attempts[number].read_record()
             if record is not None and record["status"] == "interrupted" and record.get("pieces"):
                 sha256 = record["prompts"]["sha256"]
-                return Left(_whole(attempts, record["pieces"], sha256), sha256)
-    return Left([], None)
+                return Continuation(_whole(attempts, record["pieces"], sha256), sha256)
+    return ANEW
 
 
-def _whole(attempts: dict[int, AttemptDir], told: list[Piece], sha256: str) -> list[Piece]:
-    """The first pieces of a record, up to the first batch that is not whole on disk."""
-    out: list[Piece] = []
+def _whole(
+    attempts: dict[int, AttemptDir], recorded: list[PartialAttempt], sha256: str
+) -> list[PartialAttempt]:
+    """The first partial attempts of a record, up to the first batch that is not whole on disk."""
+    out: list[PartialAttempt] = []
     first = 0
-    for piece in told:
-        attempt = attempts.get(piece["attempt"])
+    for part in recorded:
+        attempt = attempts.get(part["attempt"])
         record = None if attempt is None else attempt.read_record()
-        if attempt is None or record is None or piece["first_batch"] != first:
+        if attempt is None or record is None or part["first_batch"] != first:
             break
         if record["prompts"]["sha256"] != sha256:
             break
-        batches = min(piece["batches"], finished_batches(attempt, record, first))
+        batches = min(part["batches"], finished_batches(attempt, record, first))
         if batches < 1:
             break
-        out.append({"attempt": piece["attempt"], "first_batch": first, "batches": batches})
+        out.append({"attempt": part["attempt"], "first_batch": first, "batches": batches})
         first += batches
-        if batches < piece["batches"]:
+        if batches < part["batches"]:
             break
     return out
 
 
 def finished_batches(attempt: AttemptDir, record: Record, first: int) -> int:
-    """How many batches from `first` on an attempt finished on all ranks; 0 where a file of it is missing or damaged."""
+    """Count the batches from `first` on that all ranks finished; 0 where a file of them is missing or damaged."""
     ranks = {(rank["rank"], rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
     try:
-        spans = [read_table(attempt.spans_path(node), SPAN) for node in {who[1] for who in ranks}]
+        spans = [read_table(attempt.spans_path(node), SPAN) for node in {rank[1] for rank in ranks}]
         answered = set(read_table(attempt.requests_path, REQUEST)["batch"].to_pylist())
     except (FileNotFoundError, DamagedError):
         return 0
@@ -80,10 +85,10 @@ def finished_batches(attempt: AttemptDir, record: Record, first: int) -> int:
         return 0
     table = pa.concat_tables([table.select(SPAN.names) for table in spans])
     names = ("rank", "phase", "batch")
-    told = set(zip(*(table[name].to_pylist() for name in names), strict=True))
+    timed = set(zip(*(table[name].to_pylist() for name in names), strict=True))
     count = 0
     while first + count in answered and all(
-        (rank, phase, first + count) in told
+        (rank, phase, first + count) in timed
         for rank, _, _ in ranks
         for phase in ("prefill", "decode")
     ):
@@ -92,10 +97,10 @@ def finished_batches(attempt: AttemptDir, record: Record, first: int) -> int:
 
 
 def batches_kept(sweep: SweepDir, point_id: str) -> int:
-    """How many batches of a point lie closed in the pieces of its newest attempt that tells of any."""
+    """Count the finished batches in the newest record of a point that lists partial attempts."""
     for attempt in reversed(sweep.attempts(point_id)):
         with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError):
             record = attempt.read_record()
             if record is not None and record.get("pieces"):
-                return sum(piece["batches"] for piece in record["pieces"])
+                return sum(part["batches"] for part in record["pieces"])
     return 0

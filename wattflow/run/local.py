@@ -10,88 +10,100 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wattflow.config.choices import Config
 from wattflow.errors import WattflowError
 from wattflow.process import die_with_parent, node_name
-from wattflow.run.attempt import close_failed
 from wattflow.run.device_locks import device_locks, visible_devices
-from wattflow.run.place import Place
+from wattflow.run.place import Place, Progress, TaskEnds
+from wattflow.run.record import close_failed
 from wattflow.run.signals import Signals
-from wattflow.run.task import run_points
-from wattflow.store.files import write_json
+from wattflow.run.task import Todo, run_points
+from wattflow.store import rank_errors
 from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.rank_errors import RankError
 from wattflow.store.schema import SCHEMA_VERSION
 
-# --- this machine ---------------------------------------------------------------------------------
+PointReport = Callable[[str, Progress], None]  # by point_id
 
-PointProgress = Callable[
-    [str, str, int, int], None
-]  # point_id, phase, batches done, batches in all
+
+@dataclass(frozen=True)
+class RankJob:
+    """What one rank's process runs; it travels as JSON on the command line."""
+
+    sweep: str
+    point_id: str
+    after: int
+    ends: TaskEnds
+    place: Place
+
+    @classmethod
+    def from_json(cls, text: str) -> "RankJob":
+        """Read what `json.dumps(asdict(job))` makes of a job."""
+        fields = json.loads(text)
+        parts = {"ends": TaskEnds(**fields["ends"]), "place": Place(**fields["place"])}
+        return cls(**{**fields, **parts})
+
+
+# --- the process that starts the ranks ------------------------------------------------------------
 
 
 def run_serially(
     sweep_path: str,
     point_ids: Sequence[str],
     again: Mapping[str, int] | None = None,
-    report: PointProgress | None = None,
+    report: PointReport | None = None,
 ) -> list[str]:
-    """Run points one after another on this machine, each rank a process of its own; the ids that failed."""
-    sweep = SweepDir(Path(sweep_path))
+    """Run points one after another, each rank a process of its own; the ids of those that failed."""
+    todo = Todo(SweepDir(Path(sweep_path)), point_ids, again or {})
     failed = []
     for point_id in point_ids:
-        after = (again or {}).get(point_id, 0)
-        if not sweep.is_finished(point_id, after):
-            ends = point_id == point_ids[0], point_id == point_ids[-1]
-            _run_locally(sweep, point_id, after, ends, report or _print_point_progress)
-            if not sweep.is_finished(point_id, after):
+        if not todo.is_finished(point_id):
+            ends = TaskEnds(point_id == point_ids[0], point_id == point_ids[-1])
+            _run_point(todo, point_id, ends, report or _print_progress)
+            if not todo.is_finished(point_id):
                 failed.append(point_id)
     return failed
 
 
-def _print_point_progress(point_id: str, phase: str, done: int, of: int) -> None:
-    print(f"{point_id}: {phase}{f', {done} of {of} batches' if of else ''}", flush=True)
+def _print_progress(point_id: str, progress: Progress) -> None:
+    batches = f", {progress.done} of {progress.of} batches" if progress.of else ""
+    print(f"{point_id}: {progress.phase}{batches}", flush=True)
 
 
-def _run_locally(
-    sweep: SweepDir, point_id: str, after: int, ends: tuple[bool, bool], report: PointProgress
-) -> None:
-    """One attempt at a point by local processes; it lies closed on disk afterwards, finished or not."""
-    chosen = sweep.point(point_id).config()
+def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -> None:
+    """Attempt a point by local processes; afterwards the attempt lies closed on disk, finished or not."""
+    sweep, after = todo.sweep, todo.after(point_id)
+    config = sweep.point(point_id).config()
     before = {attempt.number for attempt in sweep.attempts(point_id)}
-    base = chosen.cluster.spool_dir or tempfile.gettempdir()
-    wait = partial(report, point_id, "waiting for another sweep on this machine", 0, 0)
+    base = config.cluster.spool_dir or tempfile.gettempdir()
+    waiting = Progress("waiting for another sweep on this machine")
     with (
-        visible_devices(chosen.shards),
-        device_locks(chosen.power, wait),
+        visible_devices(config.shards),
+        device_locks(config.power, lambda: report(point_id, waiting)),
         tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
     ):
         ranks: list[subprocess.Popen[str]] = []
         try:
-            told = {
-                "sweep": str(sweep.path),
-                "point_id": point_id,
-                "after": after,
-                "ends": ends,
-            }
-            ranks += [_spawn(told, chosen, rank, spool) for rank in range(chosen.shards)]
+            for rank in range(config.shards):
+                place = _place(config, rank, spool)
+                job = RankJob(str(sweep.path), point_id, after, ends, place)
+                ranks.append(_spawn(job, config.engine.threads_per_rank))
             _follow(ranks[0], point_id, report)
         finally:
             codes = _end(ranks)
             attempts = [a for a in sweep.attempts(point_id) if a.number not in before]
             attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
-            if not sweep.is_finished(point_id, after):
+            if not todo.is_finished(point_id):
                 _close_unfinished(attempt, Path(spool), codes)
 
 
-def _spawn(told: dict[str, object], chosen: Config, rank: int, spool: str) -> subprocess.Popen[str]:
-    """Start one rank; its stdout tells progress (rank 0), its stderr goes to a log in the spool."""
-    place = Place(
+def _place(config: Config, rank: int, spool: str) -> Place:
+    return Place(
         rank=rank,
-        world=chosen.shards,
+        world=config.shards,
         local_rank=rank,
         node=node_name(),
         init_method=f"file://{spool}/rendezvous",
@@ -100,30 +112,32 @@ def _spawn(told: dict[str, object], chosen: Config, rank: int, spool: str) -> su
             "job_id": os.environ.get("SLURM_JOB_ID"),
             "array_task": None,
             "restart": 0,
-            "cluster": chosen.cluster.name,
+            "cluster": config.cluster.name,
         },
     )
-    words = json.dumps({**told, "place": asdict(place)})
-    env = {**os.environ, "OMP_NUM_THREADS": str(chosen.engine.threads_per_rank)}
-    with (Path(spool) / f"rank{rank}.log").open("w") as log:
+
+
+def _spawn(job: RankJob, threads: int) -> subprocess.Popen[str]:
+    """Start one rank; rank 0 reports progress on its stdout, and all else goes to a log in the spool."""
+    rank = job.place.rank
+    with (Path(job.place.spool) / f"rank{rank}.log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "wattflow.run.local", words],
+            [sys.executable, "-m", "wattflow.run.local", json.dumps(asdict(job))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if rank == 0 else log,
             stderr=log,
-            env=env,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             text=True,
         )
 
 
-def _follow(rank0: subprocess.Popen[str], point_id: str, report: PointProgress) -> None:
+def _follow(rank0: subprocess.Popen[str], point_id: str, report: PointReport) -> None:
     """Pass rank 0's progress on until it ends."""
     assert rank0.stdout is not None
     with rank0.stdout as lines:
         for line in lines:
             if line.startswith('{"progress"'):
-                phase, done, of = json.loads(line)["progress"]
-                report(point_id, phase, done, of)
+                report(point_id, Progress(**json.loads(line)["progress"]))
     rank0.wait()
 
 
@@ -145,17 +159,14 @@ def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
 
 
 def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> None:
-    """Keep the ranks' logs, and close the record with what the ranks themselves could not say."""
+    """Keep the ranks' logs, and close the record with what the ranks themselves could not write."""
     for log in spool.glob("rank*.log"):
         shutil.copy(log, attempt.logs / log.name)
     for rank, code in enumerate(codes):
         if code < 0 and code != -signal.SIGTERM and not attempt.error_path(rank).exists():
-            # the others saw only that a peer went away
-            how = signal.Signals(-code).name
-            told = {"rank": rank, "time_ns": 0, "interrupted": False, "traceback": ""}
-            write_json(
-                attempt.error_path(rank), {**told, "error": f"rank {rank} was killed: {how}."}
-            )
+            # it comes first, as the others saw only that a peer went away
+            error = f"rank {rank} was killed: {signal.Signals(-code).name}."
+            rank_errors.write(attempt, RankError(rank, 0, interrupted=False, error=error))
     record = attempt.read_record() or {
         "schema_version": SCHEMA_VERSION,
         "point_id": attempt.point_id,
@@ -165,23 +176,23 @@ def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> Non
     close_failed(attempt, record, f"ranks ended: {ended or 'all with 0, without a record'}")
 
 
-def main(told: str) -> None:
-    """One rank that `_run_locally` started: `python -m wattflow.run.local JSON`."""
+# --- the process of one rank ----------------------------------------------------------------------
+
+
+def main(text: str) -> None:
+    """Run one rank's job: `python -m wattflow.run.local JSON`."""
     die_with_parent(os.getppid())
-    given = json.loads(told)
+    job = RankJob.from_json(text)
     stdout = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the lines of progress
 
-    def progress(phase: str, done: int, of: int) -> None:
-        stdout.write(json.dumps({"progress": [phase, done, of]}) + "\n")
+    def report(progress: Progress) -> None:
+        stdout.write(json.dumps({"progress": asdict(progress)}) + "\n")
 
-    place = Place(**given["place"])
-    point_id = given["point_id"]
-    again = {point_id: given["after"]}
-    ends = bool(given["ends"][0]), bool(given["ends"][1])
     signals = Signals()
-    signals.heed()
-    run_points(SweepDir(Path(given["sweep"])), [point_id], place, progress, again, signals, ends)
+    signals.install()
+    todo = Todo(SweepDir(Path(job.sweep)), [job.point_id], {job.point_id: job.after})
+    run_points(todo, job.place, signals, report, job.ends)
 
 
 if __name__ == "__main__":

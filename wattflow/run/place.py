@@ -1,12 +1,11 @@
-"""Where a process stands among the ranks of a task."""
+"""The values that ranks pass to each other and to the process that started them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from wattflow.run.continuation import Left
+from wattflow.run.continuation import Continuation
 from wattflow.store.schema import JobInfo
-
-Progress = Callable[[str, int, int], None]  # phase, batches done, batches in all
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,33 @@ class Place:
 
 
 @dataclass(frozen=True)
+class TaskEnds:
+    """Whether a point is the first of its task, and whether it is the last."""
+
+    first: bool = True
+    last: bool = True
+
+
+@dataclass(frozen=True)
 class Claim:
-    """What rank 0 found when it claimed an attempt, for all ranks."""
+    """The attempt that rank 0 claimed, and what it continues."""
 
     number: int
-    left: Left
-    first_of_task: bool
-    last_of_task: bool
+    continuation: Continuation
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Claim":
+        """Read what `dataclasses.asdict` makes of a claim."""
+        return cls(fields["number"], Continuation(**fields["continuation"]))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The phase of an attempt, and the batches done of all."""
+
+    phase: str
+    done: int = 0
+    of: int = 0
+
+
+Report = Callable[[Progress], None]

@@ -1,4 +1,4 @@
-"""What a record tells of the software that made it."""
+"""The versions and the commit of the software that measures."""
 
 import contextlib
 import platform
@@ -10,7 +10,7 @@ from wattflow import __version__
 
 
 def versions() -> dict[str, str]:
-    """The versions of what measures and computes."""
+    """Versions of wattflow, Python and the packages that measure and compute."""
     found = {"wattflow": __version__, "python": platform.python_version()}
     names = ("torch", "fairscale", "submitit", "hydra-core", "nvidia-ml-py", "pyarrow", "numpy")
     for name in names:

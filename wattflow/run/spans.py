@@ -20,7 +20,7 @@ from wattflow.store.tables import TableStream, read_stream, write_table
 
 @dataclass
 class Tokens:
-    """What one span worked on; null where the phase has no tokens."""
+    """The tokens of one span; null where the phase has none."""
 
     tokens_in: int | None = None
     tokens_kept: int | None = None
@@ -35,7 +35,7 @@ class SpanLog:
     ) -> None:
         """`edge` returns unix ns once the device and all ranks have come to rest."""
         self._stream = TableStream(path, SPAN)
-        self._who = {"rank": rank, "node": node, "gpu_uuid": gpu_uuid}
+        self._rank = {"rank": rank, "node": node, "gpu_uuid": gpu_uuid}
         self._edge = edge
         self._pending: list[tuple[dict[str, object], Tokens]] = []
 
@@ -56,7 +56,7 @@ class SpanLog:
     def flush(self) -> None:
         """Write the spans timed since the last flush."""
         for row, tokens in self._pending:
-            self._stream.add({**self._who, **row, **vars(tokens)})
+            self._stream.add({**self._rank, **row, **vars(tokens)})
         self._pending.clear()
         self._stream.flush()
 

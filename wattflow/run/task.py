@@ -1,6 +1,7 @@
 """Run the points of one Slurm task on each of its ranks."""
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -8,146 +9,86 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wattflow.config.choices import Config
 from wattflow.engine.ranks import Ranks, join
 from wattflow.errors import EngineError, PowerError, SlurmError
 from wattflow.process import node_name
 from wattflow.run import continuation
-from wattflow.run.attempt import LET_RANK_0_CLOSE_S, Attempt, Task, hang_limit_s
-from wattflow.run.continuation import Left
-from wattflow.run.place import Claim, Place, Progress
+from wattflow.run.attempt import LET_RANK_0_CLOSE_S, run_attempt
+from wattflow.run.place import Claim, Place, Progress, Report, TaskEnds
+from wattflow.run.resources import NodeSidecar, Task
 from wattflow.run.signals import InterruptedRunError, Signals
-from wattflow.run.watchdog import Watchdog
+from wattflow.run.watchdog import hang_limit_s
 from wattflow.slurm import client
 from wattflow.store import heartbeat
 from wattflow.store.layout import SweepDir
-from wattflow.store.schema import JobInfo
+
+if TYPE_CHECKING:
+    import submitit
+
+_WATCHDOG_FIRST_S = 60.0  # a collective gives up so long after the watchdog, which says more
+_WARNING_S = 150.0  # Slurm warns a task 90 s before its limit, and may do so 60 s early
 
 
-def _measure(task: Task, point_id: str, after: int, ends: tuple[bool, bool]) -> None:
-    """One attempt at a point, unless another process is at it; `ends`: whether the first and the last of its task."""
-    ranks, sweep = task.ranks, task.sweep
-    own = heartbeat.claim(sweep, point_id) if ranks.rank == 0 else None
-    told = None
-    if own is not None:
-        left = _left(sweep, point_id, after)
-        told = [own.attempt.number, left.pieces, left.prompts_sha256]
-    told = ranks.broadcast(told)
-    if told is None:
-        print(f"point {point_id}: another task runs it now; this one steps aside", flush=True)
-        return
-    with own or contextlib.nullcontext() as heart:
-        number, pieces_left, sha256 = told
-        attempt = Attempt(task, point_id, Claim(number, Left(pieces_left, sha256), *ends))
-        if heart is not None:
-            heart.report_energy(attempt.energy_so_far, attempt.config.nodes or 1)
-        try:
-            with Watchdog(hang_limit_s(attempt.config), attempt.hung) as watchdog:
+@dataclass(frozen=True)
+class Todo:
+    """The points of a task; those in `again` run although they finished, until an attempt above that number has."""
 
-                def report(phase: str, done: int, of: int) -> None:
-                    attempt.at = phase, done, of
-                    watchdog.tell()
-                    if heart is not None:
-                        heart.report_progress(phase, done, of)
-                    task.progress(phase, done, of)
+    sweep: SweepDir
+    point_ids: Sequence[str]
+    again: Mapping[str, int]
 
-                attempt.run(report)
-        except BaseException as error:
-            attempt.fail(error)
-            raise
-        attempt.finish()
+    def after(self, point_id: str) -> int:
+        """The attempt up to which a point's attempts count for nothing."""
+        return self.again.get(point_id, 0)
 
+    def is_finished(self, point_id: str) -> bool:
+        """Whether a point has a finished attempt that counts."""
+        return self.sweep.is_finished(point_id, self.after(point_id))
 
-def _left(sweep: SweepDir, point_id: str, after: int) -> Left:
-    """What earlier attempts above `after` left to go on from; nothing where a point starts anew."""
-    on_interrupt = sweep.point(point_id).config().sweep.on_interrupt
-    return (
-        continuation.find(sweep, point_id, after) if on_interrupt == "continue" else Left([], None)
-    )
-
-
-def _join(chosen: Config, place: Place) -> Ranks:
-    return join(
-        place.rank,
-        place.world,
-        place.local_rank,
-        place.node,
-        place.init_method,
-        chosen.engine.device,
-        chosen.engine.init_timeout_s,
-        max(chosen.engine.init_timeout_s, hang_limit_s(chosen) + _WATCHDOG_FIRST_S),
-    )
-
-
-def run_points(  # noqa: PLR0917 - what a task is told
-    sweep: SweepDir,
-    point_ids: Sequence[str],
-    place: Place,
-    progress: Progress,
-    again: Mapping[str, int],
-    signals: Signals,
-    ends: tuple[bool, bool] = (True, True),
-) -> None:
-    """Run points one after another as one of the ranks of a task; EngineError when some of them failed.
-
-    `ends` says whether the task's first and last point are among them.
-
-    What finished is left alone; a point in `again` is, once it finished with a higher attempt than told there.
-
-    With one rank a failure costs one point. With several, the ranks no longer agree on where they are, so the task
-    ends; `resume` runs what is left.
-    """
-    ranks = _join(sweep.point(point_ids[0]).config(), place)
-    signals.together = ranks.world > 1
-    task = Task(sweep, ranks, place, progress, signals)
-    failed = []
-    first = ends[0]
-    try:
-        for point_id in point_ids:
-            after = again.get(point_id, 0)
-            if ranks.any(signals.asked):
-                signals.stop()
-            if ranks.broadcast(sweep.is_finished(point_id, after) if ranks.rank == 0 else None):
-                continue
-            try:
-                at_ends = first, ends[1] and point_id == point_ids[-1]
-                first = False
-                _measure(task, point_id, after, at_ends)
-            except InterruptedRunError:
-                raise
-            except Exception:
-                if ranks.world > 1:
-                    raise
-                traceback.print_exc()
-                task.loaded = None  # whatever broke may have broken them too
-                failed.append(point_id)
-    finally:
-        task.close_sidecar()
-        ranks.close()
-    if failed:
-        raise EngineError(f"{len(failed)} of {len(point_ids)} points failed: {', '.join(failed)}")
+    def finished(self) -> list[tuple[bool, int]]:
+        """Of each point, whether it is finished, and its number of finished batches in partial attempts."""
+        return [
+            (self.is_finished(point_id), continuation.batches_kept(self.sweep, point_id))
+            for point_id in self.point_ids
+        ]
 
 
 def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | None = None) -> None:
-    """What a Slurm task runs, once on each rank; submitit calls it."""
+    """Run the points of a Slurm task; submitit calls it once on each rank."""
     import submitit  # noqa: PLC0415 (only under Slurm)
 
     signals = Signals()
-    signals.heed()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
+    signals.install()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
     env = submitit.JobEnvironment()
-    sweep = SweepDir(Path(sweep_path))
-    chosen = sweep.point(point_ids[0]).config()
-    os.environ.setdefault("OMP_NUM_THREADS", str(chosen.engine.threads_per_rank))
+    todo = Todo(SweepDir(Path(sweep_path)), point_ids, again or {})
+    config = todo.sweep.point(point_ids[0]).config()
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.engine.threads_per_rank))
+    place = _place(env, config)
+    began_s = time.monotonic()
+    before = todo.finished()
+    try:
+        run_points(todo, place, signals, _progress_printer())
+    except InterruptedRunError as error:
+        if place.rank != 0:
+            time.sleep(LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
+        elif error.signum == signal.SIGUSR2:
+            progressed = todo.finished() != before
+            _requeue(env.job_id, config.cluster.time_min, time.monotonic() - began_s, progressed)
+        raise
+    finally:
+        if place.local_rank == 0:
+            shutil.rmtree(place.spool, ignore_errors=True)
+
+
+def _place(env: "submitit.JobEnvironment", config: Config) -> Place:
+    """This rank's place by Slurm's variables, with a private spool; PowerError where somebody else has that folder."""
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    job: JobInfo = {
-        "job_id": env.job_id,
-        "array_task": env.array_task_id,
-        "restart": restart,
-        "cluster": chosen.cluster.name,
-    }
-    base = chosen.cluster.spool_dir or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
+    base = config.cluster.spool_dir or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
     spool = Path(base) / f"wattflow-{os.getuid()}-{env.job_id}-{restart}-{node_name()}"
     spool.mkdir(mode=0o700, exist_ok=True)
     if spool.stat().st_uid != os.getuid():
@@ -156,59 +97,104 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
         )
     # one job's tasks never share a node with another's of the same number, whatever the port's range
     port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12000  # below the ephemeral ports
-    place = Place(
+    return Place(
         rank=env.global_rank,
         world=env.num_tasks,
         local_rank=env.local_rank,
         node=node_name(),
         init_method=f"tcp://{env.hostnames[0]}:{port}",
         spool=str(spool),
-        job=job,
+        job={
+            "job_id": env.job_id,
+            "array_task": env.array_task_id,
+            "restart": restart,
+            "cluster": config.cluster.name,
+        },
     )
-    again = again or {}
-    began = time.monotonic()
-    before = _done(sweep, point_ids, again)
+
+
+def run_points(
+    todo: Todo, place: Place, signals: Signals, report: Report, ends: TaskEnds | None = None
+) -> None:
+    """Run points one after another as one rank of a task; EngineError when some of them failed.
+
+    `ends` says whether the task's first and last point are among them, as by default; a point that is finished is left
+    alone. With one rank a failure costs one point. With several, the ranks no longer agree on where they are, so the
+    task ends; `resume` runs what is left.
+    """
+    ends = ends or TaskEnds()
+    ranks = _join(todo.sweep.point(todo.point_ids[0]).config(), place)
+    signals.together = ranks.world > 1
+    task = Task(todo.sweep, ranks, place, report, signals, NodeSidecar(place))
+    failed = []
+    first = ends.first
     try:
-        run_points(sweep, point_ids, place, _print_progress(), again, signals)
-    except InterruptedRunError as error:
-        if env.global_rank != 0:
-            time.sleep(LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
-        elif error.signum == signal.SIGUSR2:
-            progressed = _done(sweep, point_ids, again) != before
-            _go_back(env.job_id, chosen.cluster.time_min, time.monotonic() - began, progressed)
-        raise
+        for point_id in todo.point_ids:
+            if ranks.any(signals.received):
+                signals.stop()
+            if ranks.broadcast(todo.is_finished(point_id) if ranks.rank == 0 else None):
+                continue
+            here = TaskEnds(first, ends.last and point_id == todo.point_ids[-1])
+            first = False
+            try:
+                _run_point(task, point_id, todo.after(point_id), here)
+            except InterruptedRunError:
+                raise
+            except Exception:
+                if ranks.world > 1:
+                    raise
+                traceback.print_exc()
+                task.weights.drop()  # whatever broke may have broken them too
+                failed.append(point_id)
     finally:
-        if env.local_rank == 0:
-            shutil.rmtree(spool, ignore_errors=True)
-
-
-_WATCHDOG_FIRST_S = 60.0  # a collective gives up so long after the watchdog, which says more
-_SIGNAL_EARLY_S = 150.0  # before its limit a task is told 90 s ahead, which Slurm may do 60 s early
-
-
-def _done(
-    sweep: SweepDir, point_ids: Sequence[str], again: Mapping[str, int]
-) -> list[tuple[bool, int]]:
-    """Which points are finished, and how many batches each has closed in pieces."""
-    return [
-        (
-            sweep.is_finished(point_id, again.get(point_id, 0)),
-            continuation.batches_kept(sweep, point_id),
+        task.sidecar.close()
+        ranks.close()
+    if failed:
+        raise EngineError(
+            f"{len(failed)} of {len(todo.point_ids)} points failed: {', '.join(failed)}"
         )
-        for point_id in point_ids
-    ]
 
 
-def _go_back(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
-    """Queue the task once more: after a preemption always, near its time limit if it had come further by then.
+def _join(config: Config, place: Place) -> Ranks:
+    return join(
+        place.rank,
+        place.world,
+        place.local_rank,
+        place.node,
+        place.init_method,
+        config.engine.device,
+        config.engine.init_timeout_s,
+        max(config.engine.init_timeout_s, hang_limit_s(config) + _WATCHDOG_FIRST_S),
+    )
 
-    Further is a finished point or, where points go on from where they were, a finished batch.
 
-    A point that alone outlasts the limit would do so again, so its task ends, and status says why.
+def _run_point(task: Task, point_id: str, after: int, ends: TaskEnds) -> None:
+    """Attempt a point, unless another process runs it; attempts up to `after` are not continued."""
+    point = task.sweep.point(point_id)
+    own = heartbeat.claim(task.sweep, point_id) if task.ranks.rank == 0 else None
+    with own or contextlib.nullcontext() as heart:
+        claim = None
+        if heart is not None:
+            left = continuation.ANEW
+            if point.config().sweep.on_interrupt == "continue":
+                left = continuation.find(task.sweep, point_id, after)
+            claim = asdict(Claim(heart.attempt.number, left))
+        claim = task.ranks.broadcast(claim)
+        if claim is None:
+            print(f"point {point_id}: another task runs it now; this one gives way", flush=True)
+            return
+        run_attempt(task, point, Claim.from_json(claim), ends, heart)
+
+
+def _requeue(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
+    """Queue the task once more: after a preemption always, near its time limit if it had progressed by then.
+
+    Progress is a finished point or, where points continue from where they were, a finished batch. A point that alone
+    outlasts the limit would do so again, so its task ends, and status says why.
     """
     preempted = client.was_preempted(os.environ["SLURM_JOB_ID"])
     if preempted is None:
-        preempted = ran_s < time_min * 60 - _SIGNAL_EARLY_S
+        preempted = ran_s < time_min * 60 - _WARNING_S
     if not (preempted or progressed):
         print(f"a point outlasts cluster.time_min={time_min}; give it more time", flush=True)
         return
@@ -218,13 +204,14 @@ def _go_back(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
         print(f"not queued again, `wattflow resume` does so: {error}", flush=True)
 
 
-def _print_progress() -> Progress:
-    """Progress lines for a job's log, at most one in 15 s but for changes of phase."""
-    last: dict[str, float] = {}
+def _progress_printer() -> Report:
+    """Print progress for a job's log, a line at each change of phase and at most one in 15 s else."""
+    last_s: dict[str, float] = {}
 
-    def report(phase: str, done: int, of: int) -> None:
-        if time.monotonic() - last.get(phase, -15.0) >= 15.0 or done == of:
-            last[phase] = time.monotonic()
-            print(f"{phase}: {done}/{of} batches", flush=True)
+    def report(progress: Progress) -> None:
+        now_s = time.monotonic()
+        if now_s - last_s.get(progress.phase, -math.inf) >= 15.0 or progress.done == progress.of:
+            last_s[progress.phase] = now_s
+            print(f"{progress.phase}: {progress.done}/{progress.of} batches", flush=True)
 
     return report

@@ -1,7 +1,7 @@
 """Ends a rank that hangs: in a collective that never comes, on a GPU that does not answer, at a disk that went away.
 
-    tell ... tell ... nothing for limit_s: the stacks of all threads go to stderr
-                      and GRACE_S later: `end`, then the process is ended, whatever it waits in
+    moved ... moved ... nothing for limit_s: the stacks of all threads go to stderr
+                        and GRACE_S later: `end`, then the process is ended, whatever it waits in
 
 The stacks are written by a thread of the interpreter's own that needs no lock of Python's, so that they come out in any
 case. Ranks hang together, each in its own place, so all of them write before the first one ends.
@@ -14,21 +14,35 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from wattflow.config.choices import Config
+from wattflow.errors import WattflowError
+from wattflow.run.place import Progress
+
 GRACE_S = 5.0
-LAST_WORDS_S = 30.0  # for `end`
+END_S = 30.0  # for `end`
 
 _STDERR = 2  # the rank's log, also where sys.stderr is something else
 
 
-class Watchdog:
-    """Watches from its making to `stop`; `limit_s` of 0 watches nothing."""
+class HungError(WattflowError, RuntimeError):
+    """Nothing moved for longer than sweep.hang_s."""
 
-    def __init__(self, limit_s: float, end: Callable[[], None]) -> None:
-        """`end` is called once, from another thread, before the process ends with code 1."""
+
+def hang_limit_s(config: Config) -> float:
+    """How long nothing may move: sweep.hang_s beside the longest time that a phase waits on purpose; 0 for ever."""
+    waits_s = max(config.power.idle_s, config.sweep.reference_s)
+    return config.sweep.hang_s and config.sweep.hang_s + waits_s
+
+
+class Watchdog:
+    """Watches from its making to `stop`; a `limit_s` of 0 watches nothing."""
+
+    def __init__(self, limit_s: float, end: Callable[[Progress], None]) -> None:
+        """`end` is called once with the last progress, from another thread, before the process ends with code 1."""
         self._limit_s = limit_s
         self._end = end
         self._stopped = threading.Event()
-        self.tell()
+        self.moved(Progress("its start"))
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         if limit_s:
             self._thread.start()
@@ -38,17 +52,17 @@ class Watchdog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self.stop()
 
-    def tell(self) -> None:
-        """Say that something moved."""
-        self._moved_s = time.monotonic()
+    def moved(self, progress: Progress) -> None:
+        """Start the limit anew, as something moved."""
+        self._progress, self._moved_s = progress, time.monotonic()
         if self._limit_s:
             faulthandler.dump_traceback_later(self._limit_s, file=_STDERR)
 
     def stop(self) -> None:
-        """Watch no more; on return `end` was not called and will not be."""
+        """Stop watching; on return `end` was not called and will not be."""
         self._stopped.set()
         if self._limit_s:
             faulthandler.cancel_dump_traceback_later()
@@ -62,7 +76,7 @@ class Watchdog:
             if self._stopped.wait(left_s):
                 return
         # a disk that went away would keep this thread too
-        last_words = threading.Thread(target=self._end, daemon=True)
-        last_words.start()
-        last_words.join(LAST_WORDS_S)
+        ending = threading.Thread(target=self._end, args=[self._progress], daemon=True)
+        ending.start()
+        ending.join(END_S)
         os._exit(1)

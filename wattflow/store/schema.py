@@ -202,7 +202,7 @@ class Ceilings(TypedDict):
     source: str  # how and when they were measured
 
 
-class Piece(TypedDict):
+class PartialAttempt(TypedDict):
     """A run of batches that one attempt finished, of a point that is measured in several."""
 
     attempt: int
@@ -250,7 +250,9 @@ class Record(TypedDict, total=False):
     ranks: list[RankInfo]
     nodes: list[NodeInfo]
     prompts: PromptInfo
-    pieces: list[Piece]  # where sweep.on_interrupt=continue: finished batches, this attempt's last
+    pieces: list[
+        PartialAttempt
+    ]  # where sweep.on_interrupt=continue: finished batches, this attempt's last
     load_shared: bool  # whether the weights had been loaded before, for several points
     reference_rounds: int  # of the fixed load by rank 0, where the sweep asks for one
     measure: MeasuredCommand  # of a command under `measure`, with its nodes' parts beside it

@@ -24,8 +24,7 @@ from wattflow import process
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client
-from wattflow.store import heartbeat
-from wattflow.store.files import read_json
+from wattflow.store import heartbeat, rank_errors
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import Record
 from wattflow.submit import journal
@@ -359,20 +358,10 @@ def _gone(answer: client.TaskState, key: str, findings: _Findings) -> tuple[Stat
     )
     if answer.reason and answer.state != "CANCELLED":  # there it is why the task had not begun
         reason += f" ({answer.reason})"
-    error = _first_error(findings.attempts[-1]) if findings.own_record is not None else None
+    error = rank_errors.first(findings.attempts[-1]) if findings.own_record is not None else None
     if error is not None:
-        reason += f": {error}"
+        reason += f": {error.error}"
     return ("interrupted" if answer.state == "CANCELLED" else "failed"), reason
-
-
-def _first_error(attempt: AttemptDir) -> str | None:
-    """What the first rank to fail said, where rank 0 had no time to put it into the record."""
-    errors = []
-    for path in attempt.logs.glob("error-rank*.json"):
-        with contextlib.suppress(DamagedError, KeyError, TypeError):
-            found = read_json(path)
-            errors.append((int(found["time_ns"]), str(found["error"])))
-    return min(errors)[1] if errors else None
 
 
 def check_states(answers: Iterable[str]) -> None:
