@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_report import in_browser
+from browser import in_browser
 
 from wattflow.calibrate.page import charts, draw_page
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import in_browser
 from processes import until
-from test_report import in_browser
 
 from wattflow.calibrate.passport import read_again
 from wattflow.errors import DamagedError, RefusedError

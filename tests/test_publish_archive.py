@@ -2,6 +2,7 @@
 
 import os
 import stat
+import struct
 import subprocess
 import zipfile
 
@@ -116,3 +117,69 @@ def test_a_member_that_is_a_file_and_a_folder_is_refused(tmp_path):
     with pytest.raises(RefusedError, match="file and a folder at once"):
         archive.unpack(tmp_path / "b.zip", tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+# --- files of strangers ---------------------------------------------------------------------------
+
+
+def zip_of(path, members, mode=zipfile.ZIP_STORED, attributes=0):
+    with zipfile.ZipFile(path, "w", mode) as packed:
+        for name, data in members:
+            about = zipfile.ZipInfo(name)
+            about.compress_type = mode
+            about.external_attr = attributes
+            packed.writestr(about, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/etc/out", "a/../../out", "a\\..\\out", "C:out", ".hidden", "a//b", "a/"]
+)
+def test_names_that_leave_the_folder_are_refused(tmp_path, name):
+    """No member is written outside of the folder; nothing is written at all."""
+    path = zip_of(tmp_path / "x.zip", [("a.txt", b""), (name, b"x")])
+    (tmp_path / "to").mkdir()
+    with pytest.raises(RefusedError):
+        archive.unpack(path, tmp_path / "to")
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_links_are_refused(tmp_path):
+    """A member that would become a symbolic link is refused."""
+    link = zip_of(
+        tmp_path / "l.zip", [("a", b"/etc/passwd")], attributes=(stat.S_IFLNK | 0o777) << 16
+    )
+    with pytest.raises(RefusedError, match="is a link"):
+        archive.unpack(link, tmp_path / "to")
+
+
+def test_a_compressed_bomb_is_refused_unread(tmp_path):
+    """64 MiB of zeros in a file of 64 KiB are not unpacked."""
+    bomb = zip_of(tmp_path / "b.zip", [("sha256sums", bytes(2**26))], zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 2**17
+    with pytest.raises(RefusedError, match="is compressed"):
+        archive.unpack(bomb, tmp_path / "to")
+
+
+def test_overlapping_members_are_refused(tmp_path):
+    """Two entries that share one stretch of the file together claim more than it has."""
+    path = zip_of(tmp_path / "o.zip", [("a", bytes(5000)), ("b", bytes(5000))])
+    data = path.read_bytes()
+    # the second entry of the directory is made to point to the first one's bytes, which are then cut out
+    at = data.rindex(b"PK\x01\x02")
+    second = data.index(b"PK\x03\x04", 4)
+    start = data.index(b"PK\x01\x02")
+    moved = data[:second] + data[start : at + 42] + struct.pack("<I", 0) + data[at + 46 :]
+    end = moved.rindex(b"PK\x05\x06")
+    moved = moved[: end + 16] + struct.pack("<I", second) + moved[end + 20 :]
+    path.write_bytes(moved)
+    with pytest.raises(RefusedError, match="overlap"):
+        archive.unpack(path, tmp_path / "to")
+
+
+def test_two_members_of_one_name_are_refused(tmp_path):
+    """Which of two would be checked is never a question."""
+    with pytest.warns(UserWarning, match="Duplicate"):
+        path = zip_of(tmp_path / "t.zip", [("a", b"1"), ("a", b"2")])
+    with pytest.raises(RefusedError, match="one name"):
+        archive.unpack(path, tmp_path / "to")

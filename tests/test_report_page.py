@@ -1,15 +1,12 @@
 """The report: offline, readable, honest about what was simulated, and without an error in a real browser."""
 
-import os
 import re
-import shutil
-import subprocess
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from processes import bound
+from browser import in_browser
 from sweeps import Gpu, Made, choices, collected, constant, demo, make_attempt, make_sweep
 
 import wattflow
@@ -18,23 +15,6 @@ from wattflow.errors import RefusedError
 from wattflow.report.page import read_embedded, report, shown
 from wattflow.report.terminal import cost_table
 from wattflow.store.tables import write_table
-
-BROWSER = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=10000",
-    "--enable-logging=stderr",
-    "--v=0",
-]
 
 
 @pytest.fixture(scope="module")
@@ -241,23 +221,6 @@ def test_a_sweep_without_numbers_has_a_report(tmp_path):
     directory = make_sweep(tmp_path / "s", [choices()])
     collect(directory)
     assert "nothing to draw" in body(report(wattflow.open_sweep(directory.path)))
-
-
-def in_browser(page, profile):
-    """The page as Chromium renders it, and what its console said."""
-    if BROWSER is None:
-        if "chromium" in os.environ.get("WATTFLOW_REQUIRE", ""):
-            pytest.fail("WATTFLOW_REQUIRE asks for Chromium, and none is on the PATH")
-        pytest.skip("no Chromium on the PATH")
-    done = subprocess.run(
-        bound(BROWSER, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
-    dom = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
-    return dom, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 def test_caps_against_the_highest(tmp_path):
