@@ -46,3 +46,10 @@ def test_a_known_sum_leaves_out_what_is_unknown():
     """1 + unknown + 2 is 3 of what is known; nothing known is null, and not 0."""
     assert nullable.known_sum([1, None, 2]) == 3
     assert nullable.known_sum([None]) is None
+
+
+def test_a_maximum_is_complete_or_null():
+    """Of 1 and 2 it is 2; with an unknown value, or no value, there is none."""
+    assert nullable.complete(max, [1.0, 2.0]) == 2.0
+    assert nullable.complete(max, [1.0, None]) is None
+    assert nullable.complete(max, []) is None

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wattflow.collect import attempt as collect_attempt
+from wattflow.collect.attempt import collect_attempt
+from wattflow.collect.row import Choices
 from wattflow.store.layout import SweepDir
 from wattflow.submit import status
 
@@ -111,7 +112,7 @@ def test_a_hung_point_fails_with_its_reason_and_the_stacks_of_all_ranks(tmp_path
         error = json.loads(attempt.error_path(rank).read_text())
         assert "hung: nothing moved" in error["error"]
         assert "HungError" in error["traceback"]
-    collected = collect_attempt.collect_attempt(attempt, record["choices"])
+    collected = collect_attempt(attempt, Choices.of(record["choices"]))
     assert collected.point["reasons"] == ["hung"]
     assert collected.point["unfinished_s"] > 19.0  # it hung for 20 s, which somebody pays
 

@@ -29,7 +29,7 @@ from wattflow.store.tables import write_table
 GPUS, HOUR_S, GOAL_S, GOAL_MB = 32, 3600.0, 2.0, 1000.0
 COLLECT = """
 import json, resource, sys, time
-from wattflow.collect import collect
+from wattflow.collect.collect import collect
 from wattflow.store.layout import SweepDir
 began = time.perf_counter()
 collect(SweepDir.existing(sys.argv[1]))
@@ -69,12 +69,13 @@ def trace(gpu: Gpu, power_w: float, period_s: float) -> pa.Table:
             arrays.append(pa.array(columns[field.name][order], field.type))
         elif field.name in polled:
             of, values = polled[field.name]
-            told = pa.array(values[order].astype(field.type.to_pandas_dtype()), field.type)
-            arrays.append(pc.if_else((source == of)[order], told, None))
+            polls = pa.array(values[order].astype(field.type.to_pandas_dtype()), field.type)
+            arrays.append(pc.if_else((source == of)[order], polls, None))
         else:
             arrays.append(pa.nulls(len(at_s), field.type))
-    told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
-    return pa.Table.from_arrays(arrays, schema=TRACE).replace_schema_metadata(told)
+    about = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid, "source": "nvml_buffer"}
+    about |= {"scope": "gpu", "boundary": "gpu", "period_ms": str(period_s * 1e3)}
+    return pa.Table.from_arrays(arrays, schema=TRACE).replace_schema_metadata(about)
 
 
 def made(folder: Path, period_s: float) -> tuple[SweepDir, float]:
@@ -84,7 +85,15 @@ def made(folder: Path, period_s: float) -> tuple[SweepDir, float]:
         for i in range(GPUS)
     ]
     batches = 200
-    one = Made(gpus, batches, 1.0, HOUR_S / batches - 1.1, 0.1, period_s=60.0, counter=False)
+    one = Made(
+        gpus,
+        batches,
+        prefill_s=1.0,
+        decode_s=HOUR_S / batches - 1.1,
+        pause_s=0.1,
+        period_s=60.0,
+        counter=False,
+    )
     point = choices(shards=GPUS)
     sweep = make_sweep(folder, [point])
     attempt = make_attempt(sweep, point, one)

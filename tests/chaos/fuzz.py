@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the
 import numpy as np
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
-from wattflow.collect import attempt as collect_attempt
+from wattflow.collect.attempt import collect_attempt
+from wattflow.collect.row import Choices
 from wattflow.config import identity
 from wattflow.errors import WattflowError
 from wattflow.plan import grid
@@ -116,8 +117,8 @@ class Sweep:
             make_attempt(self.sweep, points[2], Made(gpus, first_batch=2 * k)) for k in range(2)
         ]
         self._tell_pieces()
-        self.true_j = collect_attempt.collect_attempt(self.attempts[0], points[0]).point["energy_j"]
-        self.true_in_pieces_j = collect_attempt.collect_attempt(self.pieces[1], points[2]).point[
+        self.true_j = collect_attempt(self.attempts[0], Choices.of(points[0])).point["energy_j"]
+        self.true_in_pieces_j = collect_attempt(self.pieces[1], Choices.of(points[2])).point[
             "energy_j"
         ]
         assert self.true_in_pieces_j > 1.5 * self.true_j > 0
@@ -174,7 +175,7 @@ def case_record(made: Sweep, random_: random.Random) -> None:
         assert rows[0] is None or isinstance(rows[0]["status"], str)
         assert made.sweep.is_finished(made.ids[1])
         if random_.random() < 0.2:
-            check_row(made, collect_attempt.collect_attempt(attempt, choices(seed=1)).point)
+            check_row(made, collect_attempt(attempt, Choices.of(choices(seed=1))).point)
 
 
 def check_row(made: Sweep, row: dict) -> None:
@@ -191,7 +192,7 @@ def case_pieces(made: Sweep, random_: random.Random) -> None:
     change = damage_json if path.suffix == ".json" else damage
     with made.damaged(path, change(path.read_bytes(), random_)):
         assert continuation.find(made.sweep, made.ids[2]).batches in (0, 1, 2, 4)
-        row = collect_attempt.collect_attempt(made.pieces[1], choices(seed=3)).point
+        row = collect_attempt(made.pieces[1], Choices.of(choices(seed=3))).point
         assert not row["valid"] or "pieces" not in str(path), row
         if row["pieces"] == 2 and row["energy_j"] is not None and path.suffix != ".json":
             assert abs(row["energy_j"] - made.true_in_pieces_j) < 1e-9 * made.true_in_pieces_j
@@ -210,7 +211,7 @@ def case_trace(made: Sweep, random_: random.Random) -> None:
     attempt = made.attempts[0]
     path = random_.choice(sorted(attempt.path.rglob("*.parquet")))
     with made.damaged(path, damage(path.read_bytes(), random_)):
-        check_row(made, collect_attempt.collect_attempt(attempt, choices(seed=1)).point)
+        check_row(made, collect_attempt(attempt, Choices.of(choices(seed=1))).point)
 
 
 def case_grid(made: Sweep, random_: random.Random) -> None:

@@ -1,79 +1,56 @@
 """What one attempt cost: its traces joined with its spans on (node, GPU UUID), as rows of results/.
 
-Each node's spans and traces carry that node's own clock, so its windows are integrated there and only joules are
-added up. Joules are summed over the distinct devices of the job's ranks, so that ranks which share a device bill it
-once and a device that no rank used is never billed.
+    record.json -> description ; spans, requests -> throughput ; traces -> energy, conditions  => one row, built once
+
+Joules are summed over the distinct devices of the job's ranks, so that ranks which share a device bill it once and a
+device that no rank used is never billed.
 """
 
-import json
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, cast
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 
-from wattflow.collect import conditions, merge, partial, roofline
+from wattflow.collect import merge, roofline
+from wattflow.collect.conditions import conditions
+from wattflow.collect.description import Description, describe, reason
 from wattflow.collect.figures import (
-    fill_joules,
-    fill_samples,
-    self_checks,
+    Throughput,
+    command_throughput,
+    energy,
+    host_energy,
+    phase_energies,
+    sampling,
     throughput,
-    told_throughput,
 )
 from wattflow.collect.reading import (
-    Collected,
-    Row,
-    Who,
-    check_trace,
+    Batches,
+    Device,
+    DeviceKey,
+    Spans,
     of_batches,
-    power_curve,
     read_devices,
+    read_hosts,
     read_spans,
-    u_of,
 )
-from wattflow.config.choices import from_dict
-from wattflow.energy import curve
-from wattflow.energy.curve import Joules
+from wattflow.collect.row import Choices, Collected, Figures, collected, self_checks
+from wattflow.collect.unfinished import unfinished
 from wattflow.errors import DamagedError
-from wattflow.nullable import agreed, complete_sum, joined_names, quotient
-from wattflow.store.columns import POINT, REASONS, choice_values
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import REQUEST, TRACE, PartialAttempt, Record
-from wattflow.store.sources import SECOND_NS
+from wattflow.store.schema import REQUEST, PartialAttempt, Record
 from wattflow.store.tables import read_table
 
-
-def blank(
-    point_id: str, choices: dict[str, Any], status: str, reason: str, error: str | None
-) -> Row:
-    """The row of a point without a finished attempt: its choices, and why it has no numbers."""
-    row = dict.fromkeys(POINT.names)
-    row.update(choice_values(choices))
-    row.update(
-        point_id=point_id, status=status, counts=False, valid=False, reasons=[reason], error=error
-    )
-    return row
+# without all spans no device's window is known
+_NO_WINDOWS = {"missing_node", "missing_rank", "no_window", "spans_overlap"}
 
 
-def collect_attempt(attempt: AttemptDir, choices: dict[str, Any]) -> Collected:
-    """What one attempt cost. Never raises for what lies in its files: a damaged one is a reason in the row."""
-    row = blank(attempt.point_id, choices, "running", "unfinished", None)
-    row["attempt"] = attempt.number
+def collect_attempt(attempt: AttemptDir, choices: Choices) -> Collected:
+    """Return what one attempt cost. Never raises for what lies in its files: a damaged one is a reason in the row."""
+    found = Figures(Description("running"), ["unfinished"])
     try:
-        record = attempt.read_record()
-        if record is None:
-            return Collected(row, [], {})
-        _describe(row, record, attempt)
-        if record["status"] == "finished" and _is_in_pieces(record):
-            return _in_pieces(attempt, record, row, choices)
-        if record["status"] == "finished":
-            return _finished(attempt, record, row)
-        row |= partial.took(attempt, record)
-        own = _own_piece(record)
-        if own is None:
-            return Collected(row, [], {})
-        part = _piece(attempt, own, choices)  # its window is in the row of who went on from it
-        return Collected(row, part.phases, part.traces)
+        for found in _figures(attempt, choices):  # noqa: B007 (the last is all of it, or what was known before damage)
+            pass
     except (
         ArithmeticError,
         AttributeError,
@@ -84,11 +61,12 @@ def collect_attempt(attempt: AttemptDir, choices: dict[str, Any]) -> Collected:
         pa.ArrowException,
     ) as error:
         # whatever a cut page, a foreign value or a record without a field leads to costs this attempt alone
-        row.update(valid=False, reasons=["damaged"], error=_told(attempt, error))
-        return Collected(row, [], {})
+        about = replace(found.about, error=_fault(attempt, error))
+        found = replace(found, about=about, reasons=["damaged"], phases=(), traces={})
+    return collected(attempt.point_id, attempt.number, choices, found)
 
 
-def _told(attempt: AttemptDir, error: Exception) -> str:
+def _fault(attempt: AttemptDir, error: Exception) -> str:
     if isinstance(error, DamagedError):
         return str(error)
     if isinstance(error, FileNotFoundError):
@@ -96,174 +74,142 @@ def _told(attempt: AttemptDir, error: Exception) -> str:
     return f"{attempt.path}: a file there is not whole ({type(error).__name__}: {error})."
 
 
-def _describe(row: Row, record: Record, attempt: AttemptDir) -> None:
-    """Fill in what the record says of any attempt."""
-    status = record["status"]
-    row["status"] = status
-    why = record.get("reason") or status
-    row["reasons"] = [why if why in REASONS else "unfinished"]
-    row["error"] = record.get("error")
-    row["record_stamp_ns"] = attempt.record_path.stat().st_mtime_ns
-    if record.get("ended_ns") is not None:
-        row["attempt_s"] = (cast(int, record["ended_ns"]) - record["started_ns"]) / SECOND_NS
-    row["started"] = datetime.fromtimestamp(record["started_ns"] / SECOND_NS, UTC)
-    job = record.get("job")
-    if job:
-        row.update(job_id=job["job_id"], array_task=job["array_task"])
-    nodes = record.get("nodes", [])
-    devices = [device for node in nodes for device in node["devices"]]
-    names = dict.fromkeys(device["name"] for device in devices)
-    row.update(
-        ecc=agreed(device.get("ecc") for device in devices),
-        persistence=agreed(device.get("persistence") for device in devices),
-        power_limit_default_w=agreed(device.get("power_limit_default_w") for device in devices),
-        power_limit_min_w=agreed(device.get("power_limit_min_w") for device in devices),
-        power_limit_max_w=agreed(device.get("power_limit_max_w") for device in devices),
-        gpu_name=" + ".join(names) or None,
-        driver=joined_names(node["driver"] for node in nodes),
-        power_source=joined_names(node["source"] for node in nodes),
-        boundary=joined_names(node["boundary"] for node in nodes),
-        simulated=any(node["source"] == "simulated" for node in nodes) if nodes else None,
-        sidecar_restarts=sum(node["sidecar_restarts"] for node in nodes) if nodes else None,
-        boards=sorted({rank["gpu_uuid"] for rank in record.get("ranks", [])}) or None,
-        reference_rounds=record.get("reference_rounds"),
-        node_names=sorted({rank["node"] for rank in record.get("ranks", [])}) or None,
-        prompts_sha256=record["prompts"]["sha256"] if "prompts" in record else None,
-        engine_info=json.dumps(record["engine"]) if "engine" in record else None,
-        versions=json.dumps(record["versions"]) if "versions" in record else None,
-    )
+def _figures(attempt: AttemptDir, choices: Choices) -> Iterator[Figures]:
+    """Yield what is known of an attempt, more each time, so that a damaged file costs what comes after it alone."""
+    record = attempt.read_record()
+    if record is None:
+        return
+    stamp_ns = attempt.record_path.stat().st_mtime_ns
+    yield Figures(Description(record["status"], record_stamp_ns=stamp_ns), [reason(record)])
+    about = describe(record, stamp_ns)
+    found = Figures(about, [reason(record)])
+    yield found
+    pieces, number = record.get("pieces", []), record["attempt"]
+    if record["status"] != "finished":
+        found = replace(found, unfinished=unfinished(attempt, record))
+        yield found
+        own = [piece for piece in pieces if piece["attempt"] == number]
+        if own:  # its window is in the row of the attempt that went on from it
+            part = _partial(attempt, own[-1], choices)
+            yield replace(found, phases=part.phases, traces=part.traces)
+    elif any(piece["attempt"] != number for piece in pieces):
+        yield _whole(attempt, pieces, about, choices)
+    else:
+        yield from _measured(attempt, record, about, choices, None)
 
 
-def _is_in_pieces(record: Record) -> bool:
-    """Whether an attempt went on from earlier ones."""
-    return any(piece["attempt"] != record["attempt"] for piece in record.get("pieces", []))
+def _whole(
+    attempt: AttemptDir, pieces: list[PartialAttempt], about: Description, choices: Choices
+) -> Figures:
+    """Return the figures of a point that several partial attempts measured, with the phases of its own part alone.
 
-
-def _own_piece(record: Record) -> PartialAttempt | None:
-    """The batches that an attempt itself finished, where it says so."""
-    own = [piece for piece in record.get("pieces", []) if piece["attempt"] == record["attempt"]]
-    return own[-1] if own else None
-
-
-def _in_pieces(attempt: AttemptDir, record: Record, row: Row, choices: dict[str, Any]) -> Collected:
-    """The rows of a point that several attempts measured one after another: one row over all, phases of its own part.
-
-    The phases and traces of each earlier piece are told with the attempt that made it.
+    The phases and traces of each earlier part are in the rows of the attempt that measured it.
     """
+    folder = attempt.path.parent
     parts = []
-    for piece in record["pieces"]:
-        path = attempt.path.parent / f"attempt-{piece['attempt']}"
-        made = AttemptDir(path, attempt.point_id, piece["attempt"])
-        parts.append(_piece(made, piece, choices))
-    whole = merge.join([part.point for part in parts], choice_values(choices), row)
-    phases = [phase for part in parts for phase in part.phases]
-    whole["reasons"] += ["in_pieces", *self_checks(whole, phases)]
-    whole["reasons"] = list(dict.fromkeys(whole["reasons"]))
-    whole["valid"], whole["counts"] = False, False
-    own = parts[-1] if record["pieces"][-1]["attempt"] == attempt.number else None
-    return Collected(whole, own.phases if own else [], own.traces if own else {})
+    for piece in pieces:
+        path = folder / f"attempt-{piece['attempt']}"
+        earlier = AttemptDir(path, attempt.point_id, piece["attempt"])
+        parts.append(_partial(earlier, piece, choices))
+    own = parts[-1] if pieces[-1]["attempt"] == attempt.number else None
+    whole = merge.join(parts, about, own)
+    failed = self_checks(whole.columns(), [phase for part in parts for phase in part.phases])
+    return replace(whole, reasons=[*whole.reasons, "in_pieces", *failed])
 
 
-def _piece(attempt: AttemptDir, piece: PartialAttempt, choices: dict[str, Any]) -> Collected:
-    """What one attempt measured of its own batches, as if they were a whole point."""
-    row = blank(attempt.point_id, choices, "finished", "in_pieces", None)
-    row["attempt"] = attempt.number
+def _partial(attempt: AttemptDir, piece: PartialAttempt, choices: Choices) -> Figures:
+    """Return what one attempt measured of its own batches, as if they were a whole point."""
     record = attempt.read_record()
     if record is None:
         raise DamagedError(
             f"{attempt.record_path}: not there, though a later attempt goes on from it."
         )
-    _describe(row, record, attempt)
-    return _finished(attempt, record, row, (piece["first_batch"], piece["batches"]))
+    about = describe(record, attempt.record_path.stat().st_mtime_ns)
+    batches = piece["first_batch"], piece["batches"]
+    return deque(_measured(attempt, record, about, choices, batches), maxlen=1)[0]
 
 
-def _finished(
-    attempt: AttemptDir, record: Record, row: Row, batches: tuple[int, int] | None = None
-) -> Collected:
-    """Rows of a finished attempt: throughput from spans and requests, joules from the traces where all are there.
-
-    With `batches` those of its spans and requests alone, first and count.
-    """
-    reasons: list[str] = []
-    ranks = read_spans(attempt, record, reasons, batches)
-    if "measure" in record:
-        told_throughput(row, ranks, record, reasons)
-    else:
-        if len(record["ranks"]) < row["shards"]:
-            reasons.append("missing_rank")
-        requests = of_batches(read_table(attempt.requests_path, REQUEST), batches)
-        throughput(row, ranks, requests, reasons)
-    if record.get("load_shared"):
-        reasons.append("load_shared")
-    devices = read_devices(attempt, record, ranks, reasons)
-    row.update(
-        gpus=len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}),
-        nodes_seen=len({spans.who[0] for spans in ranks.values()}),
-    )
-    if "measure" not in record and row["boundary"] == "gpu" and row["gpus"] < row["shards"]:
+def _measured(
+    attempt: AttemptDir,
+    record: Record,
+    about: Description,
+    choices: Choices,
+    batches: Batches | None,
+) -> Iterator[Figures]:
+    """Yield the figures of an attempt that measured a window, more each time; with `batches` those of these alone."""
+    ranks, reasons = read_spans(attempt, record, batches)
+    known, doubts = _throughput(attempt, record, ranks, choices, batches)
+    reasons = [*reasons, *doubts, *(["load_shared"] if record.get("load_shared") else [])]
+    found = Figures(about, reasons, known)
+    yield found
+    devices: list[Device] = []
+    if not _NO_WINDOWS & set(reasons):
+        devices, doubts = read_devices(attempt, record, ranks)
+        reasons = [*reasons, *doubts]
+    gpus = len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]})
+    nodes = len({spans.device.node for spans in ranks.values()})
+    command = "measure" in record
+    if not command and about.boundary == "gpu" and gpus < choices.config.shards:
         reasons.append("missing_gpu")
-    phases: list[Row] = []
+    found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes)
+    yield found
     if devices:
-        phases = fill_joules(row, devices, reasons)
-        fill_samples(row, devices, reasons)
+        found = _with_energy(found, devices, dummy_weights=not command and _dummy(choices))
+        yield found
         # the meter of a measured command leaves the command's own processes out of its count
-        counted = [] if "measure" in record else record["ranks"]
-        found, doubts = conditions.of_window(
-            devices, counted, row["control_power_limit_w"], row["control_sm_clock_mhz"]
-        )
-        row.update(found)
-        reasons += doubts
-    if "measure" not in record and batches is None and row["decode_s"] is not None:
-        row.update(_roofline(row, record))
-    if row["sidecar_restarts"]:
-        reasons.append("sidecar_restarted")
-    reasons += self_checks(row, phases)
-    row["reasons"] = list(dict.fromkeys(reasons))
-    row["valid"] = not any(REASONS[reason][0] for reason in row["reasons"])
-    traces = {device.who: attempt.trace_path(*device.who) for device in devices}
-    traces |= _hosts(row, attempt, record, {device.who[0]: device.window for device in devices})
-    return Collected(row, phases, traces)
-
-
-def _roofline(row: Row, record: Record) -> Row:
-    """How near the attempt came to its devices' limits, as far as its record tells."""
-    if "work" not in record and "ceilings" not in record:
-        return {}
-    told = record.get("engine", {}).get("allreduce_us") or {}
-    by_rows = {int(rows): float(us) for rows, us in cast(dict[str, float], told).items()}
-    allreduce_us = by_rows[max(by_rows)] if by_rows else None
-    return roofline.columns(
-        from_dict(record["choices"]),
-        record.get("work"),
-        record.get("ceilings"),
-        (row["prefill_s"], row["decode_s"]),
-        allreduce_us,
+        counted, control = [] if command else record["ranks"], choices.config.control
+        weather, doubts = conditions(devices, counted, control.power_limit_w, control.sm_clock_mhz)
+        found = replace(found, reasons=[*found.reasons, *doubts], conditions=weather)
+        yield found
+    if not command and batches is None:
+        limits = roofline.of_record(choices.config, record, known.prefill_s, known.decode_s)
+        found = replace(found, roofline=limits)
+        yield found
+    windows = {device.key.node: device.window for device in devices}
+    hosts = read_hosts(attempt, record, list(windows))
+    keys: list[DeviceKey] = [*(device.key for device in devices), *hosts]
+    found = replace(
+        found,
+        host=host_energy(hosts, windows),
+        traces={key: attempt.trace_path(*key) for key in keys},
     )
+    restarted = ["sidecar_restarted"] if about.sidecar_restarts else []
+    failed = self_checks(found.columns(), found.phases)
+    yield replace(found, reasons=[*found.reasons, *restarted, *failed])
 
 
-def _hosts(
-    row: Row, attempt: AttemptDir, record: Record, windows: dict[str, tuple[int, int]]
-) -> dict[Who, Path]:
-    """Fill in the joules of the nodes' hosts in the same windows, null unless each node tells them; their traces."""
-    hosts = {info["node"]: host for info in record.get("nodes", []) if (host := info.get("host"))}
-    parts: list[Joules] = []
-    traces: dict[Who, Path] = {}
-    for node, (start, end) in windows.items():
-        if node not in hosts:
-            continue
-        host = hosts[node]
-        who = node, host["uuid"]
-        try:
-            trace = read_table(attempt.trace_path(*who), TRACE)
-        except FileNotFoundError:
-            continue
-        traces[who] = attempt.trace_path(*who)
-        check_trace(traces[who], trace, node=node, gpu_uuid=host["uuid"], source=host["source"])
-        power = power_curve(trace, host["source"], host["period_ms"])
-        parts.append(curve.summed(curve.between(power, [start], [end])))
-    if parts and len(parts) == len(windows):
-        row["host_energy_j"] = complete_sum([part.energy_j for part in parts])
-    if row["host_energy_j"] is not None:
-        row["host_energy_u_j"] = u_of(parts)
-        row["host_power_w"] = quotient(row["host_energy_j"], row["duration_s"])
-    return traces
+def _dummy(choices: Choices) -> bool:
+    return choices.config.weights == "dummy"
+
+
+def _throughput(
+    attempt: AttemptDir,
+    record: Record,
+    ranks: dict[int, Spans],
+    choices: Choices,
+    batches: Batches | None,
+) -> tuple[Throughput, list[str]]:
+    """Return the throughput of a measured command or of a sweep's point, and reason codes."""
+    if "measure" in record:
+        return command_throughput(ranks, record["parts"])
+    requests = of_batches(read_table(attempt.requests_path, REQUEST), batches)
+    known, doubts = throughput(ranks.get(0), requests)
+    too_few = len(record["ranks"]) < choices.config.shards
+    return known, [*(["missing_rank"] if too_few else []), *doubts]
+
+
+def _with_energy(found: Figures, devices: list[Device], *, dummy_weights: bool) -> Figures:
+    """Return the figures with what the devices took in the window and in each phase."""
+    parts = [device.energy() for device in devices]
+    simulated = bool(found.about.simulated)
+    total, doubts = energy(
+        devices, parts, found.throughput, simulated=simulated, dummy_weights=dummy_weights
+    )
+    samples, gaps = sampling(devices, parts)
+    return replace(
+        found,
+        reasons=[*found.reasons, *doubts, *gaps],
+        energy=total,
+        sampling=samples,
+        phases=phase_energies(devices, parts, found.throughput),
+    )

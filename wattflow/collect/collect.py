@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattflow import __version__
-from wattflow.collect.attempt import blank, collect_attempt
-from wattflow.collect.reading import Collected, Row, Who
+from wattflow.collect.attempt import collect_attempt
+from wattflow.collect.description import Description
+from wattflow.collect.reading import DeviceKey
+from wattflow.collect.row import Choices, Collected, Figures, Row, collected
 from wattflow.errors import DamagedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.grid import GridPoint
@@ -54,14 +55,14 @@ class Summary:
 
 
 def collect_task(sweep_path: str) -> Summary:
-    """What the collector's Slurm job runs."""
+    """Collect a sweep, as its own Slurm job does, and print how much was found."""
     summary = collect(SweepDir.existing(sweep_path))
     print(f"collected {summary.attempts} attempts, {summary.counting} points count", flush=True)
     return summary
 
 
 def collect(sweep: SweepDir) -> Summary:
-    """Write the sweep's results/ anew and say what was found; DamagedError when grid.parquet cannot be read."""
+    """Write the sweep's results/ anew and return what was found; DamagedError where grid.parquet cannot be read."""
     began = time.monotonic()
     sweep.make()
     grid = sweep.points()
@@ -70,16 +71,17 @@ def collect(sweep: SweepDir) -> Summary:
     phase_rows: list[Row] = []
     kept: list[Key] = []
     for bucket, points in _buckets(grid).items():
-        collected, same = _collect_bucket(sweep, bucket, points, before)
-        point_rows += [one.point for one in collected]
-        phase_rows += [row for one in collected for row in one.phases]
+        new, same = _collect_bucket(sweep, bucket, points, before)
+        point_rows += [one.point for one in new]
+        phase_rows += [row for one in new for row in one.phases]
         kept += same
     table = _in_order(_with_rows(before.points, kept, point_rows, POINT), grid)
     table = _counted(table)
     phases = _in_order(_with_rows(before.phases, kept, phase_rows, PHASE), grid)
     write_table(sweep.phases_path, phases.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
-    if any(point.config().cluster.group_readable for point in grid[:1]):
+    first = grid[:1]
+    if any(Choices.of(point.choices()).config.cluster.group_readable for point in first):
         sweep.open_to_group()
     return _summary(table, len(grid), len(kept), time.monotonic() - began)
 
@@ -94,14 +96,14 @@ class _Before:
 
     @classmethod
     def read(cls, sweep: SweepDir) -> "_Before":
-        """The earlier results, or nothing where they are absent, damaged or another version's."""
+        """Return the earlier results, or nothing where they are absent, damaged or another version's."""
         try:
             points = read_table(sweep.points_path, POINT)
             phases = read_table(sweep.phases_path, PHASE)
         except (FileNotFoundError, DamagedError):
             points, phases = POINT.empty_table(), PHASE.empty_table()
-        told = points.schema.metadata or {}
-        if told.get(b"wattflow") != __version__.encode() or points.schema.names != POINT.names:
+        about = points.schema.metadata or {}
+        if about.get(b"wattflow") != __version__.encode() or points.schema.names != POINT.names:
             points, phases = POINT.empty_table(), PHASE.empty_table()
         columns = ["point_id", "attempt", "status", "reasons", "record_stamp_ns"]
         stamps = {
@@ -115,59 +117,68 @@ class _Before:
 
 
 def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
-    """The grid's points by the first two digits of their ids: a file of traces each, which spares inodes."""
-    out: dict[str, list[GridPoint]] = defaultdict(list)
+    """Return the points by the first two digits of their ids: a file of traces each, which spares inodes."""
+    buckets: dict[str, list[GridPoint]] = defaultdict(list)
     for point in grid:
-        out[point.point_id[:2]].append(point)
-    return out
+        buckets[point.point_id[:2]].append(point)
+    return buckets
 
 
 def _collect_bucket(
     sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before
 ) -> tuple[list[Collected], list[Key]]:
-    """What is new in one bucket, its traces written, and the attempts whose earlier rows still hold."""
+    """Write the traces of what is new in one bucket; return it, and the attempts whose earlier rows still hold."""
     path = sweep.traces / f"{bucket}.parquet"
     traced = _traced(path)
     new: list[Collected] = []
     same: list[Key] = []
     for point in points:
         attempts = sweep.attempts(point.point_id)
-        choices = point.choices()
+        kept = [one for one in attempts if _is_kept(one, traced, before)]
+        same += [(one.point_id, one.number) for one in kept]
+        if attempts and len(kept) == len(attempts):
+            continue
+        choices = Choices.of(point.choices())
         if not attempts:
-            new.append(Collected(untried(point, choices), [], {}))
+            new.append(untried(point, choices))
         for attempt in attempts:
-            key = (attempt.point_id, attempt.number)
-            if key in traced and _unchanged(attempt, before.stamps.get(key)):
-                same.append(key)
-                continue
-            one = collect_attempt(attempt, choices)
-            new.append(one)
-            _log.debug("point %s, attempt %d: %s", *key, one.point["reasons"])
-    seen = {(o.point["point_id"], o.point["attempt"]): o for o in new if o.point["record_stamp_ns"]}
-    if seen:
-        _write_traces(path, traced, seen)
+            if attempt not in kept:
+                new.append(collect_attempt(attempt, choices))
+                reasons = new[-1].point["reasons"]
+                _log.debug("point %s, attempt %d: %s", point.point_id, attempt.number, reasons)
+    recorded = {
+        (one.point["point_id"], one.point["attempt"]): one
+        for one in new
+        if one.point["record_stamp_ns"]
+    }
+    if recorded:
+        _write_traces(path, traced, recorded)
     return new, same
 
 
-def _unchanged(attempt: AttemptDir, stamp_ns: int | None) -> bool:
+def _is_kept(attempt: AttemptDir, traced: set[Key], before: _Before) -> bool:
+    """Return whether the earlier rows of an attempt still hold: its record has not changed since."""
+    key = (attempt.point_id, attempt.number)
+    if key not in traced or key not in before.stamps:
+        return False
     try:
-        return attempt.record_path.stat().st_mtime_ns == stamp_ns
+        return attempt.record_path.stat().st_mtime_ns == before.stamps[key]
     except FileNotFoundError:
         return False
 
 
-def untried(point: GridPoint, choices: dict[str, Any]) -> Row:
-    """The row of a point without an attempt: infeasible, or waiting."""
-    if point.reason is not None:
-        return blank(point.point_id, choices, "infeasible", "infeasible", point.reason)
-    return blank(point.point_id, choices, "waiting", "waiting", None)
+def untried(point: GridPoint, choices: Choices) -> Collected:
+    """Return the row of a point without an attempt: infeasible, or waiting."""
+    state = "waiting" if point.reason is None else "infeasible"
+    about = Description(state, error=point.reason)
+    return collected(point.point_id, None, choices, Figures(about, [state]))
 
 
 def _traced(path: Path) -> set[Key]:
-    """The attempts that a file of collected traces knows of; none where it is absent or damaged."""
+    """Return the attempts whose traces a file holds; none where it is absent or damaged."""
     try:
-        told = pq.read_schema(path).metadata or {}
-        return {(point_id, attempt) for point_id, attempt in json.loads(told[b"attempts"])}
+        about = pq.read_schema(path).metadata or {}
+        return {(point_id, attempt) for point_id, attempt in json.loads(about[b"attempts"])}
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         return set()
 
@@ -188,30 +199,30 @@ def _write_traces(path: Path, traced: set[Key], new: dict[Key, Collected]) -> No
                     if key not in new:
                         yield table.replace_schema_metadata(schema.metadata)
         for key, one in new.items():
-            for who, trace_path in one.traces.items():
+            for device, trace_path in one.traces.items():
                 trace = read_table(trace_path, TRACE)
                 if trace.num_rows:
-                    yield _owned(trace, key, who, schema)
+                    yield _owned(trace, key, device, schema)
 
     write_tables(path, schema, tables())
 
 
-def _owned(trace: pa.Table, key: Key, who: Who, schema: pa.Schema) -> pa.Table:
-    """A device's trace in order of time, with whose it is beside each row."""
-    owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *who), strict=True))
+def _owned(trace: pa.Table, key: Key, device: DeviceKey, schema: pa.Schema) -> pa.Table:
+    """Return a device's trace in order of time, with its attempt and device beside each row."""
+    owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *device), strict=True))
     columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
     columns += in_order_of_time(trace).select(TRACE.names).columns
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def in_order_of_time(trace: pa.Table) -> pa.Table:
-    """A trace as it is collected: sorted by its stamps where they do not rise already."""
+    """Return a trace as it is collected: sorted by its stamps where they do not rise already."""
     rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
     return trace if rising else trace.sort_by("time_ns")
 
 
 def _with_rows(table: pa.Table, kept: list[Key], new: list[Row], schema: pa.Schema) -> pa.Table:
-    """The rows of the kept attempts of an earlier table, and the new ones."""
+    """Return the rows of the kept attempts of an earlier table, then the new ones."""
     keys = set(kept)
     rows = zip(table["point_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)
     held = [i for i, key in enumerate(rows) if key in keys]
@@ -220,7 +231,7 @@ def _with_rows(table: pa.Table, kept: list[Key], new: list[Row], schema: pa.Sche
 
 
 def _in_order(table: pa.Table, grid: list[GridPoint]) -> pa.Table:
-    """The rows in the grid's order, then by attempt; rows of one attempt keep theirs."""
+    """Return the rows in the grid's order, then by attempt; rows of one attempt keep theirs."""
     position = {point.point_id: i for i, point in enumerate(grid)}
     at = [position[point_id] for point_id in table["point_id"].to_pylist()]
     order = pa.table({"at": pa.array(at, pa.int64()), "attempt": table["attempt"]})
@@ -230,13 +241,13 @@ def _in_order(table: pa.Table, grid: list[GridPoint]) -> pa.Table:
 
 
 def newest_valid(rows: Iterable[tuple[str, bool]]) -> set[int]:
-    """The places of the rows that count, of (point_id, valid) in order of attempts: each point's last valid one."""
+    """Return the places of the rows that count, of (point_id, valid) in order of attempts: the last valid ones."""
     newest = {point_id: i for i, (point_id, valid) in enumerate(rows) if valid}
     return set(newest.values())
 
 
 def _counted(table: pa.Table) -> pa.Table:
-    """The table with `counts` true on the newest valid attempt of each point, and on no other."""
+    """Return the table with `counts` true on the newest valid attempt of each point, and on no other."""
     points, valid = table["point_id"].to_pylist(), table["valid"].to_pylist()
     rows = newest_valid(zip(points, valid, strict=True))
     counts = pa.array([i in rows for i in range(table.num_rows)], pa.bool_())
@@ -245,14 +256,14 @@ def _counted(table: pa.Table) -> pa.Table:
 
 
 def _summary(table: pa.Table, points: int, kept: int, seconds: float) -> Summary:
-    told = table.select(["point_id", "attempt", "status", "counts", "reasons", "error"]).to_pylist()
-    tried = [row for row in told if row["attempt"] is not None]
+    rows = table.select(["point_id", "attempt", "status", "counts", "reasons", "error"]).to_pylist()
+    tried = [row for row in rows if row["attempt"] is not None]
     finished = {row["point_id"] for row in tried if row["status"] == "finished"}
-    infeasible = sum(row["status"] == "infeasible" for row in told)
+    infeasible = sum(row["status"] == "infeasible" for row in rows)
     return Summary(
         points=points,
         attempts=len(tried),
-        counting=sum(row["counts"] for row in told),
+        counting=sum(row["counts"] for row in rows),
         new=len(tried) - kept,
         unfinished=points - infeasible - len(finished),
         damaged=[

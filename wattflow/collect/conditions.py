@@ -4,17 +4,19 @@ Readings of conditions come each second and at the window's edges. Means and ext
 window; limits and clocks that were asked for must also hold at the readings next to it, before and after.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.energy.curve import Curve
+from wattflow.collect.reading import Device
+from wattflow.nullable import complete, quotient
 from wattflow.store.schema import RankInfo
-from wattflow.store.sources import SECOND_NS
+from wattflow.store.sources import SECOND_NS, of_kind
 
 # NVML's clock-event bits: hardware slowdown, software and hardware thermal slowdown, power brake
 THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
@@ -24,99 +26,85 @@ CLOCK_STEP_MHZ = 15  # clocks come in steps of this
 BOUND = 0.01  # the share of a window from which on a cap counts as having held power back
 NEAR_LIMIT = 0.97  # of the limit: power this high is held back by it
 
-_ACTIVITY = [
-    "sm_activity_pct",
-    "sm_occupancy_pct",
-    "tensor_activity_pct",
-    "dram_activity_pct",
-    "pcie_tx_mib_s",
-    "pcie_rx_mib_s",
-    "nvlink_tx_mib_s",
-    "nvlink_rx_mib_s",
-]
 
-Row = dict[str, Any]
+@dataclass(frozen=True)
+class Conditions:
+    """Columns of results/points.parquet, null where no sensor reported them."""
 
-
-class Seen(Protocol):
-    """One device of an attempt: its readings, its power, and the measured window by its node's clock."""
-
-    @property
-    def who(self) -> tuple[str, str]:
-        """Node and GPU UUID."""
-
-    @property
-    def readings(self) -> pa.Table:
-        """All readings but the power samples, schema.TRACE."""
-
-    @property
-    def power(self) -> Curve:
-        """Its power."""
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """Start and end, unix ns."""
+    gpu_activity_pct: float | None = None
+    memory_activity_pct: float | None = None
+    sm_activity_pct: float | None = None
+    sm_occupancy_pct: float | None = None
+    tensor_activity_pct: float | None = None
+    dram_activity_pct: float | None = None
+    pcie_tx_mib_s: float | None = None
+    pcie_rx_mib_s: float | None = None
+    nvlink_tx_mib_s: float | None = None
+    nvlink_rx_mib_s: float | None = None
+    memory_used_bytes: int | None = None
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    power_limit_w: float | None = None
+    throttle_reasons: int | None = None
+    under_cap_s: float | None = None
+    cap_bound: bool | None = None
+    power_profiles: str | None = None
 
 
-def of_window(
-    devices: Sequence[Seen],
+def conditions(
+    devices: Sequence[Device],
     ranks: Sequence[RankInfo],
     asked_w: int | None,
     asked_mhz: int | None,
-) -> tuple[Row, list[str]]:
-    """Columns of the attempt's row, null where no sensor told them, and codes of what is doubtful.
+) -> tuple[Conditions, list[str]]:
+    """Return the conditions of all devices, and codes of what is doubtful.
 
     `ranks` are the job's own, each a process on its GPU; `asked_w` and `asked_mhz` what control.* asks of each GPU.
     """
-    row: Row = {}
-    reasons: list[str] = []
-    inside = pa.concat_tables([_inside(device) for device in devices])
+    each = [_inside(device) for device in devices]
+    inside = pa.concat_tables(each)
     around = [_around(device) for device in devices]
-    row.update(
+    bits = _known(inside, "throttle_reasons")
+    throttled_by = int(np.bitwise_or.reduce(bits)) if len(bits) else None
+    limit_w = pc.min(pa.concat_tables(around)["power_limit_w"]).as_py()
+    bound = None if limit_w is None else any(map(_cap_bound, devices, around))
+    found = Conditions(
         gpu_activity_pct=pc.mean(inside["gpu_activity_pct"]).as_py(),
         memory_activity_pct=pc.mean(inside["memory_activity_pct"]).as_py(),
         memory_used_bytes=pc.max(inside["memory_used_bytes"]).as_py(),
         sm_clock_mhz=pc.mean(inside["sm_clock_mhz"]).as_py(),
         temperature_c=pc.max(inside["temperature_c"]).as_py(),
-        power_limit_w=pc.min(pa.concat_tables(around)["power_limit_w"]).as_py(),
+        power_limit_w=limit_w,
+        throttle_reasons=throttled_by,
+        under_cap_s=quotient(complete(sum, map(_under_cap_ns, each)), SECOND_NS),
+        cap_bound=bound,
+        power_profiles=_profiles(devices),
+        **_activity(devices),
     )
-    bits = _told(inside, "throttle_reasons")
-    if len(bits):
-        row["throttle_reasons"] = int(np.bitwise_or.reduce(bits))
-        if row["throttle_reasons"] & THROTTLED:
-            reasons.append("throttled")
-    spent = [_told(_inside(device), "under_cap_ns") for device in devices]
-    if all(len(ns) > 1 for ns in spent):
-        row["under_cap_s"] = sum(int(ns.max() - ns.min()) for ns in spent) / SECOND_NS
-    for column in _ACTIVITY:
-        row[column] = _mean([_mean_since(device, column) for device in devices])
-    row["power_profiles"] = _profiles(devices)
-    if not all(_in_force(table, asked_w, asked_mhz) for table in around):
-        reasons.append("not_applied")
-    if row["power_limit_w"] is not None:
-        row["cap_bound"] = any(map(_cap_bound, devices, around))
-        if asked_w is not None and not row["cap_bound"]:
-            reasons.append("did_not_bind")
-    if any(_had_company(device, ranks) for device in devices):
-        reasons.append("other_process")
-    return row, reasons
+    doubts = {
+        "throttled": throttled_by is not None and throttled_by & THROTTLED,
+        "not_applied": not all(_in_force(table, asked_w, asked_mhz) for table in around),
+        "did_not_bind": asked_w is not None and bound is False,
+        "other_process": any(_had_company(device, ranks) for device in devices),
+    }
+    return found, [code for code, holds in doubts.items() if holds]
 
 
-def _told(table: pa.Table, column: str) -> npt.NDArray[Any]:
+def _known(table: pa.Table, column: str) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = table[column].drop_null().to_numpy()
     return values
 
 
-def _inside(device: Seen) -> pa.Table:
-    """The readings inside the window."""
+def _inside(device: Device) -> pa.Table:
+    """Return the readings inside the window."""
     stamps, (start, end) = device.readings["time_ns"], device.window
     return device.readings.filter(
         pc.and_(pc.greater_equal(stamps, start), pc.less_equal(stamps, end))
     ).replace_schema_metadata(None)
 
 
-def _around(device: Seen) -> pa.Table:
-    """The readings that tell a limit or a clock, from the last one before the window to the first one after it."""
+def _around(device: Device) -> pa.Table:
+    """Return the readings of limits and clocks, from the last one before the window to the first one after it."""
     table = device.readings.filter(
         pc.or_(
             pc.is_valid(device.readings["power_limit_w"]),
@@ -128,9 +116,15 @@ def _around(device: Seen) -> pa.Table:
     return table.slice(first, int(after) + 1 - first).replace_schema_metadata(None)
 
 
+def _under_cap_ns(inside: pa.Table) -> int | None:
+    """Return the time for which the power cap held a device back between its readings; null below two of them."""
+    spent_ns = _known(inside, "under_cap_ns")
+    return int(spent_ns.max() - spent_ns.min()) if len(spent_ns) > 1 else None
+
+
 def _in_force(around: pa.Table, asked_w: int | None, asked_mhz: int | None) -> bool:
-    """Whether one device had what was asked for at each reading; a cap may hold clocks lower at times."""
-    limits_w, clocks_mhz = _told(around, "power_limit_w"), _told(around, "sm_clock_mhz")
+    """Return whether one device had what was asked for at each reading; a cap may hold clocks lower at times."""
+    limits_w, clocks_mhz = _known(around, "power_limit_w"), _known(around, "sm_clock_mhz")
     if asked_w is not None and not (len(limits_w) and np.all(np.abs(limits_w - asked_w) <= SAME_W)):
         return False
     if asked_mhz is None:
@@ -138,19 +132,19 @@ def _in_force(around: pa.Table, asked_w: int | None, asked_mhz: int | None) -> b
     return bool(len(clocks_mhz) and abs(int(clocks_mhz.max()) - asked_mhz) <= CLOCK_STEP_MHZ)
 
 
-def _cap_bound(device: Seen, around: pa.Table) -> bool:
-    """Whether the power limit held a device back in the window: by NVML's time under the cap, or by power itself.
+def _cap_bound(device: Device, around: pa.Table) -> bool:
+    """Return whether the power limit held a device back in the window: by NVML's time under the cap, or by power.
 
-    1 % of the time between the readings or more; where NVML does not tell that time, its clock-event bit in 1 % of the
-    readings; or 1 % of the power samples at 97 % of the limit or above.
+    1 % of the time between the readings or more; where NVML does not report that time, its clock-event bit in 1 % of
+    the readings; or 1 % of the power samples at 97 % of the limit or above.
     """
     stamps = around.filter(pc.is_valid(around["under_cap_ns"]))["time_ns"].to_numpy()
-    spent_ns = _told(around, "under_cap_ns")
-    if len(spent_ns) > 1:
-        if int(spent_ns.max() - spent_ns.min()) >= BOUND * (stamps[-1] - stamps[0]):
+    spent_ns = _under_cap_ns(around)
+    if spent_ns is not None:
+        if spent_ns >= BOUND * (stamps[-1] - stamps[0]):
             return True
     else:
-        bits = _told(around, "throttle_reasons")
+        bits = _known(around, "throttle_reasons")
         if len(bits) and np.mean(bits & POWER_CAP != 0) >= BOUND:
             return True
     limit_w = pc.min(around["power_limit_w"]).as_py()
@@ -159,35 +153,41 @@ def _cap_bound(device: Seen, around: pa.Table) -> bool:
     return bool(limit_w and len(watts) and np.mean(watts >= NEAR_LIMIT * limit_w) >= BOUND)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean, or null where a device has none."""
-    known = list(values)
-    told = [value for value in known if value is not None]
-    return sum(told) / len(told) if told and len(told) == len(known) else None
+def _activity(devices: Sequence[Device]) -> Mapping[str, float | None]:
+    """Return the means over devices of what parts of a GPU did, each null where a device has none."""
+    columns = (
+        *("sm_activity_pct", "sm_occupancy_pct", "tensor_activity_pct", "dram_activity_pct"),
+        *("pcie_tx_mib_s", "pcie_rx_mib_s", "nvlink_tx_mib_s", "nvlink_rx_mib_s"),
+    )
+    totals = {
+        column: complete(sum, [_mean_since(device, column) for device in devices])
+        for column in columns
+    }
+    return {c: None if total is None else total / len(devices) for c, total in totals.items()}
 
 
-def _mean_since(device: Seen, column: str) -> float | None:
-    """The mean inside the window of a column whose rows hold means since the row before, weighted by time."""
+def _mean_since(device: Device, column: str) -> float | None:
+    """Return the mean inside the window of a column whose rows hold means since the row before, weighted by time."""
     if device.readings[column].null_count == device.readings.num_rows:
         return None
-    means = pa.array(["nvml_gpm", "dcgm_profiling"])
-    told = device.readings.filter(pc.is_in(device.readings["source"], means))
-    stamps = np.clip(told["time_ns"].to_numpy(), *device.window)
-    weights, values = np.diff(stamps), told[column].to_numpy()[1:]
+    means = pa.array(of_kind("activity"))
+    rows = device.readings.filter(pc.is_in(device.readings["source"], means))
+    stamps = np.clip(rows["time_ns"].to_numpy(), *device.window)
+    weights, values = np.diff(stamps), rows[column].to_numpy()[1:]
     known = np.isfinite(values) & (weights > 0)
     return float(np.average(values[known], weights=weights[known])) if known.any() else None
 
 
-def _profiles(devices: Sequence[Seen]) -> str | None:
-    """The workload power profiles seen, `3,7 + none` where they changed or devices differ; null unless all told."""
-    told = [device.readings["power_profiles"].drop_null().to_pylist() for device in devices]
-    if not all(told):
+def _profiles(devices: Sequence[Device]) -> str | None:
+    """Return the workload power profiles seen, `3,7 + none` where they changed; null unless all devices report them."""
+    reported = [device.readings["power_profiles"].drop_null().to_pylist() for device in devices]
+    if not all(reported):
         return None
-    return " + ".join(sorted({name or "none" for names in told for name in names}))
+    return " + ".join(sorted({name or "none" for names in reported for name in names}))
 
 
-def _had_company(device: Seen, ranks: Sequence[RankInfo]) -> bool:
-    """Whether a GPU had more processes than ranks of this job, at either end of its trace."""
-    own = sum((rank["node"], rank["gpu_uuid"]) == device.who for rank in ranks)
-    counts = _told(device.readings, "processes")
+def _had_company(device: Device, ranks: Sequence[RankInfo]) -> bool:
+    """Return whether a GPU had more processes than ranks of this job, at either end of its trace."""
+    own = sum((rank["node"], rank["gpu_uuid"]) == device.key for rank in ranks)
+    counts = _known(device.readings, "processes")
     return bool(len(counts) and counts.max() > own)

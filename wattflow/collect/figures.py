@@ -1,22 +1,27 @@
-"""Compute throughput and energy of one attempt from its spans and devices."""
+"""Compute throughput and energy of one attempt from its spans and devices.
 
-import json
-from typing import cast
+The fields of each result are columns of results/points.parquet, null where unknown. What is doubtful comes beside it
+as reason codes. Each node's spans and traces carry that node's own clock, so its windows are integrated there and only
+joules are added up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.collect.reading import Device, Row, Spans, u_of
+from wattflow.collect.reading import Device, DeviceEnergy, DeviceKey, Spans, Window
 from wattflow.energy import counter, curve
-from wattflow.energy.curve import Joules
+from wattflow.energy.curve import Curve, Joules
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
-from wattflow.store.phases import AROUND, NOT_WITHIN, WITHIN
-from wattflow.store.schema import Record
+from wattflow.store.phases import AROUND, IN_JOB, NOT_WITHIN, WITHIN
+from wattflow.store.schema import Part
 from wattflow.store.sources import SECOND_NS, source_of
 
-COUNTER_CONTRADICTS = 0.25
-LEAST_AVERAGED_S = 10.0
+LEAST_AVERAGED_S = 10.0  # of a window, where a sensor averages over 1 s
 BOARD_GAIN = (
     0.05  # a sensor's gain is off by up to this, at random from board to board (arXiv 2312.02741)
 )
@@ -24,76 +29,91 @@ BOARD_GAIN = (
 # and tokens with its 95 % interval, LLaMA-7B's decode at batch 1 and 64 on an H100 (docs/measurement.md)
 DUMMY_DATA = 0.017
 LEAST_SAMPLES = 0.9
+POWER_TIME = 0.01  # how far energy may be off the devices' mean power times the duration
 
 
-def throughput(row: Row, ranks: dict[int, Spans], requests: pa.Table, reasons: list[str]) -> None:
-    """Tokens and times of rank 0, words and responses of the requests."""
-    words = requests["words"]
-    row["responses"] = requests.num_rows
-    row["words"] = None if words.null_count else pc.sum(words).as_py()
-    if row["words"] is None:
-        reasons.append("dummy_text")
-    first = ranks.get(0)
+# --- throughput -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Tokens, words and times of the measured window."""
+
+    tokens_in: int | None = None
+    tokens_kept: int | None = None
+    computed_tokens: int | None = None
+    words: int | None = None
+    responses: int | None = None
+    duration_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    other_s: float | None = None
+    load_s: float | None = None
+    warmup_s: float | None = None
+    reference_s: float | None = None
+    steady_s: float | None = None
+    steady_tokens_kept: int | None = None
+
+
+def throughput(first: Spans | None, requests: pa.Table) -> tuple[Throughput, list[str]]:
+    """Return the tokens and times of rank 0, the words and responses of its requests, and reason codes."""
+    responses, words = requests.num_rows, requests["words"]
+    words = None if words.null_count else pc.sum(words).as_py()
+    reasons = ["dummy_text"] if words is None else []
     window = first.window() if first else None
     if first is None or window is None:
-        reasons.append("no_window")
-        return
+        return Throughput(words=words, responses=responses), [*reasons, "no_window"]
     kept = first.count("tokens_kept", "decode")
-    row.update(
-        tokens_in=first.count("tokens_in", "prefill"),
-        tokens_kept=kept,
-        computed_tokens=first.count("tokens_computed", "decode"),
-        duration_s=(window[1] - window[0]) / SECOND_NS,
-        prefill_s=first.seconds("prefill"),
-        decode_s=first.seconds("decode"),
-        load_s=first.seconds("load"),
-        warmup_s=first.seconds("warmup"),
-        reference_s=first.seconds("reference"),
-    )
-    steady = first.steady()
-    if steady is not None:
-        row["steady_s"] = (steady[1] - steady[0]) / SECOND_NS
-        inner = [
-            n
-            for n, phase in zip(first.tokens["tokens_kept"], first.phase, strict=True)
-            if phase == "decode"
-        ][1:-1]
-        row["steady_tokens_kept"] = None if None in inner else sum(cast(list[int], inner))
-        row["steady_tokens_per_s"] = quotient(row["steady_tokens_kept"], row["steady_s"])
-    row["other_s"] = row["duration_s"] - row["prefill_s"] - row["decode_s"]
     if not kept:
         reasons.append("no_tokens")
     if kept != pc.sum(requests["tokens_kept"]).as_py():
         reasons.append("tokens_differ")
-    row["tokens_per_s"] = quotient(kept, row["duration_s"])
-    row["words_per_s"] = quotient(row["words"], row["duration_s"])
-    row["responses_per_s"] = quotient(row["responses"], row["duration_s"])
+    duration_s = (window[1] - window[0]) / SECOND_NS
+    prefill_s, decode_s = first.seconds("prefill"), first.seconds("decode")
+    steady = first.steady()
+    inner = first.counts("tokens_kept", "decode")[1:-1]
+    found = Throughput(
+        tokens_in=first.count("tokens_in", "prefill"),
+        tokens_kept=kept,
+        computed_tokens=first.count("tokens_computed", "decode"),
+        words=words,
+        responses=responses,
+        duration_s=duration_s,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        other_s=duration_s - cast(float, prefill_s) - cast(float, decode_s),
+        load_s=first.seconds("load"),
+        warmup_s=first.seconds("warmup"),
+        reference_s=first.seconds("reference"),
+        steady_s=None if steady is None else (steady[1] - steady[0]) / SECOND_NS,
+        steady_tokens_kept=None if steady is None else cast("int | None", complete_sum(inner)),
+    )
+    return found, reasons
 
 
-def told_throughput(row: Row, ranks: dict[int, Spans], record: Record, reasons: list[str]) -> None:
-    """Tokens and times of a measured command: tokens are all nodes', times those of the node that wrote the record."""
-    parts = record["parts"]
-    codes = [part["exit_code"] for part in parts]
-    row["command"] = json.dumps(record["measure"]["command"])
-    row["exit_code"] = next((code for code in codes if code), 0 if codes else None)
-    if row["exit_code"]:
-        reasons.append("command_failed")
-    if any(part["still_running"] for part in parts):
-        reasons.append("still_running")
-    if any(part["bad_lines"] for part in parts):
-        reasons.append("bad_spans")
-    reasons.append("no_requests")
-    lowest: dict[str, Spans] = {}  # all devices of a node have the same spans
-    for _, spans in sorted(ranks.items()):
-        lowest.setdefault(spans.who[0], spans)
+def command_throughput(
+    ranks: Mapping[int, Spans], parts: Sequence[Part]
+) -> tuple[Throughput, list[str]]:
+    """Return tokens and times of a measured command, and reason codes.
+
+    Tokens are those of all nodes, times those of the node that wrote the record.
+    """
+    found = {
+        "command_failed": any(part["exit_code"] for part in parts),
+        "still_running": any(part["still_running"] for part in parts),
+        "bad_spans": any(part["bad_lines"] for part in parts),
+        "no_requests": True,
+    }
+    reasons = [code for code, holds in found.items() if holds]
     first = ranks.get(0)
     window = first.window() if first else None
     if first is None or window is None:
-        reasons.append("no_window")
-        return
+        return Throughput(), [*reasons, "no_window"]
+    # all devices of a node have the same spans
+    nodes = {spans.device.node: spans for _, spans in sorted(ranks.items(), reverse=True)}
     by_spans = known_sum(
         n
-        for spans in lowest.values()
+        for spans in nodes.values()
         for n, phase in zip(spans.tokens["tokens_kept"], spans.phase, strict=True)
         if phase not in NOT_WITHIN
     )
@@ -103,237 +123,290 @@ def told_throughput(row: Row, ranks: dict[int, Spans], record: Record, reasons: 
         reasons.append("tokens_untold")
     if by_spans is not None and by_spans != kept:
         reasons.append("tokens_differ")
-    row.update(
-        tokens_in=known_sum(
-            n for spans in lowest.values() for n in spans.tokens["tokens_in"] if n is not None
-        ),
+    starts, ends = first.between(window)
+    return Throughput(
+        tokens_in=known_sum(n for spans in nodes.values() for n in spans.tokens["tokens_in"]),
         tokens_kept=kept,
         duration_s=(window[1] - window[0]) / SECOND_NS,
         prefill_s=first.seconds("prefill"),
         decode_s=first.seconds("decode"),
+        other_s=float((ends - starts).sum()) / SECOND_NS,
         load_s=first.seconds("load"),
         warmup_s=first.seconds("warmup"),
-        tokens_per_s=quotient(kept, (window[1] - window[0]) / SECOND_NS),
-    )
-    starts, ends = first.between(window)
-    row["other_s"] = float((ends - starts).sum()) / SECOND_NS
+    ), reasons
 
 
-def fill_joules(row: Row, devices: list[Device], reasons: list[str]) -> list[Row]:
-    """Fill in the joules of the row and return its rows of phases.parquet."""
-    by_phase = [device.by_phase() for device in devices]
-    totals = [phases.pop("window") for phases in by_phase]
-    steady = [phases.pop("steady", None) for phases in by_phase]
-    row["coverage"] = min(total.coverage for total in totals)
-    row["longest_gap_s"] = max(total.longest_gap_s for total in totals)
-    for device, total in zip(devices, totals, strict=True):
-        reasons += _withheld(device, total)
-    rows = [
-        _phase_row(row, device, phase, joules)
-        for device, phases in zip(devices, by_phase, strict=True)
-        for phase, joules in phases.items()
+# --- energy ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Amount:
+    """An energy and its standard uncertainty, J; each null where a part of it is unknown."""
+
+    energy_j: float | None = None
+    u_j: float | None = None
+
+    def columns(self, prefix: str) -> dict[str, float | None]:
+        """Return the two columns of the energy that a prefix names."""
+        return {f"{prefix}energy_j": self.energy_j, f"{prefix}energy_u_j": self.u_j}
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy of all devices of the job; null where that of one is withheld."""
+
+    window: Amount = Amount()
+    counter: Amount = Amount()
+    net: Amount = Amount()  # of the window, above idle
+    job: Amount = Amount()  # of the window and of the job's phases around it
+    steady: Amount = Amount()  # of the window without the first and the last batch
+    phases: Mapping[str, Amount] = field(default_factory=dict)
+    board_gain_u_j: float | None = None
+    dummy_data_u_j: float | None = None
+    idle_power_w: float | None = None
+    idle_after_power_w: float | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns: energy_j and energy_u_j of the window, counter_energy_j ..., prefill_energy_j ..."""
+        around = {name: getattr(self, name) for name in ("counter", "net", "job", "steady")}
+        phases = {phase: self.phases.get(phase, Amount()) for phase in (*AROUND, *WITHIN)}
+        found = self.window.columns("")
+        for name, amount in {**around, **phases}.items():
+            found |= amount.columns(f"{name}_")
+        others = ("board_gain_u_j", "dummy_data_u_j", "idle_power_w", "idle_after_power_w")
+        return found | {name: getattr(self, name) for name in others}
+
+
+@dataclass(frozen=True)
+class PhaseEnergy:
+    """One row of results/phases.parquet: what one device took in one phase."""
+
+    phase: str
+    node: str
+    gpu_uuid: str
+    seconds: float
+    energy_j: float | None
+    energy_u_j: float | None
+    power_w: float | None
+    tokens: int | None
+    source: str
+    coverage: float
+    reason: str | None
+
+
+def phase_energies(
+    devices: Sequence[Device], parts: Sequence[DeviceEnergy], known: Throughput
+) -> list[PhaseEnergy]:
+    """Return the energy of each device in each of its phases."""
+    return [
+        PhaseEnergy(
+            phase=phase,
+            node=device.key.node,
+            gpu_uuid=device.key.gpu_uuid,
+            seconds=joules.seconds,
+            energy_j=joules.energy_j,
+            energy_u_j=joules.u_j,
+            power_w=quotient(joules.energy_j, joules.seconds),
+            tokens=_tokens(device, phase, known),
+            source=device.source,
+            coverage=joules.coverage,
+            reason=joules.reason,
+        )
+        for device, part in zip(devices, parts, strict=True)
+        for phase, joules in part.phases.items()
     ]
-    if set(reasons) & _WITHHOLD:
-        return rows
-    row["energy_j"] = sum(cast(float, total.energy_j) for total in totals)
-    row["energy_u_j"] = u_of(totals)
-    if not row["simulated"]:
-        # rectangular between the gain's bounds, each board by itself (JCGM 100:2008, 4.3.7)
-        gains_j = [BOARD_GAIN * cast(float, total.energy_j) / 3**0.5 for total in totals]
-        row["board_gain_u_j"] = sum(gain_j**2 for gain_j in gains_j) ** 0.5
-    if row["weights"] == "dummy" and not row["simulated"]:
-        row["dummy_data_u_j"] = DUMMY_DATA * row["energy_j"] / 3**0.5
-    if devices[0].spans.measured:
-        _told_phases(row, by_phase, reasons)
-    else:
-        _phases(row, by_phase, reasons)
-    _idle_and_net(row, by_phase)
-    _steady(row, steady)
-    _by_counter(row, devices, reasons)
-    row["power_w"] = quotient(row["energy_j"], row["duration_s"])
-    row["power_u_w"] = quotient(row["energy_u_j"], row["duration_s"])
-    row["energy_per_token_j"] = quotient(row["energy_j"], row["tokens_kept"])
-    row["energy_per_token_u_j"] = quotient(row["energy_u_j"], row["tokens_kept"])
-    row["energy_per_computed_token_j"] = quotient(row["energy_j"], row["computed_tokens"])
-    row["energy_per_word_j"] = quotient(row["energy_j"], row["words"])
-    row["energy_per_response_j"] = quotient(row["energy_j"], row["responses"])
-    row["energy_per_computed_token_u_j"] = quotient(row["energy_u_j"], row["computed_tokens"])
-    row["energy_per_word_u_j"] = quotient(row["energy_u_j"], row["words"])
-    row["energy_per_response_u_j"] = quotient(row["energy_u_j"], row["responses"])
-    mean_w = sum(cast(float, quotient(t.energy_j, t.seconds)) for t in totals)
-    # a command begins and ends on each node by itself, the batches of a sweep's point on all at once
-    alike = not devices[0].spans.measured or len({device.who[0] for device in devices}) == 1
-    if alike and not _close(row["energy_j"], mean_w * row["duration_s"], 0.01):
-        reasons.append("energy_power_time")
-    return rows
 
 
-def _phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> None:
-    """Fill in the joules of each phase of a sweep's point, all of which every device has."""
-    for phase in (*AROUND, *WITHIN):
-        parts = [phases.get(phase) for phases in by_phase]
-        row[f"{phase}_energy_j"] = complete_sum(
-            [None if part is None else part.energy_j for part in parts]
-        )
-        row[f"{phase}_energy_u_j"] = u_of(parts)
-    if any(row[f"{phase}_energy_j"] is None for phase in WITHIN):
-        reasons.append("phase_gap")
-    # the reference load is no part of the job; attempts of before idle_after was recorded end with their last batch
-    around = ["idle", "load", "warmup", *(["idle_after"] if "idle_after" in by_phase[0] else [])]
-    row["job_energy_j"] = complete_sum(
-        [row["energy_j"], *(row[f"{phase}_energy_j"] for phase in around)]
-    )
-    us_j = [row["energy_u_j"], *(row[f"{phase}_energy_u_j"] for phase in around)]
-    row["job_energy_u_j"] = quadrature(us_j)
+def _tokens(device: Device, phase: str, known: Throughput) -> int | None:
+    if device.spans.measured:
+        return device.spans.count("tokens_in" if phase == "prefill" else "tokens_kept", phase)
+    return {"prefill": known.tokens_in, "decode": known.tokens_kept}.get(phase)
 
 
-def _told_phases(row: Row, by_phase: list[dict[str, Joules]], reasons: list[str]) -> None:
-    """Fill in the joules of the phases that a command told; a node that did not tell one spent none in it."""
-    told = {
-        phase: [phases[phase] for phases in by_phase if phase in phases]
-        for phase in dict.fromkeys(phase for phases in by_phase for phase in phases)
-    }
-    found = {
-        phase: complete_sum([part.energy_j for part in parts]) for phase, parts in told.items()
-    }
-    us_j = {phase: u_of(parts) for phase, parts in told.items()}
-    for phase in (*AROUND, *WITHIN):
-        row[f"{phase}_energy_j"] = found.get(phase)
-        row[f"{phase}_energy_u_j"] = us_j.get(phase)
-    if any(energy_j is None for phase, energy_j in found.items() if phase not in NOT_WITHIN):
-        reasons.append("phase_gap")
-    outside = [phase for phase in found if phase in NOT_WITHIN]
-    row["job_energy_j"] = complete_sum([row["energy_j"], *(found[phase] for phase in outside)])
-    row["job_energy_u_j"] = quadrature([row["energy_u_j"], *(us_j[phase] for phase in outside)])
-
-
-def _idle_and_net(row: Row, by_phase: list[dict[str, Joules]]) -> None:
-    for phase in ("idle", "idle_after"):
-        row[f"{phase}_power_w"] = complete_sum(
-            [
-                quotient(p[phase].energy_j, p[phase].seconds) if phase in p else None
-                for p in by_phase
-            ]
-        )
-    if row["idle_power_w"] is not None:
-        row["net_energy_j"] = row["energy_j"] - row["idle_power_w"] * row["duration_s"]
-        idle_u_w = quadrature([quotient(p["idle"].u_j, p["idle"].seconds) for p in by_phase])
-        if idle_u_w is not None:
-            row["net_energy_u_j"] = quadrature([row["energy_u_j"], idle_u_w * row["duration_s"]])
-
-
-def _steady(row: Row, parts: list[Joules | None]) -> None:
-    """The batches but the first and the last: no ramp at the start, no short batch at the end."""
-    known = [part for part in parts if part is not None and part.energy_j is not None]
-    if not known or len(known) < len(parts) or row["steady_tokens_kept"] is None:
-        return
-    row["steady_energy_j"] = sum(cast(float, part.energy_j) for part in known)
-    row["steady_energy_u_j"] = u_of(known)
-    row["steady_power_w"] = quotient(row["steady_energy_j"], row["steady_s"])
-    row["steady_energy_per_token_j"] = quotient(row["steady_energy_j"], row["steady_tokens_kept"])
-    u_j = row["steady_energy_u_j"]
-    row["steady_energy_per_token_u_j"] = quotient(u_j, row["steady_tokens_kept"])
-
-
-_WITHHOLD = {"no_power", "not_bracketed", "gap", "short_window", "clock_step"}
-
-
-def _withheld(device: Device, total: Joules) -> list[str]:
-    """Why a device's joules, and with them the job's, are not told."""
+def withheld(device: Device, window: Joules) -> list[str]:
+    """Return the reasons for withholding a device's energy, and with it the job's."""
     reasons = []
     readings = device.counter if device.source == "nvml_counter" else device.power
     if len(readings.time_ns) == 0:
         reasons.append("no_power")
-    elif total.reason is not None:
-        reasons.append(total.reason)
-    if source_of(device.source).averaging_ns and total.seconds < LEAST_AVERAGED_S:
+    elif window.reason is not None:
+        reasons.append(window.reason)
+    if source_of(device.source).averaging_ns and window.seconds < LEAST_AVERAGED_S:
         reasons.append("short_window")
     if device.clock_stepped:
         reasons.append("clock_step")
     return reasons
 
 
-def _phase_row(row: Row, device: Device, phase: str, joules: Joules) -> Row:
-    counted = {"prefill": row["tokens_in"], "decode": row["tokens_kept"]}
-    if device.spans.measured:
-        column = "tokens_in" if phase == "prefill" else "tokens_kept"
-        counted = {phase: device.spans.count(column, phase)}
-    return {
-        "point_id": row["point_id"],
-        "attempt": row["attempt"],
-        "phase": phase,
-        "node": device.who[0],
-        "gpu_uuid": device.who[1],
-        "seconds": joules.seconds,
-        "energy_j": joules.energy_j,
-        "energy_u_j": joules.u_j,
-        "power_w": quotient(joules.energy_j, joules.seconds),
-        "tokens": counted.get(phase),
-        "source": device.source,
-        "coverage": joules.coverage,
-        "reason": joules.reason,
+def energy(
+    devices: Sequence[Device],
+    parts: Sequence[DeviceEnergy],
+    known: Throughput,
+    *,
+    simulated: bool,
+    dummy_weights: bool,
+) -> tuple[Energy, list[str]]:
+    """Return the energy of all devices, whose own `parts` are in the same order, and reason codes."""
+    windows = [part.window for part in parts]
+    reasons = [code for pair in zip(devices, windows, strict=True) for code in withheld(*pair)]
+    if reasons:
+        return Energy(), reasons
+    energies_j = [cast(float, window.energy_j) for window in windows]
+    total = Amount(sum(energies_j), _sum(windows).u_j)
+    measured = devices[0].spans.measured
+    phases, complete = _measured_phases(parts) if measured else _point_phases(parts)
+    if not complete:
+        reasons.append("phase_gap")
+    by_counter, resets = _by_counter(devices)
+    reasons += ["counter_reset"] * resets
+    duration_s = cast(float, known.duration_s)
+    mean_w = sum(cast(float, window.energy_j) / window.seconds for window in windows)
+    # a command begins and ends on each node by itself, the batches of a sweep's point on all at once
+    alike = not measured or len({device.key.node for device in devices}) == 1
+    if alike and not close(sum(energies_j), mean_w * duration_s, POWER_TIME):
+        reasons.append("energy_power_time")
+    idle_w = complete_sum(_mean_w(part, "idle") for part in parts)
+    # rectangular between the gain's bounds, each board by itself (JCGM 100:2008, 4.3.7)
+    gain_u_j = sum((BOARD_GAIN * own_j / 3**0.5) ** 2 for own_j in energies_j) ** 0.5
+    dummy_u_j = DUMMY_DATA * sum(energies_j) / 3**0.5
+    return Energy(
+        window=total,
+        counter=by_counter,
+        net=_net(total, idle_w, parts, duration_s),
+        job=_job(total, phases, parts[0], measured=measured),
+        steady=_steady(parts, known),
+        phases=phases,
+        board_gain_u_j=None if simulated else gain_u_j,
+        dummy_data_u_j=dummy_u_j if dummy_weights and not simulated else None,
+        idle_power_w=idle_w,
+        idle_after_power_w=complete_sum(_mean_w(part, "idle_after") for part in parts),
+    ), reasons
+
+
+def _sum(parts: Sequence[Joules | None]) -> Amount:
+    """Return the energy of several devices, each with a sensor of its own, whose uncertainties are independent."""
+    return Amount(
+        complete_sum(None if part is None else part.energy_j for part in parts),
+        quadrature(None if part is None else part.u_j for part in parts),
+    )
+
+
+def _point_phases(parts: Sequence[DeviceEnergy]) -> tuple[dict[str, Amount], bool]:
+    """Return the energy of each phase of a sweep's point, and whether those in the window are all known."""
+    phases = {
+        phase: _sum([part.phases.get(phase) for part in parts]) for phase in (*AROUND, *WITHIN)
     }
+    return phases, all(phases[phase].energy_j is not None for phase in WITHIN)
 
 
-def _by_counter(row: Row, devices: list[Device], reasons: list[str]) -> None:
-    """The same window by the energy counters, as a check on the integral; null unless every device has one."""
+def _measured_phases(parts: Sequence[DeviceEnergy]) -> tuple[dict[str, Amount], bool]:
+    """Return the same of a command's own phases; a node that did not report one spent nothing in it."""
+    names = dict.fromkeys(phase for part in parts for phase in part.phases)
+    phases = {
+        name: _sum([part.phases[name] for part in parts if name in part.phases]) for name in names
+    }
+    return phases, all(phases[n].energy_j is not None for n in names if n not in NOT_WITHIN)
+
+
+def _mean_w(part: DeviceEnergy, phase: str) -> float | None:
+    joules = part.phases.get(phase)
+    return None if joules is None else quotient(joules.energy_j, joules.seconds)
+
+
+def _job(
+    total: Amount, phases: Mapping[str, Amount], first: DeviceEnergy, *, measured: bool
+) -> Amount:
+    """Return the energy of the window and of all phases around it that are part of the job."""
+    around = [phase for phase in phases if phase in (NOT_WITHIN if measured else IN_JOB)]
+    if not measured and "idle_after" not in first.phases:
+        around.remove("idle_after")  # an attempt of before it was recorded ends with its last batch
+    parts = [total, *(phases[phase] for phase in around)]
+    return Amount(
+        complete_sum(part.energy_j for part in parts), quadrature(part.u_j for part in parts)
+    )
+
+
+def _net(
+    total: Amount, idle_w: float | None, parts: Sequence[DeviceEnergy], duration_s: float
+) -> Amount:
+    """Return the energy above what the devices would have taken idle."""
+    if idle_w is None:
+        return Amount()
+    idle = [part.phases["idle"] for part in parts]
+    power_u_w = quadrature(quotient(joules.u_j, joules.seconds) for joules in idle)
+    return Amount(
+        cast(float, total.energy_j) - idle_w * duration_s,
+        None if power_u_w is None else quadrature([total.u_j, power_u_w * duration_s]),
+    )
+
+
+def _steady(parts: Sequence[DeviceEnergy], known: Throughput) -> Amount:
+    """Return the energy of the batches but the first and the last: no ramp at the start, no short batch at the end."""
+    steady = _sum([part.steady for part in parts])
+    return Amount() if steady.energy_j is None or known.steady_tokens_kept is None else steady
+
+
+def _by_counter(devices: Sequence[Device]) -> tuple[Amount, int]:
+    """Return the energy by the counters, as a check on the integral, and how many were reset in the window.
+
+    It is null unless every device has one.
+    """
     if any(device.source == "nvml_counter" for device in devices):
-        return
-    parts = []
-    for device in devices:
-        start, end = device.window
-        by_counter = counter.counter_between(device.counter, [start], [end], device.power)
-        parts.append(curve.summed(by_counter))
-        if counter.resets_between(device.counter, start, end):
-            reasons.append("counter_reset")
-    row["counter_energy_j"] = complete_sum([part.energy_j for part in parts])
-    row["counter_ratio"] = quotient(row["energy_j"], row["counter_energy_j"])
-    if row["counter_energy_j"] is not None:
-        row["counter_energy_u_j"] = u_of(parts)
+        return Amount(), 0
+    resets = sum(counter.resets_between(device.counter, *device.window) > 0 for device in devices)
+    total = _sum(
+        [
+            curve.summed(counter.counter_between(device.counter, [start], [end], device.power))
+            for device in devices
+            for start, end in [device.window]
+        ]
+    )
+    return Amount() if total.energy_j is None else total, resets
 
 
-def fill_samples(row: Row, devices: list[Device], reasons: list[str]) -> None:
-    """How many samples the window has, and how many its sensors' periods promise."""
+def close(value: float, other: float, tolerance: float) -> bool:
+    """Return whether two numbers differ by no more than a share of the larger."""
+    return abs(value - other) <= tolerance * max(abs(value), abs(other)) + 1e-9
+
+
+# --- samples and hosts ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much of the window was measured, and how many samples it has of those that the sensors' periods promise."""
+
+    coverage: float | None = None
+    longest_gap_s: float | None = None
+    samples: int | None = None
+    samples_expected: int | None = None
+
+
+def sampling(
+    devices: Sequence[Device], parts: Sequence[DeviceEnergy]
+) -> tuple[Sampling, list[str]]:
+    """Return the sampling of all devices, and reason codes; no samples of an energy counter."""
+    coverage = min(part.window.coverage for part in parts)
+    longest_gap_s = max(part.window.longest_gap_s for part in parts)
     if any(device.source == "nvml_counter" for device in devices):
-        return
-    row["samples"] = row["samples_expected"] = 0
+        return Sampling(coverage, longest_gap_s), []
+    samples = expected = 0
     for device in devices:
         start, end = device.window
         at = np.searchsorted(device.power.time_ns, [start, end])
-        row["samples"] += int(at[1] - at[0])
-        row["samples_expected"] += int((end - start) / (device.period_ms * 1e6))
-    if row["samples"] < LEAST_SAMPLES * row["samples_expected"]:
-        reasons.append("samples_missing")
+        samples += int(at[1] - at[0])
+        expected += int((end - start) / (device.period_ms * 1e6))
+    reasons = ["samples_missing"] if samples < LEAST_SAMPLES * expected else []
+    return Sampling(coverage, longest_gap_s, samples, expected), reasons
 
 
-def self_checks(row: Row, phases: list[Row]) -> list[str]:
-    """Reason codes of the sums and products that do not hold among the published numbers of one attempt."""
-    total = row["energy_j"]
-    if total is None:
-        return []
-    failed = []
-    if not _close(total, row["power_w"] * row["duration_s"], 1e-6):
-        failed.append("energy_power_time")
-    per_token = row["energy_per_token_j"]
-    if per_token is not None and not _close(total, per_token * row["tokens_kept"], 1e-6):
-        failed.append("energy_per_token")
-    parts = complete_sum([row[f"{phase}_energy_j"] for phase in WITHIN])
-    if row["command"] is None and parts is not None and not _close(total, parts, 0.005):
-        failed.append("phases_sum")
-    of_gpus = complete_sum(
-        [phase["energy_j"] for phase in phases if phase["phase"] not in NOT_WITHIN]
+def host_energy(hosts: Mapping[DeviceKey, Curve], windows: Mapping[str, Window]) -> Amount:
+    """Return the energy of the hosts, apart from their GPUs, in each node's window; null unless all are known."""
+    if len(hosts) < len(windows):
+        return Amount()
+    return _sum(
+        [
+            curve.summed(curve.between(power, *([edge] for edge in windows[key.node])))
+            for key, power in hosts.items()
+        ]
     )
-    if of_gpus is not None and not _close(total, of_gpus, 0.005):
-        failed.append("gpus_sum")
-    ratio, seconds = row["counter_ratio"], row["duration_s"]
-    if ratio is not None and seconds > 1.0:  # below, a tick at each edge alone explains much
-        u_of_both = np.hypot(row["energy_u_j"], row["counter_energy_u_j"]) / total
-        if abs(ratio - 1) > (0.01 if seconds >= 10 else 0.03) + 2 * u_of_both:
-            failed.append("counter_differs")
-        if abs(ratio - 1) > COUNTER_CONTRADICTS:
-            failed.append("counter_contradicts")
-    return failed
-
-
-def _close(value: float, other: float, tolerance: float) -> bool:
-    return abs(value - other) <= tolerance * max(abs(value), abs(other)) + 1e-9

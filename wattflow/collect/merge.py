@@ -1,104 +1,126 @@
-"""One row from the rows of a point's pieces: what adds up is added, ratios are formed anew, the rest is null.
+"""Join the figures of partial attempts, of which each measured some batches of one point, to those of the whole.
 
-Each piece is measured by itself, between its own first prefill and last decode, so what lies between two pieces, the
-batch that was cut and the next load, is in none of them. What lies around the window, and what the attempt took in all,
-is that of the row's own attempt: whoever adds up a bill finds the others' in their rows.
+What adds up is added, ratios are formed anew of the sums, the rest is null. Each partial attempt is measured by itself,
+between its own first prefill and last decode, so what lies between two of them, the batch that was cut and the next
+load, is in none. What lies around the window, and what the attempt took in all, is that of the row's own attempt:
+whoever adds up a bill finds the others' in their rows.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from wattflow.store.columns import POINT
+from wattflow.collect.conditions import Conditions
+from wattflow.collect.description import Description
+from wattflow.collect.figures import Amount, Energy, Sampling, Throughput
+from wattflow.collect.row import Figures
+from wattflow.nullable import agreed, complete, joined_names
+from wattflow.store.phases import AROUND, WITHIN
 
-Row = dict[str, Any]
-
-_OF_WINDOW = ("", "prefill_", "decode_", "other_", "net_", "host_", "counter_")
-_SUMS = (
+_COUNTED = (
     *("tokens_in", "tokens_kept", "computed_tokens", "words", "responses"),
     *("duration_s", "prefill_s", "decode_s", "other_s"),
-    *(f"{part}energy_j" for part in _OF_WINDOW),
-    # no less than their true sum, as one sensor may be off in one direction
-    *(u for part in _OF_WINDOW if (u := f"{part}energy_u_j") in POINT.names),
-    *("board_gain_u_j", "dummy_data_u_j", "samples", "samples_expected", "sidecar_restarts"),
 )
-_OWN = (
-    *("point_id", "attempt", "status", "error", "record_stamp_ns", "job_id", "array_task"),
-    *("started", "attempt_s"),
-)
-_AROUND = (
-    *("job_energy_j", "job_energy_u_j", "reference_s", "reference_rounds"),
-    *("reference_energy_j", "reference_energy_u_j"),
-    *(
-        f"{phase}_{what}"
-        for phase in ("idle", "load", "warmup", "idle_after")
-        for what in ("s", "energy_j", "energy_u_j", "power_w")
-    ),
-)
-_NAMES = ("boards", "node_names")
-_JOINED = ("gpu_name", "driver", "power_source", "boundary")
-_RATIOS = {
-    "tokens_per_s": ("tokens_kept", "duration_s"),
-    "words_per_s": ("words", "duration_s"),
-    "responses_per_s": ("responses", "duration_s"),
-    "power_w": ("energy_j", "duration_s"),
-    "power_u_w": ("energy_u_j", "duration_s"),
-    "host_power_w": ("host_energy_j", "duration_s"),
-    "energy_per_token_j": ("energy_j", "tokens_kept"),
-    "energy_per_token_u_j": ("energy_u_j", "tokens_kept"),
-    "energy_per_computed_token_j": ("energy_j", "computed_tokens"),
-    "energy_per_computed_token_u_j": ("energy_u_j", "computed_tokens"),
-    "energy_per_word_j": ("energy_j", "words"),
-    "energy_per_word_u_j": ("energy_u_j", "words"),
-    "energy_per_response_j": ("energy_j", "responses"),
-    "energy_per_response_u_j": ("energy_u_j", "responses"),
-    "counter_ratio": ("energy_j", "counter_energy_j"),
-}
 _AGREED = (
-    *("ecc", "persistence", "prompts_sha256", "engine_info", "versions", "gpus", "nodes_seen"),
-    *("power_limit_w", "power_limit_default_w", "power_limit_min_w", "power_limit_max_w"),
+    *("ecc", "persistence", "prompts_sha256", "engine_info", "versions"),
+    *("power_limit_default_w", "power_limit_min_w", "power_limit_max_w"),
 )
+_JOINED = ("gpu_name", "driver", "power_source", "boundary")
+_NAMES = ("boards", "node_names")
 
 
-def join(parts: Sequence[Row], choices: Row, attempt: Row) -> Row:
-    """A row of results/points.parquet over pieces in their order; `attempt` says whose it is."""
-    row: Row = dict.fromkeys(POINT.names)
-    row.update(choices)
-    row.update({name: attempt[name] for name in _OWN})
-    if parts[-1]["attempt"] == attempt["attempt"]:
-        row.update({name: parts[-1][name] for name in _AROUND if name in POINT.names})
-    row.update({name: _all(sum, parts, name) for name in _SUMS})
-    row.update({name: sorted({n for p in parts for n in p[name] or ()}) for name in _NAMES})
-    row.update({name: _distinct(parts, name) for name in _JOINED})
-    row.update({name: _agreed(parts, name) for name in _AGREED})
-    row.update(
-        coverage=_all(min, parts, "coverage"),
-        longest_gap_s=_all(max, parts, "longest_gap_s"),
-        temperature_c=_all(max, parts, "temperature_c"),
-        memory_used_bytes=_all(max, parts, "memory_used_bytes"),
-        simulated=any(part["simulated"] for part in parts),
+def join(parts: Sequence[Figures], about: Description, own: Figures | None) -> Figures:
+    """Return the figures of partial attempts, in the order of their batches, as those of one attempt.
+
+    `about` describes the attempt whose row it is; `own` is its own part, null where it finished no batch itself.
+    """
+    described = _description([part.about for part in parts], about, own)
+    mixed = " + " in (described.boundary or "")
+    samples = [part.sampling for part in parts]
+    found = [part.conditions for part in parts]
+    own_throughput = own.throughput if own else Throughput()
+    return Figures(
+        about=described,
+        reasons=(
+            *(code for part in parts for code in part.reasons),
+            *(["mixed_boundary"] if mixed else []),
+        ),
+        throughput=Throughput(
+            **_sums([part.throughput for part in parts], _COUNTED),
+            load_s=own_throughput.load_s,
+            warmup_s=own_throughput.warmup_s,
+            reference_s=own_throughput.reference_s,
+        ),
+        energy=Energy() if mixed else _energy([part.energy for part in parts], own),
+        sampling=Sampling(
+            coverage=_complete(min, samples, "coverage"),
+            longest_gap_s=_complete(max, samples, "longest_gap_s"),
+            **_sums(samples, ("samples", "samples_expected")),
+        ),
+        host=Amount() if mixed else _sum([part.host for part in parts]),
+        conditions=Conditions(
+            temperature_c=_complete(max, found, "temperature_c"),
+            memory_used_bytes=_complete(max, found, "memory_used_bytes"),
+            power_limit_w=agreed(one.power_limit_w for one in found),
+        ),
+        gpus=agreed(part.gpus for part in parts),
+        nodes_seen=agreed(part.nodes_seen for part in parts),
         pieces=len(parts),
+        phases=own.phases if own else (),
+        traces=own.traces if own else {},
     )
-    for name, (value, by) in _RATIOS.items():
-        row[name] = row[value] / row[by] if row[value] is not None and row[by] else None
-    reasons = list(dict.fromkeys(code for part in parts for code in part["reasons"]))
-    if " + " in (row["boundary"] or ""):
-        reasons.append("mixed_boundary")
-        row.update({name: None for name in POINT.names if name.endswith(("_j", "_w"))})
-    row["reasons"] = reasons
-    return row
 
 
-def _all(of: Callable[[list[Any]], Any], parts: Sequence[Row], name: str) -> Any:
-    """A function of one column's values; null where one of them is missing."""
-    values = [part[name] for part in parts]
-    return None if None in values else of(values)
+def _description(
+    parts: Sequence[Description], about: Description, own: Figures | None
+) -> Description:
+    """Return the description of the attempt whose row it is, with the devices and versions of all parts."""
+    joined: dict[str, Any] = {
+        **{name: agreed(getattr(part, name) for part in parts) for name in _AGREED},
+        **{name: _joined(parts, name) for name in _JOINED},
+        **{name: sorted({n for p in parts for n in getattr(p, name) or ()}) for name in _NAMES},
+    }
+    return replace(
+        about,
+        **joined,
+        simulated=any(part.simulated for part in parts),
+        sidecar_restarts=_complete(sum, parts, "sidecar_restarts"),
+        reference_rounds=own.about.reference_rounds if own else None,
+    )
 
 
-def _agreed(parts: Sequence[Row], name: str) -> Any:
-    told = [part[name] for part in parts]
-    return told[0] if all(value == told[0] for value in told) else None
+def _energy(parts: Sequence[Energy], own: Figures | None) -> Energy:
+    """Return what adds up of several windows, and what lies around that of the row's own attempt."""
+    around = own.energy if own else Energy()
+    return replace(
+        around,
+        window=_sum([part.window for part in parts]),
+        counter=_sum([part.counter for part in parts]),
+        net=_sum([part.net for part in parts]),
+        steady=Amount(),
+        phases={
+            **{phase: around.phases.get(phase, Amount()) for phase in AROUND},
+            **{p: _sum([part.phases.get(p, Amount()) for part in parts]) for p in WITHIN},
+        },
+        **_sums(parts, ("board_gain_u_j", "dummy_data_u_j")),
+    )
 
 
-def _distinct(parts: Sequence[Row], name: str) -> str | None:
-    names = {one for part in parts if part[name] for one in part[name].split(" + ")}
-    return " + ".join(sorted(names)) or None
+def _sums(parts: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: _complete(sum, parts, name) for name in names}
+
+
+def _complete(of: Callable[[list[Any]], Any], parts: Sequence[Any], name: str) -> Any:
+    """Return a function of one field's values; null where one of them is."""
+    return complete(of, [getattr(part, name) for part in parts])
+
+
+def _sum(parts: Sequence[Amount]) -> Amount:
+    """Return a sum with the sum of uncertainties, no less than the true one: a sensor may be off in one direction."""
+    return Amount(**_sums(parts, ("energy_j", "u_j")))
+
+
+def _joined(parts: Sequence[Description], name: str) -> str | None:
+    """Return the distinct names of a field, which may itself be joined, joined once more."""
+    values = [getattr(part, name) or "" for part in parts]
+    return joined_names(one for value in values for one in value.split(" + "))

@@ -1,41 +1,38 @@
-"""Read one attempt's spans and traces: typed values for the arithmetic in `figures`."""
+"""Read one attempt's spans and traces into typed values, on which `figures` does its arithmetic."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.energy import counter, curve
-from wattflow.energy import counter as energy_counter
-from wattflow.energy.counter import Counter
+from wattflow.energy import curve
+from wattflow.energy.counter import Counter, counter, counter_between
 from wattflow.energy.curve import Curve, Joules
 from wattflow.errors import DamagedError
-from wattflow.nullable import known_sum, quadrature
+from wattflow.nullable import known_sum
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
 from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record
 from wattflow.store.sources import SECOND_NS, source_of
 from wattflow.store.tables import read_table
 
-Row = dict[str, Any]
-Who = tuple[str, str]  # node, GPU UUID
+Batches = tuple[int, int]  # the first, and how many
+Window = tuple[int, int]  # start and end, unix ns
 
 
-@dataclass(frozen=True)
-class Collected:
-    """One attempt's row of points.parquet, its rows of phases.parquet, and where its devices' traces lie.
+class DeviceKey(NamedTuple):
+    """Which device: a GPU, or the host of a node."""
 
-    An hour of 32 GPUs is half a gigabyte of readings, so they are kept on the disk.
-    """
+    node: str
+    gpu_uuid: str
 
-    point: Row
-    phases: list[Row]
-    traces: dict[Who, Path]
+
+# --- spans ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -47,94 +44,58 @@ class Spans:
 
     measured: bool
     rank: int
-    who: Who
+    device: DeviceKey
     phase: list[str]
     start_ns: curve.Ints
     end_ns: curve.Ints
-    tokens: dict[str, list[int | None]]
+    tokens: Mapping[str, list[int | None]]
 
     def edges(self, phase: str) -> tuple[curve.Ints, curve.Ints]:
-        """Starts and ends of the spans of one phase."""
+        """Return starts and ends of the spans of one phase."""
         of_phase = np.array([name == phase for name in self.phase], dtype=bool)
         return self.start_ns[of_phase], self.end_ns[of_phase]
 
     def within(self) -> tuple[curve.Ints, curve.Ints]:
-        """Starts and ends of the spans inside the measured window, in order of start."""
+        """Return starts and ends of the spans inside the measured window, in order of start."""
         inside = np.array([name not in NOT_WITHIN for name in self.phase], dtype=bool)
         return self.start_ns[inside], self.end_ns[inside]
 
-    def window(self) -> tuple[int, int] | None:
-        """From the first prefill's start to the last decode's end; null without either."""
+    def window(self) -> Window | None:
+        """Return the time from the first prefill's start to the last decode's end; null without either."""
         starts, ends = self.edges("prefill")[0], self.edges("decode")[1]
         if self.measured:
             starts, ends = self.within()
         return (int(starts.min()), int(ends.max())) if len(starts) and len(ends) else None
 
-    def seconds(self, phase: str) -> float | None:
-        """The time in one phase; null where the rank has no such span."""
-        starts, ends = self.edges(phase)
-        return float((ends - starts).sum()) / SECOND_NS if len(starts) else None
-
-    def count(self, column: str, phase: str) -> int | None:
-        """The sum of one token column over a phase; null where nothing was counted."""
-        return known_sum(
-            n for n, name in zip(self.tokens[column], self.phase, strict=True) if name == phase
-        )
-
-    def steady(self) -> tuple[int, int] | None:
-        """From the second prefill's start to the last but one decode's end; null with fewer than three batches."""
+    def steady(self) -> Window | None:
+        """Return the window without the first and the last batch; null below three batches."""
         starts, ends = self.edges("prefill")[0], self.edges("decode")[1]
         if len(starts) < 3 or len(ends) != len(starts):
             return None
         return int(np.sort(starts)[1]), int(np.sort(ends)[-2])
 
-    def between(self, window: tuple[int, int]) -> tuple[curve.Ints, curve.Ints]:
-        """The edges of what is in no phase inside the window."""
+    def between(self, window: Window) -> tuple[curve.Ints, curve.Ints]:
+        """Return starts and ends of the time inside a window that is in no phase."""
         starts, ends = self.within()
         return np.append(window[0], ends), np.append(starts, window[1])
 
+    def seconds(self, phase: str) -> float | None:
+        """Return the time in one phase; null where the rank has no such span."""
+        starts, ends = self.edges(phase)
+        return float((ends - starts).sum()) / SECOND_NS if len(starts) else None
 
-@dataclass(frozen=True)
-class Device:
-    """One device of the job: what its sensor told, by which ranks' spans it is billed, and its node's window."""
+    def counts(self, column: str, phase: str) -> list[int | None]:
+        """Return one token column of the spans of a phase, in order of start."""
+        pairs = zip(self.tokens[column], self.phase, strict=True)
+        return [n for n, name in pairs if name == phase]
 
-    who: Who
-    source: str
-    period_ms: float
-    spans: Spans
-    window: tuple[int, int]
-    readings: pa.Table  # its trace without the power samples
-    power: Curve
-    counter: Counter
-    clock_stepped: bool  # its node's wall clock, inside the window
-
-    def windows(self, start_ns: curve.Ints, end_ns: curve.Ints) -> curve.Windows:
-        """What was measured in some windows, by the sensor that the device's node names."""
-        if self.source == "nvml_counter":
-            return energy_counter.counter_between(self.counter, start_ns, end_ns)
-        return curve.between(self.power, start_ns, end_ns)
-
-    def by_phase(self) -> dict[str, Joules]:
-        """The device's energy in each phase that its spans tell, between batches, and in the whole window."""
-        own = dict.fromkeys((*AROUND, "prefill", "decode", *self.spans.phase))
-        edges = {phase: self.spans.edges(phase) for phase in own}
-        edges["other"] = self.spans.between(self.window)
-        edges["window"] = np.array(self.window[:1]), np.array(self.window[1:])
-        if (steady := self.spans.steady()) is not None:
-            edges["steady"] = np.array(steady[:1]), np.array(steady[1:])
-        # all at once: ten thousand attempts of a few spans each are slow one phase at a time
-        starts, ends = (np.concatenate([pair[side] for pair in edges.values()]) for side in (0, 1))
-        found = self.windows(starts, ends)
-        bounds = np.cumsum([0, *(len(pair[0]) for pair in edges.values())])
-        return {
-            phase: curve.summed(found.part(int(first), int(last)))
-            for phase, first, last in zip(edges, bounds[:-1], bounds[1:], strict=True)
-            if last > first
-        }
+    def count(self, column: str, phase: str) -> int | None:
+        """Return the sum of one token column over a phase; null where nothing was counted."""
+        return known_sum(self.counts(column, phase))
 
 
-def of_batches(table: pa.Table, batches: tuple[int, int] | None) -> pa.Table:
-    """The rows of some batches, first and count, and those of none; all for null."""
+def of_batches(table: pa.Table, batches: Batches | None) -> pa.Table:
+    """Return the rows of some batches and those that are of no batch; all rows for null."""
     if batches is None:
         return table
     first, count = batches
@@ -148,34 +109,37 @@ def of_batches(table: pa.Table, batches: tuple[int, int] | None) -> pa.Table:
 
 
 def read_spans(
-    attempt: AttemptDir,
-    record: Record,
-    reasons: list[str],
-    batches: tuple[int, int] | None,
-) -> dict[int, Spans]:
-    """The spans of each rank of the record; what is missing is a reason, what contradicts the record is damaged."""
-    expected = {rank["rank"]: (rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
+    attempt: AttemptDir, record: Record, batches: Batches | None
+) -> tuple[dict[int, Spans], list[str]]:
+    """Return the spans of each rank of the record, and reason codes of what is missing.
+
+    DamagedError for a span of a rank that the record does not have.
+    """
+    measured = "measure" in record
+    expected = {rank["rank"]: DeviceKey(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
     found: dict[int, Spans] = {}
-    if "measure" in record and len(record["nodes"]) < record["measure"]["nodes"]:
+    reasons: list[str] = []
+    if measured and len(record["nodes"]) < record["measure"]["nodes"]:
         reasons.append("missing_node")
-    for node in sorted({node for node, _ in expected.values()}):
+    for node in sorted({device.node for device in expected.values()}):
         path = attempt.spans_path(node)
         try:
             table = of_batches(read_table(path, SPAN), batches)
         except FileNotFoundError:
             reasons.append("missing_node")
             continue
-        for spans in _by_rank(table, measured="measure" in record):
-            if expected.get(spans.rank) != spans.who or spans.who[0] != node:
+        for spans in _by_rank(table, measured=measured):
+            if expected.get(spans.rank) != spans.device or spans.device.node != node:
                 raise DamagedError(
-                    f"{path}: rank {spans.rank} on {spans.who[0]} with {spans.who[1]} is not in the record."
+                    f"{path}: rank {spans.rank} on {spans.device.node} with {spans.device.gpu_uuid} is not in the "
+                    "record."
                 )
             if np.any(spans.end_ns < spans.start_ns) or _overlap(spans):
                 reasons.append("spans_overlap")
             found[spans.rank] = spans
     if "missing_node" not in reasons and len(found) < len(expected):
         reasons.append("missing_rank")
-    return found
+    return found, reasons
 
 
 def _by_rank(table: pa.Table, *, measured: bool) -> list[Spans]:
@@ -187,7 +151,7 @@ def _by_rank(table: pa.Table, *, measured: bool) -> list[Spans]:
         Spans(
             measured=measured,
             rank=rank,
-            who=(columns["node"][at[0]], columns["gpu_uuid"][at[0]]),
+            device=DeviceKey(columns["node"][at[0]], columns["gpu_uuid"][at[0]]),
             phase=[columns["phase"][i] for i in at],
             start_ns=np.array([columns["start_ns"][i] for i in at], dtype=np.int64),
             end_ns=np.array([columns["end_ns"][i] for i in at], dtype=np.int64),
@@ -204,81 +168,151 @@ def _overlap(spans: Spans) -> bool:
     return bool(np.any(spans.start_ns[1:] < spans.end_ns[:-1]))
 
 
-def read_devices(
-    attempt: AttemptDir, record: Record, ranks: dict[int, Spans], reasons: list[str]
-) -> list[Device]:
-    """The job's devices in the order of their lowest ranks, or none where one is missing: then no total is known."""
-    if set(reasons) & {"missing_node", "missing_rank", "no_window", "spans_overlap"}:
-        return []
-    meters = {info["node"]: info for info in record.get("nodes", [])}
-    lowest: dict[Who, Spans] = {}
+def lowest_ranks(ranks: Mapping[int, Spans]) -> dict[DeviceKey, Spans]:
+    """Return the spans of each device's lowest rank, by which it is billed, in order of ranks."""
+    lowest: dict[DeviceKey, Spans] = {}
     for _, spans in sorted(ranks.items()):
-        lowest.setdefault(spans.who, spans)
-    if any(node not in meters for node, _ in lowest):
-        reasons.append("missing_node")
-        return []
-    if len({meters[node]["boundary"] for node, _ in lowest}) > 1:
-        reasons.append("mixed_boundary")
-        return []
-    devices = []
-    for who, spans in lowest.items():
-        window = _node_window(who[0], ranks)
+        lowest.setdefault(spans.device, spans)
+    return lowest
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeviceEnergy:
+    """The energy of one device: in its window, without the first and the last batch, and in each phase."""
+
+    window: Joules
+    steady: Joules | None  # null below three batches
+    phases: Mapping[str, Joules]  # those that it has, `other` included
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of the job: what its sensor reported, the spans by which it is billed, and its node's window."""
+
+    key: DeviceKey
+    source: str
+    period_ms: float
+    spans: Spans
+    window: Window
+    readings: pa.Table  # its trace without the power samples
+    power: Curve
+    counter: Counter
+    clock_stepped: bool  # its node's wall clock, inside the window
+
+    def energy(self) -> DeviceEnergy:
+        """Return its energy in the whole window, in the steady part of it, in each phase and between batches."""
+        own = dict.fromkeys((*AROUND, "prefill", "decode", *self.spans.phase))
+        edges = {phase: self.spans.edges(phase) for phase in own}
+        edges["other"] = self.spans.between(self.window)
+        edges["window"] = np.array(self.window[:1]), np.array(self.window[1:])
+        if (steady := self.spans.steady()) is not None:
+            edges["steady"] = np.array(steady[:1]), np.array(steady[1:])
+        # all at once: ten thousand attempts of a few spans each are slow one phase at a time
+        starts, ends = (np.concatenate([pair[side] for pair in edges.values()]) for side in (0, 1))
+        if self.source == "nvml_counter":
+            windows = counter_between(self.counter, starts, ends)
+        else:
+            windows = curve.between(self.power, starts, ends)
+        bounds = np.cumsum([0, *(len(pair[0]) for pair in edges.values())])
+        sums = {
+            phase: curve.summed(windows.part(int(first), int(last)))
+            for phase, first, last in zip(edges, bounds[:-1], bounds[1:], strict=True)
+            if last > first
+        }
+        return DeviceEnergy(
+            window=sums["window"],
+            steady=sums.get("steady"),
+            phases={name: part for name, part in sums.items() if name not in ("window", "steady")},
+        )
+
+
+def read_devices(
+    attempt: AttemptDir, record: Record, ranks: Mapping[int, Spans]
+) -> tuple[list[Device], list[str]]:
+    """Return the job's devices in the order of their lowest ranks, and reason codes.
+
+    No device is returned where one is missing: then no total is known. DamagedError for a trace of another device.
+    """
+    meters = {info["node"]: info for info in record.get("nodes", [])}
+    lowest = lowest_ranks(ranks)
+    if any(key.node not in meters for key in lowest):
+        return [], ["missing_node"]
+    if len({meters[key.node]["boundary"] for key in lowest}) > 1:
+        return [], ["mixed_boundary"]
+    devices: list[Device] = []
+    reasons: list[str] = []
+    for key, spans in lowest.items():
+        window = _node_window(key.node, ranks)
         if window is None:
-            reasons.append("no_window")
-            return []
+            return [], [*reasons, "no_window"]
+        path, meter = attempt.trace_path(*key), meters[key.node]
         try:
-            trace = read_table(attempt.trace_path(*who), TRACE)
+            trace = read_table(path, TRACE)
         except FileNotFoundError:
             reasons.append("missing_trace")
             continue
-        check_trace(
-            attempt.trace_path(*who),
-            trace,
-            node=who[0],
-            gpu_uuid=who[1],
-            source=meters[who[0]]["source"],
-            scope=meters[who[0]]["boundary"],
-        )
-        devices.append(_device(who, meters[who[0]], spans, window, trace))
-    return devices if len(devices) == len(lowest) else []
+        _check_trace(path, trace, key, source=meter["source"], scope=meter["boundary"])
+        devices.append(_device(key, meter, spans, window, trace))
+    return devices if len(devices) == len(lowest) else [], reasons
 
 
-def _node_window(node: str, ranks: dict[int, Spans]) -> tuple[int, int] | None:
-    """From the first prefill's start to the last decode's end over all ranks of a node."""
-    windows = [spans.window() for spans in ranks.values() if spans.who[0] == node]
+def read_hosts(attempt: AttemptDir, record: Record, nodes: Sequence[str]) -> dict[DeviceKey, Curve]:
+    """Return the power of the hosts of some nodes, where RAPL answered beside their GPUs."""
+    hosts = {info["node"]: host for info in record.get("nodes", []) if (host := info.get("host"))}
+    found: dict[DeviceKey, Curve] = {}
+    for node in nodes:
+        if node not in hosts:
+            continue
+        host, key = hosts[node], DeviceKey(node, hosts[node]["uuid"])
+        path = attempt.trace_path(*key)
+        try:
+            trace = read_table(path, TRACE)
+        except FileNotFoundError:
+            continue
+        _check_trace(path, trace, key, source=host["source"])
+        found[key] = power_curve(trace, host["source"], host["period_ms"])
+    return found
+
+
+def _node_window(node: str, ranks: Mapping[int, Spans]) -> Window | None:
+    """Return the time from the first prefill's start to the last decode's end over all ranks of a node."""
+    windows = [spans.window() for spans in ranks.values() if spans.device.node == node]
     known = [window for window in windows if window is not None]
     if len(known) < len(windows):
         return None
     return min(start for start, _ in known), max(end for _, end in known)
 
 
-def check_trace(path: Path, trace: pa.Table, **expected: str) -> None:
-    """DamagedError when a trace does not say whose it is and what measured it, or says another than the record."""
+def _check_trace(path: Path, trace: pa.Table, key: DeviceKey, **sensor: str) -> None:
+    """Raise DamagedError where a trace does not name its device and sensor, or names others than the record."""
     found = {
         k.decode(): v.decode(errors="replace") for k, v in (trace.schema.metadata or {}).items()
     }
-    for key, value in expected.items():
-        if found.get(key) != value:
-            told = f"{key} {found[key]!r}" if key in found else f"no {key}"
-            raise DamagedError(f"{path}: its metadata tell {told}, the record {key} {value!r}.")
+    for name, value in {**key._asdict(), **sensor}.items():
+        if found.get(name) != value:
+            other = f"{name} {found[name]!r}" if name in found else f"no {name}"
+            raise DamagedError(f"{path}: its metadata have {other}, the record {name} {value!r}.")
 
 
 def _device(
-    who: Who, meter: NodeInfo, spans: Spans, window: tuple[int, int], trace: pa.Table
+    key: DeviceKey, meter: NodeInfo, spans: Spans, window: Window, trace: pa.Table
 ) -> Device:
     source, period_ms = meter["source"], meter["period_ms"]
     counted = _where(trace, pc.is_valid(trace["counter_mj"]), "counter_mj")
     paired = _where(trace, pc.is_valid(trace["monotonic_ns"]), "monotonic_ns")
     stamps = paired["time_ns"].to_numpy(), paired["monotonic_ns"].to_numpy()
     return Device(
-        who=who,
+        key=key,
         source=source,
         period_ms=period_ms,
         spans=spans,
         window=window,
         readings=trace.filter(pc.not_equal(trace["source"], source)),
         power=power_curve(trace, source, period_ms),
-        counter=counter.counter(
+        counter=counter(
             counted["time_ns"].to_numpy(),
             counted["counter_mj"].to_numpy(),
             age_ns=source_of(source).counter_age_ns,
@@ -288,12 +322,12 @@ def _device(
 
 
 def _where(trace: pa.Table, mask: pa.ChunkedArray, *columns: str) -> pa.Table:
-    """Stamps and some columns of the readings under a mask: a trace has many columns, and each costs its time."""
+    """Return stamps and some columns of the readings under a mask: of all columns each would cost its time."""
     return trace.select(["time_ns", *columns]).filter(mask)
 
 
 def power_curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
-    """The power over time that one sensor reported."""
+    """Return the power over time that one sensor reported."""
     # a row of the sensor without a value, flagged as a gap, is a reading that failed
     samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
     return curve.curve_of(
@@ -303,8 +337,3 @@ def power_curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
         samples["power_w"].to_numpy(),
         samples["gap"].to_numpy(),
     )
-
-
-def u_of(parts: Sequence[Joules | None]) -> float | None:
-    """The standard uncertainty of the sum over devices, each with a sensor of its own."""
-    return quadrature([None if part is None else part.u_j for part in parts])

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattflow.collect.collect import in_order_of_time
-from wattflow.collect.reading import Collected
+from wattflow.collect.row import Collected
 from wattflow.store.columns import COLLECTED_TRACE
 from wattflow.store.layout import SweepDir
 from wattflow.store.schema import TRACE

@@ -6,7 +6,7 @@ from typing import Any
 
 from wattflow.collect.attempt import collect_attempt
 from wattflow.collect.collect import newest_valid, untried
-from wattflow.collect.reading import Collected
+from wattflow.collect.row import Choices, Collected
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.errors import DamagedError, RefusedError
@@ -43,9 +43,10 @@ class Recomputation:
             choices = point.choices()
             problem = self._wrong_id(point_id, choices)
             attempts = self._published.sweep.attempts(point_id)
-            blank = untried(point, choices)
+            blank = untried(point, Choices.of(choices))
         except (
             RefusedError,
+            DamagedError,
             ValueError,
             TypeError,
             LookupError,
@@ -55,7 +56,7 @@ class Recomputation:
             self._verdict.problems.append(f"point {point_id!a}: its choices are none ({error!a}).")
             return
         if not attempts and not any(key[0] == point_id for key in self._published.damaged):
-            self._compare(Collected(blank, [], {}), problem)
+            self._compare(blank, problem)
         for attempt in attempts:
             self._check_attempt(attempt, choices, problem)
 
@@ -76,6 +77,7 @@ class Recomputation:
     ) -> None:
         key: Key = (attempt.point_id, attempt.number)
         problems = []
+        chosen = Choices.of(choices)
         try:
             record = attempt.read_record()
             if record is not None:
@@ -89,13 +91,13 @@ class Recomputation:
                     problems += _strange_traces(attempt, record)
                 # of others, why they count in no figure is a reason in their row
                 if self._published.measured and "choices" in record:
-                    choices = dict(record["choices"])
+                    chosen = Choices.of(record["choices"])
         except RefusedError:
             raise
         except (DamagedError, LookupError, TypeError, AttributeError, ValueError) as error:
             problems.append(f"record.json is none ({error!a}).")
             record = None
-        one = collect_attempt(attempt, choices)
+        one = collect_attempt(attempt, chosen)
         checked = self._compare(one, problem)
         if checked.damaged:
             return

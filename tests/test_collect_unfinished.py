@@ -60,7 +60,7 @@ def test_a_finished_attempt_has_none(tmp_path):
 
 
 def test_gpus_are_added_and_hosts_are_not(tmp_path):
-    """Two GPUs of 100 W and 50 W on two nodes, one of which tells its host's 200 W: 150 W."""
+    """Two GPUs of 100 W and 50 W on two nodes, one of which has its host's 200 W: 150 W."""
     gpus = [Gpu("GPU-a", constant(100.0)), Gpu("GPU-b", constant(50.0), node="node2")]
     made = dataclasses.replace(MADE, gpus=gpus, hosts={"node1": constant(200.0)})
     row = collected(tmp_path, made)
@@ -89,7 +89,7 @@ def test_a_gpu_without_a_trace(tmp_path):
 
 
 def test_a_gap_is_not_bridged(tmp_path):
-    """Samples of a third of the time tell nothing of the rest."""
+    """Samples of a third of the time say nothing of the rest."""
 
     def hole(seconds):
         watts = constant(100.0)(seconds)

@@ -1,13 +1,15 @@
-"""The roofline's columns: worked out by hand for a small model, and told by both engines of what they did."""
+"""The roofline's columns: worked out by hand for a small model, and what both engines report of their work."""
 
 import engine_ranks as tools
 import pytest
 
 from wattflow.collect import roofline
+from wattflow.collect.ratios import ratios
 from wattflow.config import choices as config_choices
 from wattflow.engine import ceilings
 from wattflow.engine.protocol import total_work
 from wattflow.engine.synthetic import Synthetic
+from wattflow.store.columns import POINT
 
 # dim 64, 8 heads of 8 over 2 KV heads, ffn 96, 2 layers, 256 tokens: a layer has
 # 2 x 64 x 64 + 2 x 64 x 16 + 3 x 64 x 96 = 28,672 weights, the head 16,384; a cached position
@@ -21,16 +23,21 @@ def choices(**changes):
     return tools.choices(tools.tiny(), precision="fp32", **changes)
 
 
-def told(work, seconds=(1.0, 2.0), **changes):
+def reached(work, seconds=(1.0, 2.0), **changes):
     """The columns of one piece of work."""
-    return roofline.columns(choices(**changes), work, CEILINGS, seconds, changes.get("us"))
+    return columns(choices(**changes), work, CEILINGS, seconds, changes.get("us"))
+
+
+def columns(*of):
+    """The columns of a roofline by name."""
+    return vars(roofline.roofline(*of))
 
 
 def test_a_step_reads_weights_and_cache():
     """10 steps of 3 rows at mean length 20: 4 x (73,728 + 3 x 20 x 64) bytes each, moved in 2 s / 10."""
     work = {"decode_steps": 10, "decode_rows": 30, "decode_positions": 600}
     work |= {"prefills": 1, "prefill_tokens": 30, "prefill_squares": 300}
-    row = told(work)
+    row = reached(work)
     step = 4 * (LAYERS + HEAD + 3 * 20 * CACHED)
     assert row["step_bytes"] == step
     assert row["step_flops"] == 2 * (LAYERS + HEAD) * 3 + 4 * 3 * 20 * 2 * 64
@@ -47,36 +54,37 @@ def test_prefills_compute_by_each_length():
     made = roofline.all_prefills(choices(), work)
     assert made.flops == 2 * LAYERS * 30 + 2 * 500 * 2 * 64
     assert made.read_bytes == 4 * LAYERS
-    row = told(work, seconds=(0.5, 0.0))
+    row = reached(work, seconds=(0.5, 0.0))
     assert row["prefill_roofline_share"] == pytest.approx(4 * LAYERS / 1e9 / 0.5)
-    assert "decode_roofline_share" not in row
+    assert row["decode_roofline_share"] is None
 
 
 def test_shards_share_the_work_and_communicate():
     """Two shards halve the bytes of weights; two sums of 10 us in each of 2 layers take 40 us a step, 400 us of 2 s."""
     work = {"decode_steps": 10, "decode_rows": 30, "decode_positions": 600}
     work |= {"prefills": 1, "prefill_tokens": 30, "prefill_squares": 300}
-    row = roofline.columns(choices(shards=2), work, CEILINGS, (1.0, 2.0), 10.0)
+    row = columns(choices(shards=2), work, CEILINGS, (1.0, 2.0), 10.0)
     assert row["step_bytes"] == 4 * (LAYERS + HEAD + 3 * 20 * CACHED) / 2
     assert row["allreduces_per_step"] == 4
     assert row["communication_s"] == pytest.approx(400e-6)
-    assert row["communication_share"] == pytest.approx(200e-6)
+    shares = ratios({**dict.fromkeys(POINT.names), **row, "decode_s": 2.0})
+    assert shares["communication_share"] == pytest.approx(200e-6)
 
 
 def test_what_is_not_known_is_null():
     """Without work there are ceilings alone; without ceilings bytes and FLOPs, and no shares."""
-    row = roofline.columns(choices(), None, CEILINGS, (1.0, 2.0), None)
+    row = columns(choices(), None, CEILINGS, (1.0, 2.0), None)
     assert row["copy_bytes_per_s"] == 1e9
-    assert "step_bytes" not in row
+    assert row["step_bytes"] is None
     work = {"decode_steps": 1, "decode_rows": 1, "decode_positions": 1}
     work |= {"prefills": 1, "prefill_tokens": 1, "prefill_squares": 1}
-    row = roofline.columns(choices(), work, None, (1.0, 2.0), None)
+    row = columns(choices(), work, None, (1.0, 2.0), None)
     assert row["copy_bytes_per_s"] is None
     assert row["decode_roofline_share"] is None
     assert row["step_bytes"] > 0
 
 
-def test_both_engines_tell_what_they_did():
+def test_both_engines_report_their_work():
     """Prompts of 2 and 5 tokens, 6 new ones: `fast` prefills 7 tokens and makes 5 steps, `paper` 4 and 8."""
     asked = [[1, 2], [3, 4, 5, 6, 7]]
     fast = tools.generate(
@@ -106,7 +114,7 @@ def test_both_engines_tell_what_they_did():
     assert both["prefills"] == 2
 
 
-def test_an_engine_that_computes_nothing_tells_nothing():
+def test_an_engine_that_computes_nothing_reports_nothing():
     """One batch without work makes the sum null, and so does none at all."""
     chosen = choices(engine=config_choices.Engine(name="synthetic", synthetic_ms_per_token=0.0))
     engine = Synthetic(chosen, tools.ALONE, eos_id=None)

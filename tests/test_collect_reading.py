@@ -1,0 +1,117 @@
+"""Spans and traces as they are read: which device is billed, by which clock, and which trace is none of its own."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from collected import at, one, phases, relabelled, retraced, rows
+from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep, trace_of
+
+from wattflow.store.tables import write_table
+
+
+def test_an_unused_gpu_is_never_billed(tmp_path):
+    """A trace of a neighbour's GPU at 600 W on the same node changes nothing, and is not collected."""
+    made = Made([Gpu("GPU-a")])
+    point = choices()
+    sweep = make_sweep(tmp_path / "s", [point])
+    attempt = make_attempt(sweep, point, made)
+    neighbour = Gpu("GPU-other", constant(600.0))
+    write_table(attempt.trace_path("node1", "GPU-other"), trace_of(made, neighbour))
+    (row,) = rows(sweep)
+    assert row["power_w"] == pytest.approx(70.0)
+    assert row["gpus"] == 1
+    assert {p["gpu_uuid"] for p in phases(sweep)} == {"GPU-a"}
+    (bucket,) = sweep.traces.iterdir()
+    assert set(pq.read_table(bucket)["gpu_uuid"].to_pylist()) == {"GPU-a"}
+
+
+def test_eight_ranks_share_one_device(tmp_path):
+    """A host device under 8 ranks is billed once: 70 W, not 560."""
+    made = Made([Gpu("host-node1", ranks=8)], source="simulated", boundary="host", period_s=0.05)
+    sweep, _, row = one(tmp_path, made)
+    assert row["power_w"] == pytest.approx(70.0)
+    assert row["gpus"] == 1
+    assert row["simulated"]
+    assert len([p for p in phases(sweep) if p["phase"] == "decode"]) == 1
+
+
+@pytest.mark.parametrize("drift", [-50e-6, 0.0, 50e-6])
+def test_two_nodes_joules_are_the_analytic_sum(drift, tmp_path):
+    """A ramp of 20 W/s from 100 W and a wave of 200 and 400 W, clocks 3 s apart that drift by 50 ppm: by hand.
+
+    From 3 to 11.5 s the ramp holds 100 x 8.5 + 10 x (11.5^2 - 3^2) = 2082.5 J, and the wave, which turns each second,
+    8 x 300 + 0.5 x 400 = 2600 J. In the prefills, from 3 to 4 and 7.5 to 8.5 s, they hold 170 + 260 and 400 + 300 J.
+    """
+    ramp = lambda s: 100 + 20 * np.clip(s, 0, None)  # noqa: E731 (a curve)
+    wave = lambda s: np.where(np.floor(s) % 2 == 1, 400.0, 200.0)  # noqa: E731 (a curve)
+    gpus = [Gpu("GPU-a", ramp, "node1"), Gpu("GPU-b", wave, "node2")]
+    made = Made(gpus, offset_s={"node2": 3.0}, drift={"node2": drift}, period_s=0.001)
+    row = one(tmp_path, made)[2]
+    assert row["energy_j"] == pytest.approx(2082.5 + 2600.0, rel=1e-3)
+    assert row["prefill_energy_j"] == pytest.approx(1130.0, rel=1e-3)
+
+
+def test_two_nodes_with_clocks_3_s_apart(tmp_path):
+    """Each node's window is integrated by its own clock: the sum is that of nodes in step, to 0.01 %."""
+    wave = lambda s: 200 + 100 * np.sign(np.sin(s * 2))  # noqa: E731 (a curve)
+    gpus = [Gpu("GPU-a", wave, "node1"), Gpu("GPU-b", constant(300.0), "node2")]
+    _, _, in_step = one(tmp_path / "a", Made(gpus))
+    _, _, apart = one(tmp_path / "b", Made(gpus, offset_s={"node2": 3.0}))
+    for name in ("energy_j", "prefill_energy_j", "decode_energy_j", "other_energy_j"):
+        assert apart[name] == pytest.approx(in_step[name], rel=1e-4)
+    assert apart["duration_s"] == in_step["duration_s"]
+    assert apart["nodes_seen"] == 2
+    assert apart["valid"]
+
+
+def test_mixed_boundaries_are_not_added(tmp_path):
+    """A node that measured its host and one that measured its GPU give no sum."""
+    sweep, attempt, _ = one(tmp_path, Made([Gpu("GPU-a"), Gpu("GPU-b", node="node2")]))
+    record = attempt.read_record()
+    record["nodes"][1]["boundary"] = "host"
+    attempt.write_record(record)
+    (row,) = rows(sweep)
+    assert row["energy_j"] is None
+    assert "mixed_boundary" in row["reasons"]
+
+
+def test_another_sensors_gap_is_none_of_power(tmp_path):
+    """A temperature that could not be read, flagged as a gap, takes nothing from the watts."""
+    lost = {"time_ns": START_NS + 6_000_000_000, "source": "nvml_conditions", "gap": True}
+    row = retraced(tmp_path, lambda readings: [*readings, lost])
+    assert row["coverage"] == 1.0
+
+
+def test_a_stepped_clock_withholds(tmp_path):
+    """Pairs of both clocks that jump by 2 s inside the window withhold its joules."""
+
+    def stepped(readings):
+        return [
+            {**r, "monotonic_ns": r["time_ns"] - START_NS - (2_000_000_000 if at(r) > 6 else 0)}
+            for r in readings
+        ]
+
+    assert "clock_step" in retraced(tmp_path, stepped)["reasons"]
+
+
+def test_another_devices_trace_is_damage(tmp_path):
+    """A trace whose metadata names another GPU is not taken for this one's."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "s", [point])
+    made = Made([Gpu("GPU-a")])
+    attempt = make_attempt(sweep, point, made)
+    write_table(attempt.trace_path("node1", "GPU-a"), trace_of(made, Gpu("GPU-b")))
+    assert rows(sweep)[0]["reasons"] == ["damaged"]
+
+
+@pytest.mark.parametrize("value", [None, "another"])
+@pytest.mark.parametrize("key", ["node", "gpu_uuid", "source", "scope"])
+def test_a_trace_that_does_not_say_what_it_is_is_damage(key, value, tmp_path):
+    """Without node, GPU, sensor or scope, or with others than the record has, watts are nobody's, so none counts."""
+    sweep, attempt, _ = one(tmp_path, Made([Gpu("GPU-a")]))
+    relabelled(attempt, **{key: value})
+    sweep.points_path.unlink()
+    (row,) = rows(sweep)
+    assert row["reasons"] == ["damaged"]
+    assert key in row["error"]
+    assert row["energy_j"] is None

@@ -1,0 +1,157 @@
+"""Build the rows of results/ from typed values, each row once, and check the numbers that it publishes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wattflow.collect.conditions import Conditions
+from wattflow.collect.description import Description
+from wattflow.collect.figures import (
+    Amount,
+    Energy,
+    PhaseEnergy,
+    Sampling,
+    Throughput,
+    close,
+)
+from wattflow.collect.ratios import RATIOS, ratios
+from wattflow.collect.reading import DeviceKey
+from wattflow.collect.roofline import Roofline
+from wattflow.collect.unfinished import Unfinished
+from wattflow.config.choices import Config, from_dict, to_dict
+from wattflow.errors import DamagedError
+from wattflow.nullable import complete_sum
+from wattflow.store.columns import POINT, REASONS, choice_values
+from wattflow.store.phases import NOT_WITHIN, WITHIN
+
+COUNTER_CONTRADICTS = 0.25
+SUM = 0.005  # how far energies may be off their sum
+PRODUCT = 1e-6  # and a quotient times its denominator off its numerator
+
+Row = dict[str, Any]  # of a table in results/: values by column
+
+_DEFAULTS = to_dict(Config())
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen at a point."""
+
+    config: Config  # keys that this version does not know are left out, those that are absent have their defaults
+    columns: Row  # of results: null for an absent key, as of a measured command, which has few
+
+    @classmethod
+    def of(cls, choices: Mapping[str, Any]) -> "Choices":
+        """Return the typed form of choices, decoded from grid.parquet or a record; DamagedError where they are none."""
+        try:
+            return cls(from_dict(_known(choices, _DEFAULTS)), choice_values(dict(choices)))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise DamagedError(f"a point's choices are none ({error}).") from error
+
+
+def _known(choices: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _known(choices.get(key, {}), default)
+        if isinstance(default, dict) and default
+        else choices.get(key, default)
+        for key, default in defaults.items()
+    }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that a row of results/points.parquet has beside the choices, the attempt's rows of phases, and its traces."""
+
+    about: Description
+    reasons: Sequence[str] = ()
+    throughput: Throughput = field(default_factory=Throughput)
+    energy: Energy = field(default_factory=Energy)
+    sampling: Sampling = field(default_factory=Sampling)
+    host: Amount = field(default_factory=Amount)
+    conditions: Conditions = field(default_factory=Conditions)
+    roofline: Roofline = field(default_factory=Roofline)
+    unfinished: Unfinished = field(default_factory=Unfinished)
+    gpus: int | None = None
+    nodes_seen: int | None = None
+    pieces: int | None = None
+    phases: Sequence[PhaseEnergy] = ()
+    traces: Mapping[DeviceKey, Path] = field(default_factory=dict)
+
+    def columns(self) -> Row:
+        """Return the columns of measured values, ratios included."""
+        sums = {
+            **vars(self.about),
+            **vars(self.throughput),
+            **self.energy.columns(),
+            **vars(self.sampling),
+            **self.host.columns("host_"),
+            **vars(self.conditions),
+            **vars(self.roofline),
+            **vars(self.unfinished),
+            "gpus": self.gpus,
+            "nodes_seen": self.nodes_seen,
+            "pieces": self.pieces,
+        }
+        return sums | ratios(sums)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One attempt's row of points.parquet, its rows of phases.parquet, and where its devices' traces lie.
+
+    An hour of 32 GPUs is half a gigabyte of readings, so they are kept on the disk.
+    """
+
+    point: dict[str, Any]
+    phases: Sequence[Row]
+    traces: Mapping[DeviceKey, Path]
+
+
+def collected(point_id: str, attempt: int | None, choices: Choices, found: Figures) -> Collected:
+    """Return the rows of one attempt, or of a point without any; it counts in nothing yet."""
+    reasons = list(dict.fromkeys(found.reasons))
+    identity = {"point_id": point_id, "attempt": attempt}
+    chosen = choices.columns
+    if found.pieces and "mixed_boundary" in reasons:  # a row of two boundaries has no watts at all
+        chosen = {name: value for name, value in chosen.items() if not name.endswith("_w")}
+    point = {
+        **dict.fromkeys(POINT.names),
+        **chosen,
+        **identity,
+        **found.columns(),
+        "counts": False,
+        "valid": not any(REASONS[code].withheld for code in reasons),
+        "reasons": reasons,
+    }
+    return Collected(point, [{**identity, **vars(phase)} for phase in found.phases], found.traces)
+
+
+def self_checks(row: Row, phases: Sequence[PhaseEnergy]) -> list[str]:
+    """Return reason codes of the sums and products that do not hold among the published numbers of one attempt."""
+    total = row["energy_j"]
+    if total is None:
+        return []
+    failed = [
+        ratio.check
+        for ratio in RATIOS
+        if ratio.check is not None
+        and row[ratio.column] is not None
+        and not close(row[ratio.numerator], row[ratio.column] * row[ratio.denominator], PRODUCT)
+    ]
+    parts_j = complete_sum(row[f"{phase}_energy_j"] for phase in WITHIN)
+    if row["command"] is None and parts_j is not None and not close(total, parts_j, SUM):
+        failed.append("phases_sum")
+    devices_j = complete_sum(part.energy_j for part in phases if part.phase not in NOT_WITHIN)
+    if devices_j is not None and not close(total, devices_j, SUM):
+        failed.append("gpus_sum")
+    ratio, seconds = row["counter_ratio"], row["duration_s"]
+    if ratio is not None and seconds > 1.0:  # below, a tick at each edge alone explains much
+        u_of_both = np.hypot(row["energy_u_j"], row["counter_energy_u_j"]) / total
+        if abs(ratio - 1) > (0.01 if seconds >= 10 else 0.03) + 2 * u_of_both:
+            failed.append("counter_differs")
+        if abs(ratio - 1) > COUNTER_CONTRADICTS:
+            failed.append("counter_contradicts")
+    return failed
