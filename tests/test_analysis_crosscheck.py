@@ -16,7 +16,7 @@ from wattflow.analysis.prometheus import Prometheus, selector
 from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError, SiteError
-from wattflow.report import page
+from wattflow.report.page import report
 from wattflow.store.columns import CROSSCHECK
 
 WINDOW_S = 2.5
@@ -75,7 +75,7 @@ def site(tmp_path_factory):
 
 
 def by_source(rows):
-    return {row["source"]: row for row in rows}
+    return {row.source: row for row in rows}
 
 
 @pytest.mark.prometheus
@@ -91,14 +91,14 @@ def test_each_exporter_tells_the_same_joules(site):
     }
     for source, row in rows.items():
         ceems = source.startswith("CEEMS")
-        assert row["why_not"] is None, source
-        assert row["energy_j"] == pytest.approx(837.5, rel=1e-3)
-        assert row["ratio"] == pytest.approx(PUE if ceems else 1.0, rel=0.01), source
-        assert row["site_energy_u_j"] > 0
-        assert row["samples"] == pytest.approx(2 * WINDOW_S / SCRAPE_S, abs=6)
-        assert row["spacing_s"] == pytest.approx(SCRAPE_S, abs=0.1)
-        assert (row["boundary"], row["site_boundary"]) == ("gpu", "gpu")
-        assert (row["remark"] is not None) == ceems
+        assert row.why_not is None, source
+        assert row.energy_j == pytest.approx(837.5, rel=1e-3)
+        assert row.ratio == pytest.approx(PUE if ceems else 1.0, rel=0.01), source
+        assert row.site_energy_u_j > 0
+        assert row.samples == pytest.approx(2 * WINDOW_S / SCRAPE_S, abs=6)
+        assert row.spacing_s == pytest.approx(SCRAPE_S, abs=0.1)
+        assert (row.boundary, row.site_boundary) == ("gpu", "gpu")
+        assert (row.remark is not None) == ceems
 
 
 @pytest.mark.prometheus
@@ -112,9 +112,9 @@ def test_it_is_kept_and_shown(site, monkeypatch, capsys):
     kept = pq.read_table(sweep.directory.crosscheck_path)
     assert kept.schema.names == CROSSCHECK.names
     assert kept.num_rows == 4
-    section = page._crosscheck(sweep)
-    assert "jobstats nvidia_gpu_power_usage_milliwatts" in section
-    assert "holds the PUE" in section
+    page = report(sweep).read_text()
+    assert "<td>jobstats nvidia_gpu_power_usage_milliwatts</td>" in page
+    assert "holds the PUE" in page
 
 
 @pytest.mark.prometheus
@@ -135,9 +135,9 @@ def test_what_the_site_did_not_see(site, tmp_path):
         collect(directory)
         rows = crosscheck(wattflow.open_sweep(directory.path), Prometheus(url), sacct=False)
         assert rows, name
-        assert all(row["ratio"] is None for row in rows)
-        told = {row["why_not"] for row in rows}
-        assert any(why in text for text in told) or "at that time" in told.pop(), name
+        assert all(row.ratio is None for row in rows)
+        reasons = {row.why_not for row in rows}
+        assert any(why in text for text in reasons) or "at that time" in reasons.pop(), name
 
 
 @pytest.mark.prometheus
@@ -265,11 +265,11 @@ def test_slurms_joules_are_the_nodes(fake, sweep):
     """Steps each count the whole node: of 0, 2,300 and 2,100 J the job's are 2,300, twice ours, and labelled."""
     fake.accounting("17|", "17.batch|2300", "17.0|2100", "17.extern|0")
     (row,) = crosscheck(sweep, None)
-    assert row["source"] == "sacct ConsumedEnergy"
-    assert row["energy_j"] == pytest.approx(1150.0, rel=1e-3)
-    assert (row["site_energy_j"], row["ratio"]) == (2300.0, pytest.approx(2.0, rel=1e-3))
-    assert row["site_boundary"] == "node without NVIDIA GPUs"
-    assert "holds no NVIDIA GPU" in row["remark"]
+    assert row.source == "sacct ConsumedEnergy"
+    assert row.energy_j == pytest.approx(1150.0, rel=1e-3)
+    assert (row.site_energy_j, row.ratio) == (2300.0, pytest.approx(2.0, rel=1e-3))
+    assert row.site_boundary == "node without NVIDIA GPUs"
+    assert "holds no NVIDIA GPU" in row.remark
     assert fake.calls("sacct") == ["-n -P -o JobID,ConsumedEnergyRaw -j 17"]
 
 
@@ -278,8 +278,8 @@ def test_slurm_keeps_no_energy(fake, sweep, lines):
     """No line, 0 and Slurm's numbers for no value are null, with what to look at."""
     fake.accounting(*lines)
     (row,) = crosscheck(sweep, None)
-    assert (row["site_energy_j"], row["ratio"]) == (None, None)
-    assert "AcctGatherEnergyType" in row["why_not"]
+    assert (row.site_energy_j, row.ratio) == (None, None)
+    assert "AcctGatherEnergyType" in row.why_not
 
 
 def test_simulated_joules_are_no_denominator(fake, tmp_path):
@@ -291,8 +291,8 @@ def test_simulated_joules_are_no_denominator(fake, tmp_path):
     collect(directory)
     fake.accounting("17|2300")
     (row,) = crosscheck(wattflow.open_sweep(directory.path), None)
-    assert (row["site_energy_j"], row["ratio"], row["simulated"]) == (2300.0, None, True)
-    assert "simulated" in row["why_not"]
+    assert (row.site_energy_j, row.ratio, row.simulated) == (2300.0, None, True)
+    assert "simulated" in row.why_not
 
 
 def test_one_simulated_attempt_of_a_job_takes_its_ratio(fake, tmp_path):
@@ -305,14 +305,14 @@ def test_one_simulated_attempt_of_a_job_takes_its_ratio(fake, tmp_path):
     collect(directory)
     fake.accounting("17|2300")
     (row,) = crosscheck(wattflow.open_sweep(directory.path), None)
-    assert (row["ratio"], row["simulated"]) == (None, True)
+    assert (row.ratio, row.simulated) == (None, True)
 
 
 def test_slurm_does_not_answer(sweep, monkeypatch, tmp_path):
     """Without sacct the row says so, and the others stand."""
     monkeypatch.setenv("PATH", str(tmp_path))
     (row,) = crosscheck(sweep, None)
-    assert "no sacct on the PATH" in row["why_not"]
+    assert "no sacct on the PATH" in row.why_not
 
 
 def test_nothing_to_hold_against(tmp_path, monkeypatch, capsys):
@@ -327,4 +327,5 @@ def test_nothing_to_hold_against(tmp_path, monkeypatch, capsys):
     collect(directory)
     assert run(monkeypatch, directory.path, "--json") == 0
     assert json.loads(capsys.readouterr().out) == []
-    assert page._crosscheck(wattflow.open_sweep(directory.path)) == ""  # no heading over nothing
+    page = report(wattflow.open_sweep(directory.path)).read_text()
+    assert "By the site's own meters" not in page  # no heading over nothing

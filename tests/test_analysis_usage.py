@@ -42,7 +42,7 @@ def test_where_the_energy_went(tmp_path):
     a_sweep(tmp_path / "s", attempt())
     (row,) = usage([tmp_path]).rows
     assert (row.sweep, row.boundary, row.simulated) == ("s", "gpu", False)
-    assert (row.attempts, row.untold, row.failed) == (1, 0, 0)
+    assert (row.attempts, row.unknown, row.failed) == (1, 0, 0)
     for kind, kwh in PARTS.items():
         assert row.kwh[kind] == pytest.approx(kwh, rel=1e-3), kind
     assert row.kwh["failed"] == row.kwh["not_counting"] == row.kwh["running"] == 0.0
@@ -97,14 +97,14 @@ def test_a_lost_attempt_is_a_failure_and_the_newest_one_runs(tmp_path):
 
 
 def test_what_is_not_known_is_counted_and_no_zero(tmp_path):
-    """A failed attempt without a trace is untold: its kWh are null, and no total is made of nothing."""
+    """A failed attempt without a trace is unknown: its kWh are null, and no total is made of nothing."""
     point = choices()
     sweep = make_sweep(tmp_path / "s", [point])
     one = make_attempt(sweep, point, attempt(status="failed"))
     one.trace_path("node1", "GPU-a").unlink()
     collect(sweep)
     (row,) = usage([tmp_path]).rows
-    assert (row.attempts, row.failed, row.untold) == (1, 1, 1)
+    assert (row.attempts, row.failed, row.unknown) == (1, 1, 1)
     assert row.kwh["failed"] is None
     assert row.total_kwh is None
 

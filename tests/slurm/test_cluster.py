@@ -37,10 +37,10 @@ def test_the_accounting_says_that_it_keeps_no_energy(cluster, tmp_path):
         )
     )
     (row,) = crosscheck(open_sweep(made.sweep.path), None)
-    assert row["source"] == "sacct ConsumedEnergy"
-    assert row["energy_j"] > 0
-    assert (row["site_energy_j"], row["ratio"]) == (None, None)
-    assert "AcctGatherEnergyType" in row["why_not"]
+    assert row.source == "sacct ConsumedEnergy"
+    assert row.energy_j > 0
+    assert (row.site_energy_j, row.ratio) == (None, None)
+    assert "AcctGatherEnergyType" in row.why_not
 
 
 def test_a_path_with_spaces_and_quotes_reaches_the_tasks_whole(cluster, tmp_path):

@@ -33,15 +33,13 @@ class Columns(Protocol):
 
 
 def varying(points: Columns, beside: str | None = None) -> list[str]:
-    """Return the choices that tell points apart, repeats aside: the axes.
+    """Return the choices by which points differ, repeats aside: the axes.
 
     A choice that follows from the axes before it, or from `beside` alone, is no axis, nor is `beside` itself.
     """
     given = None if beside is None else list(points[beside])
     axes: list[str] = []
-    groups: Iterable[int] = repeat(
-        0
-    )  # of each point; the axes so far do not tell those of one group apart
+    groups: Iterable[int] = repeat(0)  # of each point; the axes so far are alike within one group
     count = 1
     for name in _CANDIDATES:
         values = list(points[name])

@@ -49,15 +49,17 @@ def _kind(row: Row) -> dict[str, Any]:
 
 
 def _gpu_hours(row: Row) -> float | None:
-    """The GPUs of an attempt times the time for which it had them, where both are known."""
-    declared = row["shards"] if row["cluster_gpu_model"] else None  # of one that no rank told of
+    """Return the GPUs of an attempt times the time for which it had them, where both are known."""
+    declared = (
+        row["shards"] if row["cluster_gpu_model"] else None
+    )  # of one whose ranks left no record
     gpus = row["gpus"] or len(row["boards"] or ()) or declared
     seconds = row["attempt_s"] or row["unfinished_s"]
     return gpus * seconds / cost.HOUR_S if gpus and seconds else None
 
 
 def _used(row: Row) -> cost.Used:
-    """What an attempt's row says that it took, and when."""
+    """Return what an attempt's row says that it took, and when."""
     seconds = row["attempt_s"] or row["unfinished_s"]
     energy_j = row["job_energy_j"]
     if energy_j is not None and row["command"] is None:  # that of a command holds all phases
@@ -73,7 +75,7 @@ def _used(row: Row) -> cost.Used:
 
 
 def _factors(declared: Cost) -> cost.Factors:
-    """The factors as they can be used; RefusedError where one lacks its source, or its table cannot be read."""
+    """Return the factors as they can be used; RefusedError where one lacks its source, or its table cannot be read."""
     check_cost(declared)
     return cost.Factors(
         price=_factor(

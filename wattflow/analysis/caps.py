@@ -31,7 +31,7 @@ class Run:
     bound: bool | None = None  # whether the cap held power back
 
     def value(self, metric: str) -> Value:
-        """One of METRICS: edp is energy x time, ed2p energy x time^2 (Horowitz et al., 1994)."""
+        """Return one of METRICS: edp is energy x time, ed2p energy x time^2 (Horowitz et al., 1994)."""
         power_of_time = {"energy": 0, "edp": 1, "ed2p": 2}.get(metric)
         if power_of_time is not None:
             scale = self.time_s**power_of_time
@@ -70,7 +70,7 @@ class Row:
 
 
 def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> list[Row]:
-    """A row a cap, the highest first; `runs` must have the reference."""
+    """Return a row a cap, the highest first; `runs` must have the reference."""
     base = runs[reference]
     rows = []
     for cap in sorted(runs, key=lambda cap: (cap is not None, -(cap or 0))):
@@ -80,13 +80,13 @@ def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> li
             )
             for metric in METRICS
         }
-        told = [run.bound for run in runs[cap] if run.bound is not None]
+        bounds = [run.bound for run in runs[cap] if run.bound is not None]
         rows.append(
             Row(
                 cap=cap,
                 n=len(runs[cap]),
                 boards=len({run.boards for run in runs[cap]}),
-                bound=sum(told) if told else None,
+                bound=sum(bounds) if bounds else None,
                 ratios=None if cap == reference else ratios,
                 break_even=None
                 if cap == reference
@@ -124,7 +124,7 @@ def by_cap(
 
 
 def _runs(rows: pl.DataFrame) -> list[Run]:
-    """The repeats at one cap."""
+    """Return the repeats at one cap."""
     return [
         Run(
             time_s=row["duration_s"],
@@ -143,7 +143,7 @@ def _spent(runs: Sequence[Run]) -> list[statistics.Run]:
 
 
 def best(rows: Sequence[Row], objective: str) -> tuple[Row, bool]:
-    """The row with the least of an objective, and whether its difference to the reference is established."""
+    """Return the row with the least of an objective, and whether its difference to the reference is established."""
     least = min(rows, key=lambda row: 1.0 if row.ratios is None else row.ratios[objective].ratio)
     return least, least.ratios is not None and least.ratios[objective].established
 

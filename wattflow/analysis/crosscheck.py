@@ -8,8 +8,8 @@ each value carries its uncertainty by that, and a window that they do not enclos
 
 import contextlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,17 @@ from wattflow.analysis.prometheus import Prometheus, Series, selector
 from wattflow.analysis.sweep import Sweep
 from wattflow.energy import counter, curve
 from wattflow.errors import SlurmError
+from wattflow.nullable import complete_sum, quadrature, quotient
 from wattflow.slurm import client
 from wattflow.store.columns import CROSSCHECK
 from wattflow.store.schema import SCHEMA_VERSION
 from wattflow.store.sources import SECOND_NS
 from wattflow.store.tables import write_table
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]  # of results/points.parquet
 Window = tuple[int, int]  # unix ns
 
-LEAST_SPACINGS = 3  # a window shorter than so many of the site's samples tells nothing
+LEAST_SPACINGS = 3  # a window shorter than so many of the site's samples says nothing
 _GAP_SPACINGS = 3  # a longer time without a sample is a gap
 
 
@@ -60,6 +61,29 @@ METRICS = (
 
 
 @dataclass(frozen=True)
+class Check:
+    """A row of columns.CROSSCHECK: the joules of one attempt or job beside those of one meter of the site."""
+
+    point_id: str | None
+    attempt: int | None
+    job_id: str | None
+    source: str
+    window: str
+    seconds: float | None
+    boundary: str | None
+    site_boundary: str
+    simulated: bool | None
+    energy_j: float | None
+    site_energy_j: float | None = None
+    site_energy_u_j: float | None = None
+    ratio: float | None = None
+    samples: int | None = None
+    spacing_s: float | None = None
+    remark: str | None = None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
 class _Attempt:
     """One finished attempt: its row, and the measured window of each of its nodes with the GPUs there."""
 
@@ -73,19 +97,21 @@ class _Attempt:
         return min(w[0] for w in self.windows.values()), max(w[1] for w in self.windows.values())
 
 
-def crosscheck(sweep: Sweep, prometheus: Prometheus | None, *, sacct: bool = True) -> list[Row]:
-    """A row of columns.CROSSCHECK an attempt and metric of the site, and a row a job for sacct; kept in results/.
+def crosscheck(sweep: Sweep, prometheus: Prometheus | None, *, sacct: bool = True) -> list[Check]:
+    """Return a check for each attempt and metric of the site, and one a job by sacct; they are kept in results/.
 
     SiteError where the Prometheus does not answer; a Slurm that does not is a reason in its rows.
     """
     attempts = _attempts(sweep)
-    rows: list[Row] = []
+    rows: list[Check] = []
     if prometheus is not None and attempts:
         rows += _by_prometheus(attempts, prometheus)
     if sacct:
         rows += _by_sacct(sweep.attempts.to_dicts())
     about = {"schema_version": str(SCHEMA_VERSION)}
-    table = pa.Table.from_pylist(rows, schema=CROSSCHECK).replace_schema_metadata(about)
+    table = pa.Table.from_pylist(
+        [vars(row) for row in rows], schema=CROSSCHECK
+    ).replace_schema_metadata(about)
     with contextlib.suppress(
         PermissionError
     ):  # somebody else's sweep may be read, and not written to
@@ -94,7 +120,7 @@ def crosscheck(sweep: Sweep, prometheus: Prometheus | None, *, sacct: bool = Tru
 
 
 def _attempts(sweep: Sweep) -> list[_Attempt]:
-    """The finished attempts whose joules were measured on GPUs, with their nodes' windows."""
+    """Return the finished attempts whose joules were measured on GPUs, with their nodes' windows."""
     found = []
     for row in sweep.attempts.to_dicts():
         if row["energy_j"] is None or row["simulated"] or row["boundary"] != "gpu":
@@ -115,15 +141,15 @@ def _attempts(sweep: Sweep) -> list[_Attempt]:
 # --- Prometheus -----------------------------------------------------------------------------------
 
 
-def _by_prometheus(attempts: Sequence[_Attempt], prometheus: Prometheus) -> list[Row]:
+def _by_prometheus(attempts: Sequence[_Attempt], prometheus: Prometheus) -> list[Check]:
     first = min(attempt.span[0] for attempt in attempts)
     last = max(attempt.span[1] for attempt in attempts)
     there = prometheus.names(first - _MARGIN_NS, last + _MARGIN_NS)
     metrics = [metric for metric in METRICS if metric.name in there]
     if not metrics:
-        asked = ", ".join(metric.name for metric in METRICS)
+        names = ", ".join(metric.name for metric in METRICS)
         return [
-            _row(attempt.row, "Prometheus", f"the server has none of {asked} at that time")
+            _ours(attempt.row, "Prometheus", why_not=f"the server has none of {names} at that time")
             for attempt in attempts
         ]
     return [_checked(attempt, metric, prometheus) for attempt in attempts for metric in metrics]
@@ -132,42 +158,42 @@ def _by_prometheus(attempts: Sequence[_Attempt], prometheus: Prometheus) -> list
 _MARGIN_NS = 180 * SECOND_NS  # before and after a window: samples that enclose it
 
 
-def _checked(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Row:
-    """One attempt by one metric."""
+def _checked(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Check:
+    """Return one attempt by one metric."""
     start_ns, end_ns = attempt.span
     uuids = [uuid for of_node in attempt.gpus.values() for uuid in of_node]
     series = prometheus.samples(
         selector(metric.name, metric.gpu_label, uuids), start_ns - _MARGIN_NS, end_ns + _MARGIN_NS
     )
-    row = _row(attempt.row, f"{metric.exporter} {metric.name}", None)
-    row["remark"] = metric.remark
-    told: list[curve.Joules] = []
-    spacings: list[float] = []
-    row["samples"] = 0
+    ours = _ours(attempt.row, f"{metric.exporter} {metric.name}", remark=metric.remark)
+    samples = 0
+    parts: list[curve.Joules] = []
+    spacings_s: list[float] = []
     for node, of_node in attempt.gpus.items():
         window = attempt.windows[node]
         for uuid in of_node:
             time_ns, values = _merged(series, metric, uuid)
             if len(time_ns) < 2:
-                row["why_not"] = (
-                    f"no samples of {uuid}" if len(series) else "no samples of its GPUs"
-                )
-                return row
+                why_not = f"no samples of {uuid}" if len(series) else "no samples of its GPUs"
+                return replace(ours, samples=samples, why_not=why_not)
             spacing_ns = int(np.median(np.diff(time_ns)))
-            spacings.append(spacing_ns / SECOND_NS)
-            row["samples"] += int(np.sum((time_ns >= window[0]) & (time_ns <= window[1])))
-            told.append(_joules(time_ns, values, metric, window, spacing_ns))
-    row["spacing_s"] = max(spacings)
-    reasons = [one.reason for one in told if one.reason is not None]
+            spacings_s.append(spacing_ns / SECOND_NS)
+            samples += int(np.sum((time_ns >= window[0]) & (time_ns <= window[1])))
+            parts.append(_joules(time_ns, values, metric, window, spacing_ns))
+    found = replace(ours, samples=samples, spacing_s=max(spacings_s))
+    reasons = [part.reason for part in parts if part.reason is not None]
     if reasons:
-        row["why_not"] = _WHY[reasons[0]]
-    elif row["seconds"] < LEAST_SPACINGS * row["spacing_s"]:
-        row["why_not"] = f"the window is shorter than {LEAST_SPACINGS} of the site's samples"
-    else:
-        row["site_energy_j"] = sum(one.energy_j or 0.0 for one in told)
-        row["site_energy_u_j"] = sum((one.u_j or 0.0) ** 2 for one in told) ** 0.5
-        row["ratio"] = row["site_energy_j"] / row["energy_j"]
-    return row
+        return replace(found, why_not=_WHY[reasons[0]])
+    if attempt.row["duration_s"] < LEAST_SPACINGS * max(spacings_s):
+        why_not = f"the window is shorter than {LEAST_SPACINGS} of the site's samples"
+        return replace(found, why_not=why_not)
+    site_energy_j = complete_sum([part.energy_j for part in parts])
+    return replace(
+        found,
+        site_energy_j=site_energy_j,
+        site_energy_u_j=quadrature([part.u_j or 0.0 for part in parts]),
+        ratio=quotient(site_energy_j, found.energy_j),
+    )
 
 
 _WHY = {
@@ -177,7 +203,7 @@ _WHY = {
 
 
 def _merged(series: Iterable[Series], metric: Metric, uuid: str) -> tuple[curve.Ints, curve.Floats]:
-    """The samples of one GPU over all of its series, as other labels change with jobs; without slices of it."""
+    """Return the samples of one GPU over all of its series, as other labels change with jobs; without slices of it."""
     own = [
         one
         for one in series
@@ -200,7 +226,7 @@ _BLANK = 1e14
 def _joules(
     time_ns: curve.Ints, values: curve.Floats, metric: Metric, window: Window, spacing_ns: int
 ) -> curve.Joules:
-    """The joules of one GPU in its node's window."""
+    """Return the joules of one GPU in its node's window."""
     start, end = [window[0]], [window[1]]
     if metric.unit == "mJ":
         readings = counter.counter(time_ns, np.rint(values).astype(np.uint64))
@@ -217,8 +243,8 @@ SACCT = "sacct ConsumedEnergy"
 NO_GPU = "the node's, by Slurm: holds no NVIDIA GPU; right for exclusive jobs alone"
 
 
-def _by_sacct(attempts: Sequence[Row]) -> list[Row]:
-    """What Slurm's accounting keeps of each job beside the joules of the attempts that ran in it."""
+def _by_sacct(attempts: Sequence[Row]) -> list[Check]:
+    """Return what Slurm's accounting keeps of each job beside the joules of the attempts that ran in it."""
     jobs: dict[str, list[Row]] = {}
     for row in attempts:
         if row["job_id"] is not None and re.fullmatch(r"\d+(_\d+)?", row["job_id"]):
@@ -234,39 +260,48 @@ def _by_sacct(attempts: Sequence[Row]) -> list[Row]:
     return [_of_job(of_job, consumed.get(job), trouble) for job, of_job in jobs.items()]
 
 
-def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | None) -> Row:
-    known = [row for row in attempts if row["job_energy_j"] is not None]
+def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | None) -> Check:
+    """Return what Slurm keeps of one job beside the joules of the attempts that ran in it."""
     one = attempts[0]
-    row = _row(one, SACCT, None)
-    row |= {
-        "point_id": one["point_id"] if len(attempts) == 1 else None,
-        "attempt": one["attempt"] if len(attempts) == 1 else None,
-        "window": "job",
-        "site_boundary": "node without NVIDIA GPUs",
-        "remark": NO_GPU,
-        "seconds": None,
-        "simulated": any(r["simulated"] for r in attempts),
-        "energy_j": sum(r["job_energy_j"] for r in known) if len(known) == len(attempts) else None,
-        "site_energy_j": consumed_j,
-    }
-    if trouble is not None:
-        row["why_not"] = trouble
-    elif consumed_j is None:
-        row["why_not"] = "Slurm keeps no energy of this job (AcctGatherEnergyType)"
-    elif row["energy_j"] is None:
-        row["why_not"] = "the joules of its attempts are not known"
-    elif row["simulated"]:
-        row["why_not"] = "the joules of its attempts were simulated"
-    else:
-        row["ratio"] = consumed_j / row["energy_j"]
-    return row
+    alone = len(attempts) == 1
+    energy_j = complete_sum([row["job_energy_j"] for row in attempts])
+    simulated = any(row["simulated"] for row in attempts)
+    why_not = trouble
+    if why_not is None and consumed_j is None:
+        why_not = "Slurm keeps no energy of this job (AcctGatherEnergyType)"
+    elif why_not is None and energy_j is None:
+        why_not = "the joules of its attempts are not known"
+    elif why_not is None and simulated:
+        why_not = "the joules of its attempts were simulated"
+    return replace(
+        _ours(one, SACCT, remark=NO_GPU, why_not=why_not),
+        point_id=one["point_id"] if alone else None,
+        attempt=one["attempt"] if alone else None,
+        window="job",
+        seconds=None,
+        site_boundary="node without NVIDIA GPUs",
+        simulated=simulated,
+        energy_j=energy_j,
+        site_energy_j=consumed_j,
+        ratio=quotient(consumed_j, energy_j) if why_not is None else None,
+    )
 
 
-def _row(attempt: Row, source: str, why_not: str | None) -> Row:
-    """A row with our side of it."""
-    row = dict.fromkeys(CROSSCHECK.names)
-    same = ("point_id", "attempt", "job_id", "boundary", "simulated", "energy_j")
-    row |= {name: attempt[name] for name in same}
-    row |= {"source": source, "window": "measured window", "site_boundary": "gpu"}
-    row |= {"seconds": attempt["duration_s"], "why_not": why_not}
-    return row
+def _ours(
+    attempt: Row, source: str, *, remark: str | None = None, why_not: str | None = None
+) -> Check:
+    """Return our side of a comparison."""
+    return Check(
+        point_id=attempt["point_id"],
+        attempt=attempt["attempt"],
+        job_id=attempt["job_id"],
+        source=source,
+        window="measured window",
+        seconds=attempt["duration_s"],
+        boundary=attempt["boundary"],
+        site_boundary="gpu",
+        simulated=attempt["simulated"],
+        energy_j=attempt["energy_j"],
+        remark=remark,
+        why_not=why_not,
+    )

@@ -36,80 +36,11 @@ METRICS = (
 
 
 def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> alt.LayerChart:
-    """Power of each GPU over the seconds since the measured window's start on its node, phases shaded.
+    """Draw the power of each GPU over the seconds since the measured window's start on its node, phases shaded.
 
     `power` has node, gpu_uuid, seconds, power_w, lowest_w, highest_w; `spans` those of each node's lowest rank.
     """
-    # digits beyond what a figure shows only make the page heavier
-    shown = power.select(
-        pl.col("seconds").round(3),
-        pl.col("power_w", "lowest_w", "highest_w").round(1),
-        gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
-    )
-    one_device = shown["gpu"].n_unique() == 1
     first = _first_phase(spans)
-    phases = _shades(spans, first)
-    x = alt.X(
-        "seconds:Q",
-        title=f"seconds since the first {first}",
-        axis=alt.Axis(grid=False, format="~g"),
-        scale=alt.Scale(nice=False),
-    )
-    watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
-    colours = _phase_colours(phases["phase"].unique(maintain_order=True).to_list())
-    present = list(colours)
-    shading = (
-        alt.Chart(phases)
-        .mark_rect(opacity=0.75)
-        .encode(
-            x=alt.X("start_s:Q"),
-            x2="end_s:Q",
-            color=alt.Color(
-                "phase:N",
-                title="phase",
-                scale=alt.Scale(domain=present, range=list(colours.values())),
-                legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top"),
-            ),
-            tooltip=[
-                alt.Tooltip("phase:N"),
-                alt.Tooltip("batch:Q"),
-                alt.Tooltip("start_s:Q", title="from, s", format=".3f"),
-                alt.Tooltip("end_s:Q", title="to, s", format=".3f"),
-            ],
-        )
-    )
-    stroke: Any = (
-        alt.value(INK)
-        if one_device
-        else alt.Stroke("gpu:N", title="device", scale=alt.Scale(range=PALETTE))
-    )
-    y = alt.Y("power_w:Q", title=watts, scale=alt.Scale(zero=True))
-    band = (
-        alt.Chart(shown)
-        .mark_area(opacity=0.18)
-        .encode(
-            x=x,
-            y=alt.Y("lowest_w:Q", title=watts),
-            y2="highest_w:Q",
-            detail="gpu:N",
-            color=alt.value(INK),
-        )
-    )
-    line = (
-        alt.Chart(shown)
-        .mark_line(strokeWidth=1.3)
-        .encode(
-            x=x,
-            y=y,
-            stroke=stroke,
-            detail="gpu:N",
-            tooltip=[
-                alt.Tooltip("gpu:N", title="device"),
-                alt.Tooltip("seconds:Q", title="s", format=".3f"),
-                alt.Tooltip("power_w:Q", title="W", format=".1f"),
-            ],
-        )
-    )
     what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
     if row["command"] is not None:
         what = " ".join(json.loads(row["command"]))[:100]
@@ -118,8 +49,66 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
         f"Power of point {row['point_id']}, attempt {row['attempt']}",
         subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}{gain}",
     )
-    chart = alt.layer(shading, band, line).resolve_scale(color="independent")
+    watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
+    layers = [_phases(_shades(spans, first)), *_lines(power, first, watts)]
+    chart = alt.layer(*layers).resolve_scale(color="independent")
     return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))
+
+
+def _phases(shades: pl.DataFrame) -> alt.Chart:
+    """Shade the phases behind a timeline."""
+    colours = _phase_colours(shades["phase"].unique(maintain_order=True).to_list())
+    colour = alt.Color(
+        "phase:N",
+        title="phase",
+        scale=alt.Scale(domain=list(colours), range=list(colours.values())),
+        legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top"),
+    )
+    tooltip = [
+        alt.Tooltip("phase:N"),
+        alt.Tooltip("batch:Q"),
+        alt.Tooltip("start_s:Q", title="from, s", format=".3f"),
+        alt.Tooltip("end_s:Q", title="to, s", format=".3f"),
+    ]
+    rects = alt.Chart(shades).mark_rect(opacity=0.75)
+    return cast(
+        alt.Chart,
+        rects.encode(x=alt.X("start_s:Q"), x2="end_s:Q", color=colour, tooltip=tooltip),
+    )
+
+
+def _lines(power: pl.DataFrame, first: str, watts: str) -> list[alt.Chart]:
+    """Draw the mean power of each device, over a band from its lowest to its highest sample."""
+    # digits beyond what a figure shows only make the page heavier
+    shown = power.select(
+        pl.col("seconds").round(3),
+        pl.col("power_w", "lowest_w", "highest_w").round(1),
+        gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
+    )
+    x = alt.X(
+        "seconds:Q",
+        title=f"seconds since the first {first}",
+        axis=alt.Axis(grid=False, format="~g"),
+        scale=alt.Scale(nice=False),
+    )
+    stroke: Any = alt.Stroke("gpu:N", title="device", scale=alt.Scale(range=PALETTE))
+    if shown["gpu"].n_unique() == 1:
+        stroke = alt.value(INK)
+    tooltip = [
+        alt.Tooltip("gpu:N", title="device"),
+        alt.Tooltip("seconds:Q", title="s", format=".3f"),
+        alt.Tooltip("power_w:Q", title="W", format=".1f"),
+    ]
+    base = alt.Chart(shown)
+    lowest = alt.Y("lowest_w:Q", title=watts)
+    mean = alt.Y("power_w:Q", title=watts, scale=alt.Scale(zero=True))
+    band = base.mark_area(opacity=0.18).encode(
+        x=x, y=lowest, y2="highest_w:Q", detail="gpu:N", color=alt.value(INK)
+    )
+    line = base.mark_line(strokeWidth=1.3).encode(
+        x=x, y=mean, stroke=stroke, detail="gpu:N", tooltip=tooltip
+    )
+    return [band, line]
 
 
 def by_choice(settings: Sequence[Setting], axes: list[str], *, simulated: bool) -> alt.VConcatChart:
@@ -178,7 +167,7 @@ def _panel(
     colour: str | None,
     faceted: bool,
 ) -> Any:
-    """One metric against one axis; bars of one standard deviation where there are repeats."""
+    """Draw one metric against one axis, bars of one standard deviation where there are repeats."""
     drawn = groups.filter(pl.col(column).is_not_null()).with_columns(
         low=pl.col(column) - pl.col(f"{column}_sd").fill_null(0.0),
         high=pl.col(column) + pl.col(f"{column}_sd").fill_null(0.0),
@@ -228,38 +217,38 @@ def _panel(
 
 
 def _x_axis(groups: pl.DataFrame, axes: list[str]) -> str:
-    """The axis with most values, of those that are numbers if any is."""
+    """Return the axis with most values, of those that are numbers if any is."""
     numbers = [axis for axis in axes if groups[axis].dtype.is_numeric()]
     return max(numbers or axes, key=lambda axis: groups[axis].n_unique())
 
 
 def _colour_axis(groups: pl.DataFrame, axes: list[str]) -> str | None:
-    """The first axis with few enough values for the eye to tell colours apart."""
+    """Return the first axis with few enough values for the eye to part their colours."""
     few = [axis for axis in axes if groups[axis].n_unique() <= len(PALETTE)]
     return few[0] if few else None
 
 
 def _in_order(values: pl.Series) -> list[Any]:
-    """The distinct values: numbers by size, names in the order in which the grid has them."""
+    """Return the distinct values: numbers by size, names in the order in which the grid has them."""
     found = values.unique(maintain_order=True)
     return (found.sort() if found.dtype.is_numeric() else found).to_list()
 
 
 def _first_phase(spans: pl.DataFrame) -> str:
-    """The phase that begins the measured window: prefill, or what a measured command told first."""
+    """Return the phase that begins the measured window: prefill, or what a measured command reported first."""
     within = spans.filter(~pl.col("phase").is_in(NOT_WITHIN))
     return str(within.sort("start_ns")["phase"].first())
 
 
 def _phase_colours(phases: list[str]) -> dict[str, str]:
-    """A colour a phase that is there; those of a program's own naming take paler ones of the palette in turn."""
+    """Return a colour a phase that is there; those of a program's own naming take paler ones of the palette in turn."""
     own = [phase for phase in phases if phase not in PHASE_COLOURS]
     known = {phase: colour for phase, colour in PHASE_COLOURS.items() if phase in phases}
     return known | {phase: f"{PALETTE[i % len(PALETTE)]}55" for i, phase in enumerate(own)}
 
 
 def _shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
-    """The spans as seconds from the first phase's start on their node; of several nodes the first, all being alike."""
+    """Return the spans of the first node as seconds from its first phase's start; those of others are alike."""
     node = spans["node"].min()
     own = spans.filter(pl.col("node") == node).sort("start_ns")
     zero = own.filter(pl.col("phase") == first)["start_ns"].min()
@@ -277,7 +266,7 @@ def _shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
 def sensor_traces(
     lines: dict[str, list[list[float]]], edges_s: list[float], title: str
 ) -> alt.LayerChart:
-    """One load by several sensors: for each, pairs of seconds and watts; shaded from each on to the off after it."""
+    """Draw one load by several sensors: for each, pairs of seconds and watts; shaded while the load is on."""
     power = pl.DataFrame(
         [(name, *pair) for name, pairs in lines.items() for pair in pairs],
         schema={"sensor": pl.String, "seconds": pl.Float64, "power_w": pl.Float64},
@@ -306,7 +295,7 @@ def sensor_traces(
 def sensor_answers(
     points: dict[str, list[list[float]]], fits: dict[str, list[list[float]]]
 ) -> alt.ConcatChart:
-    """Each sensor's answer to a step: for each, pairs of ms since the edge and the share of the step, and the fit."""
+    """Draw each sensor's answer to a step: pairs of ms since the edge and the share of the step, and the fit."""
     names = {"ms": pl.Float64, "share": pl.Float64}
     panels = []
     for name, pairs in points.items():
@@ -324,14 +313,14 @@ def sensor_answers(
 
 
 def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
-    """How far apart each sensor's new values are: for each, the width of a bin in ms and the counts."""
+    """Draw how far apart each sensor's new values are: for each, the width of a bin in ms and the counts."""
     panels = []
-    for name, told in histograms.items():
+    for name, histogram in histograms.items():
         bins = pl.DataFrame(
             {
-                "from_ms": [k * told["width"] for k in range(len(told["counts"]))],
-                "to_ms": [(k + 1) * told["width"] for k in range(len(told["counts"]))],
-                "count": told["counts"],
+                "from_ms": [k * histogram["width"] for k in range(len(histogram["counts"]))],
+                "to_ms": [(k + 1) * histogram["width"] for k in range(len(histogram["counts"]))],
+                "count": histogram["counts"],
             }
         )
         bars = (
@@ -349,14 +338,14 @@ def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
 
 
 def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt.ConcatChart:
-    """How far joules are off: (sensor, load period in ms, % in a long window, least and most % in windows of 1 s)."""
+    """Draw how far joules are off: sensor, load period in ms, % in a long window, least and most % in those of 1 s."""
     columns = ("sensor", "period_ms", "long_pct", "least_pct", "most_pct")
-    told = pl.DataFrame(ranges, schema=list(columns), orient="row")
-    names = told["sensor"].unique(maintain_order=True).to_list()
+    found = pl.DataFrame(ranges, schema=list(columns), orient="row")
+    names = found["sensor"].unique(maintain_order=True).to_list()
     reach = max(abs(value) for row in ranges for value in row[2:])
     panels = []
     for name in names:
-        of = told.filter(pl.col("sensor") == name)
+        of = found.filter(pl.col("sensor") == name)
         x = alt.X(
             "period_ms:Q",
             title="period of the load, ms",
@@ -381,7 +370,7 @@ def _colours(names: Iterable[str]) -> alt.Scale:
 
 
 def _styled(chart: Any) -> Any:
-    """The house style: light, few lines, one font, numbers that align."""
+    """Return a chart in the house style: light, few lines, one font, numbers that align."""
     return (
         chart.configure(font=FONT, background="transparent")
         .configure_view(stroke=None)

@@ -69,23 +69,23 @@ class Prometheus:
         self._open = urllib.request.build_opener(_NoRedirect).open
 
     def names(self, start_ns: int, end_ns: int) -> set[str]:
-        """The names of the metrics that have samples in some time."""
-        told = self._get("label/__name__/values", start=_stamp(start_ns), end=_stamp(end_ns))
-        return {str(name) for name in told}
+        """Return the names of the metrics that have samples in some time."""
+        names = self._get("label/__name__/values", start=_stamp(start_ns), end=_stamp(end_ns))
+        return {str(name) for name in names}
 
     def samples(self, selector: str, start_ns: int, end_ns: int) -> list[Series]:
-        """All stored samples of the series that a selector chooses, from one time to another."""
+        """Return all stored samples of the series that a selector chooses, from one time to another."""
         seconds = -(-(end_ns - start_ns) // SECOND_NS) + 1
-        told = self._get("query", query=f"{selector}[{seconds}s]", time=_stamp(end_ns))
+        found = self._get("query", query=f"{selector}[{seconds}s]", time=_stamp(end_ns))
         try:
-            return [_series(one) for one in told["result"]]
+            return [_series(one) for one in found["result"]]
         except (KeyError, TypeError, ValueError) as error:
             raise SiteError(f"{self.url}: an answer of no known form to {selector}.") from error
 
-    def _get(self, what: str, **asked: str) -> Any:
-        """The data of an answer; SiteError where there is none in time, or an error in its place."""
+    def _get(self, what: str, **parameters: str) -> Any:
+        """Return the data of an answer; SiteError where there is none in time, or an error in its place."""
         request = urllib.request.Request(  # noqa: S310 (http and https alone, see __init__)
-            f"{self.url}/api/v1/{what}?{urlencode(asked)}", headers=self._headers
+            f"{self.url}/api/v1/{what}?{urlencode(parameters)}", headers=self._headers
         )
         try:
             with self._open(request, timeout=self._timeout_s) as answer:
@@ -106,10 +106,10 @@ class Prometheus:
         if len(text) > MOST_BYTES:
             raise SiteError(f"{self.url}: an answer of more than {MOST_BYTES} bytes.")
         try:
-            told = json.loads(text)
-            if told["status"] != "success":
-                raise SiteError(f"{self.url}: {told.get('error', told['status'])}")
-            return told["data"]
+            document = json.loads(text)
+            if document["status"] != "success":
+                raise SiteError(f"{self.url}: {document.get('error', document['status'])}")
+            return document["data"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SiteError(
                 f"{self.url}: answers, but not as a Prometheus server does. Its API has to lie at {self.url}/api/v1."
@@ -117,38 +117,38 @@ class Prometheus:
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
-    """What a refusal says, in one line."""
+    """Return what a refusal says, in one line."""
     if error.code in (401, 403):
         return f"refused ({error.code}): it wants a token, by --token-file."
     if 300 <= error.code < 400:
         return f"moved ({error.code}): give the URL that it leads to."
-    told = ""
+    text = ""
     try:
-        told = str(json.loads(error.read(2**16))["error"])
+        text = str(json.loads(error.read(2**16))["error"])
     except (OSError, ValueError, KeyError, TypeError):
-        told = str(error.reason)
-    return f"HTTP {error.code}: {' '.join(told.split())[:300]}"
+        text = str(error.reason)
+    return f"HTTP {error.code}: {' '.join(text.split())[:300]}"
 
 
 def _stamp(time_ns: int) -> str:
     return f"{time_ns / SECOND_NS:.3f}"
 
 
-def _series(told: dict[str, Any]) -> Series:
-    stamps = np.array([float(stamp) for stamp, _ in told["values"]], dtype=np.float64)
-    values = np.array([float(value) for _, value in told["values"]], dtype=np.float64)
-    labels = {str(key): str(value) for key, value in told["metric"].items()}
+def _series(found: dict[str, Any]) -> Series:
+    stamps = np.array([float(stamp) for stamp, _ in found["values"]], dtype=np.float64)
+    values = np.array([float(value) for _, value in found["values"]], dtype=np.float64)
+    labels = {str(key): str(value) for key, value in found["metric"].items()}
     return Series(labels, np.rint(stamps * 1e3).astype(np.int64) * 1_000_000, values)
 
 
 def selector(metric: str, label: str, values: list[str]) -> str:
-    """The selector of a metric's series whose label is one of some values."""
+    """Return the selector of a metric's series whose label is one of some values."""
     either = "|".join(re.escape(value) for value in sorted(values))
     return f"{metric}{{{label}=~{json.dumps(either)}}}"
 
 
 def read_token(path: str | None) -> str | None:
-    """The token in a file, else in WATTFLOW_PROMETHEUS_TOKEN, else null; RefusedError for a file that is none."""
+    """Return the token in a file, else in WATTFLOW_PROMETHEUS_TOKEN, else null; RefusedError for an unreadable file."""
     if path is None:
         return os.environ.get("WATTFLOW_PROMETHEUS_TOKEN") or None
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow as pa
 
 from wattflow.analysis import bills, caps, comparisons
 from wattflow.errors import DamagedError, RefusedError
@@ -25,7 +26,7 @@ from wattflow.store.tables import read_table
 if TYPE_CHECKING:
     import altair as alt
 
-TIMELINE_BINS = 400  # more samples than a figure has pixels tell nothing more
+TIMELINE_BINS = 400  # more samples than a figure has pixels show nothing more
 
 
 class Sweep:
@@ -35,7 +36,7 @@ class Sweep:
         self.directory = directory
 
     def __repr__(self) -> str:
-        """Where the sweep lies and how many points it has."""
+        """Return where the sweep lies and how many points it has."""
         return f"<sweep {self.directory.path}: {len(self.points)} points>"
 
     @property
@@ -46,7 +47,7 @@ class Sweep:
     @cached_property
     def attempts(self) -> pl.DataFrame:
         """One row a point and attempt; points never tried have one row without an attempt."""
-        return _frame(self.directory.points_path, POINT)
+        return _read(self.directory.points_path, POINT)
 
     @cached_property
     def points(self) -> pl.DataFrame:
@@ -61,12 +62,12 @@ class Sweep:
     @cached_property
     def phases(self) -> pl.DataFrame:
         """One row a point, attempt, phase and GPU."""
-        return _frame(self.directory.phases_path, PHASE)
+        return _read(self.directory.phases_path, PHASE)
 
     def compare(
         self, by: str, metric: str = "energy_per_token_j", reference: object = None
     ) -> pl.DataFrame:
-        """What each value of one choice costs, over the points that count and share all other choices.
+        """Return what each value of one choice costs, over the points that count and share all other choices.
 
         One row an arm: the other choices that vary, `by`, n, boards, mean, sd_within, sd_between, low and high (95 %);
         then ratio, ratio_low, ratio_high to the arm of `reference` (default: the first), how it was found, established,
@@ -79,25 +80,23 @@ class Sweep:
         return pl.DataFrame(found, infer_schema_length=None)
 
     def cost(self, settings: Sequence[str] = ()) -> pl.DataFrame:
-        """A row an attempt: GPU-hours, kWh, and price and carbon by the factors that its site profile declares.
+        """Return a row an attempt: GPU-hours, kWh, and price and carbon by the factors that its site profile declares.
 
-        `settings` are `cluster.cost.KEY=VALUE` words that take a factor's place. docs/results.md has the columns.
+        `settings` are `cluster.cost.KEY=VALUE`, each in a factor's place. docs/results.md has the columns.
         RefusedError for a factor without a source, or a table that cannot be read.
         """
-        frame = pl.from_arrow(bills.table(self.attempts.to_dicts(), settings))
-        assert isinstance(frame, pl.DataFrame)
-        return frame
+        return _frame(bills.table(self.attempts.to_dicts(), settings))
 
     def boards(self) -> pl.DataFrame:
-        """A row a board under the fixed reference load (sweep.reference_s), the dearest first; empty without any.
+        """Return a row a board under the fixed reference load (sweep.reference_s), dearest first; empty without any.
 
         Columns node, gpu_uuid, n, power_w and power_sd_w over n reference phases, and relative: its power over the mean
-        of all boards. That one is dearer may be its sensor's gain or its silicon: the load alone does not tell.
+        of all boards. That one is dearer may be its sensor's gain or its silicon: the load alone cannot say which.
         """
-        told = self.phases.filter(
+        measured = self.phases.filter(
             (pl.col("phase") == "reference") & pl.col("power_w").is_not_null()
         )
-        boards = told.group_by("node", "gpu_uuid").agg(
+        boards = measured.group_by("node", "gpu_uuid").agg(
             pl.len().alias("n"),
             pl.col("power_w").mean(),
             pl.col("power_w").std().alias("power_sd_w"),
@@ -108,7 +107,7 @@ class Sweep:
     def caps(
         self, reference: int | None, by: str = "control_power_limit_w"
     ) -> list[tuple[dict[str, object], list[caps.Row]]]:
-        """What each power cap, or each clock with by="control_sm_clock_mhz", changes against a reference.
+        """Return what each power cap, or clock (by="control_sm_clock_mhz"), changes against a reference.
 
         One entry a combination of the other choices that vary: those choices, and a row a cap. A null cap is a board
         as it was found. RefusedError where no point at the reference counts, or none beside it.
@@ -116,16 +115,12 @@ class Sweep:
         return caps.by_cap(self.points, reference, by)
 
     def traces(self) -> pl.LazyFrame:
-        """All readings of all GPUs that took part in finished attempts, with point_id, attempt, node and gpu_uuid."""
+        """Return all readings of all GPUs of finished attempts, with point_id, attempt, node and gpu_uuid."""
         paths = sorted(self.directory.traces.glob("*.parquet"))
-        if not paths:
-            frame = pl.from_arrow(COLLECTED_TRACE.empty_table())
-            assert isinstance(frame, pl.DataFrame)
-            return frame.lazy()
-        return pl.scan_parquet(paths)
+        return pl.scan_parquet(paths) if paths else _frame(COLLECTED_TRACE.empty_table()).lazy()
 
     def row(self, point: str) -> dict[str, object]:
-        """The row of `points` whose point_id is, or starts with, `point`; RefusedError unless there is just one."""
+        """Return the row of `points` whose point_id is or starts with `point`; RefusedError unless just one is."""
         found = self.points.filter(pl.col("point_id").str.starts_with(point))
         if len(found) != 1 or not point:
             raise RefusedError(
@@ -135,7 +130,7 @@ class Sweep:
         return found.row(0, named=True)
 
     def power(self, point: str) -> pl.DataFrame:
-        """The power of each GPU of a point in at most 400 bins: seconds since the measured window's node-wise start.
+        """Return the power of each GPU of a point in at most 400 bins, by seconds since its node's window began.
 
         Columns node, gpu_uuid, seconds, power_w (mean), lowest_w, highest_w. RefusedError for an unknown point.
         """
@@ -176,18 +171,18 @@ class Sweep:
         )
 
     def spans(self, point: str) -> pl.DataFrame:
-        """The spans of each node's lowest rank, straight from the point's attempt; empty if it has none."""
+        """Return the spans of each node's lowest rank, straight from the point's attempt; empty if it has none."""
         spans = self._all_spans(self.row(point))
         return spans.filter(pl.col("rank") == pl.col("rank").min().over("node"))
 
     def windows(self, row: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:
-        """Node, GPU UUID and the unix ns between which its spans lie in the measured window, of an attempt's row."""
+        """Return node, GPU UUID, and start and end (unix ns) of its measured window, of an attempt's row."""
         within = self._all_spans(row).filter(~pl.col("phase").is_in(NOT_WITHIN))
         edges = (pl.col("start_ns").min(), pl.col("end_ns").max())
         return within.group_by("node", "gpu_uuid", maintain_order=True).agg(*edges).rows()
 
     def _all_spans(self, row: Mapping[str, Any]) -> pl.DataFrame:
-        """The spans of all ranks, straight from the attempt of a row; empty where it has none."""
+        """Return the spans of all ranks, straight from the attempt of a row; empty where it has none."""
         tables = []
         if isinstance(row["attempt"], int):
             folder = self.directory.point_path(str(row["point_id"])) / f"attempt-{row['attempt']}"
@@ -195,14 +190,11 @@ class Sweep:
             for node in _listed(row["node_names"]):
                 path = attempt.spans_path(str(node))
                 if path.is_file():
-                    tables.append(pl.from_arrow(read_table(path, SPAN)))
-        empty = pl.from_arrow(SPAN.empty_table())
-        assert isinstance(empty, pl.DataFrame)
-        frames = [table for table in tables if isinstance(table, pl.DataFrame)]
-        return pl.concat(frames) if frames else empty
+                    tables.append(_frame(read_table(path, SPAN)))
+        return pl.concat(tables) if tables else _frame(SPAN.empty_table())
 
     def timeline(self, point: str) -> "alt.LayerChart":
-        """Power per GPU of one point, its phases shaded; RefusedError where nothing was measured."""
+        """Draw the power of each GPU of one point, its phases shaded; RefusedError where nothing was measured."""
         from wattflow.analysis import figures  # noqa: PLC0415 (altair is slow to import)
 
         power, spans = self.power(point), self.spans(point)
@@ -220,7 +212,7 @@ def _listed(value: object) -> list[object]:
 
 
 def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
-    """The measured window's start on each node: clocks of two nodes are never compared."""
+    """Return the measured window's start on each node: clocks of two nodes are never compared."""
     return (
         spans.filter(~pl.col("phase").is_in(NOT_WITHIN))
         .group_by("node")
@@ -229,7 +221,7 @@ def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
 
 
 def open_sweep(path: str | Path) -> Sweep:
-    """The results of the sweep at a path, or of that name below ./sweeps.
+    """Return the results of the sweep at a path, or of that name below ./sweeps.
 
     Raises RefusedError where there is no sweep, or where it was not collected yet.
     """
@@ -241,14 +233,18 @@ def open_sweep(path: str | Path) -> Sweep:
     return Sweep(directory)
 
 
-def _frame(path: Path, schema: object) -> pl.DataFrame:
-    """A table of results; RefusedError naming `wattflow collect` where it is absent or damaged."""
+def _read(path: Path, schema: object) -> pl.DataFrame:
+    """Return a table of results; RefusedError naming `wattflow collect` where it is absent or damaged."""
     try:
-        frame = pl.from_arrow(read_table(path, schema))
+        return _frame(read_table(path, schema))
     except (FileNotFoundError, DamagedError) as error:
         sweep = path.parent.parent
         raise RefusedError(
             f"{error}. Run `wattflow collect {sweep}` to write the results anew."
         ) from error
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

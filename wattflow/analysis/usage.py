@@ -12,9 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from wattflow.analysis.cost import J_PER_KWH
+from wattflow.analysis.cost import kwh
 from wattflow.analysis.sweep import Sweep, open_sweep
 from wattflow.errors import RefusedError, WattflowError
+from wattflow.nullable import known_sum
 from wattflow.store.layout import SweepDir
 
 # where the joules of an attempt go: a column of kWh each
@@ -30,13 +31,13 @@ _J = {
 
 @dataclass(frozen=True)
 class Row:
-    """What the attempts of one sweep took within one boundary; kWh by kind, null where attempts of it tell none."""
+    """What the attempts of one sweep took within one boundary; kWh by kind, null where none is known."""
 
     sweep: str
-    boundary: str | None  # null where no attempt told any joules
+    boundary: str | None  # null where no attempt has any joules
     simulated: bool | None
     attempts: int
-    untold: int  # of them, attempts without known joules
+    unknown: int  # of them, attempts without known joules
     partly: int  # and attempts of which a phase is not known
     failed: int  # and attempts that failed or were cut short
     gpu_hours: float | None
@@ -47,10 +48,16 @@ class Row:
     carbon_g: float | None
     carbon_source: str | None
 
+    def document(self) -> dict[str, object]:
+        """Return the row as `wattflow usage --json` prints it."""
+        names = {"unknown": "untold"}  # what its readers know it by
+        of = {names.get(name, name): value for name, value in vars(self).items()}
+        return {**of, "total_kwh": self.total_kwh}
+
     @property
     def total_kwh(self) -> float | None:
         """All kinds together, as far as they are known; null where none is."""
-        return _sum(list(self.kwh.values())) if self.untold < self.attempts else None
+        return known_sum(list(self.kwh.values())) if self.unknown < self.attempts else None
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Usage:
 
 
 def usage(folders: Sequence[Path]) -> Usage:
-    """What the sweeps in some folders took; a folder may be a sweep itself. RefusedError where there is no sweep."""
+    """Return what the sweeps in some folders took; a folder may itself be one. RefusedError where there is no sweep."""
     rows: list[Row] = []
     notes: list[str] = []
     for directory in _sweeps(folders):
@@ -98,7 +105,7 @@ def _sweeps(folders: Sequence[Path]) -> list[SweepDir]:
 
 
 def _newer(sweep: Sweep) -> list[str]:
-    """A note where attempts were made after the sweep was collected."""
+    """Return a note where attempts were made after the sweep was collected."""
     seen = sweep.attempts["attempt"].drop_nulls().len()
     there = sum(1 for _ in sweep.directory.path.glob("points/*/attempt-*"))
     if there <= seen:
@@ -108,7 +115,7 @@ def _newer(sweep: Sweep) -> list[str]:
 
 
 def _shared_loads(sweep: Sweep) -> list[str]:
-    """A note where points of a task shared a load, which no sidecar saw."""
+    """Return a note where points of a task shared a load, which no sidecar saw."""
     shared = int(sweep.attempts["reasons"].list.contains("load_shared").sum())
     return (
         [f"{sweep.name}: {shared} attempts shared loads, which were not measured"] if shared else []
@@ -116,7 +123,7 @@ def _shared_loads(sweep: Sweep) -> list[str]:
 
 
 def _bills(sweep: Sweep) -> tuple[pl.DataFrame, list[str]]:
-    """What each attempt took and costs; without price and carbon, and a note, where a factor cannot be read."""
+    """Return what each attempt took and costs; without price and carbon, and a note, where a factor cannot be read."""
     try:
         return sweep.cost(), []
     except RefusedError as error:
@@ -125,7 +132,7 @@ def _bills(sweep: Sweep) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _rows(sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
-    """The rows of one sweep, from its attempts and what they cost."""
+    """Return the rows of one sweep, from its attempts and what they cost."""
     bills = costs.select(
         "point_id",
         "attempt",
@@ -158,14 +165,14 @@ def _rows(sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
 
 
 def _window_j() -> pl.Expr:
-    """The joules of an attempt's own window: energy_j, but for a row that also holds the windows of earlier pieces."""
+    """Return the joules of an attempt's own window: energy_j, unless the row holds those of earlier pieces, too."""
     around = ("load_energy_j", "warmup_energy_j", "idle_energy_j", "idle_after_energy_j")
     own = pl.col("job_energy_j") - pl.sum_horizontal(around)
     return pl.when(pl.col("pieces") > 1).then(own).otherwise(pl.col("energy_j")).alias("window_j")
 
 
 def _outside(sweep: Sweep) -> pl.DataFrame:
-    """The joules of measured commands before and after their windows, an attempt each."""
+    """Return the joules of measured commands before and after their windows, an attempt each."""
     outside = sweep.phases.filter(pl.col("phase") == "outside")
     return outside.group_by("point_id", "attempt").agg(
         pl.when(pl.col("energy_j").null_count() == 0)
@@ -188,7 +195,7 @@ def _row(name: str, group: pl.DataFrame) -> Row:
         "failed": _kwh(failed, ["unfinished_energy_j"]),
         "running": _kwh(running, ["unfinished_energy_j"]),
     }
-    told = group.filter(pl.any_horizontal(pl.col("window_j", "unfinished_energy_j").is_not_null()))
+    known = group.filter(pl.any_horizontal(pl.col("window_j", "unfinished_energy_j").is_not_null()))
     currencies = group["currency"].drop_nulls().unique().to_list()
     one_currency = len(currencies) == 1
     return Row(
@@ -196,40 +203,34 @@ def _row(name: str, group: pl.DataFrame) -> Row:
         boundary=group["boundary"][0],
         simulated=group["simulated"][0],
         attempts=len(group),
-        untold=len(group) - len(told),
-        partly=len(told.filter(pl.col("energy_kwh").is_null())),
+        unknown=len(group) - len(known),
+        partly=len(known.filter(pl.col("energy_kwh").is_null())),
         failed=len(failed),
-        gpu_hours=_sum(group["gpu_hours"].to_list()),
+        gpu_hours=known_sum(group["gpu_hours"].to_list()),
         kwh=kwh,
-        price=_sum(group["price"].to_list()) if one_currency else None,
+        price=known_sum(group["price"].to_list()) if one_currency else None,
         currency=currencies[0] if one_currency else None,
         price_source=_named(group["price_source"].to_list()),
-        carbon_g=_sum(group["carbon_g"].to_list()),
+        carbon_g=known_sum(group["carbon_g"].to_list()),
         carbon_source=_named(group["carbon_source"].to_list()),
     )
 
 
 def _kwh(of: pl.DataFrame, columns: list[str]) -> float | None:
-    """The sum of some columns of J as kWh: 0 without attempts of the kind, null where there are and none tells any."""
+    """Return the sum of some columns of J as kWh: 0 without attempts of the kind, null where none is known."""
     if of.is_empty():
         return 0.0
-    energy_j = _sum([value for column in columns for value in of[column].to_list()])
-    return None if energy_j is None else energy_j / J_PER_KWH
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """The sum of what is known; null where nothing is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+    energy_j = known_sum([value for column in columns for value in of[column].to_list()])
+    return kwh(energy_j)
 
 
 def _named(sources: Sequence[str | None]) -> str | None:
-    """The distinct sources, joined; null where there are none."""
+    """Return the distinct sources, joined; null where there are none."""
     return " + ".join(dict.fromkeys(source for source in sources if source)) or None
 
 
 def _total(rows: Sequence[Row]) -> Row:
-    """The rows of several sweeps within one boundary as one."""
+    """Return the rows of several sweeps within one boundary as one."""
     currencies = {row.currency for row in rows if row.currency is not None}
     one_currency = len(currencies) == 1
     return Row(
@@ -237,14 +238,14 @@ def _total(rows: Sequence[Row]) -> Row:
         boundary=rows[0].boundary,
         simulated=rows[0].simulated,
         attempts=sum(row.attempts for row in rows),
-        untold=sum(row.untold for row in rows),
+        unknown=sum(row.unknown for row in rows),
         partly=sum(row.partly for row in rows),
         failed=sum(row.failed for row in rows),
-        gpu_hours=_sum([row.gpu_hours for row in rows]),
-        kwh={kind: _sum([row.kwh[kind] for row in rows]) for kind in KINDS},
-        price=_sum([row.price for row in rows]) if one_currency else None,
+        gpu_hours=known_sum([row.gpu_hours for row in rows]),
+        kwh={kind: known_sum([row.kwh[kind] for row in rows]) for kind in KINDS},
+        price=known_sum([row.price for row in rows]) if one_currency else None,
         currency=currencies.pop() if one_currency else None,
         price_source=_named([row.price_source for row in rows]),
-        carbon_g=_sum([row.carbon_g for row in rows]),
+        carbon_g=known_sum([row.carbon_g for row in rows]),
         carbon_source=_named([row.carbon_source for row in rows]),
     )

@@ -188,10 +188,7 @@ def usage(
     """
     found = spending.usage([Path(folder) for folder in folders or ["sweeps"]])
     if as_json:
-        lists = [
-            [{**vars(row), "total_kwh": row.total_kwh} for row in rows]
-            for rows in (found.rows, found.totals)
-        ]
+        lists = [[row.document() for row in rows] for rows in (found.rows, found.totals)]
         print_json({"sweeps": lists[0], "totals": lists[1], "notes": found.notes})
         return
     shown = [*found.rows, *found.totals]
@@ -199,7 +196,7 @@ def usage(
     priced = [
         name for name in ("price", "currency", "carbon_g") if any(vars(row)[name] for row in shown)
     ]
-    headings = ["sweep", "boundary", "attempts", "failed", "untold", "GPU-hours", "kWh"]
+    headings = ["sweep", "boundary", "attempts", "failed", "unknown", "GPU-hours", "kWh"]
     headings += [f"{heading(kind)}, kWh" for kind in kinds]
     headings += [{"carbon_g": "g CO2e"}.get(name, name) for name in priced]
     print_table(
@@ -222,7 +219,7 @@ def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[
     def energy(value: float | None) -> str:
         return number(value, mark(row.simulated and value))
 
-    cells = [row.sweep, row.boundary, row.attempts, row.failed, row.untold, number(row.gpu_hours)]
+    cells = [row.sweep, row.boundary, row.attempts, row.failed, row.unknown, number(row.gpu_hours)]
     cells += [energy(row.total_kwh), *(energy(row.kwh[kind]) for kind in kinds)]
     return cells + [vars(row)[n] if n == "currency" else energy(vars(row)[n]) for n in priced]
 
@@ -254,18 +251,17 @@ def crosscheck(
     server = None if url is None else Prometheus(url, read_token(token_file))
     rows = checking.crosscheck(open_sweep(sweep), server, sacct=not no_sacct)
     if as_json:
-        print_json(rows)
+        print_json([vars(row) for row in rows])
         return
     print_table(
         ["point_id", "job", "source", "window", "s", "J", "site's J", "u", "ratio", "remark"],
         [
             [
-                *(row["point_id"], row["job_id"], row["source"], row["window"]),
-                number(row["seconds"]),
-                number(row["energy_j"], mark(row["simulated"])),
-                *(number(row[name]) for name in ("site_energy_j", "site_energy_u_j")),
-                "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
-                row["why_not"] or row["remark"],
+                *(row.point_id, row.job_id, row.source, row.window, number(row.seconds)),
+                number(row.energy_j, mark(row.simulated)),
+                *(number(row.site_energy_j), number(row.site_energy_u_j)),
+                "-" if row.ratio is None else f"{row.ratio:.4f}",
+                row.why_not or row.remark,
             ]
             for row in rows
         ],

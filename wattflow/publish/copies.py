@@ -22,7 +22,7 @@ class Copies:
         self._file: pq.ParquetFile | None = None
 
     def wrong(self, one: Collected, key: tuple[str, int]) -> list[str]:
-        """Which raw traces of an attempt are not the copies that were collected of them."""
+        """Return which raw traces of an attempt are not the copies that were collected of them."""
         if not self._sweep.traces.is_dir():
             return []
         wrong = []
@@ -65,7 +65,7 @@ class Copies:
 
 
 def _same(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
-    """Whether two columns are equal, a NaN, which GPM tells at times, being equal to another."""
+    """Return whether two columns are equal; a NaN, which GPM reads at times, equals another."""
     if mine.equals(other):
         return True
     if not pa.types.is_floating(mine.type) or mine.type != other.type:
@@ -77,7 +77,7 @@ def _same(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
 
 
 def _first(raw: pa.Table, copy: pa.Table) -> str:
-    """The first value in which two tables of equal length differ."""
+    """Return the first value in which two tables of equal length differ."""
     name = next(name for name in TRACE.names if not _same(raw[name], copy[name]))
     pairs = zip(raw[name].to_pylist(), copy[name].to_pylist(), strict=True)
     found = (

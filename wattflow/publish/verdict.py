@@ -1,4 +1,4 @@
-"""What `verify` found: each published value that does not come out again, and the words in which it is told."""
+"""What `verify` found: each published value that does not come out again, and how it is put into words."""
 
 import dataclasses
 import math
@@ -94,7 +94,7 @@ class Verdict:
     wrong_files: list[str] = field(default_factory=list)
     points: int = 0
     right_ids: int = 0  # point_ids that are the hash of their choices
-    withheld_ids: int = 0  # of commands that a bundle does not tell
+    withheld_ids: int = 0  # of commands, which a bundle withholds
     problems: list[str] = field(default_factory=list)  # of the whole
     notes: list[str] = field(default_factory=list)  # what was not checked, and why
 
@@ -105,7 +105,7 @@ class Verdict:
 
 
 def named(key: Key) -> str:
-    """A point, or an attempt at it, in words."""
+    """Return a point, or an attempt at it, in words."""
     return f"point {key[0]}" + (f", attempt {key[1]}" if key[1] is not None else "")
 
 
@@ -122,11 +122,11 @@ HEADINGS = (
     "values",
     "verdict",
 )
-_MOST_LINES, _MOST_LINES_IN_ALL = 8, 40  # differences that are told one by one
+_MOST_LINES, _MOST_LINES_IN_ALL = 8, 40  # differences that are listed one by one
 
 
 def table(verdict: Verdict) -> list[list[Any]]:
-    """A row an attempt, or a point without one, under HEADINGS."""
+    """Return a row an attempt, or a point without one, under HEADINGS."""
     return [
         [
             _safe(one.point_id),
@@ -148,22 +148,22 @@ def _joules(energy_j: float | None, one: Checked) -> str | None:
 
 
 def _short(one: Checked) -> str:
-    """The verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
+    """Return the verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
     if one.damaged:
         return "damaged, does not count"
     if one.ok:
         return "ok" if one.counts or one.attempt is None else f"ok, {one.status}, does not count"
     more = len(one.problems) + len(one.differences) - 1
     if one.problems:
-        told = _safe(one.problems[0])
+        text = _safe(one.problems[0])
     else:
         by_size = sorted(one.differences, key=lambda d: -(d.relative or 0.0))
         joules = [d for d in by_size if (d.where, d.what) == ("points", "energy_j")]
-        told = _told(dataclasses.replace((joules or by_size)[0], device=None))
-    return f"DIFFERS: {told}" + (f" (and {more} more)" if more else "")
+        text = _sentence(dataclasses.replace((joules or by_size)[0], device=None))
+    return f"DIFFERS: {text}" + (f" (and {more} more)" if more else "")
 
 
-def _told(one: Difference) -> str:
+def _sentence(one: Difference) -> str:
     by = "" if one.relative is None else f", {one.relative:.2g} of it"
     where = "" if one.where in ("points", "phases") else f"{one.where}: "
     device = "" if one.device is None else f" of {_safe(one.device)}"
@@ -178,18 +178,18 @@ def _value(value: Any) -> str:
 
 
 def _safe(text: str, most: int = 200) -> str:
-    """A text of somebody else's, for a terminal: nothing that is no printable letter, and not for ever."""
+    """Return a text of somebody else's, for a terminal: nothing that is no printable letter, and not for ever."""
     return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """What was found, in words, the verdict last."""
+    """Return what was found, in words, the verdict last."""
     out: list[str] = []
     for one in verdict.attempts:
-        told = [*one.problems, *map(_told, one.differences)]
-        out += [f"{named((one.point_id, one.attempt))}: {text}" for text in told[:_MOST_LINES]]
-        if len(told) > _MOST_LINES:
-            more = len(told) - _MOST_LINES
+        texts = [*one.problems, *map(_sentence, one.differences)]
+        out += [f"{named((one.point_id, one.attempt))}: {text}" for text in texts[:_MOST_LINES]]
+        if len(texts) > _MOST_LINES:
+            more = len(texts) - _MOST_LINES
             out.append(f"{named((one.point_id, one.attempt))}: and {more} more, which --json has")
     if len(out) > _MOST_LINES_IN_ALL:
         out = [*out[:_MOST_LINES_IN_ALL], "and further ones, which --json has"]
@@ -200,7 +200,7 @@ def lines(verdict: Verdict) -> list[str]:
 
 
 def _summary(verdict: Verdict) -> list[str]:
-    """The last lines: what was held against what, and the verdict."""
+    """Return the last lines: what was held against what, and the verdict."""
     attempts = verdict.attempts
     values = sum(one.figures for one in attempts)
     differ = sum(len(one.differences) for one in attempts)
@@ -216,7 +216,7 @@ def _summary(verdict: Verdict) -> list[str]:
         wrong = len(verdict.wrong_files)
         out.append(f"files    {verdict.hashed_files} in sha256sums, {wrong} not as packed")
     withheld = (
-        f", {verdict.withheld_ids} of commands that are not told" if verdict.withheld_ids else ""
+        f", {verdict.withheld_ids} of commands that are withheld" if verdict.withheld_ids else ""
     )
     out += [
         f"config   {verdict.right_ids} of {verdict.points} point_ids are the hash of their choices{withheld}",
@@ -227,18 +227,19 @@ def _summary(verdict: Verdict) -> list[str]:
         return [*out, "verified: every published figure follows from the traces."]
     bad = sum(not one.ok for one in attempts)
     others = len(verdict.wrong_files) + len(verdict.problems)
-    told = [f"{bad} of {len(attempts)} attempts"] if bad or not others else []
+    parts = [f"{bad} of {len(attempts)} attempts"] if bad or not others else []
     things = "1 thing" if others == 1 else f"{others} things"
-    told += [f"{things} beside the attempts"] if others else []
-    return [*out, f"NOT VERIFIED: not as published: {' and '.join(told)}; see above."]
+    parts += [f"{things} beside the attempts"] if others else []
+    return [*out, f"NOT VERIFIED: not as published: {' and '.join(parts)}; see above."]
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """All of a verdict as JSON's types; what is no number there, such as NaN, as text."""
-    told: dict[str, Any] = _plain(asdict(verdict))
-    for one, plain in zip(verdict.attempts, told["attempts"], strict=True):
+    """Return all of a verdict as JSON's types; what is no number there, such as NaN, as text."""
+    document: dict[str, Any] = _plain(asdict(verdict))
+    for one, plain in zip(verdict.attempts, document["attempts"], strict=True):
         plain["ok"] = one.ok
-    return {"verified": verdict.verified, "tolerance": TOLERANCE, "checked_by": __version__, **told}
+    about = {"verified": verdict.verified, "tolerance": TOLERANCE, "checked_by": __version__}
+    return {**about, **document}
 
 
 def _plain(value: Any) -> Any:

@@ -22,13 +22,14 @@ from wattflow import __version__
 from wattflow.analysis.sweep import Sweep
 from wattflow.config.identity import is_hashed
 from wattflow.errors import RefusedError
+from wattflow.nullable import complete_sum, quadrature
 from wattflow.store.columns import CHOICE_KEYS, COST, POINT
 from wattflow.store.files import write_atomic, write_json
 
 Row = dict[str, Any]
 
 JSON_VERSION = 1
-# what names somebody's machine, command or person, or is told elsewhere in the document
+# what names somebody's machine, command or person, or stands elsewhere in the document
 _LEFT_OUT = {
     *("point_id", "attempt", "status", "counts", "valid", "reasons", "error", "started", "job_id"),
     *("array_task", "node_names", "boards", "command", "engine_info", "versions"),
@@ -72,7 +73,7 @@ def export(sweep: Sweep, out: Path, *, timestamps: bool = False) -> list[Path]:
 
 
 def attempts(sweep: Sweep) -> list[Row]:
-    """One document an attempt, in the order of the grid."""
+    """Return one document an attempt, in the order of the grid."""
     tried = sweep.attempts.filter(pl.col("attempt").is_not_null())
     costs = {(row["point_id"], row["attempt"]): row for row in sweep.cost().to_dicts()}
     phases: dict[tuple[str, int], list[Row]] = {}
@@ -107,7 +108,7 @@ def _document(sweep: str, row: Row, phases: Sequence[Row], cost: Row) -> Row:
 
 
 def _by_phase(rows: Iterable[Row]) -> list[Row]:
-    """Each phase over all devices: their joules together, null where one is not known; the longest of their times."""
+    """Return each phase over all devices: their joules together, null where one is unknown, and the longest time."""
     of_phase: dict[str, list[Row]] = {}
     for row in rows:
         of_phase.setdefault(row["phase"], []).append(row)
@@ -115,25 +116,15 @@ def _by_phase(rows: Iterable[Row]) -> list[Row]:
         {
             "phase": phase,
             "seconds": max(row["seconds"] for row in devices),
-            "energy_j": _sum([row["energy_j"] for row in devices]),
-            "energy_u_j": _root([row["energy_u_j"] for row in devices]),
+            "energy_j": complete_sum([row["energy_j"] for row in devices]),
+            "energy_u_j": quadrature([row["energy_u_j"] for row in devices]),
         }
         for phase, devices in of_phase.items()
     ]
 
 
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known and len(known) == len(values) else None
-
-
-def _root(values: Sequence[float | None]) -> float | None:
-    total = _sum([None if value is None else value**2 for value in values])
-    return None if total is None else total**0.5
-
-
 def json_schema() -> Row:
-    """The JSON Schema of such a document, with the unit and meaning of each field."""
+    """Return the JSON Schema of such a document, with the unit and meaning of each field."""
     text, boolean, integer = {"type": "string"}, {"type": "boolean"}, {"type": "integer"}
     maybe = {"type": ["string", "null"]}
     phase = {"phase": text, **{n: {"type": ["number", "null"]} for n in PHASE_FIGURES}}
@@ -153,7 +144,10 @@ def json_schema() -> Row:
         "started": {**maybe, "description": "ISO 8601."},
         "boundary": {"enum": ["gpu", "host", None], "description": "What the joules are of."},
         "power_source": {**maybe, "description": "The sensor that they come from."},
-        "simulated": {"type": ["boolean", "null"], "description": "True for what no sensor told."},
+        "simulated": {
+            "type": ["boolean", "null"],
+            "description": "True for what no sensor measured.",
+        },
         "choices": {
             "type": "object",
             "description": "The choices that make the point_id, by key.",
@@ -223,7 +217,7 @@ _FAMILIES = (
 
 
 def openmetrics(documents: Sequence[Row], *, timestamps: bool = False) -> str:
-    """The OpenMetrics text of some attempts; with `timestamps` each sample has the time at which its attempt ended.
+    """Return the OpenMetrics text of some attempts; with `timestamps` each sample has its attempt's end.
 
     What is not known has no sample. Simulated joules are a family of their own, so that no sum takes them for measured.
     """
@@ -249,17 +243,17 @@ def openmetrics(documents: Sequence[Row], *, timestamps: bool = False) -> str:
 _SUFFIX = {family.name: "_total" if family.kind == "counter" else "" for family in _FAMILIES}
 
 
-# of an attempt's choices: what tells the points of most sweeps apart, as more labels cost every reader
-_TOLD = (
+# of an attempt's choices: those by which the points of most sweeps differ, as more labels cost every reader
+_LABELS = (
     *("model.name", "dataset.name", "engine.name", "weights", "precision", "shards", "nodes"),
     *("batch_size", "max_gen_len", "control.power_limit_w", "control.sm_clock_mhz", "repeat"),
 )
 
 
 def _values(one: Row) -> Iterable[tuple[str, dict[str, Any], float | None]]:
-    """The family, labels beside the attempt's own, and value of each sample of one attempt."""
+    """Return the family, labels beside the attempt's own, and value of each sample of one attempt."""
     figures, cost = one["figures"], one["cost"]
-    choices = {_label(key): one["choices"][key] for key in _TOLD}
+    choices = {_label(key): one["choices"][key] for key in _LABELS}
     yield "wattflow_attempt_info", {**choices, "status": one["status"], "counts": one["counts"]}, 1
     source = {"boundary": one["boundary"], "source": one["power_source"]}
     name = "wattflow_simulated_energy_joules" if one["simulated"] else "wattflow_energy_joules"
@@ -290,8 +284,8 @@ def _label(key: str) -> str:
 
 def _sample(name: str, labels: Mapping[str, Any], value: float, at: str) -> str:
     known = {key: value for key, value in labels.items() if value is not None}
-    told = ",".join(f'{key}="{_escaped(value)}"' for key, value in known.items())
-    return f"{name}{_SUFFIX[name]}{{{told}}} {value!r}{at}"
+    text = ",".join(f'{key}="{_escaped(value)}"' for key, value in known.items())
+    return f"{name}{_SUFFIX[name]}{{{text}}} {value!r}{at}"
 
 
 def _escaped(value: Any) -> str:
@@ -300,7 +294,7 @@ def _escaped(value: Any) -> str:
 
 
 def _ended(one: Row) -> str:
-    """A blank and the unix time at which an attempt ended; empty for one that did not say."""
+    """Return a blank and the unix time at which an attempt ended; empty for one that did not say."""
     seconds = one["figures"]["attempt_s"]
     if one["started"] is None or seconds is None:
         return ""
