@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from wattflow.config import choices as config_choices
 from wattflow.engine import allreduce, protocol, ranks, weights
@@ -25,6 +26,7 @@ from wattflow.engine.ops import EAGER
 from wattflow.workload.matrices import Matrix, matrices
 
 ROOT = Path(__file__).parent.parent
+TOKENS = torch.randint(0, 251, (3, 19), generator=torch.Generator().manual_seed(1)).tolist()
 
 
 def tiny(**changes: Any) -> config_choices.Model:
@@ -110,6 +112,38 @@ def _meta_part(
         tensor = interleaved(tensor, matrix.head_dim)
     dim = embedding_dim if matrix.name == "tok_embeddings.weight" else matrix.split
     return tensor if dim is None else tensor.chunk(files, dim)[number].clone()
+
+
+def save_hf(
+    model: config_choices.Model, whole: dict[str, torch.Tensor], files: int, **config: Any
+) -> None:
+    """Write whole weights as Hugging Face's checkpoint of `files` files, with an index where there are several."""
+    folder = Path(model.path)
+    folder.mkdir(parents=True)
+    keys = {
+        "model_type": "llama",
+        "hidden_size": model.dim,
+        "num_hidden_layers": model.n_layers,
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.n_kv_heads,
+        "intermediate_size": model.ffn_dim,
+        "vocab_size": model.vocab_size,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rope_theta,
+        **config,
+    }
+    (folder / "config.json").write_text(json.dumps(keys))
+    tensors = {m.hf_name: whole[m.name] for m in matrices(model)}
+    if files == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return
+    weight_map = {}
+    for number in range(files):
+        part = dict(list(tensors.items())[number::files])
+        name = f"model-{number + 1:05d}-of-{files:05d}.safetensors"
+        save_file(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
 def load_parts(

@@ -5,10 +5,6 @@ import pytest
 
 from wattflow.collect import roofline
 from wattflow.collect.ratios import ratios
-from wattflow.config import choices as config_choices
-from wattflow.engine import ceilings
-from wattflow.engine.protocol import total_work
-from wattflow.engine.synthetic import Synthetic
 from wattflow.store.columns import POINT
 
 # dim 64, 8 heads of 8 over 2 KV heads, ffn 96, 2 layers, 256 tokens: a layer has
@@ -82,51 +78,3 @@ def test_what_is_not_known_is_null():
     assert row["copy_bytes_per_s"] is None
     assert row["decode_roofline_share"] is None
     assert row["step_bytes"] > 0
-
-
-def test_both_engines_report_their_work():
-    """Prompts of 2 and 5 tokens, 6 new ones: `fast` prefills 7 tokens and makes 5 steps, `paper` 4 and 8."""
-    asked = [[1, 2], [3, 4, 5, 6, 7]]
-    fast = tools.generate(
-        choices(engine=config_choices.Engine(name="fast", device="cpu")), tools.ALONE, asked
-    )
-    assert fast.work == {
-        "decode_steps": 5,
-        "decode_rows": 10,
-        # step k reads the prompt, the first token and k more: (3 + ... + 7) + (6 + ... + 10)
-        "decode_positions": 65,
-        "prefills": 1,
-        "prefill_tokens": 7,
-        "prefill_squares": 4 + 25,
-    }
-    paper = tools.generate(choices(), tools.ALONE, asked)
-    # the shortest prompt is read at once; places 2 to 9 are fed to both rows, which read 3 to 10 positions
-    assert paper.work == {
-        "decode_steps": 8,
-        "decode_rows": 16,
-        "decode_positions": 2 * sum(range(3, 11)),
-        "prefills": 1,
-        "prefill_tokens": 4,
-        "prefill_squares": 8,
-    }
-    both = total_work([fast, paper])
-    assert both["decode_steps"] == 13
-    assert both["prefills"] == 2
-
-
-def test_an_engine_that_computes_nothing_reports_nothing():
-    """One batch without work makes the sum null, and so does none at all."""
-    chosen = choices(engine=config_choices.Engine(name="synthetic", synthetic_ms_per_token=0.0))
-    engine = Synthetic(chosen, tools.ALONE, eos_id=None)
-    engine.load()
-    engine.prefill([[1, 2]])
-    assert total_work([engine.decode()]) is None
-    assert total_work([]) is None
-
-
-def test_ceilings_are_what_this_machine_does():
-    """A copy and a product on the CPU give rates that are neither nothing nor beyond any machine."""
-    made = ceilings.measure(tools.ALONE, "fp32")
-    assert 1e8 < made["copy_bytes_per_s"] < 1e13
-    assert 1e8 < made["product_flops_per_s"] < 1e15
-    assert made["source"] == "copy of 0.0312 GiB, product of 512 in fp32, after the batches"

@@ -1,18 +1,14 @@
-"""The paper's loop: its step counts and kept tokens against brute force, sampling, and the synthetic engine."""
+"""The paper's loop: its step counts and kept tokens against brute force, sampling, and narrow precisions."""
 
+import json
 from dataclasses import replace
 
 import engine_ranks as tools
 import pytest
 import torch
 
-from wattflow.config.choices import Engine
-from wattflow.engine.build import build
 from wattflow.engine.paper import Paper, choose
-from wattflow.engine.protocol import kept
-from wattflow.errors import EngineError, RefusedError
-
-EOS = 7
+from wattflow.errors import EngineError
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +84,6 @@ def test_rows_are_cut_at_eos_but_computed_in_full(model):
     assert ignored.stop_reasons == ["length", "length"]
 
 
-@pytest.mark.parametrize(
-    ("output", "eos_id", "tokens", "reason"),
-    [
-        ([1, 2, 3, 4, 5], None, [1, 2, 3], "length"),
-        ([1, 2], None, [1, 2], "max_seq_len"),
-        ([1, EOS, 3, 4], EOS, [1], "eos"),
-        ([EOS], EOS, [], "eos"),
-        ([1, 2, 3, EOS], EOS, [1, 2, 3], "length"),
-        ([1, EOS, 3], None, [1, EOS, 3], "length"),
-    ],
-)
-def test_what_a_row_keeps_of_three(output, eos_id, tokens, reason):
-    """At most max_gen_len tokens and none from the first EOS on; an EOS after max_gen_len comes too late."""
-    assert kept(output, 3, eos_id) == (tokens, reason)
-
-
 def test_a_partial_batch_after_a_full_one(model):
     """The last batch of a run may be smaller, and what an earlier batch left in the cache is never read."""
     chosen = tools.choices(model, weights="meta", batch_size=4)
@@ -165,33 +145,35 @@ def test_the_seed_alone_decides_what_is_drawn(model):
     assert first != other
 
 
-def test_engines_are_chosen_by_name(model):
-    """`paper`, `fast` and `synthetic` are built; another name is refused with the list."""
-    chosen = tools.choices(model)
-    assert build(chosen, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "paper"
-    synthetic = replace(chosen, engine=Engine(name="synthetic"))
-    assert build(synthetic, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "synthetic"
-    fast = replace(chosen, engine=Engine(name="fast"))
-    assert build(fast, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "fast"
-    with pytest.raises(RefusedError, match="not one of paper, fast, synthetic"):
-        build(replace(chosen, engine=Engine(name="slow")), tools.ALONE, eos_id=None, pad_id=0)
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 6e-2), ("fp16", 1e-2)])
+def test_narrow_precisions_stay_near_float64(model, precision, bound):
+    """First logits of each precision lie within a bound of those in float64, relative to the largest."""
+
+    def first_logits(chosen):
+        engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
+        engine.load()
+        engine.prefill([tools.TOKENS[0]])
+        with torch.inference_mode():
+            logits = engine._step(18, 19)
+        engine.close()
+        return logits.double()
+
+    chosen = tools.choices(model, weights="meta", batch_size=1)
+    exact = first_logits(chosen)
+    error = (first_logits(replace(chosen, precision=precision)) - exact).abs().max()
+    assert 0 < error < bound * exact.abs().max()
 
 
-def test_the_synthetic_engine_takes_the_time_it_is_told():
-    """Five tokens at 20 ms: one step in prefill and four in decode; tokens count up from the prompt's sum."""
-    import time
+def test_info_tells_what_lies_on_the_device():
+    """The bytes in `info` are those of the arithmetic: dummy weights in bf16, cache for the whole batch."""
+    from wattflow.workload import model as arithmetic
 
-    engine = Engine(name="synthetic", synthetic_ms_per_token=20.0)
-    chosen = tools.choices(tools.tiny(), engine=engine, max_gen_len=5, max_seq_len=8, stop="eos")
-    made = build(chosen, tools.ALONE, eos_id=14, pad_id=0)
-    made.load()
-    start = time.monotonic()
-    made.prefill([[1, 2, 3], [10, 1, 1, 1, 1]])
-    middle = time.monotonic()
-    answer = made.decode()
-    end = time.monotonic()
-    assert middle - start >= 0.02
-    assert end - middle >= 0.08
-    assert answer.tokens == [[6, 7, 8, 9, 10], []]
-    assert answer.stop_reasons == ["length", "eos"]
-    assert (answer.prefill_tokens_computed, answer.decode_tokens_computed) == (8, 8)
+    model = tools.tiny()
+    chosen = tools.choices(model, precision="bf16")
+    engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
+    engine.load()
+    assert engine.info["parameters"] == arithmetic.parameters(model)
+    assert engine.info["weight_bytes"] == arithmetic.memory(chosen).weights
+    assert engine.info["kv_cache_bytes"] == arithmetic.memory(chosen).cache
+    assert json.loads(json.dumps(engine.info)) == engine.info
+    engine.close()

@@ -1,4 +1,4 @@
-"""Shards as real processes over gloo: the same numbers at every count, and what ranks tell each other."""
+"""Shards as real processes over gloo: the same numbers at every count, and values that ranks exchange."""
 
 import subprocess
 import sys
@@ -8,88 +8,9 @@ import pytest
 import torch
 
 from wattflow.engine import ranks
-from wattflow.engine.allreduce import largest_won
 from wattflow.errors import EngineError
 
-TOKENS = torch.randint(0, 251, (3, 19), generator=torch.Generator().manual_seed(1)).tolist()
-PROMPTS = [
-    torch.randint(0, 251, (n,), generator=torch.Generator().manual_seed(row)).tolist()
-    for row, n in enumerate((3, 17, 8, 1, 12, 5, 9, 16, 2, 4, 6, 7, 10, 11, 13, 14, 15, 3, 8, 5))
-]
-
-
-@pytest.fixture(scope="module")
-def ask(tmp_path_factory):
-    """What every group of ranks is asked: four models (the last cannot share its vocabulary evenly)."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    shapes = {"path": str(folder / "meta")}
-    tools.save_meta(folder / "meta", tools.tiny(), tools.random_weights(tools.tiny()), 2)
-    sampled = {"temperature": 0.8, "top_p": 0.95}
-    return {
-        "tokens": TOKENS,
-        "prompts": PROMPTS,
-        "models": {
-            "meta": [shapes, "meta"],
-            "dummy": [{"vocab_size": 251}, "dummy"],
-            "tied": [{"vocab_size": 251, "tied_embeddings": True}, "dummy"],
-        },
-        "generations": {
-            "greedy": [shapes, {"weights": "meta", "batch_size": 20, "max_gen_len": 10}],
-            "sampled": [shapes, {"weights": "meta", "batch_size": 20, "max_gen_len": 3, **sampled}],
-        },
-    }
-
-
-@pytest.fixture(scope="module")
-def alone(ask):
-    """The answer of one rank without torch.distributed."""
-    torch.set_num_threads(1)
-    return tools.answer(tools.ALONE, ask)
-
-
-@pytest.fixture(scope="module")
-def four(ask, tmp_path_factory):
-    """The answers of four ranks, which repeat the two KV heads."""
-    return tools.spawn(4, tmp_path_factory.mktemp("four"), ask)
-
-
-@pytest.fixture(scope="module")
-def two(ask, tmp_path_factory):
-    """The answers of two ranks."""
-    return tools.spawn(2, tmp_path_factory.mktemp("two"), ask)
-
-
-def test_ranks_without_a_gpu_sum_over_gloo_and_say_how_long_it_takes(two, four):
-    """1 + 2 is 3 and 1 + 2 + 3 + 4 is 10; all ranks tell one time for each number of rows, and why gloo."""
-    for answers, total in ((two, 3), (four, 10)):
-        for told in answers:
-            assert told["summed"].tolist() == [[total, 10 * total]]
-            assert told["reduce"]["allreduce"] == "gloo"
-            assert told["reduce"]["allreduce_reason"] == "no GPU"
-            assert told["reduce"] == answers[0]["reduce"]
-            assert sorted(told["reduce"]["allreduce_us"]) == [1, 2]
-            assert all(us > 0 for us in told["reduce"]["allreduce_us"].values())
-
-
-def test_products_may_be_summed_in_one_buffer(two, four):
-    """Where all row-parallel products are written to one buffer, spoiled after each sum, logits stay bit-equal."""
-    for told in [*two, *four]:
-        anywhere, in_one = told["buffered"]
-        assert torch.equal(anywhere, in_one)
-        assert anywhere.abs().max() > 0
-
-
-def test_one_rank_sums_nothing(alone):
-    """Without peers there is no all-reduce, and the record has none."""
-    assert alone["reduce"] == {"allreduce": None}
-
-
-def test_the_other_way_serves_the_rows_up_to_where_it_stops_winning():
-    """Quicker at 1 to 4 rows, slower at 8, quicker again at 16: it serves 4; slower at the first: none."""
-    base = {1: 10.0, 2: 10.0, 4: 11.0, 8: 12.0, 16: 20.0}
-    assert largest_won(base, {1: 6.0, 2: 6.0, 4: 8.0, 8: 13.0, 16: 15.0}) == 4
-    assert largest_won(base, {n: us - 1 for n, us in base.items()}) == 16
-    assert largest_won(base, {n: us + 1 for n, us in base.items()}) == 0
+pytest_plugins = ("rank_groups",)
 
 
 @pytest.mark.parametrize("world", ["two", "four"])
@@ -109,7 +30,7 @@ def test_any_number_of_shards_makes_the_same_tokens(world, alone, request):
         assert answer["made"] == alone["made"]
 
 
-def test_ranks_tell_each_other_json(four):
+def test_ranks_exchange_json(four):
     """gather gives all ranks' values in order on every rank, broadcast rank 0's, letters beyond ASCII included."""
     expected = [{"rank": rank, "é": [None, 1.5, "ü" * rank]} for rank in range(4)]
     for answer in four:
@@ -127,11 +48,11 @@ def test_swapped_shards_are_seen(ask):
     shapes, kind = ask["models"]["meta"]
     model = tools.tiny(**shapes)
     llama = tools.build_llama(model, kind, tools.ALONE)
-    right = tools.all_logits(llama, model, 1, torch.tensor(TOKENS), [])
+    right = tools.all_logits(llama, model, 1, torch.tensor(tools.TOKENS), [])
     weight = llama.layers[1].attention.wq.weight
     first, second = weight.data.chunk(2)
     weight.data = torch.cat((second, first))
-    wrong = tools.all_logits(llama, model, 1, torch.tensor(TOKENS), [])
+    wrong = tools.all_logits(llama, model, 1, torch.tensor(tools.TOKENS), [])
     assert (wrong - right).abs().max() > 1e-3 * right.abs().max()
 
 

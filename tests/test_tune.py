@@ -11,11 +11,8 @@ from typer.testing import CliRunner
 
 from wattflow import tune
 from wattflow.cli.app import app
-from wattflow.config import choices
 from wattflow.engine import tuned_kernels
-from wattflow.engine.fast import Fast
-from wattflow.engine.tune_windows import Arms
-from wattflow.errors import EngineError, RefusedError
+from wattflow.errors import RefusedError
 from wattflow.run.device_locks import device_locks
 
 
@@ -79,90 +76,8 @@ def test_blocks_hold_each_set_once_in_changing_orders():
     assert made != tune.order(["a", "b", "c"], 12, seed=1)
 
 
-def test_a_choice_holds_for_what_it_was_measured_on():
-    """Kept for one batch, found for that batch and goal alone; another batch, GPU or torch finds nothing."""
-    chosen = tools.choices(tools.tiny())
-    known = tuned_kernels.key_of(chosen, "H100", "2.11")
-    tuned_kernels.keep(known, {"speed": "triton", "energy": "cublas", "edp": "cublas"}, [])
-    assert [tuned_kernels.find(known, goal) for goal in ("speed", "energy")] == ["triton", "cublas"]
-    chosen.batch_size += 1
-    for other in (
-        tuned_kernels.key_of(chosen, "H100", "2.11"),
-        known.replace("H100", "H200"),
-        known.replace("2.11", "2.13"),
-    ):
-        assert tuned_kernels.find(other, "speed") is None
-    tuned_kernels.keep("another", {"speed": "eager", "energy": "eager", "edp": "eager"}, [])
-    assert tuned_kernels.find(known, "speed") == "triton"
-
-
-@pytest.mark.parametrize(
-    "named",
-    ["x86_64 Kernel Module", "Open Kernel Module for x86_64", "Open Kernel Module for aarch64"],
-)
-def test_the_driver_s_version_is_read_from_its_own_words(named):
-    """The closed module and the open one, whose name ends in the processor's: 580.95.05 of both; no module, none."""
-    words = f"NVRM version: NVIDIA UNIX {named}  580.95.05  Release Build  (someone@U22)\nGCC version: gcc 12.3.0\n"
-    assert tuned_kernels.version_in(words) == "580.95.05"
-    assert tuned_kernels.version_in("GCC version: gcc 12.3.0\n") is None
-
-
-def test_a_foreign_file_is_told(tmp_path):
-    """A file that tune did not write is named, with what to do."""
-    file = tuned_kernels.path()
-    file.parent.mkdir(parents=True)
-    file.write_text("[1, 2")
-    assert str(file).startswith(str(tmp_path))
-    with pytest.raises(EngineError, match=r"tuned\.json: not what `wattflow tune` writes"):
-        tuned_kernels.find("key", "speed")
-
-
-def test_the_engine_takes_what_was_kept_and_says_so():
-    """engine.kernels=energy runs the kept set; with nothing kept it is auto, and the record says why."""
-    model = tools.tiny()
-    chosen = tools.choices(
-        model, engine=choices.Engine(name="fast", device="cpu", kernels="energy")
-    )
-    told = []
-    for kept in (False, True):
-        if kept:
-            known = tuned_kernels.key_of(chosen, "cpu", torch.__version__)
-            tuned_kernels.keep(known, dict.fromkeys(tuned_kernels.GOALS, "eager"), [])
-        engine = Fast(chosen, tools.ALONE, eos_id=None)
-        engine.load()
-        told.append((engine.info["kernels"], engine.info["kernels_reason"]))
-        engine.close()
-    assert told[0][0] == told[1][0] == "eager"
-    assert told[0][1].startswith("nothing tuned for energy with this GPU model")
-    assert told[1][1] == "tuned for energy"
-
-
-def test_kernels_change_over_one_load():
-    """Other kernels over the same weights make the same tokens, and what was taken before is kept."""
-    chosen = tools.choices(
-        tools.tiny(), precision="fp32", engine=choices.Engine(name="fast", device="cpu")
-    )
-    engine = Fast(chosen, tools.ALONE, eos_id=None)
-    engine.load()
-    made = []
-    for name in ("auto", "eager", "auto"):
-        engine.use_kernels(name)
-        engine.prefill([[1, 2, 3], [4, 5]])
-        made.append(engine.decode().tokens)
-    assert made[0] == made[1] == made[2]
-    with pytest.raises(RefusedError, match="multiplies one row, and batch_size is 8"):
-        engine.use_kernels("triton")
-    engine.close()
-
-
 def test_what_cannot_be_tuned_is_refused():
-    """An engine with one way, several shards, several points, an unknown goal, no time: refused before any work."""
-    chosen = tools.choices(tools.tiny())
-    with pytest.raises(RefusedError, match="engine=paper has one way only"):
-        Arms(chosen, tools.ALONE)
-    chosen.engine.name, chosen.shards = "fast", 2
-    with pytest.raises(RefusedError, match="shards=2: tune works on one GPU"):
-        Arms(chosen, tools.ALONE)
+    """Several points, an unknown goal, no time: refused before any work."""
     with pytest.raises(RefusedError, match="--goal power: not one of speed, energy, edp"):
         tune.choices([], "power", 4, 4.0)
     for seconds in (0.0, float("nan"), float("inf")):

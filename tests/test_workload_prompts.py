@@ -1,4 +1,4 @@
-"""Prompts: what the templates make, which records are drawn, what is refused, and what is told of them."""
+"""Prompts: what the templates make, which records are drawn, what is refused, and what the record says of them."""
 
 import dataclasses
 import hashlib

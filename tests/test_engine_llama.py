@@ -1,7 +1,5 @@
 """The model's numbers: against transformers, against itself step by step, and rows against each other."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import engine_ranks as tools
@@ -11,8 +9,6 @@ import torch
 from wattflow.config.choices import RopeScaling
 from wattflow.engine import llama as llama_module
 from wattflow.engine.llama import rotary_table, rotated
-from wattflow.engine.paper import Paper
-from wattflow.errors import EngineError, RefusedError
 
 
 @pytest.fixture(autouse=True)
@@ -164,54 +160,3 @@ def test_a_row_does_not_depend_on_its_batch(checkpoint):
     assert len({token for row in together for token in row}) >= 100
     for prompt, made in zip(prompts, together, strict=True):
         assert tools.generate(chosen, tools.ALONE, [prompt]).tokens == [made]
-
-
-@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 6e-2), ("fp16", 1e-2)])
-def test_narrow_precisions_stay_near_float64(checkpoint, precision, bound):
-    """First logits of each precision lie within a bound of those in float64, relative to the largest."""
-
-    def first_logits(chosen):
-        engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
-        engine.load()
-        engine.prefill([TOKENS[0].tolist()])
-        with torch.inference_mode():
-            logits = engine._step(18, 19)
-        engine.close()
-        return logits.double()
-
-    chosen = tools.choices(checkpoint, weights="meta", batch_size=1)
-    exact = first_logits(chosen)
-    error = (first_logits(replace(chosen, precision=precision)) - exact).abs().max()
-    assert 0 < error < bound * exact.abs().max()
-
-
-def test_logits_that_are_not_finite_stop_the_run(tmp_path):
-    """Weights of 1e39 overflow float32, and the engine says so instead of drawing from NaN."""
-    model = tools.tiny(path=str(tmp_path))
-    whole = {name: 1e39 * tensor for name, tensor in tools.random_weights(model).items()}
-    tools.save_meta(tmp_path, model, whole, 1)
-    chosen = tools.choices(model, weights="meta", precision="fp32")
-    with pytest.raises(EngineError, match="not finite"):
-        tools.generate(chosen, tools.ALONE, [[1, 2]])
-
-
-def test_shards_that_do_not_divide_are_refused_before_the_load():
-    """Three shards of an eight-headed model raise RefusedError with the counts that work."""
-    three = replace(tools.ALONE, world=3)
-    with pytest.raises(RefusedError, match="these work: 1, 2, 4, 8"):
-        Paper(tools.choices(tools.tiny(), shards=3), three, eos_id=None, pad_id=0)
-
-
-def test_info_tells_what_lies_on_the_device():
-    """The bytes in `info` are those of the arithmetic: dummy weights in bf16, cache for the whole batch."""
-    from wattflow.workload import model as arithmetic
-
-    model = tools.tiny()
-    chosen = tools.choices(model, precision="bf16")
-    engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
-    engine.load()
-    assert engine.info["parameters"] == arithmetic.parameters(model)
-    assert engine.info["weight_bytes"] == arithmetic.memory(chosen).weights
-    assert engine.info["kv_cache_bytes"] == arithmetic.memory(chosen).cache
-    assert json.loads(json.dumps(engine.info)) == engine.info
-    engine.close()
