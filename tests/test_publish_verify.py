@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,37 +12,23 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forgery import TWO, add_watts, change_choice, edit, first_trace, make_original, said, set_cell
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 from test_pieces import three_pieces
 
 from wattflow.collect.collect import collect
-from wattflow.config import identity
 from wattflow.errors import RefusedError
 from wattflow.publish import archive
 from wattflow.publish.bundle import bundle
-from wattflow.publish.verdict import as_json, lines, table
+from wattflow.publish.verdict import lines, table
 from wattflow.publish.verify import verify
 from wattflow.store.layout import SweepDir
-
-TWO = ["GPU-0a1b2c3d-0000-4000-8000-000000000001", "GPU-0a1b2c3d-0000-4000-8000-000000000002"]
-POINTS = [choices(shards=2, batch_size=batch) for batch in (4, 8)]
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A folder with the sweep `s`, its bundle `b.zip`, and that unpacked as `b`; nobody writes there.
-
-    Two points on two GPUs of 80 and 120 W: 8.5 s x 200 W is 1,700 J in each window; collected.
-    """
-    folder = tmp_path_factory.mktemp("original")
-    made = make_sweep(folder / "s", POINTS)
-    for i, point in enumerate(POINTS):
-        gpus = [Gpu(uuid, constant(80.0 + 40.0 * k)) for k, uuid in enumerate(TWO)]
-        make_attempt(made, point, Made(gpus, started_s=100.0 * i))
-    collect(made)
-    bundle(made, folder / "b.zip")
-    archive.unpack(folder / "b.zip", folder / "b")
-    return folder
+    """The sweep, its bundle, and that unpacked; nobody writes there."""
+    return make_original(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture
@@ -59,40 +44,6 @@ def packed(original, tmp_path):
     shutil.copy(original / "b.zip", tmp_path)
     shutil.copytree(original / "b", tmp_path / "b")
     return tmp_path / "b"
-
-
-def edit(path, change):
-    """Rewrite a Parquet file with some cells changed: `change` is given its rows."""
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    kept = change(rows) or rows
-    pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), path)
-
-
-def set_cell(column, value, row=0):
-    def change(rows):
-        rows[row][column] = value(rows[row][column]) if callable(value) else value
-
-    return change
-
-
-def add_watts(more, at_s=5.0):
-    """Raise the one power sample of a trace next to some second of the attempt."""
-
-    def change(rows):
-        powers = [row for row in rows if row["power_w"] is not None]
-        zero = powers[0]["time_ns"] + 100_000_000
-        min(powers, key=lambda row: abs(row["time_ns"] - zero - at_s * 1e9))["power_w"] += more
-
-    return change
-
-
-def first_trace(sweep_path, of=0):
-    return sorted(Path(sweep_path).glob("points/*/attempt-1/traces/*.parquet"))[of]
-
-
-def said(verdict):
-    return "\n".join([*lines(verdict), *(str(row[-1]) for row in table(verdict))])
 
 
 # --- nothing changed ------------------------------------------------------------------------------
@@ -177,180 +128,6 @@ def test_verify_writes_nothing(sweep):
     assert state() == before
 
 
-# --- what a forger, or a fault, changes -----------------------------------------------------------
-
-
-def test_one_sample_moved_by_three_watts(sweep):
-    """3 W more in one sample of 20 ms are 0.06 J: found by the joules alone, 3.5e-5 of 1,700 J."""
-    shutil.rmtree(sweep.traces)
-    edit(first_trace(sweep.path), add_watts(3.0))
-    verdict = verify(sweep.path)
-    assert not verdict.verified
-    changed, other = verdict.attempts if not verdict.attempts[0].ok else verdict.attempts[::-1]
-    assert other.ok
-    (joules,) = [d for d in changed.differences if (d.where, d.what) == ("points", "energy_j")]
-    assert joules.recomputed - joules.published == pytest.approx(0.06, rel=1e-6)
-    assert joules.relative == pytest.approx(0.06 / 1700.06, rel=1e-6)
-
-
-def test_a_sample_in_no_window_is_found_by_its_copy(sweep):
-    """A sample after the last batch changes no joule of the window, and is not what was collected."""
-    edit(first_trace(sweep.path), add_watts(3.0, at_s=11.65))
-    verdict = verify(sweep.path)
-    assert not verdict.verified
-    assert "is not its copy in results/traces: power_w of row" in said(verdict)
-
-
-def test_a_value_that_is_no_number_equals_its_copy(sweep):
-    """GPM told NaN for a rate at its first reading on an H100; as collected it is no difference, as changed it is."""
-    trace = first_trace(sweep.path)
-    edit(trace, set_cell("dram_activity_pct", float("nan"), row=3))
-    os.utime(trace.parents[1] / "record.json")
-    collect(sweep)
-    assert verify(sweep.path).verified
-    edit(trace, set_cell("dram_activity_pct", 50.0, row=3))
-    assert re.search(r"dram_activity_pct of row \d+ is 50.0, was nan", said(verify(sweep.path)))
-
-
-def test_a_removed_sample(sweep):
-    """A row taken out of a constant trace leaves the joules, and is missed by the count of samples."""
-    shutil.rmtree(sweep.traces)
-    edit(first_trace(sweep.path), lambda rows: [r for i, r in enumerate(rows) if i != 300])
-    verdict = verify(sweep.path)
-    assert any(d.what == "samples" for one in verdict.attempts for d in one.differences)
-
-
-def test_a_removed_gpu(sweep):
-    """A trace that is gone is named, and no total of the point is left."""
-    first_trace(sweep.path, of=1).unlink()
-    verdict = verify(sweep.path)
-    text = said(verdict)
-    assert not verdict.verified
-    assert f"GPU {TWO[1]} of the record has no trace." in text
-    (bad,) = [one for one in verdict.attempts if not one.ok]
-    assert bad.energy_j == pytest.approx(1700.0)
-    assert bad.recomputed_j is None
-
-
-def test_a_gpu_removed_from_record_spans_and_traces(sweep):
-    """Taken out everywhere, the GPU is missed by the point's shards and by the published boards."""
-    trace = first_trace(sweep.path, of=1)
-    attempt = trace.parents[1]
-    trace.unlink()
-    record = json.loads((attempt / "record.json").read_text())
-    record["ranks"] = record["ranks"][:1]
-    record["nodes"][0]["devices"] = record["nodes"][0]["devices"][:1]
-    (attempt / "record.json").write_text(json.dumps(record))
-    edit(attempt / "timings" / "node1.parquet", lambda rows: [r for r in rows if r["rank"] == 0])
-    verdict = verify(sweep.path)
-    (bad,) = [one for one in verdict.attempts if not one.ok]
-    assert {"boards", "gpus", "reasons", "valid"} <= {d.what for d in bad.differences}
-
-
-def test_a_foreign_trace(sweep):
-    """A trace of a GPU that the record does not name is told."""
-    trace = first_trace(sweep.path)
-    shutil.copy(trace, trace.with_name("node1-GPU-other.parquet"))
-    assert "traces/node1-GPU-other.parquet: a trace of no device of the record." in said(
-        verify(sweep.path)
-    )
-
-
-def change_choice(key, value):
-    def change(rows):
-        told = json.loads(rows[0]["choices"])
-        here = told
-        *path, last = key.split(".")
-        for part in path:
-            here = here[part]
-        here[last] = value
-        rows[0]["choices"] = json.dumps(told)
-
-    return change
-
-
-def test_a_changed_choice_of_the_point_id(sweep):
-    """Another batch size in the grid hashes to another point_id, which is told."""
-    edit(sweep.grid_path, change_choice("batch_size", 16))
-    verdict = verify(sweep.path)
-    assert not verdict.verified
-    assert verdict.right_ids == 1
-    assert f"they hash to {identity.point_id(choices(shards=2, batch_size=16))}" in said(verdict)
-
-
-def test_a_changed_choice_outside_the_point_id(sweep):
-    """Another idle window in the grid is not that of the record."""
-    edit(sweep.grid_path, change_choice("power.idle_s", 9.0))
-    text = said(verify(sweep.path))
-    assert "grid.parquet and record.json differ in power.idle_s 9.0 and 5.0." in text
-
-
-def test_a_changed_choice_of_the_record(sweep):
-    """A record that tells another precision than the grid is found."""
-    path = next(sweep.path.glob("points/*/attempt-1/record.json"))
-    record = json.loads(path.read_text())
-    record["choices"]["precision"] = "fp32"
-    path.write_text(json.dumps(record))
-    assert "differ in precision 'bf16' and 'fp32'." in said(verify(sweep.path))
-
-
-@pytest.mark.parametrize(
-    ("column", "factor"), [("energy_j", 1 - 2e-9), ("energy_per_token_j", 0.99), ("power_w", 1.001)]
-)
-def test_a_joule_edited_in_the_points(sweep, column, factor):
-    """Any published number that is off by more than 1e-9 of itself is told, by how much."""
-    edit(sweep.points_path, set_cell(column, lambda value: value * factor))
-    (bad,) = [one for one in verify(sweep.path).attempts if not one.ok]
-    (difference,) = bad.differences
-    assert (difference.where, difference.what) == ("points", column)
-    assert difference.relative == pytest.approx(abs(1 - factor), rel=2e-2)
-
-
-def test_rounding_below_the_tolerance_passes(sweep):
-    """A last bit, as another processor may round it, is no difference."""
-    edit(sweep.points_path, set_cell("energy_j", lambda value: value * (1 + 1e-12)))
-    verdict = verify(sweep.path)
-    assert verdict.verified
-    assert max(one.largest for one in verdict.attempts) == pytest.approx(1e-12, rel=0.1)
-
-
-def test_a_joule_edited_in_the_phases(sweep):
-    """A GPU's joules in one phase are told with phase, node and GPU."""
-    edit(sweep.phases_path, set_cell("energy_j", lambda value: value + 1.0))
-    (bad,) = [one for one in verify(sweep.path).attempts if not one.ok]
-    (difference,) = bad.differences
-    assert difference.where == "phases"
-    assert difference.what.endswith(" energy_j")
-    assert difference.device in TWO
-
-
-def test_a_dropped_attempt(sweep):
-    """An attempt that lies on disk and is left out of the results is told: nobody picks the cheap ones."""
-    make_attempt(sweep, POINTS[0], Made([Gpu(uuid, constant(99.0)) for uuid in TWO]))
-    collect(sweep)
-    assert verify(sweep.path).verified
-    edit(sweep.points_path, lambda rows: [row for row in rows if row["attempt"] != 2])
-    edit(sweep.phases_path, lambda rows: [row for row in rows if row["attempt"] != 2])
-    text = said(verify(sweep.path))
-    assert "attempt 2: not in the results." in text
-    assert "counts null" not in text
-
-
-def test_an_attempt_made_to_count(sweep):
-    """That the older of two valid attempts counts does not follow from them."""
-    make_attempt(sweep, POINTS[0], Made([Gpu(uuid, constant(99.0)) for uuid in TWO]))
-    collect(sweep)
-    edit(sweep.points_path, set_cell("counts", True))
-    (bad,) = [one for one in verify(sweep.path).attempts if not one.ok]
-    assert [d.what for d in bad.differences] == ["counts"]
-
-
-def test_an_invented_row(sweep):
-    """A row of an attempt that is not on disk is told."""
-    edit(sweep.points_path, lambda rows: [*rows, {**rows[0], "attempt": 7}])
-    assert "attempt 7: in the results, and not on disk." in said(verify(sweep.path))
-
-
 # --- the same in a bundle -------------------------------------------------------------------------
 
 
@@ -429,43 +206,6 @@ def test_a_file_added_to_a_bundle(packed):
     found = verify(packed)
     assert found.wrong_files == ["more.txt: not in sha256sums"]
     assert lines(found)[-1].endswith(": 1 thing beside the attempts; see above.")
-
-
-# --- other versions -------------------------------------------------------------------------------
-
-
-def set_version(path, version):
-    table = pq.read_table(path)
-    pq.write_table(
-        table.replace_schema_metadata({**table.schema.metadata, b"wattflow": version}), path
-    )
-
-
-def test_results_of_another_version_are_told(sweep):
-    """The note names both versions, whether or not a figure differs."""
-    set_version(sweep.points_path, b"0.0.9")
-    verdict = verify(sweep.path)
-    assert verdict.verified
-    assert "made by wattflow 0.0.9" in verdict.notes[0]
-    assert "results by wattflow 0.0.9" in said(verdict)
-
-
-def test_columns_that_older_results_lack_are_named_and_not_compared(sweep):
-    """Results from before a column was there pass, and the column is named."""
-    table = pq.read_table(sweep.points_path)
-    pq.write_table(table.drop_columns(["board_gain_u_j"]), sweep.points_path)
-    verdict = verify(sweep.path)
-    assert verdict.verified
-    assert "made by an older wattflow" in verdict.notes[0]
-    assert verdict.notes[0].endswith("Not compared: board_gain_u_j.")
-
-
-def test_an_attempt_that_still_runs_is_a_note(sweep):
-    """A claimed attempt without a record is not a fault of what was published."""
-    sweep.claim_attempt(identity.point_id(POINTS[0]))
-    verdict = verify(sweep.path)
-    assert verdict.verified
-    assert verdict.notes == [f"point {identity.point_id(POINTS[0])}, attempt 2: not collected yet."]
 
 
 def test_a_damaged_attempt_has_no_figures_to_verify(sweep, tmp_path):
@@ -577,15 +317,6 @@ def test_what_is_no_bundle_is_refused(tmp_path, sweep):
         verify(tmp_path / "none.zip")
 
 
-def test_nothing_of_a_stranger_reaches_the_terminal_raw(packed):
-    """Escape sequences in a bundle are shown as question marks."""
-    edit(packed / "sweep/results/points.parquet", set_cell("gpu_name", "\x1b[2J\x1b]0;x\x07H100"))
-    archive.write_sums(packed)
-    text = said(verify(packed))
-    assert "?[2J" in text
-    assert "\x1b" not in text
-
-
 # --- what ships -----------------------------------------------------------------------------------
 
 BUNDLES = sorted((Path(__file__).parent.parent / "docs" / "bundles").glob("*.zip"))
@@ -694,11 +425,3 @@ def test_exit_codes_and_json(sweep, tmp_path):
     done = call("verify", tmp_path / "nothing")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_json_is_json_where_a_number_is_none(sweep):
-    """NaN, which no JSON has, is told as text where a table holds it."""
-    edit(sweep.points_path, set_cell("energy_j", float("nan")))
-    text = json.dumps(as_json(verify(sweep.path)), allow_nan=False)
-    (bad,) = [one for one in json.loads(text)["attempts"] if not one["ok"]]
-    assert [d["published"] for d in bad["differences"]] == ["nan"]

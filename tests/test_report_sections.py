@@ -1,0 +1,109 @@
+"""What the sections of a report show, as values."""
+
+import pytest
+from sweeps import Gpu, Made, choices, collected, constant, demo
+
+import wattflow
+from wattflow.analysis.means import Energy
+from wattflow.collect.collect import collect
+from wattflow.report import sections
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Four settings of two repeats on simulated watts, a failed point and an infeasible one."""
+    directory = demo(tmp_path_factory.mktemp("sweeps") / "demo")
+    collect(directory)
+    return wattflow.open_sweep(directory.path)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Batches of 4 at 100 W and of 8 at 200 W: 850 and 1,700 J, 200 tokens each."""
+    points = [choices(batch_size=size) for size in (4, 8)]
+    made = [Made([Gpu("GPU-a", constant(watts))]) for watts in (100.0, 200.0)]
+    return collected(tmp_path_factory.mktemp("sweeps") / "s", made, points)
+
+
+def test_the_figures_of_a_sweep(measured):
+    """2 of 2 points count, 400 tokens, 2,550 J; the larger batch costs twice as much a token in the same time."""
+    found = sections.figures(measured)
+    assert (found.cards.counting, found.cards.feasible, found.cards.attempts) == (2, 2, 2)
+    assert found.cards.tokens == 400
+    assert found.cards.energies == [Energy(pytest.approx(2550.0), "gpu", simulated=False)]
+    assert found.axes == ["batch_size"]
+    assert [one.means["energy_per_token_j"].mean for one in found.results] == pytest.approx(
+        [4.25, 8.5]
+    )
+    ((comparison,), (arm,)) = found.comparisons, found.comparisons[0].arms
+    assert (comparison.by, arm.value, arm.against) == ("batch_size", 8, 4)
+    assert arm.ratio.ratio == pytest.approx(2.0)
+    assert (found.caps, found.boards, found.simulated) == ([], [], False)
+    assert found.use[0].means["gpu_activity_pct"].mean == 90.0
+
+
+def test_points_that_do_not_count_are_in_no_figure(simulated):
+    """8 of 9 feasible points count; the failed and the infeasible one are settings without a mean."""
+    found = sections.figures(simulated)
+    assert (found.cards.counting, found.cards.feasible, found.cards.attempts) == (8, 9, 9)
+    assert [one.n for one in found.results] == [2, 2, 2, 2, 0, 0]
+    assert found.simulated
+
+
+def test_about(measured, simulated):
+    """A counter was read beside the watts of the GPUs; simulated watts have none, and nothing to check."""
+    found = sections.about(measured.points)
+    assert list(found.sensors) == ["nvml_buffer"]
+    assert found.boundaries == ["gpu"]
+    assert found.counter_ratios == (2, pytest.approx(1.0, rel=1e-3), pytest.approx(1.0, rel=1e-3))
+    found = sections.about(simulated.points)
+    assert (found.counter_ratios, found.simulated, found.unchecked, found.no_words) == (
+        None,
+        True,
+        False,
+        True,
+    )
+
+
+def test_failures_and_remarks(simulated):
+    """Each point without a number has its reasons and what happened; what is doubtful of others is counted."""
+    failed, infeasible = sections.failures(simulated.points)
+    assert (failed.status, failed.reasons, failed.what) == (
+        "failed",
+        ["failed"],
+        "the checkpoint ends early",
+    )
+    assert infeasible.what == "shards=4 does not divide n_heads=6"
+    assert ("dummy_text", 8) in [
+        (one.code, one.points) for one in sections.remarks(simulated.points)
+    ]
+
+
+def test_where_the_numbers_come_from(simulated):
+    """Versions, drivers and nodes, each once."""
+    found = sections.provenance(simulated.attempts)
+    assert found["versions"] == "wattflow 0.1.0, torch 2.13.0"
+    assert (found["nodes"], found["driver"]) == ("node1", "580.159.04")
+
+
+def test_timelines_of_the_first_repeats_come_first(simulated):
+    """Eight points count; those of repeat 0 are the first four, each with its choices in words."""
+    found = sections.timelines(simulated)
+    assert len(found) == 8
+    assert found[0].chosen == "shards 1, batch size 4, repeat 0"
+    assert [one.chosen[-1] for one in found] == ["0"] * 4 + ["1"] * 4
+
+
+def test_a_chart_for_each_sensor(tmp_path):
+    """Simulated watts of a host and those of a GPU have a chart of their own."""
+    points = [choices(batch_size=size) for size in (4, 8)]
+    host = Made([Gpu("host-node1")], source="simulated", boundary="host")
+    found = sections.by_choice(
+        sections.figures(collected(tmp_path / "s", [Made([Gpu("GPU-a")]), host], points))
+    )
+    assert [(one.boundary, one.simulated) for one in found] == [("gpu", False), ("host", True)]
+
+
+def test_nothing_was_cross_checked(measured):
+    """A sweep that was held against no meter of its site has no rows."""
+    assert sections.crosscheck(measured) == []
