@@ -1,54 +1,31 @@
 """From a grid to a report on this machine, with every part real: ranks over gloo, the sidecar, Parquet, the report."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
-from processes import until
+from local_runs import SMALL, call
 
 import wattflow
 
 pytest_plugins = ("fake_nvml.fixtures",)
-
-WATTFLOW = [sys.executable, "-m", "wattflow.cli"]
-SMALL = [
-    "precision=fp32",
-    "n_prompts=6",
-    "batch_size=4",
-    "max_gen_len=8",
-    "power.idle_s=0.3",
-    "dataset.template=plain",
-]
-
-
-def call(*words, cwd, code=0):
-    """Run the command line and hold it to its exit code."""
-    done = subprocess.run(
-        [*WATTFLOW, *words], cwd=cwd, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
 def flown(tmp_path_factory):
     """A sweep over shards 1 and 2, submitted from the command line and waited for."""
     where = tmp_path_factory.mktemp("flow")
-    told = call(
+    done = call(
         "submit", *SMALL, "shards=1,2", "sweep=flow", "sweep.repeats=1", "--wait", cwd=where
     )
-    return where, told
+    return where, done
 
 
 def test_submit_and_wait_ends_with_the_table(flown):
     """The closing table has the throughput, the watts and where they came from; simulated ones carry `~`."""
-    _, told = flown
-    head, *rows = [line.split("\t") for line in told.stdout.splitlines() if "\t" in line]
+    _, done = flown
+    head, *rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
     assert {"tokens/s", "words/s", "responses/s", "W", "J/token", "J/response", "source"} <= set(
         head
     )
@@ -60,7 +37,7 @@ def test_submit_and_wait_ends_with_the_table(flown):
             assert cells["J/token"].startswith("~")
         assert not cells["tokens/s"].startswith("~")
         assert cells["words/s"] == "-"  # dummy weights: their text means nothing
-    assert "2 done" in told.stderr
+    assert "2 done" in done.stderr
 
 
 def test_every_prompt_is_answered_the_last_short_batch_too(flown):
@@ -84,7 +61,7 @@ def test_numbers_of_a_row_agree_with_each_other(flown):
         assert row["valid"], row["reasons"]
 
 
-def test_each_row_tells_how_near_the_limit_it_was(flown):
+def test_each_row_says_how_near_the_limit_it_was(flown):
     """Two shards read half the bytes of one in as many steps; shares are the least time over what was taken."""
     where, _ = flown
     points = wattflow.open_sweep(where / "sweeps" / "flow").points.sort("shards").to_dicts()
@@ -153,102 +130,8 @@ def test_run_is_a_hydra_application_that_leaves_only_the_sweep(tmp_path):
     assert "multirun.yaml" not in {path.name for path in tmp_path.rglob("*")}
 
 
-def _rank(point_folder, rank):
-    """The pid of one rank of the running point, from the processes' command lines."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if (
-            b"wattflow.run.local" in words
-            and str(point_folder).encode() in words[-2]
-            and b'"rank": %d,' % rank in words[-2]
-        ):
-            return int(path.parent.name)
-    return None
-
-
-def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
-    """kill -9 of rank 1: the point is failed with a reason and a log, the other is done; resume mends it."""
-    words = [
-        *SMALL,
-        "engine=synthetic",
-        "engine.synthetic_ms_per_token=200",
-        f"cluster.spool_dir={tmp_path}",
-        "sweep=hurt",
-        "sweep.repeats=1",
-    ]
-    call("submit", *words, "shards=2", "batch_size=3,6", cwd=tmp_path)
-    sweep = tmp_path / "sweeps" / "hurt"
-    until(lambda: list(tmp_path.glob("wattflow-*/*/spans-rank0.arrow")))
-    os.kill(until(lambda: _rank(sweep, 1)), signal.SIGKILL)
-    status = until(
-        lambda: next(
-            (
-                done
-                for done in [
-                    subprocess.run(
-                        [*WATTFLOW, "status", "hurt"],
-                        cwd=tmp_path,
-                        capture_output=True,
-                        text=True,
-                        check=False,
-                    )
-                ]
-                if done.returncode == 3
-            ),
-            None,
-        ),
-    )
-    assert status.stdout.count("\tdone\t") == 1
-    assert status.stdout.count("\tfailed\t") == 1
-    assert "rank 1 was killed: SIGKILL" in status.stderr
-    assert "wattflow resume" in status.stderr
-    call("resume", "hurt", "--wait", cwd=tmp_path)
-    attempts = sorted(path.name for path in sweep.glob("points/*/attempt-*"))
-    assert attempts == ["attempt-1", "attempt-1", "attempt-2"]
-    results = wattflow.open_sweep(sweep)
-    assert results.points["counts"].to_list() == [True, True]
-    # its traces were closed: simulated watts lie between 40 and 120
-    (failed,) = results.attempts.filter(pl.col("status") == "failed").to_dicts()
-    assert failed["unfinished_source"] == "simulated"
-    assert 40.0 <= failed["unfinished_energy_j"] / failed["unfinished_s"] <= 120.0 * (1 + 1e-9)
-
-
-def test_two_sweeps_on_one_machine_take_turns(tmp_path):
-    """The second sweep says that it waits, and its window starts after the first one's end."""
-    words = [*SMALL, "engine=synthetic", "engine.synthetic_ms_per_token=100", "sweep.repeats=1"]
-    call("submit", *words, "sweep=first", cwd=tmp_path)
-    until(lambda: list(tmp_path.glob("sweeps/first/points/*/attempt-1/record.json")))
-    call("submit", *words, "sweep=second", "--wait", cwd=tmp_path)
-    (log,) = tmp_path.glob("sweeps/second/submitit/*/local_0_log.out")
-    assert "waiting for another sweep" in log.read_text()
-    records = [
-        json.loads(next(tmp_path.glob(f"sweeps/{name}/points/*/attempt-1/record.json")).read_text())
-        for name in ("first", "second")
-    ]
-    assert records[0]["ended_ns"] < records[1]["started_ns"]
-
-
-def test_a_reference_load_stands_at_both_ends_and_in_no_points_joules(tmp_path):
-    """Of three points the first and the last carry the fixed load, and the joules of all leave it out."""
-    words = [*SMALL, "engine=synthetic", "batch_size=1,2,3", "sweep.repeats=1"]
-    call("submit", *words, "sweep.reference_s=0.6", "sweep=ref", "--wait", cwd=tmp_path)
-    sweep = wattflow.open_sweep(tmp_path / "sweeps" / "ref")
-    rows = sweep.attempts.sort("started")
-    assert [seconds is not None for seconds in rows["reference_s"]] == [True, False, True]
-    for row in rows.to_dicts():
-        assert (row["reference_rounds"] or 0) > 0 or row["reference_s"] is None
-        own = sweep.phases.filter(
-            (pl.col("point_id") == row["point_id"])
-            & pl.col("phase").is_in(["prefill", "decode", "other"])
-        )
-        assert own["energy_j"].sum() == pytest.approx(row["energy_j"], rel=0.005)
-
-
 def test_caps_on_an_own_node_from_the_grid_to_the_table(tmp_path, nvml_path, monkeypatch):
-    """Two caps run in turn, each in force in its rows alone; `caps` tells them apart; the board is put back."""
+    """Two caps run in turn, each in force in its rows alone; `caps` keeps them apart; the board is put back."""
     board = tmp_path / "board"
     board.mkdir()
     monkeypatch.setenv("FAKE_NVML_STATE", str(board))
@@ -265,8 +148,8 @@ def test_caps_on_an_own_node_from_the_grid_to_the_table(tmp_path, nvml_path, mon
     ]
     call("submit", *SMALL, *asked, "sweep=caps", "sweep.repeats=1", "--wait", cwd=tmp_path)
     points = wattflow.open_sweep(tmp_path / "sweeps" / "caps").points
-    told = dict(points.select("control_power_limit_w", "power_limit_w").iter_rows())
-    assert told == {600: 600.0, 300: 300.0}
+    limits = dict(points.select("control_power_limit_w", "power_limit_w").iter_rows())
+    assert limits == {600: 600.0, 300: 300.0}
     bound = dict(points.select("control_power_limit_w", "cap_bound").iter_rows())
     assert bound == {600: False, 300: True}
     assert points["counts"].all()

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from forgery import TWO, add_watts, change_choice, edit, first_trace, make_original, said, set_cell
+from partial_attempts import three_attempts
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
-from test_pieces import three_pieces
 
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
@@ -103,7 +103,7 @@ def test_two_nodes_with_hosts_pass_as_a_sweep_and_as_a_bundle(tmp_path):
 
 def test_a_point_in_pieces_passes_as_a_sweep_and_as_a_bundle(tmp_path):
     """A point that three attempts measured one after another: its row is summed over all their traces, in both."""
-    made, attempts, _ = three_pieces(tmp_path)
+    made, attempts, _ = three_attempts(tmp_path)
     collect(made)
     bundle(made, tmp_path / "b.zip")
     for path in (made.path, tmp_path / "b.zip"):

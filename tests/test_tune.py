@@ -14,6 +14,7 @@ from wattflow.cli.app import app
 from wattflow.engine import tuned_kernels
 from wattflow.errors import RefusedError
 from wattflow.run.device_locks import device_locks
+from wattflow.tune import WindowResult
 
 
 @pytest.fixture(autouse=True)
@@ -23,27 +24,29 @@ def _own_cache(tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
 
-def row(kernels, tokens_per_s, joules, **more):
-    """One window's row: watts and the product of joules and seconds follow from the two."""
+def result(kernels, tokens_per_s, joules):
+    """One window: watts and the product of joules and seconds follow from the two."""
     known = joules is not None
-    return {
-        "kernels": kernels,
-        "tokens_per_s": tokens_per_s,
-        "energy_per_token_j": joules,
-        "edp_js": joules / tokens_per_s if known else None,
-        "power_w": joules * tokens_per_s if known else None,
-        "bytes_per_s": tokens_per_s * 1e9,
-        **dict.fromkeys(("sm_clock_mhz", "temperature_c", "power_limit_w", "under_cap")),
-        **more,
-    }
+    return WindowResult(
+        kernels=kernels,
+        tokens_per_s=tokens_per_s,
+        energy_per_token_j=joules,
+        edp_js=joules / tokens_per_s if known else None,
+        power_w=joules * tokens_per_s if known else None,
+        bytes_per_s=tokens_per_s * 1e9,
+        sm_clock_mhz=None,
+        temperature_c=None,
+        power_limit_w=None,
+        under_cap=None,
+    )
 
 
 def test_the_quickest_the_cheapest_and_the_best_of_both():
     """100 tokens/s at 2 J, 200 at 3 J, 120 at 2.1 J, 90 at 4 J: speed b, energy a, 0.015 Js b; d is dominated."""
-    rows = [row("a", 100, 2.0), row("b", 200, 3.0), row("c", 120, 2.1), row("d", 90, 4.0)]
-    frontier = tune.summaries(rows)
-    assert [r["kernels"] for r in frontier] == ["b", "c", "a", "d"]
-    assert [r["kernels"] for r in frontier if r["dominated"]] == ["d"]
+    measured = (("a", 100, 2.0), ("b", 200, 3.0), ("c", 120, 2.1), ("d", 90, 4.0))
+    frontier = tune.summaries([result(*one) for one in measured])
+    assert [one.kernels for one in frontier] == ["b", "c", "a", "d"]
+    assert [one.kernels for one in frontier if one.dominated] == ["d"]
     assert [tune.choose(frontier, goal) for goal in ("speed", "energy", "edp")] == ["b", "a", "b"]
     best = {goal: tune.choose(frontier, goal) for goal in tuned_kernels.GOALS}
     assert tune.note(frontier[0], best) == "best by speed, edp"
@@ -52,17 +55,18 @@ def test_the_quickest_the_cheapest_and_the_best_of_both():
 
 def test_intervals_of_windows():
     """98, 100, 102 tokens/s: mean 100, sd 2, half the 95 % interval 4.303 x 2 / sqrt(3) = 4.97; one window has none."""
-    made = tune.summaries([row("a", v, 1.0) for v in (98.0, 100.0, 102.0)])[0]
-    assert made["tokens_per_s"] == 100.0
-    assert made["tokens_per_s_half"] == pytest.approx(4.303 * 2 / 3**0.5)
-    assert made["windows"] == 3
-    assert tune.summaries([row("a", 98.0, 1.0)])[0]["tokens_per_s_half"] is None
+    (summary,) = tune.summaries([result("a", v, 1.0) for v in (98.0, 100.0, 102.0)])
+    assert summary.tokens_per_s == 100.0
+    assert summary.tokens_per_s_half == pytest.approx(4.303 * 2 / 3**0.5)
+    assert summary.windows == 3
+    assert tune.summaries([result("a", 98.0, 1.0)])[0].tokens_per_s_half is None
 
 
 def test_without_joules_speed_decides():
-    """A sensor that told nothing in one window leaves no mean, and every goal takes the quickest."""
-    frontier = tune.summaries([row("a", 100, 1.0), row("a", 100, None), row("b", 90, 0.1)])
-    assert frontier[0]["energy_per_token_j"] is None
+    """A sensor that reported nothing in one window leaves no mean, and every goal takes the quickest."""
+    measured = (("a", 100, 1.0), ("a", 100, None), ("b", 90, 0.1))
+    frontier = tune.summaries([result(*one) for one in measured])
+    assert frontier[0].energy_per_token_j is None
     assert {tune.choose(frontier, goal) for goal in tuned_kernels.GOALS} == {"a"}
 
 
@@ -79,12 +83,12 @@ def test_blocks_hold_each_set_once_in_changing_orders():
 def test_what_cannot_be_tuned_is_refused():
     """Several points, an unknown goal, no time: refused before any work."""
     with pytest.raises(RefusedError, match="--goal power: not one of speed, energy, edp"):
-        tune.choices([], "power", 4, 4.0)
+        tune.point_config([], "power", 4, 4.0)
     for seconds in (0.0, float("nan"), float("inf")):
         with pytest.raises(RefusedError, match="take at least one"):
-            tune.choices([], "speed", 4, seconds)
+            tune.point_config([], "speed", 4, seconds)
     with pytest.raises(RefusedError, match="name 2 points"):
-        tune.choices(["batch_size=1,2"], "speed", 4, 4.0)
+        tune.point_config(["batch_size=1,2"], "speed", 4, 4.0)
 
 
 def test_the_verb_measures_chooses_and_keeps(monkeypatch):
@@ -108,7 +112,7 @@ def test_tune_waits_for_a_sweep_on_the_same_device(monkeypatch):
     """Another one's lock is taken back when tune says that it waits: nothing is measured before that."""
     monkeypatch.chdir(tools.ROOT)
     words = ["model=tiny", "precision=fp32", "batch_size=1", "max_gen_len=8", "power=simulated"]
-    chosen = tune.choices([*words, "engine=fast", "engine.device=cpu"], "speed", 1, 0.01)
+    chosen = tune.point_config([*words, "engine=fast", "engine.device=cpu"], "speed", 1, 0.01)
     said: list[str] = []
     with contextlib.ExitStack() as other:
         other.enter_context(device_locks(chosen.power, other.close))

@@ -1,7 +1,7 @@
-"""What this machine can measure and run: one row a check, for `wattflow doctor`.
+"""Check what this machine can measure and run: one finding a check, for `wattflow doctor`.
 
-Run it on a compute node, inside a job (`srun wattflow doctor`): the rights and the visible GPUs of a login node say
-nothing about those of a job. Nothing is changed, and torch is looked for but never imported.
+Run it on a compute node, inside a job (`srun wattflow doctor`): the rights and the visible GPUs of a login node differ
+from those of a job. Nothing is changed, and torch is looked for but never imported.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """All findings of this machine for this user; never raises for what is absent."""
+    """Run all checks for this user; what is absent is a finding, never an error."""
     return [
         *_software(),
         *_slurm(),
@@ -75,7 +75,7 @@ def _slurm() -> Iterator[Finding]:
         yield Finding("sacct", "missing", "not on the PATH; set cluster.accounting=false")
         return
     try:
-        asked = subprocess.run(
+        answer = subprocess.run(
             ["sacct", "--noheader", "--allocations", "--starttime", "now"],
             capture_output=True,
             text=True,
@@ -87,12 +87,9 @@ def _slurm() -> Iterator[Finding]:
             "sacct", "missing", "did not answer within 10 s; set cluster.accounting=false"
         )
         return
-    told = asked.stderr.strip().splitlines()
-    yield _found(
-        "sacct",
-        asked.returncode == 0,
-        "answers" if asked.returncode == 0 else f"{told[-1] if told else asked.returncode}",
-    )
+    answers = answer.returncode == 0
+    errors = answer.stderr.strip().splitlines() or [str(answer.returncode)]
+    yield _found("sacct", answers, "answers" if answers else errors[-1])
 
 
 def _folders() -> Iterator[Finding]:
@@ -103,10 +100,10 @@ def _folders() -> Iterator[Finding]:
         yield Finding("spool folder", "ok", f"{spool}, {free_gib:.1f} GiB free")
     except OSError as error:
         yield Finding("spool folder", "missing", f"{spool}: {error}; set cluster.spool_dir")
-    package = Path(__file__).parent
-    places = [Path("conf"), package / "conf", package.parent / "conf"]
-    there = [place.absolute() for place in places if (place / "config.yaml").is_file()]
-    yield _found("conf/", bool(there), str(there[0]) if there else "no conf/config.yaml here")
+    from wattflow.plan.hydra import conf_dirs  # noqa: PLC0415 - Hydra takes a moment to import
+
+    found = [folder for folder in conf_dirs() if (folder / "config.yaml").is_file()]
+    yield _found("conf/", bool(found), str(found[0]) if found else "no conf/config.yaml here")
 
 
 # ---- sensors ----
@@ -148,7 +145,7 @@ def _sensors() -> Iterator[Finding]:
 
 
 def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
-    """What one GPU tells this user."""
+    """What one GPU reports to this user."""
     # pynvml is loaded only where it is wanted
     from wattflow.power.gpm import Gpm  # noqa: PLC0415 - see above
     from wattflow.power.nvml_calls import call_or_none  # noqa: PLC0415 - see above
@@ -158,9 +155,8 @@ def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
         answers = source in answering
         yield _found(source_of(source).label, answers, "answers" if answers else "no answer")
     counter = call_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
-    yield _told(
-        "energy counter", counter, lambda mj: f"{mj / 1e3:.1f} J since the driver was loaded"
-    )
+    joules = f"{(counter or 0) / 1e3:.1f} J since the driver was loaded"
+    yield _reported("energy counter", counter, joules)
     conditions = sensors.conditions(handle)
     for check, column, unit in (
         ("utilisation", "gpu_activity_pct", "%"),
@@ -170,9 +166,11 @@ def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
         ("throttle reasons", "throttle_reasons", "(bits)"),
         ("time under the power cap", "under_cap_ns", "ns"),
     ):
-        yield _told(check, conditions[column], lambda value, unit=unit: f"{value} {unit}")
+        value = conditions[column]
+        yield _reported(check, value, f"{value} {unit}")
     limits = call_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
-    yield _told("power limits", limits, lambda mw: f"{mw[0] / 1e3:g} to {mw[1] / 1e3:g} W")
+    low_mw, high_mw = limits or (0, 0)
+    yield _reported("power limits", limits, f"{low_mw / 1e3:g} to {high_mw / 1e3:g} W")
     try:
         Gpm(handle).close()
     except PowerError as error:
@@ -190,8 +188,8 @@ def _on(mode: int) -> str:
     return "on" if mode else "off"
 
 
-def _told(check: str, answer: Any, say: Any) -> Finding:
-    return _found(check, answer is not None, "no answer" if answer is None else say(answer))
+def _reported(check: str, answer: object, detail: str) -> Finding:
+    return _found(check, answer is not None, "no answer" if answer is None else detail)
 
 
 def _rapl() -> Finding:

@@ -1,4 +1,4 @@
-"""A local job: a process named by its machine, pid and start, so that a pid used again is never taken for it."""
+"""A local job is a process, named by its machine, pid and start, so that a pid used again is never taken for it."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ def die_with_parent(parent_pid: int) -> None:
         sys.exit(0)
 
 
-LOCAL = "local:"  # how job ids begin that are a process of some machine and no job of Slurm's
+LOCAL = "local:"  # the prefix of job ids that are a process of some machine and no job of Slurm's
 
 
 def node_name() -> str:
@@ -32,7 +32,7 @@ def job_id(pid: int) -> str:
 
 
 def namespace() -> str:
-    """Within which pids count: a container has pids of its own, though its host's name may be another's."""
+    """The pid namespace of this process: a container has its own pids, though its host's name may be another's."""
     try:
         return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:  # no Linux
@@ -43,10 +43,10 @@ def _start(pid: int) -> str | None:
     """When a process started, in clock ticks since boot; null when there is none, or only its zombie."""
     try:
         # the command's name stands in brackets and may hold spaces
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if words[0] == "Z" else words[19]
+    return None if fields[0] == "Z" else fields[19]
 
 
 def lives(job: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""Which of the fast engine's kernel sets makes most tokens a second here, and which costs least: measured, then kept.
+"""Measure which of the fast engine's kernel sets makes most tokens a second here, and which costs least; keep the best.
 
     wattflow tune model=llama-7b batch_size=1 [--goal speed|energy|edp]
 
@@ -14,9 +14,9 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -38,38 +38,81 @@ from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import TRACE, MeterInfo
 from wattflow.store.tables import read_table
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from wattflow.engine.tune_windows import Window  # torch takes seconds to import
+
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The sets measured, the best by each goal, the fresh window of the one asked for, and where it was kept."""
+class WindowResult:
+    """What one window of decode took, at the GPU; null where the sensor reports nothing."""
 
-    frontier: list[Row]
+    kernels: str
+    tokens_per_s: float
+    energy_per_token_j: float | None
+    edp_js: float | None  # joules a token times seconds a token
+    power_w: float | None
+    bytes_per_s: float
+    sm_clock_mhz: float | None
+    temperature_c: float | None
+    power_limit_w: float | None
+    under_cap: (
+        float | None
+    )  # the share of readings at which the software power cap held clocks back
+
+
+@dataclass(frozen=True)
+class SetSummary:
+    """Means over the windows of one kernel set, each with half its 95 % interval; null from one window."""
+
+    kernels: str
+    windows: int
+    tokens_per_s: float
+    tokens_per_s_half: float | None
+    energy_per_token_j: float | None
+    energy_per_token_j_half: float | None
+    edp_js: float | None
+    edp_js_half: float | None
+    power_w: float | None
+    power_w_half: float | None
+    bytes_per_s: float
+    bytes_per_s_half: float | None
+    sm_clock_mhz: float | None
+    temperature_c: float | None
+    power_limit_w: float | None
+    under_cap: float | None
+    dominated: bool  # another set is both quicker and cheaper
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The measured sets, the best by each goal, a fresh window of the one chosen, the sensor, and the file kept."""
+
+    frontier: list[SetSummary]
     best: dict[str, str]
-    again: Row
+    again: WindowResult
     source: str
     kept: Path
 
 
-def choices(words: Sequence[str], goal: str, windows: int, seconds: float) -> Config:
-    """The one point that the words name; RefusedError for several, or for a goal or a window that is none."""
+def point_config(overrides: Sequence[str], goal: str, windows: int, seconds: float) -> Config:
+    """The one point that the overrides name; RefusedError for several points, an unknown goal or no time."""
     if goal not in tuned_kernels.GOALS:
         raise RefusedError(f"--goal {goal}: not one of {', '.join(tuned_kernels.GOALS)}.")
     if windows < 1 or not 0 < seconds < math.inf:
         raise RefusedError(
             f"--windows {windows} --seconds {seconds:g}: take at least one, above 0."
         )
-    _, points, _ = expand(words, repeats=1)
+    _, points, _ = expand(overrides, repeats=1)
     if len(points) > 1:
-        raise RefusedError(f"these words name {len(points)} points: tune takes one.")
+        raise RefusedError(f"these overrides name {len(points)} points: tune takes one.")
     if points[0].reason is not None:
         raise RefusedError(points[0].reason)
     return from_dict(points[0].choices)
 
 
-def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> Tuned:
+def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> TuneResult:
     """Measure every set that runs here; RefusedError, EngineError or PowerError where that cannot be."""
     with (
         visible_devices(1),
@@ -78,7 +121,7 @@ def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> T
         return _tune(config, goal, windows, seconds, say)
 
 
-def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> Tuned:
+def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> TuneResult:
     from wattflow.engine.tune_windows import Arms  # noqa: PLC0415 - torch takes seconds to import
 
     ranks = join(0, 1, 0, node_name(), "", config.engine.device, 60.0, 60.0)
@@ -93,24 +136,25 @@ def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> 
             names = arms.names()
             ready = sidecar.start(attempt)
             device = _device(ready, ranks.gpu_uuid)
-            taken: list[Any] = []
+            measured: list[Window] = []
             for name in order(names, windows):
                 sidecar.mark()
-                taken.append(arms.window(name, seconds))
-                say(f"{name}: {rate(taken[-1]):.1f} tokens/s")
+                measured.append(arms.window(name, seconds))
+                say(f"{name}: {rate(measured[-1]):.1f} tokens/s")
             # the sensor's last sample of a window may still be to come, and its joules decide what is measured again
             sidecar.mark()
             sidecar.stop()
-            told = [_told(w, _trace(attempt, ranks.node, device), ready) for w in taken]
-            frontier = summaries(told)
+            trace = read_table(attempt.trace_path(ranks.node, device), TRACE)
+            frontier = summaries([window_result(window, trace, ready) for window in measured])
             best = {name: choose(frontier, name) for name in tuned_kernels.GOALS}
             say(f"{best[goal]} again, in a fresh window")
             sidecar.start(attempt)
             fresh = arms.window(best[goal], seconds)
             sidecar.stop()
-            again = _told(fresh, _trace(attempt, ranks.node, device), ready)
-            kept = tuned_kernels.keep(arms.key, best, frontier)
-    return Tuned(frontier, best, again, ready["source"], kept)
+            trace = read_table(attempt.trace_path(ranks.node, device), TRACE)
+            again = window_result(fresh, trace, ready)
+            kept = tuned_kernels.keep(arms.key, best, [asdict(summary) for summary in frontier])
+    return TuneResult(frontier, best, again, ready["source"], kept)
 
 
 def order(names: Sequence[str], windows: int, seed: int = 0) -> list[str]:
@@ -119,51 +163,75 @@ def order(names: Sequence[str], windows: int, seed: int = 0) -> list[str]:
     return [name for _ in range(windows) for name in drawn.sample(list(names), len(names))]
 
 
-def note(row: Row, best: dict[str, str]) -> str:
-    """What a row of the table is: the best by which goals, or the fresh window."""
-    if row.get("again"):
-        return "again, in a fresh window"
-    won = [goal for goal, name in best.items() if name == row["kernels"]]
-    return f"best by {', '.join(won)}" if won else "dominated" if row["dominated"] else ""
+def note(summary: SetSummary, best: dict[str, str]) -> str:
+    """Which goals a set is the best by, or whether it is dominated."""
+    won = [goal for goal, name in best.items() if name == summary.kernels]
+    return f"best by {', '.join(won)}" if won else "dominated" if summary.dominated else ""
 
 
-def rate(window: Any) -> float:
+def rate(window: "Window") -> float:
     """Tokens per second of decode."""
     seconds = sum(end - start for start, end in window.spans) / sources.SECOND_NS
     return float(window.tokens / seconds)
 
 
-def summaries(rows: Sequence[Row]) -> list[Row]:
-    """A row a set, quickest first: means over its windows with their 95 % intervals, null from one window."""
-    out = []
-    for name in dict.fromkeys(row["kernels"] for row in rows):
-        own = [row for row in rows if row["kernels"] == name]
-        summary: Row = {"kernels": name, "windows": len(own)}
-        for column in ("tokens_per_s", "energy_per_token_j", "edp_js", "power_w", "bytes_per_s"):
-            middle, half = _interval([row[column] for row in own])
-            summary |= {column: middle, f"{column}_half": half}
-        for column in ("sm_clock_mhz", "temperature_c", "power_limit_w", "under_cap"):
-            summary[column] = _interval([row[column] for row in own])[0]
-        out.append(summary)
-    out.sort(key=lambda row: -row["tokens_per_s"])
-    return [{**row, "dominated": _dominated(row, out)} for row in out]
+def summaries(results: Sequence[WindowResult]) -> list[SetSummary]:
+    """Summarise each set over its windows, quickest first."""
+    sets = [
+        _summary(name, [result for result in results if result.kernels == name])
+        for name in dict.fromkeys(result.kernels for result in results)
+    ]
+    sets.sort(key=lambda one: -one.tokens_per_s)
+    return [replace(one, dominated=_is_dominated(one, sets)) for one in sets]
 
 
-def choose(frontier: Sequence[Row], goal: str) -> str:
+def _summary(name: str, results: Sequence[WindowResult]) -> SetSummary:
+    tokens_per_s, tokens_per_s_half = _interval([result.tokens_per_s for result in results])
+    bytes_per_s, bytes_per_s_half = _interval([result.bytes_per_s for result in results])
+    energy_j, energy_j_half = _interval([result.energy_per_token_j for result in results])
+    edp_js, edp_js_half = _interval([result.edp_js for result in results])
+    power_w, power_w_half = _interval([result.power_w for result in results])
+    assert tokens_per_s is not None  # each window has both
+    assert bytes_per_s is not None
+    return SetSummary(
+        kernels=name,
+        windows=len(results),
+        tokens_per_s=tokens_per_s,
+        tokens_per_s_half=tokens_per_s_half,
+        energy_per_token_j=energy_j,
+        energy_per_token_j_half=energy_j_half,
+        edp_js=edp_js,
+        edp_js_half=edp_js_half,
+        power_w=power_w,
+        power_w_half=power_w_half,
+        bytes_per_s=bytes_per_s,
+        bytes_per_s_half=bytes_per_s_half,
+        sm_clock_mhz=_interval([result.sm_clock_mhz for result in results])[0],
+        temperature_c=_interval([result.temperature_c for result in results])[0],
+        power_limit_w=_interval([result.power_limit_w for result in results])[0],
+        under_cap=_interval([result.under_cap for result in results])[0],
+        dominated=False,  # until it is compared with the others
+    )
+
+
+def choose(frontier: Sequence[SetSummary], goal: str) -> str:
     """The set with the best mean by the goal; the quickest where joules are not known."""
-    if goal == "speed" or any(row["energy_per_token_j"] is None for row in frontier):
-        return str(max(frontier, key=lambda row: row["tokens_per_s"])["kernels"])
-    column = "energy_per_token_j" if goal == "energy" else "edp_js"
-    return str(min(frontier, key=lambda row: row[column])["kernels"])
+    by_energy = {one.kernels: one.energy_per_token_j for one in frontier}
+    by_edp = {one.kernels: one.edp_js for one in frontier}
+    costs = by_energy if goal == "energy" else by_edp
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    if goal == "speed" or len(known) < len(frontier):
+        return max(frontier, key=lambda one: one.tokens_per_s).kernels
+    return min(known, key=known.__getitem__)
 
 
-def _dominated(row: Row, rows: Sequence[Row]) -> bool:
+def _is_dominated(one: SetSummary, sets: Sequence[SetSummary]) -> bool:
     """Whether another set is both quicker and cheaper."""
-    joules = row["energy_per_token_j"]
-    known = [other for other in rows if other["energy_per_token_j"] is not None]
+    joules = one.energy_per_token_j
     return joules is not None and any(
-        other["tokens_per_s"] > row["tokens_per_s"] and other["energy_per_token_j"] < joules
-        for other in known
+        other.tokens_per_s > one.tokens_per_s and other.energy_per_token_j < joules
+        for other in sets
+        if other.energy_per_token_j is not None
     )
 
 
@@ -188,12 +256,8 @@ def _device(ready: MeterInfo, gpu_uuid: str | None) -> str:
     return found[0]
 
 
-def _trace(attempt: AttemptDir, node: str, device: str) -> pa.Table:
-    return read_table(attempt.trace_path(node, device), TRACE)
-
-
-def _told(window: Any, trace: pa.Table, ready: MeterInfo) -> Row:
-    """One window's rates and joules; null where the sensor did not tell."""
+def window_result(window: "Window", trace: pa.Table, ready: MeterInfo) -> WindowResult:
+    """The rates and joules of one window, by the trace of its device."""
     source, period_ms = ready["source"], ready["period_ms"]
     samples = trace.filter(pc.equal(trace["source"], source))
     power = curve.curve_of(
@@ -213,21 +277,21 @@ def _told(window: Any, trace: pa.Table, ready: MeterInfo) -> Row:
             pc.less_equal(trace["time_ns"], int(end[-1])),
         )
     )
-    return {
-        "kernels": window.kernels,
-        "tokens_per_s": window.tokens / seconds,
-        "energy_per_token_j": per_token,
-        "edp_js": None if per_token is None else per_token * seconds / window.tokens,
-        "power_w": None if joules.energy_j is None else joules.energy_j / seconds,
-        "bytes_per_s": window.bytes_per_step * window.steps / seconds,
-        "sm_clock_mhz": pc.mean(inside["sm_clock_mhz"]).as_py(),
-        "temperature_c": pc.max(inside["temperature_c"]).as_py(),
-        "power_limit_w": pc.min(inside["power_limit_w"]).as_py(),
-        "under_cap": _under_cap(inside),
-    }
+    return WindowResult(
+        kernels=window.kernels,
+        tokens_per_s=window.tokens / seconds,
+        energy_per_token_j=per_token,
+        edp_js=None if per_token is None else per_token * seconds / window.tokens,
+        power_w=None if joules.energy_j is None else joules.energy_j / seconds,
+        bytes_per_s=window.bytes_per_step * window.steps / seconds,
+        sm_clock_mhz=pc.mean(inside["sm_clock_mhz"]).as_py(),
+        temperature_c=pc.max(inside["temperature_c"]).as_py(),
+        power_limit_w=pc.min(inside["power_limit_w"]).as_py(),
+        under_cap=_under_cap(inside),
+    )
 
 
 def _under_cap(inside: pa.Table) -> float | None:
-    """The share of readings at which the software power cap held clocks back; null where none tells."""
+    """The share of readings at which the software power cap held clocks back; null without such readings."""
     bits = inside["throttle_reasons"].drop_null().to_numpy()
     return float(np.mean((bits & POWER_CAP) != 0)) if len(bits) else None

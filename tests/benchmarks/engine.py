@@ -149,9 +149,9 @@ class Meter:
     def add(self, name, start_ns, end_ns):
         self.spans.setdefault(name, []).append((start_ns, end_ns))
 
-    def window_told(self, window):
-        """One row of what `wattflow tune` tells of a window; once this has closed."""
-        return tune._told(window, self._trace(), self._ready)
+    def window_result(self, window):
+        """What `wattflow tune` makes of a window; once this has closed."""
+        return tune.window_result(window, self._trace(), self._ready)
 
     def told_of_all(self, name, count):
         """The joules and watts of the node's first devices together, else what `told` tells of the first."""

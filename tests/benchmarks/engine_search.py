@@ -352,20 +352,25 @@ def frontier(who, arms, names, found):
             say(f"{name}: {stage_tune.rate(taken[-1]):.1f} tokens/s")
         taken.append(arms.window(names[-1], TUNE_S))
         meter.mark()
-    rows = [meter.window_told(window) for window in taken]
-    found["windows"] = rows
-    found["frontier"] = stage_tune.summaries(rows[:-1])
-    found["again"] = rows[-1]
+    results = [meter.window_result(window) for window in taken]
+    found["windows"] = [dataclasses.asdict(result) for result in results]
+    found["frontier"] = summaries(results[:-1])
+    found["again"] = found["windows"][-1]
     say_shares(found["frontier"])
     bench.save()
     with bench.Meter(who) as meter:
         short = [arms.window(name, TUNE_S / 2) for name in stage_tune.order(turns, 2)]
-    found["launches"] = stage_tune.summaries([meter.window_told(window) for window in short])
+    found["launches"] = summaries([meter.window_result(window) for window in short])
     say_shares(found["launches"])
     for name in names:
         engine.use_kernels(name)
         found[f"kernels of {name}"] = bench.kernels_of_a_step(who, engine)
         found[f"info of {name}"] = dict(engine.info)
+
+
+def summaries(results):
+    """The rows of `wattflow tune` over some windows."""
+    return [dataclasses.asdict(summary) for summary in stage_tune.summaries(results)]
 
 
 def say_shares(rows):

@@ -106,12 +106,14 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Find the fast engine's best kernels for a model on this GPU."""
-    config = tuning.choices(["engine=fast", *(overrides or [])], goal, windows, seconds)
-    made = tuning.tune(config, goal, windows, seconds, talk)
+    config = tuning.point_config(["engine=fast", *(overrides or [])], goal, windows, seconds)
+    result = tuning.tune(config, goal, windows, seconds, talk)
     if as_json:
-        print_json(asdict(made))
+        print_json(asdict(result))
         return
-    mark = "~" if made.source == "simulated" else ""
+    mark = "~" if result.source == "simulated" else ""
+    rows = [(asdict(one), tuning.note(one, result.best)) for one in result.frontier]
+    rows.append((asdict(result.again), "again, in a fresh window"))
     print_table(
         ["kernels", "tokens/s", "J/token", "W", "SM MHz", "degC", "under cap", "note"],
         [
@@ -122,16 +124,16 @@ def tune(
                 _plus_minus(row, "power_w", ".0f", mark),
                 *(_cell(row[name], ".0f") for name in ("sm_clock_mhz", "temperature_c")),
                 _cell(row["under_cap"], ".0%"),
-                tuning.note(row, made.best),
+                note,
             ]
-            for row in [*made.frontier, {**made.again, "again": True}]
+            for row, note in rows
         ],
         numbers=range(1, 7),
     )
     if mark:
         talk("~ marks watts and joules that were simulated, not measured.")
     talk(
-        f"kept for this GPU, driver and torch in {shown(made.kept)}: engine.kernels={goal} takes {made.best[goal]}"
+        f"kept for this GPU, driver and torch in {shown(result.kept)}: engine.kernels={goal} takes {result.best[goal]}"
     )
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from sweeps import make_sweep
 from wattflow.collect import collect
 from wattflow.config import choices, identity
 from wattflow.plan import grid
+from wattflow.run.place import Place
+from wattflow.run.resources import NodeSidecar, SharedWeights
 from wattflow.store.columns import POINT
-from wattflow.store.layout import SweepDir
+from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import TRACE
 from wattflow.store.tables import read_table
 
@@ -125,3 +128,42 @@ def test_a_failure_costs_its_own_point_of_a_shared_load(tmp_path):
     seen = run_task(sweep, ids)
     assert statuses(sweep, ids) == ["finished", "failed", "finished"]
     assert sum((phase, of) == ("load", 0) for phase, of, _, _ in seen) == 2
+
+
+class Loader:
+    """Counts the loads of weights."""
+
+    def __init__(self):
+        self.loads = 0
+
+    def load_weights(self):
+        self.loads += 1
+        return f"weights {self.loads}"
+
+
+def test_weights_are_shared_by_so_many_points_of_one_model():
+    """Two points a load: the third loads anew, as does another precision, and whoever comes after a failure."""
+    engine, weights, begun = Loader(), SharedWeights(), []
+    config = choices.from_dict(tiny("sweep.load_shared_by=2"))
+    other = replace(config, precision="bf16")
+    wanted = (config, config, config, other, other)
+    taken = [weights.take(one, engine, lambda: begun.append(1)) for one in wanted]
+    assert [text[-1] for text in taken] == ["1", "1", "2", "3", "3"]
+    weights.take(config, engine, lambda: begun.append(1))
+    weights.drop()
+    assert weights.take(config, engine, lambda: begun.append(1)) == "weights 5"
+    assert len(begun) == engine.loads == 5
+
+
+def test_other_local_ranks_have_no_sidecar(tmp_path):
+    """Local rank 0 has the node's; on the others nothing is started, and nothing is to be closed."""
+    job = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
+    sidecar = NodeSidecar(Place(1, 2, 1, "n1", "", str(tmp_path), job))
+    config = choices.from_dict(tiny())
+    assert sidecar.start(config, AttemptDir(tmp_path, "0123456789ab", 1)) is None
+    sidecar.mark()
+    assert sidecar.so_far() is None
+    assert sidecar.stop() is None
+    sidecar.close_failed()
+    sidecar.close()
+    assert list(tmp_path.iterdir()) == []

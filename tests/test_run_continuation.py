@@ -4,65 +4,26 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from partial_attempts import BATCHES, slow, start, three_attempts
 from processes import until
-from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
+from sweeps import make_sweep
 
 from wattflow.collect import collect
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.run import continuation
-from wattflow.run.local import RankJob
-from wattflow.run.place import Place, TaskEnds
 from wattflow.store import columns
 from wattflow.store.columns import POINT
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import REQUEST, SPAN, JobInfo, PartialAttempt
+from wattflow.store.schema import REQUEST, SPAN, PartialAttempt
 from wattflow.store.tables import read_table
 from wattflow.workload import prompts, tokenizer
-
-JOB: JobInfo = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
-BATCHES = 6
-
-
-def slow(**over: Any) -> dict[str, Any]:
-    """Six batches of two prompts, some 0.5 s each; 70 W whatever the machine does."""
-    keys = {
-        "engine__name": "synthetic",
-        "engine__device": "cpu",
-        "engine__synthetic_ms_per_token": 60.0,
-        "power__meter": "simulated",
-        "power__simulated_idle_w": 70.0,
-        "power__simulated_full_w": 70.0,
-        "power__poll_ms": 20,
-        "power__idle_s": 0.1,
-        "n_prompts": 2 * BATCHES,
-        "batch_size": 2,
-        "max_gen_len": 8,
-        "max_seq_len": 512,
-        "sweep__on_interrupt": "continue",
-    }
-    return choices(**{**keys, **over})
-
-
-def start(sweep: SweepDir, point_id: str, spool: Path, world: int = 1) -> list[subprocess.Popen]:
-    """The ranks of one attempt as processes of this machine."""
-    spool.mkdir()
-    ranks = []
-    for rank in range(world):
-        place = Place(rank, world, rank, "n1", f"file://{spool}/meet", str(spool), JOB)
-        text = json.dumps(asdict(RankJob(str(sweep.path), point_id, 0, TaskEnds(), place)))
-        with (spool / f"rank{rank}.log").open("w") as log:
-            command = [sys.executable, "-m", "wattflow.run.local", text]
-            ranks.append(subprocess.Popen(command, stdout=log, stderr=log))
-    return ranks
 
 
 def interrupt(ranks: list[subprocess.Popen], spool: Path, after_batches: int, signum: int) -> None:
@@ -79,7 +40,7 @@ def interrupt(ranks: list[subprocess.Popen], spool: Path, after_batches: int, si
 
 @pytest.fixture
 def spool():
-    folder = Path(tempfile.mkdtemp(prefix="wattflow-pieces-"))
+    folder = Path(tempfile.mkdtemp(prefix="wattflow-partial-"))
     yield folder / "spool"
     shutil.rmtree(folder)
 
@@ -159,7 +120,7 @@ def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
 
 def test_a_point_of_which_nothing_is_left_to_run_is_finished_at_once(tmp_path, spool):
     """Interrupted in its last idle window: the next attempt measures nothing, and the row has all batches."""
-    sweep, attempts, point = three_pieces(tmp_path, slow(engine__synthetic_ms_per_token=0.1))
+    sweep, attempts, point = three_attempts(tmp_path, slow(engine__synthetic_ms_per_token=0.1))
     record = attempts[2].read_record()
     assert record is not None
     record["status"] = "interrupted"
@@ -190,41 +151,15 @@ def prompts_sha256(point: dict[str, Any]) -> str:
 # --- from files whose joules are known by hand ----------------------------------------------------
 
 
-def three_pieces(
-    folder: Path, point: dict[str, Any] | None = None, *, second_boundary: str = "gpu"
-) -> tuple[SweepDir, list[AttemptDir], dict[str, Any]]:
-    """Three attempts of 2, 1 and 3 batches at 70, 100 and 50 W; the last one finished."""
-    point = {**(point or slow()), "n_prompts": 24, "batch_size": 4}
-    sweep = make_sweep(folder / "demo", [point])
-    attempts, listed, first = [], [], 0
-    for number, (batches, power_w) in enumerate([(2, 70.0), (1, 100.0), (3, 50.0)], 1):
-        made = Made(
-            [Gpu("GPU-0", constant(power_w))],
-            batches=batches,
-            first_batch=first,
-            boundary=second_boundary if number == 2 else "gpu",
-        )
-        attempt = make_attempt(sweep, point, made)
-        listed.append({"attempt": number, "first_batch": first, "batches": batches})
-        record = attempt.read_record()
-        assert record is not None
-        record["status"] = "finished" if number == 3 else "interrupted"
-        record["pieces"] = list(listed)
-        attempt.write_record(record)
-        attempts.append(attempt)
-        first += batches
-    return sweep, attempts, point
-
-
 def rows_of(sweep: SweepDir) -> list[dict[str, Any]]:
     collect.collect(sweep)
     rows: list[dict[str, Any]] = read_table(sweep.points_path, POINT).to_pylist()
     return rows
 
 
-def test_joules_are_summed_over_the_windows_of_the_pieces(tmp_path):
+def test_joules_are_summed_over_the_windows_of_partial_attempts(tmp_path):
     """Windows of 8.5, 4 and 13 s at 70, 100 and 50 W are 1,645 J and 25.5 s; each attempt's phases are its own."""
-    sweep, _, _ = three_pieces(tmp_path)
+    sweep, _, _ = three_attempts(tmp_path)
     *earlier, whole = rows_of(sweep)
     assert [row["energy_j"] for row in earlier] == [None, None]
     assert whole["energy_j"] == pytest.approx(8.5 * 70 + 4 * 100 + 13 * 50, rel=1e-6)
@@ -240,17 +175,17 @@ def test_joules_are_summed_over_the_windows_of_the_pieces(tmp_path):
         assert sum(p["energy_j"] for p in own) == pytest.approx(energy_j, rel=1e-6)
 
 
-def test_pieces_by_different_kinds_of_meter_have_no_joules(tmp_path):
+def test_partial_attempts_by_different_kinds_of_meter_have_no_joules(tmp_path):
     """A GPU's joules and a host's are not added up."""
-    sweep, _, _ = three_pieces(tmp_path, second_boundary="host")
+    sweep, _, _ = three_attempts(tmp_path, second_boundary="host")
     whole = rows_of(sweep)[-1]
     assert (whole["energy_j"], whole["power_w"]) == (None, None)
     assert {"mixed_boundary", "in_pieces"} <= set(whole["reasons"])
 
 
-def test_a_lost_piece_costs_the_row_and_says_which_file(tmp_path):
+def test_a_lost_partial_attempt_costs_the_row_and_says_which_file(tmp_path):
     """The joules of the attempt that continued from it are unknown without it."""
-    sweep, attempts, _ = three_pieces(tmp_path)
+    sweep, attempts, _ = three_attempts(tmp_path)
     attempts[0].spans_path("node1").write_bytes(b"PAR1")
     whole = rows_of(sweep)[-1]
     assert (whole["reasons"], whole["energy_j"]) == (["damaged"], None)
@@ -262,8 +197,8 @@ def test_a_lost_piece_costs_the_row_and_says_which_file(tmp_path):
     [("nothing", 3), ("second trace", 2), ("second requests", 2), ("first spans", 0), ("first", 0)],
 )
 def test_an_attempt_goes_on_from_what_is_whole_alone(damage, batches, tmp_path):
-    """Of two pieces of 2 and 1 batches: what is missing or damaged is run again, with all after it."""
-    sweep, attempts, point = three_pieces(tmp_path)
+    """Of two partial attempts of 2 and 1 batches: what is missing or damaged is run again, with all after it."""
+    sweep, attempts, point = three_attempts(tmp_path)
     shutil.rmtree(attempts[2].path)
     if damage == "second trace":
         attempts[1].trace_path("node1", "GPU-0").unlink()
@@ -278,6 +213,6 @@ def test_an_attempt_goes_on_from_what_is_whole_alone(damage, batches, tmp_path):
 
 def test_what_is_run_again_on_purpose_starts_anew(tmp_path):
     """`resume --force` names the newest attempt; nothing up to it is gone on from."""
-    sweep, attempts, point = three_pieces(tmp_path)
+    sweep, attempts, point = three_attempts(tmp_path)
     shutil.rmtree(attempts[2].path)
     assert continuation.find(sweep, identity.point_id(point), after=2).batches == 0

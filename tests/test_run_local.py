@@ -1,0 +1,123 @@
+"""Ranks as processes of this machine: how they are started, and what is kept when they are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+from commands import call as command_line
+from local_runs import SMALL, call
+from processes import until
+from sweeps import choices, make_sweep
+
+import wattflow
+from wattflow.config import identity
+from wattflow.run import local
+from wattflow.run.local import RankJob
+from wattflow.run.place import Place, Progress, TaskEnds
+from wattflow.store import rank_errors
+from wattflow.store.rank_errors import RankError
+
+JOB = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
+
+
+def process(code):
+    """A rank's stand-in."""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_job_comes_out_of_json_as_it_went_in():
+    """The ends of the task and the place are values again, not dictionaries."""
+    place = Place(1, 2, 1, "n1", "file:///meet", "/spool", JOB)
+    job = RankJob("/sweeps/demo", "0123456789ab", 3, TaskEnds(first=True, last=False), place)
+    assert RankJob.from_json(json.dumps(asdict(job))) == job
+
+
+def test_only_lines_of_progress_are_passed_on():
+    """What else rank 0 prints is no progress; it is waited for."""
+    lines = 'print("hello"); print(\'{"progress": {"phase": "batches", "done": 1, "of": 4}}\')'
+    seen = []
+    rank0 = process(lines)
+    local._follow(rank0, "0123456789ab", lambda *one: seen.append(one))
+    assert seen == [("0123456789ab", Progress("batches", 1, 4))]
+    assert rank0.returncode == 0
+
+
+def test_a_killed_rank_is_the_cause_where_others_only_lost_it(tmp_path):
+    """Rank 1 died by SIGKILL and rank 0 met a closed connection: the record names rank 1, and both logs are kept."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "demo", [point])
+    attempt = sweep.claim_attempt(identity.point_id(point))
+    rank_errors.write(attempt, RankError(0, 70, interrupted=False, error="connection closed"))
+    for rank in (0, 1):
+        (tmp_path / f"rank{rank}.log").write_text(f"log of {rank}")
+    local._close_unfinished(attempt, tmp_path, [1, -signal.SIGKILL])
+    record = attempt.read_record()
+    assert (record["status"], record["error_rank"]) == ("failed", 1)
+    assert record["error"] == "rank 1 was killed: SIGKILL."
+    assert (attempt.logs / "rank1.log").read_text() == "log of 1"
+
+
+def test_ranks_that_left_nothing_are_recorded_by_their_exit_codes(tmp_path):
+    """Neither record nor error: the codes are what is known."""
+    point = choices()
+    sweep = make_sweep(tmp_path / "demo", [point])
+    attempt = sweep.claim_attempt(identity.point_id(point))
+    local._close_unfinished(attempt, tmp_path, [0, 3])
+    assert attempt.read_record()["error"] == "ranks ended: rank 1 with 3"
+
+
+def _rank(point_folder, rank):
+    """The pid of one rank of the running point, from the processes' command lines."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if (
+            b"wattflow.run.local" in words
+            and str(point_folder).encode() in words[-2]
+            and b'"rank": %d,' % rank in words[-2]
+        ):
+            return int(path.parent.name)
+    return None
+
+
+def _status_of_failures(where):
+    """What `status` prints once it ends with 3: all points are over, and some failed."""
+    done = command_line("status", "hurt", cwd=where)
+    return done if done.returncode == 3 else None
+
+
+def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
+    """kill -9 of rank 1: the point is failed with a reason and a log, the other is done; resume mends it."""
+    words = [
+        *SMALL,
+        "engine=synthetic",
+        "engine.synthetic_ms_per_token=200",
+        f"cluster.spool_dir={tmp_path}",
+        "sweep=hurt",
+        "sweep.repeats=1",
+    ]
+    call("submit", *words, "shards=2", "batch_size=3,6", cwd=tmp_path)
+    sweep = tmp_path / "sweeps" / "hurt"
+    until(lambda: list(tmp_path.glob("wattflow-*/*/spans-rank0.arrow")))
+    os.kill(until(lambda: _rank(sweep, 1)), signal.SIGKILL)
+    status = until(lambda: _status_of_failures(tmp_path))
+    assert status.stdout.count("\tdone\t") == 1
+    assert status.stdout.count("\tfailed\t") == 1
+    assert "rank 1 was killed: SIGKILL" in status.stderr
+    assert "wattflow resume" in status.stderr
+    call("resume", "hurt", "--wait", cwd=tmp_path)
+    attempts = sorted(path.name for path in sweep.glob("points/*/attempt-*"))
+    assert attempts == ["attempt-1", "attempt-1", "attempt-2"]
+    results = wattflow.open_sweep(sweep)
+    assert results.points["counts"].to_list() == [True, True]
+    # its traces were closed: simulated watts lie between 40 and 120
+    (failed,) = results.attempts.filter(pl.col("status") == "failed").to_dicts()
+    assert failed["unfinished_source"] == "simulated"
+    assert 40.0 <= failed["unfinished_energy_j"] / failed["unfinished_s"] <= 120.0 * (1 + 1e-9)
