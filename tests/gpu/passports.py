@@ -12,16 +12,15 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from wattflow.calibrate.documents import Passport, Sensor  # noqa: E402 - the path
 from wattflow.calibrate.sources import COUNTER, NAMES, POWER  # noqa: E402 - the path
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- passports: begin -->", "<!-- passports: end -->"
-Passport = dict[str, Any]
 
 
 def shown(text: str) -> str:
@@ -73,8 +72,8 @@ def of_one(name: str, one: Passport) -> Iterator[str]:
     ]
     yield "| " + " | ".join([*heads, "on alone", "off alone"]) + " |"
     yield "| --- " * 7 + "|"
-    for source, told in one["sources"].items():
-        yield "| " + " | ".join([NAMES[source], *sensor_cells(told)]) + " |"
+    for source, of in one["sources"].items():
+        yield "| " + " | ".join([NAMES[source], *sensor_cells(of)]) + " |"
     yield ""
     buffer = one["sources"].get("nvml_buffer", {})
     if buffer:
@@ -98,15 +97,15 @@ def of_one(name: str, one: Passport) -> Iterator[str]:
             yield f"![{about}](passports/{name}-{which}.png)\n"
 
 
-def sensor_cells(told: Passport) -> list[str]:
-    period, answer = told["period_ms"], told["answer"]
+def sensor_cells(sensor: Sensor) -> list[str]:
+    period, answer = sensor["period_ms"], sensor["answer"]
     cells = [
-        f"{told['beat_ms'] or period['median']:.1f} ({period['p5']:.1f} to {period['p95']:.1f})"
+        f"{sensor['beat_ms'] or period['median']:.1f} ({period['p5']:.1f} to {period['p95']:.1f})"
         if period
         else "-"
     ]
     if answer is None:
-        return [*cells, "-", "-", told["answer_reason"], "-", "-"]
+        return [*cells, "-", "-", str(sensor["answer_reason"]), "-", "-"]
     cells += [f"{answer['lag_ms']:.1f}", f"{answer['window_ms']:.1f}"]
     cells.append(f"{answer['shape']}, {100 * answer['rms']:.1f} % left, {answer['edges']} edges")
     for which in ("on", "off"):
@@ -116,7 +115,7 @@ def sensor_cells(told: Passport) -> list[str]:
 
 
 def idle(one: Passport) -> Iterator[str]:
-    told = []
+    states = []
     for state, of in one["idle_w"].items():
         if of is not None:
             each = (
@@ -124,8 +123,8 @@ def idle(one: Passport) -> Iterator[str]:
                 if len(of["buffer"]) < 2
                 else f" ({' and '.join(f'{w:.1f}' for w in of['buffer'])})"
             )
-            told.append(f"{state} {of['power_w']:.1f} W{each}")
-    yield f"Idle: {'; '.join(told)}.\n"
+            states.append(f"{state} {of['power_w']:.1f} W{each}")
+    yield f"Idle: {'; '.join(states)}.\n"
 
 
 def aliasing(one: Passport) -> Iterator[str]:
@@ -160,9 +159,9 @@ def costs(one: Passport) -> Iterator[str]:
     for source, of in one["costs_ms"].items():
         cells = [NAMES[source]]
         for name in ("idle", "busy"):
-            told = of.get(name)
+            cost = of.get(name)
             cells += (
-                ["-", "-"] if told is None else [f"{told['median']:.3f}", f"{told['most']:.2f}"]
+                ["-", "-"] if cost is None else [f"{cost['median']:.3f}", f"{cost['most']:.2f}"]
             )
         yield "| " + " | ".join(cells) + " |"
     yield ""
