@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from sweeps import ABOUT, choices, make_sweep
+from sweeps import ABOUT, choices, id_of, make_sweep
 
 from wattflow.collect.collect import collect
-from wattflow.config import identity
 from wattflow.config.choices import Power
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.spans import SpanLog, close_node
@@ -87,7 +86,7 @@ def new_attempt(path: Path) -> tuple[SweepDir, AttemptDir]:
     """A sweep of one point, and the first attempt at it."""
     point = point_of(path)
     sweep = make_sweep(path, [point])
-    return sweep, sweep.claim_attempt(identity.point_id(point))
+    return sweep, sweep.claim_attempt(id_of(point))
 
 
 def finish(

@@ -4,10 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweeps import choices
+from sweeps import choices, plan_point
 
-from wattflow.config import identity
-from wattflow.plan.points import Plan, Point
+from wattflow.plan.points import Plan
 from wattflow.store.files import write_json
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SCHEMA_VERSION, JobInfo, Record
@@ -17,7 +16,7 @@ from wattflow.submit import journal, send, status
 def make_plan(folder: Path, count: int, **over: Any) -> Plan:
     settings = {"cluster__launcher": "slurm", "cluster__name": "site", **over}
     made = [choices(seed=seed, **settings) for seed in range(count)]
-    points = [Point(identity.point_id(one), one, None) for one in made]
+    points = [plan_point(one) for one in made]
     return Plan("demo", SweepDir(folder / "demo"), [], points, 0)
 
 

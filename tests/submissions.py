@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sweeps import choices
+from sweeps import choices, plan_point
 
-from wattflow.config import identity
 from wattflow.plan.points import Plan, Point
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal
@@ -13,7 +12,7 @@ from wattflow.submit import journal
 
 def point(**over: Any) -> Point:
     made = choices(**{"cluster__launcher": "slurm", "cluster__name": "site", **over})
-    return Point(identity.point_id(made), made, None)
+    return plan_point(made)
 
 
 def plan(folder: Path, *points: Point) -> Plan:

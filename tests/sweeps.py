@@ -13,6 +13,7 @@ import wattflow
 from wattflow.collect.collect import collect
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
+from wattflow.plan.points import Point
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
@@ -91,7 +92,17 @@ def choices(**over: Any) -> dict[str, Any]:
         for part in path:
             target = target[part]
         target[last] = value
-    return config_choices.resolve(made)
+    return config_choices.to_dict(config_choices.resolve(config_choices.from_dict(made)))
+
+
+def id_of(point: dict[str, Any]) -> str:
+    """The point_id of resolved choices."""
+    return identity.point_id(config_choices.from_dict(point))
+
+
+def plan_point(point: dict[str, Any], reason: str | None = None) -> Point:
+    """A point as a plan has it."""
+    return Point(id_of(point), config_choices.from_dict(point), reason)
 
 
 def make_sweep(
@@ -102,7 +113,7 @@ def make_sweep(
     sweep.make()
     reasons = [*reasons, *[None] * (len(points) - len(reasons))]
     rows = [
-        GridPoint(identity.point_id(point), i, reason, json.dumps(point))
+        GridPoint(id_of(point), i, reason, json.dumps(point))
         for i, (point, reason) in enumerate(zip(points, reasons, strict=True))
     ]
     write_grid(sweep.grid_path, rows)
@@ -225,8 +236,7 @@ def _readings(stamps: np.ndarray, source: str, **values: Any) -> pa.Table:
 
 def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptDir:
     """One attempt at a point, its record written last."""
-    point_id = identity.point_id(point)
-    attempt = sweep.claim_attempt(point_id)
+    attempt = sweep.claim_attempt(id_of(point))
     spans = spans_of(made)
     nodes = list(dict.fromkeys(gpu.node for gpu in made.gpus))
     for node in nodes:
@@ -253,7 +263,7 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
     started_ns = START_NS + round(made.started_s * 1e9)
     record: Record = {
         "schema_version": SCHEMA_VERSION,
-        "point_id": point_id,
+        "point_id": attempt.point_id,
         "attempt": attempt.number,
         "status": made.status,
         "error": None if made.status == "finished" else "the checkpoint ends early",

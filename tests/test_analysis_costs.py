@@ -142,7 +142,7 @@ def test_costs_change_no_id():
     words = ["cluster.cost.carbon_g_per_kwh=56", "cluster.cost.carbon_source=x"]
     (priced,) = plan(["n_prompts=8", "sweep.repeats=1", *words]).points
     assert plain.point_id == priced.point_id
-    assert priced.choices["cluster"]["cost"]["carbon_g_per_kwh"] == 56.0
+    assert priced.config.cluster.cost.carbon_g_per_kwh == 56.0
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from collected import cut, one, rows, text
-from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
+from sweeps import START_NS, Gpu, Made, choices, constant, id_of, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect
-from wattflow.config import identity
 from wattflow.store.columns import PHASE, POINT
 
 
@@ -65,7 +64,7 @@ def test_points_without_attempts(tmp_path):
     """A point never tried waits, one that cannot run is infeasible with its figures, one being run is unfinished."""
     points = [choices(repeat=0), choices(shards=3), choices(repeat=1)]
     sweep = make_sweep(tmp_path / "s", points, [None, "shards=3 does not divide n_heads=32", None])
-    sweep.claim_attempt(identity.point_id(points[2]))
+    sweep.claim_attempt(id_of(points[2]))
     found = rows(sweep)
     assert [row["status"] for row in found] == ["waiting", "infeasible", "running"]
     assert [row["reasons"] for row in found] == [["waiting"], ["infeasible"], ["unfinished"]]
@@ -118,7 +117,7 @@ def test_a_thousand_failed_points_are_quick(tmp_path):
     points = [choices(seed=i) for i in range(1000)]
     sweep = make_sweep(tmp_path / "s", points)
     for point in points:
-        attempt = sweep.claim_attempt(identity.point_id(point))
+        attempt = sweep.claim_attempt(id_of(point))
         record = {
             "schema_version": 1,
             "point_id": attempt.point_id,

@@ -1,7 +1,5 @@
 """The choices of a point: what is hashed, what is filled in, what is refused."""
 
-from copy import deepcopy
-
 import pytest
 
 from wattflow.config import checks, identity
@@ -11,14 +9,8 @@ from wattflow.errors import RefusedError
 
 def choices(**changed):
     """Resolved default choices with named keys changed; dots are written as double underscores."""
-    made = config_choices.to_dict(config_choices.Config())
-    for key, value in changed.items():
-        *parents, leaf = key.split("__")
-        here = made
-        for parent in parents:
-            here = here[parent]
-        here[leaf] = value
-    return config_choices.resolve(made)
+    values = {key.replace("__", "."): value for key, value in changed.items()}
+    return config_choices.resolve(config_choices.with_leaves(config_choices.Config(), values))
 
 
 # Ids that stand on people's disks. One that changes makes every sweep run again: raise ID_VERSION and say so in the
@@ -77,26 +69,26 @@ def test_what_changes_the_measurement_changes_the_id(key, value):
 
 def test_a_key_at_its_default_leaves_the_id_alone():
     """A new key with a default does not change the ids of old points: only differences are hashed."""
-    without = deepcopy(choices())
+    without = config_choices.to_dict(choices())
     del without["top_p"]
-    assert identity.point_id(without) == identity.point_id(choices())
+    assert identity.point_id(config_choices.from_dict(without)) == identity.point_id(choices())
 
 
 def test_nodes_follow_from_shards_and_gpus_per_node():
     """Five ranks on nodes of two GPUs take three nodes."""
-    assert choices(shards=5, cluster__gpus_per_node=2)["nodes"] == 3
+    assert choices(shards=5, cluster__gpus_per_node=2).nodes == 3
 
 
 def test_dummy_weights_make_every_token_and_real_ones_stop():
     """The stop rule follows from the weights where it is not given."""
-    assert choices()["stop"] == "length"
-    assert choices(weights="hf")["stop"] == "eos"
-    assert choices(weights="hf", stop="length")["stop"] == "length"
+    assert choices().stop == "length"
+    assert choices(weights="hf").stop == "eos"
+    assert choices(weights="hf", stop="length").stop == "length"
 
 
 def test_room_for_a_prompt_of_512_tokens():
     """The default of max_seq_len leaves 512 tokens for the prompt."""
-    assert choices(max_gen_len=100)["max_seq_len"] == 612
+    assert choices(max_gen_len=100).max_seq_len == 612
 
 
 @pytest.mark.parametrize(
@@ -119,8 +111,24 @@ def test_choices_survive_the_way_through_json():
     import json
 
     made = choices(
-        model__rope_scaling=config_choices.to_dict(config_choices.RopeScaling(factor=4.0))
+        model__rope_scaling=config_choices.RopeScaling(factor=4.0),
+        sweep__exclude=[config_choices.Exclude({"shards": 2}, "too slow")],
+        cluster__power_caps={"300": "cap300"},
     )
-    typed = config_choices.from_dict(json.loads(json.dumps(made)))
-    assert typed.model.rope_scaling == config_choices.RopeScaling(factor=4.0)
-    assert identity.point_id(config_choices.to_dict(typed)) == identity.point_id(made)
+    written = json.dumps(config_choices.to_dict(made))
+    assert config_choices.from_dict(json.loads(written)) == made
+
+
+def test_llama_3_1_s_rope_is_hashed_whole():
+    """The id that this point had on people's disks: all four numbers, those at their defaults too."""
+    made = choices(model__name="llama-3.1-8b", model__rope_scaling=config_choices.RopeScaling())
+    assert identity.hashed(made) == {
+        "model.name": "llama-3.1-8b",
+        "model.rope_scaling.factor": 8.0,
+        "model.rope_scaling.low_freq_factor": 1.0,
+        "model.rope_scaling.high_freq_factor": 4.0,
+        "model.rope_scaling.original_max_position": 8192,
+        "max_seq_len": 768,
+        "nodes": 1,
+        "stop": "length",
+    }

@@ -19,7 +19,7 @@ from wattflow.cli.app import VERBS as ALL_VERBS
 from wattflow.cli.app import command as command_of
 from wattflow.collect.collect import collect
 from wattflow.collect.figures import DUMMY_DATA
-from wattflow.config.choices import Config, to_dict
+from wattflow.config.choices import Config, with_leaves
 from wattflow.config.identity import DEFAULTS, hashed
 from wattflow.plan import grid
 from wattflow.store.columns import PHASE, POINT
@@ -181,12 +181,7 @@ def test_commands_md_has_every_key_with_its_default():
 def test_commands_md_says_what_makes_the_point_id():
     """A key is marked as part of the id if and only if another value of it is hashed."""
     for key, (_, _, _, in_id) in key_rows().items():
-        choices = to_dict(Config())
-        here = choices
-        *path, leaf = key.split(".")
-        for part in path:
-            here = here[part]
-        here[leaf] = "another"
+        choices = with_leaves(Config(), {key: "another"})
         assert (in_id == "yes") == (key in hashed(choices)), key
 
 

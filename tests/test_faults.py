@@ -18,6 +18,7 @@ from chaos.model_slurm import ModelSlurm
 from sweeps import Gpu, Made, make_attempt
 
 from wattflow.collect import collect
+from wattflow.config.choices import to_dict
 from wattflow.errors import DamagedError, WattflowError
 from wattflow.plan.points import Plan
 from wattflow.slurm import client
@@ -150,7 +151,7 @@ def test_a_damaged_record_costs_its_attempt_and_resume_runs_the_point_again(mode
     made = kills.demo(tmp_path, 2)
     send.submit(made)
     for point in made.points:
-        make_attempt(made.sweep, point.choices, Made([Gpu("GPU-0")]))
+        make_attempt(made.sweep, to_dict(point.config), Made([Gpu("GPU-0")]))
     for job in (model.folder / "jobs").iterdir():
         (job / "state").write_text("cancelled\n")
     record = made.sweep.attempts(made.points[0].point_id)[0].record_path
@@ -177,7 +178,7 @@ def test_damaged_results_are_collected_anew(model, tmp_path):
     """points.parquet is what follows from the attempts: cut, it is no trouble to status and is written again."""
     made = kills.demo(tmp_path, 2)
     send.submit(made)
-    make_attempt(made.sweep, made.points[0].choices, Made([Gpu("GPU-0")]))
+    make_attempt(made.sweep, to_dict(made.points[0].config), Made([Gpu("GPU-0")]))
     collect.collect(made.sweep)
     whole = made.sweep.points_path.read_bytes()
     made.sweep.points_path.write_bytes(whole[: len(whole) // 2])
@@ -191,7 +192,7 @@ def test_a_collected_point_whose_attempts_were_removed_is_not_called_done_for_ev
     """Its folder is gone: what results/ says of it is no longer true of the disk."""
     made = kills.demo(tmp_path, 1)
     send.submit(made)
-    attempt = make_attempt(made.sweep, made.points[0].choices, Made([Gpu("GPU-0")]))
+    attempt = make_attempt(made.sweep, to_dict(made.points[0].config), Made([Gpu("GPU-0")]))
     collect.collect(made.sweep)
     attempt.path.parent.rename(tmp_path / "elsewhere")
     client.forget()
@@ -202,7 +203,7 @@ def test_a_sweep_moved_to_another_path_goes_on_there(model, tmp_path):
     """No job lives: its journal, status and resume hold no path of old; the points that are sent look there."""
     made = kills.demo(tmp_path, 3)
     send.submit(made)
-    make_attempt(made.sweep, made.points[0].choices, Made([Gpu("GPU-0")]))
+    make_attempt(made.sweep, to_dict(made.points[0].config), Made([Gpu("GPU-0")]))
     for job in (model.folder / "jobs").iterdir():
         (job / "state").write_text("cancelled\n")
     moved = SweepDir(tmp_path / "archive" / "renamed")

@@ -5,9 +5,7 @@ import random
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from wattflow.config.checks import check
 from wattflow.config.choices import resolve
 from wattflow.config.identity import point_id
 from wattflow.errors import RefusedError
@@ -25,7 +23,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def leaves(words, *keys):
     """The values of some keys of each point, in the grid's order."""
     _, points, _ = grid.expand(words)
-    return [tuple(point.choices[key] for key in keys) for point in points]
+    return [tuple(getattr(point.config, key) for key in keys) for point in points]
 
 
 def test_lists_multiply_with_the_last_one_fastest():
@@ -47,15 +45,15 @@ def test_ranges_and_choices_are_hydras():
 def test_globs_name_config_groups():
     """A glob over a group takes every file of the group that matches."""
     _, points, _ = grid.expand([*ONE, "model=glob(llama-3-*)"])
-    assert {point.choices["model"]["name"] for point in points} == {"llama-3-8b", "llama-3-70b"}
+    assert {point.config.model.name for point in points} == {"llama-3-8b", "llama-3-70b"}
 
 
 def test_a_grid_file_is_an_ordinary_multirun_file():
     """hydra.sweeper.params of a file in conf/grid make the axes, its other keys the fixed choices."""
     _, points, _ = grid.expand(["grid=demo"])
     assert len(points) == 8
-    assert {p.choices["max_gen_len"] for p in points} == {32}
-    assert {(p.choices["shards"], p.choices["batch_size"]) for p in points} == {
+    assert {p.config.max_gen_len for p in points} == {32}
+    assert {(p.config.shards, p.config.batch_size) for p in points} == {
         (1, 4),
         (1, 8),
         (2, 4),
@@ -66,13 +64,13 @@ def test_a_grid_file_is_an_ordinary_multirun_file():
 def test_words_win_over_the_grid_file():
     """A key given on the command line replaces the axis of the file."""
     _, points, _ = grid.expand(["grid=demo", "shards=1", "sweep.repeats=1"])
-    assert [p.choices["shards"] for p in points] == [1, 1]
+    assert [p.config.shards for p in points] == [1, 1]
 
 
 def test_repeats_are_points_of_their_own():
     """Three repeats of one combination are three points, alike but for `repeat`."""
     _, points, _ = grid.expand(["n_prompts=8"])
-    assert [p.choices["repeat"] for p in points] == [0, 1, 2]
+    assert [p.config.repeat for p in points] == [0, 1, 2]
     assert len({p.point_id for p in points}) == 3
 
 
@@ -86,7 +84,7 @@ def test_zipped_groups_and_values_advance_together():
     """A group and a plain key can be zipped."""
     words = [*ONE, "sweep.zip=[[model,shards]]", "model=llama-7b,llama-65b", "shards=1,8"]
     _, points, _ = grid.expand(words)
-    assert [(p.choices["model"]["name"], p.choices["shards"]) for p in points] == [
+    assert [(p.config.model.name, p.config.shards) for p in points] == [
         ("llama-7b", 1),
         ("llama-65b", 8),
     ]
@@ -212,8 +210,8 @@ def test_a_sites_own_conf_is_found_first(tmp_path):
         "name: local\nlauncher: local\ngpus_per_node: 3\ngpu_model: own\n"
     )
     _, points, _ = grid.expand([*ONE, "cluster=mysite,local"])
-    assert points[0].choices["cluster"]["partition"] == "gpu"
-    assert points[1].choices["cluster"]["gpus_per_node"] == 3
+    assert points[0].config.cluster.partition == "gpu"
+    assert points[1].config.cluster.gpus_per_node == 3
 
 
 @pytest.mark.parametrize(
@@ -260,7 +258,7 @@ def test_a_folder_of_ones_own_hides_no_shipped_config(tmp_path):
     assert "llama-7b" in hydra.group_files("model")
     for words in ("model=llama-7b,llama-13b", "model=glob([llama-7*,llama-13*])"):
         _, points, _ = grid.expand([*ONE, "cluster=mine", words])
-        assert {point.choices["model"]["name"] for point in points} == {"llama-7b", "llama-13b"}
+        assert {point.config.model.name for point in points} == {"llama-7b", "llama-13b"}
 
 
 def test_expansion_equals_hydras_composition():
@@ -277,13 +275,14 @@ def test_expansion_equals_hydras_composition():
     _, points, _ = grid.expand(words)
     assert len(points) == 2 * 2 * 2 * 8 * 2 * 3
     for point in random.Random(0).sample(points, 20):
-        c = point.choices
-        single = ["n_prompts=8", f"model={c['model']['name']}", f"dataset={c['dataset']['name']}"]
-        single += [f"{key}={c[key]}" for key in ("shards", "batch_size", "temperature", "repeat")]
+        c = point.config
+        single = ["n_prompts=8", f"model={c.model.name}", f"dataset={c.dataset.name}"]
+        single += [
+            f"{key}={getattr(c, key)}" for key in ("shards", "batch_size", "temperature", "repeat")
+        ]
         hydra.register()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(hydra.conf_dirs()[0]), version_base="1.3"):
-            composed = OmegaConf.to_container(compose("wattflow", single), resolve=True)
-        check(composed)
+            composed = hydra.typed(compose("wattflow", single))
         assert point_id(resolve(composed)) == point.point_id
         assert resolve(composed) == c

@@ -15,10 +15,9 @@ from forgery import (
     said,
     set_cell,
 )
-from sweeps import Gpu, Made, choices, constant, make_attempt
+from sweeps import Gpu, Made, choices, constant, id_of, make_attempt
 
 from wattflow.collect.collect import collect
-from wattflow.config import identity
 from wattflow.publish.verify import verify
 from wattflow.store.layout import SweepDir
 
@@ -99,7 +98,7 @@ def test_a_changed_choice_of_the_point_id(sweep):
     verdict = verify(sweep.path)
     assert not verdict.verified
     assert verdict.right_ids == 1
-    assert f"they hash to {identity.point_id(choices(shards=2, batch_size=16))}" in said(verdict)
+    assert f"they hash to {id_of(choices(shards=2, batch_size=16))}" in said(verdict)
 
 
 def test_a_changed_choice_outside_the_point_id(sweep):
@@ -177,7 +176,7 @@ def test_an_invented_row(sweep):
 
 def test_an_attempt_that_still_runs_is_a_note(sweep):
     """A claimed attempt without a record is not a fault of what was published."""
-    sweep.claim_attempt(identity.point_id(POINTS[0]))
+    sweep.claim_attempt(id_of(POINTS[0]))
     verdict = verify(sweep.path)
     assert verdict.verified
-    assert verdict.notes == [f"point {identity.point_id(POINTS[0])}, attempt 2: not collected yet."]
+    assert verdict.notes == [f"point {id_of(POINTS[0])}, attempt 2: not collected yet."]

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from partial_attempts import BATCHES, slow, start, three_attempts
 from processes import until
-from sweeps import make_sweep
+from sweeps import id_of, make_sweep
 
 from wattflow.collect import collect
 from wattflow.config import choices as config_choices
-from wattflow.config import identity
 from wattflow.run import continuation
 from wattflow.store import columns
 from wattflow.store.columns import POINT
@@ -58,7 +57,7 @@ def answered(attempt: AttemptDir) -> list[int]:
 def test_the_next_attempt_goes_on_from_the_last_finished_batch(signum, tmp_path, spool):
     """Two batches or more and a part of the next, then the others: twelve prompts once each, joules of two windows."""
     point = slow()
-    point_id = identity.point_id(point)
+    point_id = id_of(point)
     sweep = make_sweep(tmp_path / "demo", [point])
     interrupt(start(sweep, point_id, spool), spool, 2, signum)
     ((status, (first,)),) = recorded(sweep, point_id)
@@ -102,7 +101,7 @@ def window_s(attempt: AttemptDir) -> float:
 def test_two_ranks_stop_together_after_the_batch_under_way(tmp_path, spool):
     """Only rank 0 is signalled: both end after that batch, none waits for the other, and the batch is not lost."""
     point = slow(shards=2)
-    point_id = identity.point_id(point)
+    point_id = id_of(point)
     sweep = make_sweep(tmp_path / "demo", [point])
     ranks = start(sweep, point_id, spool, world=2)
     interrupt(ranks[:1], spool, 2, signal.SIGUSR2)
@@ -131,9 +130,9 @@ def test_a_point_of_which_nothing_is_left_to_run_is_finished_at_once(tmp_path, s
         assert changed is not None
         changed["prompts"]["sha256"] = sha256
         attempt.write_record(changed)
-    (rank,) = start(sweep, identity.point_id(point), spool)
+    (rank,) = start(sweep, id_of(point), spool)
     assert rank.wait(600) == 0, (spool / "rank0.log").read_text()
-    last = sweep.attempts(identity.point_id(point))[-1]
+    last = sweep.attempts(id_of(point))[-1]
     assert (last.number, list((last.path / "traces").iterdir())) == (4, [])
     whole = rows_of(sweep)[-1]
     assert (whole["attempt"], whole["status"], whole["responses"]) == (4, "finished", 24)
@@ -208,11 +207,11 @@ def test_an_attempt_goes_on_from_what_is_whole_alone(damage, batches, tmp_path):
         attempts[0].spans_path("node1").write_bytes(b"rubbish")
     elif damage == "first":
         shutil.rmtree(attempts[0].path)
-    assert continuation.find(sweep, identity.point_id(point)).batches == batches
+    assert continuation.find(sweep, id_of(point)).batches == batches
 
 
 def test_what_is_run_again_on_purpose_starts_anew(tmp_path):
     """`resume --force` names the newest attempt; nothing up to it is gone on from."""
     sweep, attempts, point = three_attempts(tmp_path)
     shutil.rmtree(attempts[2].path)
-    assert continuation.find(sweep, identity.point_id(point), after=2).batches == 0
+    assert continuation.find(sweep, id_of(point), after=2).batches == 0

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from engine_ranks import random_weights, save_meta
-from sweeps import make_sweep
+from sweeps import id_of, make_sweep
 
 from wattflow.collect import collect
-from wattflow.config import choices, identity
+from wattflow.config import choices
 from wattflow.plan import grid
 from wattflow.run.place import Place
 from wattflow.run.resources import NodeSidecar, SharedWeights
@@ -82,7 +82,7 @@ def tiny(*words: str) -> dict[str, Any]:
     where = ["model=tiny", "dataset=alpaca", "cluster=local", "engine.device=cpu"]
     how = ["power.meter=simulated", "dataset.on_bad=truncate", "sweep.repeats=1"]
     (point,) = grid.plan([*small, *where, *how, *words]).points
-    return point.choices
+    return choices.to_dict(point.config)
 
 
 def statuses(sweep: SweepDir, ids: list[str]) -> list[str | None]:
@@ -102,7 +102,7 @@ def test_two_points_share_each_load_and_no_joule_of_it(engine, tmp_path):
     words = ("weights=meta", "stop=length", f"model.path={checkpoint}", "sweep.load_shared_by=2")
     points = [tiny(*words, f"seed={seed}", f"engine={engine}") for seed in (1, 2, 3)]
     sweep = make_sweep(tmp_path / "demo", points)
-    ids = [identity.point_id(point) for point in points]
+    ids = [id_of(point) for point in points]
     seen = run_task(sweep, ids, (checkpoint, aside))
     assert statuses(sweep, ids) == ["finished", "finished", "failed"]
     loads = [when for phase, of, when, _ in seen if (phase, of) == ("load", 0)]
@@ -124,7 +124,7 @@ def test_a_failure_costs_its_own_point_of_a_shared_load(tmp_path):
     points = [tiny(f"seed={seed}", "sweep.load_shared_by=3") for seed in (1, 2, 3)]
     points[1]["dataset"]["path"] = str(tmp_path / "nowhere.json")
     sweep = make_sweep(tmp_path / "demo", points)
-    ids = [identity.point_id(point) for point in points]
+    ids = [id_of(point) for point in points]
     seen = run_task(sweep, ids)
     assert statuses(sweep, ids) == ["finished", "failed", "finished"]
     assert sum((phase, of) == ("load", 0) for phase, of, _, _ in seen) == 2

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from submissions import plan, point, seeds
-from sweeps import choices
 
 from wattflow.errors import RefusedError
 from wattflow.plan import feasible
@@ -17,7 +16,7 @@ from wattflow.submit import send
 
 
 def shapes_of(*points: Point) -> list[slurm_shapes.Shape]:
-    return slurm_shapes.shapes([(p.point_id, p.choices) for p in points])
+    return slurm_shapes.shapes([(p.point_id, p.config) for p in points])
 
 
 CAPS = {"cluster__power_caps": {"300": "wf_cap300", "400": "partition=cap400"}}
@@ -71,10 +70,10 @@ def test_a_job_that_sets_limits_itself_asks_slurm_for_none():
 
 def test_a_cap_that_the_site_does_not_offer_is_no_point_to_send():
     """350 W is infeasible where the site offers 300 and 400, and the reason names them."""
-    made = choices(**{"cluster__launcher": "slurm", "control__power_limit_w": 350, **CAPS})
-    assert "offers 300, 400" in feasible.why_not(made)
-    local = choices(control__power_limit_w=350, cluster__launcher="local")
-    assert feasible.why_not(local) is None
+    made = point(control__power_limit_w=350, **CAPS)
+    assert "offers 300, 400" in feasible.why_not(made.config)
+    local = point(control__power_limit_w=350, cluster__launcher="local")
+    assert feasible.why_not(local.config) is None
 
 
 def test_points_that_ask_for_the_same_share_a_shape():
@@ -110,10 +109,10 @@ def test_tasks_pack_points_and_arrays_hold_no_more_tasks_than_the_site_allows():
 def test_a_block_runs_all_arms_of_a_repeat_in_one_task():
     """Three batch sizes x two repeats are two tasks of three points in the plan's order, with the time of three."""
     chosen = [
-        choices(batch_size=size, repeat=repeat, sweep__block="board", cluster__time_min=10)
+        point(batch_size=size, repeat=repeat, sweep__block="board", cluster__time_min=10)
         for size, repeat in ((8, 0), (2, 1), (4, 0), (8, 1), (2, 0), (4, 1))
     ]
-    points = [(f"{c['batch_size']}-{c['repeat']}", c) for c in chosen]
+    points = [(f"{c.config.batch_size}-{c.config.repeat}", c.config) for c in chosen]
     (shape,) = slurm_shapes.shapes(points)
     assert shape.tasks == [["8-0", "4-0", "2-0"], ["2-1", "8-1", "4-1"]]
     assert shape.cluster.time_min == 30

@@ -1,9 +1,7 @@
 """The directory of a sweep: which attempts finished."""
 
 import pytest
-from sweeps import Gpu, Made, choices, make_attempt, make_sweep
-
-from wattflow.config.identity import point_id
+from sweeps import Gpu, Made, choices, id_of, make_attempt, make_sweep
 
 
 @pytest.fixture
@@ -17,21 +15,21 @@ def sweep(tmp_path):
 
 def test_only_the_attempt_whose_record_says_so_is_finished(sweep):
     """The second of three."""
-    attempts = sweep.attempts(point_id(choices()))
+    attempts = sweep.attempts(id_of(choices()))
     assert [attempt.is_finished() for attempt in attempts] == [False, True, False]
 
 
 @pytest.mark.parametrize(("after", "finished"), [(0, True), (1, True), (2, False), (3, False)])
 def test_a_point_is_finished_by_an_attempt_above_a_number(sweep, after, finished):
     """A point that is run again is finished once a later attempt is."""
-    assert sweep.is_finished(point_id(choices()), after) is finished
+    assert sweep.is_finished(id_of(choices()), after) is finished
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"status": "finished"}', b"[" * 100_000])
 def test_a_corrupt_record_counts_as_unfinished(sweep, data):
     """Whatever it says: it may not be this attempt's."""
-    sweep.attempts(point_id(choices()))[1].record_path.write_bytes(data)
-    assert not sweep.is_finished(point_id(choices()))
+    sweep.attempts(id_of(choices()))[1].record_path.write_bytes(data)
+    assert not sweep.is_finished(id_of(choices()))
 
 
 def test_a_point_without_attempts_is_unfinished(sweep):

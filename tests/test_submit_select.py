@@ -1,9 +1,8 @@
 """Points chosen by their choices, ids and states."""
 
 import pytest
-from sweeps import choices, make_sweep
+from sweeps import choices, id_of, make_sweep
 
-from wattflow.config import identity
 from wattflow.errors import RefusedError
 from wattflow.submit import select
 
@@ -27,14 +26,14 @@ def test_points_are_chosen_by_their_choices(words, chosen, tmp_path):
         choices(batch_size=32, shards=2, cluster__gpus_per_node=2),
     ]
     sweep = make_sweep(tmp_path / "s", points)
-    assert select.choose(sweep, words, None) == {identity.point_id(points[i]) for i in chosen}
+    assert select.choose(sweep, words, None) == {id_of(points[i]) for i in chosen}
 
 
 def test_points_are_chosen_by_id_and_by_choices_together(tmp_path):
     """Without a filter there is no choice; with both, both must hold; an id of another sweep is refused."""
     points = [choices(seed=1), choices(seed=2)]
     sweep = make_sweep(tmp_path / "s", points)
-    ids = [identity.point_id(point) for point in points]
+    ids = [id_of(point) for point in points]
     assert select.choose(sweep, [], None) is None
     assert select.choose(sweep, [], [ids[0]]) == {ids[0]}
     assert select.choose(sweep, ["seed=1,2"], [ids[1]]) == {ids[1]}

@@ -187,7 +187,7 @@ def test_submit_adds_only_points_never_tried(fake, tmp_path):
 def test_points_that_cannot_run_are_kept_with_their_reason_and_not_sent(fake, tmp_path):
     """grid.parquet lists them; no task holds them."""
     good, bad = seeds(2)
-    made = plan(tmp_path, good, Point(bad.point_id, bad.choices, "needs 99 GiB of 80"))
+    made = plan(tmp_path, good, Point(bad.point_id, bad.config, "needs 99 GiB of 80"))
     sent = send.submit(made)
     assert (sent.points, sent.infeasible) == (1, 1)
     assert [point.reason for point in made.sweep.points()] == [None, "needs 99 GiB of 80"]

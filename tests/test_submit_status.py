@@ -207,7 +207,7 @@ def test_infeasible_points_keep_their_reason(fake, tmp_path):
     """They are neither failed nor waiting."""
     made = make_plan(tmp_path, 1)
     point = made.points[0]
-    made.points[0] = Point(point.point_id, point.choices, "needs 99 GiB of 80")
+    made.points[0] = Point(point.point_id, point.config, "needs 99 GiB of 80")
     send.submit(made)
     assert (only(made).state, only(made).reason) == ("infeasible", "needs 99 GiB of 80")
     assert status.exit_code(status.states(made.sweep)) == 0

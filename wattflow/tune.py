@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from wattflow.analysis.statistics import student_t
 from wattflow.collect.conditions import POWER_CAP
-from wattflow.config.choices import Config, from_dict
+from wattflow.config.choices import Config
 from wattflow.energy import curve
 from wattflow.engine import tuned_kernels
 from wattflow.engine.ranks import join
@@ -109,7 +109,7 @@ def point_config(overrides: Sequence[str], goal: str, windows: int, seconds: flo
         raise RefusedError(f"these overrides name {len(points)} points: tune takes one.")
     if points[0].reason is not None:
         raise RefusedError(points[0].reason)
-    return from_dict(points[0].choices)
+    return points[0].config
 
 
 def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> TuneResult:

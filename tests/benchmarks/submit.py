@@ -91,7 +91,7 @@ def plan_along(axis: str, folder: Path, points: int) -> dict[str, Any]:
     def work() -> None:
         made = grid.plan(words(points, folder, axis))
         assert len(made.feasible) == points
-        assert len(shapes.shapes([(p.point_id, p.choices) for p in made.feasible])) == 6
+        assert len(shapes.shapes([(p.point_id, p.config) for p in made.feasible])) == 6
 
     return timed(work)
 
@@ -107,8 +107,7 @@ def task_submit(folder: Path, points: int) -> dict[str, Any]:
     told = timed(lambda: send.submit(made))
     calls = (model.folder / "calls").read_text().splitlines()
     tasks = sum(
-        len(shape.tasks)
-        for shape in shapes.shapes([(p.point_id, p.choices) for p in made.feasible])
+        len(shape.tasks) for shape in shapes.shapes([(p.point_id, p.config) for p in made.feasible])
     )
     files = sum(len(names) for _, _, names in os.walk(made.sweep.path))
     return {
@@ -124,6 +123,7 @@ def task_status(folder: Path, points: int) -> dict[str, Any]:
     from sweeps import Gpu, Made, make_attempt
 
     from wattflow.collect import collect
+    from wattflow.config.choices import to_dict
     from wattflow.plan import grid
     from wattflow.slurm import client
     from wattflow.store.layout import SweepDir
@@ -136,7 +136,7 @@ def task_status(folder: Path, points: int) -> dict[str, Any]:
     sweep = SweepDir(made.sweep.path)
     finished = made.feasible[: points - points // 100]
     for point in finished:
-        make_attempt(sweep, point.choices, Made([Gpu("GPU-0")], batches=1, period_s=1.0))
+        make_attempt(sweep, to_dict(point.config), Made([Gpu("GPU-0")], batches=1, period_s=1.0))
     client.forget()
     before = (model.folder / "calls").read_text().count("\n")
     rows: list[Any] = []

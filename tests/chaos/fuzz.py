@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the tests share
 
 import numpy as np
-from sweeps import Gpu, Made, choices, make_attempt, make_sweep
+from sweeps import Gpu, Made, choices, id_of, make_attempt, make_sweep
 
 from wattflow.collect.attempt import collect_attempt
 from wattflow.collect.row import Choices
@@ -110,7 +110,7 @@ class Sweep:
     def __init__(self, folder: Path) -> None:
         points = [choices(seed=seed) for seed in (1, 2, 3)]
         self.sweep = make_sweep(folder / "demo", points)
-        self.ids = [identity.point_id(point) for point in points]
+        self.ids = [id_of(point) for point in points]
         gpus = [Gpu("GPU-0", ripple)]
         self.attempts = [make_attempt(self.sweep, p, Made(gpus)) for p in points[:2]]
         self.pieces = [

@@ -22,11 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the tests share
 
-from sweeps import choices
+from sweeps import choices, plan_point
 
 from chaos.model_slurm import ModelSlurm
-from wattflow.config import identity
-from wattflow.plan.points import Plan, Point
+from wattflow.plan.points import Plan
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume
 from wattflow.submit import send as submit_send
@@ -59,7 +58,7 @@ def demo(folder: Path, points: int, **settings: Any) -> Plan:
         "demo",
         SweepDir(folder / "demo"),
         ["seed"],
-        [Point(identity.point_id(m), m, None) for m in made],
+        [plan_point(m) for m in made],
         0,
     )
 

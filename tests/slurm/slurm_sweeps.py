@@ -64,7 +64,7 @@ def plan(folder: Path, *words: str) -> plan_points.Plan:
 def with_cluster(made: plan_points.Plan, **settings: Any) -> plan_points.Plan:
     """The same plan with other settings of its profile."""
     points = [
-        replace(p, choices={**p.choices, "cluster": {**p.choices["cluster"], **settings}})
+        replace(p, config=replace(p.config, cluster=replace(p.config.cluster, **settings)))
         for p in made.points
     ]
     return replace(made, points=points)

@@ -67,7 +67,7 @@ def test_one_resume_mends_a_submit_that_was_killed(window, cluster, tmp_path):
     if WINDOWS[window] is None:
         environment["PATH"] = f"{killing_sbatch(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-c", SUBMIT, *event, *made.words],
+        [sys.executable, "-c", SUBMIT, *event, *made.overrides],
         env=environment,
         capture_output=True,
         text=True,

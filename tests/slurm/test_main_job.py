@@ -14,7 +14,6 @@ from engine_ranks import random_weights, save_meta
 from fake_nvml import curves
 from slurm_sweeps import fresh, plan, states, until, with_cluster
 
-from wattflow.config import choices
 from wattflow.plan import points
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SPAN
@@ -114,9 +113,9 @@ def test_four_shards_ran_on_two_nodes_with_a_trace_of_each_device(job):
         record = attempt.read_record()
         assert record is not None
         used = {(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
-        assert len(used) == point.choices["shards"]
+        assert len(used) == point.config.shards
         assert all(attempt.trace_path(node, uuid).is_file() for node, uuid in used)
-        nodes_of.setdefault(point.choices["shards"], set()).add(len({node for node, _ in used}))
+        nodes_of.setdefault(point.config.shards, set()).add(len({node for node, _ in used}))
     assert nodes_of == {1: {1}, 2: {1}, 4: {2}}
 
 
@@ -157,7 +156,7 @@ def failure(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Failure:
     """One more point of the same sweep, from a checkpoint that is moved away while the nodes are drained."""
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "tiny"
     aside = checkpoint.with_name("aside")
-    model = choices.Model(**job.made.points[0].choices["model"])
+    model = job.made.points[0].config.model
     save_meta(checkpoint, model, random_weights(model), 1)
     more = ("weights=meta", f"model.path={checkpoint}", "stop=length")
     made = plan(job.sweep.path.parent, *WORDS, "sweep=main", *more, "dataset=alpaca")

@@ -87,7 +87,7 @@ def test_ten_thousand_points_are_sent_by_thirteen_sbatches(cluster, drained, cal
     made = plan(tmp_path, *QUICK, *WIDE, "sweep=large", *axes)
     assert len(made.points) == 10080
     calls.since()
-    submit_s = wattflow("submit", *made.words)
+    submit_s = wattflow("submit", *made.overrides)
     sent = calls.since()
     status_s = wattflow("status", str(made.sweep.path), "--json")
     asked = calls.since()
@@ -111,7 +111,7 @@ def test_a_thousand_points_finish_and_are_collected_without_a_login_process(
     packed = ["cluster.points_per_task=50", "cluster.array_throttle=4", "cluster.time_min=60"]
     made = plan(tmp_path, *QUICK, "power.idle_s=0.01", "sweep=many", *packed, f"seed={seeds}")
     began = time.monotonic()
-    wattflow("submit", *made.words)
+    wattflow("submit", *made.overrides)
     sent = calls.since()
     sents = journal.read(made.sweep)
     assert [len(one.tasks) for one in sents if one.kind == "points"] == [20]
@@ -140,7 +140,7 @@ def test_a_thousand_points_finish_where_slurm_takes_five_hundred_jobs(
         f"seed={','.join(map(str, range(1000)))}",
     )
     began = time.monotonic()
-    wattflow("submit", *made.words)
+    wattflow("submit", *made.overrides)
     sent = calls.since()
     sents = [one for one in journal.read(made.sweep) if one.kind == "points"]
     assert [len(one.tasks) for one in sents] == [334]

@@ -22,7 +22,7 @@ from wattflow.cli.follow import Follower, finish, follow_sweep
 from wattflow.cli.printing import print_json, print_table, shown, talk
 from wattflow.collect import collect as collecting
 from wattflow.config.checks import allowed
-from wattflow.config.choices import GROUPS
+from wattflow.config.choices import GROUPS, to_dict
 from wattflow.config.identity import DEFAULTS
 from wattflow.errors import WattflowError
 from wattflow.plan import grid, points
@@ -87,13 +87,14 @@ def plan(
                 "sweep": str(made.sweep.path),
                 "duplicates": made.duplicates,
                 "points": [
-                    {"point_id": p.point_id, "reason": p.reason, **p.choices} for p in made.points
+                    {"point_id": p.point_id, "reason": p.reason, **to_dict(p.config)}
+                    for p in made.points
                 ],
                 "shapes": send.shape_rows(made),
             }
         )
         return
-    chosen = [choice_values(p.choices) for p in made.points]
+    chosen = [choice_values(to_dict(p.config)) for p in made.points]
     named = varying(choice_columns(chosen))
     named += ["repeat"] if len({row["repeat"] for row in chosen}) > 1 else []
     print_table(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wattflow.config.choices import PRECISIONS, Cost, flat
+from wattflow.config.choices import PRECISIONS, Config, Cost, leaves
 from wattflow.errors import RefusedError
 
 _ALLOWED = {
@@ -81,11 +81,11 @@ def check_value(key: str, value: Any) -> None:
         raise RefusedError(f"top_p={value}: must be above 0 and at most 1.")
 
 
-def check(choices: dict[str, Any]) -> None:
-    """Raise RefusedError at the first leaf whose value is not allowed."""
-    for key, value in flat(choices).items():
+def check(config: Config) -> None:
+    """Raise RefusedError at the first choice whose value is not allowed."""
+    for key, value in leaves(config).items():
         check_value(key, value)
-    check_cost(Cost(**choices["cluster"].get("cost", {})))
+    check_cost(config.cluster.cost)
 
 
 def check_cost(cost: Cost) -> None:

@@ -1,12 +1,16 @@
 """The choices of a point, typed: what each key means, its unit, its default, and which of them make the point_id.
 
-Hydra composes `Config` from conf/ and the command line; a wrong key or type stops there. `resolve` fills what
-follows from other choices; `point_id` hashes what is left. Only config.py knows which keys are hashed.
+Hydra composes `Config` from conf/ and the command line; a wrong key or type stops there. `resolve` fills in what
+follows from other choices. From then on choices are a `Config`, which nobody changes: points share its parts.
+Dictionaries stand for them in files alone, grid.parquet and record.json.
 """
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
+
+from wattflow.errors import RefusedError
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
 BYTES_PER_VALUE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
@@ -215,7 +219,63 @@ class Config:
 GROUPS = ("model", "dataset", "engine", "power", "cluster", "grid")
 
 
-def flat(choices: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def resolve(config: Config) -> Config:
+    """Return the same choices with nodes, max_seq_len and stop filled in where they were null."""
+    nodes, max_seq_len, stop = config.nodes, config.max_seq_len, config.stop
+    if nodes is None:
+        nodes = math.ceil(config.shards / config.cluster.gpus_per_node)
+    if max_seq_len is None:
+        max_seq_len = config.max_gen_len + 512
+    if stop is None:
+        stop = "length" if config.weights == "dummy" else "eos"
+    return replace(config, nodes=nodes, max_seq_len=max_seq_len, stop=stop)
+
+
+def controls_itself(config: Config) -> bool:
+    """Whether the job sets what control.* asks, on GPUs of its own; else the site does, before the job."""
+    by = config.control.by
+    return by == "nvml" or (by == "auto" and config.cluster.launcher == "local")
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    """Return all choices by dotted key, see `flat`."""
+    return flat(to_dict(config))
+
+
+def with_leaves(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the same choices with some values by dotted key, which may hold the same parts.
+
+    RefusedError for a key below a part that is null.
+    """
+    changed: Config = _with_leaves(config, values)
+    return changed
+
+
+def _with_leaves(config: Any, values: Mapping[str, Any]) -> Any:
+    """Return a part of the choices, a dataclass or a dict, with some values by dotted key."""
+    own: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        part, _, rest = key.partition(".")
+        if rest:
+            below.setdefault(part, {})[rest] = value
+        else:
+            own[part] = value
+    for part, inner in below.items():
+        there = config.get(part) if isinstance(config, dict) else getattr(config, part)
+        if there is None:
+            key = next(iter(inner))
+            raise RefusedError(
+                f"{part}.{key}: {part} is null here, so nothing below it can be set."
+            )
+        own[part] = _with_leaves(there, inner)
+    return {**config, **own} if isinstance(config, dict) else replace(config, **own)
+
+
+# --- as JSON --------------------------------------------------------------------------------------
+
+
+def flat(choices: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of nested choices by dotted key; lists and empty dicts are leaves."""
     out: dict[str, Any] = {}
     for key, value in choices.items():
@@ -226,38 +286,15 @@ def flat(choices: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def resolve(choices: dict[str, Any]) -> dict[str, Any]:
-    """The same choices with nodes, max_seq_len and stop filled in where they were null."""
-    out = dict(choices)
-    if out["nodes"] is None:
-        out["nodes"] = math.ceil(out["shards"] / out["cluster"]["gpus_per_node"])
-    if out["max_seq_len"] is None:
-        out["max_seq_len"] = out["max_gen_len"] + 512
-    if out["stop"] is None:
-        out["stop"] = "length" if out["weights"] == "dummy" else "eos"
-    return out
-
-
-def controls_itself(choices: dict[str, Any]) -> bool:
-    """Whether the job sets what control.* asks, on GPUs of its own; else the site does, before the job."""
-    by = choices.get("control", {}).get("by", "auto")
-    return bool(by == "nvml" or (by == "auto" and choices["cluster"]["launcher"] == "local"))
-
-
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as nested plain dicts."""
-    return {
-        f.name: to_dict(value) if is_dataclass(value) else value
-        for f in fields(config)
-        for value in (getattr(config, f.name),)
-    }
+    """A dataclass as nested plain dicts and lists."""
+    return {name: _plain(value) for name, value in vars(config).items()}
 
 
-def cluster_of(choices: dict[str, Any]) -> Cluster:
-    """The typed form of resolved choices' cluster."""
-    cluster = dict(choices["cluster"])
-    # absent from choices of before it was a key
-    return Cluster(**{**cluster, "cost": Cost(**cluster.get("cost", {}))})
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return to_dict(value) if is_dataclass(value) else value
 
 
 def from_dict(choices: dict[str, Any]) -> Config:

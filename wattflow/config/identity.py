@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
-from wattflow.config.choices import Config, flat, to_dict
+from wattflow.config.choices import Config, flat, leaves, to_dict
 
 ID_VERSION = 1  # raised when a default or a rule of resolution changes, so that old ids never mean something new
 
@@ -23,12 +24,7 @@ _NOT_HASHED = {
     "control.journal_dir",
 }
 
-
-def _defaults() -> dict[str, Any]:
-    return flat(to_dict(Config()))
-
-
-DEFAULTS = _defaults()
+DEFAULTS = leaves(Config())
 
 
 def is_hashed(key: str) -> bool:
@@ -38,23 +34,35 @@ def is_hashed(key: str) -> bool:
     return key == "cluster.gpu_model" or not above & _NOT_HASHED
 
 
-def hashed(choices: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of resolved choices that make the point_id: those that are hashed and differ from their default."""
-    out = {
-        key: value
-        for key, value in flat(choices).items()
-        if is_hashed(key) and value != DEFAULTS.get(key) and key != "cluster.gpu_model"
-    }
-    gpu_model = choices["cluster"]["gpu_model"]
-    if gpu_model is not None:
-        out["cluster.gpu_model"] = gpu_model
+def _hashed_defaults() -> dict[str, dict[str, Any]]:
+    """The defaults of hashed keys by the part of the choices that they stand in; "" is the top."""
+    out: dict[str, dict[str, Any]] = {}
+    for key, value in DEFAULTS.items():
+        if is_hashed(key):
+            part, _, leaf = key.rpartition(".")
+            out.setdefault(part, {})[leaf] = value
     return out
 
 
-def point_id(choices: dict[str, Any]) -> str:
-    """12 hex digits of sha256 over the canonical JSON of `hashed(choices)`; the choices must be resolved."""
+_HASHED_DEFAULTS = _hashed_defaults()
+
+
+def hashed(config: Config) -> dict[str, Any]:
+    """The leaves of resolved choices that make the point_id: those that are hashed and differ from their default."""
+    out: dict[str, Any] = {}
+    for part, defaults in _HASHED_DEFAULTS.items():
+        values = vars(getattr(config, part) if part else config)
+        for leaf, default in defaults.items():
+            if (value := values[leaf]) != default:
+                key = f"{part}.{leaf}" if part else leaf
+                out.update(flat({key: to_dict(value)}) if is_dataclass(value) else {key: value})
+    return out
+
+
+def point_id(config: Config) -> str:
+    """12 hex digits of sha256 over the canonical JSON of `hashed(config)`; the choices must be resolved."""
     canonical = json.dumps(
-        [ID_VERSION, hashed(choices)], sort_keys=True, separators=(",", ":"), allow_nan=False
+        [ID_VERSION, hashed(config)], sort_keys=True, separators=(",", ":"), allow_nan=False
     )
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

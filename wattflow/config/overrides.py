@@ -1,49 +1,79 @@
-"""Factors of cost given on the command line in place of a profile's."""
+"""KEY=VALUE, read in one place wherever a person writes one."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from wattflow.config.checks import check_cost, check_value
 from wattflow.config.choices import Cost
 from wattflow.errors import RefusedError
 
+Part = TypeVar("Part")
 
-def with_cost(cost: Cost, words: Sequence[str]) -> Cost:
-    """The same factors with those of `cluster.cost.KEY=VALUE` words in their place; RefusedError for another word.
+
+def split(text: str) -> tuple[str, str | None]:
+    """Return the key and the value of KEY=VALUE; the value is null where there is no `=`."""
+    key, equals, value = text.partition("=")
+    return key, value if equals else None
+
+
+def with_settings(part: Part, at: str, settings: Sequence[str]) -> Part:
+    """Return a part of the choices with `at.KEY=VALUE` settings in the place of its values.
+
+    RefusedError for another key, and for a value of another type or one that is not allowed.
+    """
+    types = get_type_hints(type(part))
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, text = split(setting)
+        name = key.removeprefix(f"{at}.")
+        if text is None or key == name or name not in types:
+            known = ", ".join(f"{at}.{name}" for name in types)
+            raise RefusedError(f"--set {setting}: not KEY=VALUE with one of {known}.")
+        values[name] = _typed(setting, text, types[name])
+        check_value(key, values[name])
+    return replace(part, **values)  # type: ignore[type-var]
+
+
+def _typed(setting: str, text: str, kind: Any) -> Any:
+    """Return a text as a value of a key's type; RefusedError where it is none."""
+    kinds = get_args(kind) or (kind,)
+    if type(None) in kinds and text == "null":
+        return None
+    if bool in kinds:
+        if text.lower() not in ("true", "false"):
+            raise RefusedError(f"--set {setting}: true or false.")
+        return text.lower() == "true"
+    number = next((kind for kind in kinds if kind in (int, float)), None)
+    if number is None:
+        return text
+    try:
+        value = number(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RefusedError(f"--set {setting}: no number.")
+    return value
+
+
+def with_cost(cost: Cost, settings: Sequence[str]) -> Cost:
+    """Return the same factors with those of `cluster.cost.KEY=VALUE` in their place; RefusedError for another key.
 
     A constant takes the place of a table, and the other way round; `null` takes a factor away.
     """
-    told = dict(vars(cost))
-    for word in words:
-        key, equals, text = word.partition("=")
-        name = key.removeprefix("cluster.cost.")
-        if key == name or not equals or name not in told:
-            known = ", ".join(f"cluster.cost.{name}" for name in told)
-            raise RefusedError(f"--set {word}: not KEY=VALUE with one of {known}.")
-        value = None if text == "null" else text if name not in _COST_NUMBERS else _float(word)
-        check_value(key, value)
-        told[name] = value
-        if name in _INSTEAD:
-            told[_INSTEAD[name]] = None
-    made = Cost(**told)
-    check_cost(made)
-    return made
+    for setting in settings:
+        cost = with_settings(cost, "cluster.cost", [setting])
+        instead = _INSTEAD.get(split(setting)[0].removeprefix("cluster.cost."))
+        if instead is not None:
+            cost = replace(cost, **{instead: None})
+    check_cost(cost)
+    return cost
 
 
-_COST_NUMBERS = ("price_per_kwh", "carbon_g_per_kwh", "pue")
 _INSTEAD = {
     "price_per_kwh": "price_path",
     "price_path": "price_per_kwh",
     "carbon_g_per_kwh": "carbon_path",
     "carbon_path": "carbon_g_per_kwh",
 }
-
-
-def _float(word: str) -> float:
-    try:
-        value = float(word.partition("=")[2])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise RefusedError(f"--set {word}: no number.")
-    return value

@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from wattflow.config.checks import check_value
 from wattflow.config.choices import Power
+from wattflow.config.overrides import with_settings
 from wattflow.errors import CommandError, RefusedError
 from wattflow.measure.request import CommandRun, Outcome, Place, Request
 from wattflow.measure.tokens import STDOUT, Output, count_tokens
@@ -37,33 +37,9 @@ FORWARDED = (
 )
 
 
-def power_settings(words: Sequence[str]) -> Power:
-    """The settings of `power.KEY=VALUE` words; RefusedError for another key, a wrong type or value."""
-    power = Power()
-    for word in words:
-        key, equals, text = word.partition("=")
-        name = key.removeprefix("power.")
-        default = getattr(power, name, None) if key != name else None
-        if default is None or not equals:
-            known = ", ".join(f"power.{key}" for key in vars(power))
-            raise RefusedError(f"--set {word}: not KEY=VALUE with one of {known}.")
-        value = _typed(word, text, default)
-        check_value(key, value)
-        setattr(power, name, value)
-    return power
-
-
-def _typed(word: str, text: str, default: object) -> object:
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise RefusedError(f"--set {word}: true or false.")
-        return text.lower() == "true"
-    if isinstance(default, int | float):
-        try:
-            return type(default)(text)
-        except ValueError as error:
-            raise RefusedError(f"--set {word}: {text!r} is no number.") from error
-    return text
+def power_settings(settings: Sequence[str]) -> Power:
+    """Return the meter's settings of `power.KEY=VALUE`; RefusedError for another key, a wrong type or value."""
+    return with_settings(Power(), "power", settings)
 
 
 # --- the command ----------------------------------------------------------------------------------

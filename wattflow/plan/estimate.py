@@ -1,4 +1,4 @@
-"""How long points will take and what they will draw, from finished attempts and from nothing else.
+"""Estimate how long points will take and what they will draw, from finished attempts alone.
 
 A point is expected to take what finished attempts took, on the mean,
 
@@ -10,11 +10,10 @@ and is unknown where there is neither. docs/commands.md says what the second res
 """
 
 import contextlib
-import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -22,10 +21,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wattflow.config.choices import Config
 from wattflow.errors import DamagedError
 from wattflow.store.layout import SweepDir
-
-Choices = dict[str, Any]
 
 _J_PER_KWH = 3.6e6
 _SWEEPS = 20  # that a plan looks into, the newest first
@@ -34,10 +32,10 @@ _NO_WORK = ("seed", "repeat", "sweep", "sweeps_dir", "cluster")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One finished attempt: what it was of, its time in s, and its J where they are known."""
+class Finished:
+    """One finished attempt: its choices, its time in s, and its J where they are known."""
 
-    choices: Choices
+    config: Config
     seconds: float
     energy_j: float | None
     simulated: bool = False  # joules that are arithmetic, not measured
@@ -45,7 +43,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Expected:
-    """What one point should take: s, J where they are known, and which attempts tell so."""
+    """What one point should take: s, J where they are known, and which attempts this rests on."""
 
     seconds: float
     energy_j: float | None
@@ -58,7 +56,7 @@ class Sum:
 
     gpu_hours: float
     energy_kwh: float | None  # null where the joules of some are unknown
-    same: int  # points told by attempts with the same choices
+    same: int  # points estimated by attempts with the same choices
     shape: int  # by attempts of the same shape
     unknown: int
     attempts: int  # finished ones that all this rests on
@@ -66,42 +64,42 @@ class Sum:
 
 
 class Past:
-    """Finished attempts, by what can be told from them."""
+    """Finished attempts, by which other points they are alike."""
 
-    def __init__(self, seen: Iterable[Seen]) -> None:
-        same: dict[str, list[tuple[float, float | None]]] = defaultdict(list)  # s, J
-        shape: dict[str, list[tuple[float, float | None]]] = defaultdict(list)  # s a step, W
+    def __init__(self, finished: Iterable[Finished]) -> None:
+        same: dict[Hashable, list[tuple[float, float | None]]] = defaultdict(list)  # s, J
+        shape: dict[Hashable, list[tuple[float, float | None]]] = defaultdict(list)  # s a step, W
         self.attempts = 0
         self.simulated = False
-        for one in seen:
+        for one in finished:
             self.attempts += 1
             self.simulated |= one.simulated
-            same[_work(one.choices)].append((one.seconds, one.energy_j))
-            busy_s = max(0.0, one.seconds - _waits_s(one.choices))
+            same[_work(one.config)].append((one.seconds, one.energy_j))
+            busy_s = max(0.0, one.seconds - _waits_s(one.config))
             power_w = None if one.energy_j is None else one.energy_j / one.seconds
-            shape[_shape(one.choices)].append((busy_s / _steps(one.choices), power_w))
-        self._same = {key: _means(told) for key, told in same.items()}
-        self._shape = {key: _means(told) for key, told in shape.items()}
+            shape[_shape(one.config)].append((busy_s / _steps(one.config), power_w))
+        self._same = {key: _means(pairs) for key, pairs in same.items()}
+        self._shape = {key: _means(pairs) for key, pairs in shape.items()}
 
-    def expect(self, choices: Choices) -> Expected | None:
-        """What a point should take; null where nothing like it has finished."""
+    def expect(self, config: Config) -> Expected | None:
+        """Return what a point should take; null where nothing like it has finished."""
         if not self.attempts:
             return None
-        if (same := self._same.get(_work(choices))) is not None:
+        if (same := self._same.get(_work(config))) is not None:
             return Expected(*same, "same")
-        if (shape := self._shape.get(_shape(choices))) is not None:
+        if (shape := self._shape.get(_shape(config))) is not None:
             step_s, power_w = shape
-            seconds = step_s * _steps(choices) + _waits_s(choices)
+            seconds = step_s * _steps(config) + _waits_s(config)
             return Expected(seconds, None if power_w is None else power_w * seconds, "shape")
         return None
 
-    def sum(self, points: Iterable[Choices]) -> Sum:
-        """What these points should take together."""
-        return self.add_up([(choices["shards"], self.expect(choices)) for choices in points])
+    def sum(self, points: Iterable[Config]) -> Sum:
+        """Return what these points should take together."""
+        return self.add_up([(config.shards, self.expect(config)) for config in points])
 
-    def add_up(self, told: Sequence[tuple[int, Expected | None]]) -> Sum:
-        """What points on so many GPUs each should take together."""
-        known = [(gpus, one) for gpus, one in told if one is not None]
+    def add_up(self, points: Sequence[tuple[int, Expected | None]]) -> Sum:
+        """Return what points on so many GPUs each should take together."""
+        known = [(gpus, one) for gpus, one in points if one is not None]
         joules = [one.energy_j for _, one in known]
         energy_j = None if None in joules else sum(j for j in joules if j is not None)
         return Sum(
@@ -109,48 +107,55 @@ class Past:
             energy_kwh=None if energy_j is None else energy_j / _J_PER_KWH,
             same=sum(one.how == "same" for _, one in known),
             shape=sum(one.how == "shape" for _, one in known),
-            unknown=len(told) - len(known),
+            unknown=len(points) - len(known),
             attempts=self.attempts,
             simulated=self.simulated,
         )
 
 
-def _means(told: list[tuple[float, float | None]]) -> tuple[float, float | None]:
-    """The mean of the first values, and that of the second ones that are known; null where none is."""
-    known = [second for _, second in told if second is not None]
-    return fmean(first for first, _ in told), fmean(known) if known else None
+def _means(pairs: list[tuple[float, float | None]]) -> tuple[float, float | None]:
+    """Return the mean of the first values, and that of the second ones that are known; null where none is."""
+    known = [second for _, second in pairs if second is not None]
+    return fmean(first for first, _ in pairs), fmean(known) if known else None
 
 
-def _work(choices: Choices) -> str:
-    """What a point does and where, as a key: all choices but those that only say how it is asked for."""
-    kept = {key: value for key, value in choices.items() if key not in _NO_WORK}
-    return json.dumps([_where(choices), kept], sort_keys=True)
+def _work(config: Config) -> Hashable:
+    """Return what a point does and where, as a key: all choices but those that only say how it is asked for."""
+    return _where(config), _values(config, without=_NO_WORK)
 
 
-def _shape(choices: Choices) -> str:
-    kept = [choices["model"]["name"], choices["engine"], choices.get("control")]
-    sizes = [choices["nodes"], choices["shards"], choices["precision"]]
-    return json.dumps([_where(choices), kept, sizes], sort_keys=True)
+def _shape(config: Config) -> Hashable:
+    """Return what points have in common whose decode steps take as long."""
+    sizes = config.nodes, config.shards, config.precision
+    control = _values(config.control)
+    return _where(config), config.model.name, _values(config.engine), control, sizes
 
 
-def _where(choices: Choices) -> list[str | None]:
-    return [choices["cluster"]["name"], choices["cluster"]["gpu_model"]]
+def _where(config: Config) -> Hashable:
+    return config.cluster.name, config.cluster.gpu_model
 
 
-def _waits_s(choices: Choices) -> float:
-    """The time that an attempt idles before its load and after its last batch."""
-    return 2.0 * float(choices["power"]["idle_s"])
+def _values(part: Any, without: Collection[str] = ()) -> Hashable:
+    """Return the values of a part of the choices, and of parts within it."""
+    return tuple(
+        _values(value) if is_dataclass(value) else value
+        for key, value in vars(part).items()
+        if key not in without
+    )
 
 
-def _steps(choices: Choices) -> int:
-    """Decode steps of a point, those of the uncounted batch too."""
-    batches = math.ceil(choices["n_prompts"] / choices["batch_size"]) + 1
-    steps: int = batches * choices["max_gen_len"]
-    return steps
+def _waits_s(config: Config) -> float:
+    """Return the time that an attempt idles before its load and after its last batch."""
+    return 2.0 * config.power.idle_s
 
 
-def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) -> list[Seen]:
-    """The finished attempts that a sweep's collector saw; none where it has no results, or damaged ones.
+def _steps(config: Config) -> int:
+    """Return the decode steps of a point, those of the uncounted batch too."""
+    return (math.ceil(config.n_prompts / config.batch_size) + 1) * config.max_gen_len
+
+
+def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) -> list[Finished]:
+    """Return the finished attempts in a sweep's results; none where it has no results, or damaged ones.
 
     With `like`, only those of such a (model.name, shards).
     """
@@ -171,8 +176,8 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
             return []
         points = {point.point_id: point for point in sweep.points()}
         return [
-            Seen(
-                points[row["point_id"]].choices(),
+            Finished(
+                points[row["point_id"]].config(),
                 float(row["attempt_s"]),
                 row["job_energy_j"],
                 bool(row["simulated"]),
@@ -183,9 +188,9 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
         return []  # absent, of an earlier version, or damaged
 
 
-def past_of(sweeps_dir: Path, points: Iterable[Choices]) -> Past:
-    """What the newest sweeps in a folder can tell of points like these."""
-    like = {(choices["model"]["name"], choices["shards"]) for choices in points}
+def past_of(sweeps_dir: Path, points: Iterable[Config]) -> Past:
+    """Return the finished attempts of the newest sweeps in a folder, of models and shards such as these."""
+    like = {(config.model.name, config.shards) for config in points}
     newest: list[tuple[float, Path]] = []
     for path in sweeps_dir.glob("*/results/points.parquet"):
         with contextlib.suppress(OSError):  # being replaced, or another's

@@ -1,9 +1,9 @@
-"""From words to points: Hydra's grammar expands the grid, types are checked, what cannot run is set apart.
+"""From overrides to points: Hydra's grammar expands the grid, types are checked, what cannot run is set apart.
 
     wattflow plan grid=shards model=llama-7b,llama-13b batch_size=range(8,65,8)
 
-Hydra composes once per combination of config groups, 90 ms each; plain values are then set on plain dicts, which gives
-the same points as composing each (a test compares them) at some 30 us a point.
+Hydra composes once per combination of config groups, 90 ms each; plain values are then set on what it composed, which
+gives the same points as composing each (a test compares them) at some 30 us a point.
 """
 
 import itertools
@@ -14,15 +14,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import hydra
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wattflow.config.checks import check, check_value
-from wattflow.config.choices import GROUPS, Config, Sweep, resolve
+from wattflow.config.checks import check_value
+from wattflow.config.choices import GROUPS, Cluster, Config, Sweep, resolve, with_leaves
 from wattflow.config.identity import hashed, point_id
+from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
 from wattflow.plan.feasible import check_inputs, excluded, why_not
 from wattflow.plan.hydra import (
@@ -34,6 +35,7 @@ from wattflow.plan.hydra import (
     hydra_config,
     parser,
     register,
+    typed,
 )
 from wattflow.plan.points import Plan, Point
 from wattflow.store.files import check_name
@@ -44,32 +46,33 @@ _REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
 MOST_POINTS = 100_000
 
 
-def refuse_unsafe(words: Sequence[str]) -> None:
-    """RefusedError for a word that could be evaluated or leave the sweep's directory."""
-    for word in words:
+def refuse_unsafe(overrides: Sequence[str]) -> None:
+    """Raise RefusedError for an override that could be evaluated or leave the sweep's directory."""
+    for override in overrides:
         for mark in _REFUSED:
-            if mark in word:
+            if mark in override:
                 raise RefusedError(
-                    f"{word!r}: {mark!r} is refused in submitted values. "
+                    f"{override!r}: {mark!r} is refused in submitted values. "
                     "Interpolations and shell characters belong in a config file of your own."
                 )
-        key, _, value = word.partition("=")
-        if "../" in value and not key.endswith(("path", "dir")):
-            raise RefusedError(f"{word!r}: '../' is refused in names.")
+        key, value = split(override)
+        if value is not None and "../" in value and not key.endswith(("path", "dir")):
+            raise RefusedError(f"{override!r}: '../' is refused in names.")
 
 
-def _rewritten(words: Sequence[str]) -> list[str]:
-    """`sweep=NAME` means `sweep.name=NAME`; everything else as it is."""
+def _rewritten(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with `sweep=NAME` as `sweep.name=NAME`, and without -m."""
     return [
-        re.sub(r"^sweep=", "sweep.name=", word.removeprefix("-m").strip())
-        for word in words
-        if word != "-m"
+        re.sub(r"^sweep=", "sweep.name=", override.removeprefix("-m").strip())
+        for override in overrides
+        if override != "-m"
     ]
 
 
-def _parse(words: Sequence[str]) -> list[Override]:
-    overrides = parser().parse_overrides(overrides=list(words))
-    for override in overrides:
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides by Hydra's grammar; RefusedError for one that wattflow does not take."""
+    parsed = parser().parse_overrides(overrides=list(overrides))
+    for override in parsed:
         if override.is_delete() or override.is_add():
             raise RefusedError(f"{override.input_line}: keys can be set, not added or removed.")
         if override.key_or_group.startswith("hydra"):
@@ -77,7 +80,7 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 f"{override.input_line}: wattflow sets Hydra's own keys. "
                 "Name the sweep with sweep=NAME and its folder with sweeps_dir=DIR."
             )
-    return overrides
+    return parsed
 
 
 def _is_group(override: Override) -> bool:
@@ -86,7 +89,7 @@ def _is_group(override: Override) -> bool:
 
 
 def _listed(override: Override) -> list[str]:
-    """The words that a list, range or glob stands for, as many as there are values."""
+    """Return the values that a list, range or glob stands for, as they are typed."""
     value: Any = override.value()
     if isinstance(value, Glob):  # Hydra would look in the first of conf_dirs() only
         return value.filter(group_files(override.key_or_group))
@@ -102,18 +105,6 @@ def _check_size(points: int) -> None:
             f"{points} points or more: a sweep has at most {MOST_POINTS:,}. Split it into several, or look for a "
             "range or sweep.repeats that is too long."
         )
-
-
-def _set_leaf(choices: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key on nested dicts, copying each dict on the way so that points share the others."""
-    *parents, leaf = key.split(".")
-    here = choices
-    for parent in parents:
-        if not isinstance(here.get(parent), dict):
-            raise RefusedError(f"{key}: {parent} is null here, so nothing below it can be set.")
-        here[parent] = dict(here[parent])
-        here = here[parent]
-    here[leaf] = value
 
 
 def _blocks(
@@ -148,18 +139,19 @@ def _blocks(
 
 @dataclass(frozen=True)
 class _Grid:
-    """What the words say, parsed: fixed words for Hydra, and the axes over groups and over values."""
+    """Parsed overrides: fixed ones for Hydra, and the axes over groups and over values."""
 
     fixed: list[str]
     group_axes: dict[str, list[str]]
     value_axes: dict[str, list[str]]
-    base: dict[str, Any]  # the composed choices without any axis
+    base: Config  # composed without any axis
 
 
-def _read_grid(words: Sequence[str]) -> _Grid:
-    overrides = _parse(words)
-    keys = {override.key_or_group for override in overrides}
-    fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
+def _read_grid(overrides: Sequence[str]) -> _Grid:
+    """Parse and compose overrides, with those of a grid file below them."""
+    parsed = _parse(overrides)
+    keys = {override.key_or_group for override in parsed}
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     composed = compose_groups(fixed, whole=True)
     params = dict(OmegaConf.select(composed, "hydra.sweeper.params") or {})
     from_file = _parse([f"{key}={value}" for key, value in params.items() if key not in keys])
@@ -169,7 +161,7 @@ def _read_grid(words: Sequence[str]) -> _Grid:
         composed = compose_groups(fixed, whole=True)
     groups: dict[str, list[str]] = {}
     values: dict[str, list[str]] = {}
-    for override in [*from_file, *overrides]:
+    for override in [*from_file, *parsed]:
         if not override.is_sweep_override():
             continue
         key = override.key_or_group
@@ -178,153 +170,144 @@ def _read_grid(words: Sequence[str]) -> _Grid:
         (groups if _is_group(override) else values)[key] = _listed(override)
     with open_dict(composed):
         del composed["hydra"]
-    return _Grid(fixed, groups, values, _plain(composed))
-
-
-def _plain(composed: DictConfig) -> dict[str, Any]:
-    """Composed choices as plain dicts, checked; RefusedError for a value that is not allowed."""
-    container = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    choices = cast(dict[str, Any], container)
-    check(choices)
-    return choices
+    return _Grid(fixed, groups, values, typed(composed))
 
 
 class _TypedValues:
-    """Converts words to the types of their keys, each distinct word once."""
+    """Converts values to the types of their keys, each distinct one once."""
 
     def __init__(self) -> None:
         self._parser = parser()  # 0.5 ms to make
         self._typed = OmegaConf.structured(Config)
         self._known: dict[tuple[str, str], Any] = {}
 
-    def value(self, key: str, word: str) -> Any:
-        """The value; RefusedError with Hydra's message when the key or the type is wrong."""
-        if (key, word) not in self._known:
-            override = self._parser.parse_overrides(overrides=[f"{key}={word}"])[0]
+    def value(self, key: str, text: str) -> Any:
+        """Return the value; RefusedError with Hydra's message when the key or the type is wrong."""
+        if (key, text) not in self._known:
+            override = self._parser.parse_overrides(overrides=[f"{key}={text}"])[0]
             OmegaConf.update(self._typed, key, override.value(), force_add=False)
             found = OmegaConf.select(self._typed, key)
             found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
             check_value(key, found)
-            self._known[key, word] = found
-        return self._known[key, word]
+            self._known[key, text] = found
+        return self._known[key, text]
 
 
-def _combinations(grid: _Grid, repeats: int | None) -> Iterator[dict[str, Any]]:
-    """The choices of every combination, axes in the order in which they were named, the last one fastest."""
+def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
+    """Yield the choices of every combination, axes in the order in which they were named, the last one fastest."""
     axes = {**grid.group_axes, **grid.value_axes}
-    if "repeat" not in axes and not any(word.startswith("repeat=") for word in grid.fixed):
-        n = grid.base["sweep"]["repeats"] if repeats is None else repeats
+    if "repeat" not in axes and not any(split(override)[0] == "repeat" for override in grid.fixed):
+        n = grid.base.sweep.repeats if repeats is None else repeats
         _check_size(n)
         axes["repeat"] = [str(k) for k in range(n)]
-    composed: dict[tuple[str, ...], dict[str, Any]] = {}
-    typed = _TypedValues()
-    blocks = _blocks(axes, grid.base["sweep"]["zip"])
+    composed: dict[tuple[str, ...], Config] = {}
+    values = _TypedValues()
+    blocks = _blocks(axes, grid.base.sweep.zip)
     _check_size(math.prod(map(len, blocks)))
     for factors in itertools.product(*blocks):
         chosen = dict(itertools.chain.from_iterable(factors))
         groups = tuple(f"{key}={chosen[key]}" for key in grid.group_axes)
         if groups not in composed:
-            words = [*grid.fixed, *groups]
-            composed[groups] = _plain(compose_groups(words)) if groups else grid.base
-        choices = dict(composed[groups])
-        for key, word in chosen.items():
-            if key not in grid.group_axes:
-                _set_leaf(choices, key, typed.value(key, word))
-        yield choices
+            whole = typed(compose_groups([*grid.fixed, *groups])) if groups else grid.base
+            composed[groups] = _with_whole_paths(whole)
+        yield with_leaves(
+            composed[groups],
+            {
+                key: values.value(key, text)
+                for key, text in chosen.items()
+                if key not in grid.group_axes
+            },
+        )
 
 
-def _with_whole_paths(choices: dict[str, Any]) -> dict[str, Any]:
-    """The same choices with their files named from the root: a job starts in another directory."""
-    out = dict(choices)
-    for group, key in (("dataset", "path"), ("model", "path"), ("model", "tokenizer_path")):
-        if out[group][key] is not None:
-            out[group] = {**out[group], key: str(Path(out[group][key]).expanduser().absolute())}
-    return out
+def _with_whole_paths(config: Config) -> Config:
+    """Return the same choices with their files named from the root: a job starts in another directory."""
+    whole = {
+        f"{part}.{key}": str(Path(path).expanduser().absolute())
+        for part, key in (("dataset", "path"), ("model", "path"), ("model", "tokenizer_path"))
+        if (path := getattr(getattr(config, part), key)) is not None
+    }
+    return with_leaves(config, whole)
 
 
-def expand(
-    words: Sequence[str], repeats: int | None = None
-) -> tuple[dict[str, Any], list[Point], int]:
-    """The choices shared by all, the distinct points in the grid's order, and how many combinations were duplicates.
+def expand(overrides: Sequence[str], repeats: int | None = None) -> tuple[Config, list[Point], int]:
+    """Return the choices shared by all, the distinct points in the grid's order, and how many duplicates there were.
 
-    `repeats` overrides sweep.repeats. RefusedError for a wrong word, key, type or value.
+    `repeats` overrides sweep.repeats. RefusedError for a wrong override, key, type or value.
     """
-    words = _rewritten(words)
-    refuse_unsafe(words)
+    overrides = _rewritten(overrides)
+    refuse_unsafe(overrides)
     points: dict[str, Point] = {}
     duplicates = 0
     with hydra_config():
-        grid = _read_grid(words)
-        for unresolved in _combinations(grid, repeats):
-            choices = resolve(_with_whole_paths(unresolved))
-            identity = point_id(choices)
+        grid = _read_grid(overrides)
+        for combination in _combinations(grid, repeats):
+            config = resolve(combination)
+            identity = point_id(config)
             if identity in points:
-                if hashed(points[identity].choices) != hashed(choices):
+                if hashed(points[identity].config) != hashed(config):
                     raise RefusedError(f"two points share the id {identity}: change one choice.")
-                _refuse_places(points[identity].choices["cluster"], choices["cluster"])
+                _refuse_places(points[identity].config.cluster, config.cluster)
                 duplicates += 1
                 continue
-            points[identity] = Point(identity, choices, excluded(choices) or why_not(choices))
+            points[identity] = Point(identity, config, excluded(config) or why_not(config))
     return grid.base, list(points.values()), duplicates
 
 
-def _refuse_places(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """RefusedError where two places are asked for one point: the second would never run."""
+def _refuse_places(first: Cluster, second: Cluster) -> None:
+    """Raise RefusedError where two places are requested for one point: the second would never run."""
     for key in ("constraint", "partition"):
-        if first[key] != second[key]:
+        if getattr(first, key) != getattr(second, key):
             raise RefusedError(
-                f"cluster.{key}={first[key]},{second[key]}: where a point runs is not part of it, so both are one "
-                "point. Where a partition or a node feature has a power cap, say so in cluster.power_caps and choose "
-                "control.power_limit_w=300,400 (docs/sites.md)."
+                f"cluster.{key}={getattr(first, key)},{getattr(second, key)}: where a point runs is not part of it, so "
+                "both are one point. Where a partition or a node feature has a power cap, say so in cluster.power_caps "
+                "and choose control.power_limit_w=300,400 (docs/sites.md)."
             )
 
 
-def _name(words: Sequence[str], base: dict[str, Any]) -> str:
-    given = base["sweep"]["name"]
-    grids = [word.partition("=")[2] for word in words if word.startswith("grid=")]
-    return check_name(str(given or (grids[-1] if grids else "default")), "sweep")
+def _name(overrides: Sequence[str], base: Config) -> str:
+    """Return the sweep's name: as given, else its grid file's."""
+    grids = [value for key, value in map(split, overrides) if key == "grid"]
+    return check_name(str(base.sweep.name or (grids[-1] if grids else "default")), "sweep")
 
 
-def plan(words: Sequence[str], repeats: int | None = None) -> Plan:
-    """The sweep that the words describe, its points shuffled by sweep.seed; nothing is written.
+def plan(overrides: Sequence[str], repeats: int | None = None) -> Plan:
+    """Return the sweep that the overrides describe, its points shuffled by sweep.seed; nothing is written.
 
-    RefusedError for a wrong word, key, type or value, a missing or malformed dataset, a bad checkpoint header.
+    RefusedError for a wrong override, key, type or value, a missing or malformed dataset, a bad checkpoint header.
     """
-    base, points, duplicates = expand(words, repeats)
-    random.Random(base["sweep"]["seed"]).shuffle(points)  # noqa: S311 (an order, not a secret)
-    name = _name(words, base)
+    base, points, duplicates = expand(overrides, repeats)
+    random.Random(base.sweep.seed).shuffle(points)  # noqa: S311 (an order, not a secret)
+    overrides = _rewritten(overrides)
+    name = _name(overrides, base)
     check_inputs(points)
-    return Plan(
-        name, SweepDir.named(base["sweeps_dir"], name), _rewritten(words), points, duplicates
-    )
+    return Plan(name, SweepDir.named(base.sweeps_dir, name), overrides, points, duplicates)
 
 
 def as_hydra_application(
-    words: Sequence[str], job: Callable[[Plan, Point], None], *, multirun: bool
+    overrides: Sequence[str], job: Callable[[Plan, Point], None], *, multirun: bool
 ) -> Plan:
     """Run `job` once a point as an ordinary Hydra application does, and return the plan of all of them.
 
     RefusedError for what needs `submit`: zip blocks, repeats, exclude rules, another launcher, a list without -m.
     """
-    made = plan(words, repeats=1)
-    base = made.points[0].choices
-    asked = base["sweep"]
-    if asked["zip"] or asked["exclude"] or asked["repeats"] != Sweep().repeats:
+    planned = plan(overrides, repeats=1)
+    base = planned.points[0].config
+    if base.sweep.zip or base.sweep.exclude or base.sweep.repeats != Sweep().repeats:
         raise RefusedError(
             "`run` makes each point once and knows neither zip, repeats nor exclude: "
             "use `wattflow submit cluster=local` for this grid."
         )
-    if base["cluster"]["launcher"] != "local":
+    if base.cluster.launcher != "local":
         raise RefusedError(
-            f"cluster={base['cluster']['name']} starts jobs by Slurm: use `wattflow submit`."
+            f"cluster={base.cluster.name} starts jobs by Slurm: use `wattflow submit`."
         )
-    if len(made.points) + made.duplicates > 1 and not multirun:
-        raise RefusedError("these words name several points: add -m to run them all.")
-    by_id = {point.point_id: point for point in made.points}
+    if len(planned.points) + planned.duplicates > 1 and not multirun:
+        raise RefusedError("this names several points: add -m to run them all.")
+    by_id = {point.point_id: point for point in planned.points}
 
-    def one(composed: Any) -> None:
-        choices = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-        job(made, by_id[point_id(resolve(choices))])
+    def one(composed: DictConfig) -> None:
+        job(planned, by_id[point_id(resolve(typed(composed)))])
 
     register()
     application = hydra.main(
@@ -334,8 +317,8 @@ def as_hydra_application(
         tempfile.TemporaryDirectory(prefix="wattflow-hydra-") as folder,
         arguments(
             # Hydra writes multirun.yaml; the sweep's own directory holds all that is worth keeping
-            [*(["-m"] if multirun else []), *made.words, f"hydra.sweep.dir={folder}"]
+            [*(["-m"] if multirun else []), *planned.overrides, f"hydra.sweep.dir={folder}"]
         ),
     ):
         application()
-    return made
+    return planned

@@ -5,17 +5,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from wattflow.config.choices import GROUPS, Config
+from wattflow.config.checks import check
+from wattflow.config.choices import GROUPS, Config, from_dict
 from wattflow.errors import RefusedError, WattflowError
 
 PRIMARY = "wattflow"
@@ -61,13 +63,13 @@ def hydra_config() -> Iterator[None]:
         raise RefusedError(_one_line(error)) from error
 
 
-def compose_groups(words: list[str], *, whole: bool = False) -> DictConfig:
-    """Hydra's composition of words, `whole` with its own settings; RefusedError also where Hydra did not think of one.
+def compose_groups(overrides: list[str], *, whole: bool = False) -> DictConfig:
+    """Compose overrides, `whole` with Hydra's own settings; RefusedError also where Hydra did not think of one.
 
     A file that is cut or no text, a list where it looks for names, defaults that name themselves.
     """
     try:
-        return compose(PRIMARY, words, return_hydra_config=whole)
+        return compose(PRIMARY, overrides, return_hydra_config=whole)
     except (HydraException, OmegaConfBaseException, ValueError):
         raise
     except (
@@ -79,8 +81,17 @@ def compose_groups(words: list[str], *, whole: bool = False) -> DictConfig:
         RecursionError,
     ) as error:
         raise RefusedError(
-            f"{' '.join(words)}: {_one_line(error)} One of the files in conf/ that this names is damaged or no config."
+            f"{' '.join(overrides)}: {_one_line(error)} One of the files in conf/ that this names is damaged or no "
+            "config."
         ) from error
+
+
+def typed(composed: DictConfig) -> Config:
+    """Convert composed choices to their type; RefusedError for a value that is not allowed."""
+    container = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    config = from_dict(cast(dict[str, Any], container))
+    check(config)
+    return config
 
 
 def _one_line(error: BaseException) -> str:
@@ -114,9 +125,9 @@ def parser() -> OverridesParser:
 
 
 @contextmanager
-def arguments(words: Sequence[str]) -> Iterator[None]:
-    """Hydra reads sys.argv."""
-    before, sys.argv = sys.argv, [sys.argv[0], *words]
+def arguments(overrides: Sequence[str]) -> Iterator[None]:
+    """Have Hydra read these as sys.argv."""
+    before, sys.argv = sys.argv, [sys.argv[0], *overrides]
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 """The points of a planned sweep."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from wattflow.config.choices import Config
 from wattflow.store.layout import SweepDir
 
 
@@ -11,17 +11,17 @@ class Point:
     """One combination of resolved choices; `reason` says why it cannot run, null if it can."""
 
     point_id: str
-    choices: dict[str, Any]
+    config: Config
     reason: str | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep as it was asked for: its points in the order in which they are run."""
+    """A requested sweep: its points in the order in which they are run."""
 
     name: str
     sweep: SweepDir
-    words: list[str]
+    overrides: list[str]
     points: list[Point]
     duplicates: int  # combinations that came to a point already listed
 

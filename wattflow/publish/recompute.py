@@ -41,7 +41,7 @@ class Recomputation:
         problem: str | None = None
         try:
             choices = point.choices()
-            problem = self._wrong_id(point_id, choices)
+            problem = self._wrong_id(point)
             attempts = self._published.sweep.attempts(point_id)
             blank = untried(point, Choices.of(choices))
         except (
@@ -60,17 +60,19 @@ class Recomputation:
         for attempt in attempts:
             self._check_attempt(attempt, choices, problem)
 
-    def _wrong_id(self, point_id: str, choices: dict[str, Any]) -> str | None:
+    def _wrong_id(self, point: GridPoint) -> str | None:
         """Return why a point_id is not the hash of its choices; null where it is, or where a bundle withholds them."""
         if self._published.measured and self._published.bundled:
             self._verdict.withheld_ids += 1
             return None
-        command = choices["measure"]["command"] if self._published.measured else None
-        made = identity.point_id(choices) if command is None else identity.command_id(command)
-        if made == point_id:
+        command = point.command() if self._published.measured else None
+        made = (
+            identity.point_id(point.config()) if command is None else identity.command_id(command)
+        )
+        if made == point.point_id:
             self._verdict.right_ids += 1
             return None
-        return f"its choices are not those of {point_id}: they hash to {made}."
+        return f"its choices are not those of {point.point_id}: they hash to {made}."
 
     def _check_attempt(
         self, attempt: AttemptDir, choices: dict[str, Any], problem: str | None

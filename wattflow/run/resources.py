@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wattflow.config.choices import Config, Control, Power, controls_itself, to_dict
+from wattflow.config.choices import Config, Control, Power, controls_itself
 from wattflow.engine.protocol import Engine
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import PowerError
@@ -63,7 +63,7 @@ class NodeSidecar:
         """Start recording into an attempt, by the process of the point before where it has the same settings."""
         if self._place.local_rank != 0:
             return None
-        control = config.control if controls_itself(to_dict(config)) else None
+        control = config.control if controls_itself(config) else None
         settings = config.power, control
         if self._sidecar is None or self._settings != settings:
             self.close()

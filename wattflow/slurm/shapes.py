@@ -1,13 +1,12 @@
 """What points ask of Slurm: those that ask for the same share a shape, and its tasks share few arrays."""
 
 import itertools
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from wattflow.config.choices import Cluster, cluster_of, controls_itself
+from wattflow.config.choices import Cluster, Config, controls_itself
 from wattflow.errors import RefusedError
 from wattflow.slurm import client
 
@@ -66,16 +65,19 @@ def _chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
+def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
     """Points (id, resolved choices) by what they ask of Slurm, in the order of each shape's first point."""
-    by_shape: dict[str, Shape] = {}
-    repeats: dict[str, dict[int, list[str]]] = {}
-    for point_id, choices in points:
-        nodes, shards = choices["nodes"], choices["shards"]
-        control = _control_options(choices)
-        key = json.dumps([nodes, shards, choices["cluster"], control], sort_keys=True)
+    by_shape: dict[Hashable, Shape] = {}
+    repeats: dict[Hashable, dict[int, list[str]]] = {}
+    profiles: dict[int, str] = {}  # points share them
+    for point_id, config in points:
+        nodes, shards, cluster = config.nodes, config.shards, config.cluster
+        assert nodes is not None  # the choices are resolved
+        control = _control_options(config)
+        if id(cluster) not in profiles:
+            profiles[id(cluster)] = repr(cluster)
+        key = nodes, shards, profiles[id(cluster)], *control.items()
         if key not in by_shape:
-            cluster = cluster_of(choices)
             ranks, rest = divmod(shards, nodes)
             if rest or not 0 < ranks <= cluster.gpus_per_node:
                 raise RefusedError(
@@ -84,9 +86,9 @@ def shapes(points: Sequence[tuple[str, dict[str, Any]]]) -> list[Shape]:
                 )
             by_shape[key] = Shape(nodes, ranks, cluster, control=control)
         by_shape[key].point_ids.append(point_id)
-        if choices["sweep"]["block"] == "board":
+        if config.sweep.block == "board":
             of_shape = repeats.setdefault(key, {})
-            of_shape.setdefault(choices["repeat"], []).append(point_id)
+            of_shape.setdefault(config.repeat, []).append(point_id)
     return [_blocked(shape, list(repeats.get(key, {}).values())) for key, shape in by_shape.items()]
 
 
@@ -144,20 +146,20 @@ def _fewest_a_task(counts: list[int], most: int) -> int:
     return factor
 
 
-def _control_options(choices: dict[str, Any]) -> dict[str, str]:
+def _control_options(config: Config) -> dict[str, str]:
     """Return the options that request a point's power limit and clock; {} where the job sets them itself."""
-    control, cluster = choices.get("control"), choices["cluster"]
-    if control is None or controls_itself(choices):
+    control, cluster = config.control, config.cluster
+    if controls_itself(config):
         return {}
     out = {}
-    if control["power_limit_w"] is not None:
-        feature = cluster["power_caps"][str(control["power_limit_w"])]
+    if control.power_limit_w is not None:
+        feature = cluster.power_caps[str(control.power_limit_w)]
         kind, _, partition = feature.partition("partition=")
         if partition and not kind:
             out["partition"] = partition
         else:
-            both = [cluster["constraint"], feature] if cluster["constraint"] else [feature]
+            both = [cluster.constraint, feature] if cluster.constraint else [feature]
             out["constraint"] = "&".join(both)
-    if control["sm_clock_mhz"] is not None:
-        out["gpu-freq"] = str(control["sm_clock_mhz"])
+    if control.sm_clock_mhz is not None:
+        out["gpu-freq"] = str(control.sm_clock_mhz)
     return out

@@ -1,15 +1,15 @@
 """grid.parquet: one row a point of a sweep, in the order in which points are run."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.config.choices import Config, from_dict
+from wattflow.config.choices import Config, from_dict, to_dict
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.schema import GRID, SCHEMA_VERSION
 from wattflow.store.tables import open_table, read_table, write_tables
@@ -84,6 +84,21 @@ def _points(path: Path, table: pa.Table) -> list[GridPoint]:
         return sorted((GridPoint(*row) for row in rows), key=lambda point: point.position)
     except (TypeError, ValueError) as error:  # a null position, bytes that are no text
         raise DamagedError(f"{path}: not the points of a sweep ({error}).") from error
+
+
+def encoded(configs: Iterable[Config]) -> list[str]:
+    """Encode choices as JSON, each part that points share once."""
+    shared: dict[int, str] = {}
+    out = []
+    for config in configs:
+        parts = []
+        for key, value in vars(config).items():
+            text = shared.get(id(value)) if is_dataclass(value) else json.dumps(value)
+            if text is None:
+                text = shared[id(value)] = json.dumps(to_dict(value))
+            parts.append(f"{json.dumps(key)}: {text}")
+        out.append("{" + ", ".join(parts) + "}")
+    return out
 
 
 def write_grid(path: Path, points: Sequence[GridPoint]) -> None:

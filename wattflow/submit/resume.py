@@ -58,7 +58,7 @@ def _unfinished(
             continue
         attempts = sweep.attempts(point_id)
         if _needs_another_try(point_id, attempts, newest, live, force):
-            todo.append((point_id, point.choices()))
+            todo.append((point_id, point.config()))
             if force and attempts:
                 again[point_id] = attempts[-1].number
     result = SubmitResult(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from wattflow.config import choices, identity
 from wattflow.config import choices as config_choices
+from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
 from wattflow.store.layout import SweepDir
 
@@ -36,7 +37,7 @@ def choose(
 
 def _filter(text: str) -> tuple[str, list[str]]:
     """The key and the values of one KEY=VALUE[,VALUE...]; a group's key is its name's."""
-    key, _, values = text.partition("=")
+    key, values = split(text)
     key = f"{key}.name" if key in choices.GROUPS else key
     if not values or key not in identity.DEFAULTS:
         raise RefusedError(

@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from wattflow import __version__, process
-from wattflow.config.choices import Cluster
+from wattflow.config.choices import Cluster, Config
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client, sbatch
 from wattflow.slurm.shapes import Shape, fitting, shapes
 from wattflow.store.files import write_atomic
-from wattflow.store.grid import GridPoint, write_grid
+from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal, lock, shared_disk
 from wattflow.submit.journal import Submission
@@ -64,18 +64,16 @@ class SubmitResult:
 
 def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
     """What each shape of a plan asks for, see `Shape.row`, and what it should take by what has finished."""
-    requested = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
-    choices = {point.point_id: point.choices for point in plan.feasible}
-    past = estimate.past_of(plan.sweep.path.parent, choices.values())
-    return [{**shape.row(), "expected": _expected(shape, choices, past)} for shape in requested]
+    requested = fitting(shapes([(p.point_id, p.config) for p in plan.feasible]))
+    configs = {point.point_id: point.config for point in plan.feasible}
+    past = estimate.past_of(plan.sweep.path.parent, configs.values())
+    return [{**shape.row(), "expected": _expected(shape, configs, past)} for shape in requested]
 
 
-def _expected(
-    shape: Shape, choices: dict[str, dict[str, Any]], past: estimate.Past
-) -> dict[str, Any]:
+def _expected(shape: Shape, configs: dict[str, Config], past: estimate.Past) -> dict[str, Any]:
     """What a shape should take: GPU-hours and kWh of its known points, and the minutes of its longest known task."""
     gpus = shape.nodes * shape.ranks_per_node
-    by_task = [[past.expect(choices[point_id]) for point_id in task] for task in shape.tasks]
+    by_task = [[past.expect(configs[point_id]) for point_id in task] for task in shape.tasks]
     known = [sum(one.seconds for one in task if one) for task in by_task if None not in task]
     return {
         **asdict(past.add_up([(gpus, one) for task in by_task for one in task])),
@@ -99,7 +97,7 @@ def test_only(plan: "Plan") -> list[Tested]:
     """Slurm's answer to each array that a submit of the plan would send; RefusedError without Slurm's commands."""
     requested = [
         shape
-        for shape in fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+        for shape in fitting(shapes([(p.point_id, p.config) for p in plan.feasible]))
         if not shape.is_local
     ]
     check_commands(requested)
@@ -118,7 +116,7 @@ def test_only(plan: "Plan") -> list[Tested]:
 
 def batch_scripts(plan: "Plan") -> list[str]:
     """The text that sbatch would get for the first array of each shape of a plan; local points have none."""
-    requested = fitting(shapes([(p.point_id, p.choices) for p in plan.feasible]))
+    requested = fitting(shapes([(p.point_id, p.config) for p in plan.feasible]))
     return [sbatch.batch_script(shape, plan.sweep) for shape in requested if not shape.is_local]
 
 
@@ -126,29 +124,12 @@ def _write_grid(plan: "Plan", tried: Collection[str]) -> None:
     """grid.parquet: what was there, with the plan's points added; a point that was tried keeps its row."""
     old = plan.sweep.points() if plan.sweep.grid_path.is_file() else []
     points = {point.point_id: point for point in old}
-    written: dict[int, str] = {}  # choices share their parts, and so their text
-    for point in plan.points:
+    new = [p for p in plan.points if p.point_id not in points or p.point_id not in tried]
+    for point, text in zip(new, encoded(point.config for point in new), strict=True):
         known = points.get(point.point_id)
-        if known is not None and point.point_id in tried:
-            continue
         position = len(points) if known is None else known.position
-        text = _json(point.choices, written)
         points[point.point_id] = GridPoint(point.point_id, position, point.reason, text)
     write_grid(plan.sweep.grid_path, list(points.values()))
-
-
-def _json(choices: dict[str, Any], written: dict[int, str]) -> str:
-    """Choices as JSON, each shared group written once."""
-    parts = []
-    for key, value in choices.items():
-        if isinstance(value, dict):
-            text = written.get(id(value))
-            if text is None:
-                text = written[id(value)] = json.dumps(value)
-        else:
-            text = json.dumps(value)
-        parts.append(f"{json.dumps(key)}: {text}")
-    return "{" + ", ".join(parts) + "}"
 
 
 def _write_sweep_yaml(plan: "Plan") -> None:
@@ -156,7 +137,7 @@ def _write_sweep_yaml(plan: "Plan") -> None:
     path = plan.sweep.sweep_yaml
     text = path.read_text() if path.is_file() else f"# The submits of {plan.name}, oldest first.\n"
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    overrides = json.dumps(plan.words, ensure_ascii=False)
+    overrides = json.dumps(plan.overrides, ensure_ascii=False)
     text += f'- time: "{when}"\n  wattflow: "{__version__}"\n  words: {overrides}\n'
     write_atomic(path, text.encode())
 
@@ -201,7 +182,7 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
     return result
 
 
-Todo = list[tuple[str, dict[str, Any]]]  # point ids with their choices
+Todo = list[tuple[str, Config]]  # point ids with their choices
 
 
 def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Todo]:
@@ -210,7 +191,7 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Tod
     tried = {*journal.newest_task(journal.read(sweep)), *_attempted(sweep)}
     chosen = [p for p in plan.points if only is None or p.point_id in only]
     feasible = [point for point in chosen if point.reason is None]
-    todo = [(point.point_id, point.choices) for point in feasible if point.point_id not in tried]
+    todo = [(point.point_id, point.config) for point in feasible if point.point_id not in tried]
     result = SubmitResult(
         sweep,
         fitting(shapes(todo)),
@@ -260,7 +241,7 @@ def start(
 
     `again` holds the newest attempt of points that are run though they finished.
     """
-    local = [point_id for point_id, choices in todo if choices["cluster"]["launcher"] == "local"]
+    local = [point_id for point_id, config in todo if config.cluster.launcher == "local"]
     remote = [shape for shape in result.shapes if not shape.is_local]
     try:
         if remote:
@@ -438,7 +419,7 @@ def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
         if not waiting:
             return
         of = waiting[0].tasks[0][0]
-        (shape,) = shapes([(of, sweep.point(of).choices())])
+        (shape,) = shapes([(of, sweep.point(of).config())])
         submission = _send_collect(
             sweep, shape, held, [str(submission.job_id) for submission in waiting], earlier
         )

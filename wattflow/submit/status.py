@@ -446,13 +446,13 @@ def left(sweep: SweepDir, rows: Iterable[Row]) -> estimate.Sum:
     to_do = [row for row in rows if row.state not in ("done", "infeasible")]
     if not to_do:
         return estimate.Past([]).sum([])
-    choices = {point.point_id: point.choices() for point in sweep.points()}
+    points = {point.point_id: point for point in sweep.points()}
     past = estimate.Past(
-        estimate.Seen(choices[row.point_id], row.seconds, row.energy_j, row.simulated)
+        estimate.Finished(points[row.point_id].config(), row.seconds, row.energy_j, row.simulated)
         for row in rows
         if row.state == "done" and row.seconds
     )
-    return past.sum(choices[row.point_id] for row in to_do)
+    return past.sum(points[row.point_id].config() for row in to_do)
 
 
 def exit_code(rows: Iterable[Row]) -> int:
