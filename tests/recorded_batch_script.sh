@@ -28,6 +28,7 @@
 module load cuda/12.4
 source $HOME/venv/bin/activate
 export SRUN_CPUS_PER_TASK=10
+export SLURM_EXPORT_ENV=ALL
 jobs='/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000'
 ln -sf "${SLURM_ARRAY_JOB_ID}_submitted.pkl" "$jobs/${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl"
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import pwd
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,15 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 LOCAL = "local:"  # the prefix of job ids that are a process of some machine and no job of Slurm's
+
+
+def user_name(uid: int | None = None) -> str:
+    """The name of a user (the caller); their number where this machine has no entry for it."""
+    uid = os.getuid() if uid is None else uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def node_name() -> str:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import platform
-import pwd
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wattflow.errors import SlurmError
+from wattflow.process import user_name
 
 # Slurm's states of a task that has ended, of one that waits; all others are those of one that runs.
 _OVER = frozenset(
@@ -67,7 +67,13 @@ def _run(command: Sequence[str], timeout_s: float) -> "subprocess.CompletedProce
     """A Slurm command that has ended; SlurmError when it is missing or does not answer in time."""
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",  # other jobs' names are anybody's bytes
+            timeout=timeout_s,
+            check=False,
         )
     except FileNotFoundError as error:
         raise SlurmError(
@@ -90,11 +96,10 @@ def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
 
 def queue(user: str | None = None) -> dict[str, TaskState]:
     """Return the state of each task of a user (the caller) that waits, runs, or ended some minutes ago, by task."""
-    user = user or pwd.getpwuid(os.getuid()).pw_name
+    user = user or user_name()
     out = _ask(["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%r|%j"])
     tasks = {}
-    for line in out.splitlines():
-        key, state, reason, name = line.split("|", 3)
+    for key, state, reason, name in _task_rows(out, 4):
         tasks[key] = TaskState(state, None if reason in ("None", "") else reason, name)
     return tasks
 
@@ -115,12 +120,24 @@ def ended(job_ids: Iterable[str]) -> dict[str, TaskState]:
         ",".join(job_ids),
     ]
     tasks = {}
-    for line in _ask(command).splitlines():
-        key, state, reason = line.split("|", 2)
-        state = state.split(" ", 1)[0]  # CANCELLED by 1000
+    for key, state, reason in _task_rows(_ask(command), 3):
         for task in expand(key):
-            tasks[task] = TaskState(state, None if reason in ("None", "") else reason)
+            # CANCELLED by 1000, or CANCELLED+ where the column is too narrow
+            tasks[task] = TaskState(
+                re.split(r"[ +]", state)[0], None if reason in ("None", "") else reason
+            )
     return tasks
+
+
+def _task_rows(out: str, columns: int) -> Iterator[list[str]]:
+    """The cells of each line that begins with a task's id; warnings and the rest of a name of two lines do not."""
+    for line in out.split("\n"):
+        cells = line.split("|", columns - 1)
+        if len(cells) == columns and _TASK.fullmatch(cells[0]):
+            yield cells
+
+
+_TASK = re.compile(r"\d+(_(\d+|\[[\d,\-]+(%\d+)?\]))?")  # 123, 123_4, 123_[0-2,7%4]
 
 
 def consumed_energy_j(job_ids: Sequence[str]) -> dict[str, float]:
@@ -176,7 +193,7 @@ def _ranges(numbers: list[int]) -> str:
 
 def jobs_named(name: str) -> list[str]:
     """The ids of the caller's jobs of that name which wait or run."""
-    user = pwd.getpwuid(os.getuid()).pw_name
+    user = user_name()
     out = _ask(["squeue", "-h", "-u", user, "-n", name, "-o", "%F"])
     return sorted(set(out.split()), key=int)
 
@@ -196,7 +213,7 @@ def most_submitted(account: str | None) -> int | None:
 
     Null where nothing limits them, or the site does not say.
     """
-    user = pwd.getpwuid(os.getuid()).pw_name
+    user = user_name()
     command = ["sacctmgr", "-nP", "show", "assoc", "where", f"user={user}"]
     found = []
     with contextlib.suppress(SlurmError):
@@ -262,11 +279,14 @@ def cancel(keys: Sequence[str]) -> None:
 # --- answers kept for half a minute, so that a watching person costs the controller little --------
 
 
-def cache_folder() -> Path:
-    """The caller's folder of kept answers, of mode 0700."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "wattflow"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def cache_folder() -> Path | None:
+    """The caller's folder of kept answers, of mode 0700; null where there can be none, as in a read-only home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "wattflow"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no HOME, and no entry for the user
+        return None
     return folder
 
 
@@ -274,7 +294,10 @@ def _cached(question: str, ask: Callable[[], dict[str, TaskState]]) -> dict[str,
     """An answer that is at most half a minute old; only answers are kept, never their absence."""
     # one login node may serve several clusters
     where = os.environ.get("SLURM_CONF", "") + os.environ.get("SLURM_CLUSTERS", "")
-    path = cache_folder() / f"slurm-{question.partition(' ')[0]}.json"
+    folder = cache_folder()
+    if folder is None:
+        return ask()
+    path = folder / f"slurm-{question.partition(' ')[0]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_bytes())
         age_s = time.time() - kept["time_s"]
@@ -288,7 +311,8 @@ def _cached(question: str, ask: Callable[[], dict[str, TaskState]]) -> dict[str,
         "question": [where, question],
         "words": {key: [w.state, w.reason, w.name] for key, w in tasks.items()},
     }
-    write_atomic(path, json.dumps(kept).encode())
+    with contextlib.suppress(OSError):  # a full disk: Slurm is asked again next time
+        write_atomic(path, json.dumps(kept).encode())
     return tasks
 
 
@@ -304,8 +328,10 @@ def cached_ended(job_ids: Sequence[str]) -> dict[str, TaskState]:
 
 def forget() -> None:
     """Drop kept answers: what was just sent or cancelled must show."""
-    for path in cache_folder().glob("slurm-*.json"):
-        path.unlink(missing_ok=True)
+    folder = cache_folder()
+    with contextlib.suppress(OSError):
+        for path in folder.glob("slurm-*.json") if folder else ():
+            path.unlink(missing_ok=True)
 
 
 # --- an sbatch that asks before it tries again ----------------------------------------------------
@@ -336,7 +362,8 @@ _SBATCH_LIMIT_S = 120
 # Nearly always the first try is the last: in plain sh it is spared the start of a Python.
 _FIRST_TRY = """answer=$(timeout {limit_s} {sbatch} "$@" 2>"$0.err")
 code=$?
-case "$code $answer" in "0 "*"job "[0-9]*) printf '%s\\n' "$answer"; exit 0 ;; esac
+line=$(printf '%s\\n' "$answer" | grep '^Submitted batch job [0-9]')
+case "$code $line" in "0 Submitted"*) printf '%s\\n' "$line"; exit 0 ;; esac
 export WATTFLOW_SBATCH_CODE=$code WATTFLOW_SBATCH_SAID="$(cat "$0.err") $answer"
 exec {again} "$@\""""
 
@@ -367,12 +394,14 @@ def _commands(scripts: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _outside_any_job() -> Iterator[None]:
-    """Take away what a surrounding job set: sbatch reads SLURM_* as options. SLURM_CONF names the cluster and stays."""
-    inside = "SLURM_JOB_ID" in os.environ
+    """Take away what a job set, be it around us or long gone: sbatch and the job's srun read SLURM_* as options.
+
+    What names the cluster stays.
+    """
     taken = {
         name: value
         for name, value in os.environ.items()
-        if inside and name.startswith(("SLURM", "SRUN_", "SUBMITIT_")) and name != "SLURM_CONF"
+        if name.startswith(("SLURM", "SRUN_", "SUBMITIT_")) and name not in _NAMES_A_CLUSTER
     }
     for name in taken:
         del os.environ[name]
@@ -380,6 +409,9 @@ def _outside_any_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
+
+
+_NAMES_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 def sbatch(script: Path, program: str, trouble: SlurmError) -> str:
@@ -400,7 +432,7 @@ def sbatch(script: Path, program: str, trouble: SlurmError) -> str:
         except SlurmError as error:
             trouble = error
             continue
-        match = re.search(r"job (\d+)", answer)
+        match = re.search(r"^Submitted batch job (\d+)", answer, re.MULTILINE)
         if match is None:
             raise _names_no_job(answer)
         cancel([job for job in jobs_named(name) if job != match[1]])

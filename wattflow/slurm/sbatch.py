@@ -21,6 +21,7 @@ RUN_TASK = "wattflow.run.task:run_task"
 
 _SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is signalled
 _COLLECT_MIN = 60
+_LONGEST_NAME = 80  # a job has nine letters more
 _COLLECT_GB = 16.0
 
 
@@ -91,7 +92,12 @@ def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
         "comment": f"wattflow {sweep.name}" if cluster.comment else None,
         "wckey": None,  # submitit's own default is refused where wckeys are checked
         # srun does not inherit --cpus-per-task from Slurm 22.05 on
-        "setup": [*cluster.setup, f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}"],
+        # with --export=NONE the job's srun would pass nothing on either, not even what submitit sets
+        "setup": [
+            *cluster.setup,
+            f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}",
+            "export SLURM_EXPORT_ENV=ALL",
+        ],
         "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options],
         "additional_parameters": {
             "hold": True,
@@ -189,8 +195,13 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: 
 
 
 def check_path(sweep: SweepDir) -> None:
-    """RefusedError for a measurement, and for a path that Slurm or submitit would read as something else."""
+    """Raise RefusedError for a measurement, and for a name or path that Slurm or submitit cannot keep."""
     sweep.refuse_measurement()
+    if len(sweep.name) > _LONGEST_NAME:
+        raise RefusedError(
+            f"sweep {sweep.name}: {len(sweep.name)} letters, and its jobs' names have more: choose one of at most "
+            f"{_LONGEST_NAME} with sweep=NAME."
+        )
     for character in '%\\\n\r"':
         if character in str(sweep.path):
             raise RefusedError(

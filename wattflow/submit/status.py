@@ -8,7 +8,6 @@ answer from Slurm makes a point unknown, never finished.
 """
 
 import contextlib
-import pwd
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -208,7 +207,7 @@ def _ask(sweep: SweepDir, tasks: Iterable[tuple[Submission, int]], accounting: b
 
 def _in_queue(sweep: SweepDir, keys: dict[str, Submission]) -> dict[str, client.TaskState]:
     """The queue's answers for tasks; a submission that was cut short is found by its name."""
-    owner = pwd.getpwuid(sweep.path.stat().st_uid).pw_name
+    owner = process.user_name(sweep.path.stat().st_uid)
     queue = client.cached_queue(owner)
     by_name = {answer.name: answer for answer in queue.values() if not answer.is_over}
     cut_short = {key: submission.name for key, submission in keys.items() if not submission.job_id}
