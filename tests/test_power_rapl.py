@@ -1,49 +1,27 @@
 """RAPL: which counters are added, and what becomes of wraps, failures and pauses: on a folder like the kernel's."""
 
 import os
-import time
 
 import numpy as np
 import pytest
+from host_counters import RANGE_UJ, add_uj, make_powercap
 
 from wattflow.config.choices import Power
 from wattflow.energy import curve
 from wattflow.errors import PowerError
 from wattflow.power import polled, rapl
 from wattflow.power.meter import Moment
-from wattflow.power.open import choose, host_meter
+from wattflow.power.open import host_meter
 from wattflow.power.rapl import RaplMeter, readable_zones, rise_uj
-from wattflow.power.sidecar_client import Sidecar
 from wattflow.store import sources
-from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import TRACE
-from wattflow.store.tables import read_table
 
-RANGE_UJ = 262_143_328_850
 SECOND_NS = 1_000_000_000
-
-
-def zone(folder, name, energy_uj=0):
-    """One counter as the kernel shows it."""
-    folder.mkdir(parents=True)
-    (folder / "name").write_text(f"{name}\n")
-    (folder / "energy_uj").write_text(f"{energy_uj}\n")
-    (folder / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
-    return folder / "energy_uj"
 
 
 @pytest.fixture
 def powercap(tmp_path):
-    """Two packages with their DRAM; the platform that holds them; cores that they hold; a second face of package 0."""
-    root = tmp_path / "powercap"
-    for package in (0, 1):
-        zone(root / f"intel-rapl:{package}", f"package-{package}")
-        zone(root / f"intel-rapl:{package}:0", "core")
-        zone(root / f"intel-rapl:{package}:1", "dram")
-    zone(root / "intel-rapl:2", "psys")
-    zone(root / "intel-rapl-mmio:0", "package-0")
-    (root / "intel-rapl").mkdir()
-    return root
+    """The counters of two packages with their DRAM."""
+    return make_powercap(tmp_path)
 
 
 @pytest.fixture
@@ -53,15 +31,6 @@ def clock(monkeypatch):
     for module in (rapl, polled):
         monkeypatch.setattr(module, "moment", lambda: Moment(now["ns"], now["ns"]))
     return now
-
-
-def add_uj(powercap, **by_zone):
-    """Let counters rise, going round at their range."""
-    for name, uj in by_zone.items():
-        path = powercap / name.replace("_", ":").replace("rapl", "intel-rapl") / "energy_uj"
-        new = path.with_name("new")  # put in place whole, as a reader may come at any time
-        new.write_text(f"{(int(path.read_text()) + uj) % RANGE_UJ}\n")
-        new.replace(path)
 
 
 def test_each_joule_is_counted_once(powercap):
@@ -139,49 +108,12 @@ def test_a_restart_is_a_gap(powercap, clock):
     assert [row["gap"] for _, row in meter.finish()] == [True]
 
 
-def test_no_rapl_is_said(tmp_path):
-    """power.meter=rapl on a machine without it fails with the folder's name."""
-    with pytest.raises(PowerError, match="no RAPL package"):
-        choose(Power(meter="rapl", powercap_dir=str(tmp_path)), "n1")
-
-
 def test_counters_for_root_alone_are_said(powercap, monkeypatch):
     """A counter that this user may not read is refused by name, and beside GPUs it is left out."""
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PowerError, match="not readable by this user"):
         readable_zones(powercap)
     assert host_meter(Power(powercap_dir=str(powercap)), "n1") is None
-
-
-def test_auto_takes_rapl_before_arithmetic(powercap, monkeypatch):
-    """Without a GPU, auto measures the host by RAPL where it answers; power.host=false keeps it away."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    settings = {"meter": "auto", "powercap_dir": str(powercap)}
-    assert choose(Power(**settings), "n1").source == "rapl"
-    assert choose(Power(**settings, host=False), "n1").source == "simulated"
-
-
-def test_a_sidecar_records_the_host_beside_its_gpus(powercap, tmp_path, nvml_path):
-    """The host has a trace of its own beside the GPUs', and the sidecar tells which."""
-    attempt = AttemptDir(tmp_path / "attempt-1", "0123456789ab", 1)
-    attempt.path.mkdir()
-    attempt.make_folders()
-    power = Power(meter="nvml", poll_ms=20, powercap_dir=str(powercap))
-    with Sidecar(power, "n1", tmp_path / "spool") as sidecar:
-        ready = sidecar.start(attempt)
-        for _ in range(10):
-            add_uj(powercap, rapl_0=1_000_000)
-            time.sleep(0.05)
-        info = sidecar.stop()
-    assert info["host"] == ready["host"]
-    trace = read_table(attempt.trace_path("n1", info["host"]["uuid"]), TRACE)
-    seconds = np.diff(trace["time_ns"].to_numpy()) / SECOND_NS
-    assert set(trace["source"].to_pylist()) == {"rapl"}
-    assert np.sum(trace["power_w"].to_numpy()[1:] * seconds) == pytest.approx(10.0, rel=0.35)
-    assert (
-        len(list(attempt.trace_path("n1", "x").parent.glob("*.parquet")))
-        == len(info["devices"]) + 1
-    )
 
 
 pytest_plugins = ("fake_nvml.fixtures",)

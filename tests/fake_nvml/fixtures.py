@@ -3,13 +3,17 @@
 import _ctypes
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
 
 import fake_nvml
+from wattflow.config.choices import Power
+from wattflow.power.meter import Meter
+from wattflow.power.open import choose
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +49,23 @@ def fake_driver(nvml_path: Path) -> Iterator[None]:
         pynvml._nvmlLib_refcount = 0
         pynvml._nvmlGetFunctionPointer_cache.clear()
     _ctypes.dlclose(library._handle)
+
+
+@pytest.fixture
+def open_meter(fake_driver: None) -> Iterator[Callable[..., Meter]]:
+    """A function that opens the meter of the fake driver; it is closed after the test."""
+    meters: list[Meter] = []
+
+    def opened(**power: Any) -> Meter:
+        meters.append(choose(Power(**{"meter": "nvml", **power}), "n1"))
+        return meters[-1]
+
+    yield opened
+    for meter in meters:
+        meter.close()
+
+
+@pytest.fixture
+def set_driver(nvml_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """A function that sets one of the fake driver's variables for processes started from then on."""
+    return monkeypatch.setenv

@@ -1,0 +1,96 @@
+"""The GPUs that a job may use, in CUDA's order."""
+
+import pytest
+from fake_nvml import curves
+
+from wattflow.errors import PowerError
+from wattflow.power.gpus import visible
+
+pytest_plugins = ("fake_nvml.fixtures",)
+
+A, B, C = "GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000"
+
+
+UUIDS = [A, B, C, *(f"GPU-{i:08x}-0000" for i in range(3, 12))]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (None, list(range(12))),
+        ("", []),
+        ("-1", []),
+        ("0", [0]),
+        ("2,0", [2, 0]),
+        (" 1 , 2 ", [1, 2]),
+        ("10", [10]),
+        ("0,-1,1", [0]),
+        ("0,99,1", [0]),
+        ("0,0", []),
+        ("1,x,0", [1]),
+        (A, [0]),
+        (f"{C},{A}", [2, 0]),
+        ("GPU-bbbb", [2]),
+        ("GPU-aaaa", []),
+        ("GPU-bbbb,GPU-aaaa,GPU-aaaa1", [2]),
+        ("GPU-bbbb,GPU-bbbb3333", []),
+        (f"0,{B}", [0]),
+        (f"{B},0", [1]),
+        ("nonsense", []),
+    ],
+)
+def test_visible_devices_follow_cuda(setting, expected):
+    """Each form of CUDA_VISIBLE_DEVICES gives the NVML indices that CUDA shows, in CUDA's order."""
+    assert visible(setting, UUIDS) == expected
+
+
+def test_mig_entries_are_refused():
+    """A MIG slice has no power of its own, so its name is refused rather than taken for a GPU."""
+    with pytest.raises(PowerError, match="whole board"):
+        visible("MIG-1234", UUIDS)
+
+
+@pytest.mark.fake_nvml
+class TestFakeDriver:
+    """What the fake driver shows, by CUDA ordinal."""
+
+    def test_devices_by_ordinal(self, open_meter, monkeypatch):
+        """Devices are listed by CUDA ordinal with UUID, bus id and name, what is set on them and their limits."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+        fixed = {
+            "ecc": True,
+            "persistence": True,
+            "power_limit_default_w": 700.0,
+            "power_limit_min_w": 200.0,
+            "power_limit_max_w": 700.0,
+        }
+        assert open_meter().devices == [
+            {
+                "ordinal": 0,
+                "uuid": curves.uuid("n1", 1),
+                "bus_id": "00000000:11:00.0",
+                "name": "NVIDIA Fake 80GB",
+                **fixed,
+            },
+            {
+                "ordinal": 1,
+                "uuid": curves.uuid("n1", 0),
+                "bus_id": "00000000:10:00.0",
+                "name": "NVIDIA Fake 80GB",
+                **fixed,
+            },
+        ]
+
+    def test_mig_mode_is_refused(self, open_meter, monkeypatch):
+        """A GPU in MIG mode is refused, also by auto: its power is the whole board's."""
+        monkeypatch.setenv("FAKE_NVML_MIG", "1")
+        with pytest.raises(PowerError, match="MIG mode"):
+            open_meter(meter="auto")
+
+    def test_mixed_gpus_need_an_order(self, open_meter, monkeypatch):
+        """With GPUs of two kinds an ordinal is refused unless CUDA counts by bus, as NVML does."""
+        monkeypatch.setenv("FAKE_NVML_NAME", "Old,New")
+        with pytest.raises(PowerError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+            open_meter()
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        assert [device["name"] for device in open_meter().devices] == ["Old", "New"]
