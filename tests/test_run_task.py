@@ -1,5 +1,9 @@
 """The points of one Slurm task: which of them run, and when the task goes back into the queue."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from local_runs import one_rank
 from partial_attempts import slow
@@ -20,6 +24,22 @@ def finished(tmp_path):
     sweep = make_sweep(tmp_path / "demo", points)
     make_attempt(sweep, points[0], Made([Gpu("GPU-0")]))
     return sweep, [identity.point_id(point) for point in points]
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_ARRAY_JOB_ID": "5",
+    "SLURM_ARRAY_TASK_ID": "2",
+    "SLURM_RESTART_COUNT": "1",
+    "SLURM_JOB_NODELIST": "n7",
+    "SLURMD_NODENAME": "n7",
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_NTASKS": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SUBMITIT_EXECUTOR": "slurm",
+}
 
 
 class SlurmCalls:
@@ -85,6 +105,30 @@ def test_a_site_that_does_not_requeue_leaves_the_point_to_resume(slurm_calls):
     slurm_calls.preempted, slurm_calls.refuses = True, True
     task._requeue("5_2", 60, 10.0, progressed=False)
     assert "wattflow resume" in slurm_calls.printed()
+
+
+def test_a_task_of_slurm_s_runs_its_points_and_leaves_no_spool(tmp_path):
+    """By Slurm's variables this is task 2 of array 5, begun for the second time: the record says so."""
+    point = slow(engine__synthetic_ms_per_token=0.1, cluster__spool_dir=str(tmp_path / "spool"))
+    (tmp_path / "spool").mkdir()
+    sweep = make_sweep(tmp_path / "demo", [point])
+    point_id = identity.point_id(point)
+    code = (
+        "import sys; from wattflow.run.task import run_task; run_task(sys.argv[1], [sys.argv[2]])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(sweep.path), point_id],
+        env={**os.environ, **SLURM},
+        check=True,
+        timeout=600,
+    )
+    (attempt,) = sweep.attempts(point_id)
+    record = attempt.read_record()
+    assert record["status"] == "finished"
+    job = {"job_id": "5_2", "array_task": "2", "restart": 1, "cluster": "local"}
+    assert record["job"] == job
+    assert record["ranks"][0]["node"] == "n7"
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_progress_is_printed_at_each_change_of_phase_and_at_its_end(capsys):

@@ -181,7 +181,7 @@ def _run_point(task: Task, point_id: str, after: int, ends: TaskEnds) -> None:
             claim = asdict(Claim(heart.attempt.number, left))
         claim = task.ranks.broadcast(claim)
         if claim is None:
-            print(f"point {point_id}: another task runs it now; this one gives way", flush=True)
+            print(f"point {point_id}: another task runs it now; this one steps aside", flush=True)
             return
         run_attempt(task, point, Claim.from_json(claim), ends, heart)
 
