@@ -10,7 +10,7 @@ from submitit.core.utils import DelayedSubmission
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan.points import Point
 from wattflow.store.layout import SweepDir
-from wattflow.submit import journal, resume, send
+from wattflow.submit import journal, resume, send, status
 
 # --- resume and cancel ----------------------------------------------------------------------------
 
@@ -191,3 +191,17 @@ def test_a_forced_point_runs_again_though_it_finished(fake, tmp_path):
     sent = intents(made.sweep)[-1]
     loaded = DelayedSubmission.load(sent.folder / f"{sent.job_id}_submitted.pkl")
     assert loaded.function.arguments == (str(made.sweep.path), [chosen], {chosen: 1})
+
+
+def test_a_sweep_of_another_version_is_read_and_not_sent_to(fake, tmp_path):
+    """Its jobs name functions that have moved: submit and resume say so in one line, status reads it."""
+    made = plan(tmp_path, *seeds(2))
+    send.submit(made)
+    text = made.sweep.journal_path.read_text()
+    made.sweep.journal_path.write_text(text.replace('"journal_version": 2, ', ""))
+    queued(fake, made.sweep)
+    for again in (lambda: send.submit(made), lambda: resume.resume(made.sweep)):
+        with pytest.raises(RefusedError, match="journal version 1, this one writes 2"):
+            again()
+    assert {row.state for row in status.states(made.sweep)} == {"waiting"}
+    assert len(fake.calls("sbatch")) == 2

@@ -268,6 +268,7 @@ class JournalLine(TypedDict, total=False):
     """One line of journal.jsonl. INTENT is written before sbatch is called, SUBMITTED after it answered."""
 
     schema_version: int
+    journal_version: int  # of the functions and commands that its jobs name (intent); none: 1
     time_ns: int
     event: Literal["intent", "submitted", "released", "failed", "cancelled"]
     submission: str  # a name unique to this call, and the Slurm job's name

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wattflow.errors import DamagedError
+from wattflow.errors import DamagedError, RefusedError
 from wattflow.process import LOCAL
 from wattflow.store.files import check_name
 from wattflow.store.layout import SweepDir
@@ -22,6 +22,8 @@ from wattflow.store.schema import JournalLine, Record
 
 log = logging.getLogger(__name__)
 
+# Raised when what a job names has moved (functions in pickles, `python -m` paths): jobs of another version cannot run.
+VERSION = 2
 LOCAL_LOG = "local"  # stands in a local job's logs where Slurm's have the task's name
 
 
@@ -37,6 +39,7 @@ class Submission:
     job_id: str | None = None  # null until Slurm has accepted it
     released: bool = False
     refused: bool = False  # Slurm did not take it
+    version: int = VERSION  # the journal's when it was sent
     cancelled: bool = False  # cut short, and taken back by `resume`
 
     @property
@@ -89,6 +92,7 @@ def intend(sweep: SweepDir, sent: Submission) -> None:
         {
             "time_ns": sent.time_ns,
             "event": "intent",
+            "journal_version": sent.version,
             "submission": sent.name,
             "kind": sent.kind,
             "tasks": sent.tasks,
@@ -110,6 +114,16 @@ def read(sweep: SweepDir) -> list[Submission]:
     return list(by_name.values())
 
 
+def refuse_other_versions(sweep: SweepDir, submissions: Sequence[Submission]) -> None:
+    """Raise RefusedError for a sweep that another version of wattflow submitted: what its jobs name is not here."""
+    others = sorted({sent.version for sent in submissions if sent.version != VERSION})
+    if others:
+        raise RefusedError(
+            f"{sweep.path}: submitted by another version of wattflow (journal version {others[0]}, this one writes "
+            f"{VERSION}). `wattflow status` and `collect` read it; submit what is left under a new sweep=NAME."
+        )
+
+
 def _add(by_name: dict[str, Submission], line: JournalLine, sweep: SweepDir) -> None:
     name = check_name(line["submission"], "submission")
     if line["event"] == "intent":
@@ -117,7 +131,14 @@ def _add(by_name: dict[str, Submission], line: JournalLine, sweep: SweepDir) -> 
             for point_id in point_ids:
                 sweep.point_path(point_id)  # refuses what is no point_id
         folder = sweep.path / _below(line["folder"])
-        by_name[name] = Submission(name, line["kind"], line["tasks"], folder, int(line["time_ns"]))
+        by_name[name] = Submission(
+            name,
+            line["kind"],
+            line["tasks"],
+            folder,
+            int(line["time_ns"]),
+            version=int(line.get("journal_version", 1)),
+        )
     elif (sent := by_name.get(name)) is not None:
         job_id = line.get("job_id", sent.job_id)
         if job_id is not None and not re.fullmatch(r"\d+|local:.+:\d+:\d+|local:.+:None", job_id):

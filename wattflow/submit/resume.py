@@ -29,9 +29,11 @@ def resume(
         raise RefusedError("--force runs finished points again: name them with --only ID.")
     if dry_run:
         submissions = journal.read(sweep)
+        journal.refuse_other_versions(sweep, submissions)
         return _unfinished(sweep, submissions, live_tasks(submissions), only, force)[0]
     with lock.submit_lock(sweep) as held:
         submissions = journal.read(sweep)
+        journal.refuse_other_versions(sweep, submissions)
         live = live_tasks(submissions)
         _mend(sweep, submissions, live)
         result, todo, again = _unfinished(sweep, submissions, live, only, force)

@@ -188,7 +188,9 @@ Todo = list[tuple[str, Config]]  # point ids with their choices
 def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Todo]:
     """What a submit of this plan has to send: the points that were neither sent nor tried."""
     sweep = plan.sweep
-    tried = {*journal.newest_task(journal.read(sweep)), *_attempted(sweep)}
+    submissions = journal.read(sweep)
+    journal.refuse_other_versions(sweep, submissions)
+    tried = {*journal.newest_task(submissions), *_attempted(sweep)}
     chosen = [p for p in plan.points if only is None or p.point_id in only]
     feasible = [point for point in chosen if point.reason is None]
     todo = [(point.point_id, point.config) for point in feasible if point.point_id not in tried]
