@@ -5,9 +5,8 @@ import json
 import pytest
 from local_runs import one_rank
 from partial_attempts import slow
-from sweeps import make_sweep
+from sweeps import id_of, make_sweep
 
-from wattflow.config import identity
 from wattflow.errors import EngineError
 from wattflow.run.place import Progress
 from wattflow.run.task import Todo, run_points
@@ -16,7 +15,7 @@ from wattflow.run.task import Todo, run_points
 def attempt_at(point, tmp_path, report=lambda progress: None):
     """Run one point on one rank of this process; its attempt."""
     sweep = make_sweep(tmp_path / "demo", [point])
-    point_id = identity.point_id(point)
+    point_id = id_of(point)
     with one_rank(tmp_path) as (place, signals):
         try:
             run_points(Todo(sweep, [point_id], {}), place, signals, report)
@@ -45,7 +44,7 @@ def test_a_failed_attempt_says_why_in_its_record_and_with_a_traceback_beside_it(
     """No prompts: the attempt is closed as failed, and the point counts as failed for its task."""
     point = slow(dataset__path=str(tmp_path / "nowhere.json"))
     sweep = make_sweep(tmp_path / "demo", [point])
-    point_id = identity.point_id(point)
+    point_id = id_of(point)
     with one_rank(tmp_path) as (place, signals), pytest.raises(EngineError, match="1 of 1 points"):
         run_points(Todo(sweep, [point_id], {}), place, signals, lambda progress: None)
     (attempt,) = sweep.attempts(point_id)

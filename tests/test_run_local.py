@@ -12,10 +12,9 @@ import polars as pl
 from commands import call as command_line
 from local_runs import SMALL, call
 from processes import until
-from sweeps import choices, make_sweep
+from sweeps import choices, id_of, make_sweep
 
 import wattflow
-from wattflow.config import identity
 from wattflow.run import local
 from wattflow.run.local import RankJob
 from wattflow.run.place import Place, Progress, TaskEnds
@@ -51,7 +50,7 @@ def test_a_killed_rank_is_the_cause_where_others_only_lost_it(tmp_path):
     """Rank 1 died by SIGKILL and rank 0 met a closed connection: the record names rank 1, and both logs are kept."""
     point = choices()
     sweep = make_sweep(tmp_path / "demo", [point])
-    attempt = sweep.claim_attempt(identity.point_id(point))
+    attempt = sweep.claim_attempt(id_of(point))
     rank_errors.write(attempt, RankError(0, 70, interrupted=False, error="connection closed"))
     for rank in (0, 1):
         (tmp_path / f"rank{rank}.log").write_text(f"log of {rank}")
@@ -66,7 +65,7 @@ def test_ranks_that_left_nothing_are_recorded_by_their_exit_codes(tmp_path):
     """Neither record nor error: the codes are what is known."""
     point = choices()
     sweep = make_sweep(tmp_path / "demo", [point])
-    attempt = sweep.claim_attempt(identity.point_id(point))
+    attempt = sweep.claim_attempt(id_of(point))
     local._close_unfinished(attempt, tmp_path, [0, 3])
     assert attempt.read_record()["error"] == "ranks ended: rank 1 with 3"
 

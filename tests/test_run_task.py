@@ -7,9 +7,8 @@ import sys
 import pytest
 from local_runs import one_rank
 from partial_attempts import slow
-from sweeps import Gpu, Made, make_attempt, make_sweep
+from sweeps import Gpu, Made, id_of, make_attempt, make_sweep
 
-from wattflow.config import identity
 from wattflow.errors import SlurmError
 from wattflow.run import task
 from wattflow.run.place import Progress
@@ -23,7 +22,7 @@ def finished(tmp_path):
     points = [slow(seed=seed, engine__synthetic_ms_per_token=0.1) for seed in (1, 2)]
     sweep = make_sweep(tmp_path / "demo", points)
     make_attempt(sweep, points[0], Made([Gpu("GPU-0")]))
-    return sweep, [identity.point_id(point) for point in points]
+    return sweep, [id_of(point) for point in points]
 
 
 SLURM = {
@@ -112,7 +111,7 @@ def test_a_task_of_slurm_s_runs_its_points_and_leaves_no_spool(tmp_path):
     point = slow(engine__synthetic_ms_per_token=0.1, cluster__spool_dir=str(tmp_path / "spool"))
     (tmp_path / "spool").mkdir()
     sweep = make_sweep(tmp_path / "demo", [point])
-    point_id = identity.point_id(point)
+    point_id = id_of(point)
     code = (
         "import sys; from wattflow.run.task import run_task; run_task(sys.argv[1], [sys.argv[2]])"
     )
