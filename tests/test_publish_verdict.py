@@ -7,7 +7,7 @@ import pytest
 from forgery import edit, make_original, said, set_cell
 
 from wattflow.publish import archive
-from wattflow.publish.verdict import Checked, Difference, Verdict, as_json, lines, same, table
+from wattflow.publish.verdict import AttemptCheck, Difference, Verdict, as_json, lines, same, table
 from wattflow.publish.verify import verify
 from wattflow.store.layout import SweepDir
 
@@ -53,7 +53,7 @@ def test_two_values(published, recomputed, equal, relative):
 
 def test_what_is_counted(tmp_path):
     """Of three pairs, one of them null twice, two count; the one that differs is kept with how far it is off."""
-    one = Checked("a" * 12, 1, "finished", counts=True, simulated=False)
+    one = AttemptCheck("a" * 12, 1, "finished", counts=True, simulated=False)
     one.compare(Difference("points", "energy_j", 4.0, 5.0))
     one.compare(Difference("points", "power_w", None, None))
     one.compare(Difference("points", "reasons", ["b", "a"], ["a", "b"]))  # a set
@@ -68,7 +68,7 @@ def test_what_is_counted(tmp_path):
 
 def test_many_differences_are_not_all_listed(tmp_path):
     """Of ten differences of an attempt eight are listed, and where the others are."""
-    one = Checked("a" * 12, 1, "finished", counts=True, simulated=False)
+    one = AttemptCheck("a" * 12, 1, "finished", counts=True, simulated=False)
     for i in range(10):
         one.compare(Difference("points", f"c{i}", 1.0, 2.0))
     text = lines(Verdict(tmp_path, "sweep", None, "0.1.0", attempts=[one]))

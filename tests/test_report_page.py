@@ -12,7 +12,7 @@ from sweeps import Gpu, Made, choices, collected, constant, demo, make_attempt, 
 import wattflow
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
-from wattflow.report.page import read_embedded, report, shown
+from wattflow.report.page import read_figures, report, texts
 from wattflow.report.terminal import cost_table
 from wattflow.store.tables import write_table
 
@@ -193,7 +193,7 @@ def test_the_figures_stand_in_the_page_as_json(tmp_path):
     """70 W over 8.5 s and 200 tokens are 595 J and 2.975 J/token, also where a label ends a script."""
     point = choices(model__name="</script><b>")
     page = report(measured(tmp_path, Made([Gpu("GPU-a")]), points=[point])).read_text()
-    held = read_embedded(page)
+    held = read_figures(page)
     assert held["version"] == 1
     assert held["cards"]["energies"] == [
         {"energy_j": pytest.approx(595.0), "boundary": "gpu", "simulated": False}
@@ -206,14 +206,14 @@ def test_the_figures_stand_in_the_page_as_json(tmp_path):
 def test_a_page_from_before_has_no_figures():
     """A report of an older version holds no JSON of figures, which is no error."""
     assert (
-        read_embedded("<html><script id='specs' type='application/json'>[]</script></html>") is None
+        read_figures("<html><script id='specs' type='application/json'>[]</script></html>") is None
     )
 
 
 def test_what_a_page_shows_is_read_piece_by_piece():
     """Text of the elements that show figures, by their ids; that of others is left out."""
     page = "<section id='cards'><b>8\n of 9</b> <b>~3 J</b></section><section><b>x</b></section>"
-    assert shown(page) == {"cards": ["8 of 9", "~3 J"]}
+    assert texts(page) == {"cards": ["8 of 9", "~3 J"]}
 
 
 def test_a_sweep_without_numbers_has_a_report(tmp_path):

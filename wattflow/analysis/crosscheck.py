@@ -152,13 +152,13 @@ def _by_prometheus(attempts: Sequence[_Attempt], prometheus: Prometheus) -> list
             _ours(attempt.row, "Prometheus", why_not=f"the server has none of {names} at that time")
             for attempt in attempts
         ]
-    return [_checked(attempt, metric, prometheus) for attempt in attempts for metric in metrics]
+    return [_check(attempt, metric, prometheus) for attempt in attempts for metric in metrics]
 
 
 _MARGIN_NS = 180 * SECOND_NS  # before and after a window: samples that enclose it
 
 
-def _checked(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Check:
+def _check(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Check:
     """Return one attempt by one metric."""
     start_ns, end_ns = attempt.span
     uuids = [uuid for of_node in attempt.gpus.values() for uuid in of_node]

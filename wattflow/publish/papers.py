@@ -11,8 +11,8 @@ from typing import Any
 from wattflow import __version__
 from wattflow.analysis.axes import choice_columns, varying
 from wattflow.publish.bundle import CSV, LOCK, METHODS, README, csv_cell
-from wattflow.publish.published import NO_FIGURES, Published, Row
 from wattflow.publish.recompute import Recomputation
+from wattflow.publish.results import NO_FIGURES, Results, Row
 from wattflow.publish.verdict import Difference, same
 from wattflow.report import methods
 from wattflow.store.layout import SweepDir
@@ -21,7 +21,7 @@ from wattflow.store.schema import Record
 _MOST_PLACES = 5  # of a report that are named
 
 
-def csv_problems(text: str, published: Published, recomputed: Recomputation) -> list[str]:
+def csv_problems(text: str, results: Results, recomputed: Recomputation) -> list[str]:
     """Return what is wrong in points.csv, made of points.parquet; cells that differ go to their attempts."""
     try:
         heading, *lines = list(csv.reader(io.StringIO(text)))
@@ -31,18 +31,18 @@ def csv_problems(text: str, published: Published, recomputed: Recomputation) -> 
         return [f"{CSV}: not as it was written ({error!a})."]
     problems = [
         f"{CSV}: its column {column!a} is none of points.parquet."
-        for column in set(heading) - set(published.columns) - NO_FIGURES
+        for column in set(heading) - set(results.columns) - NO_FIGURES
     ]
-    if sorted(map(str, keys)) != sorted(map(str, published.points)):
+    if sorted(map(str, keys)) != sorted(map(str, results.points)):
         problems.append(f"{CSV}: its rows are not those of points.parquet.")
     for key, line in zip(keys, lines, strict=True):
-        row, checked = recomputed.rows.get(key), recomputed.checked.get(key)
-        if row is None or checked is None or checked.damaged:
+        row, check = recomputed.rows.get(key), recomputed.checks.get(key)
+        if row is None or check is None or check.damaged:
             continue
         for column, cell in zip(heading, line, strict=False):
             # what it has from points.parquet was compared there
-            if column in published.columns and cell != csv_cell(published.points[key][column]):
-                checked.compare(Difference(CSV, column, _number(cell), row[column]))
+            if column in results.columns and cell != csv_cell(results.points[key][column]):
+                check.compare(Difference(CSV, column, _number(cell), row[column]))
     return problems
 
 
@@ -119,21 +119,21 @@ def report_problems(directory: SweepDir) -> tuple[list[str], list[str]]:
     text = directory.report_path.read_text(errors="replace")
     again = f"`wattflow report {directory.path}` draws it anew."
     try:
-        embedded = page.read_embedded(text)
+        document = page.read_figures(text)
     except (ValueError, RecursionError):
         return [f"{name}: the figures in it are no JSON: it was changed. {again}"], []
-    if embedded is None:
+    if document is None:
         note = f"{name}: predates reports that hold their figures as JSON, not compared. {again}"
         return [], [note]
-    if embedded.get("version") != page.FIGURES_VERSION:
+    if document.get("version") != page.FIGURES_VERSION:
         return [], [f"{name}: has its figures in a form of another version, not compared. {again}"]
     sweep, notes = Sweep(directory), []
-    drawn_by = embedded.pop("wattflow", None)
-    expected = page.embedded(figures(sweep))
+    drawn_by = document.pop("wattflow", None)
+    expected = page.figures_document(figures(sweep))
     del expected["wattflow"]
-    places = list(_differences(embedded, expected))
+    places = list(_differences(document, expected))
     if drawn_by == __version__:
-        places += _differences(page.shown(text), page.shown_by(sweep))
+        places += _differences(page.texts(text), page.texts_of_sweep(sweep))
     else:
         notes.append(f"{name}: drawn by another wattflow, so its JSON is compared, not its tables.")
     if not places:

@@ -11,8 +11,8 @@ from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish.copies import Copies
-from wattflow.publish.published import Published, Row
-from wattflow.publish.verdict import Checked, Difference, Key, Verdict, named
+from wattflow.publish.results import Results, Row
+from wattflow.publish.verdict import AttemptCheck, Difference, Key, Verdict, named
 from wattflow.store.columns import PHASE
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
@@ -24,14 +24,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 class Recomputation:
     """All attempts of what was published, recomputed: what differs, the rows that came out, and the records read."""
 
-    def __init__(self, published: Published, verdict: Verdict) -> None:
+    def __init__(self, results: Results, verdict: Verdict) -> None:
         """Recompute all of it; what concerns no attempt alone goes into the verdict."""
-        self._published, self._verdict = published, verdict
-        self._copies = Copies(published.sweep)
-        self.checked: dict[Key, Checked] = {}
+        self._results, self._verdict = results, verdict
+        self._copies = Copies(results.sweep)
+        self.checks: dict[Key, AttemptCheck] = {}
         self.rows: dict[Key, Row] = {}
         self.records: list[Record] = []
-        for point in published.grid:
+        for point in results.grid:
             self._check_point(point)
         self._check_counts()
         self._check_keys()
@@ -42,7 +42,7 @@ class Recomputation:
         try:
             choices = point.choices()
             problem = self._wrong_id(point)
-            attempts = self._published.sweep.attempts(point_id)
+            attempts = self._results.sweep.attempts(point_id)
             blank = untried(point, Choices.of(choices))
         except (
             RefusedError,
@@ -55,17 +55,17 @@ class Recomputation:
         ) as error:
             self._verdict.problems.append(f"point {point_id!a}: its choices are none ({error!a}).")
             return
-        if not attempts and not any(key[0] == point_id for key in self._published.damaged):
+        if not attempts and not any(key[0] == point_id for key in self._results.damaged):
             self._compare(blank, problem)
         for attempt in attempts:
             self._check_attempt(attempt, choices, problem)
 
     def _wrong_id(self, point: GridPoint) -> str | None:
         """Return why a point_id is not the hash of its choices; null where it is, or where a bundle withholds them."""
-        if self._published.measured and self._published.bundled:
+        if self._results.measured and self._results.bundled:
             self._verdict.withheld_ids += 1
             return None
-        command = point.command() if self._published.measured else None
+        command = point.command() if self._results.measured else None
         made = (
             identity.point_id(point.config()) if command is None else identity.command_id(command)
         )
@@ -84,15 +84,15 @@ class Recomputation:
             record = attempt.read_record()
             if record is not None:
                 self.records.append(record)
-                if self._published.bundled:
+                if self._results.bundled:
                     _check_names(record)
-                if not self._published.measured:
+                if not self._results.measured:
                     problems += _other_choices(record, choices)
-                row = self._published.points.get(key)
+                row = self._results.points.get(key)
                 if record["status"] == "finished" and (row is None or row["valid"]):
                     problems += _strange_traces(attempt, record)
                 # of others, why they count in no figure is a reason in their row
-                if self._published.measured and "choices" in record:
+                if self._results.measured and "choices" in record:
                     chosen = Choices.of(record["choices"])
         except RefusedError:
             raise
@@ -100,20 +100,20 @@ class Recomputation:
             problems.append(f"record.json is none ({error!a}).")
             record = None
         one = collect_attempt(attempt, chosen)
-        checked = self._compare(one, problem)
-        if checked.damaged:
+        check = self._compare(one, problem)
+        if check.damaged:
             return
-        checked.problems[:0] = problems  # causes before their effects
+        check.problems[:0] = problems  # causes before their effects
         if record is not None:
-            checked.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
+            check.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
 
-    def _compare(self, one: Collected, problem: str | None) -> Checked:
+    def _compare(self, one: Collected, problem: str | None) -> AttemptCheck:
         """Compare one recomputed row, and its phases, with what was published."""
         row = one.point
         key: Key = (row["point_id"], row["attempt"])
-        published = self._published.points.get(key)
+        published = self._results.points.get(key)
         self.rows[key] = row
-        checked = self.checked[key] = Checked(
+        check = self.checks[key] = AttemptCheck(
             point_id=row["point_id"],
             attempt=row["attempt"],
             status=(published or row)["status"],
@@ -124,28 +124,28 @@ class Recomputation:
             **{name: row[name] for name in ("gpus", "samples", "samples_expected", "coverage")},
         )
         if problem is not None:
-            checked.problems.append(problem)
+            check.problems.append(problem)
         if published is None:
             if row["status"] == "running":
                 self._verdict.notes.append(f"{named(key)}: not collected yet.")
             else:
-                checked.problems.append("not in the results. `wattflow collect` adds it.")
-            return checked
+                check.problems.append("not in the results. `wattflow collect` adds it.")
+            return check
         damaged = "damaged" in (published["reasons"] or ()) and not published["counts"]
-        checked.damaged = damaged and "damaged" in row["reasons"]
-        if checked.damaged:
-            return checked
-        for column in self._published.columns:
+        check.damaged = damaged and "damaged" in row["reasons"]
+        if check.damaged:
+            return check
+        for column in self._results.columns:
             if column != "counts":
-                checked.compare(Difference("points", column, published[column], row[column]))
-        _compare_phases(checked, self._published.phases.get(key, []), one.phases)
+                check.compare(Difference("points", column, published[column], row[column]))
+        _compare_phases(check, self._results.phases.get(key, []), one.phases)
         stale = published["record_stamp_ns"] not in (None, row["record_stamp_ns"])
-        if checked.differences and stale:
+        if check.differences and stale:
             self._verdict.notes.append(
                 f"{named(key)}: its record was written, or copied, after the results were made. If its files are "
                 "right, `wattflow collect` makes the results anew."
             )
-        return checked
+        return check
 
     def _check_counts(self) -> None:
         """Compare which attempts count: it follows from all rows together."""
@@ -153,31 +153,31 @@ class Recomputation:
         counting = newest_valid([(key[0], bool(self.rows[key]["valid"])) for key in keys])
         for i, key in enumerate(keys):
             self.rows[key]["counts"] = i in counting
-            if key in self._published.points:
-                published = bool(self._published.points[key]["counts"])
-                self.checked[key].compare(Difference("points", "counts", published, i in counting))
+            if key in self._results.points:
+                published = bool(self._results.points[key]["counts"])
+                self.checks[key].compare(Difference("points", "counts", published, i in counting))
 
     def _check_keys(self) -> None:
         """Find rows of the results that are of no point or attempt, or stand there twice."""
         problems = self._verdict.problems
-        grid = {point.point_id for point in self._published.grid}
-        damaged = self._published.damaged
-        for key, row in self._published.points.items():
+        grid = {point.point_id for point in self._results.grid}
+        damaged = self._results.damaged
+        for key, row in self._results.points.items():
             if key[0] in grid and key not in self.rows:
                 if key in damaged:
-                    self.checked[key] = Checked(*key, row["status"], False, False, damaged=True)
+                    self.checks[key] = AttemptCheck(*key, row["status"], False, False, damaged=True)
                 else:
                     problems.append(f"{named(key)}: in the results, and not on disk.")
         problems += [
             f"{named(key)}: in the results and not in the grid."
-            for key in self._published.points
+            for key in self._results.points
             if key[0] not in grid
         ]
-        problems += [f"{named(key)}: twice in the results." for key in self._published.doubled]
+        problems += [f"{named(key)}: twice in the results." for key in self._results.doubled]
         problems += [
             f"{named(key)}: has phases in the results and no row among the points."
-            for key in self._published.phases
-            if key not in self._published.points
+            for key in self._results.phases
+            if key not in self._results.points
         ]
 
 
@@ -231,23 +231,25 @@ def _check_names(record: Record) -> None:
 # --- phases ---------------------------------------------------------------------------------------
 
 
-def _compare_phases(checked: Checked, published: Sequence[Row], recomputed: Sequence[Row]) -> None:
+def _compare_phases(
+    check: AttemptCheck, published: Sequence[Row], recomputed: Sequence[Row]
+) -> None:
     ours = {_phase_of(row): row for row in recomputed}
     theirs = {_phase_of(row): row for row in published}
     if len(theirs) < len(published):
-        checked.problems.append("a phase of a device stands twice in phases.parquet.")
+        check.problems.append("a phase of a device stands twice in phases.parquet.")
     for some, what in (
         (theirs.keys() - ours.keys(), "in phases.parquet do not come out again"),
         (ours.keys() - theirs.keys(), "are not in phases.parquet"),
     ):
         if some:
             phase, _, uuid = min(some, key=str)
-            checked.problems.append(f"{len(some)} phases {what}, such as {phase} of {uuid}.")
+            check.problems.append(f"{len(some)} phases {what}, such as {phase} of {uuid}.")
     for key in (key for key in theirs if key in ours):
         phase, _, uuid = key
         for column in PHASE.names:
             values = theirs[key][column], ours[key][column]
-            checked.compare(Difference("phases", f"{phase} {column}", *values, device=uuid))
+            check.compare(Difference("phases", f"{phase} {column}", *values, device=uuid))
 
 
 def _phase_of(row: Row) -> tuple[str, str, str]:

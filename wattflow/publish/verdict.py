@@ -44,7 +44,7 @@ class Difference:
 
 
 @dataclass
-class Checked:
+class AttemptCheck:
     """What became of one attempt, or of a point without one."""
 
     point_id: str
@@ -89,7 +89,7 @@ class Verdict:
     kind: str  # sweep, measurement; `bundle of a ...`
     sha256: str | None  # of a bundle's file
     made_by: str  # the wattflow that wrote the results
-    attempts: list[Checked] = field(default_factory=list)
+    attempts: list[AttemptCheck] = field(default_factory=list)
     hashed_files: int | None = None  # of a bundle
     wrong_files: list[str] = field(default_factory=list)
     points: int = 0
@@ -143,11 +143,11 @@ def table(verdict: Verdict) -> list[list[Any]]:
     ]
 
 
-def _joules(energy_j: float | None, one: Checked) -> str | None:
+def _joules(energy_j: float | None, one: AttemptCheck) -> str | None:
     return None if energy_j is None else f"{'~' if one.simulated else ''}{energy_j:.7g}"
 
 
-def _short(one: Checked) -> str:
+def _short(one: AttemptCheck) -> str:
     """Return the verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
     if one.damaged:
         return "damaged, does not count"

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.publish import archive, papers, published
+from wattflow.publish import archive, papers
 from wattflow.publish.bundle import ABOUT, BUNDLE_VERSION, CSV, LOCK, METHODS, README, SWEEP
-from wattflow.publish.published import Published
 from wattflow.publish.recompute import Recomputation
+from wattflow.publish.results import Results, read_results
 from wattflow.publish.verdict import Verdict
 from wattflow.store.files import read_json
 from wattflow.store.layout import SweepDir
@@ -42,10 +42,10 @@ def verify(path: Path) -> Verdict:
         return _bundle(path, path, None)
     if path.suffix == ".zip" and not path.exists():
         raise RefusedError(f"{path}: no such file. `wattflow bundle` makes one of a sweep.")
-    found = published.read(SweepDir.existing(path), bundled=False)
-    verdict, _ = _checked(path, found)
-    if found.sweep.report_path.is_file():
-        problems, notes = papers.report_problems(found.sweep)
+    results = read_results(SweepDir.existing(path), bundled=False)
+    verdict, _ = _recompute(path, results)
+    if results.sweep.report_path.is_file():
+        problems, notes = papers.report_problems(results.sweep)
         verdict.problems += problems
         verdict.notes += notes
     return verdict
@@ -65,14 +65,14 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     _check_sizes(folder)
     try:
         about = _about(path, folder)
-        found = published.read(SweepDir(folder / SWEEP), bundled=True)
+        results = read_results(SweepDir(folder / SWEEP), bundled=True)
     except (RefusedError, DamagedError) as error:
         if not wrong:
             raise RefusedError(str(error)) from error
         verdict = Verdict(path, "bundle", sha256, "?", problems=[str(error)])
         verdict.hashed_files, verdict.wrong_files = len(sums), wrong
         return verdict
-    verdict, recomputed = _checked(path, found)
+    verdict, recomputed = _recompute(path, results)
     verdict.kind, verdict.sha256 = f"bundle of a {verdict.kind}", sha256
     verdict.hashed_files, verdict.wrong_files = len(sums), wrong
     left_out = about.get("left_out")
@@ -80,7 +80,7 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
         verdict.notes.append(f"not whole when it was packed: {line}")
     for name in (CSV, METHODS, LOCK, README):
         try:
-            problems, notes = _paper(name, (folder / name).read_text(), found, recomputed)
+            problems, notes = _paper(name, (folder / name).read_text(), results, recomputed)
             verdict.problems += problems
             verdict.notes += notes
         except (FileNotFoundError, UnicodeDecodeError):
@@ -90,24 +90,26 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     return verdict
 
 
-def _checked(path: Path, found: Published) -> tuple[Verdict, Recomputation]:
+def _recompute(path: Path, results: Results) -> tuple[Verdict, Recomputation]:
     """Return the verdict on what was published, and what was recomputed."""
-    kind = "measurement" if found.measured else "sweep"
-    verdict = Verdict(path, kind, None, found.made_by, points=len(found.grid), notes=found.notes())
-    recomputed = Recomputation(found, verdict)
-    verdict.attempts = list(recomputed.checked.values())
+    kind = "measurement" if results.measured else "sweep"
+    verdict = Verdict(
+        path, kind, None, results.made_by, points=len(results.grid), notes=results.notes()
+    )
+    recomputed = Recomputation(results, verdict)
+    verdict.attempts = list(recomputed.checks.values())
     return verdict, recomputed
 
 
 def _paper(
-    name: str, text: str, found: Published, recomputed: Recomputation
+    name: str, text: str, results: Results, recomputed: Recomputation
 ) -> tuple[list[str], list[str]]:
     """Return what is wrong in one of a bundle's papers, and notes on it."""
     rows = list(recomputed.rows.values())
     if name == METHODS:
         return papers.means_problems(text, rows)
     if name == CSV:
-        return papers.csv_problems(text, found, recomputed), []
+        return papers.csv_problems(text, results, recomputed), []
     if name == LOCK:
         return papers.lock_problems(text, recomputed.records), []
     return papers.joules_problems(text, rows), []

@@ -33,7 +33,7 @@ def report(sweep: Sweep) -> Path:
     text = render(
         "report/page.html.j2",
         title=f"wattflow: {sweep.name}",
-        embedded=embedded(figures),
+        document=figures_document(figures),
         # of one dot, the table has its number
         by_choice=None if lone_command else sections.by_choice(figures),
         timelines=sections.timelines(sweep),
@@ -67,30 +67,30 @@ def _sections(sweep: Sweep, figures: Figures) -> dict[str, Any]:
 # --- what a page holds, read again ----------------------------------------------------------------
 
 
-def embedded(figures: Figures) -> dict[str, Any]:
+def figures_document(figures: Figures) -> dict[str, Any]:
     """Return figures as the JSON of a page has them."""
     of = {"version": FIGURES_VERSION, "wattflow": __version__, **dataclasses.asdict(figures)}
     found: dict[str, Any] = json.loads(json.dumps(of, default=str))
     return found
 
 
-def read_embedded(text: str) -> dict[str, Any] | None:
-    """Return the JSON of a page; null where it has none, as before reports embedded their figures."""
+def read_figures(text: str) -> dict[str, Any] | None:
+    """Return the JSON of a page; null where it has none, as before reports held their figures."""
     held = re.search(r'<script id="wattflow-figures"[^>]*>(.*?)</script>', text, re.DOTALL)
     return None if held is None else json.loads(held[1])
 
 
-def shown(text: str) -> dict[str, list[str]]:
+def texts(text: str) -> dict[str, list[str]]:
     """Return the pieces of text in each section that shows figures, by its id."""
     reader = _Reader()
     reader.feed(text)
     return reader.texts
 
 
-def shown_by(sweep: Sweep) -> dict[str, list[str]]:
+def texts_of_sweep(sweep: Sweep) -> dict[str, list[str]]:
     """Return the same of the page that `report` would write of a sweep now."""
     values = _sections(sweep, sections.figures(sweep))
-    return shown(render("report/sections.html.j2", by_choice=None, timelines=[], **values))
+    return texts(render("report/sections.html.j2", by_choice=None, timelines=[], **values))
 
 
 class _Reader(HTMLParser):

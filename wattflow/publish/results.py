@@ -21,7 +21,7 @@ NO_FIGURES = {"record_stamp_ns"}  # when a record was written, and in a bundle n
 
 
 @dataclass(frozen=True)
-class Published:
+class Results:
     """The tables of one sweep's results and its grid, read and never written."""
 
     sweep: SweepDir
@@ -67,7 +67,7 @@ class Published:
         return out
 
 
-def read(sweep: SweepDir, *, bundled: bool) -> Published:
+def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
     """Return the tables of a sweep; RefusedError where there are no results, or a table is none."""
     try:
         grid = sweep.points()
@@ -85,7 +85,7 @@ def read(sweep: SweepDir, *, bundled: bool) -> Published:
     for row in phases.to_pylist():
         of_attempts[row["point_id"], row["attempt"]].append(row)
     times = Counter(key for key, _ in keyed)
-    return Published(
+    return Results(
         sweep=sweep,
         bundled=bundled,
         measured=sweep.measured_path.is_file(),
