@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from collected import cut, one, phases, rows, text
+from collection import cut, one, phases, rows, text
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect

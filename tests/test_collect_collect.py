@@ -5,7 +5,7 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
-from collected import cut, one, rows, text
+from collection import cut, one, rows, text
 from sweeps import START_NS, Gpu, Made, choices, constant, id_of, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from collected import one, readings_of, retraced, rows
+from collection import one, readings_of, retraced, rows
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
 
 from wattflow.store.schema import TRACE

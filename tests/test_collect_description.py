@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from collected import one, rows
+from collection import one, rows
 from sweeps import SECOND_NS, Gpu, Made
 
 from wattflow.collect.description import describe, reason

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from collected import at, one, phases, relabelled, retraced, rows
+from collection import at, one, phases, relabelled, retraced, rows
 from sweeps import ABOUT, Gpu, Made, choices, constant, make_attempt, make_sweep, spans_of
 
 from wattflow.store.columns import POINT

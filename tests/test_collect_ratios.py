@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from collected import one
+from collection import one
 from sweeps import Gpu, Made
 
 from wattflow.collect.ratios import RATIOS, ratios

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from collected import at, one, phases, relabelled, retraced, rows
+from collection import at, one, phases, relabelled, retraced, rows
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep, trace_of
 
 from wattflow.store.tables import write_table

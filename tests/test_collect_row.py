@@ -5,13 +5,13 @@ from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
-from collected import one, phases, retraced, rows
+from collection import one, phases, retraced, rows
 from sweeps import START_NS, Gpu, Made, choices
 
 from wattflow.collect.description import Description
 from wattflow.collect.figures import PhaseEnergy
 from wattflow.collect.ratios import RATIOS
-from wattflow.collect.row import Choices, Figures, collected, self_checks
+from wattflow.collect.row import Choices, Figures, attempt_rows, self_checks
 from wattflow.config.choices import Config
 from wattflow.errors import DamagedError
 from wattflow.store.columns import PHASE, POINT, REASONS
@@ -64,9 +64,9 @@ def test_the_reasons_of_a_row_decide_whether_it_is_valid():
     chosen = Choices.of(choices())
     remark = Figures(Description("finished"), ["dummy_text", "dummy_text"])
     withheld = Figures(Description("finished"), ["dummy_text", "gap"])
-    point = collected("0123456789ab", 1, chosen, remark).point
+    point = attempt_rows("0123456789ab", 1, chosen, remark).point
     assert (point["valid"], point["reasons"], point["counts"]) == (True, ["dummy_text"], False)
-    assert not collected("0123456789ab", 1, chosen, withheld).point["valid"]
+    assert not attempt_rows("0123456789ab", 1, chosen, withheld).point["valid"]
 
 
 def test_what_a_row_says_beside_numbers(tmp_path):

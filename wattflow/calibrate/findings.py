@@ -106,7 +106,7 @@ def _histogram(values: Floats) -> Histogram | None:
     return {"width": round(float(bounds[1]), 4), "counts": counts.tolist()}
 
 
-def _folded(reads: Reads, source: str, load: str) -> response.Folded | None:
+def _folded(reads: Reads, source: str, load: str) -> response.StepSamples | None:
     """Return a source's samples around the edges of a load; null where its step was not taken."""
     numbers = reads.numbers(load)
     if not numbers:
@@ -146,7 +146,9 @@ def _answer(reads: Reads, source: str) -> Answer | str:
     return answer
 
 
-def _fit(steps: response.Folded, *, on: bool | None = None, shape: response.Shape) -> Fit | None:
+def _fit(
+    steps: response.StepSamples, *, on: bool | None = None, shape: response.Shape
+) -> Fit | None:
     found = response.fitted(steps, on=on, shape=shape)
     return None if found is None else cast(Fit, _rounded(found))
 

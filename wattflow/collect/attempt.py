@@ -34,7 +34,7 @@ from wattflow.collect.reading import (
     read_hosts,
     read_spans,
 )
-from wattflow.collect.row import Choices, Collected, Figures, collected, self_checks
+from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
 from wattflow.collect.unfinished import unfinished
 from wattflow.errors import DamagedError
 from wattflow.store.layout import AttemptDir
@@ -45,7 +45,7 @@ from wattflow.store.tables import read_table
 _NO_WINDOWS = {"missing_node", "missing_rank", "no_window", "spans_overlap"}
 
 
-def collect_attempt(attempt: AttemptDir, choices: Choices) -> Collected:
+def collect_attempt(attempt: AttemptDir, choices: Choices) -> AttemptRows:
     """Return what one attempt cost. Never raises for what lies in its files: a damaged one is a reason in the row."""
     found = Figures(Description("running"), ["unfinished"])
     try:
@@ -63,7 +63,7 @@ def collect_attempt(attempt: AttemptDir, choices: Choices) -> Collected:
         # whatever a cut page, a foreign value or a record without a field leads to costs this attempt alone
         about = replace(found.about, error=_fault(attempt, error))
         found = replace(found, about=about, reasons=["damaged"], phases=(), traces={})
-    return collected(attempt.point_id, attempt.number, choices, found)
+    return attempt_rows(attempt.point_id, attempt.number, choices, found)
 
 
 def _fault(attempt: AttemptDir, error: Exception) -> str:

@@ -25,7 +25,7 @@ from wattflow import __version__
 from wattflow.collect.attempt import collect_attempt
 from wattflow.collect.description import Description
 from wattflow.collect.reading import DeviceKey
-from wattflow.collect.row import Choices, Collected, Figures, Row, collected
+from wattflow.collect.row import AttemptRows, Choices, Figures, Row, attempt_rows
 from wattflow.errors import DamagedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.grid import GridPoint
@@ -126,11 +126,11 @@ def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
 
 def _collect_bucket(
     sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before
-) -> tuple[list[Collected], list[Key]]:
+) -> tuple[list[AttemptRows], list[Key]]:
     """Write the traces of what is new in one bucket; return it, and the attempts whose earlier rows still hold."""
     path = sweep.traces / f"{bucket}.parquet"
     traced = _traced(path)
-    new: list[Collected] = []
+    new: list[AttemptRows] = []
     same: list[Key] = []
     for point in points:
         attempts = sweep.attempts(point.point_id)
@@ -167,11 +167,11 @@ def _is_kept(attempt: AttemptDir, traced: set[Key], before: _Before) -> bool:
         return False
 
 
-def untried(point: GridPoint, choices: Choices) -> Collected:
+def untried(point: GridPoint, choices: Choices) -> AttemptRows:
     """Return the row of a point without an attempt: infeasible, or waiting."""
     state = "waiting" if point.reason is None else "infeasible"
     about = Description(state, error=point.reason)
-    return collected(point.point_id, None, choices, Figures(about, [state]))
+    return attempt_rows(point.point_id, None, choices, Figures(about, [state]))
 
 
 def _traced(path: Path) -> set[Key]:
@@ -183,7 +183,7 @@ def _traced(path: Path) -> set[Key]:
         return set()
 
 
-def _write_traces(path: Path, traced: set[Key], new: dict[Key, Collected]) -> None:
+def _write_traces(path: Path, traced: set[Key], new: dict[Key, AttemptRows]) -> None:
     """Replace a file of traces: what it held of other attempts, then the new ones, a row group a device."""
     attempts = sorted(traced | set(new))
     schema = COLLECTED_TRACE.with_metadata(

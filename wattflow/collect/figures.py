@@ -168,13 +168,25 @@ class Energy:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns: energy_j and energy_u_j of the window, counter_energy_j ..., prefill_energy_j ..."""
-        around = {name: getattr(self, name) for name in ("counter", "net", "job", "steady")}
-        phases = {phase: self.phases.get(phase, Amount()) for phase in (*AROUND, *WITHIN)}
-        found = self.window.columns("")
-        for name, amount in {**around, **phases}.items():
-            found |= amount.columns(f"{name}_")
-        others = ("board_gain_u_j", "dummy_data_u_j", "idle_power_w", "idle_after_power_w")
-        return found | {name: getattr(self, name) for name in others}
+        amounts = {
+            "": self.window,
+            "counter_": self.counter,
+            "net_": self.net,
+            "job_": self.job,
+            "steady_": self.steady,
+            **{f"{phase}_": self.phases.get(phase, Amount()) for phase in (*AROUND, *WITHIN)},
+        }
+        return {
+            **{
+                k: v
+                for prefix, amount in amounts.items()
+                for k, v in amount.columns(prefix).items()
+            },
+            "board_gain_u_j": self.board_gain_u_j,
+            "dummy_data_u_j": self.dummy_data_u_j,
+            "idle_power_w": self.idle_power_w,
+            "idle_after_power_w": self.idle_after_power_w,
+        }
 
 
 @dataclass(frozen=True)
@@ -223,7 +235,7 @@ def _tokens(device: Device, phase: str, known: Throughput) -> int | None:
     return {"prefill": known.tokens_in, "decode": known.tokens_kept}.get(phase)
 
 
-def withheld(device: Device, window: Joules) -> list[str]:
+def withholding_reasons(device: Device, window: Joules) -> list[str]:
     """Return the reasons for withholding a device's energy, and with it the job's."""
     reasons = []
     readings = device.counter if device.source == "nvml_counter" else device.power
@@ -248,7 +260,9 @@ def energy(
 ) -> tuple[Energy, list[str]]:
     """Return the energy of all devices, whose own `parts` are in the same order, and reason codes."""
     windows = [part.window for part in parts]
-    reasons = [code for pair in zip(devices, windows, strict=True) for code in withheld(*pair)]
+    reasons = [
+        code for pair in zip(devices, windows, strict=True) for code in withholding_reasons(*pair)
+    ]
     if reasons:
         return Energy(), reasons
     energies_j = [cast(float, window.energy_j) for window in windows]

@@ -24,7 +24,7 @@ from wattflow.collect.unfinished import Unfinished
 from wattflow.config.choices import Config, from_dict, to_dict
 from wattflow.errors import DamagedError
 from wattflow.nullable import complete_sum
-from wattflow.store.columns import POINT, REASONS, choice_values
+from wattflow.store.columns import REASONS, choice_values
 from wattflow.store.phases import NOT_WITHIN, WITHIN
 
 COUNTER_CONTRADICTS = 0.25
@@ -99,7 +99,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Collected:
+class AttemptRows:
     """One attempt's row of points.parquet, its rows of phases.parquet, and where its devices' traces lie.
 
     An hour of 32 GPUs is half a gigabyte of readings, so they are kept on the disk.
@@ -110,15 +110,16 @@ class Collected:
     traces: Mapping[DeviceKey, Path]
 
 
-def collected(point_id: str, attempt: int | None, choices: Choices, found: Figures) -> Collected:
+def attempt_rows(
+    point_id: str, attempt: int | None, choices: Choices, found: Figures
+) -> AttemptRows:
     """Return the rows of one attempt, or of a point without any; it counts in nothing yet."""
     reasons = list(dict.fromkeys(found.reasons))
     identity = {"point_id": point_id, "attempt": attempt}
     chosen = choices.columns
     if found.pieces and "mixed_boundary" in reasons:  # a row of two boundaries has no watts at all
-        chosen = {name: value for name, value in chosen.items() if not name.endswith("_w")}
+        chosen = chosen | {name: None for name in chosen if name.endswith("_w")}
     point = {
-        **dict.fromkeys(POINT.names),
         **chosen,
         **identity,
         **found.columns(),
@@ -126,7 +127,7 @@ def collected(point_id: str, attempt: int | None, choices: Choices, found: Figur
         "valid": not any(REASONS[code].withheld for code in reasons),
         "reasons": reasons,
     }
-    return Collected(point, [{**identity, **vars(phase)} for phase in found.phases], found.traces)
+    return AttemptRows(point, [{**identity, **vars(phase)} for phase in found.phases], found.traces)
 
 
 def self_checks(row: Row, phases: Sequence[PhaseEnergy]) -> list[str]:

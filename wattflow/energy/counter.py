@@ -36,10 +36,10 @@ class Counter:
 
 
 def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike, *, age_ns: int = 0) -> Counter:
-    """The counter's ticks, from readings in any order (unsigned mJ), each up to `age_ns` older than its stamp.
+    """Return the counter's ticks, from readings in any order (unsigned mJ), each up to `age_ns` older than its stamp.
 
-    A reading tells a tick that came since the reading before it, and within the last 100 ms: a tick is placed in the
-    middle of that time, which its age makes longer. Readings that repeat the one before them tell none. A decrease is
+    A new reading shows that a tick came since the one before it, and within the last 100 ms: the tick is placed in the
+    middle of that time, which its age makes longer. A reading that repeats the one before it shows none. A decrease is
     a reset by a driver reload, never a wrap: 64 bits of mJ last for ages.
     """
     stamps = np.asarray(time_ns, dtype=np.int64)
@@ -66,7 +66,7 @@ def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike, *, age_ns: int = 
 def counter_between(
     readings: Counter, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike, power: Curve | None = None
 ) -> Windows:
-    """The joules of windows by the counter, which is exact at its ticks.
+    """Return the joules of windows by the counter, which is exact at its ticks.
 
     From the sharpest tick near an edge, `power` leads to the edge, scaled so that over all ticks it makes the
     counter's joules: only its course counts, not its gain. Without power, or in a gap of it, the step around the edge
@@ -98,7 +98,7 @@ def counter_between(
 
 
 def resets_between(readings: Counter, start_ns: int, end_ns: int) -> int:
-    """How many resets of the counter touch the window."""
+    """Return how many resets of the counter touch the window."""
     touched = (readings.time_ns[:-1] < end_ns) & (readings.time_ns[1:] > start_ns)
     return int(np.count_nonzero(readings.reset & touched))
 
@@ -134,7 +134,7 @@ def _at_edge(readings: Counter, at_ns: Ints, power: Curve | None) -> _AtEdge:
 
 
 def _evenly(readings: Counter, at_ns: Ints) -> _AtEdge:
-    """The counter at some instants, each step between two ticks shared out evenly."""
+    """Return the counter at some instants, each step between two ticks shared out evenly."""
     step = segment_at(readings.time_ns, at_ns)
     from_ns, to_ns = readings.time_ns[step], readings.time_ns[step + 1]
     share = np.clip((at_ns - from_ns) / (to_ns - from_ns), 0.0, 1.0)
@@ -149,16 +149,18 @@ def _evenly(readings: Counter, at_ns: Ints) -> _AtEdge:
 
 
 def _gain(readings: Counter, power: Curve) -> float:
-    """The counter's joules over power's, on all steps that power covers; 1 where there is none."""
+    """Return the counter's joules over power's, on all steps that power covers; 1 where there is none."""
     by_power = between(power, readings.time_ns[:-1], readings.time_ns[1:])
-    told = (by_power.covered_ns == by_power.window_ns) & ~readings.reset & (by_power.energy_j > 0)
-    if not told.any():
+    covered = (
+        (by_power.covered_ns == by_power.window_ns) & ~readings.reset & (by_power.energy_j > 0)
+    )
+    if not covered.any():
         return 1.0
-    return float(readings.step_mj[told].sum() / 1e3 / by_power.energy_j[told].sum())
+    return float(readings.step_mj[covered].sum() / 1e3 / by_power.energy_j[covered].sum())
 
 
 def _bridge(readings: Counter, step: int, start: Ints, end: Ints, power: Curve | None) -> Floats:
-    """The joules by power of the part of each window that lies in a reset step; NaN where power does not cover it."""
+    """Return the joules by power of the part of each window in a reset step; NaN where power does not cover it."""
     from_ns = np.clip(readings.time_ns[step], start, end)
     to_ns = np.clip(readings.time_ns[step + 1], start, end)
     touched = to_ns > from_ns

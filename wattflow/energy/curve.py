@@ -9,7 +9,7 @@ Power is taken as piecewise linear between samples at their true stamps, and cut
 
 Nothing is extrapolated (a window needs a sample on both sides of both edges), and a gap is never bridged: its time
 counts as not covered. Stamps are integers of nanoseconds and are subtracted before they become floats, since a
-float64 of today's unix time only tells 200 ns apart, and a float32 of a counter is wrong by joules.
+float64 of today's unix time is only exact to 200 ns, and a float32 of a counter is wrong by joules.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Windows:
     longest_gap_ns: Ints
 
     def part(self, first: int, last: int) -> "Windows":
-        """The windows from the first up to, not with, the last."""
+        """Return the windows from the first up to, not with, the last."""
         return Windows(
             energy_j=self.energy_j[first:last],
             u_j=self.u_j[first:last],
@@ -86,7 +86,7 @@ def curve(
     lag_ns: int = 20 * MS,
     renewal_ns: int = 0,
 ) -> Curve:
-    """The curve through samples in any order; a gap is a row flagged `gap`, or a spacing above `longest_ns`.
+    """Return the curve through samples in any order; a gap is a row flagged `gap`, or a spacing above `longest_ns`.
 
     Samples that are no numbers or below 0 W are no readings and are left out (which may open a gap). Of samples with
     one stamp the last counts. Values above the board's limit are kept: a 700 W board was seen at 971 W. Samples
@@ -125,7 +125,7 @@ def curve_of(
     power_w: npt.ArrayLike,
     gap: npt.ArrayLike | None = None,
 ) -> Curve:
-    """The same through samples of one source, by what is known of its spacing, lag and renewal."""
+    """Return the curve through samples of one source, by what is known of its spacing, lag and renewal."""
     return curve(
         time_ns,
         power_w,
@@ -137,7 +137,7 @@ def curve_of(
 
 
 def _scatter(stamps: Ints, watts: Floats, covered: Bools, renewal_ns: int) -> tuple[Floats, Floats]:
-    """Per segment, the squares of (dP dt) and of half the second difference times dt, over independent samples.
+    """Return, per segment, the squares of dP dt and of half the second difference times dt, of independent samples.
 
     With k samples to a renewal of the sensor each difference reaches over k segments and counts for 1 / k.
     """
@@ -156,7 +156,7 @@ def _scatter(stamps: Ints, watts: Floats, covered: Bools, renewal_ns: int) -> tu
 
 
 def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Windows:
-    """The joules of windows [start, end], whose sums are additive: E(a, b) + E(b, c) = E(a, c).
+    """Return the joules of windows [start, end], whose sums are additive: E(a, b) + E(b, c) = E(a, c).
 
     The standard uncertainty adds in quadrature (each a rectangular distribution, JCGM 100:2008, 4.3.7):
 
@@ -198,7 +198,7 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
 
 
 def summed(windows: Windows) -> Joules:
-    """The sum over windows, or null and why: not_bracketed, or gap where too little of the time was measured.
+    """Return the sum over windows, or null and why: not_bracketed, or gap where too little time was measured.
 
     What the windows do not share adds in quadrature. The lag of a sensor's stamps is one number: where each prefill
     starts with a rise it takes the same joules from each of them, so its part adds up as it is.
@@ -226,7 +226,7 @@ def summed(windows: Windows) -> Joules:
 def clock_stepped(
     time_ns: npt.ArrayLike, monotonic_ns: npt.ArrayLike, start_ns: int, end_ns: int
 ) -> bool:
-    """Whether the wall clock jumped inside the window, seen from pairs of both clocks.
+    """Return whether the wall clock jumped inside the window, seen from pairs of both clocks.
 
     A slewed clock drifts by at most 500 ppm; more than that and 20 ms between two pairs is a step.
     """
@@ -243,12 +243,12 @@ def clock_stepped(
 
 
 def running_joules(values: npt.NDArray[Any]) -> Any:
-    """The running sum with a leading 0, in the values' own type."""
+    """Return the running sum with a leading 0, in the values' own type."""
     return np.append(np.zeros(1, values.dtype), np.cumsum(values))
 
 
 def window_edges(start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> tuple[Ints, Ints]:
-    """Starts and ends of windows as integers; ValueError where one ends before it starts."""
+    """Return starts and ends of windows as integers; ValueError where one ends before it starts."""
     start = np.atleast_1d(np.asarray(start_ns, dtype=np.int64))
     end = np.atleast_1d(np.asarray(end_ns, dtype=np.int64))
     if np.any(end < start):
@@ -257,20 +257,20 @@ def window_edges(start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> tuple[Ints, 
 
 
 def bracketed(time_ns: Ints, start: Ints, end: Ints) -> Bools:
-    """Whether there are readings on both sides of each window."""
+    """Return whether there are readings on both sides of each window."""
     inside: Bools = (start >= time_ns[0]) & (end <= time_ns[-1])
     return inside
 
 
 def segment_at(time_ns: Ints, at_ns: Ints) -> npt.NDArray[np.intp]:
-    """The index of the segment that holds each instant."""
+    """Return the index of the segment that holds each instant."""
     return np.clip(np.searchsorted(time_ns, at_ns, side="right") - 1, 0, len(time_ns) - 2)
 
 
 def value_at(
     power: Curve, at_ns: Ints, segment: npt.NDArray[np.intp]
 ) -> tuple[Floats, Ints, Floats]:
-    """Joules and measured ns from the first sample to each instant, and the watts there."""
+    """Return joules and measured ns from the first sample to each instant, and the watts there."""
     into_ns = np.clip(at_ns - power.time_ns[segment], 0, None)
     length_ns = power.time_ns[segment + 1] - power.time_ns[segment]
     before, after = power.power_w[segment], power.power_w[segment + 1]
@@ -283,7 +283,7 @@ def value_at(
 
 
 def _sampled_j2(power: Curve, first: npt.NDArray[np.intp], last: npt.NDArray[np.intp]) -> Floats:
-    """The variance by sampling of the segments from `first` up to, not with, `last`."""
+    """Return the variance by sampling of the segments from `first` up to, not with, `last`."""
     steps_j2 = np.maximum(power.steps_j2[last] - power.steps_j2[first], 0.0)
     bends_j2 = np.maximum(power.bends_j2[last] - power.bends_j2[first], 0.0)
     bent = bends_j2 / np.where(steps_j2 > 0, steps_j2, 1.0)
@@ -293,7 +293,7 @@ def _sampled_j2(power: Curve, first: npt.NDArray[np.intp], last: npt.NDArray[np.
 
 
 def _spread_w(power: Curve, at_ns: Ints) -> Floats:
-    """How far power ranges within a lag of each instant, seen at its ends and its middle."""
+    """Return how far power ranges within a lag of each instant, seen at its ends and its middle."""
     around = [
         np.interp(at_ns + shift - power.time_ns[0], power.time_ns - power.time_ns[0], power.power_w)
         for shift in (-power.lag_ns, 0, power.lag_ns)
@@ -303,7 +303,7 @@ def _spread_w(power: Curve, at_ns: Ints) -> Floats:
 
 
 def _longest_gaps(power: Curve, start: Ints, end: Ints) -> Ints:
-    """The longest stretch without power inside each window, ns; time outside the samples counts too."""
+    """Return the longest stretch without power inside each window, ns; time outside the samples counts too."""
     first_ns, last_ns = power.time_ns[0], power.time_ns[-1]
     before = np.clip(np.minimum(end, first_ns) - start, 0, None)
     after = np.clip(end - np.maximum(start, last_ns), 0, None)

@@ -67,7 +67,7 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Folded:
+class StepSamples:
     """Samples around the edges of a load: ns since the edge, the share of the step that is done, whether it went on."""
 
     since_ns: Ints
@@ -88,7 +88,7 @@ class Fit:
 
 
 def spread(values: npt.ArrayLike) -> Spread | None:
-    """The spread of values in their own unit; null for none."""
+    """Return the spread of values in their own unit; null for none."""
     given = np.asarray(values, dtype=np.float64)
     if not len(given):
         return None
@@ -97,7 +97,7 @@ def spread(values: npt.ArrayLike) -> Spread | None:
 
 
 def renewals(start_ns: npt.ArrayLike, end_ns: npt.ArrayLike, value: npt.ArrayLike) -> Renewals:
-    """The reads of a polled sensor that differ from the read before, placed midway between both reads.
+    """Return the reads of a polled sensor that differ from the read before, placed midway between both reads.
 
     A renewal that shows the old value again cannot be seen. Where the reads are farther apart than twice the usual,
     as polls are that came late, its time is not known well enough, and it is left out.
@@ -115,7 +115,7 @@ def renewals(start_ns: npt.ArrayLike, end_ns: npt.ArrayLike, value: npt.ArrayLik
 
 
 def regular(ticks: Counter) -> Counter:
-    """The ticks at the times of a steady beat, if they keep to one; else as they are.
+    """Return the ticks at the times of a steady beat, if they keep to one; else as they are.
 
     A tick is only known to have come between two reads. Of many that keep to one beat the times are known far better.
     The first reading, which is no tick, is left out.
@@ -140,7 +140,7 @@ def regular(ticks: Counter) -> Counter:
 
 
 def beat(time_ns: Ints, half_ns: Floats) -> Beat | None:
-    """The steady beat of instants that are known to `half_ns` each, some of which may be missing; null without one."""
+    """Return the steady beat of instants known to `half_ns` each, some of which may be missing; null without one."""
     if len(time_ns) < LEAST_BEATS:
         return None
     since = (time_ns - time_ns[0]).astype(np.float64)
@@ -158,10 +158,10 @@ def beat(time_ns: Ints, half_ns: Floats) -> Beat | None:
 
 
 def ticks_as_power(ticks: Counter) -> tuple[Ints, Floats]:
-    """A counter's mean watts since the tick before, stamped by each tick; steps with a reset are left out."""
+    """Return a counter's mean watts since the tick before, stamped by each tick; steps with a reset are left out."""
     seconds = np.diff(ticks.time_ns) / 1e9
-    told = ~ticks.reset
-    return ticks.time_ns[1:][told], (ticks.step_mj[told] / 1e3 / seconds[told])
+    whole = ~ticks.reset
+    return ticks.time_ns[1:][whole], (ticks.step_mj[whole] / 1e3 / seconds[whole])
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def ticks_as_power(ticks: Counter) -> tuple[Ints, Floats]:
 
 def folded(
     time_ns: npt.ArrayLike, value: npt.ArrayLike, bounds_ns: npt.ArrayLike, *, settle_ns: int
-) -> Folded:
-    """Samples folded over the edges of a load that was off, on, off ... between `bounds_ns`, first and last included.
+) -> StepSamples:
+    """Return samples folded over the edges of a load that was off, on, off ... between `bounds_ns`, both included.
 
     Each step is scaled by its own plateaus: medians of what lies at least `settle_ns` after the edge before. Steps
     that do not stand out from their plateaus' scatter are left out.
@@ -194,18 +194,18 @@ def folded(
         share.append((values[near] - before) / (after - before))
         on.append(np.full(len(since[-1]), k % 2 == 1))
     if not since:
-        return Folded(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool), 0)
-    return Folded(np.concatenate(since), np.concatenate(share), np.concatenate(on), len(since))
+        return StepSamples(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool), 0)
+    return StepSamples(np.concatenate(since), np.concatenate(share), np.concatenate(on), len(since))
 
 
 def _scatter(plateaus: list[Floats]) -> float:
-    """The standard deviation of samples about their plateau's median, as far as the middle half of them tells."""
+    """Return the standard deviation of samples about their plateau's median, from the middle half of them."""
     about = [np.abs(of - np.median(of)) for of in plateaus if len(of) > 1]
     return 1.48 * float(np.median(np.concatenate(about))) if about else 0.0
 
 
 def answer(since_ns: npt.ArrayLike, lag_ns: float, window_ns: float, shape: Shape) -> Floats:
-    """The share of a step that a sensor shows so long after the edge: 0 before the lag, in the end 1."""
+    """Return the share of a step that a sensor shows so long after the edge: 0 before the lag, in the end 1."""
     into = np.asarray(since_ns, dtype=np.float64) - lag_ns
     if shape == "box":
         return np.clip(into / max(window_ns, 1.0), 0.0, 1.0)
@@ -214,8 +214,8 @@ def answer(since_ns: npt.ArrayLike, lag_ns: float, window_ns: float, shape: Shap
     return risen
 
 
-def fitted(steps: Folded, *, on: bool | None = None, shape: Shape | None = None) -> Fit | None:
-    """The answer that leaves least of the folded samples, of one shape or the better of both; null with too few.
+def fitted(steps: StepSamples, *, on: bool | None = None, shape: Shape | None = None) -> Fit | None:
+    """Return the answer that leaves least of the folded samples, of one shape or the better of both; null with few.
 
     `on` takes the edges in one direction only. The search is a grid that shrinks around its best place.
     """
@@ -230,7 +230,7 @@ def fitted(steps: Folded, *, on: bool | None = None, shape: Shape | None = None)
 
 
 def _searched(since: Floats, share: Floats, shape: Shape) -> Fit:
-    """The best of a grid over the middle of the rise and its length, which hardly depend on each other."""
+    """Return the best of a grid over the middle of the rise and its length, which hardly depend on each other."""
     delay = (
         0.5 if shape == "box" else 1.0
     )  # of a window: how far the middle of the rise is behind its beginning
@@ -260,7 +260,7 @@ def _left(since: Floats, share: Floats, lag: float, window: float, shape: Shape)
 
 
 def at_ticks(ticks: Counter, start_ns: int, end_ns: int) -> tuple[int, int, float] | None:
-    """The longest window between two ticks inside a stretch, and its joules, exact; null without, or with a reset."""
+    """Return the longest window between two ticks of a stretch, and its exact joules; null without, or with a reset."""
     inside = np.flatnonzero((ticks.time_ns >= start_ns) & (ticks.time_ns <= end_ns))
     if len(inside) < 2:
         return None
@@ -272,24 +272,24 @@ def at_ticks(ticks: Counter, start_ns: int, end_ns: int) -> tuple[int, int, floa
 
 
 def on_share(bounds_ns: npt.ArrayLike, start_ns: int, end_ns: int) -> float:
-    """The share of a window in which a load was on that was off, on, off ... between its bounds."""
+    """Return the share of a window in which a load was on that was off, on, off ... between its bounds."""
     bounds = np.clip(np.asarray(bounds_ns, dtype=np.int64), start_ns, end_ns)
     lengths = np.diff(bounds)
     return float(lengths[1::2].sum()) / (end_ns - start_ns)
 
 
 def joules(power: Curve, start_ns: int, end_ns: int, behind_ns: float) -> float | None:
-    """The joules that a source tells of a window, its samples standing for the time `behind_ns` before their stamps."""
+    """Return the joules of a window by a source whose samples stand for the time `behind_ns` before their stamps."""
     shift = round(behind_ns)
-    told = between(power, [start_ns + shift], [end_ns + shift])
-    whole = bool(told.covered_ns[0] == told.window_ns[0]) and bool(np.isfinite(told.energy_j[0]))
-    return float(told.energy_j[0]) if whole else None
+    found = between(power, [start_ns + shift], [end_ns + shift])
+    whole = bool(found.covered_ns[0] == found.window_ns[0]) and bool(np.isfinite(found.energy_j[0]))
+    return float(found.energy_j[0]) if whole else None
 
 
 def range_of_windows(
     source: Curve | Counter, start_ns: int, end_ns: int, period_ns: float, about_ns: float = 1e9
 ) -> tuple[float, float] | None:
-    """The least and the most joules of short windows in a stretch, over their mean; null where there are too few.
+    """Return the least and the most joules of short windows in a stretch, over their mean; null with too few.
 
     Each is about 1 s and a whole number of the load's periods, so that all of them truly hold the same joules.
     """

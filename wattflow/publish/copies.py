@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattflow.collect.collect import in_order_of_time
-from wattflow.collect.row import Collected
+from wattflow.collect.row import AttemptRows
 from wattflow.store.columns import COLLECTED_TRACE
 from wattflow.store.layout import SweepDir
 from wattflow.store.schema import TRACE
@@ -21,7 +21,7 @@ class Copies:
         self._groups: dict[tuple[str, int, str, str], int] = {}
         self._file: pq.ParquetFile | None = None
 
-    def wrong(self, one: Collected, key: tuple[str, int]) -> list[str]:
+    def wrong(self, one: AttemptRows, key: tuple[str, int]) -> list[str]:
         """Return which raw traces of an attempt are not the copies that were collected of them."""
         if not self._sweep.traces.is_dir():
             return []

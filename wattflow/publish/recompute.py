@@ -6,7 +6,7 @@ from typing import Any
 
 from wattflow.collect.attempt import collect_attempt
 from wattflow.collect.collect import newest_valid, untried
-from wattflow.collect.row import Choices, Collected
+from wattflow.collect.row import AttemptRows, Choices
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.errors import DamagedError, RefusedError
@@ -107,7 +107,7 @@ class Recomputation:
         if record is not None:
             check.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
 
-    def _compare(self, one: Collected, problem: str | None) -> AttemptCheck:
+    def _compare(self, one: AttemptRows, problem: str | None) -> AttemptCheck:
         """Compare one recomputed row, and its phases, with what was published."""
         row = one.point
         key: Key = (row["point_id"], row["attempt"])
