@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from wattflow.calibrate.documents import StepRecord
 from wattflow.calibrate.reads import Reads
+from wattflow.power.calibration_steps import StepRecord
 from wattflow.store.schema import READS
 
 MS = 1_000_000

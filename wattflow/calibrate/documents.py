@@ -3,22 +3,12 @@
 from typing import NotRequired, TypedDict
 
 from wattflow.energy.response import Shape
+from wattflow.power.calibration_steps import StepRecord
 from wattflow.store.schema import Device
 
 PASSPORT_VERSION = 1
 
 Series = list[list[float]]  # pairs of x and y
-
-
-class StepRecord(TypedDict):
-    """One step of a calibration: when it ran, and when the load of each GPU went on and off in turn."""
-
-    name: str
-    half_s: float | None
-    period_ms: float | None
-    start_ns: int
-    end_ns: int
-    edges_ns: dict[str, list[int]]  # by UUID
 
 
 class CalibrationRecord(TypedDict):

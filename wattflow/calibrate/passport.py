@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from wattflow import __version__
 from wattflow.calibrate import findings
-from wattflow.calibrate.documents import PASSPORT_VERSION, CalibrationRecord, Passport, StepRecord
+from wattflow.calibrate.documents import PASSPORT_VERSION, CalibrationRecord, Passport
 from wattflow.calibrate.reads import Reads
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.run.provenance import versions
@@ -54,7 +54,7 @@ def calibrate(request: Request, say: Callable[[str], None]) -> list[Path]:
     with Recorder(request.load) as recorder:
         request.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        steps = cast(list[StepRecord], recorder.record(request.steps, say))
+        steps = recorder.record(request.steps, say)
         uuids = [device["uuid"] for device in recorder.devices]
         for uuid in uuids:
             write_table(_reads_path(request.out, uuid), _table(recorder.rows(uuid)))

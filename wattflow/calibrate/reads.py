@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.calibrate.documents import StepRecord
 from wattflow.calibrate.sources import BUFFER, COUNTER, GPM, NAMES, SETTLED, WATCHED
 from wattflow.energy import response
 from wattflow.energy.counter import Counter, counter
 from wattflow.energy.curve import Curve, Floats, Ints, curve
+from wattflow.power.calibration_steps import StepRecord
 from wattflow.store.sources import longest_spacing_ns
 
 _NO_TIMES = np.zeros(0, np.int64)

@@ -72,7 +72,7 @@ class OneShot(Reduce):
 def choose(
     ranks: Ranks, rows: Sequence[int], width: int, dtype: torch.dtype
 ) -> tuple[Reduce, dict[str, object]]:
-    """The sum to use for products [n, width] for each n of `rows`, ascending, and its entries in the record.
+    """Return the sum to use for products [n, width] for each n of `rows`, ascending, and its entries in the record.
 
     `allreduce_us` has, by rows, the microseconds of one sum by the chosen way; `allreduce_nccl_us` those of NCCL where
     the other is quicker. All ranks make this call.
@@ -104,7 +104,7 @@ def choose(
 
 
 def largest_won(base_us: dict[int, float], other_us: dict[int, float]) -> int:
-    """The most rows up to which the other way is quicker at every measured number of rows; 0 if at none."""
+    """Return the most rows up to which the other way is quicker at every measured number of rows; 0 if at none."""
     won = takewhile(lambda n: other_us[n] < base_us[n], sorted(base_us))
     return max(won, default=0)
 
@@ -112,7 +112,7 @@ def largest_won(base_us: dict[int, float], other_us: dict[int, float]) -> int:
 def _one_shot(
     ranks: Ranks, rows: Sequence[int], width: int, dtype: torch.dtype
 ) -> tuple[OneShot | None, str | None]:
-    """The one-shot sum, checked against NCCL, or why there is none; the same on all ranks."""
+    """Return the one-shot sum, checked against NCCL, or why there is none; the same on all ranks."""
     reason = None
     if not ranks.device.startswith("cuda"):
         reason = "no GPU"
@@ -137,7 +137,7 @@ def _one_shot(
 def _why_wrong(
     ranks: Ranks, one_shot: OneShot, rows: int, width: int, dtype: torch.dtype
 ) -> str | None:
-    """Why the one-shot sum is wrong; None where it is NCCL's but for rounding, and equal on all ranks."""
+    """Return why the one-shot sum is wrong; None where it is NCCL's but for rounding, and equal on all ranks."""
     generator = torch.Generator(ranks.device).manual_seed(1 + ranks.rank)
     part = torch.randn((rows, width), device=ranks.device, generator=generator).to(dtype)
     place = one_shot.buffer(part.shape)
@@ -159,7 +159,7 @@ def _why_wrong(
 
 
 def _us_each(ranks: Ranks, reduce: Reduce, rows: int, width: int, dtype: torch.dtype) -> float:
-    """Microseconds of one sum, the longest of all ranks', as a step makes it: many in a row, from a graph on a GPU."""
+    """Return the microseconds of one sum, the longest of all ranks', in a row of many; from a graph on a GPU."""
     place = reduce.buffer((rows, width))
     if place is None:
         place = torch.zeros((rows, width), dtype=dtype, device=ranks.device)

@@ -7,7 +7,7 @@ from wattflow.errors import RefusedError
 
 
 def build(config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> Engine:
-    """The engine that `config.engine.name` names, not yet loaded; the config must be resolved."""
+    """Return the engine that `config.engine.name` names, not yet loaded; the config must be resolved."""
     if config.engine.name == "paper":
         from wattflow.engine.paper import Paper  # noqa: PLC0415 - torch takes seconds to import
 

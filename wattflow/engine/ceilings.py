@@ -17,7 +17,7 @@ ROUNDS = 10
 
 
 def measure(ranks: Ranks, precision: str) -> Ceilings:
-    """Bytes moved (read and written) and operations a second, the best of ten on the slowest rank's device.
+    """Return bytes moved (read and written) and operations a second, the best of ten on the slowest rank's device.
 
     All ranks measure at once: on a CPU they share what it has. The product is in the point's precision. 60 ms on a GPU,
     timed by its own events, since a launch takes the host a tenth of a millisecond.

@@ -20,7 +20,7 @@ DTYPES = {
 
 
 def check_shards(config: Config, ranks: Ranks) -> int:
-    """The longest sequence of resolved choices; RefusedError for shards that do not split the model."""
+    """Return the longest sequence of resolved choices; RefusedError for shards that do not split the model."""
     reason = arithmetic.why_not_shards(config.model, config.shards)
     if reason is not None:
         raise RefusedError(f"{reason}.")

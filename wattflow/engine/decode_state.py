@@ -19,7 +19,7 @@ class State:
 
     @classmethod
     def empty(cls, rows: int, columns: int, device: str) -> "State":
-        """The state before any batch: every row has ended."""
+        """Return the state before any batch: every row has ended."""
         return cls(
             tokens=torch.zeros(rows, dtype=torch.int64, device=device),
             positions=torch.zeros(rows, dtype=torch.int64, device=device),

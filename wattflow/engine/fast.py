@@ -145,7 +145,7 @@ class Fast:
         self.info |= kernels.info
 
     def _choose_kernels(self, wanted: str) -> Kernels:
-        """The operations of decode and prefill, and the buckets that they call for."""
+        """Return the operations of decode and prefill, and the buckets that they call for."""
         decode, prefill, reason = kernel_choice.choose(
             wanted, self._config, self._ranks, self._llama
         )
@@ -201,7 +201,7 @@ class Fast:
         self._kernels.graphs[rows, bucket] = graph
 
     def _step(self, rows: int, bucket: int) -> None:
-        """One token for each of the first rows."""
+        """Make one token for each of the first rows."""
         state = self._state
         scores = self._llama.step(
             state.tokens[:rows], state.positions[:rows], bucket, self._kernels.decode
@@ -302,7 +302,7 @@ class Fast:
 
 
 def batch_work(config: Config, lengths: list[int], rows_computed: int, steps: int) -> BatchWork:
-    """The work of a batch's decode steps at the mean length of its rows, for prompts of these lengths."""
+    """Return the work of a batch's decode steps at the mean length of its rows, for prompts of these lengths."""
     rows = len(lengths)
     length = sum(lengths) / rows + (steps + 1) / 2
     work = arithmetic.decode_work(config.model, config.shards, config.precision, rows, length)
@@ -310,23 +310,23 @@ def batch_work(config: Config, lengths: list[int], rows_computed: int, steps: in
 
 
 def batch_bucket(rows: int, batch_size: int) -> int:
-    """How many rows are computed for `rows`: the next power of two, at most the whole batch."""
+    """Return how many rows are computed for `rows`: the next power of two, at most the whole batch."""
     return min(batch_size, 1 << (rows - 1).bit_length())
 
 
 def batch_buckets(batch_size: int) -> list[int]:
-    """All of them, ascending."""
+    """Return all numbers of rows that may be computed, ascending."""
     return sorted({batch_bucket(rows, batch_size) for rows in range(1, batch_size + 1)})
 
 
 def length_buckets(max_seq_len: int) -> list[int]:
-    """Lengths of the cache that attention reads, ascending, each at most 1.5 times the one before from 256 on."""
+    """Return cache lengths that attention reads, ascending; from 256 on each at most 1.5 times the one before."""
     sizes = [128 * 2**k * part // 2 for k in range(max_seq_len.bit_length()) for part in (2, 3)]
     return [*(size for size in sizes if size < max_seq_len), max_seq_len]
 
 
 def why_no_graphs(device: str, *, drawn: bool) -> str | None:
-    """Why steps cannot be captured here; None where they can."""
+    """Return why steps cannot be captured here; None where they can."""
     if not device.startswith("cuda"):
         return "no GPU"
     if drawn and not hasattr(torch.cuda.CUDAGraph, "register_generator_state"):

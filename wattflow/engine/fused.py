@@ -51,7 +51,7 @@ class FusedLlama:
         self._read_weights(read, dtype)
 
     def with_cache(self, rows: int, length: int) -> "FusedLlama":
-        """The same weights, not copied, with a cache of their own for so many rows and positions."""
+        """Return the same weights, not copied, with a cache of their own for so many rows and positions."""
         model, ranks = self._model, self._ranks
         other = copy.copy(self)
         kv_heads, width = kv_heads_of_rank(model, ranks.world), head_dim(model)
@@ -107,7 +107,7 @@ class FusedLlama:
         return sum(x.nbytes for x in {x.data_ptr(): x for x in tensors}.values())
 
     def prefill(self, prompts: list[list[int]], ops: Ops) -> torch.Tensor:
-        """The stream [prompts, dim] at each prompt's last token; row k of the cache then holds prompt k.
+        """Return the stream [prompts, dim] at each prompt's last token; row k of the cache then holds prompt k.
 
         Prompts are padded at the right to the longest of all; some rows at a time are read.
         """
@@ -144,7 +144,7 @@ class FusedLlama:
     def step(
         self, tokens: torch.Tensor, positions: torch.Tensor, bucket: int, ops: Ops
     ) -> torch.Tensor:
-        """Logits of one more token a row, as `logits` gives them; its keys are written at its row's position.
+        """Return logits of one more token a row, as `logits` gives them; its keys are written at its row's position.
 
         Nothing here depends on the host: it runs as it is or is captured as a CUDA graph.
         """
@@ -169,13 +169,13 @@ class FusedLlama:
     def _project(
         self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, ops: Ops
     ) -> torch.Tensor | None:
-        """What all ranks' parts of a product add to the stream, or None where it has been added."""
+        """Return what all ranks' parts of a product add to the stream, or None where it has been added."""
         if self._alone:
             return ops.linear_add(stream, x, weight)
         return self.reduce(ops.linear(x, weight, self.reduce.buffer(stream.shape)))
 
     def logits(self, stream: torch.Tensor, delta: torch.Tensor | None, ops: Ops) -> torch.Tensor:
-        """This rank's part of the vocabulary's scores, [tokens, part] in float32 at least; -inf beyond its end."""
+        """Return this rank's part of the vocabulary's scores, [tokens, part], in float32 at least; then -inf."""
         scores = ops.norm_linear(stream, delta, self.norm, self._model.norm_eps, self.head)
         scores = scores.to(wide(scores.dtype))
         if self.mine < scores.shape[1]:
@@ -223,7 +223,7 @@ class Chooser:
         return pairs[:, 1].gather(0, best).squeeze(0).long()
 
     def _whole(self, scores: torch.Tensor) -> torch.Tensor:
-        """All ranks' scores side by side, [rows, vocab_size]."""
+        """Return all ranks' scores side by side, [rows, vocab_size]."""
         if self._ranks.world > 1:
             part = scores.shape[1]
             whole = scores.new_zeros((len(scores), self._ranks.world * part))
@@ -236,7 +236,7 @@ class Chooser:
 def draw(
     scores: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """One token a row, drawn by probability from the smallest set of likeliest tokens that reaches `top_p`.
+    """Return one token a row, drawn by probability from the smallest set of likeliest tokens that reaches `top_p`.
 
     The largest of probability / exponential noise falls on each token with its probability. Unlike torch.multinomial,
     it never waits for the host.

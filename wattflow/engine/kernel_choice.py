@@ -26,7 +26,7 @@ def check_kernels(wanted: str, batch_size: int) -> None:
 def choose(
     wanted: str, config: Config, ranks: Ranks, llama: FusedLlama
 ) -> tuple[Ops, Ops, str | None]:
-    """The operations of decode and of prefill, the same on all ranks, and why they are not the ones that were named.
+    """Return the operations of decode and of prefill, the same on all ranks, and why not those that were named.
 
     EngineError when operations are named that cannot run here, or when ranks would run different ones.
     """
@@ -44,7 +44,7 @@ def choose(
 
 
 def _by_goal(wanted: str, config: Config, ranks: Ranks) -> tuple[str, str | None]:
-    """The kernels that a goal of `wattflow tune` stands for, and where they come from; other names as they are."""
+    """Return the kernels of a goal of `wattflow tune`, and where they come from; other names as they are."""
     if wanted not in tuned_kernels.GOALS:
         return wanted, None
     found = None
@@ -61,7 +61,7 @@ def _by_goal(wanted: str, config: Config, ranks: Ranks) -> tuple[str, str | None
 
 
 def _by_name(wanted: str, device: str, llama: FusedLlama) -> tuple[Ops, Ops, str | None]:
-    """The operations of decode and of prefill, and why `auto` had to do without the fused ones."""
+    """Return the operations of decode and of prefill, and why `auto` had to do without the fused ones."""
     if wanted == "eager":
         return EAGER, EAGER, None
     reason = _why_no_kernels(device, llama)

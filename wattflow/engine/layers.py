@@ -74,5 +74,5 @@ class Embedding(fairscale.VocabParallelEmbedding):  # type: ignore[misc] # fairs
 
 
 def apply(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The layer's output; fairscale's annotations end here."""
+    """Return the layer's output; fairscale's annotations end here."""
     return cast(torch.Tensor, layer(x))

@@ -33,7 +33,7 @@ class Llama(nn.Module):
     def forward(
         self, tokens: torch.Tensor, start: int, cache: Cache, rotary: torch.Tensor
     ) -> torch.Tensor:
-        """Hidden states [batch, new, dim] of new tokens [batch, new] at positions start, start + 1, ...
+        """Return hidden states [batch, new, dim] of new tokens [batch, new] at positions start, start + 1, ...
 
         Keys and values of all positions before `start` must lie in the cache; those of the new tokens are written.
         `rotary` is what `rotary_table` gives, for all positions.
@@ -47,7 +47,7 @@ class Llama(nn.Module):
         return apply(self.norm, x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of all tokens of the vocabulary, [..., vocab_size], the same on all ranks."""
+        """Return scores of all tokens of the vocabulary, [..., vocab_size], the same on all ranks."""
         return apply(self.output, hidden)[..., : self.vocab_size]
 
 
@@ -69,7 +69,7 @@ class Layer(nn.Module):
         rotary: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The layer's output, [batch, new, dim]."""
+        """Return the layer's output, [batch, new, dim]."""
         x = x + self.attention(self.attention_norm(x), start, kv, rotary, mask)
         return x + apply(self.feed_forward, self.ffn_norm(x))
 
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         rotary: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """What the new positions read from all up to themselves, [batch, new, dim]."""
+        """Return what the new positions read from all up to themselves, [batch, new, dim]."""
         batch, new, _ = x.shape
         end = start + new
         keys, values = kv
@@ -150,21 +150,21 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The normed input, of its shape and dtype."""
+        """Return the normed input, of its shape and dtype."""
         y = x.to(wide(x.dtype))
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
         return y.to(x.dtype) * self.weight
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute sums in: float32, or float64 for float64."""
+    """Return the dtype to compute sums in: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def empty_cache(
     model: Model, shards: int, batch: int, length: int, *, dtype: torch.dtype, device: str
 ) -> Cache:
-    """Keys and values of all layers for `batch` rows of `length` tokens, zeroed so that they are finite."""
+    """Return keys and values of all layers for `batch` rows of `length` tokens, zeroed so that they are finite."""
     shape = (batch, length, kv_heads_of_rank(model, shards), head_dim(model))
     return [
         (
@@ -176,7 +176,7 @@ def empty_cache(
 
 
 def rotary_table(model: Model, length: int, dtype: torch.dtype, device: str) -> torch.Tensor:
-    """Cosines and sines of positions 0 ... length-1, [2, length, head_dim / 2], in `wide(dtype)`."""
+    """Return cosines and sines of positions 0 ... length-1, [2, length, head_dim / 2], in `wide(dtype)`."""
     width = head_dim(model)
     frequency = model.rope_theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     if model.rope_scaling is not None:
@@ -186,7 +186,7 @@ def rotary_table(model: Model, length: int, dtype: torch.dtype, device: str) -> 
 
 
 def _stretched(frequency: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Frequencies divided by `factor` where few turns fit the original context, as they were where many do."""
+    """Return frequencies divided by `factor` where few turns fit the original context, as they were where many do."""
     turns = scaling.original_max_position * frequency / (2 * math.pi)
     span = scaling.high_freq_factor - scaling.low_freq_factor
     keep = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
@@ -194,7 +194,7 @@ def _stretched(frequency: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
 
 
 def rotated(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Heads [batch, new, heads, head_dim] turned by their positions' angles."""
+    """Return heads [batch, new, heads, head_dim] turned by their positions' angles."""
     cosine, sine = rotary.unsqueeze(2).unbind(0)  # [new, 1, head_dim / 2]
     first, second = x.to(rotary.dtype).chunk(2, dim=-1)
     turned = (first * cosine - second * sine, second * cosine + first * sine)

@@ -36,19 +36,19 @@ class Ops:
 def norm_linear(
     stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
 ) -> Tensor:
-    """The product [tokens, out] of the normed stream with `weight` [out, dim]; adds `delta` to the stream."""
+    """Return the product [tokens, out] of the normed stream with `weight` [out, dim]; adds `delta` to the stream."""
     return functional.linear(add_norm(stream, delta, norm, eps), weight)
 
 
 def norm_gate(
     stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
 ) -> Tensor:
-    """SwiGLU of that product: [tokens, out / 2] from a weight of gate rows, then up rows."""
+    """Return SwiGLU of that product: [tokens, out / 2] from a weight of gate rows, then up rows."""
     return swiglu(norm_linear(stream, delta, norm, eps, weight))
 
 
 def linear(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
-    """The product [tokens, out] of x and `weight` [out, in], written to `out` if given."""
+    """Return the product [tokens, out] of x and `weight` [out, in], written to `out` if given."""
     if out is None:
         return functional.linear(x, weight)
     return torch.mm(x, weight.t(), out=out)
@@ -61,7 +61,7 @@ def linear_add(stream: Tensor, x: Tensor, weight: Tensor) -> Tensor | None:
 
 
 def add_norm(stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float) -> Tensor:
-    """RMSNorm of stream + delta, [tokens, dim]; the sum stays in the stream."""
+    """Return RMSNorm of stream + delta, [tokens, dim]; the sum stays in the stream."""
     if delta is not None:
         stream.add_(delta)
     x = stream.to(wide(stream.dtype))
@@ -70,7 +70,7 @@ def add_norm(stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float) -> 
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """The first half of each row through SiLU, times the second."""
+    """Return the first half of each row through SiLU, times the second."""
     gate, up = gate_up.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
@@ -78,7 +78,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def rotate_store(
     qkv: Tensor, rotary: Tensor, positions: Tensor, keys: Tensor, values: Tensor, per_row: int
 ) -> Tensor:
-    """Rotated queries [tokens, heads, head_dim]; writes keys and values at their row's position.
+    """Return rotated queries [tokens, heads, head_dim]; writes keys and values at their row's position.
 
     qkv has all heads' queries, keys, then values, [tokens, (heads + 2 KV heads) head_dim]; `per_row` tokens
     follow each other in a row of the batch. Keys and values are a layer's cache [rows, KV heads, length, head_dim].
@@ -97,7 +97,7 @@ def rotate_store(
 def attend(
     qkv: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
 ) -> Tensor:
-    """What one token a row reads of the cache up to itself, [rows, heads head_dim].
+    """Return what one token a row reads of the cache up to itself, [rows, heads head_dim].
 
     Rotates and writes first, as `rotate_store` does; positions are below `bucket`. Heads that share a KV head are rows
     of one product, so keys are never expanded.
@@ -115,7 +115,7 @@ def attend(
 
 
 def attend_causal(query: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-    """What prompts padded to `length` read, each position up to itself: [tokens, heads head_dim].
+    """Return what prompts padded to `length` read, each position up to itself: [tokens, heads head_dim].
 
     Pads stand at the right, so no earlier position sees them. Heads of a group repeat their keys here: a prefill
     computes more than it reads.

@@ -134,7 +134,7 @@ class Paper:
         )
 
     def _work(self, total: int) -> WorkInfo:
-        """A prefill of the shortest prompt's length, then steps for all rows up to the batch's full length."""
+        """Return the work of a prefill of the shortest prompt's length and of the steps up to the full length."""
         rows, first = len(self._lengths), self._shortest
         steps = total - 1 - first
         return {
@@ -174,7 +174,7 @@ class Paper:
 def choose(
     logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """One token a row of logits [batch, vocab]: the likeliest at temperature 0, else drawn.
+    """Return one token a row of logits [batch, vocab]: the likeliest at temperature 0, else drawn.
 
     Drawn from the smallest set of likeliest tokens whose probabilities reach `top_p`, by their probabilities.
     """

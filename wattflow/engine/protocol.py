@@ -20,7 +20,7 @@ class Generated:
 
 
 def total_work(batches: Iterable[Generated]) -> WorkInfo | None:
-    """The work of all batches together; null where one does not report it, or there is no batch."""
+    """Return the work of all batches together; null where one does not report it, or there is no batch."""
     works = [batch.work for batch in batches]
     known = [work for work in works if work is not None]
     if not known or len(known) < len(works):
@@ -41,7 +41,7 @@ class Engine(Protocol):
     info: dict[str, object]  # what runs and how large it is, for the record; complete after `load`
 
     def load_weights(self) -> Any:
-        """This rank's weights on its device, for `load` of this engine and of others of the same model."""
+        """Return this rank's weights on its device, for `load` of this engine and of others of the same model."""
 
     def load(self, weights: Any = None) -> None:
         """Bring the weights, unless they lie on the device already, and the cache onto the device."""
@@ -60,7 +60,7 @@ class Engine(Protocol):
 
 
 def kept(output: list[int], max_gen_len: int, eos_id: int | None) -> tuple[list[int], str]:
-    """The tokens that a row keeps of all it made, and its stop reason.
+    """Return the tokens that a row keeps of all it made, and its stop reason.
 
     At most max_gen_len are kept, and none from the first EOS on (`eos_id` None: EOS is a token like others). A row
     that made fewer than max_gen_len met the end of the sequence.

@@ -23,7 +23,7 @@ SPIN_NS = 2_000_000
 
 
 def copier() -> tuple[Callable[[], object], str]:
-    """A function that makes one copy and waits for it, and the device's name; in the CPU's memory without a GPU."""
+    """Return a function that makes one copy and waits for it, and the device's name: the CPU without a GPU."""
     import torch  # noqa: PLC0415 - not before a load is wanted
 
     gpu = torch.cuda.is_available()

@@ -48,7 +48,7 @@ class Ranks:
         return bool(count.item())
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value on every rank, by way of JSON; the others' argument is ignored."""
+        """Return rank 0's value on every rank, by way of JSON; the others' argument is ignored."""
         if self.world == 1:
             return json.loads(json.dumps(value))
         import torch.distributed as dist  # noqa: PLC0415 - see barrier
@@ -61,7 +61,7 @@ class Ranks:
         return _from_bytes(tensor, int(length))
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value in the order of ranks, by way of JSON, on every rank."""
+        """Return every rank's value in the order of ranks, by way of JSON, on every rank."""
         if self.world == 1:
             return [json.loads(json.dumps(value))]
         import torch  # noqa: PLC0415 - see barrier

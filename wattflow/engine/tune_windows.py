@@ -63,7 +63,7 @@ class Arms:
         return key_of(self._config, self._ranks.device_name, torch.__version__)
 
     def names(self) -> list[str]:
-        """The kernel sets that run here, each run once, so that all are compiled."""
+        """Return the kernel sets that run here, each run once, so that all are compiled."""
         one_row = ["triton"] if self._config.batch_size == 1 else []
         wanted = ["cublas", *one_row, "eager"] if self._ranks.device.startswith("cuda") else []
         found = []

@@ -21,13 +21,13 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def path() -> Path:
-    """The file: tuned.json in wattflow's folder of $XDG_CACHE_HOME, else of ~/.cache."""
+    """Return the file: tuned.json in wattflow's folder of $XDG_CACHE_HOME, else of ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "wattflow" / "tuned.json"
 
 
 def driver() -> str | None:
-    """The version of NVIDIA's kernel module, or null where there is none."""
+    """Return the version of NVIDIA's kernel module, or null where there is none."""
     try:
         return version_in(_DRIVER.read_text())
     except OSError:
@@ -35,7 +35,7 @@ def driver() -> str | None:
 
 
 def version_in(text: str) -> str | None:
-    """The version in the text of the kernel module's version file; null where there is none.
+    """Return the version in the text of the kernel module's version file; null where there is none.
 
     It stands after spaces: the open module's name ends in `for x86_64`, the closed one's has that before it.
     """
@@ -44,7 +44,7 @@ def version_in(text: str) -> str | None:
 
 
 def key_of(config: Config, device_name: str, torch_version: str) -> str:
-    """The conditions under which a choice is best, as canonical JSON: GPU, software, the model's shapes, the batch."""
+    """Return the conditions of a choice as canonical JSON: GPU, software, the model's shapes, the batch."""
     conditions = {
         "device": device_name,
         "driver": driver(),
@@ -60,7 +60,7 @@ def key_of(config: Config, device_name: str, torch_version: str) -> str:
 
 
 def find(key: str, goal: str) -> str | None:
-    """The kernels kept for a key and a goal; null where none are. EngineError for a file that is not whole."""
+    """Return the kernels kept for a key and a goal; null where none are. EngineError for a file that is not whole."""
     entry = _read().get(key)
     return None if entry is None else str(entry["kernels"][goal])
 

@@ -28,7 +28,7 @@ _STD = 0.02
 
 
 def reader(model: Model, weights: str, device: str) -> Reader:
-    """The reader of a model's weights; RefusedError where its checkpoint is not whole or not this model's."""
+    """Return the reader of a model's weights; RefusedError where its checkpoint is not whole or not this model's."""
     check_header(model, weights)
     if weights == "meta":
         return _meta_reader(meta_files(model))
@@ -39,7 +39,7 @@ def reader(model: Model, weights: str, device: str) -> Reader:
 
 @contextmanager
 def opened(model: Model, weights: str, ranks: Ranks) -> Iterator[Reader]:
-    """The reader of a rank's weights; safetensors are read ahead of it while the context is open."""
+    """Yield the reader of a rank's weights; safetensors are read ahead of it while the context is open."""
     read = reader(model, weights, ranks.device)
     if weights != "hf":
         yield read
@@ -56,7 +56,7 @@ def opened(model: Model, weights: str, ranks: Ranks) -> Iterator[Reader]:
 def of_rank(
     model: Model, read: Reader, rank: int, shards: int, *, dtype: torch.dtype, device: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """This rank's part of every matrix by name, on the device."""
+    """Yield this rank's part of every matrix by name, on the device."""
     for matrix in matrices(model):
         part = part_of_rank(matrix, read, rank, shards)
         # contiguous also cuts the part loose from the file that it was mapped from
@@ -64,14 +64,14 @@ def of_rank(
 
 
 def part_of_rank(matrix: Matrix, read: Reader, rank: int, shards: int) -> torch.Tensor:
-    """One rank's part of one matrix, as its file has it."""
+    """Return one rank's part of one matrix, as its file has it."""
     if matrix.split is None:
         return read(matrix, 0, matrix.shape[0])
     return _padded(read(matrix, *matrix.span(rank, shards)), matrix, shards)
 
 
 def _padded(part: torch.Tensor, matrix: Matrix, shards: int) -> torch.Tensor:
-    """The part with zeros after the vocabulary's end, so that all ranks' parts have one size."""
+    """Return the part with zeros after the vocabulary's end, so that all ranks' parts have one size."""
     assert matrix.split is not None
     lacking = matrix.rows_of_rank(shards) - part.shape[matrix.split]
     if lacking == 0:
@@ -115,7 +115,7 @@ def _narrow(part: torch.Tensor, matrix: Matrix, start: int, stop: int) -> torch.
 
 
 def _across(parts: list[torch.Tensor], dim: int, start: int, stop: int) -> torch.Tensor:
-    """Indices start ... stop-1 of the parts laid end to end, touching only the parts that overlap."""
+    """Return indices start ... stop-1 of the parts laid end to end, touching only the parts that overlap."""
     overlaps, first = [], 0
     for part in parts:
         size = part.shape[dim]
@@ -127,7 +127,7 @@ def _across(parts: list[torch.Tensor], dim: int, start: int, stop: int) -> torch
 
 
 def half_split(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Rows of whole heads in Meta's order, whose rotated pairs lie side by side, in the order of half-split pairs."""
+    """Return rows of whole heads in Meta's order, whose rotated pairs are neighbours, in half-split order."""
     pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[-1])
     return pairs.transpose(1, 2).reshape(rows.shape)
 
@@ -167,7 +167,7 @@ def _dummy_reader(device: str) -> Reader:
 
 
 def _block(matrix: Matrix, number: int, device: str) -> torch.Tensor:
-    """One block of a dummy matrix, drawn in float32 from a seed made of the matrix's name and the block's place."""
+    """Return one block of a dummy matrix, drawn in float32; its seed is the matrix's name and the block's place."""
     assert matrix.split is not None
     digest = hashlib.sha256(f"{matrix.name}:{number}".encode()).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))

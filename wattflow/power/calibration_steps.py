@@ -15,7 +15,7 @@ costs-on   as costs, while the load is on
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from wattflow.errors import RefusedError
 
@@ -43,8 +43,19 @@ class Step:
     context: bool = True  # the load's process is there, busy or not
 
 
+class StepRecord(TypedDict):
+    """A step that was taken: when it ran, and when the load of each GPU went on and off in turn."""
+
+    name: str
+    half_s: float | None
+    period_ms: float | None
+    start_ns: int
+    end_ns: int
+    edges_ns: dict[str, list[int]]  # by UUID
+
+
 def plan(minutes: float) -> list[Step]:
-    """The steps of a calibration that takes about so many minutes, starting loads aside; RefusedError below 2."""
+    """Return the steps of a calibration of about so many minutes, starting loads aside; RefusedError below 2."""
     if not LEAST_MINUTES <= minutes < math.inf:
         raise RefusedError(
             f"--minutes {minutes:g}: {LEAST_MINUTES:g} at least, or sensors that average 1 s see too few edges."

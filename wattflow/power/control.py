@@ -68,7 +68,7 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path, uuid: str) -> "Journal | None":
-        """The journal that an earlier job left for a GPU; null where none; PowerError where it is damaged."""
+        """Return the journal that an earlier job left for a GPU; null where none; PowerError where it is damaged."""
         path = folder / f"{uuid}.json"
         try:
             record = json.loads(path.read_bytes())
@@ -96,7 +96,7 @@ def _keep_names(folder: Path) -> None:
 
 
 def _open_folder(path: Path) -> Path:
-    """The journal's folder, this user's alone; PowerError where it cannot be, as then nothing may be set."""
+    """Return the journal's folder, this user's alone; PowerError where it cannot be, as then nothing may be set."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
@@ -113,7 +113,7 @@ def _open_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(folder: Path, uuid: str) -> Iterator[bool]:
-    """Whether nobody else holds a GPU's control; the kernel lets go of a lock when its holder dies."""
+    """Yield whether nobody else holds a GPU's control; the kernel lets go of a lock when its holder dies."""
     descriptor = os.open(folder / f"{uuid}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

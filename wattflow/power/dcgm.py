@@ -62,7 +62,7 @@ DRAIN_NS = 50_000_000  # how often received rows are flushed; they were stamped 
 
 
 def power_field(gpus: Sequence[int]) -> int:
-    """The first of fields 157 and 155 that all GPUs have; PowerError, with each field's fault, where there is none.
+    """Return the first of fields 157 and 155 that all GPUs have; PowerError, with each field's fault, for none.
 
     157 may read 0 W where it is not supported, so that 0 W is no reading.
     """
@@ -155,18 +155,18 @@ class DcgmMeter:
         self._drain = Beat(DRAIN_NS, time.monotonic_ns())
 
     def due_ns(self) -> int:
-        """The monotonic time at which received rows are next flushed."""
+        """Return the monotonic time at which received rows are next flushed."""
         return self._drain.next_ns
 
     def read(self) -> list[Reading]:
-        """The rows that came since the last call."""
+        """Return the rows that came since the last call."""
         return self._take() if self._drain.take(time.monotonic_ns()) else []
 
     def mark(self) -> None:
         """Nothing to do: the host engine reads the counter at its own pace, and more readings disturb the GPU."""
 
     def finish(self) -> list[Reading]:
-        """The rows that came and one more of every field, so that samples and counter enclose what was measured."""
+        """Return the rows that came and one more of every field, so that samples and counter enclose the window."""
         readings = self._take()
         for stream, period_ms in zip(self._streams, (self.period_ms, REST_MS), strict=True):
             stream.wait(2 * period_ms / 1e3 + 0.5)
@@ -186,7 +186,7 @@ class DcgmMeter:
         ]
 
     def _power_rows(self, arrival: Arrival) -> Iterator[Reading]:
-        """A sample; where dmon ended, a row without watts of each device, marked as a gap."""
+        """Yield a sample; where dmon ended, a row without watts of each device, marked as a gap."""
         if arrival.gpu is None:
             for device in self.devices:
                 self._gaps[device["uuid"]].lost = True
@@ -198,7 +198,7 @@ class DcgmMeter:
         yield uuid, {**stamped(arrival.at, self.source, gap), "power_w": power_w}
 
     def _rest_rows(self, arrival: Arrival) -> Iterator[Reading]:
-        """The counter, the conditions and the profiling values, each in a row of its own."""
+        """Yield the counter, the conditions and the profiling values, each in a row of its own."""
         if arrival.gpu is None:
             return
         uuid = self._uuids[arrival.gpu]
@@ -214,7 +214,7 @@ class DcgmMeter:
 
 
 def visible_devices() -> tuple[list[Device], str | None, set[str]]:
-    """The GPUs that CUDA shows, the driver's version, and what NVML's power usage is on them.
+    """Return the GPUs that CUDA shows, the driver's version, and what NVML's power usage is on them.
 
     PowerError where NVML shows none: DCGM runs outside of the job, and does not know which of the node's GPUs are its.
     """
@@ -228,7 +228,7 @@ def visible_devices() -> tuple[list[Device], str | None, set[str]]:
 
 
 def version() -> str | None:
-    """DCGM's version, or None where dcgmi does not print it."""
+    """Return DCGM's version, or None where dcgmi does not print it."""
     with contextlib.suppress(PowerError):
         if found := re.search(r"\d+(?:\.\d+)+", dcgmi("--version")):
             return found[0]
@@ -236,7 +236,7 @@ def version() -> str | None:
 
 
 def columns(filled: Mapping[int, tuple[str, float]], values: Values) -> Row:
-    """The trace columns that some fields fill; null for what is blank, and for what the column cannot hold."""
+    """Return the trace columns that some fields fill; null for what is blank, and for what the column cannot hold."""
     row: Row = {}
     for field, (column, factor) in filled.items():
         value = values[field]

@@ -42,7 +42,7 @@ ENTITY = re.compile(r"\s*(?:GPU-I|GPU-CI|GPU|vGPU|Switch|Link|CPU) +\d+\s")
 
 
 def number(cell: str) -> float | int | None:
-    """The number in a cell; None for N/A, a value that was cut (`1234...`), any text, and DCGM's blank values."""
+    """Return the number in a cell; None for N/A, a cut value (`1234...`), any text, and DCGM's blank values."""
     try:
         value = int(cell) if cell.isdigit() else float(cell)
     except ValueError:
@@ -65,7 +65,7 @@ class Table:
         self.message = ""
 
     def feed(self, data: bytes) -> list[tuple[int, Values]]:
-        """The whole rows of GPUs, as (DCGM's number of the GPU, values), that end in this chunk."""
+        """Return the whole rows of GPUs, as (DCGM's number of the GPU, values), that end in this chunk."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         rows = (self._row(line.decode(errors="replace")) for line in lines)
         return [row for row in rows if row is not None]
@@ -82,7 +82,7 @@ class Table:
 
 
 def parse_discovery(text: str) -> dict[str, int]:
-    """DCGM's number of each GPU by its UUID, from `dcgmi discovery -l`; NvSwitches and CPUs have no such UUID."""
+    """Return DCGM's number of each GPU by UUID, from `dcgmi discovery -l`; NvSwitches and CPUs have no such UUID."""
     found: dict[str, int] = {}
     gpu = None
     for line in text.splitlines():
@@ -98,7 +98,7 @@ def parse_discovery(text: str) -> dict[str, int]:
 
 
 def dcgmi(*arguments: str) -> str:
-    """What a dcgmi command prints; PowerError with its last line where it is missing, fails, or does not answer."""
+    """Return what a dcgmi command prints; PowerError with its last line if it is missing, fails or does not answer."""
     command = f"dcgmi {' '.join(arguments)}"
     try:
         done = subprocess.run(
@@ -122,7 +122,7 @@ def dcgmi(*arguments: str) -> str:
 
 
 def numbers_of_gpus() -> dict[str, int]:
-    """DCGM's number of each of the node's GPUs by UUID; PowerError where the host engine shows none."""
+    """Return DCGM's number of each of the node's GPUs by UUID; PowerError where the host engine shows none."""
     engine = "Is DCGM installed, and its host engine running (`systemctl status nvidia-dcgm`)?"
     try:
         found = parse_discovery(dcgmi("discovery", "-l"))
@@ -136,7 +136,7 @@ def numbers_of_gpus() -> dict[str, int]:
 def sample_rows(
     fields: Sequence[int], gpus: Sequence[int], period_ms: int
 ) -> list[tuple[int, Values]]:
-    """Three rows of each GPU, a period apart; [] where DCGM prints none."""
+    """Return three rows of each GPU, a period apart; [] where DCGM prints none."""
     text = dcgmi(*_dmon(fields, gpus, period_ms), "-c", "3")
     return Table(fields).feed(text.encode() + b"\n")
 
@@ -182,7 +182,7 @@ class Stream:
         self._thread.start()
 
     def take(self) -> list[Arrival]:
-        """The arrivals since the last call, oldest first; a process that went silent is killed."""
+        """Return the arrivals since the last call, oldest first; a process that went silent is killed."""
         with self._changed:
             arrivals = list(self._arrivals)
             self._arrivals.clear()
@@ -265,7 +265,7 @@ class Stream:
 
 
 def _chunks(stream: IO[bytes] | None) -> Iterator[bytes]:
-    """The content of a pipe each time that something comes, until its end."""
+    """Yield the content of a pipe each time that something comes, until its end."""
     assert stream is not None
     while data := os.read(stream.fileno(), 1 << 20):
         yield data

@@ -43,7 +43,7 @@ class Gpm:
             raise
 
     def read(self) -> Row:
-        """The columns of METRICS since the last call; PowerError where the driver no longer answers.
+        """Return the columns of METRICS since the last call; PowerError where the driver no longer answers.
 
         Null where the counters were not renewed since then: on an H100 they are each 100 ms, and in between NVML
         succeeds with NaN.

@@ -60,7 +60,7 @@ def _index_of_ordinal(entry: str, uuids: Sequence[str]) -> int | None:
 
 
 def find_gpus() -> list[Gpu]:
-    """The GPUs that CUDA shows under CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER, by ordinal; NVML must be open.
+    """Return the GPUs that CUDA shows under CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER, by ordinal; NVML must be open.
 
     AbsentError where there is none; PowerError where their order is ambiguous, or a GPU is in MIG mode.
     """
@@ -106,7 +106,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def _fixed(handle: Any) -> DeviceSettings:
-    """What an operator set on a GPU and what its maker allows; null where NVML has no answer."""
+    """Return what an operator set on a GPU and what its maker allows; null where NVML has no answer."""
     ecc = call_or_none("nvmlDeviceGetEccMode", handle)
     persistence = call_or_none("nvmlDeviceGetPersistenceMode", handle)
     default_mw = call_or_none("nvmlDeviceGetPowerManagementDefaultLimit", handle)
@@ -121,5 +121,5 @@ def _fixed(handle: Any) -> DeviceSettings:
 
 
 def text(value: str | bytes) -> str:
-    """The text of a name, which NVML gives as bytes in some versions."""
+    """Return the text of a name, which NVML gives as bytes in some versions."""
     return value.decode() if isinstance(value, bytes) else value

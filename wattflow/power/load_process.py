@@ -20,7 +20,7 @@ READY_S, ANSWER_S = 180.0, 30.0  # for a load to import torch, and to answer aft
 
 
 def load_command(text: str) -> list[str]:
-    """The arguments of a load's command line; RefusedError for none, or one that this machine does not have."""
+    """Return the arguments of a load's command line; RefusedError for none, or one that this machine does not have."""
     try:
         arguments = shlex.split(text)
     except ValueError as error:  # a quotation that does not end
@@ -46,7 +46,7 @@ class Load:
             )
 
     def ready(self) -> str:
-        """The name of what it loads, once it is warm and idle; PowerError where that never comes."""
+        """Return the name of what it loads, once it is warm and idle; PowerError where that never comes."""
         return str(self._answer("ready", READY_S))
 
     def switch(self, edges_ns: Sequence[int]) -> None:
@@ -57,7 +57,7 @@ class Load:
             self._process.stdin.flush()
 
     def switched(self) -> list[int]:
-        """The unix times at which it switched, once all edges are over; PowerError where it died."""
+        """Return the unix times at which it switched, once all edges are over; PowerError where it died."""
         return [int(edge) for edge in self._answer("edges", ANSWER_S)]
 
     def close(self) -> None:

@@ -57,16 +57,16 @@ class Meter(Protocol):
         """Start a trace; `last_ns` has the last sample's unix time by uuid where an earlier sidecar left one."""
 
     def due_ns(self) -> int:
-        """The monotonic time at which `read` next has something to do."""
+        """Return the monotonic time at which `read` next has something to do."""
 
     def read(self) -> list[Reading]:
-        """All rows that are due; a sensor that fails gives a row without a value, marked as a gap."""
+        """Return all rows that are due; a sensor that fails gives a row without a value, marked as a gap."""
 
     def mark(self) -> None:
         """An edge of the measured window is now: read energy counters densely until each has ticked."""
 
     def finish(self) -> list[Reading]:
-        """The last rows of a trace, from all sensors, due or not."""
+        """Return the last rows of a trace, from all sensors, due or not."""
 
     def close(self) -> None:
         """Let go of the devices."""
@@ -81,7 +81,7 @@ class Beat:
         self.late = 0
 
     def take(self, now_ns: int) -> bool:
-        """Whether the deadline has come; if so, the next one is set and those missed are passed over."""
+        """Return whether the deadline has come; if so, the next one is set and those missed are passed over."""
         behind_ns = now_ns - self.next_ns
         if behind_ns < 0:
             return False
@@ -100,7 +100,7 @@ class Gaps:
         self._longest_ns = longest_ns
 
     def before(self, time_ns: int) -> bool:
-        """Whether there is a gap before a sample at this unix time, which then is the last one."""
+        """Return whether there is a gap before a sample at this unix time, which then is the last one."""
         gap = self.lost or (self.last_ns is not None and time_ns - self.last_ns > self._longest_ns)
         self.last_ns, self.lost = time_ns, False
         return gap
@@ -115,19 +115,19 @@ class Moment:
 
 
 def moment() -> Moment:
-    """Now, by both clocks."""
+    """Return the present instant by both clocks."""
     before_ns = time.monotonic_ns()
     time_ns = time.time_ns()
     return Moment(time_ns, (before_ns + time.monotonic_ns()) // 2)
 
 
 def middle(start: Moment, end: Moment) -> Moment:
-    """The instant half-way: where a value that took a while to read is placed."""
+    """Return the instant half-way: where a value that took a while to read is placed."""
     return Moment((start.time_ns + end.time_ns) // 2, (start.monotonic_ns + end.monotonic_ns) // 2)
 
 
 def stamped(at: Moment, source: str, gap: bool) -> Row:
-    """A row of a sensor at an instant, to which its values are added."""
+    """Return a row of a sensor at an instant, to which its values are added."""
     return {
         "time_ns": at.time_ns,
         "monotonic_ns": at.monotonic_ns,

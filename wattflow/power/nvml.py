@@ -74,7 +74,7 @@ class GpuTrace:
         self._strangers: set[int] = set()  # pids on the GPU that are not of a measured command
 
     def power(self) -> list[Row]:
-        """New samples of power; once, a row without watts where the sensor stopped answering."""
+        """Return new samples of power; once, a row without watts where the sensor stopped answering."""
         try:
             samples = self._drain() if self._source == "nvml_buffer" else [self._poll()]
         except PowerError as error:
@@ -95,7 +95,7 @@ class GpuTrace:
         ]
 
     def _drain(self) -> list[tuple[int, float, int | None]]:
-        """New samples of the buffer; their stamps are the driver's, so the monotonic clock is not known for them."""
+        """Return new samples of the buffer; the stamps are the driver's, so their monotonic time is not known."""
         now_ns = time.monotonic_ns()
         if self._drained_ns is not None and now_ns - self._drained_ns > HISTORY_NS:
             log.warning(
@@ -120,7 +120,7 @@ class GpuTrace:
         self.burst_until_ns = now_ns + BURST_NS
 
     def energy(self) -> list[Row]:
-        """One reading of the energy counter, if there is one."""
+        """Return one reading of the energy counter, if there is one."""
         start = moment()
         counter_mj = call_or_none("nvmlDeviceGetTotalEnergyConsumption", self._handle)
         ticked = self._counter_mj is not None and counter_mj != self._counter_mj
@@ -133,7 +133,7 @@ class GpuTrace:
         return [{**row, "counter_mj": counter_mj}]
 
     def activity(self) -> list[Row]:
-        """The activity since the row before; GPM that stops answering is not called again."""
+        """Return the activity since the row before; GPM that stops answering is not called again."""
         if self._gpm is None or not self._gpm.is_open:
             return []
         try:
@@ -145,12 +145,12 @@ class GpuTrace:
         return [{**stamped(moment(), "nvml_gpm", False), **row}]
 
     def conditions(self) -> list[Row]:
-        """Clocks, temperature, activity, memory, limit and throttling now."""
+        """Return clocks, temperature, activity, memory, limit and throttling now."""
         row = conditions(self._handle)
         return [{**stamped(moment(), "nvml_conditions", False), **row}]
 
     def processes(self) -> list[Row]:
-        """How many processes the GPU has, and its power profiles in force."""
+        """Return how many processes the GPU has, and its power profiles in force."""
         first, self._first = self._first, False
         pids = running_pids(self._handle)
         profiles = power_profiles(self._handle)
@@ -163,7 +163,7 @@ class GpuTrace:
         return [{**stamped(moment(), "nvml_conditions", False), **row}]
 
     def _count_strangers(self, pids: Sequence[int], first: bool) -> int:
-        """How many processes there are without those of a measured command, which are expected."""
+        """Return how many processes there are without those of a measured command, which are expected."""
         spans = os.environ.get(ENVIRONMENT)
         if spans is None:
             return len(pids)
@@ -239,7 +239,7 @@ class NvmlMeter:
         self._first = True
 
     def due_ns(self) -> int:
-        """The monotonic time of the next reading."""
+        """Return the monotonic time of the next reading."""
         bursts = [self._burst.next_ns] if any(t.burst_until_ns for t in self._traces) else []
         return min(
             self._power.next_ns,
@@ -250,7 +250,7 @@ class NvmlMeter:
         )
 
     def read(self) -> list[Reading]:
-        """The rows that are due: power first, as the counter's slow calls would make it late."""
+        """Return the rows that are due: power first, as the counter's slow calls would make it late."""
         now_ns = time.monotonic_ns()
         power_due = self._power.take(now_ns)
         conditions_due = self._conditions.take(now_ns) or self._edge
@@ -280,7 +280,7 @@ class NvmlMeter:
             trace.mark(now_ns)
 
     def finish(self) -> list[Reading]:
-        """One reading of everything."""
+        """Return one reading of everything."""
         kinds = (
             GpuTrace.power,
             GpuTrace.activity,
@@ -301,12 +301,12 @@ class NvmlMeter:
 def _readings(
     traces: Sequence[GpuTrace], rows_of: Callable[[GpuTrace], list[Row]]
 ) -> list[Reading]:
-    """The rows of one kind, of each GPU in turn."""
+    """Return the rows of one kind, of each GPU in turn."""
     return [(trace.uuid, row) for trace in traces for row in rows_of(trace)]
 
 
 def best_source(gpus: Sequence[Gpu]) -> str:
-    """The first sensor that every GPU has, as a node's joules come from one kind of sensor; PowerError for none."""
+    """Return the first sensor that every GPU has, as a node's energy is of one kind of sensor; PowerError for none."""
     answers = [sources(gpu.handle) for gpu in gpus]
     for source in answers[0]:
         if all(source in other for other in answers):

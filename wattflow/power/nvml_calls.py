@@ -8,7 +8,7 @@ from wattflow.errors import PowerError
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """The answer of an NVML call; PowerError with the call's name where it fails."""
+    """Return the answer of an NVML call; PowerError with the call's name where it fails."""
     try:
         return getattr(pynvml, name)(*arguments)
     except pynvml.NVMLError as error:
@@ -16,7 +16,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def call_or_none(name: str, *arguments: Any) -> Any:
-    """The answer of an NVML call, or None where it fails."""
+    """Return the answer of an NVML call, or None where it fails."""
     try:
         return getattr(pynvml, name)(*arguments)
     except pynvml.NVMLError:

@@ -23,14 +23,14 @@ FIELD_UNDER_CAP_NS = 74
 
 
 def number(kind: int, value: Any) -> float | int | None:
-    """The number in NVML's union, by its kind; None for a kind that we do not know."""
+    """Return the number in NVML's union, by its kind; None for a kind that we do not know."""
     names = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
     name = names.get(kind)
     return None if name is None else getattr(value, name)
 
 
 def fields(handle: Any, ids: Sequence[int]) -> list[float | int | None]:
-    """Field values in the order of their ids; None for each that has an error of its own."""
+    """Return field values in the order of their ids; None for each that has an error of its own."""
     return [
         number(answer.valueType, answer.value) if answer.nvmlReturn == pynvml.NVML_SUCCESS else None
         for answer in call("nvmlDeviceGetFieldValues", handle, list(ids))
@@ -38,7 +38,7 @@ def fields(handle: Any, ids: Sequence[int]) -> list[float | int | None]:
 
 
 def buffer(handle: Any, last_us: int) -> list[tuple[int, float]]:
-    """Samples of the driver's buffer later than `last_us`, oldest first, as (unix us, watts); [] if none is new."""
+    """Return the driver's samples later than `last_us`, oldest first, as (unix us, watts); [] if none is new."""
     try:
         kind, samples = pynvml.nvmlDeviceGetSamples(
             handle, pynvml.NVML_TOTAL_POWER_SAMPLES, last_us
@@ -58,7 +58,7 @@ def buffer(handle: Any, last_us: int) -> list[tuple[int, float]]:
 
 
 def polled_power_w(handle: Any, source: str) -> float:
-    """Watts now, by a polled sensor; PowerError where it does not answer."""
+    """Return watts now, by a polled sensor; PowerError where it does not answer."""
     if source.startswith("nvml_usage"):
         return float(call("nvmlDeviceGetPowerUsage", handle) / 1e3)
     field = FIELD_INSTANT if source == "nvml_instant" else FIELD_AVERAGE
@@ -69,7 +69,7 @@ def polled_power_w(handle: Any, source: str) -> float:
 
 
 def conditions(handle: Any) -> Row:
-    """Clocks, temperature, activity, memory, limit and throttling of a GPU; null where NVML has no answer."""
+    """Return clocks, temperature, activity, memory, limit and throttling of a GPU; null where NVML has no answer."""
     activity = call_or_none("nvmlDeviceGetUtilizationRates", handle)
     memory = call_or_none("nvmlDeviceGetMemoryInfo", handle)
     reasons = call_or_none("nvmlDeviceGetCurrentClocksEventReasons", handle)
@@ -97,7 +97,7 @@ def conditions(handle: Any) -> Row:
 
 
 def power_profiles(handle: Any) -> str | None:
-    """The ids of the workload power profiles in force, as 3,7; empty for none, null where NVML knows of none."""
+    """Return the ids of the workload power profiles in force, as 3,7; empty for none, null where NVML knows of none."""
     profiles = pynvml.c_nvmlWorkloadPowerProfileCurrentProfiles_v1_t()
     name = "nvmlDeviceWorkloadPowerProfileGetCurrentProfiles"
     # pynvml hands on what it gets, and by value the driver would take the structure's bytes for an address
@@ -108,13 +108,13 @@ def power_profiles(handle: Any) -> str | None:
 
 
 def running_pids(handle: Any) -> list[int] | None:
-    """The processes with a compute context on a GPU, as far as this user sees them; null where NVML has no answer."""
+    """Return the processes with a compute context on a GPU that this user sees; null where NVML has no answer."""
     processes = call_or_none("nvmlDeviceGetComputeRunningProcesses", handle)
     return None if processes is None else sorted(int(process.pid) for process in processes)
 
 
 def usage_source(handle: Any) -> str:
-    """What PowerUsage is on this GPU: instantaneous on GA100 and before Ampere, else a mean over 1 s (NVML's manual).
+    """Return the source that PowerUsage is: instantaneous on GA100 and before Ampere, else a mean over 1 s (manual).
 
     Where the architecture is not known it is taken for a mean, which withholds more.
     """
@@ -126,7 +126,7 @@ def usage_source(handle: Any) -> str:
 
 
 def sources(handle: Any) -> list[str]:
-    """The power sensors that answer for a GPU, the best first."""
+    """Return the power sensors that answer for a GPU, the best first."""
     found = []
     for source in ("nvml_buffer", "nvml_instant", "nvml_average", usage_source(handle)):
         try:
@@ -141,7 +141,7 @@ def sources(handle: Any) -> list[str]:
 
 
 def open_gpm(handle: Any) -> Gpm | None:
-    """A GPU's activity counters, or None where they do not answer this user."""
+    """Return a GPU's activity counters, or None where they do not answer this user."""
     try:
         return Gpm(handle)
     except PowerError:

@@ -34,7 +34,7 @@ class PolledMeter(ABC):
 
     @abstractmethod
     def _sample(self) -> Row | None:
-        """A row of power since the sample before, or None where no time went by."""
+        """Return a row of power since the sample before, or None where no time went by."""
 
     @property
     def late_polls(self) -> int:
@@ -49,18 +49,18 @@ class PolledMeter(ABC):
         self._start()
 
     def due_ns(self) -> int:
-        """The monotonic time of the next poll."""
+        """Return the monotonic time of the next poll."""
         return self._poll.next_ns
 
     def read(self) -> list[Reading]:
-        """One sample if it is due."""
+        """Return one sample if it is due."""
         return self.finish() if self._poll.take(moment().monotonic_ns) else []
 
     def mark(self) -> None:  # noqa: B027 - the same in every kind
         """There is no counter to be read densely."""
 
     def finish(self) -> list[Reading]:
-        """One more sample."""
+        """Return one more sample."""
         row = self._sample()
         return [] if row is None else [(self._uuid, row)]
 

@@ -63,7 +63,7 @@ class Commands:
         self._ended = "SIGTERM"
 
     def wait(self, timeout_s: float | None) -> Command | None:
-        """The next command, or None when the time is up; no time-out with None."""
+        """Return the next command, or None when the time is up; no time-out with None."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             if self._ended:

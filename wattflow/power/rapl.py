@@ -36,7 +36,7 @@ class Zone:
     range_uj: int
 
     def read_uj(self) -> int:
-        """The counter; PowerError where it cannot be read."""
+        """Return the counter; PowerError where it cannot be read."""
         try:
             return int(self.path.read_text())
         except (OSError, ValueError) as error:
@@ -44,7 +44,7 @@ class Zone:
 
 
 def zones(powercap: Path) -> list[Zone]:
-    """The packages and their DRAM under a powercap folder, each counted once; [] where there are none."""
+    """Return the packages and their DRAM under a powercap folder, each counted once; [] where there are none."""
     found = []
     for folder in sorted(powercap.glob("intel-rapl:*")):
         if not _ZONE.fullmatch(folder.name):
@@ -62,7 +62,7 @@ def zones(powercap: Path) -> list[Zone]:
 
 
 def readable_zones(powercap: Path) -> list[Zone]:
-    """The same zones; PowerError, saying why, where there are none or this user may not read one."""
+    """Return the same zones; PowerError, saying why, where there are none or this user may not read one."""
     found = zones(powercap)
     if not found:
         raise PowerError(
@@ -77,7 +77,7 @@ def readable_zones(powercap: Path) -> list[Zone]:
 
 
 def rise_uj(before: int, after: int, range_uj: int) -> int:
-    """The microjoules between two readings at most one wrap apart."""
+    """Return the microjoules between two readings at most one wrap apart."""
     return after - before if after >= before else after - before + range_uj
 
 
@@ -96,7 +96,7 @@ class RaplMeter(PolledMeter):
         self._last = self._read_zones()
 
     def _read_zones(self) -> tuple[Moment, list[int]]:
-        """Now, and each zone's counter in microjoules."""
+        """Return now, and each zone's counter in microjoules."""
         start = moment()
         readings_uj = [zone.read_uj() for zone in self._zones]
         return middle(start, moment()), readings_uj

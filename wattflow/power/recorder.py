@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError, RefusedError
-from wattflow.power.calibration_steps import Step, wave
+from wattflow.power.calibration_steps import Step, StepRecord, wave
 from wattflow.power.gpus import Gpu, find_gpus
 from wattflow.power.load_process import Load
 from wattflow.power.nvml_calls import call, call_or_none
@@ -76,18 +76,18 @@ class Recorder:
         return [reads.gpu.device for reads in self._gpus]
 
     def rows(self, uuid: str) -> list[Read]:
-        """The readings of a GPU's sensors, as rows of schema.READS."""
+        """Return the readings of a GPU's sensors, as rows of schema.READS."""
         return self._of(uuid).rows
 
     def failed(self, uuid: str) -> dict[str, int]:
-        """How often each of its sensors failed."""
+        """Return how often each of its sensors failed."""
         return dict(self._of(uuid).failed)
 
     def _of(self, uuid: str) -> GpuReads:
         return next(reads for reads in self._gpus if reads.gpu.device["uuid"] == uuid)
 
     def strangers(self) -> dict[str, list[int]]:
-        """The processes on each GPU once the loads are gone: others' that came meanwhile."""
+        """Return the processes on each GPU once the loads are gone: others' that came meanwhile."""
         for load in self._loads:
             load.close()
         self._loads = []
@@ -95,8 +95,8 @@ class Recorder:
         pids = {reads.gpu.device["uuid"]: running_pids(reads.gpu.handle) for reads in self._gpus}
         return {uuid: found for uuid, found in pids.items() if found}
 
-    def record(self, steps: Sequence[Step], say: Callable[[str], None]) -> list[dict[str, Any]]:
-        """Go through the steps; returns for each its name, its edges in time and those of each GPU's load.
+    def record(self, steps: Sequence[Step], say: Callable[[str], None]) -> list[StepRecord]:
+        """Go through the steps; returns a record of each.
 
         PowerError where a load or the sidecar does not do its part.
         """
@@ -120,12 +120,12 @@ class Recorder:
         ]
         self.load_name = " / ".join(sorted({load.ready() for load in self._loads}))
 
-    def _record_step(self, number: int, step: Step) -> dict[str, Any]:
+    def _record_step(self, number: int, step: Step) -> StepRecord:
         start_ns = time.time_ns() + (LEAD_NS if step.context else 0)
         end_ns = start_ns + round(step.seconds * 1e9)
-        loaded = step.load_on or step.half_s is not None or step.period_ms is not None
+        has_load = step.load_on or step.half_s is not None or step.period_ms is not None
         edges: dict[str, list[int]] = {}
-        if loaded:
+        if has_load:
             for load, device in zip(self._loads, self.devices, strict=True):
                 load.switch(wave(step, start_ns, device["uuid"]))
         if step.load_on:
@@ -139,7 +139,7 @@ class Recorder:
             ]
             for future in futures:
                 future.result()
-        if loaded:
+        if has_load:
             for load, device in zip(self._loads, self.devices, strict=True):
                 edges[device["uuid"]] = load.switched()
         return {
@@ -154,7 +154,7 @@ class Recorder:
     def _threads(
         self, reads: GpuReads, number: int, step: Step, end_ns: int, stop: threading.Event
     ) -> Iterator[tuple[Any, ...]]:
-        """The work of a GPU's threads in a step: a function and its arguments each."""
+        """Yield the work of a GPU's threads in a step: a function and its arguments each."""
         if step.pace == "alone":
             yield reads.each_alone, number
             return
@@ -175,7 +175,7 @@ class Recorder:
 
 
 def _open(gpu: Gpu) -> GpuReads:
-    """A GPU whose sensors can be read; RefusedError where others use it."""
+    """Return a GPU whose sensors can be read; RefusedError where others use it."""
     uuid = gpu.device["uuid"]
     pids = running_pids(gpu.handle)
     if pids:
@@ -214,7 +214,7 @@ def _each(
 
 @contextlib.contextmanager
 def _sidecar(folder: Path) -> Iterator[None]:
-    """A sidecar that records as in a sweep; what it writes is thrown away."""
+    """Yield a sidecar that records as in a sweep; what it writes is thrown away."""
     attempt = AttemptDir(folder / "attempt-1", "calibrate", 1)
     attempt.path.mkdir(parents=True)
     attempt.make_folders()

@@ -101,7 +101,7 @@ class Tally:
         self._last[uuid] = now
 
     def so_far(self) -> EnergySoFar:
-        """The joules since the first sample, and the mean watts since the last call; null at first."""
+        """Return the joules since the first sample, and the mean watts since the last call; null at first."""
         now_ns = max((last[0] for last in self._last.values() if last is not None), default=None)
         past_ns, past_j = self._reported_ns, self._reported_j
         self._reported_ns, self._reported_j = now_ns, self._energy_j
@@ -166,7 +166,7 @@ class Recording:
         return self._settings.spool / f"{attempt.point_id}-{attempt.number}-{uuid}.{part}.arrow"
 
     def _parts(self, uuid: str) -> list[Path]:
-        """The spool files that earlier sidecars of this attempt left, oldest first."""
+        """Return the spool files that earlier sidecars of this attempt left, oldest first."""
         pattern = re.escape(self._spool_path(uuid, "#").name).replace(r"\#", r"(\d+)")
         found = [
             (int(match[1]), path)
@@ -176,7 +176,7 @@ class Recording:
         return [path for _, path in sorted(found)]
 
     def _metadata(self, uuid: str) -> dict[str, str]:
-        """The metadata of a trace: all values are text, and absent where unknown."""
+        """Return the metadata of a trace: all values are text, and absent where unknown."""
         meter, device = self._by_uuid[uuid]
         known = {
             "node": self._settings.node,
@@ -293,7 +293,7 @@ class Recording:
 
 
 def readable(parts: list[Path]) -> Iterator[pa.Table]:
-    """The tables in spool files; one whose sidecar died before its schema was written has no rows to lose."""
+    """Yield the tables in spool files; one whose sidecar died before its schema was written has no rows to lose."""
     for part in parts:
         try:
             yield read_stream(part).replace_schema_metadata(None)
@@ -302,7 +302,7 @@ def readable(parts: list[Path]) -> Iterator[pa.Table]:
 
 
 def last_sample_ns(parts: list[Path], source: str) -> int | None:
-    """Unix time of the newest sample of a sensor near the end of spool files, or None."""
+    """Return the unix time of the newest sample of a sensor near the end of spool files, or None."""
     columns = ["time_ns", "source", "power_w"]
     return max(
         (
@@ -316,7 +316,7 @@ def last_sample_ns(parts: list[Path], source: str) -> int | None:
 
 
 def merged(parts: list[Path]) -> pa.Table:
-    """The rows of spool files as one table, by time; rows of one instant keep their order."""
+    """Return the rows of spool files as one table, by time; rows of one instant keep their order."""
     table = pa.concat_tables([TRACE.empty_table(), *readable(parts)])
     order = np.argsort(table.column("time_ns").to_numpy(), kind="stable")
     return table.take(pa.array(order)).combine_chunks()

@@ -115,7 +115,7 @@ class Sidecar:
                 self._process.send({"mark": True})
 
     def so_far(self) -> "EnergySoFar | None":
-        """The energy of this node's devices since the first sample, some seconds old; null before its first report."""
+        """Return the energy of this node's devices since the first sample, some seconds old; null at first."""
         with self._changed:
             return self._so_far
 
@@ -293,7 +293,7 @@ def _log_hint(log_path: Path, lost: str | None) -> str:
 
 
 def _measured(ready: "MeterInfo") -> str:
-    """What a sidecar measures, by which sensors."""
+    """Return what a sidecar measures, by which sensors."""
     host = ready.get("host")
     what = [f"{ready['source']} of {', '.join(device['uuid'] for device in ready['devices'])}"]
     return " and ".join(what if host is None else [*what, f"{host['source']} of {host['uuid']}"])

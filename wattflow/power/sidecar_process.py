@@ -67,7 +67,7 @@ class SidecarProcess:
                 self._process.stdin.flush()
 
     def replies(self) -> Iterator[dict[str, Any]]:
-        """Its replies until it closes its end; lines that are no JSON are skipped."""
+        """Yield its replies until it closes its end; lines that are no JSON are skipped."""
         for line in self._process.stdout or ():
             with contextlib.suppress(ValueError):
                 message = json.loads(line)
@@ -75,7 +75,7 @@ class SidecarProcess:
                     yield message
 
     def wait(self) -> int:
-        """Its exit code, once it has ended; its pipes are closed then."""
+        """Return its exit code, once it has ended; its pipes are closed then."""
         code = self._process.wait()
         self.hang_up()
         return code
@@ -111,7 +111,7 @@ class SidecarProcess:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for a child that is to find the same wattflow as this one, also from a checkout."""
+    """Return the environment for a child that is to find the same wattflow as this one, also from a checkout."""
     home = str(Path(wattflow.__file__).parent.parent)
     added = [] if home == sysconfig.get_path("purelib") else [home]
     paths = [*added, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -36,7 +36,7 @@ class SimulatedMeter(PolledMeter):
         self._last = _ticks()
 
     def _sample(self) -> Row | None:
-        """The load since the sample before, if a clock tick (10 ms) went by."""
+        """Return the load since the sample before, if a clock tick (10 ms) went by."""
         busy, total = _ticks()
         past_busy, past_total = self._last
         if total <= past_total:

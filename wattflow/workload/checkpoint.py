@@ -37,7 +37,7 @@ def check_header(model: Model, weights: str) -> None:
 
 
 def checkpoint_folder(model: Model, weights: str) -> Path:
-    """The folder of the checkpoint; RefusedError when none is named or it does not exist."""
+    """Return the folder of the checkpoint; RefusedError when none is named or it does not exist."""
     if model.path is None:
         raise RefusedError(
             f"weights={weights} needs model.path, the folder of {model.name}'s checkpoint."
@@ -66,7 +66,7 @@ def meta_files(model: Model) -> list[Path]:
 
 
 def meta_shapes(model: Model) -> list[Shapes]:
-    """The shapes in each of Meta's files, found to be parts of this model."""
+    """Return the shapes in each of Meta's files, found to be parts of this model."""
     files = meta_files(model)
     shapes = [_pth_shapes(file) for file in files]
     for file, found in zip(files, shapes, strict=True):
@@ -77,7 +77,7 @@ def meta_shapes(model: Model) -> list[Shapes]:
 
 
 def file_split(matrix: Matrix, part: tuple[int, ...], files: int, file: Path) -> int | None:
-    """The dimension along which `files` files share a matrix, None where each holds it whole.
+    """Return the dimension along which `files` files share a matrix, None where each holds it whole.
 
     It follows from the shapes: Llama 1 and 2 cut the embedding along its width, Llama 3 along the vocabulary.
     RefusedError where no cut of this model's matrix gives this part.
@@ -122,7 +122,7 @@ def _check_params(model: Model, folder: Path) -> None:
 
 
 def _ffn_width(dim: int, multiple_of: int, multiplier: float | None) -> int:
-    """Two thirds of four widths, times the multiplier, rounded up to the multiple: Meta's rule."""
+    """Return two thirds of four widths, times the multiplier, rounded up to the multiple: Meta's rule."""
     width = int(2 * 4 * dim / 3)
     if multiplier is not None:
         width = int(multiplier * width)
@@ -175,7 +175,7 @@ def _pth_shapes(file: Path) -> Shapes:
 
 
 def hf_files(model: Model) -> dict[str, Path]:
-    """The file of each tensor by its Hugging Face name, all found to have this model's shapes."""
+    """Return the file of each tensor by its Hugging Face name, all found to have this model's shapes."""
     folder = checkpoint_folder(model, "hf")
     files = _hf_file_names(folder)
     shapes: Shapes = {}
@@ -195,7 +195,7 @@ def hf_files(model: Model) -> dict[str, Path]:
 
 
 def hf_ranges(model: Model, shards: int, rank: int) -> list[Range]:
-    """The bytes that a rank needs of each tensor, in the order of the matrices; all of one that is cut along columns.
+    """Return the bytes that a rank needs of each tensor, in the order of the matrices; all if it is cut by columns.
 
     The files must have passed `hf_files`.
     """
@@ -238,7 +238,7 @@ def _hf_file_names(folder: Path) -> list[Path]:
 
 
 def _safetensors_shapes(file: Path) -> Shapes:
-    """Shapes by name from a header whose tensors fill the file to its end; RefusedError for any other file."""
+    """Return shapes by name from a header whose tensors fill the file to its end; RefusedError for any other file."""
     try:
         with safe_open(file, framework="np") as tensors:
             names = tensors.keys()

@@ -21,12 +21,12 @@ class Matrix:
     head_dim: int | None = None  # rows come in heads of this width and are rotated (wq, wk)
 
     def rows_of_rank(self, shards: int) -> int:
-        """Length of a rank's part along `split`; the last rank's is padded to it."""
+        """Return the length of a rank's part along `split`; the last rank's is padded to it."""
         assert self.split is not None
         return -(-self.shape[self.split] // min(shards, self.parts or shards))
 
     def span(self, rank: int, shards: int) -> tuple[int, int]:
-        """The range [start, stop) along `split` that a rank keeps; it may be shorter than `rows_of_rank`."""
+        """Return the range [start, stop) along `split` that a rank keeps; it may be shorter than `rows_of_rank`."""
         assert self.split is not None
         part = rank * min(shards, self.parts or shards) // shards
         rows, total = self.rows_of_rank(shards), self.shape[self.split]
@@ -34,7 +34,7 @@ class Matrix:
 
 
 def matrices(model: Model) -> list[Matrix]:
-    """All weights of a model. With tied embeddings the head is the embedding's table and has no entry of its own."""
+    """Return all weights of a model; with tied embeddings the head is the embedding's table and has no entry."""
     width, vocab = model.dim, model.vocab_size
     out = [Matrix("tok_embeddings.weight", "model.embed_tokens.weight", (vocab, width), 0)]
     for layer in range(model.n_layers):

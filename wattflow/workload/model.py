@@ -14,19 +14,19 @@ _PREFILL_GUESS = 128  # tokens a row: prompts are not known when a sweep is plan
 
 
 def head_dim(model: Model) -> int:
-    """Width of one attention head."""
+    """Return the width of one attention head."""
     return model.dim // model.n_heads
 
 
 def parameters(model: Model) -> int:
-    """Number of weights of the whole model; tied embeddings count once."""
+    """Return the number of weights of the whole model; tied embeddings count once."""
     layer = _matrix_weights(model) + 2 * model.dim
     tables = 1 if model.tied_embeddings else 2
     return model.n_layers * layer + tables * model.vocab_size * model.dim + model.dim
 
 
 def rank_parameters(model: Model, shards: int) -> int:
-    """Number of weights that one rank holds: KV heads repeat above their number, norms are whole on every rank."""
+    """Return the number of weights of one rank: KV heads repeat above their number, norms are whole everywhere."""
     kv_width = kv_heads_of_rank(model, shards) * head_dim(model)
     split = 2 * model.dim * model.dim + 3 * model.dim * model.ffn_dim
     layer = split // shards + 2 * model.dim * kv_width + 2 * model.dim
@@ -36,29 +36,29 @@ def rank_parameters(model: Model, shards: int) -> int:
 
 
 def kv_heads_of_rank(model: Model, shards: int) -> int:
-    """KV heads that one rank holds, at least one."""
+    """Return how many KV heads one rank holds, at least one."""
     return max(1, model.n_kv_heads // shards)
 
 
 def weight_bytes(model: Model, shards: int, precision: str) -> int:
-    """Bytes of weights on one rank."""
+    """Return the bytes of weights on one rank."""
     return rank_parameters(model, shards) * BYTES_PER_VALUE[precision]
 
 
 def kv_bytes_per_token(model: Model, precision: str) -> int:
-    """Bytes of keys and values that one token of one row takes in the whole model, without repeated heads."""
+    """Return the bytes of keys and values of one token of one row in the whole model, without repeated heads."""
     values = 2 * model.n_layers * model.n_kv_heads * head_dim(model)
     return values * BYTES_PER_VALUE[precision]
 
 
 def kv_cache_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
-    """Bytes of the cache that one rank allocates for `batch` rows of `length` tokens."""
+    """Return the bytes of the cache that one rank allocates for `batch` rows of `length` tokens."""
     values = 2 * model.n_layers * kv_heads_of_rank(model, shards) * head_dim(model)
     return batch * length * values * BYTES_PER_VALUE[precision]
 
 
 def workspace_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
-    """An estimate of the largest activations of one rank, in bytes; linear in the batch.
+    """Return an estimate of the largest activations of one rank, in bytes; linear in the batch.
 
     It takes the larger of a prefill of 128 tokens a row and a decode step, which copies one layer's keys, and adds
     the logits with what sampling makes of them. Longer prompts need more.
@@ -88,7 +88,7 @@ class Memory:
 
 
 def memory(config: Config) -> Memory:
-    """What one rank needs for resolved choices; the cache is allocated whole, as batch x max_seq_len."""
+    """Return the memory of one rank for resolved choices; the cache is allocated whole, batch x max_seq_len."""
     length = config.max_seq_len
     if length is None:
         raise RefusedError("max_seq_len is null: memory is computed for resolved choices only.")
@@ -101,14 +101,14 @@ def memory(config: Config) -> Memory:
 
 
 def largest_batch(config: Config, gpu_memory_gib: float) -> int:
-    """The largest batch that fits on a GPU of that memory at these shards, or 0."""
+    """Return the largest batch that fits on a GPU of that memory at these shards, or 0."""
     need = memory(config)
     row_bytes = (need.cache + need.workspace) // config.batch_size
     return max(0, int(gpu_memory_gib * USABLE * GIB - need.weights) // row_bytes)
 
 
 def why_too_big(config: Config, gpu_memory_gib: float) -> str | None:
-    """Why resolved choices do not fit on GPUs of that memory, with figures; None where they fit."""
+    """Return why resolved choices do not fit on GPUs of that memory, with figures; None where they fit."""
     need = memory(config)
     if need.total <= gpu_memory_gib * USABLE * GIB:
         return None
@@ -116,7 +116,7 @@ def why_too_big(config: Config, gpu_memory_gib: float) -> str | None:
 
 
 def memory_in_words(config: Config, gpu_memory_gib: float) -> str:
-    """The memory that a rank needs and that a GPU has, and the largest batch that fits, in one sentence."""
+    """Return the memory that a rank needs and that a GPU has, and the largest batch that fits, in one sentence."""
     need = memory(config)
     batch = largest_batch(config, gpu_memory_gib)
     name = config.model.name
@@ -141,7 +141,7 @@ def _more_shards(config: Config) -> str:
 
 
 def why_not_shards(model: Model, shards: int) -> str | None:
-    """Why a model cannot be split into that many shards, with the counts that work; None where it can."""
+    """Return why a model cannot be split into that many shards, with the counts that work; None where it can."""
     wrong = _why_no_model(model)
     if wrong is not None:
         return f"{model.name}: {wrong}"
@@ -153,7 +153,7 @@ def why_not_shards(model: Model, shards: int) -> str | None:
 
 
 def valid_shards(model: Model) -> list[int]:
-    """The shard counts that work, ascending; none for shapes that are no model."""
+    """Return the shard counts that work, ascending; none for shapes that are no model."""
     if _why_no_model(model) is not None:
         return []
     return [n for n in range(1, model.n_heads + 1) if _fault(model, n) is None]
@@ -185,12 +185,12 @@ class Work:
     flops: float
 
     def roofline_s(self, bytes_per_s: float, flops_per_s: float) -> float:
-        """The least seconds it can take at these peaks, without communication."""
+        """Return the least seconds it can take at these peaks, without communication."""
         return max(self.read_bytes / bytes_per_s, self.flops / flops_per_s)
 
 
 def read_parameters(model: Model) -> int:
-    """Weights that a decode step reads: all matrices and the head, neither norms nor the embedding's table."""
+    """Return the number of weights that a decode step reads: all matrices and the head, no norms and no table."""
     return model.n_layers * _matrix_weights(model) + model.vocab_size * model.dim
 
 
@@ -200,7 +200,7 @@ def _matrix_weights(model: Model) -> int:
 
 
 def decode_work(model: Model, shards: int, precision: str, batch: float, length: float) -> Work:
-    """One decode step of `batch` rows whose mean length is `length`, per GPU."""
+    """Return the work of one decode step of `batch` rows whose mean length is `length`, per GPU."""
     weights = read_parameters(model) * BYTES_PER_VALUE[precision]
     repeats = max(1.0, shards / model.n_kv_heads)
     cache = batch * length * kv_bytes_per_token(model, precision) * repeats
@@ -210,7 +210,7 @@ def decode_work(model: Model, shards: int, precision: str, batch: float, length:
 
 
 def prefill_work(model: Model, shards: int, precision: str, batch: int, length: int) -> Work:
-    """The prefill of `batch` prompts of `length` tokens, per GPU; the head's few tokens are left out."""
+    """Return the work of the prefill of `batch` prompts of `length` tokens, per GPU, without the head's."""
     matrices = read_parameters(model) - model.vocab_size * model.dim
     flops = 2 * matrices * batch * length + 2 * batch * model.n_layers * model.dim * length**2
     return Work(matrices * BYTES_PER_VALUE[precision] / shards, flops / shards)

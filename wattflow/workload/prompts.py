@@ -75,7 +75,7 @@ class _Prompt:
 
 
 def load(config: Config, tokenizer: Tokenizer) -> Prompts:
-    """The prompts that resolved choices ask for; RefusedError says what is wrong with a file or a choice.
+    """Return the prompts that resolved choices ask for; RefusedError says what is wrong with a file or a choice.
 
     A drawn record that cannot be used (an empty prompt, or one that leaves no room for an answer) is a matter of
     dataset.on_bad: `error` refuses it; `skip` draws the next one instead, so that fewer than n_prompts come back only
@@ -112,7 +112,7 @@ class Checker:
 
 
 def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[list[_Prompt], int]:
-    """The prompts that are drawn from a file's records, and how many records were skipped."""
+    """Return the prompts that are drawn from a file's records, and how many records were skipped."""
     prompts: list[_Prompt] = []
     skipped = 0
     for index in _order(config, len(entries)):
@@ -132,7 +132,7 @@ def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[lis
 
 
 def text_of(entry: Entry, dataset: Dataset) -> str:
-    """The prompt that a template makes of a record; prompts of format jsonl are sent as they are."""
+    """Return the prompt that a template makes of a record; prompts of format jsonl are sent as they are."""
     if dataset.template == "plain" or dataset.format == "jsonl":
         return f"{entry.instruction}\n\n{entry.context}" if entry.context else entry.instruction
     if dataset.format == "gsm8k":
@@ -143,7 +143,7 @@ def text_of(entry: Entry, dataset: Dataset) -> str:
 
 
 def read(path: Path, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
-    """The records of a prompt file (alpaca, gsm8k or jsonl); RefusedError names the file, the place and the fault."""
+    """Return the records of a prompt file (alpaca, gsm8k or jsonl); RefusedError names file, place and fault."""
     try:
         if not path.is_file():
             found = "not a file" if path.exists() else "no such file"
@@ -159,7 +159,7 @@ def read(path: Path, format: str) -> list[Entry]:  # noqa: A002 - the word of th
 
 
 def parse(data: bytes, source: str, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
-    """The records in the bytes of a prompt file; `source` names it in errors."""
+    """Return the records in the bytes of a prompt file; `source` names it in errors."""
     if format not in _KEYS:
         raise RefusedError(f"dataset.format={format}: not one of {', '.join(_KEYS)}.")
     text = _decoded(data, source)
@@ -179,7 +179,7 @@ def parse(data: bytes, source: str, format: str) -> list[Entry]:  # noqa: A002 -
 
 
 def _entries(dataset: Dataset) -> list[Entry]:
-    """The records of dataset.path, or of the prompts that are shipped under the dataset's name."""
+    """Return the records of dataset.path, or of the prompts that are shipped under the dataset's name."""
     if dataset.path is not None:
         return read(Path(dataset.path).expanduser(), dataset.format)
     if dataset.name not in _SHIPPED:
@@ -192,7 +192,7 @@ def _entries(dataset: Dataset) -> list[Entry]:
 
 
 def _order(config: Config, n_records: int) -> list[int]:
-    """All records of the file in the order in which they are drawn; RefusedError when there are too few."""
+    """Return all records of the file in the order in which they are drawn; RefusedError when there are too few."""
     if config.n_prompts > n_records and not config.dataset.cycle:
         raise RefusedError(
             f"n_prompts={config.n_prompts}, but dataset {config.dataset.name} has {n_records} records. Set n_prompts="
@@ -205,13 +205,13 @@ def _order(config: Config, n_records: int) -> list[int]:
 
 
 def _most_tokens(config: Config) -> int:
-    """The longest prompt that leaves room for one token of output."""
+    """Return the longest prompt that leaves room for one token of output."""
     assert config.max_seq_len is not None  # the choices are resolved
     return config.max_seq_len - 1
 
 
 def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Prompt | None:
-    """The prompt of one record, or None where dataset.on_bad skips it."""
+    """Return the prompt of one record, or None where dataset.on_bad skips it."""
     text = text_of(entry, config.dataset)
     tokens = encode(text) if entry.instruction.strip() else []
     most = _most_tokens(config)
@@ -235,7 +235,7 @@ def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Prompt
 
 
 def _info(prompts: Sequence[_Prompt], skipped: int) -> PromptInfo:
-    """Hash and token lengths of the prompts as they are sent."""
+    """Return hash and token lengths of the prompts as they are sent."""
     canonical = json.dumps([prompt.text for prompt in prompts], separators=(",", ":"))
     lengths = np.array([len(prompt.tokens) for prompt in prompts])
     p50, p95 = np.percentile(lengths, [50, 95])
@@ -264,7 +264,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 def _records_of_list(text: str, source: str) -> Iterator[tuple[str, Any]]:
-    """The records of a JSON list, each with its place."""
+    """Yield the records of a JSON list, each with its place."""
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
@@ -279,7 +279,7 @@ def _records_of_list(text: str, source: str) -> Iterator[tuple[str, Any]]:
 
 
 def _records_of_lines(text: str, source: str) -> Iterator[tuple[str, Any]]:
-    """The records of JSON lines, each with its place; blank lines are skipped."""
+    """Yield the records of JSON lines, each with its place; blank lines are skipped."""
     # not splitlines: a JSON string may hold U+2028 as it is
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -328,7 +328,7 @@ def _other_format(record: dict[str, Any], where: str, format: str) -> str:  # no
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
-    """A field that has to be text which can be written as UTF-8."""
+    """Return a field that has to be text which can be written as UTF-8."""
     value = record[key]
     if not isinstance(value, str):
         raise RefusedError(f"{where}: {key} is {_shown(value)}, not text. Mend the file.")
@@ -343,12 +343,12 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
 
 
 def _result(answer: str) -> str | None:
-    """The text after the last #### of a worked solution, without commas; None where there is none."""
+    """Return the text after the last #### of a worked solution, without commas; None where there is none."""
     _, mark, result = answer.rpartition("####")
     return result.strip().replace(",", "") or None if mark else None
 
 
 def _shown(value: object) -> str:
-    """A value as one short line for an error."""
+    """Return a value as one short line for an error."""
     shown = json.dumps(value)
     return shown if len(shown) <= 100 else f"{shown[:100]}..."

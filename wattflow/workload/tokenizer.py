@@ -26,14 +26,14 @@ class Tokenizer(Protocol):
     pad_id: int  # always an id that the model has; it fills rows and is never read
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a prompt, with BOS first where the model has one and the chat template where asked for."""
+        """Return the ids of a prompt, with BOS first where the model has one and the chat template where asked for."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids below vocab_size, without special tokens; ids that mean nothing are left out."""
+        """Return the text of ids below vocab_size, without special tokens; ids that mean nothing are left out."""
 
 
 def load(model: Model, weights: str = "dummy") -> Tokenizer:
-    """The model's tokenizer; RefusedError when its file is missing, damaged or made for a larger vocabulary.
+    """Return the model's tokenizer; RefusedError when its file is missing, damaged or made for a larger vocabulary.
 
     A model with dummy weights for which neither `model.tokenizer_path` nor `model.path` is set gets bytes.
     """
@@ -66,11 +66,11 @@ class Bytes:
         self.vocab_size = model.vocab_size
 
     def encode(self, text: str) -> list[int]:
-        """BOS and the bytes of the text."""
+        """Return BOS and the bytes of the text."""
         return [256, *text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The bytes among the ids as text; what is not UTF-8 becomes U+FFFD, so that random ids have a text too."""
+        """Return the bytes among the ids as text; U+FFFD for what is not UTF-8, so that random ids have a text too."""
         return bytes(i for i in ids if i < 256).decode(errors="replace")
 
 
@@ -103,12 +103,12 @@ class SentencePiece:
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
 
     def encode(self, text: str) -> list[int]:
-        """BOS, where the file has one, and the pieces of the text."""
+        """Return BOS, where the file has one, and the pieces of the text."""
         ids: list[int] = self._pieces.encode(text)
         return ids if self.bos_id is None else [self.bos_id, *ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the pieces; control tokens have none."""
+        """Return the text of the pieces; control tokens have none."""
         text: str = self._pieces.decode([i for i in ids if i < self._n_pieces])
         return text
 
@@ -132,7 +132,7 @@ class TokenizerJson:
         self._special = settings.special_texts()
 
     def encode(self, text: str) -> list[int]:
-        """The ids as the file's own post-processor gives them, or those of the chat that opens with the text."""
+        """Return the ids by the file's own post-processor, or those of the chat that opens with the text."""
         if self._chat is not None:
             # the template writes BOS itself
             chat = _render(self._chat, text, self._special)
@@ -143,13 +143,13 @@ class TokenizerJson:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids; special tokens and ids that the file does not know have none."""
+        """Return the text of the ids; special tokens and ids that the file does not know have none."""
         text: str = self._tokens.decode(list(ids), skip_special_tokens=True)
         return text
 
 
 def _find(model: Model, name: str) -> Path:
-    """The tokenizer's file: model.tokenizer_path, or `name` in model.path, or beside it, where Meta's LLaMA has it."""
+    """Return the tokenizer's file: model.tokenizer_path, or `name` in model.path, or beside it, as Meta has it."""
     if model.tokenizer_path is not None:
         candidates = [Path(model.tokenizer_path).expanduser()]
     elif model.path is not None:
@@ -186,7 +186,7 @@ def _unreadable(path: Path, error: OSError) -> RefusedError:
 
 
 def _not_sentencepiece(path: Path, data: bytes) -> str:
-    """Why a file is no sentencepiece model; Meta's Llama 3 has a list of base64 words under the same name."""
+    """Return why a file is no sentencepiece model; Meta's Llama 3 has a list of base64 words under the same name."""
     first = data.split(b"\n", 1)[0].split(b" ")
     if len(first) == 2 and first[1].strip().isdigit():
         return (
@@ -200,7 +200,7 @@ def _not_sentencepiece(path: Path, data: bytes) -> str:
 
 
 def _present(token_id: int) -> int | None:
-    """The id, or None: sentencepiece has -1 for a special token that is missing."""
+    """Return the id, or None: sentencepiece has -1 for a special token that is missing."""
     return token_id if token_id >= 0 else None
 
 
@@ -232,7 +232,7 @@ def _read_tokenizer_json(path: Path) -> "tokenizers.Tokenizer":
 
 
 def _largest_id(tokens: "tokenizers.Tokenizer") -> int:
-    """The largest id; there may be holes below it, so the count of tokens would say too little."""
+    """Return the largest id; there may be holes below it, so the count of tokens would say too little."""
     return max(tokens.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
@@ -248,7 +248,7 @@ class _Settings:
         self.add_bos = self._tokenizer.get("add_bos_token") is True
 
     def special_id(self, kind: str, tokens: "tokenizers.Tokenizer") -> int | None:
-        """The id of bos, eos or pad: by name, else by number, of several the first; None where there is none."""
+        """Return the id of bos, eos or pad: by name, else by number, of several the first; None where there is none."""
         text = self.special_texts().get(f"{kind}_token")
         if text is not None:
             named: int | None = tokens.token_to_id(text)
@@ -262,7 +262,7 @@ class _Settings:
         return None
 
     def special_texts(self) -> dict[str, str]:
-        """The special tokens by name, such as eos_token; an entry may be the text or an object that holds it."""
+        """Return the special tokens by name, such as eos_token; an entry may be the text or an object that holds it."""
         texts = {}
         for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
             entry = self._tokenizer.get(key) or self._map.get(key)
@@ -272,7 +272,7 @@ class _Settings:
         return texts
 
     def chat_template(self, model: Model) -> "jinja2.Template":
-        """The compiled template of chat_template.jinja or tokenizer_config.json; RefusedError when there is none."""
+        """Return the compiled template of chat_template.jinja or tokenizer_config.json; RefusedError for none."""
         own_file = self._folder / "chat_template.jinja"
         template = self._tokenizer.get("chat_template")
         if isinstance(template, list):  # several by name
@@ -289,7 +289,7 @@ class _Settings:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """The JSON object at path, empty where there is no file."""
+    """Return the JSON object at path, empty where there is no file."""
     if not path.is_file():
         return {}
     try:
@@ -304,7 +304,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _compile(source: str, folder: Path) -> "jinja2.Template":
-    """The template in jinja2's sandbox: it came with a download, and must not reach Python's attributes."""
+    """Return the template in jinja2's sandbox: it came with a download, and must not reach Python's attributes."""
     import jinja2  # noqa: PLC0415 - 60 ms that only chat models need
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
@@ -333,7 +333,7 @@ def _refuse_chat(message: str) -> str:
 
 
 def _render(template: "jinja2.Template", text: str, special: dict[str, str]) -> str:
-    """The chat in which the user has just said `text` and the model is to answer."""
+    """Return the chat in which the user has just said `text` and the model is to answer."""
     import jinja2  # noqa: PLC0415 - loaded with the template
 
     messages = [{"role": "user", "content": text}]

@@ -173,7 +173,7 @@ SCANS = {
 
 
 def _fitting(scan: Scan, width: int, dtype: torch.dtype) -> Scan:
-    """The scan, or a plain one where tensor cores would round float32, or find heads too narrow."""
+    """Return the scan, or a plain one where tensor cores would round float32, or find heads too narrow."""
     if scan.tensor_cores and (width < 16 or dtype not in (torch.bfloat16, torch.float16)):
         return PLAIN_SCAN
     return scan

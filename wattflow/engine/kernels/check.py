@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def why_not(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
-    """Why these kernels cannot serve a cache [layers, 2, rows, KV heads, length, head_dim]; None if they can.
+    """Return why these kernels cannot serve a cache [layers, 2, rows, KV heads, length, head_dim]; None if they can.
 
     They run once, on a small cache of that dtype and head width, and are compared with ops.py.
     """
@@ -47,7 +47,7 @@ def _why_wrong(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
 
 
 def _disagreement(cache: torch.Tensor, rotary: torch.Tensor) -> float:
-    """The largest relative difference between these kernels and ops.py on random inputs."""
+    """Return the largest relative difference between these kernels and ops.py on random inputs."""
     dtype, device, width = cache.dtype, cache.device, cache.shape[-1]
     generator = torch.Generator(device).manual_seed(0)
 

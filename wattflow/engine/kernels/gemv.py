@@ -103,7 +103,7 @@ def gemv(
     out: torch.Tensor | None = None,
     tile: Tile = TILES[0],
 ) -> torch.Tensor:
-    """Row x [1, in] times weight [out, in], written to `out` or added to `stream` where one of them is given.
+    """Return row x [1, in] times weight [out, in], written to `out` or added to `stream` where one of them is given.
 
     `norm` has x normed first; `gate` applies SwiGLU to a weight of gate rows, then up rows.
     """
@@ -137,7 +137,7 @@ def gemv(
 def quickest_tile(
     weights: list[torch.Tensor], *, norm: torch.Tensor | None = None, gate: bool = False
 ) -> Tile:
-    """The quickest tile for weights of one shape, timed over all layers in turn so that none is read from the L2."""
+    """Return the quickest tile for weights of one shape, timed over all layers so that none comes from the L2."""
     x = torch.randn_like(weights[0][:1])
     stream = None if norm is not None else torch.zeros_like(weights[0][:, 0]).unsqueeze(0)
 
@@ -151,7 +151,7 @@ def quickest_tile(
 
 
 def milliseconds_each(tensors: list[torch.Tensor], work: Callable[[torch.Tensor], object]) -> float:
-    """The time of one call, from replays of a graph of all tensors' calls, as a launch may outlast its kernel."""
+    """Return the time of one call, from replays of a graph of all calls, as a launch may outlast its kernel."""
     rounds = max(3, 64 // len(tensors))
     for _ in range(2):  # compiles, and brings clocks up
         work(tensors[0])

@@ -27,7 +27,7 @@ class Launch:
 
     @classmethod
     def options(cls) -> dict[str, bool]:
-        """Extra launch options."""
+        """Return the extra launch options."""
         return {"EARLY": True, "launch_pdl": True} if cls.early else {"EARLY": False}
 
 

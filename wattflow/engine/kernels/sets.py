@@ -24,7 +24,7 @@ Tensor = torch.Tensor
 
 
 def cublas() -> Ops:
-    """Products by cuBLAS, all else fused."""
+    """Return the set with products by cuBLAS, all else fused."""
     scans = attention.SCANS
     early = "launched early" if Launch.early else "launched one after another"
     return Ops(
@@ -42,7 +42,7 @@ def cublas() -> Ops:
 
 
 def one_row(tiles: Mapping[tuple[int, ...], Tile]) -> Ops:
-    """One row's products by Triton, with the tile of each weight's shape; all else as in `cublas`."""
+    """Return the set with products of one row by Triton, a tile for each weight's shape; all else as in `cublas`."""
 
     def tile(weight: Tensor) -> Tile:
         return tiles.get(tuple(weight.shape), TILES[0])
