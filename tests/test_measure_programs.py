@@ -89,9 +89,10 @@ def test_joules_are_the_curves_and_those_of_a_sweep(
 def test_simulated_joules_are_those_of_a_sweep(alone, tmp_path, monkeypatch):
     """70 W whatever the load: the training loop's window costs 70 J a second by both, and by hand."""
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
-    flat = Power(meter="simulated", simulated_idle_w=70.0, simulated_full_w=70.0)
+    # polled seldom, as on a busy machine samples come late
+    flat = Power(meter="simulated", poll_ms=250, simulated_idle_w=70.0, simulated_full_w=70.0)
     measured, own = twice(tmp_path, [sys.executable, "-c", TRAINING], "n1", flat)
     assert measured["energy_j"] == pytest.approx(70.0 * measured["duration_s"], rel=1e-6)
     assert measured["energy_j"] == pytest.approx(own["energy_j"], rel=0.005)
-    assert measured["duration_s"] == pytest.approx(1.5, abs=0.5)
+    assert measured["duration_s"] >= 1.4
     assert measured["valid"], measured["reasons"]

@@ -44,29 +44,23 @@ def test_a_command_that_writes_nothing_leaves_few_private_files_and_an_empty_spo
     assert list((where / "spool").iterdir()) == []
 
 
+def report():
+    """The page of the measurement in ./out."""
+    words = [sys.executable, "-m", "wattflow.cli", "report", "out"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip()).read_text()
+
+
 def test_the_report_draws_a_measurement(where):
     """One point without a model or batch: the page is written, with the command above its timeline."""
     call(*python(THREE_LINES))
-    done = subprocess.run(
-        [sys.executable, "-m", "wattflow.cli", "report", "out"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    page = Path(done.stdout.strip()).read_text()
-    assert "Power of point" in page
+    assert "Power of point" in report()
 
 
 def test_the_report_shows_a_command_as_it_was_typed(where):
     """Its words stand as a shell takes them; unknown tokens are no 0, and one dot is no figure."""
     call("sleep", "0.3", "0.1")
-    done = subprocess.run(
-        [sys.executable, "-m", "wattflow.cli", "report", "out"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    page = Path(done.stdout.strip()).read_text()
+    page = report()
     assert "<td>sleep 0.3 0.1</td>" in page
     assert "<b>-</b><span>output tokens</span>" in page
     assert "<h2>By choice</h2>" not in page

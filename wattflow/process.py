@@ -49,14 +49,26 @@ def namespace() -> str:
         return ""
 
 
+def parent(pid: int) -> int | None:
+    """The parent's pid; null where a process has ended."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[1])
+
+
 def _start(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot; null when there is none, or only its zombie."""
+    """When a process started, in clock ticks since boot; null where it has ended."""
+    fields = _stat(pid)
+    return None if fields is None else fields[19]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The state of a process and the fields after it, as proc(5) lists them; null for none, or only a zombie."""
     try:
         # the command's name stands in brackets and may hold spaces
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] == "Z" else fields[19]
+    return None if fields[0] == "Z" else fields
 
 
 def lives(job: str) -> bool | None:

@@ -19,19 +19,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from wattflow import process
 from wattflow.config.identity import command_id
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.measure.timeline import Segment, parse, segments
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
+from wattflow.run.record import new_record
 from wattflow.spans import reports_to
 from wattflow.store.columns import PHASE, POINT, REASONS
 from wattflow.store.files import read_json, write_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
-from wattflow.store.schema import SCHEMA_VERSION, SPAN, NodeInfo, Part, Record, Status
+from wattflow.store.schema import SCHEMA_VERSION, SPAN, NodeInfo, Part, Status
 from wattflow.store.tables import read_table, write_table
 
 JOIN_S = 120.0  # how long a node waits for task 0's record
@@ -139,19 +141,8 @@ class Measurement:
             "bad_lines": 0,
             "still_running": 0,
         }
-        self._record: Record = {
-            "schema_version": SCHEMA_VERSION,
-            "point_id": attempt.point_id,
-            "attempt": attempt.number,
-            "status": "running",
-            "error": None,
-            "error_rank": None,
-            "started_ns": time.time_ns(),
-            "ended_ns": None,
-            "choices": _choices(request, place),
-            "job": place.job,
-            "measure": {"command": request.command, "nodes": place.nodes},
-        }
+        self._record = new_record(attempt, _choices(request, place), place.job)
+        self._record["measure"] = {"command": request.command, "nodes": place.nodes}
 
     @property
     def folder(self) -> Path:
@@ -239,19 +230,10 @@ def _load_collect() -> Callable[[SweepDir], object]:
 
 
 def _still_running(spans_file: Path) -> int:
-    """Count the processes of the command that outlive it."""
+    """Count the processes of the command that outlive it; the sidecar, a child of this one, is none of them."""
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
-    mine = [pid for pid in pids if pid != os.getpid() and reports_to(pid, str(spans_file))]
-    return sum(not _is_child(pid) for pid in mine)
-
-
-def _is_child(pid: int) -> bool:
-    """Whether a process is the sidecar, this one's own child, or has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return True
-    return fields[0] == "Z" or int(fields[1]) == os.getpid()
+    others = [pid for pid in pids if pid != os.getpid() and reports_to(pid, str(spans_file))]
+    return sum(process.parent(pid) not in {None, os.getpid()} for pid in others)
 
 
 def _span_table(found: Sequence[Segment], place: Place, info: NodeInfo) -> pa.Table:

@@ -14,6 +14,22 @@ from wattflow.store.rank_errors import RankError
 from wattflow.store.schema import SCHEMA_VERSION, JobInfo, PartialAttempt, Record
 
 
+def new_record(attempt: AttemptDir, choices: dict[str, object], job: JobInfo) -> Record:
+    """The record of an attempt that starts now."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "point_id": attempt.point_id,
+        "attempt": attempt.number,
+        "status": "running",
+        "error": None,
+        "error_rank": None,
+        "started_ns": time.time_ns(),
+        "ended_ns": None,
+        "choices": choices,
+        "job": job,
+    }
+
+
 class RecordWriter:
     """Holds what becomes known of an attempt; rank 0 alone writes it, at the start and at the end."""
 
@@ -22,20 +38,8 @@ class RecordWriter:
     ) -> None:
         """Write the record as running."""
         self._attempt, self._rank = attempt, rank
-        self._record: Record = {
-            "schema_version": SCHEMA_VERSION,
-            "point_id": attempt.point_id,
-            "attempt": attempt.number,
-            "status": "running",
-            "error": None,
-            "error_rank": None,
-            "started_ns": time.time_ns(),
-            "ended_ns": None,
-            "choices": choices,
-            "job": job,
-            "versions": versions(),
-            "git": commit(),
-        }
+        self._record = new_record(attempt, choices, job)
+        self.add(versions=versions(), git=commit())
         if rank == 0:
             attempt.write_record(self._record)
 
