@@ -4,6 +4,7 @@ The GPUs' limits lie in files that outlive every process, as a driver's do. They
 baseline is 500 W.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from fake_nvml import curves
 SLURM = Path(__file__).parents[1] / "slurm"
 FACTORY_W = 700
 BASELINE_W = 500
+BASELINE = [BASELINE_W] * 4
+DENIED = {"FAKE_NVML_DENY": "nvmlDeviceSetPowerManagementLimit"}
 
 CONFIG = """\
 # the caps of this node
@@ -82,12 +85,20 @@ class Node:
         text = "".join(f"{name}={value}\n" for name, value in settings.items())
         (self.path / "bin" / "fake.env").write_text(text)
 
-    def process(self, pid: int, name: str, uid: int) -> None:
-        """Have a process run on the node."""
+    def process(self, pid: int, name: str, uid: int, euid: int | None = None) -> None:
+        """Have a process run on the node; its folder is the effective user's, as the kernel has it."""
+        euid = uid if euid is None else euid
         folder = self.path / "proc" / str(pid)
         folder.mkdir()
         (folder / "comm").write_text(f"{name}\n")
-        (folder / "status").write_text(f"Name:\t{name}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
+        (folder / "status").write_text(f"Name:\t{name}\nUid:\t{uid}\t{euid}\t{euid}\t{euid}\n")
+        os.chown(folder, euid, euid)
+
+    def edit(self, old: str, new: str) -> None:
+        """Change a word of the installed script, such as the seconds that it waits for its lock."""
+        text = self.library.read_text()
+        assert old in text
+        self.library.write_text(text.replace(old, new))
 
     def minors(self, *minors: int) -> None:
         """Name the device files: the minor number of each GPU in the driver's order."""
@@ -132,6 +143,14 @@ def install(folder: Path, nvml_folder: Path, name: str = "n1", gpus: int = 4) ->
     return node
 
 
+def unset_empty_arrays(node: Node) -> None:
+    """Let the script meet what bash 4.2 and 4.3 do under `set -u`: an empty array that is expanded whole ends it."""
+    text = node.library.read_text()
+    if re.search(r"^set -\w*u", text, flags=re.MULTILINE):
+        text = re.sub(r"\$\{(\w+)\[([@*])\]\}", r"${\1[\2]:?unbound variable}", text)
+    node.library.write_text(text)
+
+
 def run(
     node: Node, action: str, job: int = 1, gpus: str = "0,1", constraint: str = "", **more: str
 ) -> subprocess.CompletedProcess[str]:
@@ -151,3 +170,22 @@ def run(
         timeout=600,
         check=False,
     )
+
+
+def leave_cap(node: Node) -> None:
+    """Job 1 has a cap of 300 W on GPUs 0 and 1 of a node's four."""
+    assert run(node, "prolog", constraint="wf_cap300").returncode == 0
+    assert node.limits_w() == [300, 300, 500, 500]
+
+
+def assert_clean(node: Node) -> None:
+    """The four GPUs have the baseline, and nothing says that one may not."""
+    assert node.limits_w() == BASELINE
+    assert node.journal() == []
+
+
+def declare(node: Node, old: str, new: str) -> None:
+    """Change a word of the config."""
+    text = node.config.read_text()
+    assert old in text
+    node.config.write_text(text.replace(old, new))
