@@ -6,7 +6,6 @@ Joules are summed over the distinct devices of the job's ranks, so that ranks wh
 device that no rank used is never billed.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -126,7 +125,8 @@ def _partial(attempt: AttemptDir, piece: PartialAttempt, choices: Choices) -> Fi
         )
     about = describe(record, attempt.record_path.stat().st_mtime_ns)
     batches = piece["first_batch"], piece["batches"]
-    return deque(_measured(attempt, record, about, choices, batches), maxlen=1)[0]
+    *_, whole = _measured(attempt, record, about, choices, batches)
+    return whole
 
 
 def _measured(
@@ -148,21 +148,24 @@ def _measured(
         reasons = [*reasons, *doubts]
     gpus = len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]})
     nodes = len({spans.device.node for spans in ranks.values()})
-    command = "measure" in record
-    if not command and about.boundary == "gpu" and gpus < choices.config.shards:
-        reasons.append("missing_gpu")
+    command, config = "measure" in record, choices.config
+    if not command and about.boundary == "gpu" and gpus < config.shards:
+        reasons = [*reasons, "missing_gpu"]
     found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes)
     yield found
     if devices:
-        found = _with_energy(found, devices, dummy_weights=not command and _dummy(choices))
+        dummy_weights = not command and config.weights == "dummy"
+        found = _with_energy(found, devices, dummy_weights=dummy_weights)
         yield found
         # the meter of a measured command leaves the command's own processes out of its count
-        counted, control = [] if command else record["ranks"], choices.config.control
-        weather, doubts = conditions(devices, counted, control.power_limit_w, control.sm_clock_mhz)
-        found = replace(found, reasons=[*found.reasons, *doubts], conditions=weather)
+        ranks_there = [] if command else record["ranks"]
+        state, doubts = conditions(
+            devices, ranks_there, config.control.power_limit_w, config.control.sm_clock_mhz
+        )
+        found = replace(found, reasons=[*found.reasons, *doubts], conditions=state)
         yield found
     if not command and batches is None:
-        limits = roofline.of_record(choices.config, record, known.prefill_s, known.decode_s)
+        limits = roofline.of_record(config, record, known.prefill_s, known.decode_s)
         found = replace(found, roofline=limits)
         yield found
     windows = {device.key.node: device.window for device in devices}
@@ -176,10 +179,6 @@ def _measured(
     restarted = ["sidecar_restarted"] if about.sidecar_restarts else []
     failed = self_checks(found.columns(), found.phases)
     yield replace(found, reasons=[*found.reasons, *restarted, *failed])
-
-
-def _dummy(choices: Choices) -> bool:
-    return choices.config.weights == "dummy"
 
 
 def _throughput(

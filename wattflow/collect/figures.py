@@ -238,7 +238,7 @@ def _tokens(device: Device, phase: str, known: Throughput) -> int | None:
 def withholding_reasons(device: Device, window: Joules) -> list[str]:
     """Return the reasons for withholding a device's energy, and with it the job's."""
     reasons = []
-    readings = device.counter if device.source == "nvml_counter" else device.power
+    readings = device.counter if device.by_counter else device.power
     if len(readings.time_ns) == 0:
         reasons.append("no_power")
     elif window.reason is not None:
@@ -365,7 +365,7 @@ def _by_counter(devices: Sequence[Device]) -> tuple[Amount, int]:
 
     It is null unless every device has one.
     """
-    if any(device.source == "nvml_counter" for device in devices):
+    if any(device.by_counter for device in devices):
         return Amount(), 0
     resets = sum(counter.resets_between(device.counter, *device.window) > 0 for device in devices)
     total = _sum(
@@ -402,7 +402,7 @@ def sampling(
     """Return the sampling of all devices, and reason codes; no samples of an energy counter."""
     coverage = min(part.window.coverage for part in parts)
     longest_gap_s = max(part.window.longest_gap_s for part in parts)
-    if any(device.source == "nvml_counter" for device in devices):
+    if any(device.by_counter for device in devices):
         return Sampling(coverage, longest_gap_s), []
     samples = expected = 0
     for device in devices:

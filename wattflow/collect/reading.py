@@ -202,6 +202,11 @@ class Device:
     counter: Counter
     clock_stepped: bool  # its node's wall clock, inside the window
 
+    @property
+    def by_counter(self) -> bool:
+        """Whether its energy is an energy counter's, so that there is nothing to check that by."""
+        return source_of(self.source).kind == "counter"
+
     def energy(self) -> DeviceEnergy:
         """Return its energy in the whole window, in the steady part of it, in each phase and between batches."""
         own = dict.fromkeys((*AROUND, "prefill", "decode", *self.spans.phase))
@@ -212,7 +217,7 @@ class Device:
             edges["steady"] = np.array(steady[:1]), np.array(steady[1:])
         # all at once: ten thousand attempts of a few spans each are slow one phase at a time
         starts, ends = (np.concatenate([pair[side] for pair in edges.values()]) for side in (0, 1))
-        if self.source == "nvml_counter":
+        if self.by_counter:
             windows = counter_between(self.counter, starts, ends)
         else:
             windows = curve.between(self.power, starts, ends)

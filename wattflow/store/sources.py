@@ -15,163 +15,113 @@ class Source:
     """One sensor: what it reads, and how its samples lie in time."""
 
     name: str  # as in the column `source`
-    label: str  # in tables of one machine
-    description: str  # in sentences of reports
-    meter: str = ""  # the choice power.meter that reads it
+    meter: str  # the choice power.meter that reads it
     kind: Literal["power", "counter", "conditions", "activity"] = "power"
+    description: str = ""  # in sentences of reports
+    label: str = ""  # in tables of one machine
     boundary: Literal["gpu", "host"] = "gpu"
-    averages: str | None = (
-        None  # the time that a value is a mean of, where a trace's metadata say so
-    )
+    averages: str | None = None  # what a value is a mean of, in the metadata of a trace
     averaging_ns: int = 0  # the same, where it is long: a shorter window has no joules
     renewal_ns: int = 0  # polled fields are renewed this often: two polls within it are one sample
     cached: bool = False  # a value was read up to a period before it came and was stamped
-    counter_age_ns: int = (
-        0  # how old a value of the counter that is read beside it may be when stamped
-    )
+    counter_age_ns: int = 0  # how old a reading of the counter beside it may be
     least_spacing_ns: int = 0  # the driver's buffer has a sample each 20 ms, at most 45 ms apart
     slack_ns: int = 100 * MS  # a poll may come this late on a busy node
 
 
-_RENEWED = 100 * MS  # NVML's power fields
-
-SOURCES = {
-    source.name: source
-    for source in (
-        Source(
-            "nvml_buffer",
-            "sample buffer",
-            "the driver's own sample buffer (a reading each 20 ms, with the driver's time stamps)",
-            "nvml",
-            least_spacing_ns=100 * MS,
-            slack_ns=0,
-        ),
-        Source(
-            "nvml_instant",
-            "field 186, instant",
-            "NVML's instantaneous power, polled",
-            "nvml",
-            renewal_ns=_RENEWED,
-        ),
-        Source(
-            "nvml_average",
-            "field 185, average",
-            "NVML's one-second average of power, polled",
-            "nvml",
-            averaging_ns=SECOND_NS,
-            renewal_ns=_RENEWED,
-        ),
-        Source(  # nvmlDeviceGetPowerUsage where it is instantaneous: GA100, Turing and before
-            "nvml_usage",
-            "power usage",
-            "NVML's instantaneous power usage, polled",
-            "nvml",
-            renewal_ns=_RENEWED,
-        ),
-        Source(  # and where it is a mean over 1 s
-            "nvml_usage_mean",
-            "power usage",
-            "NVML's power usage, a mean over one second, polled",
-            "nvml",
-            averaging_ns=SECOND_NS,
-            renewal_ns=_RENEWED,
-        ),
-        Source(  # dcgmi dmon: field 157, or 155 where that is instantaneous
-            "dcgm",
-            "DCGM, instant",
-            "DCGM's cache of instantaneous power, stamped when it arrived",
-            "dcgm",
-            averages="instantaneous: some 25 ms of each 100 ms (H100, A100: arXiv 2312.02741)",
-            renewal_ns=_RENEWED,
-            cached=True,
-            counter_age_ns=SECOND_NS,
-        ),
-        Source(  # field 155 where it is a mean over 1 s
-            "dcgm_mean",
-            "DCGM, average",
-            "DCGM's cache of a one-second average of power, stamped when it arrived",
-            "dcgm",
-            averages="mean over 1 s",
-            averaging_ns=SECOND_NS,
-            renewal_ns=_RENEWED,
-            cached=True,
-            counter_age_ns=SECOND_NS,
-        ),
-        Source(  # a sample is the mean between two polls
-            "rapl",
-            "RAPL",
-            "RAPL's counters of the host's CPU packages and DRAM, polled",
-            "rapl",
-            boundary="host",
-        ),
-        Source(  # always shown with `~`
-            "simulated",
-            "simulated",
-            "arithmetic on the CPU's load",
-            "simulated",
-            boundary="host",
-        ),
-        Source("nvml_counter", "energy counter", "the hardware energy counter", "nvml", "counter"),
-        Source(  # asked by `wattflow calibrate` alone
-            "nvml_counter_field",
-            "field 83, energy counter",
-            "the hardware energy counter, read as a field",
-            "nvml",
-            "counter",
-        ),
-        Source(
-            "nvml_conditions",
-            "clocks, temperature, limits",
-            "NVML's clocks, temperature, activity, limits and processes",
-            "nvml",
-            "conditions",
-        ),
-        Source(
-            "nvml_gpm",
-            "GPM, memory activity",
-            "GPM's activity of the GPU's parts",
-            "nvml",
-            "activity",
-        ),
-        Source(
-            "dcgm_counter",
-            "DCGM, energy counter",
-            "the hardware energy counter, by DCGM",
-            "dcgm",
-            "counter",
-        ),
-        Source(
-            "dcgm_conditions",
-            "DCGM, clocks, temperature, limits",
-            "DCGM's clocks, temperature, activity and limits",
-            "dcgm",
-            "conditions",
-        ),
-        Source(
-            "dcgm_profiling",
-            "DCGM, profiling",
-            "DCGM's profiling of the GPU's parts",
-            "dcgm",
-            "activity",
-        ),
+def _nvml(name: str, label: str, description: str, averaging_ns: int = 0) -> Source:
+    """Return a polled field of NVML's, which is renewed each 100 ms."""
+    return Source(
+        name,
+        "nvml",
+        description=description,
+        label=label,
+        averaging_ns=averaging_ns,
+        renewal_ns=100 * MS,
     )
-}
 
-METERS = tuple(dict.fromkeys(source.meter for source in SOURCES.values()))
+
+def _dcgm(name: str, description: str, averages: str, averaging_ns: int = 0) -> Source:
+    """Return a sensor of NVML's as DCGM caches it, with a counter that is read each second."""
+    return Source(
+        name,
+        "dcgm",
+        description=description,
+        averages=averages,
+        averaging_ns=averaging_ns,
+        renewal_ns=100 * MS,
+        cached=True,
+        counter_age_ns=SECOND_NS,
+    )
+
+
+_SOURCES = (
+    Source(
+        "nvml_buffer",
+        "nvml",
+        description="the driver's own sample buffer (a reading each 20 ms, with the driver's time stamps)",
+        label="sample buffer",
+        least_spacing_ns=100 * MS,
+        slack_ns=0,
+    ),
+    _nvml("nvml_instant", "field 186, instant", "NVML's instantaneous power, polled"),
+    _nvml(
+        "nvml_average",
+        "field 185, average",
+        "NVML's one-second average of power, polled",
+        SECOND_NS,
+    ),
+    # nvmlDeviceGetPowerUsage where it is instantaneous (GA100, Turing and before), and where it is a mean
+    _nvml("nvml_usage", "power usage", "NVML's instantaneous power usage, polled"),
+    _nvml(
+        "nvml_usage_mean",
+        "power usage",
+        "NVML's power usage, a mean over one second, polled",
+        SECOND_NS,
+    ),
+    # dcgmi dmon: field 157, or 155 where that is instantaneous; and 155 where it is a mean
+    _dcgm(
+        "dcgm",
+        "DCGM's cache of instantaneous power, stamped when it arrived",
+        "instantaneous: some 25 ms of each 100 ms (H100, A100: arXiv 2312.02741)",
+    ),
+    _dcgm(
+        "dcgm_mean",
+        "DCGM's cache of a one-second average of power, stamped when it arrived",
+        "mean over 1 s",
+        SECOND_NS,
+    ),
+    # a sample is the mean between two polls
+    Source(
+        "rapl",
+        "rapl",
+        description="RAPL's counters of the host's CPU packages and DRAM, polled",
+        boundary="host",
+    ),
+    # always shown with `~`
+    Source("simulated", "simulated", description="arithmetic on the CPU's load", boundary="host"),
+    Source("nvml_counter", "nvml", "counter", "the hardware energy counter", "energy counter"),
+    Source("nvml_counter_field", "nvml", "counter", label="field 83, energy counter"),  # calibrate
+    Source("nvml_conditions", "nvml", "conditions", label="clocks, temperature, limits"),
+    Source("nvml_gpm", "nvml", "activity", label="GPM, memory activity"),
+    Source("dcgm_counter", "dcgm", "counter"),
+    Source("dcgm_conditions", "dcgm", "conditions"),
+    Source("dcgm_profiling", "dcgm", "activity"),
+)
+SOURCES = {source.name: source for source in _SOURCES}
+METERS = tuple(dict.fromkeys(source.meter for source in _SOURCES))
 
 
 def of_kind(kind: str, meter: str | None = None) -> tuple[str, ...]:
     """Return the names of all sensors of a kind, or those that one meter reads, the best first."""
     return tuple(
-        source.name
-        for source in SOURCES.values()
-        if source.kind == kind and meter in (None, source.meter)
+        source.name for source in _SOURCES if source.kind == kind and meter in (None, source.meter)
     )
 
 
 def source_of(name: str) -> Source:
     """Return what is known of a sensor; of one that this version does not know, what holds for any that is polled."""
-    return SOURCES.get(name) or Source(name, name, name)
+    return SOURCES.get(name) or Source(name, "", description=name)
 
 
 def longest_spacing_ns(source: str, period_ms: float) -> int:
