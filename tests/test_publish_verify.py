@@ -425,3 +425,23 @@ def test_exit_codes_and_json(sweep, tmp_path):
     done = call("verify", tmp_path / "nothing")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+STRANGE = {
+    "node extra: measured no device": {},
+    "power came from '<script>', which is no sensor": {"source": "<script>"},
+    "nvml_buffer does not measure a '<b>'": {"boundary": "<b>"},
+}
+
+
+@pytest.mark.parametrize("words", STRANGE)
+def test_a_record_with_one_more_node_without_devices(sweep, words):
+    """It could name any sensor and boundary: it is refused, though results that were made anew agree with it."""
+    path = min(sweep.path.glob("points/*/attempt-1/record.json"))
+    record = json.loads(path.read_text())
+    extra = {**record["nodes"][0], "node": "extra", "devices": [], **STRANGE[words]}
+    path.write_text(json.dumps({**record, "nodes": [*record["nodes"], extra]}))
+    collect(sweep)
+    verdict = verify(sweep.path)
+    assert not verdict.verified
+    assert words in said(verdict)

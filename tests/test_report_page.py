@@ -1,5 +1,6 @@
 """The report: offline, readable, honest about what was simulated, and without an error in a real browser."""
 
+import json
 import re
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from browser import in_browser
+from forgery import edit
 from sweeps import Gpu, Made, choices, collected, constant, demo, make_attempt, make_sweep
 
 import wattflow
@@ -14,6 +16,7 @@ from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
 from wattflow.report.page import read_figures, report, texts
 from wattflow.report.terminal import cost_table
+from wattflow.store.columns import POINT
 from wattflow.store.tables import write_table
 
 
@@ -247,6 +250,58 @@ def test_boards_under_the_reference_load(tmp_path):
     assert opened.boards()["relative"].to_list() == pytest.approx([1.05, 0.95])
     assert "<h2>Boards</h2>" in body(report(opened))
     assert "<h2>Boards</h2>" not in body(report(measured(tmp_path / "none", Made([Gpu("GPU-a")]))))
+
+
+SCRIPT = "</script><script>document.title='owned'</script>"
+PAYLOAD = f"{SCRIPT}<img src=x onerror=\"document.title='owned'\"><style>*{{color:red}}</style>[x](javascript:1)"
+# what a page looks up or computes with, and so is no free text
+VOCABULARY = {"point_id", "status", "reasons", "command", "cluster_cost", "versions", "engine_info"}
+
+
+def foul(rows):
+    """Put the payload into each column of text of a table of results."""
+    for row in rows:
+        for column, value in row.items():
+            if column in VOCABULARY:
+                continue
+            if isinstance(value, str) or (value is None and column in TEXTS):
+                row[column] = PAYLOAD
+            elif isinstance(value, list) and value and isinstance(value[0], str):
+                row[column] = [PAYLOAD] * len(value)
+        if row.get("versions"):
+            row["versions"] = json.dumps({PAYLOAD: PAYLOAD})
+
+
+TEXTS = {field.name for field in POINT if pa.types.is_string(field.type)}
+
+
+def test_a_payload_in_every_text_column_stays_text(tmp_path):
+    """Markup in all columns of text of the results, names of sensors and boundaries too, is escaped in the page."""
+    opened = measured(tmp_path, Made([Gpu("GPU-a")]), Made([Gpu("GPU-a")], status="failed"))
+    edit(opened.directory.points_path, foul)
+    page = report(wattflow.open_sweep(opened.directory.path)).read_text()
+    assert "&lt;/script&gt;&lt;script&gt;document.title" in page
+    for raw in (SCRIPT, "<img src=x", "<style>*"):
+        assert raw not in page
+
+
+@pytest.mark.chromium
+def test_what_came_in_by_the_results_runs_in_no_browser(tmp_path):
+    """A page of foul results runs nothing of theirs; a script that came past escaping is stopped by its policy."""
+    opened = measured(tmp_path, Made([Gpu("GPU-a")]))
+    edit(opened.directory.points_path, foul)
+    page = report(wattflow.open_sweep(opened.directory.path))
+    dom, console = in_browser(page, tmp_path / "profile")
+    assert "<title>owned" not in dom
+    assert console == []
+    assert "<svg" in dom
+    page.write_text(page.read_text().replace("<body>", f"<body>{PAYLOAD}"))
+    dom, console = in_browser(page, tmp_path / "profile")
+    assert "<title>owned" not in dom
+    assert any("Content Security Policy" in line for line in console)
+    page.write_text(page.read_text().replace("Content-Security-Policy", "none"))
+    dom, _ = in_browser(page, tmp_path / "profile")
+    assert "<title>owned" in dom
 
 
 @pytest.mark.chromium

@@ -44,3 +44,11 @@ class SiteError(WattflowError, RuntimeError):
 
 class DamagedError(WattflowError, ValueError):
     """A file of a sweep cannot be read as what it should be."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text of anybody's for a terminal or a log: `?` for each control, bidi or undecoded character.
+
+    `keep` are those that may stay, such as a newline.
+    """
+    return "".join(c if c.isprintable() or c in keep else "?" for c in text)

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from wattflow import __version__
-from wattflow.cli.printing import talk
+from wattflow.cli.printing import print_text, talk
 from wattflow.errors import RefusedError, WattflowError
 
 
@@ -203,7 +203,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(__version__)
+        print_text(__version__)
         raise typer.Exit
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any, Self
 
-from wattflow.cli.printing import talk
+from wattflow.cli.printing import cell, talk
 from wattflow.submit import status as stage
 
 
@@ -49,10 +49,12 @@ class Follower:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                TextColumn,
                 TimeElapsedColumn,
             )
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
+            doing = TextColumn("{task.description}", markup=False)
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), doing)
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task("", total=None)
@@ -72,7 +74,7 @@ class Follower:
                 self._task,
                 completed=counts.get("done", 0),
                 total=can_run,
-                description=f"{summary}  {doing}",
+                description=cell(f"{summary}  {doing}"),
             )
         elif summary != self._shown:
             talk(summary)

@@ -11,7 +11,7 @@ import typer
 from wattflow import tune as tuning
 from wattflow.calibrate import passport
 from wattflow.cli.arguments import AsJson, DryRun
-from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.config.choices import Control
 from wattflow.power import control
 from wattflow.power.calibration_steps import plan
@@ -33,7 +33,7 @@ def restore(
         Control() if journal_dir is None else Control(journal_dir=journal_dir)
     )
     for uuid in restored:
-        print(uuid)
+        print_text(uuid)
     talk(f"{len(restored)} GPUs put back.")
 
 
@@ -67,7 +67,7 @@ def calibrate(  # noqa: PLR0917 - options, given by name
     """
     if read is not None:
         for path in passport.read_again(Path(read), draw=not no_page):
-            print(path)
+            print_text(path)
         return
 
     own = [sys.executable, "-P", "-m", "wattflow.engine.pulsed_load"]
@@ -87,7 +87,7 @@ def calibrate(  # noqa: PLR0917 - options, given by name
         request, lambda text: talk(f"{time.monotonic() - began_s:5.0f} s  {text}")
     )
     for path in paths:
-        print(path)
+        print_text(path)
 
 
 def tune(

@@ -1,36 +1,61 @@
-"""How the command line prints: data on stdout, as a table or as JSON; talk on stderr."""
+"""How the command line prints: data on stdout, as a table or as JSON; talk on stderr.
+
+All that any verb prints goes through here, since most of it was written by others: nothing of it moves the cursor,
+reaches the clipboard, turns the direction of text or is taken for markup.
+"""
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from wattflow.errors import printable
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 
 def talk(text: str) -> None:
     """Print a line for a person."""
-    print(text, file=sys.stderr)
+    print(_lines(text), file=sys.stderr)
+
+
+def print_text(text: object, *, end: str = "\n", flush: bool = False) -> None:
+    """Print a text on stdout, of one or more lines."""
+    print(_lines(str(text)), end=end, flush=flush)
+
+
+def cell(value: object) -> str:
+    """Return a value as one line: `-` for null, a blank for each newline and tab."""
+    return "-" if value is None else printable(re.sub(r"[\t\r\n]+", " ", str(value)))
+
+
+def _lines(text: str) -> str:
+    """Return lines without their colours; a lone carriage return, by which progress bars draw anew, ends one too."""
+    return printable(re.sub(r"\r+\n?", "\n", _COLOUR.sub("", text)), "\n\t")
 
 
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()
 ) -> None:
     """Print a table: aligned on a terminal, tab-separated into a pipe. Columns in `numbers` are right-aligned."""
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in [headings, *rows]]
     if not sys.stdout.isatty():
-        for row in [list(headings), *cells]:
+        for row in cells:
             print("\t".join(row))
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for position, heading in enumerate(headings):
+    for position, heading in enumerate(cells[0]):
         table.add_column(
-            heading, justify="right" if position in numbers else "left", overflow="fold"
+            Text(heading), justify="right" if position in numbers else "left", overflow="fold"
         )
-    for row in cells:
-        table.add_row(*row)
+    for row in cells[1:]:
+        table.add_row(*map(Text, row))  # a string would be markup
     Console().print(table)
 
 

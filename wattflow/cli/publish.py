@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wattflow.cli.arguments import AsJson, DryRun, SweepArgument
-from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.publish import bundle as packing
 from wattflow.publish import verdict
@@ -32,7 +32,7 @@ def bundle(
         print_table(["bytes", "member"], [[size, name] for name, size in made.members], numbers=[0])
         talk(f"{len(made.members)} files, {total:,} bytes would go into {shown(made.path)}.")
         return
-    print(shown(made.path))
+    print_text(shown(made.path))
     talk(f"{len(made.members)} files, {total:,} bytes, sha256 {made.sha256}")
     talk(
         "Publish that hash beside the figures. Left out: users, accounts, hosts, paths, prompts, answers, logs."

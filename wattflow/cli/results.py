@@ -15,7 +15,7 @@ from wattflow.analysis.prometheus import Prometheus, read_token
 from wattflow.analysis.statistics import Ratio
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
-from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
@@ -25,7 +25,7 @@ from wattflow.report.text import break_even, change, heading, interval, mark, nu
 
 def report(sweep: SweepArgument) -> None:
     """Write an HTML report that opens offline, and print its path."""
-    print(write_report(open_sweep(sweep)))
+    print_text(write_report(open_sweep(sweep)))
 
 
 def compare(
@@ -291,5 +291,5 @@ def export(
     opened = open_sweep(sweep)
     folder = opened.directory.results / "export" if out is None else Path(out)
     *documents, _, text = write_export(opened, folder, timestamps=timestamps)
-    print(text)
+    print_text(text)
     talk(f"{len(documents)} attempts in {shown((folder / 'attempts').absolute())}")

@@ -9,7 +9,7 @@ import typer
 
 from wattflow.cli.arguments import AsJson, Filters, Only, States, SweepArgument
 from wattflow.cli.failures import say_failures
-from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.store.layout import SweepDir
 from wattflow.submit import logs as point_logs
 from wattflow.submit import select
@@ -133,7 +133,7 @@ def logs(
             talk(f"==> {shown(log.path)} <==")
             last = log.path
         at_line_end = follow or log.text.endswith("\n")
-        print(log.text, end="" if at_line_end else "\n", flush=follow)
+        print_text(log.text, end="" if at_line_end else "\n", flush=follow)
     if follow:
         (row,) = stage.states(directory, {point})
         talk(f"{row.point_id} {row.state}{f': {row.reason}' if row.reason else ''}")

@@ -19,7 +19,7 @@ from wattflow.cli.arguments import (
     Wait,
 )
 from wattflow.cli.follow import Follower, finish, follow_sweep
-from wattflow.cli.printing import print_json, print_table, shown, talk
+from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.collect import collect as collecting
 from wattflow.config.checks import allowed
 from wattflow.config.choices import GROUPS, to_dict
@@ -45,7 +45,7 @@ def keys(
     """List what can be chosen: all keys with their defaults, or one group."""
     if part:
         for name in group_files(part):
-            print(name)
+            print_text(name)
         return
     for group in GROUPS:
         talk(f"{group}: {', '.join(group_files(group))}")
@@ -73,7 +73,7 @@ def plan(
     made = grid.plan(overrides or [])
     if script:
         for text in send.batch_scripts(made):
-            print(text)
+            print_text(text)
         if not made.feasible:
             talk(f"sweep {made.name}: no point can run; leave --script out for the reasons.")
         return
@@ -198,7 +198,7 @@ def _say_sent(sent: Any, *, dry_run: bool) -> None:
         f"sweep {sent.sweep.name}: {sent.points} points {'to send' if dry_run else 'sent'}; {left}."
     )
     for job_id in sent.job_ids:
-        print(job_id)
+        print_text(job_id)
     if sent.points and not dry_run:
         talk(f"`wattflow status {shown(sent.sweep.path)}` shows how far they are.")
 
@@ -279,7 +279,7 @@ def cancel(
             raise WattflowError(f"{len(would)} tasks would end: say --yes to end them.")
     ended = resuming.cancel(directory, only=chosen, states=wanted, dry_run=dry_run)
     for key in ended:
-        print(key)
+        print_text(key)
     talk(f"{len(ended)} tasks {'would end' if dry_run else 'ended'}.")
 
 

@@ -17,6 +17,7 @@ from wattflow.store.columns import PHASE
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import Record
+from wattflow.store.sources import of_kind, source_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
@@ -88,6 +89,7 @@ class Recomputation:
                     _check_names(record)
                 if not self._results.measured:
                     problems += _other_choices(record, choices)
+                problems += _strange_sensors(record)
                 row = self._results.points.get(key)
                 if record["status"] == "finished" and (row is None or row["valid"]):
                     problems += _strange_traces(attempt, record)
@@ -214,6 +216,26 @@ def _strange_traces(attempt: AttemptDir, record: Record) -> list[str]:
     return problems + [
         f"traces/{name}: a trace of no device of the record." for name in sorted(there - allowed)
     ]
+
+
+def _strange_sensors(record: Record) -> list[str]:
+    """Return which nodes of a record name a sensor or boundary that is none, or measured no device."""
+    problems = []
+    for info in record.get("nodes", []):
+        host = info.get("host")
+        for source, boundary in [
+            (info["source"], info["boundary"]),
+            *([(host["source"], "host")] if host else []),
+        ]:
+            if source not in of_kind("power"):
+                problems.append(
+                    f"node {info['node']}: power came from {source!a}, which is no sensor."
+                )
+            elif boundary != source_of(source).boundary:
+                problems.append(f"node {info['node']}: {source} does not measure a {boundary!a}.")
+        if not info["devices"]:
+            problems.append(f"node {info['node']}: measured no device.")
+    return problems
 
 
 def _check_names(record: Record) -> None:

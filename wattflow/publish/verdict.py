@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wattflow import __version__
+from wattflow.errors import printable
 
 TOLERANCE = 1e-9  # relative; numbers that are no floats must be equal
 Key = tuple[str, int | None]  # point_id, attempt
@@ -179,7 +180,7 @@ def _value(value: Any) -> str:
 
 def _safe(text: str, most: int = 200) -> str:
     """Return a text of somebody else's, for a terminal: nothing that is no printable letter, and not for ever."""
-    return "".join(c if c.isprintable() else "?" for c in text[:most])
+    return printable(text[:most])
 
 
 def lines(verdict: Verdict) -> list[str]:
