@@ -149,6 +149,7 @@ def test_a_preempted_point_goes_on_from_its_last_finished_batch(shards, cluster,
     """
     words = ("sweep.on_interrupt=continue", "n_prompts=24", f"shards={shards}")
     spool = tmp_path / "spool"
+    spool.mkdir()
     where = ("cluster.partition=preempt", "cluster.time_min=5", f"cluster.spool_dir={spool}")
     made = plan(tmp_path, *QUICK, SLOW, f"sweep=pieces{shards}", *words, *where)
     send.submit(made)
