@@ -46,7 +46,7 @@ def test_an_aged_reading_makes_its_tick_uncertain():
 
 
 def test_a_few_reads_at_an_edge_make_the_counter_sharp():
-    """Two lone readings and a burst at each edge tell 5 s at 500 W within 0.5 %; lone ones alone do not say so."""
+    """Two lone readings and a burst at each edge show 5 s at 500 W within 0.5 %; lone ones alone do not."""
     edges = [START_NS + 2_030 * MS], [START_NS + 7_050 * MS]
     bursts = [*range(2_030, 2_130, 15), *range(7_050, 7_150, 15)]
     power = curve(np.arange(0, 12, 0.02), np.full(600, 480.0))  # only its course counts

@@ -41,7 +41,7 @@ def test_constant_power():
 
 
 def test_two_samples_are_enough():
-    """Constant power told by two samples only, 10 s apart within an allowed spacing, is 100 W x 8 s = 800 J."""
+    """Constant power shown by two samples only, 10 s apart within an allowed spacing, is 100 W x 8 s = 800 J."""
     power = curve([0.0, 10.0], [100.0, 100.0], longest_ns=11 * S)
     assert joules(power, 1.0, 9.0).energy_j == pytest.approx(800.0, rel=1e-12)
 
@@ -72,13 +72,13 @@ def test_square_wave(half_s):
 
 
 def test_irregular_stamps_are_used():
-    """Joules follow the stamps, not the number of samples: 100 W for 1 s, told by 5 and then 30 samples."""
+    """Joules follow the stamps, not the number of samples: 100 W for 1 s, shown by 5 and then 30 samples."""
     seconds = np.concatenate([np.linspace(0.0, 0.4, 5), np.linspace(0.41, 1.0, 30)])
     assert joules(curve(seconds, np.full(35, 100.0)), 0.0, 1.0).energy_j == pytest.approx(100.0)
 
 
 def test_order_and_repeats_do_not_matter():
-    """Samples in any order, some told twice, give the joules of the sorted ones."""
+    """Samples in any order, some given twice, give the joules of the sorted ones."""
     seconds = np.linspace(0.0, 1.0, 51)
     watts = 50.0 + 30.0 * np.sin(seconds * 9)
     shuffled = np.random.default_rng(3).permutation(np.append(np.arange(51), [7, 7, 12]))
@@ -103,7 +103,7 @@ def test_nothing_is_extrapolated(start_s, end_s):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_samples(count):
-    """No sample, or a single one, tells no joules."""
+    """No sample, or a single one, gives no joules."""
     found = joules(curve(np.zeros(count), np.full(count, 100.0)), 0.0, 1.0)
     assert found.reason == "not_bracketed"
 
@@ -203,7 +203,7 @@ def batches(random):
 
 
 def sampled_curve(random, source, changes, levels, running_j):
-    """What a sensor tells of a load: the buffer each 20 ms or so, a field of 100 ms polled each 50 ms.
+    """What a sensor shows of a load: the buffer each 20 ms or so, a field of 100 ms polled each 50 ms.
 
     DCGM's cache polls it, too, and what is stamped is up to 50 ms older.
     """
@@ -239,7 +239,7 @@ def sampled_curve(random, source, changes, levels, running_j):
 
 
 def as_measured(changes, levels, at_s):
-    """What an H100's buffer tells of a load of steps, by its passport (docs/calibrate.md): smoothed, and late.
+    """What an H100's buffer shows of a load of steps, by its passport (docs/calibrate.md): smoothed, and late.
 
     A first-order response with 13.5 ms after a dead time of 4 ms, so that in the mean a sample is 17 ms late.
     """
@@ -269,9 +269,9 @@ def errors(load, source, curves, windows, *, least_s=1.0, most_s=30.0):
         power = sampled_curve(random, source, changes, levels, running_j)
         length_s = np.exp(random.uniform(np.log(least_s), np.log(most_s), windows))
         start_s = random.uniform(0, TRACE_S - length_s)
-        told = energy_curve.between(power, ns(start_s), ns(start_s + length_s))
+        measured = energy_curve.between(power, ns(start_s), ns(start_s + length_s))
         truth = running_j(start_s + length_s) - running_j(start_s)
-        found.append(np.stack([length_s, told.energy_j - truth, told.u_j, truth]))
+        found.append(np.stack([length_s, measured.energy_j - truth, measured.u_j, truth]))
     return np.concatenate(found, axis=1)
 
 
@@ -337,8 +337,8 @@ def late_phases(random, sensor):
     watts = levels[np.searchsorted(changes, at_s, side="right")]
     if sensor == "as measured":
         watts = as_measured(changes, levels, at_s)
-    told = curve(at_s + lag_s, watts)
-    return told, changes, lambda s: np.interp(s, edges, sums)
+    late = curve(at_s + lag_s, watts)
+    return late, changes, lambda s: np.interp(s, edges, sums)
 
 
 @pytest.mark.parametrize("sensor", ["any lag", "as measured"])
@@ -348,9 +348,9 @@ def test_uncertainty_of_a_phase_of_many_batches_holds_the_truth(phase, sensor):
     random = np.random.default_rng(11)
     found = []
     for _ in range(400):
-        told, changes, running_j = late_phases(random, sensor)
+        late, changes, running_j = late_phases(random, sensor)
         start_s, end_s = changes[phase:-1:3], changes[phase + 1 :: 3]
-        summed = energy_curve.summed(energy_curve.between(told, ns(start_s), ns(end_s)))
+        summed = energy_curve.summed(energy_curve.between(late, ns(start_s), ns(end_s)))
         found.append((summed.energy_j - (running_j(end_s) - running_j(start_s)).sum(), summed.u_j))
     error_j, u_j = np.abs(np.transpose(found))
     assert np.mean(error_j <= 2 * u_j) >= 0.95

@@ -76,7 +76,7 @@ def test_edges_that_switch_on_and_off_may_be_fitted_apart():
     assert steps.edges == 60
 
 
-def test_an_exponential_answer_is_told_from_a_box():
+def test_an_exponential_answer_is_no_box():
     """A sensor that smooths with a time constant of 80 ms after 12 ms is named exponential, with both to 2 ms."""
     edges = bounds(500, 61)
     stamps = stamps_of(edges, 20, 6)
@@ -112,14 +112,14 @@ def test_a_lag_may_be_negative():
     assert response.fitted(steps).lag_ms == pytest.approx(-25, abs=2)
 
 
-def test_renewals_of_a_polled_sensor_tell_its_period():
+def test_renewals_of_a_polled_sensor_give_its_period():
     """A value that is renewed each 20 ms and polled each 3 ms shows a median period of 20 ms to 1 ms."""
     start = T0 + np.arange(0, 20_000, 3) * MS
     value = np.random.default_rng(5).normal(100, 2, 1001)[((start - T0) // (20 * MS)).astype(int)]
     new = response.renewals(start, start + 20_000, value)
-    told = response.spread(np.diff(new.time_ns) / MS)
-    assert told.median == pytest.approx(20, abs=1)
-    assert told.n == 998
+    spread = response.spread(np.diff(new.time_ns) / MS)
+    assert spread.median == pytest.approx(20, abs=1)
+    assert spread.n == 998
     assert np.all(new.half_ns == 1.5 * MS)
 
 
@@ -190,7 +190,7 @@ def test_joules_between_two_ticks_are_exact():
 
 
 def test_joules_of_a_late_source_are_taken_late():
-    """A source 40 ms behind tells the joules of a window that ends with the load, if its lag is reckoned with."""
+    """A source 40 ms behind gives the joules of a window that ends with the load, if its lag is reckoned with."""
     edges = np.array([T0, T0 + 1000 * MS, T0 + 2000 * MS, T0 + 3000 * MS])
     stamps = T0 + np.arange(0, 3000, 20) * MS
     power = curve.curve(stamps, box(edges, stamps, 30, 20, 1e-9))

@@ -42,7 +42,7 @@ def work(tmp_path):
 
 
 @pytest.fixture
-def told(work, capsys):
+def documents(work, capsys):
     """What the scripts bring home of it, by script."""
     out = {}
     for script in ("h100", "h200x2"):
@@ -52,18 +52,18 @@ def told(work, capsys):
 
 
 @pytest.fixture
-def folder(told, tmp_path):
+def folder(documents, tmp_path):
     """The folder of the page's files."""
     made = tmp_path / "measurements"
     made.mkdir()
-    for script, text in told.items():
+    for script, text in documents.items():
         (made / f"{script}.json").write_text(text)
     return made
 
 
-def test_rows_have_the_known_joules(told):
+def test_rows_have_the_known_joules(documents):
     """80 W over 8.5 s are 680 J; 200 tokens and 8 responses share them."""
-    rows = json.loads(told["h100"])["sweeps"]["h100"]
+    rows = json.loads(documents["h100"])["sweeps"]["h100"]
     assert [row["repeat"] for row in rows] == [0, 1, 2]
     for row in rows:
         assert row["energy_j"] == pytest.approx(680.0, rel=1e-6)
@@ -72,18 +72,18 @@ def test_rows_have_the_known_joules(told):
         assert row["counter_ratio"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_devices_share_a_points_joules(told):
+def test_devices_share_a_points_joules(documents):
     """Two GPUs at 80 and 120 W: 680 and 1020 J, together the point's 1700 J."""
-    (row,) = json.loads(told["h200x2"])["sweeps"]["local"]
+    (row,) = json.loads(documents["h200x2"])["sweeps"]["local"]
     assert [d["energy_j"] for d in row["devices"]] == pytest.approx([680.0, 1020.0], rel=1e-6)
     assert row["energy_j"] == pytest.approx(1700.0, rel=1e-6)
 
 
-def test_nothing_names_the_machine(told, work):
+def test_nothing_names_the_machine(documents, work):
     """Paths below the working folder are relative, and of a UUID its start alone is kept."""
-    assert str(work) not in told["h100"]
-    assert UUIDS[0] not in told["h100"]
-    assert "GPU-0a1b2c3d, x" in told["h100"]
+    assert str(work) not in documents["h100"]
+    assert UUIDS[0] not in documents["h100"]
+    assert "GPU-0a1b2c3d, x" in documents["h100"]
 
 
 def test_page_has_each_repeat_and_their_spread(folder):
@@ -101,7 +101,7 @@ def test_page_has_each_gpus_share(folder):
     assert "| 2 | 1 | 1020 | 120 | 11.8 |" in text
 
 
-def test_page_tells_what_an_ordinary_user_lacks(folder):
+def test_page_shows_what_an_ordinary_user_lacks(folder):
     """A sensor that answers root alone stands as ok and missing in one line."""
     assert re.search(r"\| cuda:0 GPM \| ok \| .* \| missing \|", page.page(folder))
 
@@ -149,8 +149,8 @@ def test_dry_run_of_one_gpu(tmp_path):
     environment = {**os.environ, "DRY": "1", "OUT": str(tmp_path), "WORK": f"{tmp_path}/work"}
     environment["PYTHON"] = str(ROOT / ".venv" / "bin" / "python")
     subprocess.run([ROOT / "tests" / "gpu" / "h100.sh"], env=environment, check=True, timeout=900)
-    told = json.loads((tmp_path / "h100.json").read_text())
-    assert [row["counts"] for row in told["sweeps"]["h100"]] == [True] * 3
+    documents = json.loads((tmp_path / "h100.json").read_text())
+    assert [row["counts"] for row in documents["sweeps"]["h100"]] == [True] * 3
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_dry_run_of_what_the_sidecar_takes(tmp_path, nvml_path, monkeypatch):
     asked = {"DRY": "1", "STAGES": "cost", "OUT": str(tmp_path), "PACKED": str(tmp_path)}
     script = ROOT / "tests" / "gpu" / "joules.py"
     subprocess.run([sys.executable, script], env={**os.environ, **asked}, check=True, timeout=600)
-    told = json.loads((tmp_path / "joules.json").read_text())
-    assert "error" not in told["cost"]
-    (line,) = joules_page.of_run(told)
+    documents = json.loads((tmp_path / "joules.json").read_text())
+    assert "error" not in documents["cost"]
+    (line,) = joules_page.of_run(documents)
     assert "on 1 x NVIDIA Fake 80GB" in line
