@@ -20,7 +20,7 @@ settings.load_profile("busy")
 MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """A file's tests, and those that share the session's Slurm, stay in one worker; those on Slurm come first."""
     for item in items:
