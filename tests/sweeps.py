@@ -23,6 +23,8 @@ START_NS = 1_760_000_000_000_000_000
 SECOND_NS = 1_000_000_000
 ABOUT = {"schema_version": str(SCHEMA_VERSION)}
 
+RECORDS = 10_000  # in the file of every dataset
+
 Power = Callable[[np.ndarray], np.ndarray]  # seconds since START_NS -> W
 
 
@@ -92,7 +94,16 @@ def choices(**over: Any) -> dict[str, Any]:
         for part in path:
             target = target[part]
         target[last] = value
-    return config_choices.to_dict(config_choices.resolve(config_choices.from_dict(made)))
+    return config_choices.to_dict(
+        config_choices.resolve(config_choices.from_dict(made), lambda _: RECORDS)
+    )
+
+
+def resolved(records: int = RECORDS, **over: Any) -> config_choices.Config:
+    """The defaults with some choices changed, resolved; `records` stand in the dataset's file."""
+    values = {key.replace("__", "."): value for key, value in over.items()}
+    config = config_choices.with_leaves(config_choices.Config(), values)
+    return config_choices.resolve(config, lambda _: records)
 
 
 def id_of(point: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ BAD = [
     ("path in a name", ["sweep=../../tmp/x"], "../"),
     ("absolute name", ["sweep=/tmp/x"], "letters"),
     ("missing dataset", ["dataset.path=/nowhere/prompts.json"], "/nowhere/prompts.json"),
-    ("too many prompts", ["n_prompts=4096"], "n_prompts"),
+    ("too many prompts", ["n_prompts=4096", "dataset.cycle=false"], "n_prompts"),
     ("missing checkpoint", ["weights=hf", "model.path=/nowhere/model"], "/nowhere/model"),
     ("checkpoint not named", ["weights=meta"], "model.path"),
 ]

@@ -110,6 +110,8 @@ def plan(
     talk(
         f"sweep {made.name}: {len(made.feasible)} points to run, {left_out} left out with a reason above."
     )
+    for note in made.notes:
+        talk(note)
     if made.duplicates:
         talk(f"{made.duplicates} combinations came to a point already listed.")
 

@@ -1,5 +1,6 @@
 """Which values each choice may take."""
 
+import math
 from typing import Any
 
 from wattflow.config.choices import PRECISIONS, Config, Cost, leaves
@@ -23,6 +24,8 @@ _ALLOWED = {
     "cluster.launcher": ("local", "slurm"),
     "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
 }
+
+_TOO_LARGE = 2**63  # for a column of results
 
 _AT_LEAST = {
     "seed": 0,
@@ -72,6 +75,10 @@ def allowed(key: str) -> tuple[str, ...]:
 
 def check_value(key: str, value: Any) -> None:
     """Raise RefusedError when one key's value is none of those allowed, or below its least."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RefusedError(f"{key}={value}: must be a finite number.")
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+        raise RefusedError(f"{key}={value}: must be less than 2^63.")
     if key in _ALLOWED and value not in _ALLOWED[key]:
         raise RefusedError(f"{key}={value}: not one of {', '.join(allowed(key))}.")
     least = _AT_LEAST.get(key)

@@ -6,7 +6,7 @@ Dictionaries stand for them in files alone, grid.parquet and record.json.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
@@ -59,7 +59,7 @@ class Dataset:
     on_bad: str = (
         "error"  # error | skip | truncate: an empty prompt, or one longer than the model can take
     )
-    cycle: bool = False  # repeat the records when n_prompts exceeds them
+    cycle: bool | None = None  # repeat the records when n_prompts exceeds them; null: shipped ones
     shuffle: bool = True  # draw without replacement by `seed`; otherwise take the first n_prompts
 
 
@@ -207,7 +207,9 @@ class Config:
     max_gen_len: int = 256
     max_seq_len: int | None = None  # prompt + output; max_gen_len + 512
     precision: str = "bf16"
-    n_prompts: int = 4096
+    n_prompts: int | None = (
+        None  # all records, at most MOST_PROMPTS; a batch of shipped ones at least
+    )
     seed: int = 0  # draws prompts and tokens
     repeat: int = 0
     temperature: float = 0.8  # 0 is greedy
@@ -216,11 +218,16 @@ class Config:
     weights: str = "dummy"  # dummy | meta | hf
 
 
+MOST_PROMPTS = 4096  # of a point that does not say how many
+
 GROUPS = ("model", "dataset", "engine", "power", "cluster", "grid")
 
 
-def resolve(config: Config) -> Config:
-    """Return the same choices with nodes, max_seq_len and stop filled in where they were null."""
+def resolve(config: Config, records: Callable[[Dataset], int]) -> Config:
+    """Return the same choices with what follows from others filled in where it was null.
+
+    nodes, max_seq_len and stop; n_prompts and dataset.cycle by `records`, which counts those of a dataset.
+    """
     nodes, max_seq_len, stop = config.nodes, config.max_seq_len, config.stop
     if nodes is None:
         nodes = math.ceil(config.shards / config.cluster.gpus_per_node)
@@ -228,7 +235,24 @@ def resolve(config: Config) -> Config:
         max_seq_len = config.max_gen_len + 512
     if stop is None:
         stop = "length" if config.weights == "dummy" else "eos"
-    return replace(config, nodes=nodes, max_seq_len=max_seq_len, stop=stop)
+    config = replace(config, nodes=nodes, max_seq_len=max_seq_len, stop=stop)
+    return _with_prompts(config, records)
+
+
+def _with_prompts(config: Config, records: Callable[[Dataset], int]) -> Config:
+    """Return the same choices with n_prompts and dataset.cycle filled in."""
+    n_prompts, cycle = config.n_prompts, config.dataset.cycle
+    shipped = config.dataset.path is None
+    if n_prompts is None:
+        n_prompts = min(records(config.dataset), MOST_PROMPTS)
+        if cycle or (cycle is None and shipped):
+            n_prompts = max(n_prompts, config.batch_size)
+    if cycle is None:
+        cycle = shipped and n_prompts > records(config.dataset)
+    dataset = (
+        config.dataset if cycle is config.dataset.cycle else replace(config.dataset, cycle=cycle)
+    )
+    return replace(config, n_prompts=n_prompts, dataset=dataset)
 
 
 def controls_itself(config: Config) -> bool:
@@ -251,7 +275,7 @@ def with_leaves(config: Config, values: Mapping[str, Any]) -> Config:
     return changed
 
 
-def _with_leaves(config: Any, values: Mapping[str, Any]) -> Any:
+def _with_leaves(config: Any, values: Mapping[str, Any], at: str = "") -> Any:
     """Return a part of the choices, a dataclass or a dict, with some values by dotted key."""
     own: dict[str, Any] = {}
     below: dict[str, dict[str, Any]] = {}
@@ -264,11 +288,11 @@ def _with_leaves(config: Any, values: Mapping[str, Any]) -> Any:
     for part, inner in below.items():
         there = config.get(part) if isinstance(config, dict) else getattr(config, part)
         if there is None:
-            key = next(iter(inner))
+            key = f"{at}{part}"
             raise RefusedError(
-                f"{part}.{key}: {part} is null here, so nothing below it can be set."
+                f"{key}.{next(iter(inner))}: {key} is null here. A file of conf/ can set it."
             )
-        own[part] = _with_leaves(there, inner)
+        own[part] = _with_leaves(there, inner, f"{at}{part}.")
     return {**config, **own} if isinstance(config, dict) else replace(config, **own)
 
 

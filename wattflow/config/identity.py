@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from wattflow.config.choices import Config, flat, leaves, to_dict
+from wattflow.config.choices import MOST_PROMPTS, Config, flat, leaves, to_dict
 
 ID_VERSION = 1  # raised when a default or a rule of resolution changes, so that old ids never mean something new
 
@@ -25,6 +25,8 @@ _NOT_HASHED = {
 }
 
 DEFAULTS = leaves(Config())
+# What resolved choices were compared with before these defaults followed from others: what is so is not hashed.
+_RESOLVED = {"n_prompts": MOST_PROMPTS, "dataset.cycle": False}
 
 
 def is_hashed(key: str) -> bool:
@@ -37,7 +39,7 @@ def is_hashed(key: str) -> bool:
 def _hashed_defaults() -> dict[str, dict[str, Any]]:
     """The defaults of hashed keys by the part of the choices that they stand in; "" is the top."""
     out: dict[str, dict[str, Any]] = {}
-    for key, value in DEFAULTS.items():
+    for key, value in {**DEFAULTS, **_RESOLVED}.items():
         if is_hashed(key):
             part, _, leaf = key.rpartition(".")
             out.setdefault(part, {})[leaf] = value

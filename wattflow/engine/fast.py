@@ -170,6 +170,7 @@ class Fast:
         }
         if self._captures:
             size, prompts = self._config.batch_size, self._config.n_prompts
+            assert prompts is not None  # the choices are resolved
             rows = {min(size, prompts), prompts % size} - {0}
             for bucket_rows in sorted({batch_bucket(n, size) for n in rows}, reverse=True):
                 for bucket in reversed(

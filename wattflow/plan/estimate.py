@@ -151,6 +151,7 @@ def _waits_s(config: Config) -> float:
 
 def _steps(config: Config) -> int:
     """Return the decode steps of a point, those of the uncounted batch too."""
+    assert config.n_prompts is not None  # the choices are resolved
     return (math.ceil(config.n_prompts / config.batch_size) + 1) * config.max_gen_len
 
 

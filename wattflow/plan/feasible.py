@@ -8,9 +8,9 @@ from typing import Any
 from wattflow.config.choices import Config, controls_itself, leaves
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
-from wattflow.workload import prompts as workload_prompts
 from wattflow.workload.checkpoint import check_header
 from wattflow.workload.model import why_not_shards, why_too_big
+from wattflow.workload.prompts import Checker
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
@@ -78,10 +78,9 @@ def _why_not_capped(config: Config) -> str | None:
     )
 
 
-def check_inputs(points: Sequence[Point]) -> None:
+def check_inputs(points: Sequence[Point], prompts: Checker) -> None:
     """Look at every dataset and checkpoint once, headers only; RefusedError at the first that is wrong."""
     checked: set[str] = set()
-    prompts = workload_prompts.Checker()
     for point in points:
         if point.reason is not None:
             continue

@@ -9,19 +9,16 @@ gives the same points as composing each (a test compares them) at some 30 us a p
 import itertools
 import math
 import random
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wattflow.config.checks import check_value
-from wattflow.config.choices import GROUPS, Cluster, Config, Sweep, resolve, with_leaves
+from wattflow.config.choices import Cluster, Config, Dataset, Sweep, resolve, with_leaves
 from wattflow.config.identity import hashed, point_id
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
@@ -31,80 +28,23 @@ from wattflow.plan.hydra import (
     arguments,
     compose_groups,
     conf_dirs,
-    group_files,
     hydra_config,
-    parser,
     register,
     typed,
+)
+from wattflow.plan.overrides import (
+    TypedValues,
+    check_size,
+    is_group,
+    listed,
+    parse,
+    refuse_unsafe,
+    rewritten,
 )
 from wattflow.plan.points import Plan, Point
 from wattflow.store.files import check_name
 from wattflow.store.layout import SweepDir
-
-# What no submitted value may hold: it could be evaluated by OmegaConf or Hydra, or by a shell further on.
-_REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
-MOST_POINTS = 100_000
-
-
-def refuse_unsafe(overrides: Sequence[str]) -> None:
-    """Raise RefusedError for an override that could be evaluated or leave the sweep's directory."""
-    for override in overrides:
-        for mark in _REFUSED:
-            if mark in override:
-                raise RefusedError(
-                    f"{override!r}: {mark!r} is refused in submitted values. "
-                    "Interpolations and shell characters belong in a config file of your own."
-                )
-        key, value = split(override)
-        if value is not None and "../" in value and not key.endswith(("path", "dir")):
-            raise RefusedError(f"{override!r}: '../' is refused in names.")
-
-
-def _rewritten(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with `sweep=NAME` as `sweep.name=NAME`, and without -m."""
-    return [
-        re.sub(r"^sweep=", "sweep.name=", override.removeprefix("-m").strip())
-        for override in overrides
-        if override != "-m"
-    ]
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides by Hydra's grammar; RefusedError for one that wattflow does not take."""
-    parsed = parser().parse_overrides(overrides=list(overrides))
-    for override in parsed:
-        if override.is_delete() or override.is_add():
-            raise RefusedError(f"{override.input_line}: keys can be set, not added or removed.")
-        if override.key_or_group.startswith("hydra"):
-            raise RefusedError(
-                f"{override.input_line}: wattflow sets Hydra's own keys. "
-                "Name the sweep with sweep=NAME and its folder with sweeps_dir=DIR."
-            )
-    return parsed
-
-
-def _is_group(override: Override) -> bool:
-    # Hydra's loader, asked here, knows the first of conf_dirs() only
-    return override.key_or_group in GROUPS
-
-
-def _listed(override: Override) -> list[str]:
-    """Return the values that a list, range or glob stands for, as they are typed."""
-    value: Any = override.value()
-    if isinstance(value, Glob):  # Hydra would look in the first of conf_dirs() only
-        return value.filter(group_files(override.key_or_group))
-    values = list(itertools.islice(override.sweep_string_iterator(), MOST_POINTS + 1))
-    _check_size(len(values))
-    return values
-
-
-def _check_size(points: int) -> None:
-    """RefusedError for more points than memory and a person can keep."""
-    if points > MOST_POINTS:
-        raise RefusedError(
-            f"{points} points or more: a sweep has at most {MOST_POINTS:,}. Split it into several, or look for a "
-            "range or sweep.repeats that is too long."
-        )
+from wattflow.workload.prompts import Checker
 
 
 def _blocks(
@@ -145,16 +85,22 @@ class _Grid:
     group_axes: dict[str, list[str]]
     value_axes: dict[str, list[str]]
     base: Config  # composed without any axis
+    typed_values: TypedValues
 
 
 def _read_grid(overrides: Sequence[str]) -> _Grid:
     """Parse and compose overrides, with those of a grid file below them."""
-    parsed = _parse(overrides)
+    typed_values = TypedValues()
+    parsed = parse(overrides, typed_values)
     keys = {override.key_or_group for override in parsed}
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     composed = compose_groups(fixed, whole=True)
     params = dict(OmegaConf.select(composed, "hydra.sweeper.params") or {})
-    from_file = _parse([f"{key}={value}" for key, value in params.items() if key not in keys])
+    others = [f"{key}={value}" for key, value in params.items() if key not in keys]
+    try:
+        from_file = parse(others, typed_values)
+    except RefusedError as error:
+        raise RefusedError(f"hydra.sweeper.params of the grid's file: {error}") from error
     added = [str(o.input_line) for o in from_file if not o.is_sweep_override()]
     if added:  # a composition takes 0.1 s, so that none is made twice
         fixed += added
@@ -167,30 +113,10 @@ def _read_grid(overrides: Sequence[str]) -> _Grid:
         key = override.key_or_group
         if key.split(".")[0] in ("sweep", "sweeps_dir", "grid"):
             raise RefusedError(f"{override.input_line}: {key} has one value for the whole sweep.")
-        (groups if _is_group(override) else values)[key] = _listed(override)
+        (groups if is_group(override) else values)[key] = listed(override)
     with open_dict(composed):
         del composed["hydra"]
-    return _Grid(fixed, groups, values, typed(composed))
-
-
-class _TypedValues:
-    """Converts values to the types of their keys, each distinct one once."""
-
-    def __init__(self) -> None:
-        self._parser = parser()  # 0.5 ms to make
-        self._typed = OmegaConf.structured(Config)
-        self._known: dict[tuple[str, str], Any] = {}
-
-    def value(self, key: str, text: str) -> Any:
-        """Return the value; RefusedError with Hydra's message when the key or the type is wrong."""
-        if (key, text) not in self._known:
-            override = self._parser.parse_overrides(overrides=[f"{key}={text}"])[0]
-            OmegaConf.update(self._typed, key, override.value(), force_add=False)
-            found = OmegaConf.select(self._typed, key)
-            found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-            check_value(key, found)
-            self._known[key, text] = found
-        return self._known[key, text]
+    return _Grid(fixed, groups, values, typed(composed), typed_values)
 
 
 def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
@@ -198,12 +124,11 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
     axes = {**grid.group_axes, **grid.value_axes}
     if "repeat" not in axes and not any(split(override)[0] == "repeat" for override in grid.fixed):
         n = grid.base.sweep.repeats if repeats is None else repeats
-        _check_size(n)
+        check_size(n)
         axes["repeat"] = [str(k) for k in range(n)]
     composed: dict[tuple[str, ...], Config] = {}
-    values = _TypedValues()
     blocks = _blocks(axes, grid.base.sweep.zip)
-    _check_size(math.prod(map(len, blocks)))
+    check_size(math.prod(map(len, blocks)))
     for factors in itertools.product(*blocks):
         chosen = dict(itertools.chain.from_iterable(factors))
         groups = tuple(f"{key}={chosen[key]}" for key in grid.group_axes)
@@ -213,7 +138,7 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
         yield with_leaves(
             composed[groups],
             {
-                key: values.value(key, text)
+                key: grid.typed_values.value(key, text)
                 for key, text in chosen.items()
                 if key not in grid.group_axes
             },
@@ -230,19 +155,25 @@ def _with_whole_paths(config: Config) -> Config:
     return with_leaves(config, whole)
 
 
-def expand(overrides: Sequence[str], repeats: int | None = None) -> tuple[Config, list[Point], int]:
+def expand(
+    overrides: Sequence[str], repeats: int | None = None, prompts: Checker | None = None
+) -> tuple[Config, list[Point], int]:
     """Return the choices shared by all, the distinct points in the grid's order, and how many duplicates there were.
 
     `repeats` overrides sweep.repeats. RefusedError for a wrong override, key, type or value.
     """
-    overrides = _rewritten(overrides)
+    overrides = rewritten(overrides)
     refuse_unsafe(overrides)
+    records = (prompts or Checker()).records
+    datasets: dict[tuple[Any, ...], Dataset] = {}
     points: dict[str, Point] = {}
     duplicates = 0
     with hydra_config():
         grid = _read_grid(overrides)
         for combination in _combinations(grid, repeats):
-            config = resolve(combination)
+            config = resolve(combination, records)
+            dataset = datasets.setdefault(tuple(vars(config.dataset).values()), config.dataset)
+            config = replace(config, dataset=dataset)  # points share it
             identity = point_id(config)
             if identity in points:
                 if hashed(points[identity].config) != hashed(config):
@@ -276,12 +207,36 @@ def plan(overrides: Sequence[str], repeats: int | None = None) -> Plan:
 
     RefusedError for a wrong override, key, type or value, a missing or malformed dataset, a bad checkpoint header.
     """
-    base, points, duplicates = expand(overrides, repeats)
+    prompts = Checker()
+    base, points, duplicates = expand(overrides, repeats, prompts)
     random.Random(base.sweep.seed).shuffle(points)  # noqa: S311 (an order, not a secret)
-    overrides = _rewritten(overrides)
+    overrides = rewritten(overrides)
     name = _name(overrides, base)
-    check_inputs(points)
-    return Plan(name, SweepDir.named(base.sweeps_dir, name), overrides, points, duplicates)
+    check_inputs(points, prompts)
+    notes = _prompt_notes([point.config for point in points if point.reason is None], prompts)
+    return Plan(name, SweepDir.named(base.sweeps_dir, name), overrides, points, duplicates, notes)
+
+
+def _prompt_notes(configs: Sequence[Config], prompts: Checker) -> list[str]:
+    """Return a line a dataset: how many prompts points take, of how many there are, and whether some are repeated."""
+    by_file: dict[tuple[str, str | None], list[Config]] = {}
+    for config in configs:
+        by_file.setdefault((config.dataset.name, config.dataset.path), []).append(config)
+    notes = []
+    for (name, path), alike in by_file.items():
+        counts = sorted({config.n_prompts or 0 for config in alike})
+        count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        records = prompts.records(alike[0].dataset)
+        repeating = sum((config.n_prompts or 0) > records for config in alike)
+        points = f"{repeating} point{'s' * (repeating > 1)}"
+        repeated = f", repeated in {points} (dataset.cycle)" if repeating else ""
+        where = (
+            f"in {path}"
+            if path
+            else "that wattflow ships; dataset.path=FILE names a file of your own"
+        )
+        notes.append(f"dataset {name}: {count} prompts a point{repeated}, of {records} {where}.")
+    return notes
 
 
 def as_hydra_application(
@@ -305,9 +260,10 @@ def as_hydra_application(
     if len(planned.points) + planned.duplicates > 1 and not multirun:
         raise RefusedError("this names several points: add -m to run them all.")
     by_id = {point.point_id: point for point in planned.points}
+    records = Checker().records
 
     def one(composed: DictConfig) -> None:
-        job(planned, by_id[point_id(resolve(typed(composed)))])
+        job(planned, by_id[point_id(resolve(typed(composed), records))])
 
     register()
     application = hydra.main(

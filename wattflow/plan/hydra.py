@@ -1,6 +1,5 @@
 """Compose configurations with Hydra: where conf/ is found, groups, overrides."""
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,9 @@ from yaml import YAMLError
 
 from wattflow.config.checks import check
 from wattflow.config.choices import GROUPS, Config, from_dict
+from wattflow.config.overrides import split
 from wattflow.errors import RefusedError, WattflowError
+from wattflow.plan.messages import in_one_line
 
 PRIMARY = "wattflow"
 
@@ -60,7 +61,7 @@ def hydra_config() -> Iterator[None]:
     except WattflowError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
-        raise RefusedError(_one_line(error)) from error
+        raise RefusedError(in_one_line(error, conf_dirs())) from error
 
 
 def compose_groups(overrides: list[str], *, whole: bool = False) -> DictConfig:
@@ -80,9 +81,16 @@ def compose_groups(overrides: list[str], *, whole: bool = False) -> DictConfig:
         KeyError,
         RecursionError,
     ) as error:
+        text = in_one_line(error, conf_dirs())
+        if isinstance(error, YAMLError):  # it names the file
+            raise RefusedError(text) from error
+        for override in overrides if "NoneType" in text else []:
+            if split(override)[0].startswith("model.rope_scaling"):
+                raise RefusedError(
+                    f"{override}: model.rope_scaling is null here. A file of conf/model/ can set it."
+                ) from error
         raise RefusedError(
-            f"{' '.join(overrides)}: {_one_line(error)} One of the files in conf/ that this names is damaged or no "
-            "config."
+            f"{' '.join(overrides)}: {text} One of the files in conf/ that this names is damaged or no config."
         ) from error
 
 
@@ -92,24 +100,6 @@ def typed(composed: DictConfig) -> Config:
     config = from_dict(cast(dict[str, Any], container))
     check(config)
     return config
-
-
-def _one_line(error: BaseException) -> str:
-    """Hydra's message without OmegaConf's full_key and reference lines or its own search path, and what to do."""
-    text = str(error).partition("Config search path:")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [
-        line
-        for line in lines
-        if not line.startswith(("full_key", "reference_type", "object_type", "Set the env"))
-    ]
-    for at, line in enumerate(kept):
-        if line.startswith("Available options in"):  # a file's name a line follows
-            kept[at - 1 :] = [f"{kept[at - 1]}. {line} {', '.join(kept[at + 1 :])}"]
-            break
-    told = re.sub(r"To append to your config use \S+", "", " ".join(kept)).strip().rstrip(".")
-    told = re.sub(r"^In '\w+': ", "", told)
-    return told + ". `wattflow keys` lists keys, groups and their choices."
 
 
 def group_files(group: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The points of a planned sweep."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wattflow.config.choices import Config
 from wattflow.store.layout import SweepDir
@@ -24,6 +24,7 @@ class Plan:
     overrides: list[str]
     points: list[Point]
     duplicates: int  # combinations that came to a point already listed
+    notes: list[str] = field(default_factory=list)  # which prompts the points take, for a person
 
     @property
     def feasible(self) -> list[Point]:

@@ -98,17 +98,25 @@ class Checker:
     """Checks the prompts of many points; each file is read once, and each text is cut into tokens once."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, list[Entry]] = {}
+        self._entries: dict[tuple[str, str, str | None], list[Entry]] = {}
         self._encoders: dict[str, Encode] = {}
+
+    def records(self, dataset: Dataset) -> int:
+        """Return how many records a dataset has; RefusedError for what is wrong with its file."""
+        return len(self._entries_of(dataset))
 
     def check(self, config: Config) -> None:
         """Raise RefusedError for whatever `load` would refuse on a compute node: file, draw, tokenizer or a prompt."""
-        file, model = repr(config.dataset), repr((config.model, config.weights))
-        if file not in self._entries:
-            self._entries[file] = _entries(config.dataset)
+        entries, model = self._entries_of(config.dataset), repr((config.model, config.weights))
         if model not in self._encoders:
             self._encoders[model] = cache(tokenizers.load(config.model, config.weights).encode)
-        _draw(config, self._entries[file], self._encoders[model])
+        _draw(config, entries, self._encoders[model])
+
+    def _entries_of(self, dataset: Dataset) -> list[Entry]:
+        key = dataset.name, dataset.format, dataset.path
+        if key not in self._entries:
+            self._entries[key] = _entries(dataset)
+        return self._entries[key]
 
 
 def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[list[_Prompt], int]:
@@ -193,6 +201,7 @@ def _entries(dataset: Dataset) -> list[Entry]:
 
 def _order(config: Config, n_records: int) -> list[int]:
     """Return all records of the file in the order in which they are drawn; RefusedError when there are too few."""
+    assert config.n_prompts is not None  # the choices are resolved
     if config.n_prompts > n_records and not config.dataset.cycle:
         raise RefusedError(
             f"n_prompts={config.n_prompts}, but dataset {config.dataset.name} has {n_records} records. Set n_prompts="

@@ -1,4 +1,4 @@
-"""From words to points: Hydra's grammar, types, zips, repeats, exclusions, and what may not be submitted."""
+"""From overrides to points: lists, grid files, zips, repeats, order, prompts."""
 
 import random
 
@@ -96,86 +96,6 @@ def test_zipped_lists_of_different_lengths_are_refused():
         grid.expand([*ONE, "sweep.zip=[[shards,batch_size]]", "shards=1,2", "batch_size=1,2,3"])
 
 
-def test_excluded_points_stay_listed_with_their_reason():
-    """An exclude rule marks points; it does not hide them."""
-    rule = "sweep.exclude=[{when:{shards:2,batch_size:'> 8'},reason:too slow}]"
-    _, points, _ = grid.expand([*ONE, rule, "shards=1,2", "batch_size=8,16"])
-    assert [point.reason for point in points] == [None, None, None, "excluded: too slow"]
-
-
-def test_shards_that_do_not_divide_are_left_out_with_those_that_do():
-    """40 heads cannot be cut into 16: the reason lists what can."""
-    _, points, _ = grid.expand(
-        [*ONE, "model=llama-13b", "shards=16", "cluster.gpus_per_node=16", "sweep.repeats=1"]
-    )
-    assert "40" in points[0].reason
-    assert "8" in points[0].reason
-
-
-def test_points_too_big_for_the_gpu_are_left_out_with_the_figures():
-    """A 65B model does not fit one GPU of 80 GiB."""
-    _, points, _ = grid.expand(
-        [*ONE, "model=llama-65b", "cluster.gpu_memory_gib=80", "sweep.repeats=1"]
-    )
-    assert "GiB" in points[0].reason
-
-
-def test_ranks_that_do_not_fill_nodes_evenly_are_left_out():
-    """Three shards on two nodes would leave one node with one rank more."""
-    _, points, _ = grid.expand([*ONE, "shards=4", "nodes=3", "engine=synthetic"])
-    assert "evenly" in points[0].reason
-
-
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [
-        ("batchsize=8", "batchsize"),
-        ("batch_size=many", "many"),
-        (
-            "model=llama-8x",
-            "'model/llama-8x'. Available options in 'model': llama-13b, llama-2-70b",
-        ),
-        ("precision=fp7", "fp64, fp32, bf16, fp16"),
-        ("model.dimension=3", "dimension"),
-        ("shards=1,x", "x"),
-        ("+new=1", "added"),
-        ("~shards", "removed"),
-        ("hydra.run.dir=/tmp/x", "sweep=NAME"),
-        ("sweep.repeats=1,2", "one value"),
-        ("batch_size=", "batch_size"),
-        ("shards=(1", "shards"),
-    ],
-)
-def test_a_wrong_word_is_refused_in_one_line(word, told):
-    """Key, group, type or value: the message names it and holds no line break."""
-    with pytest.raises(RefusedError) as caught:
-        grid.expand([*ONE, word])
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "dataset.name=${oc.env:HOME}",
-        "model.name='${now:%Y}'",
-        "engine._target_=os.system",
-        "dataset.name=`touch sentinel`",
-        "dataset.name='a;touch sentinel'",
-        "sweep='../out'",
-        "sweep=a/../../out",
-        "model=../../secrets",
-        "dataset.name='a\nb'",
-        "model.name='$(touch sentinel)',${x}",
-    ],
-)
-def test_values_that_could_run_or_escape_are_refused(word, tmp_path):
-    """Nothing is evaluated, nothing is written."""
-    with pytest.raises(RefusedError):
-        grid.plan([*ONE, word])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_order_of_runs_is_shuffled_by_the_seed():
     """The same seed gives the same order, another seed another; the points are the same."""
     words = ["n_prompts=8", "shards=1,2", "batch_size=8,16"]
@@ -202,65 +122,6 @@ def test_one_point_in_two_places_is_refused(key):
         grid.expand([*ONE, "cluster=testcluster", f"cluster.{key}=cap300,cap400"])
 
 
-def test_a_sites_own_conf_is_found_first(tmp_path):
-    """./conf adds profiles and replaces files of the same name; the rest still comes from the package."""
-    (tmp_path / "conf" / "cluster").mkdir(parents=True)
-    (tmp_path / "conf" / "cluster" / "mysite.yaml").write_text("name: mysite\npartition: gpu\n")
-    (tmp_path / "conf" / "cluster" / "local.yaml").write_text(
-        "name: local\nlauncher: local\ngpus_per_node: 3\ngpu_model: own\n"
-    )
-    _, points, _ = grid.expand([*ONE, "cluster=mysite,local"])
-    assert points[0].config.cluster.partition == "gpu"
-    assert points[1].config.cluster.gpus_per_node == 3
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "shards: {1: 2",  # no YAML
-        b"\xff\xfe\x00",  # no text
-        "- 1\n- 2\n",  # a list
-        "defaults: 7\n",
-        "defaults:\n  - mine\n",  # names itself
-        "# @package _global_\nhydra: null\n",
-        "# @package _global_\nhydra:\n  sweeper: null\nnonsense: 1\n",
-    ],
-)
-def test_a_damaged_config_is_refused_in_one_line(text, tmp_path):
-    """The fuzzer found these: whatever Hydra and its YAML make of them, it is one line."""
-    (tmp_path / "conf" / "grid").mkdir(parents=True)
-    path = tmp_path / "conf" / "grid" / "mine.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(RefusedError) as caught:
-        grid.expand([*ONE, "grid=mine"])
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["sweep.repeats=999999999999"],
-        ["seed=range(1,1000000000)"],
-        ["seed=range(1,90000)", "batch_size=1,2"],
-    ],
-)
-def test_more_points_than_memory_holds_are_refused_at_once(words):
-    """Found by the fuzzer, which such words had killed: at most 100,000 points."""
-    with pytest.raises(RefusedError, match="at most 100,000"):
-        grid.expand([*ONE, *words])
-
-
-def test_a_folder_of_ones_own_hides_no_shipped_config(tmp_path):
-    """With a ./conf that holds one profile, shipped models are still listed, listed in words and globbed."""
-    (tmp_path / "conf" / "cluster").mkdir(parents=True)
-    (tmp_path / "conf" / "cluster" / "mine.yaml").write_text("name: mine\nlauncher: local\n")
-    assert {"mine", "local"} <= set(hydra.group_files("cluster"))
-    assert "llama-7b" in hydra.group_files("model")
-    for words in ("model=llama-7b,llama-13b", "model=glob([llama-7*,llama-13*])"):
-        _, points, _ = grid.expand([*ONE, "cluster=mine", words])
-        assert {point.config.model.name for point in points} == {"llama-7b", "llama-13b"}
-
-
 def test_expansion_equals_hydras_composition():
     """Points made by setting plain values are those that Hydra composes one by one (20 sampled)."""
     words = [
@@ -284,5 +145,74 @@ def test_expansion_equals_hydras_composition():
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(hydra.conf_dirs()[0]), version_base="1.3"):
             composed = hydra.typed(compose("wattflow", single))
-        assert point_id(resolve(composed)) == point.point_id
-        assert resolve(composed) == c
+        assert point_id(resolve(composed, lambda _: 64)) == point.point_id
+        assert resolve(composed, lambda _: 64) == c
+
+
+FITTING = {  # a shipped grid: a shipped profile whose GPUs it is for, or this machine
+    "demo": "local",
+    "shards": "local",
+    "paper-scaling": "example-v100",
+    "power-caps": "local",  # whose jobs set caps themselves
+}
+
+
+def test_every_shipped_grid_has_a_profile_that_it_is_planned_for():
+    """A new grid is given one below."""
+    assert set(FITTING) == set(hydra.group_files("grid"))
+
+
+@pytest.mark.parametrize("name", FITTING)
+@pytest.mark.parametrize("dataset", ["alpaca", "gsm8k"])
+def test_every_shipped_grid_is_planned_with_the_shipped_prompts(name, dataset):
+    """A newcomer names the grid, and has no file of prompts yet."""
+    overrides = [f"grid={name}", f"cluster={FITTING[name]}", "sweep.repeats=1"]
+    overrides += [f"dataset={dataset}"] * (name != "paper-scaling")
+    planned = grid.plan(overrides)
+    assert planned.feasible
+    assert all((point.config.n_prompts or 0) >= 8 for point in planned.points)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=llama-7b", "shards=1,2,4"],
+        ["grid=paper-scaling", "cluster=example-v100"],
+        ["shards=1,2", "batch_size=1,100"],
+    ],
+)
+def test_the_first_natural_commands_are_planned(overrides):
+    """No path, no n_prompts: each point takes the 64 shipped prompts, or a whole batch of them, repeated."""
+    planned = grid.plan(overrides)
+    for config in (point.config for point in planned.points):
+        assert config.n_prompts == max(64, config.batch_size)
+        assert config.dataset.cycle is (config.batch_size > 64)
+
+
+def test_a_plan_says_which_prompts_its_points_take():
+    """Of how many there are, and in how many points they are repeated."""
+    shipped = grid.plan(["batch_size=8,100,200", "sweep.repeats=1"])
+    (note,) = shipped.notes
+    assert note == (
+        "dataset alpaca: 64 to 200 prompts a point, repeated in 2 points (dataset.cycle), of 64 that wattflow ships; "
+        "dataset.path=FILE names a file of your own."
+    )
+
+
+def test_all_records_of_a_file_are_taken_and_none_twice(tmp_path):
+    """Five lines are five prompts; six are refused, as before."""
+    file = tmp_path / "five.jsonl"
+    file.write_text('{"prompt": "one line"}\n' * 5)
+    own = [f"dataset.path={file}", "dataset.name=five", "dataset.format=jsonl", "sweep.repeats=1"]
+    planned = grid.plan(own)
+    assert [point.config.n_prompts for point in planned.points] == [5]
+    assert planned.notes == [f"dataset five: 5 prompts a point, of 5 in {file}."]
+    with pytest.raises(RefusedError, match="n_prompts=6, but dataset five has 5 records"):
+        grid.plan([*own, "n_prompts=6"])
+
+
+def test_points_share_the_parts_that_they_have_in_common():
+    """A thousand points of one model hold it once, also where n_prompts decides whether prompts are repeated."""
+    _, points, _ = grid.expand(["seed=range(0,20)", "n_prompts=8,100", "sweep.repeats=1"])
+    assert len({id(point.config.model) for point in points}) == 1
+    assert len({id(point.config.dataset) for point in points}) == 2

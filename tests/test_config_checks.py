@@ -1,0 +1,32 @@
+"""Values that a choice may not have."""
+
+import pytest
+from sweeps import resolved
+
+from wattflow.config import checks
+from wattflow.errors import RefusedError
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("precision", "fp8", "fp64, fp32, bf16, fp16"),
+        ("batch_size", 0, "at least 1"),
+        ("top_p", 0.0, "above 0"),
+        ("dataset__on_bad", "ignore", "error, skip, truncate"),
+        ("temperature", float("nan"), "temperature=nan: must be a finite number"),
+        ("power__idle_s", float("inf"), "power.idle_s=inf: must be a finite number"),
+        ("seed", 2**63, "less than 2\\^63"),
+        ("seed", -1, "at least 0"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_right_ones(key, value, told):
+    """The message lists what is allowed."""
+    with pytest.raises(RefusedError, match=told):
+        checks.check(resolved(**{key: value}))
+
+
+def test_the_values_that_a_key_may_have_are_listed_as_they_are_typed():
+    """null among them; none for a key that takes any value of its type."""
+    assert checks.allowed("stop") == ("eos", "length", "null")
+    assert checks.allowed("shards") == ()

@@ -1,0 +1,79 @@
+"""Which points cannot run, and why."""
+
+import pytest
+from sweeps import resolved
+
+from wattflow.config.choices import Exclude
+from wattflow.errors import RefusedError
+from wattflow.plan import feasible, grid
+
+ONE = ["n_prompts=8", "sweep.repeats=1"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Work in an empty directory, as a person does who installed the package."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_excluded_points_stay_listed_with_their_reason():
+    """An exclude rule marks points; it does not hide them."""
+    rule = "sweep.exclude=[{when:{shards:2,batch_size:'> 8'},reason:too slow}]"
+    _, points, _ = grid.expand([*ONE, rule, "shards=1,2", "batch_size=8,16"])
+    assert [point.reason for point in points] == [None, None, None, "excluded: too slow"]
+
+
+def test_shards_that_do_not_divide_are_left_out_with_those_that_do():
+    """40 heads cannot be cut into 16: the reason lists what can."""
+    _, points, _ = grid.expand(
+        [*ONE, "model=llama-13b", "shards=16", "cluster.gpus_per_node=16", "sweep.repeats=1"]
+    )
+    assert "40" in points[0].reason
+    assert "8" in points[0].reason
+
+
+def test_points_too_big_for_the_gpu_are_left_out_with_the_figures():
+    """A 65B model does not fit one GPU of 80 GiB."""
+    _, points, _ = grid.expand(
+        [*ONE, "model=llama-65b", "cluster.gpu_memory_gib=80", "sweep.repeats=1"]
+    )
+    assert "GiB" in points[0].reason
+
+
+def test_ranks_that_do_not_fill_nodes_evenly_are_left_out():
+    """Three shards on two nodes would leave one node with one rank more."""
+    _, points, _ = grid.expand([*ONE, "shards=4", "nodes=3", "engine=synthetic"])
+    assert "evenly" in points[0].reason
+
+
+@pytest.mark.parametrize(
+    ("when", "matches"),
+    [
+        ({"shards": 2}, True),
+        ({"shards": 3}, False),
+        ({"shards": [1, 2]}, True),
+        ({"shards": "> 1"}, True),
+        ({"shards": "> 2"}, False),
+        ({"shards": "<= 2", "precision": "bf16"}, True),
+        ({"shards": 2, "precision": "fp32"}, False),
+        ({"model": "???"}, True),  # a group stands for its name
+        ({"control.power_limit_w": "> 1"}, False),  # null is no number
+        ({}, False),
+    ],
+)
+def test_a_rule_matches_where_all_of_its_keys_do(when, matches):
+    """A value, a list of values or a comparison each."""
+    config = resolved(shards=2, sweep__exclude=[Exclude(when, "too slow")])
+    assert feasible.excluded(config) == ("excluded: too slow" if matches else None)
+
+
+def test_a_rule_of_an_unknown_key_is_refused():
+    """It would never match."""
+    with pytest.raises(RefusedError, match="no key shard"):
+        feasible.excluded(resolved(sweep__exclude=[Exclude({"shard": 2}, "x")]))
+
+
+def test_more_ranks_on_a_node_than_it_has_gpus():
+    """Eight shards on one node of four GPUs: named with both numbers."""
+    why = feasible.why_not(resolved(shards=8, nodes=1, cluster__gpus_per_node=4))
+    assert why == "8 shards on 1 nodes are 8 ranks a node, and cluster ??? has 4 GPUs a node"
