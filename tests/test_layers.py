@@ -76,6 +76,15 @@ def test_the_top_of_the_package_stays_small():
 
 
 @pytest.mark.parametrize(("name", "ours", "foreign"), CASES)
+def test_a_module_has_its_tests_where_its_name_says(name, ours, foreign):
+    """wattflow/ROOM/MODULE.py is tested in tests/test_ROOM_MODULE.py; kernels are tested through the engine."""
+    path = PACKAGE / f"{name.replace('.', '/')}.py"
+    if not path.is_file() or path.name in ("__init__.py", "__main__.py") or "kernels" in path.parts:
+        return
+    assert (Path(__file__).parent / f"test_{name.replace('.', '_')}.py").is_file()
+
+
+@pytest.mark.parametrize(("name", "ours", "foreign"), CASES)
 def test_imports_go_down(name, ours, foreign):
     """A module imports its own room and rooms on lower floors, also inside functions."""
     if name == "__init__":  # offers `open_sweep` and `span`, and imports each when first asked

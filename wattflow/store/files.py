@@ -28,8 +28,9 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
 
     Where the body raises, nothing is left of the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    # a pid is not unique where containers share a disk, and a name that can be guessed can be planted
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
