@@ -7,7 +7,6 @@ import pytest
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect
-from wattflow.config.identity import point_id
 from wattflow.publish.pseudonyms import Pseudonyms, Surroundings
 from wattflow.publish.tables import (
     published_phases,
@@ -39,7 +38,7 @@ def sweep(tmp_path_factory):
 @pytest.fixture(scope="module")
 def attempt(sweep):
     """The finished attempt."""
-    return sweep.attempts(point_id(POINT_CHOICES))[0]
+    return sweep.attempts(sweep.points()[0].point_id)[0]
 
 
 def test_a_trace_keeps_its_readings_and_says_whose_by_pseudonyms(attempt):

@@ -89,10 +89,9 @@ class Recomputation:
                     _check_names(record)
                 if not self._results.measured:
                     problems += _other_choices(record, choices)
-                problems += _strange_sensors(record)
                 row = self._results.points.get(key)
                 if record["status"] == "finished" and (row is None or row["valid"]):
-                    problems += _strange_traces(attempt, record)
+                    problems += [*_strange_sensors(record), *_strange_traces(attempt, record)]
                 # of others, why they count in no figure is a reason in their row
                 if self._results.measured and "choices" in record:
                     chosen = Choices.of(record["choices"])
@@ -227,7 +226,7 @@ def _strange_sensors(record: Record) -> list[str]:
             (info["source"], info["boundary"]),
             *([(host["source"], "host")] if host else []),
         ]:
-            if source not in of_kind("power"):
+            if source not in (*of_kind("power"), *of_kind("counter")):
                 problems.append(
                     f"node {info['node']}: power came from {source!a}, which is no sensor."
                 )
