@@ -10,7 +10,8 @@ from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 from wattflow.collect import collect
 from wattflow.plan.points import Point
 from wattflow.slurm import client
-from wattflow.store.files import write_json
+from wattflow.store import rank_errors
+from wattflow.store.rank_errors import RankError
 from wattflow.submit import journal, send, status
 
 
@@ -88,8 +89,8 @@ def test_a_rank_that_failed_while_rank_0_was_killed_tells_why(fake, tmp_path):
     """The record says running; the rank's own error file has the cause, and the earliest one counts."""
     made = sent(tmp_path, 1)
     one = attempt(made, 0, "running", "101")
-    write_json(one.error_path(2), {"time_ns": 2, "error": "connection lost"})
-    write_json(one.error_path(1), {"time_ns": 1, "error": "out of memory"})
+    rank_errors.write(one, RankError(2, 2, interrupted=False, error="connection lost"))
+    rank_errors.write(one, RankError(1, 1, interrupted=False, error="out of memory"))
     fake.queue(f"101|FAILED|None|{name_of(made)}")
     assert only(made).reason == "task 101 ended as FAILED: out of memory"
 
