@@ -103,7 +103,12 @@ end
 def strict_site() -> Iterator[Cluster]:
     """A site that says no to most, see STRICT_LUA: no accounting, arrays of 11 tasks, 30 jobs, memory watched."""
     settings = {"NODES": "2", "ACCOUNTING": "none", "MAX_ARRAY_SIZE": "11", "MAX_JOB_COUNT": "30"}
-    extra = ("JobSubmitPlugins=lua", "JobAcctGatherParams=OverMemoryKill", "DefMemPerCPU=600")
+    extra = (
+        "JobSubmitPlugins=lua",
+        "JobAcctGatherParams=OverMemoryKill",
+        "DefMemPerCPU=600",
+        "MinJobAge=30",  # ended jobs count among the 30 for so long
+    )
     more = {"GPU_TYPE": "fake", "EXTRA_CONF": "\n".join(extra)}
     with _running({**settings, **more}, {"job_submit.lua": STRICT_LUA}) as running:
         yield running

@@ -2,6 +2,7 @@
 
 import random
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,3 +80,11 @@ def fresh(sweep: SweepDir) -> list[status.Row]:
 def states(sweep: SweepDir) -> set[str]:
     """The states that points are in now."""
     return {row.state for row in fresh(sweep)}
+
+
+def jobs_of(made: plan_points.Plan) -> list[str]:
+    """The jobs of a sweep's names that wait or run: the array and the collector."""
+    command = ["squeue", "-h", "-o", "%F %j"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+    jobs = [line.split() for line in lines.splitlines()]
+    return sorted({job for job, name in jobs if name.startswith(f"{made.sweep.name}-")})

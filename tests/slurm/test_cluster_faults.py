@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
+from slurm_sweeps import QUICK, fresh, jobs_of, plan, states, until, with_cluster
 
 from wattflow.errors import DamagedError
 from wattflow.store.layout import AttemptDir, SweepDir
@@ -423,6 +423,10 @@ def test_a_collective_that_never_comes_ends_the_task_with_its_reason(cluster, tm
     os.kill(pid, signal.SIGSTOP)
     try:
         until(lambda: states(made.sweep) == {"failed"})
+        # read before the frozen rank goes on: then it writes its own stack too
+        logs = [
+            log for log in submit_logs.logs(made.sweep, point_id) if "in all_reduce" in log.text
+        ]
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
@@ -431,9 +435,6 @@ def test_a_collective_that_never_comes_ends_the_task_with_its_reason(cluster, tm
     (record,) = records(made.sweep, point_id)
     assert record is not None
     assert record["reason"] == "hung"
-    logs = [
-        log for log in submit_logs.logs(made.sweep, row.point_id) if "in all_reduce" in log.text
-    ]
     assert len(logs) == 3, [log.path.name for log in logs]
     until(lambda: sh("squeue", "-h", "-j", sent.job_ids[0], "-t", "R") == "")
 
@@ -569,3 +570,24 @@ def test_a_node_whose_clock_is_off_by_an_hour_changes_no_joule(cluster, tmp_path
     }
     assert first["node2"] - first["node1"] == pytest.approx(3600e9, abs=10e9)
     assert row["energy_j"] == pytest.approx(row["gpus"] * 70.0 * row["duration_s"], rel=0.01)
+
+
+def test_an_sbatch_that_times_out_after_accepting_is_not_repeated(cluster, tmp_path, monkeypatch):
+    """Slurm has the job and sbatch says that it has not: it is found by its name, and each point runs once."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout
+    calls = tmp_path / "calls"
+    shim = folder / "sbatch"
+    shim.write_text(
+        f'#!/bin/sh\necho called >> {calls}\n{real.strip()} "$@" > /dev/null || exit $?\n'
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1\n"
+    )
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    made = plan(tmp_path, *QUICK, "sweep=timed-out", "seed=1,2,3")
+    send.submit(made)
+    assert calls.read_text().count("called") == 2  # the array's and the collector's
+    assert len(jobs_of(made)) == 2
+    until(lambda: states(made.sweep) == {"done"})
+    assert [row.attempts for row in fresh(made.sweep)] == [1, 1, 1]

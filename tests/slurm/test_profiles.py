@@ -1,14 +1,12 @@
 """Sites that break an assumption each, as a real Slurm set up like them."""
 
-import os
 import subprocess
 from typing import Any
 
 import pytest
-from slurm_sweeps import QUICK, fresh, plan, states, until, with_cluster
+from slurm_sweeps import QUICK, fresh, jobs_of, plan, states, until, with_cluster
 
 from wattflow.errors import SlurmError
-from wattflow.plan import points
 from wattflow.submit import send, status
 
 pytestmark = pytest.mark.slurm
@@ -62,37 +60,6 @@ def test_a_site_that_refuses_is_told_and_a_mended_profile_sends_the_same_points(
     send.submit(with_cluster(made, **STRICT))
     assert len(jobs_of(made)) == 2
     subprocess.run(["scancel", *jobs_of(made)], check=True, timeout=600)
-
-
-def jobs_of(made: points.Plan) -> list[str]:
-    """The jobs of a sweep's names that wait or run: the array and the collector."""
-    command = ["squeue", "-h", "-o", "%F %j"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
-    told = [line.split() for line in lines.splitlines()]
-    return sorted({job for job, name in told if name.startswith(f"{made.sweep.name}-")})
-
-
-def test_an_sbatch_that_times_out_after_accepting_is_not_repeated(
-    strict_site, tmp_path, monkeypatch
-):
-    """Slurm has the job and sbatch says that it has not: it is found by its name, and each point runs once."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout
-    calls = tmp_path / "calls"
-    shim = folder / "sbatch"
-    shim.write_text(
-        f'#!/bin/sh\necho called >> {calls}\n{real.strip()} "$@" > /dev/null || exit $?\n'
-        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1\n"
-    )
-    shim.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    made = plan(tmp_path, *QUICK, "sweep=timed-out", "seed=1,2,3")
-    send.submit(with_cluster(made, **STRICT))
-    assert calls.read_text().count("called") == 2  # the array's and the collector's
-    assert len(jobs_of(made)) == 2
-    until(lambda: states(made.sweep) == {"done"})
-    assert [row.attempts for row in fresh(made.sweep)] == [1, 1, 1]
 
 
 def test_memory_that_runs_out_fails_the_point_with_slurms_word(strict_site, tmp_path):
