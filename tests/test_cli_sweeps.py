@@ -113,30 +113,6 @@ def test_truncated_checkpoint_is_refused_before_anything_is_sent(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_run_refuses_what_needs_submit(tmp_path):
-    """A grid without -m, repeats, zip, exclude and Slurm profiles are sent to submit."""
-    cases = [
-        (["n_prompts=8", "shards=1,2"], "-m"),
-        (["-m", "grid=demo"], "submit cluster=local"),
-        (
-            [
-                "-m",
-                "n_prompts=8",
-                "sweep.zip=[[shards,batch_size]]",
-                "shards=1,2",
-                "batch_size=1,2",
-            ],
-            "zip",
-        ),
-        (["n_prompts=8", "cluster=testcluster"], "wattflow submit"),
-    ]
-    for words, told in cases:
-        done = call("run", *words, cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        assert told in done.stderr
-        assert list(tmp_path.iterdir()) == []
-
-
 def test_what_is_no_sweep_is_said_so(tmp_path):
     """Verbs that take a sweep say where they looked and what makes one."""
     for verb in ("status", "resume", "cancel", "collect", "report"):

@@ -47,7 +47,7 @@ VERBS = {
             "submit", "sweeps", "Sweep", "Send a sweep to Slurm, or run it here with cluster=local."
         ),
         Verb(
-            "run", "sweeps", "Sweep", "Run points here, one after another, as a Hydra application."
+            "run", "local", "Sweep", "Run points here, one after another, as a Hydra application."
         ),
         Verb(
             "status",
@@ -62,7 +62,7 @@ VERBS = {
         Verb("cancel", "sweeps", "Sweep", "End a sweep's jobs, waiting and running."),
         Verb(
             "collect",
-            "sweeps",
+            "local",
             "Sweep",
             "Merge power traces and timings into tables, as often as you like.",
         ),

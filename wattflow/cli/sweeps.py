@@ -1,4 +1,4 @@
-"""The verbs of sweeps: what can be chosen, what is sent, ended and collected."""
+"""The verbs of sweeps: what can be chosen, what is sent and ended."""
 
 import sys
 from collections.abc import Sequence
@@ -18,16 +18,14 @@ from wattflow.cli.arguments import (
     SweepArgument,
     Wait,
 )
-from wattflow.cli.follow import Follower, finish, follow_sweep
+from wattflow.cli.follow import follow_sweep
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
-from wattflow.collect import collect as collecting
 from wattflow.config.checks import allowed
 from wattflow.config.choices import GROUPS, to_dict
 from wattflow.config.identity import DEFAULTS
 from wattflow.errors import WattflowError
-from wattflow.plan import grid, points
+from wattflow.plan import grid
 from wattflow.plan.hydra import group_files
-from wattflow.run.local import run_serially
 from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume as resuming
@@ -205,28 +203,6 @@ def _say_sent(sent: Any, *, dry_run: bool) -> None:
         talk(f"`wattflow status {shown(sent.sweep.path)}` shows how far they are.")
 
 
-def run(overrides: Overrides = None, multirun: Multirun = False) -> None:
-    """Run points here, one after another, as a Hydra application.
-
-    Lists of values need -m.
-    """
-
-    def one(made: points.Plan, point: points.Point) -> None:
-        if point.reason is not None:
-            talk(f"{point.point_id}: left out: {point.reason}")
-            return
-        send.keep(made)
-        with Follower() as follower:
-            run_serially(
-                str(made.sweep.path),
-                [point.point_id],
-                report=lambda _, at: follower.show({at.phase: at.done}, f"of {at.of} batches"),
-            )
-
-    made = grid.as_hydra_application(overrides or [], one, multirun=multirun)
-    finish(made.sweep)
-
-
 def resume(
     sweep: SweepArgument,
     filters: Filters = None,
@@ -283,14 +259,3 @@ def cancel(
     for key in ended:
         print_text(key)
     talk(f"{len(ended)} tasks {'would end' if dry_run else 'ended'}.")
-
-
-def collect(sweep: SweepArgument) -> None:
-    """Merge power traces and timings into tables, as often as you like."""
-    summary = collecting.collect(SweepDir.existing(sweep))
-    for line in summary.damaged:
-        talk(f"damaged: {line}")
-    talk(
-        f"{summary.points} points, {summary.attempts} attempts ({summary.new} new), {summary.counting} points count, "
-        f"{summary.unfinished} are not finished; {summary.seconds:.1f} s."
-    )

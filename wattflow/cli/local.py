@@ -1,0 +1,43 @@
+"""The verbs that do a sweep's work in this process: run points, collect what they left."""
+
+from wattflow.cli.arguments import Multirun, Overrides, SweepArgument
+from wattflow.cli.follow import Follower, finish
+from wattflow.cli.printing import talk
+from wattflow.collect import collect as collecting
+from wattflow.plan import grid, points
+from wattflow.run.local import run_serially
+from wattflow.store.layout import SweepDir
+from wattflow.submit import send
+
+
+def run(overrides: Overrides = None, multirun: Multirun = False) -> None:
+    """Run points here, one after another, as a Hydra application.
+
+    Lists of values need -m.
+    """
+
+    def one(made: points.Plan, point: points.Point) -> None:
+        if point.reason is not None:
+            talk(f"{point.point_id}: left out: {point.reason}")
+            return
+        send.keep(made)
+        with Follower() as follower:
+            run_serially(
+                str(made.sweep.path),
+                [point.point_id],
+                report=lambda _, at: follower.show({at.phase: at.done}, f"of {at.of} batches"),
+            )
+
+    made = grid.as_hydra_application(overrides or [], one, multirun=multirun)
+    finish(made.sweep)
+
+
+def collect(sweep: SweepArgument) -> None:
+    """Merge power traces and timings into tables, as often as you like."""
+    summary = collecting.collect(SweepDir.existing(sweep))
+    for line in summary.damaged:
+        talk(f"damaged: {line}")
+    talk(
+        f"{summary.points} points, {summary.attempts} attempts ({summary.new} new), {summary.counting} points count, "
+        f"{summary.unfinished} are not finished; {summary.seconds:.1f} s."
+    )
