@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fake_nvml import curves
 
 from wattflow.doctor import examine
@@ -60,3 +61,41 @@ def test_tells_what_is_missing_and_what_is_denied(fake_driver, monkeypatch):
     assert found["cuda:1 energy counter"].status == "missing"
     assert found["cuda:1 GPM"].detail == "nvmlGpmSampleGet: Insufficient Permissions."
     assert found["meter"].detail.startswith("nvml, source nvml_instant")
+
+
+@pytest.mark.fake_nvml
+@pytest.mark.parametrize(
+    ("answer", "status", "detail"),
+    [
+        ("null", "ok", "computes on 2 GPUs"),
+        ('"torch 2.9 is built without CUDA"', "missing", "built without CUDA, so that points with"),
+        ("", "missing", "importing torch fails"),
+    ],
+)
+def test_a_torch_that_cannot_use_the_gpus_is_said_before(
+    fake_driver, monkeypatch, answer, status, detail
+):
+    """Points with engine.device=auto would fail: the finding says why, and both ways out."""
+    monkeypatch.setenv("FAKE_NVML_GPUS", "2")
+    real = subprocess.run
+
+    def run(command, **options):
+        if command[-1] == "wattflow.engine.device":
+            return subprocess.CompletedProcess(command, 0, answer, "")
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found = {finding.check: finding for finding in examine()}["torch on GPUs"]
+    assert found.status == status
+    assert detail in found.detail
+
+
+@pytest.mark.fake_nvml
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a torch for CUDA is here")
+def test_this_torch_on_these_gpus(fake_driver):
+    """By a real process: a torch for CPUs alone."""
+    found = {finding.check: finding for finding in examine()}["torch on GPUs"]
+    assert (found.status, found.detail.partition(" is ")[0]) == (
+        "missing",
+        f"torch {torch.__version__}",
+    )

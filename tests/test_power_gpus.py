@@ -1,10 +1,13 @@
 """The GPUs that a job may use, in CUDA's order."""
 
+import re
+
 import pytest
 from fake_nvml import curves
 
 from wattflow.errors import PowerError
-from wattflow.power.gpus import visible
+from wattflow.power import gpus
+from wattflow.power.gpus import gpus_in_words, visible
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -94,3 +97,60 @@ class TestFakeDriver:
             open_meter()
         monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         assert [device["name"] for device in open_meter().devices] == ["Old", "New"]
+
+
+# --- whether a point that computes on the CPU stands beside GPUs ---
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (None, r"2 GPUs \(NVIDIA .*\)"),
+        ("1", r"1 GPUs \(NVIDIA .*\)"),
+        ("9", r"GPUs, though no GPU is visible \(CUDA_VISIBLE_DEVICES=9, 2 by NVML\)\."),
+        ("MIG-x", "GPUs, though .* MIG slice.*"),
+    ],
+)
+def test_gpus_beside_a_job_in_words(fake_driver, monkeypatch, setting, words):
+    """How many it may use; those that it named wrongly, or as slices, are there too."""
+    monkeypatch.setenv("FAKE_NVML_GPUS", "2")
+    if setting is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    found = gpus_in_words()
+    assert found is not None
+    assert re.fullmatch(words, found), found
+
+
+@pytest.mark.parametrize("setting", ["", " ", "-1", "NoDevFiles"])
+def test_hidden_gpus_are_none(fake_driver, monkeypatch, setting):
+    """Slurm and people hide all of them so."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    assert gpus_in_words() is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "environment", "expected"),
+    [
+        (2, {}, True),
+        (0, {}, False),
+        (2, {"SLURM_JOB_ID": "1"}, False),  # a job that asked for none
+        (2, {"SLURM_JOB_ID": "1", "SLURM_JOB_GPUS": "0,1"}, True),
+    ],
+)
+def test_a_driver_whose_nvml_fails(nvml_path, tmp_path, monkeypatch, listed, environment, expected):
+    """As after an update of the driver without a restart: the kernel still lists the GPUs."""
+    for k in range(listed):
+        (tmp_path / f"0000:{k}").mkdir()
+    monkeypatch.setattr(gpus, "KERNEL_LISTS", tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def fails(name, *_):
+        raise PowerError(f"{name}: Driver/library version mismatch.")
+
+    monkeypatch.setattr(gpus, "call", fails)
+    found = gpus_in_words()
+    assert (found is not None) == expected
+    assert found is None or found.startswith(
+        "2 GPUs, though NVML does not answer (nvmlInit: Driver"
+    )

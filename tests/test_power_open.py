@@ -4,9 +4,9 @@ import fake_dcgmi
 import pytest
 from host_counters import make_powercap
 
-from wattflow.config.choices import Power
+from wattflow.config.choices import Config, Engine, Power
 from wattflow.errors import PowerError
-from wattflow.power.open import choose
+from wattflow.power.open import choose, settings_of
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -92,3 +92,26 @@ class TestFakeDriver:
         assert open_meter(meter="auto").name == "simulated"
         with pytest.raises(PowerError, match="no GPU is visible"):
             open_meter()
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "meter", "host", "taken"),
+    [
+        ("cpu", "paper", "auto", True, "rapl"),
+        ("cpu", "fast", "auto", False, "simulated"),
+        ("cpu", "paper", "simulated", True, "simulated"),
+        ("auto", "paper", "auto", True, "auto"),
+        ("cpu", "synthetic", "auto", True, "auto"),  # it computes nowhere
+    ],
+)
+def test_a_point_on_the_cpu_is_measured_by_the_host(powercap, device, engine, meter, host, taken):
+    """Whatever GPUs its node has; by RAPL where it answers and is not switched off."""
+    power = Power(meter=meter, host=host, powercap_dir=str(powercap))
+    config = Config(engine=Engine(name=engine, device=device), power=power)
+    assert settings_of(config).meter == taken
+
+
+def test_a_point_on_the_cpu_without_rapl_is_simulated(tmp_path):
+    """As on a machine without GPUs."""
+    config = Config(engine=Engine(device="cpu"), power=Power(powercap_dir=str(tmp_path)))
+    assert settings_of(config).meter == "simulated"

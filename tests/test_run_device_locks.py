@@ -9,7 +9,7 @@ import pytest
 from local_runs import SMALL, call
 from processes import until
 
-from wattflow.config.choices import Power
+from wattflow.config.choices import Config, Power
 from wattflow.errors import PowerError
 from wattflow.run.device_locks import device_locks, visible_devices
 
@@ -31,13 +31,13 @@ def test_only_the_first_devices_are_visible(before, count, inside, monkeypatch):
 def test_a_second_one_waits_for_the_lock(tmp_path, monkeypatch):
     """It says so before it waits, and goes on once the first one has let go."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    power, events = Power(meter="simulated"), []
+    config, events = Config(power=Power(meter="simulated")), []
 
     def second():
-        with device_locks(power, lambda: events.append("waits")):
+        with device_locks(config, lambda: events.append("waits")):
             events.append("runs")
 
-    with device_locks(power, lambda: events.append("never")):
+    with device_locks(config, lambda: events.append("never")):
         thread = threading.Thread(target=second)
         thread.start()
         until(lambda: events)
@@ -56,7 +56,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path, monkeypatch):
     os.chown(folder, 65534, 65534)
     with (
         pytest.raises(PowerError, match="belongs to somebody else"),
-        device_locks(Power(meter="simulated"), lambda: None),
+        device_locks(Config(power=Power(meter="simulated")), lambda: None),
     ):
         pass
 

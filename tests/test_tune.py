@@ -115,7 +115,7 @@ def test_tune_waits_for_a_sweep_on_the_same_device(monkeypatch):
     chosen = tune.point_config([*words, "engine=fast", "engine.device=cpu"], "speed", 1, 0.01)
     said: list[str] = []
     with contextlib.ExitStack() as other:
-        other.enter_context(device_locks(chosen.power, other.close))
+        other.enter_context(device_locks(chosen, other.close))
 
         def say(text: str) -> None:
             said.append(text)

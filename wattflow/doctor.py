@@ -1,16 +1,18 @@
 """Check what this machine can measure and run: one finding a check, for `wattflow doctor`.
 
 Run it on a compute node, inside a job (`srun wattflow doctor`): the rights and the visible GPUs of a login node differ
-from those of a job. Nothing is changed, and torch is looked for but never imported.
+from those of a job. Nothing is changed, and torch is imported by a process of its own alone.
 """
 
 import ctypes
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,7 @@ def examine() -> list[Finding]:
         *_slurm(),
         *_folders(),
         *_sensors(),
+        *_torch_on_gpus(),
         *_dcgm(),
         _rapl(),
         _meter("meter", Power()),
@@ -142,6 +145,38 @@ def _sensors() -> Iterator[Finding]:
                 yield Finding(f"cuda:{gpu.device['ordinal']} {check}", status, detail)
     finally:
         call_or_none("nvmlShutdown")
+
+
+def _torch_on_gpus() -> Iterator[Finding]:
+    """Whether torch computes on the GPUs that a job has here, by a process of its own."""
+    # pynvml is loaded only where it is wanted
+    from wattflow.power.gpus import gpus_in_words  # noqa: PLC0415 - see above
+
+    gpus = gpus_in_words()
+    if gpus is None or importlib.util.find_spec("torch") is None:
+        return
+    command = [sys.executable, "-P", "-m", "wattflow.engine.device"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TORCH_LIMIT_S, check=True
+        )
+        why = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        why = f"torch did not answer within {_TORCH_LIMIT_S:g} s"
+    except (subprocess.CalledProcessError, ValueError):
+        why = "importing torch fails: try `python -c 'import torch'`"
+    if why is None:
+        yield Finding("torch on GPUs", "ok", f"computes on {gpus}")
+        return
+    yield Finding(
+        "torch on GPUs",
+        "missing",
+        f"{why}, so that points with engine.device=auto fail beside {gpus}; install a torch for CUDA that fits the "
+        "driver, or set engine.device=cpu, which measures the host",
+    )
+
+
+_TORCH_LIMIT_S = 120.0
 
 
 def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:

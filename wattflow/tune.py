@@ -30,8 +30,10 @@ from wattflow.engine import tuned_kernels
 from wattflow.engine.ranks import join
 from wattflow.errors import PowerError, RefusedError
 from wattflow.plan.grid import expand
+from wattflow.power.open import settings_of
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.process import node_name
+from wattflow.run.device_choice import refuse_fallback
 from wattflow.run.device_locks import device_locks, visible_devices
 from wattflow.store import sources
 from wattflow.store.layout import AttemptDir
@@ -116,7 +118,7 @@ def tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> T
     """Measure every set that runs here; RefusedError, EngineError or PowerError where that cannot be."""
     with (
         visible_devices(1),
-        device_locks(config.power, lambda: say("waiting for another sweep on this machine")),
+        device_locks(config, lambda: say("waiting for another sweep on this machine")),
     ):
         return _tune(config, goal, windows, seconds, say)
 
@@ -125,12 +127,13 @@ def _tune(config: Config, goal: str, windows: int, seconds: float, say: Say) -> 
     from wattflow.engine.tune_windows import Arms  # noqa: PLC0415 - torch takes seconds to import
 
     ranks = join(0, 1, 0, node_name(), "", config.engine.device, 60.0, 60.0)
+    refuse_fallback(config, ranks)
     with tempfile.TemporaryDirectory(prefix="wattflow-tune-") as folder:
         attempt = AttemptDir(Path(folder) / "attempt-1", "tune", 1)
         attempt.path.mkdir()
         attempt.make_folders()
         with (
-            Sidecar(config.power, ranks.node, Path(folder)) as sidecar,
+            Sidecar(settings_of(config), ranks.node, Path(folder)) as sidecar,
             Arms(config, ranks) as arms,
         ):
             names = arms.names()

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
 
 WORDS = (
     "model=tiny",
+    "engine=synthetic",  # NVML is no meter of what computes on the CPU
     "power.meter=nvml",
     "power.idle_s=0.2",
     "precision=fp32",
@@ -159,6 +160,7 @@ def failure(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Failure:
     model = job.made.points[0].config.model
     save_meta(checkpoint, model, random_weights(model), 1)
     more = ("weights=meta", f"model.path={checkpoint}", "stop=length")
+    more += ("engine=paper", "power.meter=simulated")
     made = plan(job.sweep.path.parent, *WORDS, "sweep=main", *more, "dataset=alpaca")
     scontrol_nodes("state=drain", "reason=test")
     sent = send.submit(with_cluster(made, setup=job.setup))

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from wattflow.config.choices import PRECISIONS, Config, Cost, leaves
+from wattflow.config.choices import PRECISIONS, Config, Cost, computes_on_cpu, leaves
 from wattflow.errors import RefusedError
 
 _ALLOWED = {
@@ -93,6 +93,20 @@ def check(config: Config) -> None:
     for key, value in leaves(config).items():
         check_value(key, value)
     check_cost(config.cluster.cost)
+
+
+def why_not_metered(config: Config) -> str | None:
+    """Return why a point's meter says nothing of where it computes; null where it does."""
+    meter = config.power.meter
+    if not (computes_on_cpu(config) and meter in _OF_GPUS):
+        return None
+    return (
+        f"engine.device=cpu: power.meter={meter} measures GPUs, on which nothing would run. Leave power.meter=auto, "
+        "which then measures the host"
+    )
+
+
+_OF_GPUS = ("nvml", "dcgm")
 
 
 def check_cost(cost: Cost) -> None:

@@ -261,6 +261,11 @@ def controls_itself(config: Config) -> bool:
     return by == "nvml" or (by == "auto" and config.cluster.launcher == "local")
 
 
+def computes_on_cpu(config: Config) -> bool:
+    """Whether the CPU was asked to compute; the synthetic engine computes nowhere."""
+    return config.engine.device == "cpu" and config.engine.name != "synthetic"
+
+
 def leaves(config: Config) -> dict[str, Any]:
     """Return all choices by dotted key, see `flat`."""
     return flat(to_dict(config))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from wattflow.engine.device import why_no_cuda
 from wattflow.errors import EngineError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Ranks:
     device: str  # cpu or cuda:k
     device_name: str  # cpu, or the GPU's name
     gpu_uuid: str | None  # as NVML spells it; None on the CPU
+    why_cpu: str | None = None  # why device=auto came to the CPU; None where the CPU was asked for
 
     def barrier(self) -> None:
         """Return once every rank has made this call."""
@@ -97,21 +99,23 @@ def join(  # noqa: PLR0917 - who, where, and how long to wait: each once, in `ru
     """Meet the other ranks at `init_method` (file:///... or tcp://host:port); EngineError if they do not come.
 
     They come within `timeout_s`; from then on a rank waits for the others in a collective for up to `collective_s`.
-    `device` is auto, cuda or cpu; on GPUs a rank takes the one of its local rank.
+    `device` is auto, cuda or cpu; on GPUs a rank takes the one of its local rank. Where auto came to the CPU, `why_cpu`
+    says why: whether that is right, the caller knows.
     """
     if device == "cpu" and world == 1:
         return Ranks(rank, world, local_rank, node, "cpu", "cpu", None)
     import torch  # noqa: PLC0415 - see barrier
 
+    why_cpu = why_no_cuda() if device == "auto" else None
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if why_cpu is None else "cpu"
     if device == "cuda":
         _check_gpu(rank, local_rank, node)
         torch.cuda.set_device(local_rank)
     if world > 1:
         _meet(rank, world, node, init_method, device == "cuda", timeout_s, collective_s)
     if device == "cpu":
-        return Ranks(rank, world, local_rank, node, "cpu", "cpu", None)
+        return Ranks(rank, world, local_rank, node, "cpu", "cpu", None, why_cpu)
     about = torch.cuda.get_device_properties(local_rank)
     uuid = getattr(about, "uuid", None)  # not in every torch >= 2.4
     return Ranks(

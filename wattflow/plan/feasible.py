@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from wattflow.config.checks import why_not_metered
 from wattflow.config.choices import Config, controls_itself, leaves
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
@@ -58,6 +59,9 @@ def why_not(config: Config) -> str | None:
             f"{shards} shards on {nodes} nodes are {shards // nodes} ranks a node, and "
             f"cluster {cluster.name} has {cluster.gpus_per_node} GPUs a node"
         )
+    unmetered = why_not_metered(config)
+    if unmetered is not None:
+        return unmetered
     uncapped = _why_not_capped(config)
     if uncapped is not None or config.engine.name == "synthetic":
         return uncapped

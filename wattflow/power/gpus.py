@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wattflow.errors import PowerError
@@ -118,6 +119,42 @@ def _fixed(handle: Any) -> DeviceSettings:
         "power_limit_min_w": None if bounds_mw is None else bounds_mw[0] / 1e3,
         "power_limit_max_w": None if bounds_mw is None else bounds_mw[1] / 1e3,
     }
+
+
+KERNEL_LISTS = Path("/proc/driver/nvidia/gpus")  # a folder a GPU, also where NVML does not answer
+_HIDES_ALL = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES
+
+
+def gpus_in_words() -> str | None:
+    """Return how many GPUs of this node the job may use, and which; null where it has none or hides them all."""
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if setting is not None and setting.strip() in _HIDES_ALL:
+        return None
+    try:
+        call("nvmlInit")
+    except PowerError as error:
+        return _without_nvml(error)
+    try:
+        gpus = find_gpus()
+        return f"{len(gpus)} GPUs ({', '.join(sorted({gpu.device['name'] for gpu in gpus}))})"
+    except AbsentError as error:
+        return f"GPUs, though {error}" if call_or_none("nvmlDeviceGetCount") else None
+    except PowerError as error:
+        return f"GPUs, though {error}"
+    finally:
+        call_or_none("nvmlShutdown")
+
+
+def _without_nvml(error: PowerError) -> str | None:
+    """Return the GPUs that the kernel lists while NVML fails; null in a job that was given none."""
+    given = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
+    if "SLURM_JOB_ID" in os.environ and not any(os.environ.get(name) for name in given):
+        return None
+    try:
+        count = len(list(KERNEL_LISTS.iterdir()))
+    except OSError:
+        return None
+    return f"{count} GPUs, though NVML does not answer ({error})" if count else None
 
 
 def text(value: str | bytes) -> str:

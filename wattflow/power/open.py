@@ -1,11 +1,12 @@
 """Choose and open the meter of this node: the one place that knows all of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from wattflow.config.choices import Power
+from wattflow.config.choices import Config, Power, computes_on_cpu
 from wattflow.errors import PowerError
 from wattflow.power.meter import Meter
-from wattflow.power.rapl import RaplMeter
+from wattflow.power.rapl import RaplMeter, readable_zones
 from wattflow.power.simulated import SimulatedMeter
 
 
@@ -44,6 +45,18 @@ def choose(power: Power, node: str) -> Meter:
             f"power.meter=nvml on {node}: {error} Look at `nvidia-smi -L` in the job, ask Slurm for GPUs "
             "(cluster.gpu_request), or take power.meter=simulated, whose watts are no measurement."
         ) from error
+
+
+def settings_of(config: Config) -> Power:
+    """Return the meter's settings of a point: one that computes on the CPU is the host's, whatever GPUs are beside it."""
+    power = config.power
+    if power.meter != "auto" or not computes_on_cpu(config):
+        return power
+    try:
+        readable_zones(Path(power.powercap_dir))
+    except PowerError:
+        return replace(power, meter="simulated")
+    return replace(power, meter="rapl" if power.host else "simulated")
 
 
 def host_meter(power: Power, node: str) -> Meter | None:

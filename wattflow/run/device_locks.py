@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from wattflow.config.choices import Power
+from wattflow.config.choices import Config
 from wattflow.errors import PowerError
-from wattflow.power.open import choose
+from wattflow.power.open import choose, settings_of
 from wattflow.process import node_name
 from wattflow.store.schema import Device
 
@@ -31,8 +31,8 @@ def visible_devices(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def device_locks(power: Power, wait: Callable[[], None]) -> Iterator[None]:
-    """Hold this machine's lock of each device by its UUID: two at once on one GPU would spoil both's joules.
+def device_locks(config: Config, wait: Callable[[], None]) -> Iterator[None]:
+    """Hold this machine's lock of each device that a point is measured by, by UUID: two at once on one GPU would spoil both's joules.
 
     `wait` is called before waiting for another sweep. Slurm hands out GPUs itself, so its tasks take no locks; flock is
     sound for all others, as the files lie on this machine.
@@ -43,7 +43,7 @@ def device_locks(power: Power, wait: Callable[[], None]) -> Iterator[None]:
         raise PowerError(f"{folder} belongs to somebody else: set TMPDIR to another folder.")
     devices: list[Device] = []
     with contextlib.suppress(PowerError):  # the sidecar says the same, and the attempt keeps it
-        meter = choose(power, node_name())
+        meter = choose(settings_of(config), node_name())
         devices = meter.devices
         meter.close()
     with contextlib.ExitStack() as held:

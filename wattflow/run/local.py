@@ -82,7 +82,7 @@ def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -
     waiting = Progress("waiting for another sweep on this machine")
     with (
         visible_devices(config.shards),
-        device_locks(config.power, lambda: report(point_id, waiting)),
+        device_locks(config, lambda: report(point_id, waiting)),
         tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
     ):
         ranks: list[subprocess.Popen[str]] = []

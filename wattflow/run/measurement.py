@@ -13,6 +13,7 @@ from wattflow.engine.ranks import Ranks
 from wattflow.errors import PowerError
 from wattflow.run.answers import Answers
 from wattflow.run.continuation import Continuation
+from wattflow.run.device_choice import refuse_fallback
 from wattflow.run.generation import Batches, EdgeClock, Instruments, generate, run_reference
 from wattflow.run.place import Place, Progress, Report, TaskEnds
 from wattflow.run.record import RecordWriter
@@ -57,6 +58,7 @@ class PointMeasurement:
         if self._batches.first >= self._batches.count:
             self._record.add(ranks=[], nodes=[])
             return
+        refuse_fallback(config, ranks)
         engine = build(config, ranks, eos_id=self._text.eos_id, pad_id=self._text.pad_id)
         with contextlib.closing(engine):
             weights = self._shared_weights(engine, report)

@@ -10,6 +10,7 @@ from wattflow.config.choices import Config, Control, Power, controls_itself
 from wattflow.engine.protocol import Engine
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import PowerError
+from wattflow.power.open import settings_of
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.place import Place, Report
 from wattflow.run.signals import Signals
@@ -64,10 +65,10 @@ class NodeSidecar:
         if self._place.local_rank != 0:
             return None
         control = config.control if controls_itself(config) else None
-        settings = config.power, control
+        settings = settings_of(config), control
         if self._sidecar is None or self._settings != settings:
             self.close()
-            self._sidecar = Sidecar(config.power, self._place.node, self.spool, control)
+            self._sidecar = Sidecar(settings[0], self._place.node, self.spool, control)
             self._settings = settings
         ready = self._sidecar.start(attempt)
         self._recording = True
