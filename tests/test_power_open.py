@@ -1,5 +1,7 @@
 """Which meter a node gets."""
 
+from dataclasses import replace
+
 import fake_dcgmi
 import pytest
 from host_counters import make_powercap
@@ -95,19 +97,18 @@ class TestFakeDriver:
 
 
 @pytest.mark.parametrize(
-    ("device", "engine", "meter", "host", "taken"),
+    ("engine", "power", "taken"),
     [
-        ("cpu", "paper", "auto", True, "rapl"),
-        ("cpu", "fast", "auto", False, "simulated"),
-        ("cpu", "paper", "simulated", True, "simulated"),
-        ("auto", "paper", "auto", True, "auto"),
-        ("cpu", "synthetic", "auto", True, "auto"),  # it computes nowhere
+        (Engine(device="cpu"), Power(), "rapl"),
+        (Engine(name="fast", device="cpu"), Power(host=False), "simulated"),
+        (Engine(device="cpu"), Power(meter="simulated"), "simulated"),
+        (Engine(device="auto"), Power(), "auto"),
+        (Engine(name="synthetic", device="cpu"), Power(), "auto"),  # it computes nowhere
     ],
 )
-def test_a_point_on_the_cpu_is_measured_by_the_host(powercap, device, engine, meter, host, taken):
+def test_a_point_on_the_cpu_is_measured_by_the_host(powercap, engine, power, taken):
     """Whatever GPUs its node has; by RAPL where it answers and is not switched off."""
-    power = Power(meter=meter, host=host, powercap_dir=str(powercap))
-    config = Config(engine=Engine(name=engine, device=device), power=power)
+    config = Config(engine=engine, power=replace(power, powercap_dir=str(powercap)))
     assert settings_of(config).meter == taken
 
 

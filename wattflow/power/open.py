@@ -48,7 +48,7 @@ def choose(power: Power, node: str) -> Meter:
 
 
 def settings_of(config: Config) -> Power:
-    """Return the meter's settings of a point: one that computes on the CPU is the host's, whatever GPUs are beside it."""
+    """Return the meter's settings of a point: one on the CPU is measured by the host, whatever GPUs are there."""
     power = config.power
     if power.meter != "auto" or not computes_on_cpu(config):
         return power

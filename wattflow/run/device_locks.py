@@ -32,7 +32,7 @@ def visible_devices(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def device_locks(config: Config, wait: Callable[[], None]) -> Iterator[None]:
-    """Hold this machine's lock of each device that a point is measured by, by UUID: two at once on one GPU would spoil both's joules.
+    """Hold this machine's lock of each device that a point is measured by: two on one GPU would spoil both's joules.
 
     `wait` is called before waiting for another sweep. Slurm hands out GPUs itself, so its tasks take no locks; flock is
     sound for all others, as the files lie on this machine.
