@@ -15,7 +15,7 @@ def why_no_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         why = str(error).strip().partition("\n")[0].rstrip(".")
     else:
