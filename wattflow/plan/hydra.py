@@ -26,12 +26,21 @@ PRIMARY = "wattflow"
 
 def conf_dirs() -> list[Path]:
     """Where configs are looked for, first one first: ./conf, then the package's copy, else the checkout's."""
-    package = Path(__file__).parent.parent
-    own = package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    own = _shipped()
     site = Path.cwd() / "conf"
     if site.is_dir() and not site.samefile(own):
         return [site, own]
     return [own]
+
+
+def _shipped() -> Path:
+    package = Path(__file__).parent.parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def shipped_files(group: str) -> list[str]:
+    """Return the names that a config group can be set to anywhere, since wattflow brings their files."""
+    return sorted(path.stem for path in (_shipped() / group).glob("*.yaml"))
 
 
 def register() -> None:

@@ -29,6 +29,7 @@ from wattflow.analysis.axes import choice_columns, varying
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish import archive, records, tables
 from wattflow.publish.pseudonyms import Pseudonyms, Surroundings, private_texts
+from wattflow.publish.vocabulary import hardware_words
 from wattflow.report import methods
 from wattflow.report.html import render
 from wattflow.run.provenance import versions
@@ -180,18 +181,21 @@ def _attempts(contents: _Contents) -> Iterator[tuple[AttemptDir, Record | Damage
 def _surroundings(contents: _Contents) -> Surroundings:
     """Return whose machine and account this is, on which nodes the attempts ran, and what choices withhold."""
     nodes: set[object] = {platform.node(), platform.node().split(".")[0]}
+    devices: set[object] = set()
     for _, record in _attempts(contents):
         if isinstance(record, DamagedError):
             continue
         try:
             nodes |= {rank["node"] for rank in record.get("ranks", [])}
             nodes |= {info["node"] for info in record.get("nodes", [])}
+            devices |= {one["name"] for info in record.get("nodes", []) for one in info["devices"]}
         except _DAMAGE:  # the attempt is left out when it is written
             continue
     return Surroundings(
         users=frozenset({getpass.getuser(), *_owners(contents.sweep.path)}),
         nodes=frozenset(name for name in nodes if isinstance(name, str)),
         private=private_texts(contents.choices.values()),
+        hardware=hardware_words(name for name in devices if isinstance(name, str)),
     )
 
 

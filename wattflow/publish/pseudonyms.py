@@ -1,17 +1,21 @@
 """What a bundle says in place of names: salted hashes of GPUs, nodes, jobs and sites, and nothing of people and paths.
 
-One name has one pseudonym in a bundle, so that tables still join on it.
+One name has one pseudonym in a bundle, so that tables still join on it. Which field holds what is said in
+`publish.tables` and `publish.records`: names stand in fields of their own, and in text. Text is of two kinds. In what
+people or programs wrote freely each private name is replaced, and in what the format or a vendor calls a thing each
+but those that are words of the format too: a partition called `gpu` changes no sensor's name.
 """
 
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wattflow.config.choices import flat
 from wattflow.config.identity import is_hashed
+from wattflow.publish.vocabulary import format_words, is_common
 from wattflow.store.phases import COMMAND, MIXED, OUTSIDE
 from wattflow.store.schema import PHASES
 
@@ -33,11 +37,15 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What may stand in a sweep's texts and is nobody's business: users, nodes and hosts, texts of private choices."""
+    """What may stand in a sweep's texts and is nobody's business: users, nodes and hosts, texts of private choices.
+
+    `hardware`: words of what the vendors of its devices call them, which are no names.
+    """
 
     users: frozenset[str] = frozenset()
     nodes: frozenset[str] = frozenset()
     private: frozenset[str] = frozenset()
+    hardware: frozenset[str] = frozenset()
 
 
 def is_public(key: str) -> bool:
@@ -48,16 +56,19 @@ def is_public(key: str) -> bool:
 def private_texts(points: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Return the texts of choices that a bundle leaves out, such as an account.
 
-    A sweep may be called what its model is: what is public in one choice is not private by another.
+    What is public in one choice is not private by another, and a sweep may be called what its model is, or after it.
     """
-    public, private = {"local"}, set[str]()
+    public, private, sweeps = {"local"}, set[str](), set[str]()
     for choices in points:
         for key, value in flat(dict(choices)).items():
             texts = {text for text in _texts(value) if len(text) > 2}
             if is_public(key):
                 public |= texts
+            elif key == "sweep.name":
+                sweeps |= texts
             else:
                 private |= texts
+    private |= {name for name in sweeps if not any(map(_any_of([name]).search, public))}
     return frozenset(private - public)
 
 
@@ -77,9 +88,10 @@ class Pseudonyms:
         The point_id of a measured command is a hash of the command, and so is replaced too.
         """
         self._salt, self._measured = salt, measured
-        self._nodes = _any_of(around.nodes)
-        self._users = _any_of(around.users)
-        self._private = _any_of(around.private)
+        words = format_words() | around.hardware
+        kinds = around.nodes, around.users, around.private
+        self._all = [_any_of(names) for names in kinds]
+        self._rare = [_any_of(n for n in names if not is_common(n, words)) for names in kinds]
 
     def _hash(self, kind: str, name: str, digits: int) -> str:
         text = (kind + ":" + name).encode()  # a name that is no text is an error, not a pseudonym
@@ -116,26 +128,34 @@ class Pseudonyms:
         return f"phase-{self._hash('phase', name, 10)}"
 
     def text(self, text: str) -> str:
-        """Return a text without paths, addresses, users and private choices, with pseudonyms for nodes and GPUs."""
+        """Return a free text without paths, addresses, users and private choices, nodes and GPUs by pseudonyms."""
+        return self._without(text, self._all)
+
+    def term(self, text: str) -> str:
+        """Return what the format or a vendor calls a thing: as `text`, but names that are the format's words stay."""
+        return self._without(text, self._rare)
+
+    def _without(self, text: str, names: Sequence[re.Pattern[str]]) -> str:
+        nodes, users, private = names
         text = _UUID.sub(lambda match: self.device(match[0]), text)
         for pattern in _PATHS:
             text = pattern.sub("(path)", text)
-        text = self._nodes.sub(lambda match: self.node(match[1]), text)
-        text = self._users.sub("(user)", text)
-        return self._private.sub("(withheld)", text)
+        text = nodes.sub(lambda match: self.node(match[1]), text)
+        text = users.sub("(user)", text)
+        return private.sub("(withheld)", text)
 
     def value(self, value: Any) -> Any:
-        """Return a JSON value with each text in it replaced; entries whose key would be replaced are left out."""
+        """Return a JSON value with each term in it replaced; entries whose key would be replaced are left out."""
         if isinstance(value, str):
-            return self.text(value)
+            return self.term(value)
         if isinstance(value, list):
             return [self.value(part) for part in value]
         if isinstance(value, dict):
-            return {key: self.value(part) for key, part in value.items() if self.text(key) == key}
+            return {key: self.value(part) for key, part in value.items() if self.term(key) == key}
         return value
 
 
-def _any_of(names: frozenset[str]) -> re.Pattern[str]:
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
     """Return what finds any of some names as words of their own, the longest first, with a domain behind them."""
     some = sorted((name for name in names if name), key=lambda name: (-len(name), name))
     if not some:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from wattflow.config.checks import allowed
-from wattflow.config.identity import is_hashed
+from wattflow.config.identity import DEFAULTS, is_hashed
 from wattflow.errors import RefusedError
 from wattflow.publish.pseudonyms import Pseudonyms, is_public
 from wattflow.store.schema import Device, JobInfo, MeasuredCommand, NodeInfo, Part, RankInfo, Record
@@ -81,8 +81,9 @@ def _measure(measure: MeasuredCommand, _: Pseudonyms) -> MeasuredCommand:
     return {"command": published_command(measure["command"]), "nodes": measure["nodes"]}
 
 
-def _versions(versions: dict[str, str], names: Pseudonyms) -> dict[str, str]:
-    return {names.text(name): names.text(version) for name, version in versions.items()}
+def published_versions(versions: Mapping[str, str], names: Pseudonyms) -> dict[str, str]:
+    """Return the versions of software: what packages are called stays."""
+    return {names.term(name): names.term(version) for name, version in versions.items()}
 
 
 def _commit(commit: str | None) -> str | None:
@@ -108,7 +109,7 @@ def _ranks(ranks: list[RankInfo], names: Pseudonyms) -> list[RankInfo]:
             "node": names.node(rank["node"]),
             "local_rank": rank["local_rank"],
             "gpu_uuid": names.device(rank["gpu_uuid"]),
-            "device": names.text(rank["device"]),
+            "device": names.term(rank["device"]),
         }
         for rank in ranks
     ]
@@ -172,7 +173,7 @@ def _choice(key: str, value: Any, names: Pseudonyms) -> Any:
         return None  # a factor means nothing without its source, which may name anything
     if is_hashed(key):
         ours = isinstance(value, str) and value in allowed(key)
-        if isinstance(value, str) and not ours and names.text(value) != value:
+        if isinstance(value, str) and not ours and names.term(value) != value:
             raise RefusedError(
                 f"{key}={value}: holds a path or a name of this machine, and the point_id is made of it, so that "
                 "no bundle can leave it out. Run the sweep with another value, then bundle that."
@@ -194,7 +195,7 @@ _OBJECTS: dict[str, Callable[[Any, Pseudonyms], Any]] = {
     "nodes": _nodes,
     "measure": _measure,
     "engine": lambda engine, names: names.value(engine),
-    "versions": _versions,
+    "versions": published_versions,
 }
 
 
@@ -211,7 +212,7 @@ def published_overrides(overrides: Iterable[str], names: Pseudonyms) -> list[str
 def _override(override: str, names: Pseudonyms) -> str:
     key, equals, value = override.partition("=")
     bare = key.lstrip("+~").partition("@")[0]
+    shown = key if bare in _GROUPS or bare in DEFAULTS else names.text(key)
     public = bare in _GROUPS or (is_public(bare) and not bare.startswith("hydra"))
-    if equals and (public or _NUMBERS.fullmatch(value)) and names.text(override) == override:
-        return override
-    return f"{names.text(key)}=({WITHHELD})"
+    carried = equals and (public or _NUMBERS.fullmatch(value)) and names.term(value) == value
+    return override if carried and shown == key else f"{shown}=({WITHHELD})"

@@ -1,4 +1,4 @@
-"""What a bundle carries of a sweep's Parquet tables: the columns that are known here, each text in them replaced."""
+"""What a bundle carries of a sweep's Parquet tables: the columns known here, names in them replaced by column."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,12 +8,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wattflow.publish.pseudonyms import Pseudonyms, is_public
-from wattflow.publish.records import WITHHELD, published_choices, published_command
+from wattflow.publish.records import (
+    WITHHELD,
+    published_choices,
+    published_command,
+    published_versions,
+)
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT, choice_values
 from wattflow.store.schema import REQUEST, SPAN, TRACE
 
 Row = dict[str, Any]
 Rename = Callable[[str], str]
+
+# texts of these columns are the format's own words, digits, or what a vendor calls its product or version
+_AS_THEY_ARE = {
+    *("status", "source", "power_source", "unfinished_source", "boundary", "stop_reason", "reason"),
+    *("gpu_name", "driver", "power_profiles", "array_task", "prompts_sha256"),
+}
 
 _TABLE_METADATA = (b"schema_version", b"wattflow")
 _TRACE_METADATA = {
@@ -26,49 +37,62 @@ _TRACE_METADATA = {
 def published_trace(table: pa.Table, names: Pseudonyms) -> pa.Table:
     """Return a trace, with what its metadata say about the sensor."""
     found = table.schema.metadata or {}
-    about = {
-        key: names.text(value.decode(errors="replace")).encode()
-        for key, value in found.items()
-        if key in _TRACE_METADATA
-    }
-    renames = {b"node": names.node, b"gpu_uuid": names.device, b"point_id": names.point}
+    about = {key: value for key, value in found.items() if key in _TRACE_METADATA}
     about |= {
-        key: rename(found[key].decode()).encode() for key, rename in renames.items() if key in found
+        name.encode(): _rename(name, names)(found[name.encode()].decode()).encode()
+        for name in ("node", "gpu_uuid", "point_id")
+        if name.encode() in found
     }
-    return _renamed(table, TRACE, names, {}).replace_schema_metadata(about)
+    return _renamed(table, TRACE, names).replace_schema_metadata(about)
 
 
 def published_spans(table: pa.Table, names: Pseudonyms) -> pa.Table:
     """Return the spans of a node."""
-    renames = {"node": names.node, "gpu_uuid": names.device, "phase": names.phase}
-    return _renamed(table, SPAN, names, renames)
+    return _renamed(table, SPAN, names)
 
 
 def published_requests(table: pa.Table, names: Pseudonyms) -> pa.Table:
     """Return the requests, without the text of the answers."""
     at = table.schema.get_field_index("text")
     table = table.set_column(at, REQUEST.field("text"), pa.nulls(table.num_rows, pa.string()))
-    return _renamed(table, REQUEST, names, {})
+    return _renamed(table, REQUEST, names)
 
 
 def published_phases(table: pa.Table, names: Pseudonyms) -> pa.Table:
     """Return results/phases.parquet."""
-    renames = {
+    return _renamed(table, PHASE, names)
+
+
+def _rename(column: str, names: Pseudonyms) -> Rename:
+    """Return what a bundle makes of the texts in a column: by what it holds, never by what a text looks like."""
+    if column in _AS_THEY_ARE:
+        return str
+    of_names: dict[str, Rename] = {
         "point_id": names.point,
-        "phase": names.phase,
         "node": names.node,
+        "node_names": names.node,
         "gpu_uuid": names.device,
+        "boards": names.device,
+        "phase": names.phase,
+        "job_id": lambda job_id: names.job(job_id) or "",
+        "engine_info": lambda text: json.dumps(names.value(json.loads(text))),
+        "versions": lambda text: json.dumps(_versions(json.loads(text), names)),
+        "command": lambda text: json.dumps(published_command(json.loads(text))),
+        "ceilings_source": names.term,
     }
-    return _renamed(table, PHASE, names, renames)
+    return of_names.get(column, names.text)
 
 
-def _renamed(
-    table: pa.Table, schema: pa.Schema, names: Pseudonyms, renames: Mapping[str, Rename]
-) -> pa.Table:
-    """Return the columns of a schema that a table has, each text in them replaced."""
+def _versions(versions: Any, names: Pseudonyms) -> Any:
+    # of a damaged record they may be anything
+    return published_versions(versions, names) if isinstance(versions, dict) else None
+
+
+def _renamed(table: pa.Table, schema: pa.Schema, names: Pseudonyms) -> pa.Table:
+    """Return the columns of a schema that a table has, names in them replaced."""
     kept = [column for column in schema if column.name in table.schema.names]
     columns = [
-        _replaced(table[column.name], renames.get(column.name, names.text))
+        _replaced(table[column.name], _rename(column.name, names))
         if pa.types.is_string(column.type)
         else table[column.name].cast(column.type)
         for column in kept
@@ -115,20 +139,19 @@ def _point(row: Row, choices: Mapping[str, Any], names: Pseudonyms) -> Row:
     for column, value in row.items():
         key = CHOICE_KEYS.get(column)
         if key is None:
-            out[column] = names.text(value) if isinstance(value, str) else value
+            out[column] = _replaced_value(value, _rename(column, names))
         else:
             carried = is_public(key) or not isinstance(value, str)
             out[column] = value if carried and key != "cluster.name" else own[column]
     if row["error"] and row["attempt"] is not None:
         out["error"] = WITHHELD
-    out["point_id"] = names.point(row["point_id"])
-    out["job_id"] = names.job(row["job_id"])
-    for column, rename in (("boards", names.device), ("node_names", names.node)):
-        out[column] = sorted(map(rename, row[column])) if row[column] else row[column]
-    for column in ("engine_info", "versions"):
-        if row[column]:
-            out[column] = json.dumps(names.value(json.loads(row[column])))
-    if row.get("command"):
-        out["command"] = json.dumps(published_command(json.loads(row["command"])))
+    out["reasons"] = row["reasons"]
     out["record_stamp_ns"] = None
     return out
+
+
+def _replaced_value(value: Any, rename: Rename) -> Any:
+    """Return a text, or the sorted texts of a list, replaced; whatever else as it is."""
+    if isinstance(value, list):
+        return sorted(map(rename, value)) if value else value
+    return rename(value) if isinstance(value, str) else value

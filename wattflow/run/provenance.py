@@ -8,12 +8,16 @@ from pathlib import Path
 
 from wattflow import __version__
 
+PACKAGES = (
+    *("wattflow", "python"),
+    *("torch", "fairscale", "submitit", "hydra-core", "nvidia-ml-py", "pyarrow", "numpy"),
+)
+
 
 def versions() -> dict[str, str]:
     """Versions of wattflow, Python and the packages that measure and compute."""
     found = {"wattflow": __version__, "python": platform.python_version()}
-    names = ("torch", "fairscale", "submitit", "hydra-core", "nvidia-ml-py", "pyarrow", "numpy")
-    for name in names:
+    for name in PACKAGES[2:]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
