@@ -136,7 +136,7 @@ def test_installed_wheel_finds_its_conf(tmp_path):
     where.mkdir()
     done = call("plan", "grid=demo", cwd=where, PYTHONPATH=str(tmp_path / "site"))
     assert done.returncode == 0, done.stderr
-    code = "import wattflow.plan.hydra as g; print(*g.conf_dirs())"
+    code = "import wattflow.plan.conf as g; print(*g.conf_dirs())"
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=where,

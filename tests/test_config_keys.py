@@ -3,7 +3,7 @@
 import pytest
 
 from wattflow.config.identity import DEFAULTS
-from wattflow.config.keys import kind_of, nearest, no_such_key, wrong_type
+from wattflow.config.keys import from_text, kind_of, nearest, no_such_key, wrong_type
 
 
 @pytest.mark.parametrize("key", DEFAULTS)
@@ -18,9 +18,21 @@ def test_every_key_has_a_type_and_says_what_it_takes(key):
     ("key", "words"),
     [
         ("shards", "takes a whole number, such as shards=1, and shards=1,2 for two points."),
-        ("power.idle_s", "takes a number, such as power.idle_s=5.0."),
+        ("power.idle_s", "takes a number of seconds, such as power.idle_s=5.0."),
         ("power.host", "takes true or false, such as power.host=true."),
         ("nodes", "takes a whole number, or null, such as nodes=4, and nodes=1,2 for two points."),
+        ("cluster.time_min", "takes a whole number of minutes, such as cluster.time_min=60."),
+        (
+            "cluster.mem_gb_per_node",
+            "takes a number of GB, or null, such as cluster.mem_gb_per_node=0.5.",
+        ),
+        (
+            "control.power_limit_w",
+            (
+                "takes a whole number of watts, or null, such as control.power_limit_w=4, and "
+                "control.power_limit_w=1,2 for two points."
+            ),
+        ),
         ("precision", "takes one of fp64, fp32, bf16, fp16, such as precision=bf16."),
         ("sweep.zip", "takes a list of lists of keys, such as sweep.zip=[[shards,batch_size]]."),
     ],
@@ -66,3 +78,30 @@ def test_a_key_that_there_is_not_names_the_nearest():
     assert no_such_key("batchsize") == (
         "no such key. Did you mean batch_size? `wattflow keys` lists keys, groups and their choices."
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("model.revision", "7e12345678", "7e12345678"),
+        ("model.revision", "null", None),
+        ("model.name", "null", "null"),  # it must have one
+        ("sweep.name", "1e5", "1e5"),
+        ("shards", "2", 2),
+        ("temperature", "1e-1", 0.1),
+        ("power.host", "FALSE", False),
+        ("cluster.sbatch_options.begin", "16:00", "16:00"),
+    ],
+)
+def test_a_text_becomes_what_its_key_takes(key, text, value):
+    """Text stays as it is written."""
+    assert (from_text(key, text), type(from_text(key, text))) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("shards", "2h"), ("shards", "1e3"), ("power.host", "1")]
+)
+def test_a_text_of_another_type_is_none(key, text):
+    """Whoever asks says which key it was."""
+    with pytest.raises(ValueError, match=text):
+        from_text(key, text)

@@ -67,10 +67,41 @@ def test_a_rule_matches_where_all_of_its_keys_do(when, matches):
     assert feasible.excluded(config) == ("excluded: too slow" if matches else None)
 
 
-def test_a_rule_of_an_unknown_key_is_refused():
-    """It would never match."""
-    with pytest.raises(RefusedError, match="no key shard"):
-        feasible.excluded(resolved(sweep__exclude=[Exclude({"shard": 2}, "x")]))
+@pytest.mark.parametrize(
+    ("when", "typed"),
+    [
+        ({"shards": "2"}, {"shards": 2}),
+        ({"shards": ["1", "2"], "temperature": "0"}, {"shards": [1, 2], "temperature": 0.0}),
+        ({"shards": "> 1e3"}, {"shards": "> 1e3"}),
+        ({"model.revision": "7e12345678"}, {"model.revision": "7e12345678"}),
+        ({"model": "123", "power.host": "true"}, {"model": "123", "power.host": True}),
+        ({"control.power_limit_w": None}, {"control.power_limit_w": None}),
+    ],
+)
+def test_what_a_rule_wants_has_the_type_of_its_key(when, typed):
+    """Files and overrides hold texts: a revision stays one, a number becomes one."""
+    assert feasible.typed_rule(Exclude(when, "x")).when == typed
+
+
+def test_a_comparison_may_have_an_exponent():
+    """It was never true before."""
+    config = resolved(max_gen_len=2000, sweep__exclude=[Exclude({"max_gen_len": "> 1e3"}, "long")])
+    assert feasible.excluded(config) == "excluded: long"
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({"shard": "2"}, "no key shard"),
+        ({"shards": "two"}, "sweep.exclude: shards: two: takes a whole number"),
+        ({"shards": "> two"}, "sweep.exclude: shards: > two: takes a whole number"),
+        ({"model.name": "> b"}, "sweep.exclude: model.name: > b: takes text"),
+    ],
+)
+def test_a_rule_that_would_never_match_is_refused(when, message):
+    """An unknown key, a value of another type, an order of texts."""
+    with pytest.raises(RefusedError, match=message):
+        feasible.typed_rule(Exclude(when, "x"))
 
 
 def test_more_ranks_on_a_node_than_it_has_gpus():

@@ -122,6 +122,43 @@ def test_one_point_in_two_places_is_refused(key):
         grid.expand([*ONE, "cluster=testcluster", f"cluster.{key}=cap300,cap400"])
 
 
+@pytest.mark.parametrize(
+    ("override", "way"),
+    [
+        (
+            "model.path=/a,/b",
+            r"model\.revision=A,B with sweep\.zip=\[\[model\.path,model\.revision\]\]",
+        ),
+        (
+            "dataset.path={0}/a,{0}/b",
+            r"dataset\.name=A,B with sweep\.zip=\[\[dataset\.path,dataset\.name",
+        ),
+        ("cluster.time_min=1,2", "a sweep of its own, with sweep=NAME"),
+        ("power.meter=simulated,rapl", "a sweep of its own"),
+        ("power=simulated,rapl", "a sweep of its own"),
+    ],
+)
+def test_lists_over_what_is_no_part_of_a_point_are_refused(override, way, tmp_path):
+    """They would come to one point, and the second value would never run."""
+    for name in "ab":
+        (tmp_path / name).write_text('{"prompt": "one line"}\n' * 8)
+    words = [*ONE, override.format(tmp_path)]
+    words += ["dataset.format=jsonl"] if override.startswith("dataset") else []
+    key = override.partition("=")[0]
+    with pytest.raises(RefusedError, match=rf"^{key}[.=].* so that both are one point\. .*{way}"):
+        grid.expand(words)
+
+
+def test_two_files_with_two_names_are_two_points(tmp_path):
+    """As the refusal says."""
+    for name in "ab":
+        (tmp_path / name).write_text('{"prompt": "one line"}\n' * 8)
+    paths = f"dataset.path={tmp_path}/a,{tmp_path}/b"
+    names = ["dataset.name=one,two", "sweep.zip=[[dataset.path,dataset.name]]"]
+    _, points, _ = grid.expand([*ONE, "dataset.format=jsonl", paths, *names])
+    assert [point.config.dataset.name for point in points] == ["one", "two"]
+
+
 def test_expansion_equals_hydras_composition():
     """Points made by setting plain values are those that Hydra composes one by one (20 sampled)."""
     words = [

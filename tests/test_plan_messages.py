@@ -19,8 +19,8 @@ CASES = [
     ("cluster", "name: mine\ntime_minutes: 3\n", "no such key. Did you mean cluster.time_min?"),
     (
         "cluster",
-        "name: mine\npower_caps: {300: x}\n",
-        "cluster.power_caps: its keys are texts. Put 300 into quotes",
+        "name: mine\npower_caps: {~: x}\n",
+        "a key has no name",
     ),
     ("cluster", "name: mine\nlauncher: slrum\n", "cluster.launcher=slrum: not one of local, slurm"),
     ("cluster", "launcher: local\n", "cluster.name: has no value; its file in conf/ has to set it"),
@@ -29,9 +29,19 @@ CASES = [
     (
         "cluster",
         "name: mine\npartition: ${no.key}\n",
-        "cluster.partition: Interpolation key 'no.key' not found.",
+        "cluster.partition: ${no.key}: interpolations are not resolved",
     ),
-    ("cluster", "name: mine\npartition: ${oc.env:NO_SUCH}\n", "'NO_SUCH' not found"),
+    (
+        "cluster",
+        "name: mine\npartition: ${oc.env:NO_SUCH}\n",
+        "cluster.partition: ${oc.env:NO_SUCH}: interpolations are not resolved",
+    ),
+    (
+        "cluster",
+        "name: mine\nsbatch_options:\n  exclusive:\n",
+        "cluster.sbatch_options.exclusive=null: takes text, and '' for a bare --exclusive",
+    ),
+    ("cluster", "", "cluster.name: has no value; its file in conf/ has to set it"),
     ("grid", "precision: fp16\n", "the file of a grid begins with the line `# @package _global_`"),
     (
         "grid",
@@ -51,7 +61,7 @@ CASES = [
     (
         "grid",
         "# @package _global_\nhydra:\n  sweeper:\n    params:\n      shards: [1, 2]\n",
-        "hydra.sweeper.params of the grid's file: shards=[1, 2]: takes a whole number",
+        "hydra.sweeper.params of the grid's file: shards=[1,2]: takes a whole number",
     ),
     (
         "grid",
@@ -73,11 +83,13 @@ def test_a_fault_in_a_file_is_said_in_one_line(group, text, message, tmp_path, m
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_that_is_not_there_is_looked_for_in_both_folders(tmp_path, monkeypatch):
-    """One's own conf/ first, then the shipped one."""
+def test_a_config_that_is_not_there_names_all_folders(tmp_path, monkeypatch):
+    """One's own two first, there or not, then the shipped one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "conf").mkdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     with pytest.raises(
-        RefusedError, match=f"looked for {tmp_path}/conf/cluster/x.yaml and /.*/conf/cluster/x.yaml"
+        RefusedError,
+        match=f"looked for {tmp_path}/conf/cluster/x.yaml, {tmp_path}/home/wattflow/conf/cluster/x.yaml and "
+        "/.*/conf/cluster/x.yaml",
     ):
         grid.expand(["cluster=x"])

@@ -69,6 +69,29 @@ def test_a_preview_leaves_nothing_behind_and_needs_no_slurm(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        {"cluster__account": "a\ntouch planted"},
+        {"cluster__setup": ["module load x\ntouch planted"]},
+        {"cluster__srun_options": ["--x\rtouch planted"]},
+        {"cluster__sbatch_options": {"x": "a\x1btouch"}},
+        {"cluster__sbatch_options": {"x\ntouch planted": "a"}},
+        {"cluster__power_caps": {"300": "cap\ntouch planted"}},
+        {"cluster__python": "python\x85touch planted"},
+    ],
+)
+def test_a_value_of_an_older_grid_begins_no_line(values, fake, tmp_path):
+    """What a plan refuses today is refused once more where scripts are made, and nothing is sent."""
+    made = plan(tmp_path, *seeds(2, **values))
+    with pytest.raises(RefusedError, match="a line break or another control character"):
+        send.batch_scripts(made)
+    with pytest.raises(RefusedError, match="a line break or another control character"):
+        send.submit(made)
+    assert not made.sweep.path.exists()
+    assert fake.calls("sbatch") == []
+
+
+@pytest.mark.parametrize(
     ("request_", "kind", "line"),
     [
         ("gpus-per-node", None, "#SBATCH --gpus-per-node=2"),

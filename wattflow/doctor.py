@@ -103,7 +103,7 @@ def _folders() -> Iterator[Finding]:
         yield Finding("spool folder", "ok", f"{spool}, {free_gib:.1f} GiB free")
     except OSError as error:
         yield Finding("spool folder", "missing", f"{spool}: {error}; set cluster.spool_dir")
-    from wattflow.plan.hydra import conf_dirs  # noqa: PLC0415 - Hydra takes a moment to import
+    from wattflow.plan.conf import conf_dirs  # noqa: PLC0415 - Hydra takes a moment to import
 
     found = [folder for folder in conf_dirs() if (folder / "config.yaml").is_file()]
     yield _found("conf/", bool(found), str(found[0]) if found else "no conf/config.yaml here")

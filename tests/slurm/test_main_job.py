@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
 WORDS = (
     "model=tiny",
     "engine=synthetic",  # NVML is no meter of what computes on the CPU
+    "engine.synthetic_ms_per_token=40",
     "power.meter=nvml",
     "power.idle_s=0.2",
     "precision=fp32",

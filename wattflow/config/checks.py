@@ -1,6 +1,7 @@
 """Which values each choice may take."""
 
 import math
+import re
 from typing import Any
 
 from wattflow.config.choices import PRECISIONS, Config, Cost, computes_on_cpu, leaves
@@ -75,6 +76,7 @@ def allowed(key: str) -> tuple[str, ...]:
 
 def check_value(key: str, value: Any) -> None:
     """Raise RefusedError when one key's value is none of those allowed, or below its least."""
+    refuse_controls(key, value)
     if isinstance(value, float) and not math.isfinite(value):
         raise RefusedError(f"{key}={value}: must be a finite number.")
     if isinstance(value, int) and abs(value) >= _TOO_LARGE:
@@ -86,6 +88,27 @@ def check_value(key: str, value: Any) -> None:
         raise RefusedError(f"{key}={value}: must be at least {least}.")
     if key == "top_p" and not 0.0 < value <= 1.0:
         raise RefusedError(f"top_p={value}: must be above 0 and at most 1.")
+
+
+def refuse_controls(key: str, value: Any) -> None:
+    """Raise RefusedError for a text with control characters: a line break would begin a line of a batch script.
+
+    The texts in lists and dicts count too, and so do names of keys. A tab is none.
+    """
+    if isinstance(value, list):
+        for one in value:
+            refuse_controls(key, one)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            refuse_controls(f"{key}.{name}", one)
+    elif _CONTROL.search(f"{key}{value}" if isinstance(value, str) else key):
+        raise RefusedError(
+            f"{ascii(key)[1:-1]}={value!a}: holds a line break or another control character. Write it in one line; of "
+            "a list such as cluster.setup, each line as an item of its own."
+        )
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def check(config: Config) -> None:

@@ -23,6 +23,17 @@ _WORDS: dict[Any, tuple[str, str]] = {
     dict[str, str]: ("texts by name, set in a file of conf/", "{'name': text}"),
 }
 
+# by the end of a number's key
+_UNITS = {
+    "_min": "minutes",
+    "_s": "seconds",
+    "_ms": "milliseconds",
+    "_w": "watts",
+    "_mhz": "MHz",
+    "_gib": "GiB",
+    "mem_gb_per_node": "GB",
+}
+
 
 @cache
 def _hints(part: type) -> dict[str, Any]:
@@ -33,7 +44,7 @@ def kind_of(key: str) -> Any:
     """Return the type of a dotted key, of a part of the choices too; KeyError where there is no such key."""
     kind: Any = Config
     for part in key.split("."):
-        kind = _not_null(kind)
+        kind = not_null(kind)
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
         elif is_dataclass(kind) and isinstance(kind, type):
@@ -43,8 +54,8 @@ def kind_of(key: str) -> Any:
     return kind
 
 
-def _not_null(kind: Any) -> Any:
-    """Return the type of values that are not null."""
+def not_null(kind: Any) -> Any:
+    """Return the type of those of a key's values that are not null."""
     kinds = [one for one in get_args(kind) if one is not NoneType]
     return kinds[0] if NoneType in get_args(kind) else kind
 
@@ -52,6 +63,18 @@ def _not_null(kind: Any) -> Any:
 def is_nullable(key: str) -> bool:
     """Whether a key may be null."""
     return NoneType in get_args(kind_of(key))
+
+
+def from_text(key: str, text: str) -> Any:
+    """Return a text as a value of the key's type; ValueError where it is none, KeyError where there is no such key."""
+    kind = not_null(kind_of(key))
+    if text == "null" and is_nullable(key):
+        return None
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return kind(text) if kind in (int, float) else text
 
 
 def nearest(name: str, names: list[str]) -> str | None:
@@ -65,6 +88,7 @@ def nearest(name: str, names: list[str]) -> str | None:
     found = begun or difflib.get_close_matches(
         end, by_end, n=1, cutoff=0.65 if len(end) > 2 else 1.0
     )
+    found = found or [one for one in by_end if len(end) > 2 and one.startswith(end)]
     return by_end[found[0]] if found else None
 
 
@@ -76,11 +100,13 @@ def no_such_key(key: str) -> str:
 
 def wrong_type(key: str) -> str:
     """Return what a key takes, for a value of another type: the type in words and an example."""
-    kind = _not_null(kind_of(key))
+    kind = not_null(kind_of(key))
     if is_dataclass(kind):
         inner = ", ".join(f"{key}.{name}" for name in _hints(kind))  # type: ignore[arg-type]
         return f"{key} has keys of its own: {inner}."
     words, example = _WORDS[kind]
+    if kind in (int, float):
+        words += next((f" of {unit}" for end, unit in _UNITS.items() if key.endswith(end)), "")
     if allowed(key):
         words = f"one of {', '.join(allowed(key))}"
     elif is_nullable(key):
@@ -88,6 +114,8 @@ def wrong_type(key: str) -> str:
     default = DEFAULTS.get(key)
     if kind in (int, float, bool, str) and default not in (None, "???"):
         example = str(default).lower() if kind is bool else str(default)
+    if key.startswith("cluster.sbatch_options."):
+        words += f", and '' for a bare --{key.rpartition('.')[2]}"
     several = ""
     if kind in (int, float) and key.split(".", maxsplit=1)[0] not in ("sweep", "cluster", "power"):
         several = f", and {key}=1,2 for two points"

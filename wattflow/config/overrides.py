@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from wattflow.config.checks import check_cost, check_value
 from wattflow.config.choices import Cost
+from wattflow.config.keys import from_text, wrong_type
 from wattflow.errors import RefusedError
 
 Part = TypeVar("Part")
@@ -31,29 +32,19 @@ def with_settings(part: Part, at: str, settings: Sequence[str]) -> Part:
         if text is None or key == name or name not in types:
             known = ", ".join(f"{at}.{name}" for name in types)
             raise RefusedError(f"--set {setting}: not KEY=VALUE with one of {known}.")
-        values[name] = _typed(setting, text, types[name])
+        values[name] = _typed(setting, key, text)
         check_value(key, values[name])
     return replace(part, **values)  # type: ignore[type-var]
 
 
-def _typed(setting: str, text: str, kind: Any) -> Any:
-    """Return a text as a value of a key's type; RefusedError where it is none."""
-    kinds = get_args(kind) or (kind,)
-    if type(None) in kinds and text == "null":
-        return None
-    if bool in kinds:
-        if text.lower() not in ("true", "false"):
-            raise RefusedError(f"--set {setting}: true or false.")
-        return text.lower() == "true"
-    number = next((kind for kind in kinds if kind in (int, float)), None)
-    if number is None:
-        return text
+def _typed(setting: str, key: str, text: str) -> Any:
+    """Return a text as a value of a key's type; RefusedError where it is none, and for no finite number."""
     try:
-        value = number(text)
+        value = from_text(key, text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise RefusedError(f"--set {setting}: no number.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RefusedError(f"--set {setting}: {wrong_type(key)}")
     return value
 
 

@@ -1,12 +1,15 @@
 """Which points cannot run, and why: exclude rules, memory, prompts."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wattflow.config.checks import why_not_metered
-from wattflow.config.choices import Config, controls_itself, leaves
+from wattflow.config.choices import GROUPS, Config, Exclude, controls_itself, leaves
+from wattflow.config.keys import from_text, kind_of, not_null, wrong_type
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
 from wattflow.workload.checkpoint import check_header
@@ -21,13 +24,38 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+_COMPARISON = re.compile(r"\s*(>=|<=|>|<)\s*(\S+)\s*")
+
+
+def typed_rule(rule: Exclude) -> Exclude:
+    """Return an exclude rule with each value of the type that its key takes; RefusedError for one of another type."""
+    return replace(rule, when={key: _wanted(key, value) for key, value in rule.when.items()})
+
+
+def _wanted(key: str, value: Any) -> Any:
+    """Return what a rule wants of one key: a value, a list of values, or a comparison with a number."""
+    if isinstance(value, list):
+        return [_wanted(key, one) for one in value]
+    if value is None or key in GROUPS:
+        return value
+    compared = _COMPARISON.fullmatch(str(value))
+    try:
+        if compared is None:
+            return from_text(key, str(value))
+        if not_null(kind_of(key)) in (int, float) and math.isfinite(float(compared[2])):
+            return value
+    except KeyError:
+        raise RefusedError(f"sweep.exclude: no key {key}.") from None
+    except ValueError:
+        pass
+    raise RefusedError(f"sweep.exclude: {key}: {value}: {wrong_type(key)}")
+
+
 def _matches(value: Any, wanted: Any) -> bool:
     """Whether a value equals what an exclude rule wants, is in its list, or satisfies its comparison."""
     if isinstance(wanted, list):
         return value in wanted
-    if isinstance(wanted, str) and (
-        found := re.fullmatch(r"\s*(>=|<=|>|<)\s*(-?[0-9.]+)\s*", wanted)
-    ):
+    if isinstance(wanted, str) and (found := _COMPARISON.fullmatch(wanted)):
         return value is not None and _COMPARISONS[found[1]](value, float(found[2]))
     return bool(value == wanted)
 
@@ -40,9 +68,6 @@ def excluded(config: Config) -> str | None:
     for group in ("model", "dataset", "engine", "cluster"):
         values[group] = values[f"{group}.name"]
     for rule in config.sweep.exclude:
-        unknown = [key for key in rule.when if key not in values]
-        if unknown:
-            raise RefusedError(f"sweep.exclude: no key {unknown[0]}.")
         if rule.when and all(_matches(values[k], wanted) for k, wanted in rule.when.items()):
             return f"excluded: {rule.reason}"
     return None

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wattflow.config.choices import Cluster, Config, Dataset, Sweep, resolve, with_leaves
+from wattflow.config.choices import Config, Dataset, Sweep, leaves, resolve, with_leaves
 from wattflow.config.identity import hashed, point_id
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
@@ -27,7 +27,6 @@ from wattflow.plan.hydra import (
     PRIMARY,
     arguments,
     compose_groups,
-    conf_dirs,
     hydra_config,
     register,
     typed,
@@ -38,10 +37,12 @@ from wattflow.plan.overrides import (
     is_group,
     listed,
     parse,
+    refuse_interpolation,
     refuse_unsafe,
     rewritten,
 )
 from wattflow.plan.points import Plan, Point
+from wattflow.plan.text_values import as_text
 from wattflow.store.files import check_name
 from wattflow.store.layout import SweepDir
 from wattflow.workload.prompts import Checker
@@ -95,8 +96,7 @@ def _read_grid(overrides: Sequence[str]) -> _Grid:
     keys = {override.key_or_group for override in parsed}
     fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
     composed = compose_groups(fixed, whole=True)
-    params = dict(OmegaConf.select(composed, "hydra.sweeper.params") or {})
-    others = [f"{key}={value}" for key, value in params.items() if key not in keys]
+    others = _grid_params(composed, keys)
     try:
         from_file = parse(others, typed_values)
     except RefusedError as error:
@@ -117,6 +117,23 @@ def _read_grid(overrides: Sequence[str]) -> _Grid:
     with open_dict(composed):
         del composed["hydra"]
     return _Grid(fixed, groups, values, typed(composed), typed_values)
+
+
+def _grid_params(composed: DictConfig, besides: set[str]) -> list[str]:
+    """Return hydra.sweeper.params of the grid's file as overrides, without those of the keys `besides`."""
+    sweeper = cast(dict[str, Any], OmegaConf.to_container(composed.hydra.sweeper, resolve=False))
+    params = {k: v for k, v in (sweeper["params"] or {}).items() if k not in besides}
+    others = [f"{key}={_in_grammar(value)}" for key, value in params.items()]
+    for other in others:
+        refuse_interpolation(other)
+    return others
+
+
+def _in_grammar(value: Any) -> str:
+    """Return a value of a file as it is written in an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_in_grammar, value))}]"
+    return "null" if value is None else str(value)
 
 
 def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
@@ -178,22 +195,38 @@ def expand(
             if identity in points:
                 if hashed(points[identity].config) != hashed(config):
                     raise RefusedError(f"two points share the id {identity}: change one choice.")
-                _refuse_places(points[identity].config.cluster, config.cluster)
+                _refuse_unlike(points[identity].config, config)
                 duplicates += 1
                 continue
             points[identity] = Point(identity, config, excluded(config) or why_not(config))
     return grid.base, list(points.values()), duplicates
 
 
-def _refuse_places(first: Cluster, second: Cluster) -> None:
-    """Raise RefusedError where two places are requested for one point: the second would never run."""
-    for key in ("constraint", "partition"):
-        if getattr(first, key) != getattr(second, key):
-            raise RefusedError(
-                f"cluster.{key}={getattr(first, key)},{getattr(second, key)}: where a point runs is not part of it, so "
-                "both are one point. Where a partition or a node feature has a power cap, say so in cluster.power_caps "
-                "and choose control.power_limit_w=300,400 (docs/sites.md)."
-            )
+def _refuse_unlike(first: Config, second: Config) -> None:
+    """Raise RefusedError where two combinations are one point and yet differ: the second would never run."""
+    if first == second:
+        return
+    one, other = leaves(first), leaves(second)
+    key = next(key for key in one if one[key] != other.get(key))
+    raise RefusedError(
+        f"{key}={one[key]},{other[key]}: it is no part of a point, so that both are one point. "
+        f"{_INSTEAD.get(key, _APART)}"
+    )
+
+
+_APART = "Give each value a sweep of its own, with sweep=NAME."
+_BY_CAP = (
+    "Where a partition or a node feature has a power cap, say so in cluster.power_caps and choose "
+    "control.power_limit_w=300,400 (docs/sites.md)."
+)
+_BY_REVISION = "Name what lies there: model.revision=A,B with sweep.zip=[[{},model.revision]]."
+_INSTEAD = {
+    "cluster.constraint": _BY_CAP,
+    "cluster.partition": _BY_CAP,
+    "dataset.path": "Name them: dataset.name=A,B with sweep.zip=[[dataset.path,dataset.name]].",
+    "model.path": _BY_REVISION.format("model.path"),
+    "model.tokenizer_path": _BY_REVISION.format("model.tokenizer_path"),
+}
 
 
 def _name(overrides: Sequence[str], base: Config) -> str:
@@ -266,14 +299,16 @@ def as_hydra_application(
         job(planned, by_id[point_id(resolve(typed(composed), records))])
 
     register()
-    application = hydra.main(
-        version_base="1.3", config_path=str(conf_dirs()[0]), config_name=PRIMARY
-    )(one)
+    application = hydra.main(version_base="1.3", config_path=None, config_name=PRIMARY)(one)
     with (
         tempfile.TemporaryDirectory(prefix="wattflow-hydra-") as folder,
         arguments(
             # Hydra writes multirun.yaml; the sweep's own directory holds all that is worth keeping
-            [*(["-m"] if multirun else []), *planned.overrides, f"hydra.sweep.dir={folder}"]
+            [
+                *(["-m"] if multirun else []),
+                *map(as_text, planned.overrides),
+                f"hydra.sweep.dir={folder}",
+            ]
         ),
     ):
         application()

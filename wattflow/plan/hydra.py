@@ -1,12 +1,13 @@
-"""Compose configurations with Hydra: where conf/ is found, groups, overrides."""
+"""Compose configurations with Hydra: groups, overrides, the choices that they come to."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,28 +20,12 @@ from wattflow.config.checks import check
 from wattflow.config.choices import GROUPS, Config, from_dict
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError, WattflowError
+from wattflow.plan import conf
+from wattflow.plan.conf import conf_dirs
+from wattflow.plan.feasible import typed_rule
 from wattflow.plan.messages import in_one_line
 
 PRIMARY = "wattflow"
-
-
-def conf_dirs() -> list[Path]:
-    """Where configs are looked for, first one first: ./conf, then the package's copy, else the checkout's."""
-    own = _shipped()
-    site = Path.cwd() / "conf"
-    if site.is_dir() and not site.samefile(own):
-        return [site, own]
-    return [own]
-
-
-def _shipped() -> Path:
-    package = Path(__file__).parent.parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-def shipped_files(group: str) -> list[str]:
-    """Return the names that a config group can be set to anywhere, since wattflow brings their files."""
-    return sorted(path.stem for path in (_shipped() / group).glob("*.yaml"))
 
 
 def register() -> None:
@@ -50,8 +35,9 @@ def register() -> None:
         "output_subdir": None,
         "run": {"dir": "."},
         "job": {"chdir": False},
-        "searchpath": [f"file://{folder}" for folder in conf_dirs()[1:]],
+        "searchpath": [f"{conf.SCHEME}://{folder}" for folder in conf_dirs()],
     }
+    conf.register()
     store = ConfigStore.instance()
     store.store(name="base", node=Config)
     store.store(
@@ -65,12 +51,12 @@ def hydra_config() -> Iterator[None]:
     register()
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dirs()[0]), version_base="1.3", job_name="wattflow"):
+        with initialize(None, job_name="wattflow", version_base="1.3"):
             yield
     except WattflowError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
-        raise RefusedError(in_one_line(error, conf_dirs())) from error
+        raise RefusedError(in_one_line(error)) from error
 
 
 def compose_groups(overrides: list[str], *, whole: bool = False) -> DictConfig:
@@ -90,7 +76,7 @@ def compose_groups(overrides: list[str], *, whole: bool = False) -> DictConfig:
         KeyError,
         RecursionError,
     ) as error:
-        text = in_one_line(error, conf_dirs())
+        text = in_one_line(error)
         if isinstance(error, YAMLError):  # it names the file
             raise RefusedError(text) from error
         for override in overrides if "NoneType" in text else []:
@@ -104,11 +90,39 @@ def compose_groups(overrides: list[str], *, whole: bool = False) -> DictConfig:
 
 
 def typed(composed: DictConfig) -> Config:
-    """Convert composed choices to their type; RefusedError for a value that is not allowed."""
-    container = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    """Convert composed choices to their type; RefusedError for a value that is not allowed.
+
+    An interpolation is refused, not resolved: what it stands for would be kept in the sweep's files.
+    """
+    written = OmegaConf.to_container(composed, resolve=False, throw_on_missing=True)
+    for key, text in _texts(written):
+        if INTERPOLATION.search(text):
+            raise RefusedError(
+                f"{key}: {text}: interpolations are not resolved, since what they stand for would be kept in the "
+                "sweep's files. Write the value itself; in lines of cluster.setup the shell knows $NAME."
+            )
+    container = OmegaConf.to_container(composed, resolve=True)  # which takes the \\ from \\${NAME}
     config = from_dict(cast(dict[str, Any], container))
+    rules = [typed_rule(rule) for rule in config.sweep.exclude]
+    config = replace(config, sweep=replace(config.sweep, exclude=rules))
     check(config)
     return config
+
+
+INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text in nested choices with its dotted key, keys of dicts among them."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield key, str(name)
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)
 
 
 def group_files(group: str) -> list[str]:

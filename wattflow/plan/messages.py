@@ -5,28 +5,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wattflow.config.keys import kind_of, no_such_key, wrong_type
+from wattflow.plan.conf import conf_dirs, searched_dirs
 
 
-def group_file(folders: list[Path], name: str) -> Path | None:
+def group_file(name: str) -> Path | None:
     """Return the file of a config such as `cluster/local`, in the first folder that has it."""
-    return next((path for f in folders if (path := f / f"{name}.yaml").is_file()), None)
+    return next((path for f in conf_dirs() if (path := f / f"{name}.yaml").is_file()), None)
 
 
-def no_such_file(folders: list[Path], name: str) -> str:
+def no_such_file(name: str) -> str:
     """Return the message for a config that lies in none of the folders."""
-    looked = " and ".join(str(folder / f"{name}.yaml") for folder in folders)
-    return f"no such file: looked for {looked}."
+    looked = [str(folder / f"{name}.yaml") for folder in searched_dirs()]
+    return f"no such file: looked for {', '.join(looked[:-1])} and {looked[-1]}."
 
 
-def in_one_line(error: BaseException, folders: list[Path]) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return an error's message for a person; one that is not known keeps the words that it has."""
     text = str(error).partition("Config search path:")[0]
     place = re.match(r"In '([^']+)'", text)
-    file = group_file(folders, place[1]) if place and place[1] != "config" else None
+    file = group_file(place[1]) if place and place[1] != "config" else None
     at = f"{file}: " if file else ""
     missing = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if missing:
-        return f"{at}a list of defaults names {missing[1]}, {no_such_file(folders, missing[1])}"
+        return f"{at}a list of defaults names {missing[1]}, {no_such_file(missing[1])}"
     key = re.search(r"full_key: (\S+)", text)
     for pattern, message in _KNOWN:
         found = re.search(pattern, text)
@@ -49,17 +50,11 @@ def _takes(key: str) -> str:
     return wrong_type(key)
 
 
-def _of_key_of_another_type(key: str, found: re.Match[str]) -> str:
-    part = key.rpartition(".")[0]
-    return f"{part}: its keys are texts. Put {found[1]} into quotes, '{found[1]}': ..."
-
-
 # What they say, and what a person is told of the key: each pattern's group is a value, or the key where none stands in
 # the lines below.
 _KNOWN: list[tuple[str, Callable[[str, re.Match[str]], str]]] = [
     (r"Value '(.*)' of type", lambda key, found: f"{key}={found[1]}: {_takes(key)}"),
     (r"is not Optional|Incompatible value 'None'", lambda key, _: f"{key}=null: {_takes(key)}"),
-    (r"Key (.+) \(\w+\) is incompatible with \(str\)", _of_key_of_another_type),
     (r"Key '(.*)' (?:is )?not in", _of_unknown_key),
     (
         r"Missing mandatory value: (\S+)",

@@ -18,11 +18,12 @@ from wattflow.config.choices import GROUPS, Config, RopeScaling
 from wattflow.config.keys import kind_of, nearest, no_such_key, wrong_type
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
-from wattflow.plan.hydra import conf_dirs, group_files, parser
+from wattflow.plan.hydra import group_files, parser
 from wattflow.plan.messages import group_file, no_such_file
+from wattflow.plan.text_values import as_text
 
 # What no submitted value may hold: it could be evaluated by OmegaConf or Hydra, or by a shell further on.
-_REFUSED = ("${", "_target_", "`", ";", "\n", "\r", "\0")
+_REFUSED = ("_target_", "`", ";", "\n", "\r", "\0")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 MOST_POINTS = 100_000
 
@@ -30,15 +31,25 @@ MOST_POINTS = 100_000
 def refuse_unsafe(overrides: Sequence[str]) -> None:
     """Raise RefusedError for an override that could be evaluated or leave the sweep's directory."""
     for override in overrides:
+        refuse_interpolation(override)
         for mark in _REFUSED:
             if mark in override:
                 raise RefusedError(
                     f"{override!r}: {mark!r} is refused in submitted values. "
-                    "Interpolations and shell characters belong in a config file of your own."
+                    "Lines of shell belong in a config file of your own."
                 )
         key, value = split(override)
         if value is not None and "../" in value and not key.endswith(("path", "dir")):
             raise RefusedError(f"{override!r}: '../' is refused in names.")
+
+
+def refuse_interpolation(override: str) -> None:
+    """Raise RefusedError for an interpolation, however it is escaped: a secret would be kept in the sweep's files."""
+    if "${" in override.replace("\\", ""):
+        raise RefusedError(
+            f"{override!r}: interpolations are not resolved, since what they stand for would be kept in the sweep's "
+            "files. Write the value itself."
+        )
 
 
 def rewritten(overrides: Sequence[str]) -> list[str]:
@@ -65,7 +76,7 @@ def parse(overrides: Sequence[str], values: "TypedValues") -> list[Override]:
 
 def _parse(override: str) -> Override:
     try:
-        return parser().parse_overrides(overrides=[override])[0]
+        return parser().parse_overrides(overrides=[as_text(override)])[0]
     except HydraException as error:
         raise RefusedError(f"{override}: {_unreadable(override)}") from error
 
@@ -123,11 +134,11 @@ def _check_group(override: Override) -> None:
                 f"{line}: takes the name of a file in conf/{group}/, or several: "
                 f"{group}={','.join(group_files(group)[:2])}."
             )
-        if group_file(conf_dirs(), f"{group}/{name}") is None:
+        if group_file(f"{group}/{name}") is None:
             known = group_files(group)
             meant = nearest(name, known)
             raise RefusedError(
-                f"{group}={name}: {no_such_file(conf_dirs(), f'{group}/{name}')}"
+                f"{group}={name}: {no_such_file(f'{group}/{name}')}"
                 f"{f' Did you mean {meant}?' if meant else ''} There are {', '.join(known)}."
             )
 

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 
 from wattflow.config.checks import allowed
 from wattflow.config.identity import DEFAULTS
-from wattflow.plan.hydra import shipped_files
+from wattflow.plan.conf import shipped_files
 from wattflow.run.provenance import PACKAGES
 from wattflow.store import schema
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT, REASONS

@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from wattflow.config.choices import Cluster
+from wattflow.config.checks import refuse_controls
+from wattflow.config.choices import Cluster, to_dict
 from wattflow.errors import RefusedError
 from wattflow.slurm import client
 from wattflow.slurm.shapes import Shape
@@ -74,9 +75,16 @@ def _site_options(cluster: Cluster) -> dict[str, Any]:
     return {**{key: value for key, value in named.items() if value is not None}, **own}
 
 
+def check_values(shape: Shape) -> None:
+    """Raise RefusedError for a value that would begin a line of its own in a batch script."""
+    refuse_controls("cluster", to_dict(shape.cluster))
+    refuse_controls("cluster.power_caps", shape.control)
+
+
 def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
     """Return submitit's parameters for a job of points."""
     cluster = shape.cluster
+    check_values(shape)
     # a quarter of a very short limit, so that such a task is not signalled at its very start
     signal_s = min(_SIGNAL_BEFORE_END_S, cluster.time_min * 60 // 4)
     memory = cluster.mem_gb_per_node
