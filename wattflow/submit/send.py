@@ -135,7 +135,11 @@ def _write_grid(plan: "Plan", tried: Collection[str]) -> None:
 def _write_sweep_yaml(plan: "Plan") -> None:
     """Write sweep.yaml: the overrides of each submit, for people; JSON's strings are YAML too."""
     path = plan.sweep.sweep_yaml
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"# The submits of {plan.name}, oldest first.\n"
+    text = (
+        path.read_text(encoding="utf-8")
+        if path.is_file()
+        else f"# The submits of {plan.name}, oldest first.\n"
+    )
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     overrides = json.dumps(plan.overrides, ensure_ascii=False)
     text += f'- time: "{when}"\n  wattflow: "{__version__}"\n  words: {overrides}\n'
