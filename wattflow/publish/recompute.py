@@ -10,14 +10,14 @@ from wattflow.collect.row import AttemptRows, Choices
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.errors import DamagedError, RefusedError
+from wattflow.publish import plausibility
 from wattflow.publish.copies import Copies
 from wattflow.publish.results import Results, Row
 from wattflow.publish.verdict import AttemptCheck, Difference, Key, Verdict, named
-from wattflow.store.columns import PHASE
+from wattflow.store.columns import CHOICE_KEYS, PHASE
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import Record
-from wattflow.store.sources import of_kind, source_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
@@ -32,9 +32,11 @@ class Recomputation:
         self.checks: dict[Key, AttemptCheck] = {}
         self.rows: dict[Key, Row] = {}
         self.records: list[Record] = []
+        self._stays: list[plausibility.Stay] = []
         for point in results.grid:
             self._check_point(point)
         self._check_counts()
+        self._check_stays()
         self._check_keys()
 
     def _check_point(self, point: GridPoint) -> None:
@@ -89,10 +91,6 @@ class Recomputation:
                     _check_names(record)
                 if not self._results.measured:
                     problems += _other_choices(record, choices)
-                row = self._results.points.get(key)
-                if record["status"] == "finished" and (row is None or row["valid"]):
-                    problems += [*_strange_sensors(record), *_strange_traces(attempt, record)]
-                # of others, why they count in no figure is a reason in their row
                 if self._results.measured and "choices" in record:
                     chosen = Choices.of(record["choices"])
         except RefusedError:
@@ -101,12 +99,43 @@ class Recomputation:
             problems.append(f"record.json is none ({error!a}).")
             record = None
         one = collect_attempt(attempt, chosen)
+        if record is not None and self._has_figures(key, record, one):
+            problems += self._implausible(attempt, record, chosen)
         check = self._compare(one, problem)
         if check.damaged:
             return
         check.problems[:0] = problems  # causes before their effects
         if record is not None:
             check.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
+
+    def _has_figures(self, key: Key, record: Record, one: AttemptRows) -> bool:
+        """Return whether an attempt has figures, now or in the results; of others a reason in their row says why."""
+        row = self._results.points.get(key)
+        return record["status"] == "finished" and bool(one.point["valid"] or (row and row["valid"]))
+
+    def _implausible(self, attempt: AttemptDir, record: Record, chosen: Choices) -> list[str]:
+        """Return what cannot be of one attempt; what others must not have too is kept until all are known."""
+        problems = _strange_traces(attempt, record)
+        try:
+            strange, stays = plausibility.strange(attempt, record, chosen.config)
+        except FileNotFoundError as error:
+            return [*problems, f"{error.filename}: not there."]
+        except (DamagedError, LookupError, TypeError, AttributeError, ValueError) as error:
+            return [*problems, f"its files cannot be held to one another ({error!a})."]
+        self._stays += stays
+        return problems + strange
+
+    def _check_stays(self) -> None:
+        """Find what two attempts that count cannot both have: one GPU's time, or its samples."""
+        counting = {key for key, row in self.rows.items() if row["counts"]}
+        settings = {
+            key: tuple(repr(row[name]) for name in CHOICE_KEYS if name != "repeat")
+            for key, row in self.rows.items()
+            if key in counting
+        }
+        stays = [stay for stay in self._stays if stay.key in counting]
+        for key, problems in plausibility.strange_stays(stays, settings).items():
+            self.checks[key].problems += problems
 
     def _compare(self, one: AttemptRows, problem: str | None) -> AttemptCheck:
         """Compare one recomputed row, and its phases, with what was published."""
@@ -215,26 +244,6 @@ def _strange_traces(attempt: AttemptDir, record: Record) -> list[str]:
     return problems + [
         f"traces/{name}: a trace of no device of the record." for name in sorted(there - allowed)
     ]
-
-
-def _strange_sensors(record: Record) -> list[str]:
-    """Return which nodes of a record name a sensor or boundary that is none, or measured no device."""
-    problems = []
-    for info in record.get("nodes", []):
-        host = info.get("host")
-        for source, boundary in [
-            (info["source"], info["boundary"]),
-            *([(host["source"], "host")] if host else []),
-        ]:
-            if source not in (*of_kind("power"), *of_kind("counter")):
-                problems.append(
-                    f"node {info['node']}: power came from {source!a}, which is no sensor."
-                )
-            elif boundary != source_of(source).boundary:
-                problems.append(f"node {info['node']}: {source} does not measure a {boundary!a}.")
-        if not info["devices"]:
-            problems.append(f"node {info['node']}: measured no device.")
-    return problems
 
 
 def _check_names(record: Record) -> None:
