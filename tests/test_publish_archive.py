@@ -119,6 +119,66 @@ def test_a_member_that_is_a_file_and_a_folder_is_refused(tmp_path):
     assert not (tmp_path / "to").exists()
 
 
+# --- what a file manager does ---------------------------------------------------------------------
+
+LEFT = [
+    *(".DS_Store", "sweep/.DS_Store", "._README.md", "sweep/._grid.parquet", "__MACOSX/._README.md"),
+    *("Thumbs.db", "sweep/desktop.ini", "sweep/ehthumbs.db", ".Trash-1000/x", "@eaDir/README.md@SynoEAStream"),
+    *(".directory", ".nfs000000000012", "Icon\r", "$RECYCLE.BIN/x", ".Spotlight-V100/Store"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_a_file_manager_left_is_named_and_not_unpacked(folder, tmp_path, name):
+    """In a folder it is no additional file, in a zip no member; a real additional file beside it is."""
+    archive.write_sums(folder)
+    sums = archive.read_sums(folder)
+    packed = [(one, (folder / one).read_bytes()) for one in archive.files(folder)]
+    path = zip_of(tmp_path / "m.zip", [*packed, (name, b"\0" * 9)])
+    assert archive.unpack(path, tmp_path / "to") == [name]
+    assert archive.files(tmp_path / "to") == archive.files(folder)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(bytes(9))
+    (folder / "._x").mkdir()
+    assert archive.wrong_sums(folder, sums) == []
+    (folder / "sweep" / "x.DS_Store").write_bytes(b"")
+    assert archive.wrong_sums(folder, sums) == ["sweep/x.DS_Store: not in sha256sums"]
+
+
+def test_a_bundles_own_file_of_such_a_name_is_the_bundles(folder):
+    """What sha256sums names is checked, whatever it is called."""
+    (folder / "Thumbs.db").write_text("a")
+    archive.write_sums(folder)
+    sums = archive.read_sums(folder)
+    (folder / "Thumbs.db").write_text("b")
+    assert archive.wrong_sums(folder, sums) == ["Thumbs.db: changed since it was packed"]
+
+
+def test_entries_for_folders_say_nothing(folder, tmp_path):
+    """Other packers add them, at times with a byte in them; those of no folder that has members are refused."""
+    packed = [(one, (folder / one).read_bytes()) for one in archive.files(folder)]
+    path = zip_of(tmp_path / "f.zip", [("sweep/", b"\0"), ("empty/", b""), *packed])
+    assert archive.unpack(path, tmp_path / "to") == []
+    assert archive.files(tmp_path / "to") == archive.files(folder)
+
+
+def test_changed_line_ends_are_named(folder):
+    """A transfer as text changes a file, and the line says how."""
+    archive.write_sums(folder)
+    (folder / "README.md").write_bytes(b"hello\r\n")
+    wrong = archive.wrong_sums(folder, archive.read_sums(folder))
+    assert wrong == ["README.md: changed since it was packed: its line ends alone"]
+
+
+def test_a_bundle_one_folder_below(folder, tmp_path):
+    """The only folder in a folder is looked into where it has the marker, whatever a file manager left beside it."""
+    (tmp_path / ".DS_Store").write_text("")
+    assert archive.inside(tmp_path, "README.md") == folder
+    assert archive.inside(folder, "README.md") == folder
+    (tmp_path / "other").mkdir()
+    assert archive.inside(tmp_path, "README.md") == tmp_path
+
+
 # --- files of strangers ---------------------------------------------------------------------------
 
 

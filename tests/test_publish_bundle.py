@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
+from sweeps import Gpu, Made, choices, constant, demo, id_of, make_attempt, make_sweep
 
 from wattflow.analysis.sweep import open_sweep
 from wattflow.collect.collect import collect
@@ -330,6 +330,47 @@ def test_a_sweep_may_be_called_what_its_model_is(tmp_path):
     text = dict(members_of(tmp_path / "b.zip"))["METHODS.md"].decode()
     assert "Model: llama-7b in bf16" in text
     assert verify(tmp_path / "b.zip").verified
+
+
+@pytest.mark.parametrize("collected", [True, False])
+def test_a_claimed_attempt_without_a_record(tmp_path, collected):
+    """It runs, or was killed: bundles say so and verify, whether or not it was collected, and alone at its point."""
+    points = [choices(shards=2), choices(seed=1)]
+    made_sweep = make_sweep(tmp_path / "t", points)
+    make_attempt(made_sweep, points[0], Made([Gpu(UUID), Gpu(UUID[:-1] + "2")]))
+    collect(made_sweep)
+    for point in points:
+        made_sweep.claim_attempt(id_of(point))
+    if collected:
+        collect(made_sweep)
+    made = bundle(made_sweep, tmp_path / "b.zip")
+    words = ": has no record; it still runs, or was killed"
+    assert [line.partition(":")[2] for line in made.left_out] == [words[1:], words[1:]]
+    for path in (tmp_path / "b.zip", made_sweep.path):
+        verdict = verify(path)
+        assert verdict.verified, "\n".join(lines(verdict))
+    forged = tmp_path / "b"
+    archive.unpack(tmp_path / "b.zip", forged)
+    if collected:  # nobody hides an attempt by calling it running
+        table = pq.read_table(forged / "sweep/results/points.parquet")
+        rows = table.to_pylist()
+        (one,) = [row for row in rows if row["counts"]]
+        one |= {"status": "running"}
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=table.schema), forged / "sweep/results/points.parquet"
+        )
+        archive.write_sums(forged)
+        assert not verify(forged).verified
+
+
+def test_results_older_than_an_attempt_are_refused(sweep, tmp_path):
+    """An attempt that ended since `collect` would contradict them: nothing is written, and the line says what to do."""
+    make_attempt(sweep, choices(shards=2), Made([Gpu(UUID)], status="failed"))
+    with pytest.raises(
+        RefusedError, match=r"attempt 3 is failed, and unknown .* Run `wattflow collect"
+    ):
+        bundle(sweep, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
 
 
 # --- the command, and what people read ------------------------------------------------------------

@@ -208,6 +208,33 @@ def test_a_file_added_to_a_bundle(packed):
     assert lines(found)[-1].endswith(": 1 thing beside the attempts; see above.")
 
 
+def test_a_bundle_that_a_file_manager_touched(packed, sweep, tmp_path):
+    """Its own files are named in notes and the rest verifies, also as a zip with a folder around; in a sweep too."""
+    left = [".DS_Store", "sweep/Thumbs.db", "__MACOSX/._README.md"]
+    left += [f"{first_trace(packed / 'sweep').parent.relative_to(packed)}/._x.parquet"]
+    timings = next(packed.glob("sweep/points/*/attempt-1/timings"))
+    left += [f"{timings.relative_to(packed)}/._node.json"]
+    for name in left:
+        (packed / name).parent.mkdir(exist_ok=True)
+        (packed / name).write_bytes(b"\0\5\x16\7")
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as other:
+        for path in packed.rglob("*"):
+            other.write(path, f"bundle/{path.relative_to(packed)}")
+    for where in (packed, packed.parent / "only", tmp_path / "m.zip"):
+        if where.name == "only":
+            where.mkdir()
+            shutil.copytree(packed, where / "bundle")
+        verdict = verify(where)
+        assert verdict.verified, said(verdict)
+        for name in left:
+            assert f"{name}: a file manager's, not the bundle's" in said(verdict)
+    first_trace(sweep.path).with_name("._node1-GPU-x.parquet").write_bytes(b"\0")
+    collect(sweep)
+    assert verify(sweep.path).verified
+    (packed / "sweep" / "more.parquet").write_bytes(b"")
+    assert verify(packed).wrong_files == ["sweep/more.parquet: not in sha256sums"]
+
+
 def test_a_damaged_attempt_has_no_figures_to_verify(sweep, tmp_path):
     """A cut trace was collected as damaged; the sweep and its bundle pass, the bundle with a note."""
     trace = first_trace(sweep.path)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from wattflow.analysis import bills, caps, comparisons
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.store.files import own_files
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN
@@ -116,7 +117,7 @@ class Sweep:
 
     def traces(self) -> pl.LazyFrame:
         """Return all readings of all GPUs of finished attempts, with point_id, attempt, node and gpu_uuid."""
-        paths = sorted(self.directory.traces.glob("*.parquet"))
+        paths = own_files(self.directory.traces, "*.parquet")
         return pl.scan_parquet(paths) if paths else _frame(COLLECTED_TRACE.empty_table()).lazy()
 
     def row(self, point: str) -> dict[str, object]:

@@ -27,7 +27,7 @@ def bundle(
     )
     total = sum(member.size_bytes for member in made.members)
     for line in made.left_out:
-        talk(f"not whole, so without its files: {line}")
+        talk(f"not whole, so without its files: {line}.")
     if dry_run:
         print_table(["bytes", "member"], [[size, name] for name, size in made.members], numbers=[0])
         talk(f"{len(made.members)} files, {total:,} bytes would go into {shown(made.path)}.")

@@ -17,6 +17,7 @@ from wattflow.energy import curve
 from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
 from wattflow.nullable import agreed, complete_sum, joined_names, quadrature
+from wattflow.store.files import own_files
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import TRACE, Record
 from wattflow.store.tables import read_stream, read_table
@@ -60,11 +61,11 @@ def _traces(attempt: AttemptDir) -> dict[DeviceKey, list[pa.Table]]:
     found: dict[DeviceKey, list[pa.Table]] = defaultdict(list)
     closed: set[DeviceKey] = set()
     folder = attempt.path / "traces"
-    for path in sorted(folder.glob("*.parquet")):
+    for path in own_files(folder, "*.parquet"):
         table = read_table(path, TRACE)
         closed.add(_device(table))
         found[_device(table)].append(table)
-    for path in sorted(folder.glob("*.arrow")):
+    for path in own_files(folder, "*.arrow"):
         growing = _growing(path)
         if growing is not None and _device(growing) not in closed:
             found[_device(growing)].append(growing)

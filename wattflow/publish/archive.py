@@ -1,7 +1,8 @@
 """A bundle's container: a zip whose members are stored as they are, the same bytes for the same files.
 
 `sha256sums` in it is what `sha256sum -c` reads. Since nothing is compressed by the zip, a file unpacks to no more than
-its own size; whatever is not as `pack` writes it is refused before anything is unpacked.
+its own size; whatever is not as `pack` writes it is refused before anything is unpacked. What file managers leave
+behind where they look is no bundle's: it is named, and neither unpacked nor read.
 """
 
 import hashlib
@@ -19,6 +20,13 @@ MOST_MEMBERS = 200_000
 MOST_BYTES = 4 * 2**30
 
 _NAME = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,199}/){0,6}[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+# what Finder, Windows Explorer, KDE, NFS and NAS boxes leave, by any part of a path
+_LEFT_BEHIND = re.compile(
+    r"\.DS_Store|\._.*|\.localized|\.AppleDouble|\.apdisk|\.Spotlight-V100|\.fseventsd|\.Trash(?:es|-\d+)?"
+    r"|\.TemporaryItems|\.DocumentRevisions-V100|__MACOSX|Icon\r|(?:eh)?thumbs(?:_vista)?\.db|desktop\.ini"
+    r"|\$RECYCLE\.BIN|System Volume Information|\.directory|\.nfs[0-9a-f]+|@eaDir|\.stfolder",
+    re.IGNORECASE,
+)
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 2**20
 # the earliest time that a zip can hold: when a bundle is packed is no part of it
@@ -29,6 +37,11 @@ def files(folder: Path) -> list[str]:
     """Return the files below a folder by their names in a bundle, sorted."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def left_behind(name: str) -> bool:
+    """Return whether a name in a bundle, or a folder above it, is what a file manager calls its own files."""
+    return any(map(_LEFT_BEHIND.fullmatch, name.split("/")))
 
 
 def sha256(path: Path) -> str:
@@ -57,11 +70,30 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 def wrong_sums(folder: Path, sums: dict[str, str]) -> list[str]:
     """Return a line for each file that is missing, additional, or not what its hash says."""
-    there = set(files(folder)) - {SUMS}
+    there = {name for name in files(folder) if name in sums or not left_behind(name)} - {SUMS}
     wrong = [f"{name}: not there" for name in sorted(set(sums) - there)]
     wrong += [f"{name}: not in {SUMS}" for name in sorted(there - set(sums))]
     changed = [name for name in sorted(there & set(sums)) if sha256(folder / name) != sums[name]]
-    return wrong + [f"{name}: changed since it was packed" for name in changed]
+    return wrong + [
+        f"{name}: changed since it was packed{_line_ends(folder / name, sums[name])}"
+        for name in changed
+    ]
+
+
+def _line_ends(path: Path, expected: str) -> str:
+    """Return words for a file of text whose line ends alone were changed, as a transfer as text does."""
+    if path.suffix == ".parquet":
+        return ""
+    data = path.read_bytes().replace(b"\r\n", b"\n")
+    return ": its line ends alone" if hashlib.sha256(data).hexdigest() == expected else ""
+
+
+def inside(folder: Path, marker: str) -> Path:
+    """Return where a bundle's files lie: the folder, or the only one in it where that has the marker."""
+    if (folder / marker).is_file() or not folder.is_dir():
+        return folder
+    below = [path for path in folder.iterdir() if not left_behind(path.name)]
+    return below[0] if len(below) == 1 and (below[0] / marker).is_file() else folder
 
 
 def pack(folder: Path, path: Path) -> None:
@@ -83,13 +115,27 @@ def pack(folder: Path, path: Path) -> None:
             packed.writestr(about, (folder / name).read_bytes())
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Write a bundle's files below an empty folder; RefusedError, nothing written, for what `pack` never makes."""
+def unpack(path: Path, folder: Path) -> list[str]:
+    """Write a bundle's files below an empty folder, and return the members that a file manager left in it.
+
+    RefusedError, nothing written, for what `pack` never makes.
+    """
     try:
         with zipfile.ZipFile(path) as packed:
-            _check(packed.infolist(), path)
-            for about in packed.infolist():
+            members = packed.infolist()
+            left = [about.filename for about in members if left_behind(about.filename.rstrip("/"))]
+            # an entry for the folder of others, which other packers make, says nothing
+            folders = {f"{above}/" for about in members for above in Path(about.filename).parents}
+            own = [
+                about
+                for about in members
+                if about.filename not in left
+                and not (about.is_dir() and (about.filename in folders or about.file_size == 0))
+            ]
+            _check(own, path)
+            for about in own:
                 _write(packed, about, folder / about.filename)
+            return left
     except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
         raise RefusedError(f"{path}: not a bundle ({error}).") from error
 

@@ -108,6 +108,7 @@ def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundl
     if not path.parent.is_dir():
         raise RefusedError(f"{path.parent}: no such folder.")
     contents = _read(sweep)
+    _refuse_older(contents)
     around = _surroundings(contents)
     names = Pseudonyms(_salt(sweep, keep=not dry_run), around, measured=contents.measured)
     with tempfile.TemporaryDirectory(prefix="wattflow-bundle-") as name:
@@ -165,17 +166,32 @@ def _read(sweep: SweepDir) -> _Contents:
     return _Contents(sweep, sweep.measured_path.is_file(), grid, choices, points, phases)
 
 
-def _attempts(contents: _Contents) -> Iterator[tuple[AttemptDir, Record | DamagedError]]:
-    """Read the records of all attempts that have one, in the grid's order; the error of a damaged one in its place."""
+def _attempts(contents: _Contents) -> Iterator[tuple[AttemptDir, Record | DamagedError | None]]:
+    """Read the records of all attempts in the grid's order; null without one, and the error of a damaged one."""
     for point_id in contents.choices:
         for attempt in contents.sweep.attempts(point_id):
             try:
-                record = attempt.read_record()
+                yield attempt, attempt.read_record()
             except DamagedError as error:
                 yield attempt, error
-                continue
-            if record is not None:
-                yield attempt, record
+
+
+def _refuse_older(contents: _Contents) -> None:
+    """RefusedError where an attempt ended after the results were made: its bundle would contradict itself."""
+    columns = [contents.points[name].to_pylist() for name in ("point_id", "attempt", "status")]
+    collected = {
+        (point_id, number): status for point_id, number, status in zip(*columns, strict=True)
+    }
+    for attempt, record in _attempts(contents):
+        status = collected.get((attempt.point_id, attempt.number))
+        if isinstance(record, DamagedError) or record is None or status == record["status"]:
+            continue
+        if status is not None or record["status"] != "running":
+            raise RefusedError(
+                f"point {attempt.point_id}, attempt {attempt.number} is {record['status']}, and "
+                f"{f'was {status}' if status else 'unknown'} when the results were made. Run `wattflow collect "
+                f"{contents.sweep.path}`, then bundle."
+            )
 
 
 def _surroundings(contents: _Contents) -> Surroundings:
@@ -183,7 +199,7 @@ def _surroundings(contents: _Contents) -> Surroundings:
     nodes: set[object] = {platform.node(), platform.node().split(".")[0]}
     devices: set[object] = set()
     for _, record in _attempts(contents):
-        if isinstance(record, DamagedError):
+        if isinstance(record, DamagedError) or record is None:
             continue
         try:
             nodes |= {rank["node"] for rank in record.get("ranks", [])}
@@ -223,6 +239,11 @@ def _write(contents: _Contents, folder: Path, names: Pseudonyms) -> list[str]:
     for attempt, record in _attempts(contents):
         point_id = names.point(attempt.point_id)
         path = target.path / "points" / point_id / attempt.path.name
+        if record is None:
+            left_out.append(
+                f"point {point_id}, attempt {attempt.number}: has no record; it still runs, or was killed"
+            )
+            continue
         try:
             if isinstance(record, DamagedError):
                 raise record
@@ -235,9 +256,7 @@ def _write(contents: _Contents, folder: Path, names: Pseudonyms) -> list[str]:
         except _DAMAGE as error:
             # as in `collect`, it costs that attempt alone
             shutil.rmtree(path, ignore_errors=True)
-            left_out.append(
-                f"point {attempt.point_id}, attempt {attempt.number}: {type(error).__name__}"
-            )
+            left_out.append(f"point {point_id}, attempt {attempt.number}: {type(error).__name__}")
     points = tables.published_points(contents.points, contents.choices, traced, names)
     _write_table(target.points_path, points)
     _write_table(target.phases_path, tables.published_phases(contents.phases, names))

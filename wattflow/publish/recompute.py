@@ -15,6 +15,7 @@ from wattflow.publish.copies import Copies
 from wattflow.publish.results import Results, Row
 from wattflow.publish.verdict import AttemptCheck, Difference, Key, Verdict, named
 from wattflow.store.columns import CHOICE_KEYS, PHASE
+from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import Record
@@ -45,7 +46,7 @@ class Recomputation:
         try:
             choices = point.choices()
             problem = self._wrong_id(point)
-            attempts = self._results.sweep.attempts(point_id)
+            attempts = self._results.sweep.attempts(point_id) + self._results.unrecorded(point_id)
             blank = untried(point, Choices.of(choices))
         except (
             RefusedError,
@@ -194,7 +195,9 @@ class Recomputation:
         damaged = self._results.damaged
         for key, row in self._results.points.items():
             if key[0] in grid and key not in self.rows:
-                if key in damaged:
+                if row["status"] == "waiting" and any(one[0] == key[0] for one in self.rows):
+                    self._verdict.notes.append(f"{named(key)}: tried since it was collected.")
+                elif key in damaged:
                     self.checks[key] = AttemptCheck(*key, row["status"], False, False, damaged=True)
                 else:
                     problems.append(f"{named(key)}: in the results, and not on disk.")
@@ -237,7 +240,7 @@ def _strange_traces(attempt: AttemptDir, record: Record) -> list[str]:
         problems.append(f"ranks ran on {', '.join(strange)}, which no node of the record measured.")
     wanted = {attempt.trace_path(*device).name: device for device in ranks | devices}
     allowed = {*wanted, *(attempt.trace_path(*device).name for device in hosts)}
-    there = {path.name for path in (attempt.path / "traces").glob("*.parquet")}
+    there = {path.name for path in own_files(attempt.path / "traces", "*.parquet")}
     problems += [
         f"GPU {wanted[name][1]} of the record has no trace." for name in sorted(set(wanted) - there)
     ]

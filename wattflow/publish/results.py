@@ -12,7 +12,7 @@ from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish.verdict import Key
 from wattflow.store.columns import PHASE, POINT
 from wattflow.store.grid import GridPoint
-from wattflow.store.layout import SweepDir
+from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.tables import read_table
 
 Row = dict[str, Any]
@@ -44,6 +44,16 @@ class Results:
             for key, row in self.points.items()
             if self.bundled and "damaged" in (row["reasons"] or ()) and not row["counts"]
         }
+
+    def unrecorded(self, point_id: str) -> list[AttemptDir]:
+        """Return the attempts at a point that had no record when they were collected, of which a bundle has nothing."""
+        there = {attempt.number for attempt in self.sweep.attempts(point_id)}
+        return [
+            AttemptDir(self.sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
+            for (of_point, number), row in self.points.items()
+            if self.bundled and of_point == point_id and row["status"] == "running"
+            if number is not None and number not in there and "damaged" not in row["reasons"]
+        ]
 
     def notes(self) -> list[str]:
         """Return what is not compared, and what may differ for the version alone."""

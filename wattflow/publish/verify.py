@@ -10,6 +10,7 @@ unpickled or run, names are checked before a path is made of them, sizes before 
 
 import resource
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ def verify(path: Path) -> Verdict:
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="wattflow-verify-") as name:
             folder = Path(name)
-            archive.unpack(path, folder)
-            return _bundle(path, folder, archive.sha256(path))
-    if (path / ABOUT).is_file():
-        return _bundle(path, path, None)
+            left = archive.unpack(path, folder)
+            return _bundle(path, archive.inside(folder, ABOUT), archive.sha256(path), left)
+    folder = archive.inside(path, ABOUT)
+    if (folder / ABOUT).is_file():
+        left = [name for name in archive.files(folder) if archive.left_behind(name)]
+        return _bundle(path, folder, None, left)
     if path.suffix == ".zip" and not path.exists():
         raise RefusedError(f"{path}: no such file. `wattflow bundle` makes one of a sweep.")
     results = read_results(SweepDir.existing(path), bundled=False)
@@ -58,8 +61,8 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
-def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
-    """Check a bundle whose files lie below a folder."""
+def _bundle(path: Path, folder: Path, sha256: str | None, left: Sequence[str]) -> Verdict:
+    """Check a bundle whose files lie below a folder, beside what a file manager `left` there."""
     sums = archive.read_sums(folder)
     wrong = archive.wrong_sums(folder, sums)
     _check_sizes(folder)
@@ -75,6 +78,9 @@ def _bundle(path: Path, folder: Path, sha256: str | None) -> Verdict:
     verdict, recomputed = _recompute(path, results)
     verdict.kind, verdict.sha256 = f"bundle of a {verdict.kind}", sha256
     verdict.hashed_files, verdict.wrong_files = len(sums), wrong
+    verdict.notes += [
+        f"{name}: a file manager's, not the bundle's: not looked at." for name in left
+    ]
     left_out = about.get("left_out")
     for line in left_out if isinstance(left_out, list) else []:
         verdict.notes.append(f"not whole when it was packed: {line}")
@@ -132,6 +138,8 @@ def _check_sizes(folder: Path) -> None:
     """RefusedError where a file would unpack to more than an honest one."""
     for name in archive.files(folder):
         path = folder / name
+        if archive.left_behind(name):
+            continue
         if not name.endswith(".parquet"):
             if path.stat().st_size > MOST_JSON_BYTES:
                 raise RefusedError(f"{name}: {path.stat().st_size} bytes, more than any such file.")

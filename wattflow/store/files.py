@@ -22,6 +22,11 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def own_files(folder: Path, pattern: str) -> list[Path]:
+    """Return a folder's files of a pattern by name, without hidden ones: those a file manager or an editor left."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
     """Open a file under another name; fsync and rename it in the end: a reader sees the old file or the new one, whole.

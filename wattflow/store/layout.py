@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.files import check_name, read_json, write_json
+from wattflow.store.files import check_name, own_files, read_json, write_json
 from wattflow.store.grid import GridPoint, read_grid, read_point
 from wattflow.store.schema import SCHEMA_VERSION, JournalLine, Record, Status
 
@@ -104,7 +104,7 @@ class AttemptDir:
 
     def _join_parts(self, record: dict[str, Any]) -> None:
         """Put what the nodes of a measured command have written by now into its record."""
-        told = [read_json(path) for path in sorted((self.path / "timings").glob("*.json"))]
+        told = [read_json(path) for path in own_files(self.path / "timings", "*.json")]
         try:
             parts = [part for part in told if part["status"] == "finished"]
             parts.sort(key=lambda part: part["task"])
