@@ -22,10 +22,14 @@ MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """A file's tests, and those that share the session's Slurm, stay in one worker; those on Slurm come first."""
+    """A file's tests, and those that share the session's Slurm, stay in one worker; those on Slurm come first.
+
+    A test that names its group goes with that one.
+    """
     for item in items:
         shares = "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("slurm" if shares else item.path.name))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("slurm" if shares else item.path.name))
         # reports carry properties from a worker, and no markers
         names = [name for name in MARKERS if item.get_closest_marker(name)]
         item.user_properties += [("marker", name) for name in names or ["unmarked"]]

@@ -18,6 +18,8 @@ check_host() {
   for program in slurmctld slurmd scontrol sinfo; do
     command -v "$program" >/dev/null || fail "no $program; install it with slurm/testcluster/install.sh."
   done
+  # a step's socket is spool/nodeNN/nodeNN_JOB.STEP in it, and Linux takes 107 bytes of such a name
+  [ ${#CLUSTER_DIR} -le 64 ] || fail "CLUSTER_DIR=$CLUSTER_DIR: more than 64 letters; no job would start. Choose a shorter path."
   case $ACCOUNTING in
     slurmdbd) command -v slurmdbd mariadbd >/dev/null || fail "ACCOUNTING=slurmdbd needs slurmdbd and mariadb-server." ;;
     filetxt | none) ;;

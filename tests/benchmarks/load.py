@@ -2,6 +2,7 @@
 
     OUT=results python tests/benchmarks/load.py             LLaMA-7B on the GPU, or the CPU where there is none
     LAYERS=4 OUT=results python tests/benchmarks/load.py    so many layers of it: less to write and to read
+    DRY=1 LAYERS=1 OUT=/tmp/results python tests/benchmarks/load.py    narrow ones, to try the script
 
 Three turns of dd and of a load, each in a process of its own; the load's clock runs from before the first byte is read
 to the last weight on the device, without imports, CUDA's start and graphs. Caches are dropped before each, by the
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 TURNS = int(os.environ.get("TURNS", "3"))
+DRY = os.environ.get("DRY") == "1"
 LAYERS = int(os.environ.get("LAYERS", "32"))
 FILE_BYTES = 4_000_000_000  # a file of a checkpoint, at most
 OUT = Path(os.environ.get("OUT", "."))
@@ -32,7 +34,8 @@ OUT = Path(os.environ.get("OUT", "."))
 def shapes(folder):
     from wattflow.config import choices
 
-    return choices.Model(name="llama-7b", n_layers=LAYERS, path=str(folder))
+    small = {"dim": 256, "n_heads": 8, "n_kv_heads": 8, "ffn_dim": 688} if DRY else {}
+    return choices.Model(name="llama-7b", n_layers=LAYERS, path=str(folder), **small)
 
 
 def write(folder):

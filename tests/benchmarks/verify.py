@@ -1,6 +1,6 @@
 """What verifying costs of one attempt of an hour on 32 GPUs at 50 Hz, beside collecting it, and how large a bundle is.
 
-    python tests/benchmarks/verify.py [CALLS]
+    python tests/benchmarks/verify.py [CALLS [SECONDS]]     # 5 calls, 3,600 s
 
 Each in a process of its own. Prints a Markdown table; fails where the untouched sweep or its bundle does not verify.
 """
@@ -40,8 +40,9 @@ STEPS = ("collect", "verify", "bundle", "verify the bundle")
 def main() -> None:
     """Print the table."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    window_s = float(sys.argv[2]) if len(sys.argv) > 2 else 3600.0
     with tempfile.TemporaryDirectory() as folder:
-        sweep, _ = made(Path(folder) / "s", 0.02)
+        sweep, _ = made(Path(folder) / "s", 0.02, window_s)
         packed = Path(folder) / "s.zip"
         taken: dict[str, list[float]] = {step: [] for step in STEPS}
         peak_mb = dict.fromkeys(STEPS, 0.0)

@@ -13,7 +13,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/machine.sh"
 
 prompts=192 length=64
-if [ "$DRY" = 1 ]; then prompts=48 length=8; fi
+if [ "$DRY" = 1 ]; then prompts=4 length=8; fi
 
 install_wattflow
 [ "$DRY" != 1 ] || pretend 1

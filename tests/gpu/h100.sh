@@ -11,7 +11,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 NOBODY=65534
 
 prompts=256 fewer=64 length=128
-if [ "$DRY" = 1 ]; then prompts=16 fewer=8 length=8; fi
+if [ "$DRY" = 1 ]; then prompts=4 fewer=2 length=8; fi
 
 as_nobody() {
   setpriv --reuid $NOBODY --regid $NOBODY --clear-groups \

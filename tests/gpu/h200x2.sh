@@ -13,7 +13,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/machine.sh"
 
 prompts=256 length=128 few=64 short=64 # the second pair is Slurm's
-if [ "$DRY" = 1 ]; then prompts=16 length=8 few=8 short=8; fi
+if [ "$DRY" = 1 ]; then prompts=4 length=8 few=4 short=8; fi
 
 export CLUSTER_DIR=$WORK/cluster PREFIX=$WORK/slurm ACCOUNTING=none NODES=2 GPUS=1 REALGPU=2 CPUS=8
 

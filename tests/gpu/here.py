@@ -2,6 +2,7 @@
 
     tests/fetch_smollm2.sh /tmp/smollm2
     WATTFLOW_SMOLLM2=/tmp/smollm2 WATTFLOW_DATA=FOLDER python tests/gpu/here.py >docs/measurements/here.json
+    WATTFLOW_DATA=FOLDER python tests/gpu/here.py prompts        the lengths alone, which need no weights
 
 It asks what tests/test_real_weights.py proves, with that test's own prompts and settings, and keeps the numbers.
 """
@@ -109,11 +110,9 @@ def prompt_lengths() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    told = {
-        "script": "tests/gpu/here.py",
-        "machine": machine(),
-        "weights": weights(),
-        "prompts": prompt_lengths(),
-    }
+    told = {"script": "tests/gpu/here.py", "machine": machine()}
+    if sys.argv[1:] != ["prompts"]:
+        told["weights"] = weights()
+    told["prompts"] = prompt_lengths()
     told["machine"]["versions"]["transformers"] = transformers.__version__
     print(json.dumps(told, indent=1))
