@@ -2,6 +2,7 @@
 # make test    everything but the slow and GPU tests; as root it first installs what the tests need
 # make chaos   kills and faults by the hundred, seeded; prints its counts. SEED=7 chooses others
 # make slow    tests of minutes        make check   types, lint and format
+# make vllm    tests of engine=vllm on a real vLLM on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)
 # make docs    the tables of docs/results.md from wattflow/store/columns.csv and reasons.csv
 # WORKERS=1 has the tests run one after another; files are dealt to the workers, those on Slurm go to one.
 # TORCH="torch==2.11.0" chooses another torch; a CUDA one for a GPU machine.
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 ENDS := $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL)
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^ *\("[^"]*"\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test slow chaos check docs env clean
+.PHONY: demo test slow chaos vllm check docs env clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,14 @@ test: $(VENV)/.tested
 slow: $(VENV)/.tested
 	$(ENDS) $(BIN)/python -m pytest -m "slow and not gpu"
 
+.venv-vllm/.installed: tests/vllm_environment.sh pyproject.toml
+	tests/vllm_environment.sh .venv-vllm $(PYTHON)
+	touch $@
+
+vllm: $(VENV)/.tested .venv-vllm/.installed
+	slurm/testcluster/install.sh
+	$(ENDS) $(BIN)/python -m pytest -m vllm tests/test_real_vllm.py tests/slurm/test_vllm.py
+
 chaos: $(VENV)/.tested
 	$(BIN)/python tests/chaos/kills.py --kills 40 --seed $(SEED)
 	$(BIN)/python tests/chaos/sidecar_kills.py --kills 100 --seed $(SEED)
@@ -58,4 +67,4 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/make_results.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "slow", "gpu")
+MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "vllm", "slow", "gpu")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

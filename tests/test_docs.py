@@ -212,7 +212,17 @@ def test_results_md_is_what_the_columns_make(monkeypatch):
 
     page = make_results.PAGE.read_text()
     assert make_results.filled(page) == page
-    tables = {"points", "phases", "cost", "crosscheck", "trace", "spans", "requests", "grid"}
+    tables = {
+        "points",
+        "phases",
+        "cost",
+        "crosscheck",
+        "trace",
+        "spans",
+        "iterations",
+        "requests",
+        "grid",
+    }
     begun = re.findall(r"^<!-- (\w+): begin -->$", page, re.MULTILINE)
     assert sorted(begun) == sorted({*tables, "reads", "choices", "reasons"})
 

@@ -34,6 +34,7 @@ from wattflow.collect.reading import (
     read_spans,
 )
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
+from wattflow.collect.scheduling import scheduling
 from wattflow.collect.unfinished import unfinished
 from wattflow.errors import DamagedError
 from wattflow.store.layout import AttemptDir
@@ -167,6 +168,11 @@ def _measured(
     if not command and batches is None:
         limits = roofline.of_record(config, record, known.prefill_s, known.decode_s)
         found = replace(found, roofline=limits)
+        yield found
+    if not command and batches is None:
+        nodes_by_rank = list(dict.fromkeys(rank["node"] for rank in record["ranks"]))
+        steps, doubts = scheduling(attempt, devices, nodes_by_rank, config)
+        found = replace(found, reasons=[*found.reasons, *doubts], scheduling=steps)
         yield found
     windows = {device.key.node: device.window for device in devices}
     hosts = read_hosts(attempt, record, list(windows))

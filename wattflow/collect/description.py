@@ -37,9 +37,16 @@ class Description:
     reference_rounds: int | None = None
     prompts_sha256: str | None = None
     engine_info: str | None = None
+    engine_version: str | None = None
+    attention_backend: str | None = None
+    cuda_graphs: str | None = None
+    quantization: str | None = None
     versions: str | None = None
     command: str | None = None
     exit_code: int | None = None
+
+
+_RAN = ("engine_version", "attention_backend", "cuda_graphs", "quantization")
 
 
 def reason(record: Record) -> str:
@@ -81,9 +88,17 @@ def describe(record: Record, stamp_ns: int) -> Description:
         reference_rounds=record.get("reference_rounds"),
         prompts_sha256=record["prompts"]["sha256"] if "prompts" in record else None,
         engine_info=json.dumps(record["engine"]) if "engine" in record else None,
+        **_ran(record),
         versions=json.dumps(record["versions"]) if "versions" in record else None,
         command=json.dumps(record["measure"]["command"])
         if record["status"] == "finished" and "measure" in record
         else None,
         exit_code=next((code for code in codes if code), 0 if codes else None),
     )
+
+
+def _ran(record: Record) -> dict[str, str | None]:
+    """Return what an engine of others reports that it ran; null for what it does not report."""
+    engine = record.get("engine", {})
+    found = {name: engine.get(name) for name in _RAN}
+    return {name: None if value is None else str(value) for name, value in found.items()}

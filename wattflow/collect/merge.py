@@ -23,6 +23,7 @@ _COUNTED = (
 )
 _AGREED = (
     *("ecc", "persistence", "prompts_sha256", "engine_info", "versions"),
+    *("engine_version", "attention_backend", "cuda_graphs", "quantization"),
     *("power_limit_default_w", "power_limit_min_w", "power_limit_max_w"),
 )
 _JOINED = ("gpu_name", "driver", "power_source", "boundary")

@@ -37,6 +37,10 @@ RATIOS = (
     Ratio("steady_power_w", "steady_energy_j", "steady_s"),
     Ratio("steady_energy_per_token_j", "steady_energy_j", "steady_tokens_kept"),
     Ratio("steady_energy_per_token_u_j", "steady_energy_u_j", "steady_tokens_kept"),
+    Ratio("full_tokens_per_s", "full_tokens_kept", "full_s"),
+    Ratio("full_power_w", "full_energy_j", "full_s"),
+    Ratio("full_energy_per_token_j", "full_energy_j", "full_tokens_kept"),
+    Ratio("full_energy_per_token_u_j", "full_energy_u_j", "full_tokens_kept"),
     Ratio("communication_share", "communication_s", "decode_s"),
 )
 

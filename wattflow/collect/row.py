@@ -20,6 +20,7 @@ from wattflow.collect.figures import (
 from wattflow.collect.ratios import RATIOS, ratios
 from wattflow.collect.reading import DeviceKey
 from wattflow.collect.roofline import Roofline
+from wattflow.collect.scheduling import Scheduling
 from wattflow.collect.unfinished import Unfinished
 from wattflow.config.choices import Config, from_dict, to_dict
 from wattflow.errors import DamagedError
@@ -73,6 +74,7 @@ class Figures:
     host: Amount = field(default_factory=Amount)
     conditions: Conditions = field(default_factory=Conditions)
     roofline: Roofline = field(default_factory=Roofline)
+    scheduling: Scheduling = field(default_factory=Scheduling)
     unfinished: Unfinished = field(default_factory=Unfinished)
     gpus: int | None = None
     nodes_seen: int | None = None
@@ -90,6 +92,7 @@ class Figures:
             **self.host.columns("host_"),
             **vars(self.conditions),
             **vars(self.roofline),
+            **vars(self.scheduling),
             **vars(self.unfinished),
             "gpus": self.gpus,
             "nodes_seen": self.nodes_seen,

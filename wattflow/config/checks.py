@@ -15,9 +15,10 @@ _ALLOWED = {
     "dataset.template": ("default", "plain"),
     "dataset.on_bad": ("error", "skip", "truncate"),
     "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
-    "engine.name": ("paper", "fast", "synthetic"),
+    "engine.name": ("paper", "fast", "vllm", "synthetic"),
     "engine.kernels": ("auto", "cublas", "triton", "eager", "speed", "energy", "edp"),
     "engine.device": ("auto", "cuda", "cpu"),
+    "workload.mode": ("static", "offline"),
     "sweep.block": ("board", None),
     "sweep.on_interrupt": ("restart", "continue"),
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
@@ -50,6 +51,9 @@ _AT_LEAST = {
     "control.sm_clock_mhz": 1,
     "engine.threads_per_rank": 1,
     "engine.synthetic_ms_per_token": 0.0,
+    "engine.vllm.gpu_memory_utilization": 0.0,
+    "engine.vllm.kv_cache_memory_bytes": 1,
+    "engine.vllm.max_num_batched_tokens": 1,
     "cluster.gpus_per_node": 1,
     "cluster.cpus_per_rank": 1,
     "cluster.time_min": 1,
@@ -130,6 +134,20 @@ def why_not_metered(config: Config) -> str | None:
 
 
 _OF_GPUS = ("nvml", "dcgm")
+
+
+def why_not_engine(config: Config) -> str | None:
+    """Return why an engine cannot run what is asked of it, before anything of it is looked at; null where it can."""
+    name = config.engine.name
+    if name != "vllm":
+        if config.workload.mode == "offline":
+            return f"workload.mode=offline: engine={name} has no scheduler that refills a batch; use engine=vllm"
+        return None
+    if config.weights == "meta":
+        return "weights=meta: engine=vllm reads Hugging Face's folders, weights=hf"
+    if config.precision == "fp64":
+        return "precision=fp64: engine=vllm has no such arithmetic"
+    return None
 
 
 def check_cost(cost: Cost) -> None:

@@ -64,15 +64,39 @@ class Dataset:
 
 
 @dataclass
+class Vllm:
+    """Options of engine=vllm, as vLLM's EngineArgs names them; null leaves vLLM's own default."""
+
+    gpu_memory_utilization: float | None = None  # share of a GPU's memory that vLLM may take
+    kv_cache_memory_bytes: int | None = None  # of the KV cache on one GPU; null: what is left
+    max_num_batched_tokens: int | None = None  # most tokens of one iteration
+    enable_prefix_caching: bool | None = None
+    enable_chunked_prefill: bool | None = None
+    async_scheduling: bool | None = None  # schedule an iteration while the one before still runs
+    enforce_eager: bool | None = None  # no torch.compile, no CUDA graphs
+    attention_backend: str | None = None
+    quantization: str | None = None  # quantise while loading; a quantised checkpoint needs no name
+    more: dict[str, Any] = field(default_factory=dict)  # any other argument of EngineArgs
+
+
+@dataclass
 class Engine:
     """How text is generated."""
 
-    name: str = "paper"  # paper | fast | synthetic
+    name: str = "paper"  # paper | fast | vllm | synthetic
     device: str = "auto"  # auto | cuda | cpu
     kernels: str = "auto"  # auto | cublas | triton | eager: the fast engine's kernels; speed | energy | edp: as tuned
     threads_per_rank: int = 1  # CPU threads of a rank
     init_timeout_s: float = 300.0  # how long ranks wait for each other
     synthetic_ms_per_token: float = 1.0  # the synthetic engine sleeps this long a decode step
+    vllm: Vllm = field(default_factory=Vllm)
+
+
+@dataclass
+class Workload:
+    """How prompts reach the engine."""
+
+    mode: str = "static"  # static | offline: batches one after another, or all prompts at once
 
 
 @dataclass
@@ -196,6 +220,7 @@ class Config:
     model: Model = field(default_factory=Model)
     dataset: Dataset = field(default_factory=Dataset)
     engine: Engine = field(default_factory=Engine)
+    workload: Workload = field(default_factory=Workload)
     power: Power = field(default_factory=Power)
     control: Control = field(default_factory=Control)
     cluster: Cluster = field(default_factory=Cluster)
@@ -334,6 +359,7 @@ def from_dict(choices: dict[str, Any]) -> Config:
     parts: dict[str, Any] = {name: made(**choices.get(name, {})) for name, made in _PARTS.items()}
     if parts["model"].rope_scaling is not None:
         parts["model"].rope_scaling = RopeScaling(**parts["model"].rope_scaling)
+    parts["engine"].vllm = Vllm(**choices.get("engine", {}).get("vllm", {}))
     parts["cluster"].cost = Cost(**choices.get("cluster", {}).get("cost", {}))
     parts["sweep"].exclude = [Exclude(**rule) for rule in parts["sweep"].exclude]
     return Config(**{**choices, **parts})
@@ -343,6 +369,7 @@ _PARTS: dict[str, Any] = {
     "model": Model,
     "dataset": Dataset,
     "engine": Engine,
+    "workload": Workload,
     "power": Power,
     "control": Control,
     "cluster": Cluster,

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from operator import attrgetter
 from typing import Any
 
 from wattflow.config.choices import MOST_PROMPTS, Config, flat, leaves, to_dict
@@ -53,7 +54,7 @@ def hashed(config: Config) -> dict[str, Any]:
     """The leaves of resolved choices that make the point_id: those that are hashed and differ from their default."""
     out: dict[str, Any] = {}
     for part, defaults in _HASHED_DEFAULTS.items():
-        values = vars(getattr(config, part) if part else config)
+        values = vars(attrgetter(part)(config) if part else config)
         for leaf, default in defaults.items():
             if (value := values[leaf]) != default:
                 key = f"{part}.{leaf}" if part else leaf

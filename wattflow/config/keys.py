@@ -20,6 +20,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
     list[str]: ("a list of texts", "['first text','second text']"),
     list[list[str]]: ("a list of lists of keys", "[[shards,batch_size]]"),
     list[Exclude]: ("a list of rules", "[{when:{shards:2},reason:too slow}]"),
+    dict[str, Any]: ("values by name", "{seed: 1}"),
     dict[str, str]: ("texts by name, set in a file of conf/", "{'name': text}"),
 }
 

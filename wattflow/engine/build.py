@@ -1,13 +1,25 @@
 """Choose an engine by its name. torch is imported only for engines that need it."""
 
+from collections.abc import Callable
+
 from wattflow.config.choices import Config
 from wattflow.engine.protocol import Engine
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import RefusedError
 
 
-def build(config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> Engine:
-    """Return the engine that `config.engine.name` names, not yet loaded; the config must be resolved."""
+def build(
+    config: Config,
+    ranks: Ranks,
+    *,
+    eos_id: int | None,
+    pad_id: int,
+    pulse: Callable[[int, int], None] | None = None,
+) -> Engine:
+    """Return the engine that `config.engine.name` names, not yet loaded; the config must be resolved.
+
+    `pulse` is called between the steps of an engine whose batches may take hours, with requests done and all of them.
+    """
     if config.engine.name == "paper":
         from wattflow.engine.paper import Paper  # noqa: PLC0415 - torch takes seconds to import
 
@@ -16,8 +28,14 @@ def build(config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> E
         from wattflow.engine.fast import Fast  # noqa: PLC0415 - as above
 
         return Fast(config, ranks, eos_id=eos_id)
+    if config.engine.name == "vllm":
+        from wattflow.engine.vllm import Vllm  # noqa: PLC0415 - as above
+
+        return Vllm(config, ranks, eos_id=eos_id, pulse=pulse)
     if config.engine.name == "synthetic":
         from wattflow.engine.synthetic import Synthetic  # noqa: PLC0415 - as above, by symmetry
 
         return Synthetic(config, ranks, eos_id=eos_id)
-    raise RefusedError(f"engine.name={config.engine.name}: not one of paper, fast, synthetic.")
+    raise RefusedError(
+        f"engine.name={config.engine.name}: not one of paper, fast, vllm, synthetic."
+    )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from wattflow.engine.vllm_iterations import Iteration
 from wattflow.errors import EngineError
 from wattflow.store.schema import WorkInfo
 
@@ -17,6 +18,7 @@ class Generated:
     prefill_tokens_computed: int
     decode_tokens_computed: int
     work: WorkInfo | None  # null where nothing is computed
+    iterations: tuple[Iteration, ...] = ()  # of an engine that schedules by itself, in order
 
 
 def total_work(batches: Iterable[Generated]) -> WorkInfo | None:

@@ -7,9 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+<<<<<<< HEAD
 from wattflow.config.checks import why_not_metered
 from wattflow.config.choices import GROUPS, Config, Exclude, controls_itself, leaves
 from wattflow.config.keys import from_text, kind_of, not_null, wrong_type
+=======
+from wattflow.config.checks import why_not_engine, why_not_metered
+from wattflow.config.choices import Config, controls_itself, leaves
+>>>>>>> 2941cb8 (engine=vllm: vLLM in the ranks' own processes, stepped by wattflow, with a row an iteration)
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
 from wattflow.workload.checkpoint import check_header
@@ -84,7 +89,7 @@ def why_not(config: Config) -> str | None:
             f"{shards} shards on {nodes} nodes are {shards // nodes} ranks a node, and "
             f"cluster {cluster.name} has {cluster.gpus_per_node} GPUs a node"
         )
-    unmetered = why_not_metered(config)
+    unmetered = why_not_metered(config) or why_not_engine(config)
     if unmetered is not None:
         return unmetered
     uncapped = _why_not_capped(config)

@@ -37,7 +37,7 @@ from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
 from wattflow.store.files import read_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
+from wattflow.store.schema import ITERATION, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
 from wattflow.store.tables import read_table, write_table
 
 Row = dict[str, Any]
@@ -320,6 +320,10 @@ def _write_tables(
     for node in sorted({rank["node"] for rank in record["ranks"]}):
         spans = tables.published_spans(read_table(attempt.spans_path(node), SPAN), names)
         _write_table(target.spans_path(names.node(node)), spans)
+        if attempt.iterations_path(node).is_file():
+            steps = read_table(attempt.iterations_path(node), ITERATION)
+            steps = tables.published_iterations(steps, names)
+            _write_table(target.iterations_path(names.node(node)), steps)
     if "measure" not in record:
         requests = tables.published_requests(read_table(attempt.requests_path, REQUEST), names)
         _write_table(target.requests_path, requests)

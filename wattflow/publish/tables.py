@@ -15,7 +15,7 @@ from wattflow.publish.records import (
     published_versions,
 )
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT, choice_values
-from wattflow.store.schema import REQUEST, SPAN, TRACE
+from wattflow.store.schema import ITERATION, REQUEST, SPAN, TRACE
 
 Row = dict[str, Any]
 Rename = Callable[[str], str]
@@ -24,6 +24,7 @@ Rename = Callable[[str], str]
 _AS_THEY_ARE = {
     *("status", "source", "power_source", "unfinished_source", "boundary", "stop_reason", "reason"),
     *("gpu_name", "driver", "power_profiles", "array_task", "prompts_sha256"),
+    *("engine_version", "attention_backend", "cuda_graphs", "quantization"),
 }
 
 _TABLE_METADATA = (b"schema_version", b"wattflow")
@@ -49,6 +50,11 @@ def published_trace(table: pa.Table, names: Pseudonyms) -> pa.Table:
 def published_spans(table: pa.Table, names: Pseudonyms) -> pa.Table:
     """Return the spans of a node."""
     return _renamed(table, SPAN, names)
+
+
+def published_iterations(table: pa.Table, names: Pseudonyms) -> pa.Table:
+    """Return the iterations of a node."""
+    return _renamed(table, ITERATION, names)
 
 
 def published_requests(table: pa.Table, names: Pseudonyms) -> pa.Table:

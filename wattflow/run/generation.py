@@ -13,6 +13,9 @@ from wattflow.run.place import Progress, Report
 from wattflow.run.signals import Signals
 from wattflow.run.spans import SpanLog
 
+_STEPS = 64  # of an engine, between two looks at signals that several ranks take together
+_REPORT_S = 5.0
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -21,11 +24,17 @@ class Batches:
     prompts: list[list[int]]  # token ids
     size: int
     first: int
+    at_once: int | None = None  # of the warm-up, where an engine works on fewer than a batch
 
     @property
     def count(self) -> int:
         """All batches, those that are answered already too."""
         return math.ceil(len(self.prompts) / self.size)
+
+    @property
+    def warm_up(self) -> list[list[int]]:
+        """The prompts of the uncounted batch."""
+        return self.prompts[: self.at_once or self.size]
 
     def __getitem__(self, number: int) -> list[list[int]]:
         """The prompts of one batch."""
@@ -50,6 +59,31 @@ class EdgeClock:
         """InterruptedRunError on every rank where one of them was signalled before the newest edge."""
         if self._interrupted:
             self._signals.stop()
+
+
+class Pulse:
+    """Reports progress between the steps of a batch that may take hours, and ends there with all ranks on a signal."""
+
+    def __init__(self, ranks: Ranks, signals: Signals, report: Report) -> None:
+        """`report` is called with each progress, and again between steps."""
+        self._ranks, self._signals, self._report = ranks, signals, report
+        self._last = Progress("load")
+        self._calls = 0
+        self._reported_s = 0.0
+
+    def report(self, progress: Progress) -> None:
+        """Report where the attempt is."""
+        self._last, self._reported_s = progress, time.monotonic()
+        self._report(progress)
+
+    def __call__(self, done: int, of: int) -> None:
+        """Take one step's end, with the requests done of those in work; every rank makes the same calls."""
+        self._calls += 1
+        if self._calls % _STEPS == 0 and self._ranks.any(self._signals.received):
+            self._signals.stop()
+        if time.monotonic() - self._reported_s >= _REPORT_S:
+            alone = self._last.phase == "batches" and self._last.of == 1
+            self.report(Progress("batches", done, of) if alone else self._last)
 
 
 @dataclass(frozen=True)
@@ -78,7 +112,7 @@ def generate(
         engine.load(weights)
     report(Progress("warmup", 0, batches.count))
     with log.span("warmup", batch=0):
-        engine.prefill(batches[0])
+        engine.prefill(batches.warm_up)
         engine.decode()
     log.flush()
     instruments.mark()

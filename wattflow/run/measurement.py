@@ -14,7 +14,14 @@ from wattflow.errors import PowerError
 from wattflow.run.answers import Answers
 from wattflow.run.continuation import Continuation
 from wattflow.run.device_choice import refuse_fallback
-from wattflow.run.generation import Batches, EdgeClock, Instruments, generate, run_reference
+from wattflow.run.generation import (
+    Batches,
+    EdgeClock,
+    Instruments,
+    Pulse,
+    generate,
+    run_reference,
+)
 from wattflow.run.place import Place, Progress, Report, TaskEnds
 from wattflow.run.record import RecordWriter
 from wattflow.run.resources import Task
@@ -49,8 +56,10 @@ class PointMeasurement:
         if continuation.prompts_sha256 == prompts.info["sha256"]:
             record.add(pieces=continuation.partial_attempts)
             first = continuation.batches
-        self._batches = Batches(prompts.tokens, config.batch_size, first)
-        self._answers = Answers(config, self._text, prompts, first)
+        offline = config.workload.mode == "offline"
+        size = len(prompts.tokens) if offline else config.batch_size
+        self._batches = Batches(prompts.tokens, size, first, config.batch_size)
+        self._answers = Answers(config, self._text, prompts, first, size)
 
     def run(self, ends: TaskEnds, report: Report) -> None:
         """Measure; on return all files but the final record lie in place."""
@@ -59,7 +68,10 @@ class PointMeasurement:
             self._record.add(ranks=[], nodes=[])
             return
         refuse_fallback(config, ranks)
-        engine = build(config, ranks, eos_id=self._text.eos_id, pad_id=self._text.pad_id)
+        pulse = Pulse(ranks, self._task.signals, report)
+        report = pulse.report
+        text = self._text
+        engine = build(config, ranks, eos_id=text.eos_id, pad_id=text.pad_id, pulse=pulse)
         with contextlib.closing(engine):
             weights = self._shared_weights(engine, report)
             with self._sidecars() as nodes:
@@ -148,6 +160,9 @@ class PointMeasurement:
         if place.local_rank == 0:
             spans = sorted(self._spool.glob("spans-rank*.arrow"))
             close_node(spans, self._attempt.spans_path(place.node))
+            if answers.has_iterations:
+                table = answers.iterations(place.rank, place.node)
+                write_table(self._attempt.iterations_path(place.node), table)
         if place.rank == 0:
             if self._may_continue and answers.batches:
                 self._record.add_partial_attempt(answers.first_batch, answers.batches)

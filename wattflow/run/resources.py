@@ -41,12 +41,16 @@ class SharedWeights:
 
     def drop(self) -> None:
         """Give the memory back; the next point loads anew."""
+        if hasattr(self._weights, "close"):
+            self._weights.close()
         self._key = self._weights = None
 
 
 def _key(config: Config) -> object:
-    """What the weights of a rank depend on."""
-    engine = config.engine.name, config.engine.device
+    """What the weights of a rank depend on; with vLLM they are a started engine, made for a batch and a length."""
+    engine: tuple[object, ...] = config.engine.name, config.engine.device
+    if config.engine.name == "vllm":
+        engine += config.engine.vllm, config.batch_size, config.max_seq_len, config.seed
     return config.model, config.weights, config.precision, config.shards, config.nodes, engine
 
 

@@ -148,6 +148,7 @@ def run_points(
                 failed.append(point_id)
     finally:
         task.sidecar.close()
+        task.weights.drop()
         ranks.close()
     if failed:
         raise EngineError(

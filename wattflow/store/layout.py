@@ -67,6 +67,10 @@ class AttemptDir:
         """The spans of all ranks of one node, closed."""
         return self.path / "timings" / f"{node}.parquet"
 
+    def iterations_path(self, node: str) -> Path:
+        """The iterations of a node's lowest rank, of an engine that schedules by itself."""
+        return self.path / "timings" / f"iterations-{node}.parquet"
+
     def part_path(self, node: str) -> Path:
         """What one node has of a measured command."""
         return self.path / "timings" / f"{node}.json"

@@ -74,6 +74,8 @@ def fields(table: str, *, described: bool = False) -> list[pa.Field]:
 TRACE = pa.schema(fields("trace"))
 # One row per phase of one batch on one rank.
 SPAN = pa.schema(fields("spans"))
+# One row per iteration of an engine that schedules by itself, on the lowest rank of each node.
+ITERATION = pa.schema(fields("iterations"))
 # One row per answered prompt, written by rank 0.
 REQUEST = pa.schema(fields("requests"))
 # One row per point of the sweep, in the order in which points run.

@@ -1,0 +1,114 @@
+"""What choices make of vLLM's arguments, and what is said where vLLM is missing, old or another device's."""
+
+import importlib.util
+import json
+from importlib import metadata
+
+import engine_ranks as tools
+import fake_vllm
+import pytest
+
+from wattflow.config.choices import Engine, RopeScaling, Vllm
+from wattflow.engine import vllm_library
+from wattflow.errors import EngineError, RefusedError
+
+
+def config(**changes):
+    """Choices of engine=vllm."""
+    engine = Engine(name="vllm", device="cpu", vllm=changes.pop("vllm", Vllm()))
+    return tools.choices(
+        changes.pop("model", tools.tiny()), engine=engine, **{"precision": "bf16", **changes}
+    )
+
+
+def test_a_missing_vllm_is_one_line_with_the_command(monkeypatch):
+    """It names the command and the page."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"not installed.*pip install 'wattflow\[vllm\]'"):
+        vllm_library.require()
+
+
+def test_a_folder_that_is_no_installation_is_not_vllm(monkeypatch):
+    """A folder named vllm beside the program has no version."""
+
+    def none(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(metadata, "version", none)
+    with pytest.raises(EngineError, match="look at PYTHONPATH"):
+        vllm_library.require()
+
+
+@pytest.mark.parametrize("version", ["0.6.3", "0.23.1", "0.9.0+cpu"])
+def test_an_old_vllm_is_refused(monkeypatch, version):
+    """0.24 is the oldest that is known."""
+    fake_vllm.install(monkeypatch, version)
+    with pytest.raises(EngineError, match=f"vLLM {version.replace('+', '.')} is installed"):
+        vllm_library.require()
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.32.0", "0.32.0+cpu", "1.0.0", "0.40.1rc1"])
+def test_a_known_or_newer_vllm_is_taken(monkeypatch, version):
+    """The version comes back as it is."""
+    fake_vllm.install(monkeypatch, version)
+    assert vllm_library.require() == version
+
+
+def test_a_vllm_of_another_device_is_refused(monkeypatch):
+    """vLLM for CUDA computes on no CPU."""
+    fake_vllm.install(monkeypatch, device="cuda")
+    with pytest.raises(EngineError, match=r"engine.device=cpu: the vLLM .* computes on cuda alone"):
+        vllm_library.start(config(), tools.ALONE, "0.32.0")
+
+
+def test_a_name_that_vllm_lacks_points_to_the_version():
+    """AttributeError and ImportError are what another version gives."""
+    with (
+        pytest.raises(EngineError, match=r"Versions 0.24 to 0.32 are known to work"),
+        vllm_library.explained("9.9", "is not as expected"),
+    ):
+        raise AttributeError("'Scheduler' object has no attribute 'schedule'")
+
+
+def test_arguments_follow_from_the_choices(tmp_path):
+    """Batch, length, precision, ranks and seed; options that are null stay vLLM's own."""
+    options = Vllm(enforce_eager=True, kv_cache_memory_bytes=2**30, more={"swap_space": 0})
+    found = vllm_library.arguments(
+        config(vllm=options, weights="hf", seed=3), tools.ALONE, tmp_path
+    )
+    assert (found["max_num_seqs"], found["max_model_len"], found["dtype"]) == (8, 40, "bfloat16")
+    assert (found["seed"], found["load_format"], found["tensor_parallel_size"]) == (3, "auto", 1)
+    assert (found["enforce_eager"], found["kv_cache_memory_bytes"]) == (True, 2**30)
+    assert found["swap_space"] == 0
+    assert "quantization" not in found
+    assert found["distributed_executor_backend"] == "external_launcher"
+
+
+def test_shapes_alone_become_a_folder_with_a_config_json():
+    """Llama 3.1's rotary frequencies are carried over; the folder goes with its use."""
+    model = tools.tiny(rope_scaling=RopeScaling(factor=4.0), tied_embeddings=True)
+    with vllm_library.model_folder(config(model=model)) as folder:
+        found = json.loads((folder / "config.json").read_text())
+    assert not folder.exists()
+    assert found["rope_scaling"]["factor"] == 4.0
+    assert found["rope_scaling"]["rope_type"] == "llama3"
+    assert (found["hidden_size"], found["num_key_value_heads"], found["head_dim"]) == (64, 2, 8)
+    assert found["tie_word_embeddings"]
+
+
+def test_a_folder_without_a_config_json_is_refused(tmp_path):
+    """Meta's folders have none."""
+    model = tools.tiny(path=str(tmp_path))
+    with (
+        pytest.raises(RefusedError, match=r"no config\.json there"),
+        vllm_library.model_folder(config(model=model)),
+    ):
+        pass
+
+
+def test_one_rank_meets_nobody_but_itself():
+    """It gets an address on this machine; several ranks have met already."""
+    alone = vllm_library.environment(config(), tools.ALONE)
+    assert (alone["MASTER_ADDR"], alone["VLLM_ENABLE_V1_MULTIPROCESSING"]) == ("127.0.0.1", "0")
+    assert alone["VLLM_CPU_KVCACHE_SPACE"] == "1"

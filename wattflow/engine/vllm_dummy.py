@@ -1,0 +1,68 @@
+"""Dummy weights for vLLM by the law of the other engines: normal with deviation 0.02, norms 1, a seed a tensor.
+
+vLLM's own are uniform within 1e-3, with one seed for all tensors and norms too, which changes watts. This module is
+imported by vLLM's side alone.
+"""
+
+import hashlib
+from typing import Any
+
+import torch
+from vllm.model_executor.model_loader import dummy_loader, register_model_loader
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+STD = 0.02
+
+
+def register(name: str) -> None:
+    """Have vLLM know the loader by a load format's name."""
+    from vllm.model_executor import model_loader  # noqa: PLC0415 - the registry itself
+
+    if name not in model_loader._LOAD_FORMAT_TO_MODEL_LOADER:  # noqa: SLF001 - vLLM warns of a second time
+        register_model_loader(name)(Loader)
+
+
+class Loader(dummy_loader.DummyModelLoader):  # type: ignore[misc]
+    """Fills every parameter; a layer that vLLM quantises while it loads is drawn first, then quantised."""
+
+    def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
+        """Draw all parameters of a rank's model."""
+        del model_config
+        theirs = dummy_loader.initialize_single_dummy_weight
+        try:
+            for name, layer in model.named_modules():
+                drawing = _Drawing(name, type(layer).__name__)
+                info = get_layerwise_info(layer)
+                if info.can_load():
+                    # vLLM makes the layer's tensors, fills each by this function, and quantises them
+                    dummy_loader.initialize_single_dummy_weight = drawing.fill
+                    self._process_online_quant_layer(layer, info)
+                else:
+                    for parameter in layer._parameters.values():  # noqa: SLF001 - the layer's own alone
+                        if parameter is not None:
+                            drawing.fill(parameter.data)
+        finally:
+            dummy_loader.initialize_single_dummy_weight = theirs
+
+
+class _Drawing:
+    """Fills the tensors of one layer, one after another."""
+
+    def __init__(self, layer: str, kind: str) -> None:
+        self._layer, self._is_norm, self._count = layer, "norm" in kind.lower(), 0
+
+    def fill(self, tensor: torch.Tensor) -> None:
+        """Fill the layer's next tensor; integers, such as indices of groups, are left as they are."""
+        self._count += 1
+        if tensor.device.type == "meta" or not torch.is_floating_point(tensor):
+            return
+        if self._is_norm and tensor.dim() <= 1:
+            tensor.fill_(1.0)
+            return
+        digest = hashlib.sha256(f"{self._layer}:{self._count}".encode()).digest()
+        generator = torch.Generator(tensor.device).manual_seed(int.from_bytes(digest[:7]))
+        if torch.finfo(tensor.dtype).bits < 16:  # normal_ knows no 8-bit types
+            drawn = torch.empty(tensor.shape, dtype=torch.float16, device=tensor.device)
+            tensor.copy_(drawn.normal_(0.0, STD, generator=generator))
+        else:
+            tensor.normal_(0.0, STD, generator=generator)
