@@ -7,14 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-<<<<<<< HEAD
-from wattflow.config.checks import why_not_metered
+from wattflow.config.checks import why_not_engine, why_not_metered
 from wattflow.config.choices import GROUPS, Config, Exclude, controls_itself, leaves
 from wattflow.config.keys import from_text, kind_of, not_null, wrong_type
-=======
-from wattflow.config.checks import why_not_engine, why_not_metered
-from wattflow.config.choices import Config, controls_itself, leaves
->>>>>>> 2941cb8 (engine=vllm: vLLM in the ranks' own processes, stepped by wattflow, with a row an iteration)
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
 from wattflow.workload.checkpoint import check_header
