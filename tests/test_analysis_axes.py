@@ -3,7 +3,14 @@
 import polars as pl
 from sweeps import choices
 
-from wattflow.analysis.axes import axes_of, choice_columns, is_measured, varying
+from wattflow.analysis.axes import (
+    axes_of,
+    choice_columns,
+    is_measured,
+    moving,
+    shown_axes,
+    varying,
+)
 from wattflow.store.columns import choice_values
 
 
@@ -70,3 +77,45 @@ def test_a_measured_command_names_its_row():
     assert is_measured(of)
     assert axes_of(of) == ["command"]
     assert not is_measured(points({}))
+
+
+def test_what_somebody_moved_along_is_shown():
+    """A batch size that goes with each precision is an axis of tables; nodes that go with shards are none."""
+    zipped = points({"precision": "bf16", "batch_size": 64}, {"precision": "fp32", "batch_size": 8})
+    assert moving(zipped) == shown_axes(zipped) == ["batch_size", "precision"]
+    derived = points(
+        {"shards": 1, "nodes": 1, "cluster__gpus_per_node": 4},
+        {"shards": 8, "nodes": 2, "cluster__gpus_per_node": 4},
+    )
+    assert moving(derived) == ["shards"]
+    own = points({"shards": 1, "nodes": 1}, {"shards": 8, "nodes": 3})
+    assert moving(own) == ["shards", "nodes"]
+
+
+def test_what_a_model_or_a_dataset_brings_is_not_moved():
+    """Layers of a model, a checkpoint's path and the length of a prompt file; a chat template is a choice."""
+    of = points(
+        {"model__name": "a", "model__dim": 64, "model__path": "/a", "model__chat": False},
+        {"model__name": "b", "model__dim": 128, "model__path": "/b", "model__chat": True},
+    )
+    assert moving(of) == ["model", "model_chat"]
+    files = [("x", "/x", 700), ("y", "/y", 900)]
+    of = points(*({"dataset__name": n, "dataset__path": p, "n_prompts": k} for n, p, k in files))
+    assert moving(of) == ["dataset"]
+    shipped = points(
+        *({"dataset__name": n, "n_prompts": k} for n, k in (("alpaca", 8), ("gsm8k", 16)))
+    )
+    assert moving(shipped) == ["dataset", "n_prompts"]
+
+
+def test_a_point_that_never_counts_moves_nothing():
+    """An infeasible point with a length of its own makes no column of that."""
+    of = points({"batch_size": 4}, {"batch_size": 8}, {"batch_size": 999, "max_gen_len": 99})
+    assert shown_axes({**of, "counts": [True, True, False]}) == ["batch_size"]
+    assert shown_axes(of) == ["batch_size", "max_gen_len"]
+
+
+def test_how_a_point_was_asked_for_moves_nothing():
+    """A time limit, an account and a partition's quality of service change no joule."""
+    over = {"cluster__time_min": 10, "cluster__account": "x", "cluster__qos": "long"}
+    assert moving(points({}, over)) == varying(points({}, over)) == []

@@ -4,8 +4,10 @@ import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
+from wattflow import open_sweep
 from wattflow.analysis.caps import Run, best, table
 from wattflow.collect.collect import collect
+from wattflow.errors import RefusedError
 from wattflow.report.text import percent
 
 # Table III of arXiv 2310.03003: change in percent against 250 W, by generation length and cap
@@ -132,3 +134,29 @@ def test_caps_are_grouped_by_what_was_chosen_alone(tmp_path):
     found = wattflow.open_sweep(directory.path).caps(400)
     assert [chosen for chosen, _ in found] == [{"max_gen_len": 8}, {"max_gen_len": 16}]
     assert [[row.cap for row in rows] for _, rows in found] == [[400, 300]] * 2
+
+
+def test_what_moves_with_the_caps_is_named_and_two_are_refused(tmp_path):
+    """A batch size of its own at each cap is named; a temperature beside it is refused until both are named."""
+    one = {"batch_size": {400: 2, 300: 4}}
+    two = {**one, "temperature": {400: 0.8, 300: 0.5}}
+    for name, moves in (("one", one), ("two", two)):
+        points = [
+            choices(
+                control__power_limit_w=cap, repeat=k, **{key: of[cap] for key, of in moves.items()}
+            )
+            for cap in (400, 300)
+            for k in (0, 1)
+        ]
+        sweep = make_sweep(tmp_path / name, points)
+        for point in points:
+            cap = point["control"]["power_limit_w"]
+            make_attempt(sweep, point, Made([Gpu("GPU-a", constant(float(cap)))], limit_w=cap))
+        collect(sweep)
+    ((_, rows),) = open_sweep(tmp_path / "one").caps(400)
+    assert [row.along for row in rows] == [{}, {"batch_size": (4, 2)}]
+    both = open_sweep(tmp_path / "two")
+    with pytest.raises(RefusedError, match="batch_size, temperature move along with it"):
+        both.caps(400)
+    ((_, rows),) = both.caps(400, along=("batch_size", "temperature"))
+    assert rows[1].along == {"batch_size": (4, 2), "temperature": (0.5, 0.8)}

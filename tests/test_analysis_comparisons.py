@@ -91,3 +91,70 @@ def test_simulated_joules_establish_nothing(tmp_path):
             None if established else "simulated",
         )
         assert opened.compare("batch_size", "tokens_per_s").to_dicts()[1]["why_not"] != "simulated"
+
+
+def confounded(tmp_path, *moves):
+    """A sweep of bf16 with batch 4 at 400 W and fp32 with batch 2 at 100 W; `moves` go along, too."""
+    alike, other = ({"precision": p, "batch_size": s} for p, s in (("bf16", 4), ("fp32", 2)))
+    other |= dict(moves)
+    points = [choices(**of, repeat=k) for of in (alike, other) for k in range(3)]
+    sweep = make_sweep(tmp_path / "s", points)
+    for point in points:
+        watts = 100.0 if point["precision"] == "fp32" else 400.0
+        make_attempt(sweep, point, Made([Gpu(f"GPU-{point['repeat']}", constant(watts))]))
+    collect(sweep)
+    return open_sweep(sweep.path)
+
+
+def test_what_moves_along_is_named_in_the_verdict(tmp_path, capsys):
+    """fp32 with batch 2 costs a quarter; that is said of both."""
+    sweep = confounded(tmp_path)
+    row = sweep.compare("precision").to_dicts()[1]
+    assert row["ratio"] == pytest.approx(0.25, rel=1e-3)
+    assert (row["established"], row["moves_along"]) == (True, "batch_size 2 against 4")
+    ended, out, _ = verb(capsys, "compare", sweep, "--by", "precision")
+    assert not ended
+    assert out.splitlines()[2].endswith(
+        "established, of precision together with batch_size 2 against 4"
+    )
+
+
+@pytest.mark.parametrize("by", ["precision", "batch_size", "temperature"])
+def test_two_choices_that_nobody_named_are_refused(tmp_path, capsys, by):
+    """With a temperature that moves too, no ratio is made until both are named."""
+    sweep = confounded(tmp_path, ("temperature", 0.5))
+    ended, out, talk = verb(capsys, "compare", sweep, "--by", by)
+    others = [name for name in ("batch_size", "precision", "temperature") if name != by]
+    assert (ended, out) == (2, "")
+    assert f"{by}: {', '.join(others)} move along with it" in talk
+    assert f"--with {','.join(others)}" in talk
+    ended, out, _ = verb(capsys, "compare", sweep, "--by", by, "--with", ",".join(others))
+    assert not ended
+    assert all(name in out.splitlines()[2] for name in others)
+
+
+def test_null_is_a_value_that_is_compared(tmp_path, capsys):
+    """Boards as found stand last, and can be the reference."""
+    points = [choices(control__power_limit_w=cap, repeat=k) for cap in (None, 300) for k in (0, 1)]
+    sweep = make_sweep(tmp_path / "s", points)
+    for point in points:
+        cap = point["control"]["power_limit_w"]
+        gpu = Gpu("GPU-a", constant(float(cap or 400)))
+        make_attempt(sweep, point, Made([gpu], limit_w=cap))
+    collect(sweep)
+    opened = open_sweep(sweep.path)
+    rows = opened.compare("control_power_limit_w", reference="null").to_dicts()
+    assert [row["control_power_limit_w"] for row in rows] == [300, None]
+    assert rows[0]["ratio"] == pytest.approx(0.75, rel=1e-3)
+    assert opened.compare("control_power_limit_w").to_dicts()[1]["ratio"] == pytest.approx(
+        4 / 3, rel=1e-3
+    )
+
+
+def verb(capsys, name, sweep, *words):
+    """What a verb printed of a sweep, and its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["wattflow", name, str(sweep.directory.path), *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code or 0, *capsys.readouterr()

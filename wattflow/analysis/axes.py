@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Protocol
 
+from wattflow.analysis import derived
 from wattflow.store.columns import CHOICE_KEYS
 
 # The axes that a person names first; others follow in the order of the columns.
@@ -17,12 +18,37 @@ _FIRST = (
     "engine",
     "weights",
 )
-# Said of each row by other columns, or how a point was watched, not what it did.
-_NO_AXES = ("repeat", "power_", "cluster_setup", "cluster_sbatch_options", "cluster_srun_options")
+# Said of each row by other columns; how a point was asked for or watched, not what it did.
+_NO_AXES: tuple[str, ...] = (
+    "repeat",
+    "power_",
+    "control_by",
+    "control_journal_dir",
+    "engine_init_timeout_s",
+)
+_NO_AXES += tuple(
+    f"cluster_{key}"
+    for key in (
+        *("account", "qos", "reservation", "wckey", "time_min", "points_per_task", "max_tasks"),
+        *("array_throttle", "max_array_size", "setup", "sbatch_options", "srun_options", "cost"),
+        *("accounting", "comment", "python", "spool_dir", "shared_sweeps_dir", "group_readable"),
+    )
+)
 _CANDIDATES = [
     *_FIRST,
     *(name for name in CHOICE_KEYS if name not in _FIRST and not name.startswith(_NO_AXES)),
 ]
+# What a file of a group, a checkpoint or a dataset brings with it, by what a person chooses.
+_BROUGHT_BY = {
+    ("model", "weights"): (
+        *(name for name in CHOICE_KEYS if name.startswith("model_") and name != "model_chat"),
+    ),
+    ("dataset",): ("dataset_format", "dataset_path"),
+    ("cluster",): tuple(name for name in CHOICE_KEYS if name.startswith("cluster_")),
+}
+
+
+Along = dict[str, tuple[Any, Any]]  # what moved along: its value here, and in the reference
 
 
 class Columns(Protocol):
@@ -32,10 +58,56 @@ class Columns(Protocol):
         """Return the values of a column."""
 
 
-def varying(points: Columns, beside: str | None = None) -> list[str]:
-    """Return the choices by which points differ, repeats aside: the axes.
+def moving(points: Columns, *, meter: bool = False) -> list[str]:
+    """Return the choices by which points differ, repeats aside: the axes of tables.
 
-    A choice that follows from the axes before it, or from `beside` alone, is no axis, nor is `beside` itself.
+    One that another brings with it by a rule of ours is none: the nodes of shards, the layers of a model. One that
+    somebody moved along with another is, as it may be what makes the difference.
+    With `meter`, for points that are compared, also the meter: two sensors may differ as two settings do.
+    """
+    candidates = [*_CANDIDATES, "power_meter"] if meter else _CANDIDATES
+    moved = [name for name in candidates if len({*points[name]}) > 1]
+    return [name for name in moved if not (_brought(points, name, moved) or _ruled(points, name))]
+
+
+def _brought(points: Columns, name: str, moved: Sequence[str]) -> bool:
+    """Return whether what was chosen in its place says each value of a choice."""
+    for choosers, brought in _BROUGHT_BY.items():
+        heads = [head for head in choosers if head in moved]
+        if name in brought and heads:
+            return _follows(points, name, heads)
+    return False
+
+
+def _follows(points: Columns, name: str, heads: Sequence[str]) -> bool:
+    """Return whether rows that are alike in some choices are so in another."""
+    keys = list(zip(*(points[head] for head in heads), strict=True))
+    return len({*zip(keys, points[name], strict=True)}) == len({*keys})
+
+
+def _ruled(points: Columns, name: str) -> bool:
+    """Return whether all values of a choice are those that nobody names: `resolve` fills them in."""
+    if name not in derived.RULES:
+        return False
+    if name in derived.OF_PROMPTS and not _follows_own(points, name):
+        return False
+    columns = (points[column] for column in derived.READ)
+    rows = [dict(zip(derived.READ, row, strict=True)) for row in {*zip(*columns, strict=True)}]
+    own = name in derived.OF_PROMPTS
+    return all((own and row["dataset_path"]) or derived.is_derived(name, row) for row in rows)
+
+
+def _follows_own(points: Columns, name: str) -> bool:
+    """Return whether a choice follows from the dataset where that is a file of one's own, of unknown length."""
+    rows = zip(points["dataset"], points["dataset_path"], points[name], strict=True)
+    own = {row for row in rows if row[1] is not None}
+    return len({row[:2] for row in own}) == len(own)
+
+
+def varying(points: Columns, beside: str | None = None) -> list[str]:
+    """Return the fewest choices that tell points apart, repeats aside: what rows are grouped by.
+
+    A choice that follows from the ones before it, or from `beside` alone, is none, nor is `beside` itself.
     """
     given = None if beside is None else list(points[beside])
     axes: list[str] = []
@@ -53,9 +125,20 @@ def varying(points: Columns, beside: str | None = None) -> list[str]:
     return axes
 
 
+def shown_axes(points: Columns) -> list[str]:
+    """Return the choices that tables show: those that tell points apart, and all that move among those that count.
+
+    A point that never counts, with choices of its own, moves nothing.
+    """
+    kept = [i for i, counts in enumerate(points["counts"]) if counts is not False]
+    columns = {name: list(points[name]) for name in (*_CANDIDATES, *derived.READ)}
+    moved = moving({name: [values[i] for i in kept] for name, values in columns.items()})
+    return sorted({*varying(points), *moved}, key=_CANDIDATES.index)
+
+
 def axes_of(points: Columns) -> list[str]:
     """Return what rows of a table are named by: the choices that vary, else the model, or the measured command."""
-    return varying(points) or ["command" if is_measured(points) else "model"]
+    return shown_axes(points) or ["command" if is_measured(points) else "model"]
 
 
 def is_measured(points: Columns) -> bool:
@@ -65,4 +148,20 @@ def is_measured(points: Columns) -> bool:
 
 def choice_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return what the functions above read of some rows, by column."""
-    return {name: [row.get(name) for row in rows] for name in (*_CANDIDATES, "command")}
+    return {
+        name: [row.get(name) for row in rows]
+        for name in (*_CANDIDATES, *derived.READ, "counts", "command")
+    }
+
+
+def in_words(value: object) -> str:
+    """Return the value of a choice as a person writes it."""
+    return "null" if value is None else str(value)
+
+
+def along_in_words(along: Along) -> str:
+    """Return what moved along for a sentence: `batch_size 8 against 64, ...`; empty where nothing did."""
+    return ", ".join(
+        f"{name} {in_words(here)} against {in_words(there)}"
+        for name, (here, there) in along.items()
+    )

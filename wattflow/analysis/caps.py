@@ -4,14 +4,15 @@ The form of Table III of arXiv 2310.03003, for any model and GPU, with intervals
 least energy, or energy times delay, or times delay squared, which weigh the time that a cap costs more and more.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
 from wattflow.analysis import statistics
-from wattflow.analysis.comparisons import alike
+from wattflow.analysis.axes import Along, along_in_words
+from wattflow.analysis.comparisons import alike, moved_along, refuse_confounded
 from wattflow.analysis.statistics import Boards, BreakEven, Ratio, Value
 from wattflow.errors import RefusedError
 
@@ -49,6 +50,7 @@ class Row:
     bound: int | None  # runs in which the cap held power back; null where none was asked
     ratios: dict[str, Ratio] | None
     break_even: BreakEven | None = None  # null for the reference
+    along: Along = field(default_factory=dict)  # other choices that moved with the cap
 
     @property
     def name(self) -> int | str:
@@ -64,6 +66,7 @@ class Row:
             "n": self.n,
             "boards": self.boards,
             "bound": self.bound,
+            "moves_along": along_in_words(self.along) or None,
             **ratios,
             **{f"break_even_{name}": value for name, value in even.items()},
         }
@@ -97,11 +100,12 @@ def table(runs: Mapping[int | None, Sequence[Run]], reference: int | None) -> li
 
 
 def by_cap(
-    points: pl.DataFrame, reference: int | None, by: str
+    points: pl.DataFrame, reference: int | None, by: str, along: Collection[str] = ()
 ) -> list[tuple[dict[str, Any], list[Row]]]:
     """Return the table of each combination of the other choices that vary, with those choices.
 
-    RefusedError where no point at the reference counts, or none beside it.
+    RefusedError where no point at the reference counts, or none beside it; ConfoundedError where two choices that are
+    not in `along` move with the caps.
     """
     if by not in ("control_power_limit_w", "control_sm_clock_mhz"):
         raise RefusedError(f"{by}: not control_power_limit_w or control_sm_clock_mhz.")
@@ -116,10 +120,13 @@ def by_cap(
         )
     out = []
     for chosen, group in alike(rows, by):
-        runs = {cap: _runs(group.filter(pl.col(by).eq_missing(cap))) for cap in found}
-        runs = {cap: of_cap for cap, of_cap in runs.items() if of_cap}
-        if reference in runs and len(runs) > 1:
-            out.append((chosen, table(runs, reference)))
+        of_cap = {cap: group.filter(pl.col(by).eq_missing(pl.lit(cap))) for cap in found}
+        of_cap = {cap: rows for cap, rows in of_cap.items() if len(rows)}
+        if reference in of_cap and len(of_cap) > 1:
+            runs = {cap: _runs(rows) for cap, rows in of_cap.items()}
+            moved = {cap: moved_along(rows, of_cap[reference], by) for cap, rows in of_cap.items()}
+            refuse_confounded(by, moved.values(), along)
+            out.append((chosen, [replace(r, along=moved[r.cap]) for r in table(runs, reference)]))
     return out
 
 

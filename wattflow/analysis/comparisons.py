@@ -1,19 +1,27 @@
-"""What each value of one choice costs beside another, over points that share all other choices."""
+"""What each value of one choice costs beside another, over points that share all other choices.
+
+Where another choice moves along with the compared one, nothing tells their effects apart: it is named beside each
+ratio, and where two move along that nobody named, there is no ratio.
+"""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
 from wattflow.analysis import statistics
-from wattflow.analysis.axes import varying
+from wattflow.analysis.axes import Along, along_in_words, in_words, moving, varying
 from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
 from wattflow.store.columns import CHOICE_KEYS, POINT
 
 NO_TOKENS = BreakEven(None, None, None, "no output tokens are known")
+
+
+class ConfoundedError(RefusedError):
+    """Several choices move along with the compared one."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Arm:
     against: Any = None  # the value that the ratio is to
     ratio: Ratio | None = None  # null for the reference
     break_even: BreakEven | None = None
+    along: Along = field(default_factory=dict)
 
     def row(self, by: str) -> dict[str, Any]:
         """Return the arm as a row of `Sweep.compare`."""
@@ -38,25 +47,72 @@ class Arm:
             **vars(self.mean),
             **{f"ratio_{name}": ratio[name] for name in ("low", "high")},
             **{name: ratio[name] for name in ("ratio", "how", "established", "why_not")},
+            "moves_along": along_in_words(self.along) or None,
             **{f"break_even_{name}": value for name, value in even.items()},
         }
 
 
-def arms(points: pl.DataFrame, by: str, metric: str, reference: object = None) -> list[Arm]:
+def arms(
+    points: pl.DataFrame,
+    by: str,
+    metric: str,
+    reference: object = None,
+    along: Collection[str] = (),
+) -> list[Arm]:
     """Return an arm a value of `by`, in order, for each combination of the other choices that vary.
 
-    RefusedError for a column that is no choice, no number, or has one value only.
+    RefusedError for a column that is no choice, no number, or has one value only; ConfoundedError where two choices
+    move along with `by` that are not in `along`.
     """
+    for name in along:
+        _check_choice(points, "--with", name)
     rows = _comparable(points, by, metric)
-    values = rows[by].unique().sort().to_list()
-    if reference is not None and str(reference) not in map(str, values):
-        there = ", ".join(map(str, values))
+    values = _values_of(rows, by)
+    if reference is not None and not any(_is(value, reference) for value in values):
+        there = ", ".join(map(in_words, values))
         raise RefusedError(f"{by}={reference}: no point that counts. There are {there}.")
-    return [
+    found = [
         arm
         for chosen, group in alike(rows, by)
         for arm in _arms_of(group, chosen, by, metric, reference)
     ]
+    refuse_confounded(by, [arm.along for arm in found], along)
+    return found
+
+
+def _is(value: object, word: object) -> bool:
+    """Return whether a value is the one that a person named."""
+    return in_words(value) == in_words(word)
+
+
+def _values_of(rows: pl.DataFrame, by: str) -> list[Any]:
+    """Return the values of a choice in order, null last: nothing asked."""
+    return rows[by].unique().sort(nulls_last=True).to_list()
+
+
+def moved_along(rows: pl.DataFrame, base: pl.DataFrame, by: str) -> Along:
+    """Return the choices beside `by` that differ between two groups, with their values in each."""
+    moved = [name for name in moving(rows.vstack(base), meter=True) if name != by]
+    return {name: (_only(rows[name]), _only(base[name])) for name in moved}
+
+
+def _only(values: pl.Series) -> Any:
+    found = values.unique().sort(nulls_last=True).to_list()
+    return found[0] if len(found) == 1 else " and ".join(map(in_words, found))
+
+
+def refuse_confounded(
+    by: str, found: Collection[Mapping[str, object]], named: Collection[str]
+) -> None:
+    """Raise ConfoundedError where two choices that nobody named move along in one comparison."""
+    worst = max(({*along} - {*named} for along in found), key=len, default=set())
+    if len(worst) < 2:
+        return
+    every = list(dict.fromkeys(name for along in found for name in along))
+    raise ConfoundedError(
+        f"{by}: {', '.join(every)} move along with it, so that no difference is known to be that of {by}. Compare "
+        f"them as one by --with {','.join(every)}, or add points in which they stand still by `wattflow submit`."
+    )
 
 
 def alike(rows: pl.DataFrame, by: str) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
@@ -74,9 +130,10 @@ def _arms_of(
     group: pl.DataFrame, chosen: dict[str, Any], by: str, metric: str, reference: object
 ) -> Iterator[Arm]:
     """Return the arms of one combination."""
-    values = group[by].unique().sort().to_list()
-    of_value = {value: group.filter(pl.col(by) == value) for value in values}
-    base = next((v for v in of_value if str(v) == str(reference)), next(iter(of_value)))
+    values = _values_of(group, by)
+    of_value = {value: group.filter(pl.col(by).eq_missing(pl.lit(value))) for value in values}
+    asked = [value for value in values if reference is not None and _is(value, reference)]
+    base = asked[0] if asked else values[0]
     simulated = of_watts(metric) and bool(group["simulated"].any())
     for value, rows in of_value.items():
         mean = statistics.mean(_values(rows, metric))
@@ -86,7 +143,8 @@ def _arms_of(
         ratio = statistics.ratio(_values(rows, metric), _values(of_value[base], metric))
         if simulated:
             ratio = replace(ratio, established=False, why_not="simulated")
-        yield Arm(chosen, value, mean, base, ratio, _break_even(rows, of_value[base]))
+        even, along = _break_even(rows, of_value[base]), moved_along(rows, of_value[base], by)
+        yield Arm(chosen, value, mean, base, ratio, even, along)
 
 
 def of_watts(metric: str) -> bool:
@@ -94,12 +152,16 @@ def of_watts(metric: str) -> bool:
     return "energy" in metric or "power" in metric
 
 
+def _check_choice(points: pl.DataFrame, option: str, name: str) -> None:
+    if name not in CHOICE_KEYS:
+        raise RefusedError(
+            f"{option} {name}: not a choice. The sweep varies {', '.join(moving(points))}."
+        )
+
+
 def _comparable(points: pl.DataFrame, by: str, metric: str) -> pl.DataFrame:
     """Return the points that count and have the metric; RefusedError where no comparison can be made of them."""
-    if by not in CHOICE_KEYS:
-        raise RefusedError(
-            f"--by {by}: not a choice. The sweep varies {', '.join(varying(points))}."
-        )
+    _check_choice(points, "--by", by)
     if metric not in POINT.names or not points[metric].dtype.is_numeric():
         raise RefusedError(f"--metric {metric}: not a number's column; docs/results.md has them.")
     rows = points.filter(pl.col("counts") & (pl.col(metric) > 0))

@@ -66,18 +66,25 @@ class Sweep:
         return _read(self.directory.phases_path, PHASE)
 
     def compare(
-        self, by: str, metric: str = "energy_per_token_j", reference: object = None
+        self,
+        by: str,
+        metric: str = "energy_per_token_j",
+        reference: object = None,
+        along: Sequence[str] = (),
     ) -> pl.DataFrame:
         """Return what each value of one choice costs, over the points that count and share all other choices.
 
         One row an arm: the other choices that vary, `by`, n, boards, mean, sd_within, sd_between, low and high (95 %);
         then ratio, ratio_low, ratio_high to the arm of `reference` (default: the first), how it was found, established,
-        why_not; break_even_host_w, the extra host watts at which both arms cost the same energy a token, whatever the
-        metric, break_even_low_w and _high_w (95 %), or break_even_why_not.
+        why_not; moves_along, what else differs between the two arms; break_even_host_w, the extra host watts at which
+        both cost the same energy a token, whatever the metric, break_even_low_w and _high_w (95 %), or
+        break_even_why_not.
 
-        RefusedError for a column that is no choice, no number, or has one value only.
+        RefusedError for a column that is no choice, no number, or has one value only, and where two choices move along
+        with `by` that are not in `along`.
         """
-        found = [arm.row(by) for arm in comparisons.arms(self.points, by, metric, reference)]
+        arms = comparisons.arms(self.points, by, metric, reference, along)
+        found = [arm.row(by) for arm in arms]
         return pl.DataFrame(found, infer_schema_length=None)
 
     def cost(self, settings: Sequence[str] = ()) -> pl.DataFrame:
@@ -106,14 +113,18 @@ class Sweep:
         return boards.with_columns(relative).sort("power_w", "gpu_uuid", descending=True)
 
     def caps(
-        self, reference: int | None, by: str = "control_power_limit_w"
+        self,
+        reference: int | None,
+        by: str = "control_power_limit_w",
+        along: Sequence[str] = (),
     ) -> list[tuple[dict[str, object], list[caps.Row]]]:
         """Return what each power cap, or clock (by="control_sm_clock_mhz"), changes against a reference.
 
         One entry a combination of the other choices that vary: those choices, and a row a cap. A null cap is a board
-        as it was found. RefusedError where no point at the reference counts, or none beside it.
+        as it was found. RefusedError where no point at the reference counts, or none beside it, and where two choices
+        move along with the caps that are not in `along`.
         """
-        return caps.by_cap(self.points, reference, by)
+        return caps.by_cap(self.points, reference, by, along)
 
     def traces(self) -> pl.LazyFrame:
         """Return all readings of all GPUs of finished attempts, with point_id, attempt, node and gpu_uuid."""

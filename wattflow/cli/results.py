@@ -9,10 +9,10 @@ import typer
 from wattflow.analysis import comparisons
 from wattflow.analysis import crosscheck as checking
 from wattflow.analysis import usage as spending
+from wattflow.analysis.axes import along_in_words
 from wattflow.analysis.caps import METRICS, OBJECTIVES, Row, best
 from wattflow.analysis.costs import factor_lines
 from wattflow.analysis.prometheus import Prometheus, read_token
-from wattflow.analysis.statistics import Ratio
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
@@ -21,11 +21,22 @@ from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
 from wattflow.report.text import break_even, change, heading, interval, mark, number
+from wattflow.store.columns import column_of
 
 
 def report(sweep: SweepArgument) -> None:
     """Write an HTML report that opens offline, and print its path."""
     print_text(write_report(open_sweep(sweep)))
+
+
+Along = Annotated[
+    str,
+    typer.Option(
+        "--with",
+        metavar="COLUMN,...",
+        help="Choices that may move along with the compared one, and count as one with it.",
+    ),
+]
 
 
 def compare(
@@ -38,14 +49,17 @@ def compare(
         str | None,
         typer.Option("--reference", metavar="VALUE", help="The value that ratios are to."),
     ] = None,
+    *,
+    along: Along = "",
     as_json: AsJson = False,
 ) -> None:
     """Compare the values of one choice: means, intervals, ratios.
 
-    Ratios are paired by the boards that ran both settings.
+    Ratios are paired by the boards that ran both settings. A choice that moves along is named in the verdict; two are
+    refused unless --with names them.
     """
     opened = open_sweep(sweep)
-    arms = comparisons.arms(opened.points, by, metric, reference)
+    arms = comparisons.arms(opened.points, by, metric, reference, _columns(along))
     if as_json:
         print_json([arm.row(by) for arm in arms])
         return
@@ -63,16 +77,25 @@ def compare(
                 "-" if arm.ratio is None else f"{arm.ratio.ratio:.4f}",
                 "-" if arm.ratio is None else interval(arm.ratio.low, arm.ratio.high, ".4g"),
                 break_even(arm.break_even, simulated),
-                "reference" if arm.ratio is None else _verdict(arm.ratio),
+                "reference" if arm.ratio is None else _verdict(by, arm),
             ]
             for arm in arms
         ],
     )
 
 
-def _verdict(ratio: Ratio) -> str:
-    """Return how a ratio was found, and whether it is a difference."""
-    return f"{ratio.how}: {'established' if ratio.established else ratio.why_not}"
+def _columns(text: str) -> list[str]:
+    """Return the columns of a list, by the names of columns or of keys."""
+    words = [word.strip() for word in text.split(",")]
+    return [column_of(word) for word in words if word]
+
+
+def _verdict(by: str, arm: comparisons.Arm) -> str:
+    """Return how a ratio was found, whether it is a difference, and of what beside the compared choice."""
+    assert arm.ratio is not None
+    verdict = "established" if arm.ratio.established else arm.ratio.why_not
+    along = along_in_words(arm.along)
+    return f"{arm.ratio.how}: {verdict}{f', of {by} together with {along}' if along else ''}"
 
 
 def caps(
@@ -89,6 +112,8 @@ def caps(
             "--objective", help="What is best: energy, edp, ed2p (energy x delay^2), time."
         ),
     ] = "energy",
+    *,
+    along: Along = "",
     as_json: AsJson = False,
 ) -> None:
     """Show what power caps change in time, energy and token rate.
@@ -101,7 +126,8 @@ def caps(
         raise RefusedError(f"--reference {reference}: a whole number, or none for boards as found.")
     against = None if reference == "none" else int(reference)
     opened = open_sweep(sweep)
-    found = opened.caps(against, "control_sm_clock_mhz" if clocks else "control_power_limit_w")
+    by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
+    found = opened.caps(against, by, _columns(along))
     winners = [(chosen, *best(rows, objective)) for chosen, rows in found]
     if as_json:
         print_json(
@@ -120,6 +146,8 @@ def caps(
     for chosen, row, sure in winners:
         where = " ".join(f"{key}={value}" for key, value in chosen.items())
         doubt = "" if sure or row.ratios is None else ", though the difference is not established"
+        if row.along:
+            doubt += f"; moves along: {along_in_words(row.along)}"
         cap = "the boards as found" if row.cap is None else f"{row.cap} {unit}"
         talk(f"least {objective}{f' at {where}' if where else ''}: {cap}{doubt}")
 
@@ -131,6 +159,8 @@ def _print_caps(
     headings = [*(found[0][0] if found else []), "MHz" if unit == "MHz" else "cap, W"]
     headings += ["n", "boards", "bound", "time, %", "energy, %", "token rate, %"]
     headings += ["energy x time, %", "energy x time^2, %", "break-even host, W"]
+    moved = any(row.along for _, rows in found for row in rows)
+    headings += ["moves along"] * moved
     print_table(
         headings,
         [
@@ -138,6 +168,7 @@ def _print_caps(
                 *(*chosen.values(), row.name, row.n, row.boards, row.bound),
                 *(change(row.ratios[m]) if row.ratios else "reference" for m in METRICS),
                 break_even(row.break_even, simulated),
+                *([along_in_words(row.along) or "-"] if moved else []),
             ]
             for chosen, rows in found
             for row in rows

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wattflow.analysis.axes import choice_columns, varying
+from wattflow.analysis.axes import choice_columns, shown_axes
 from wattflow.cli.arguments import (
     AsJson,
     DryRun,
@@ -93,7 +93,7 @@ def plan(
         )
         return
     chosen = [choice_values(to_dict(p.config)) for p in made.points]
-    named = varying(choice_columns(chosen))
+    named = shown_axes(choice_columns(chosen))
     named += ["repeat"] if len({row["repeat"] for row in chosen}) > 1 else []
     print_table(
         ["point_id", *(CHOICE_KEYS[column] for column in named), "note"],

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from wattflow.analysis.axes import choice_columns, varying
+from wattflow.analysis.axes import choice_columns, shown_axes
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish import archive, records, tables
 from wattflow.publish.pseudonyms import Pseudonyms, Surroundings, private_texts
@@ -393,7 +393,7 @@ def csv_columns(rows: Sequence[Row]) -> list[str]:
     """Return the columns of points.csv: the choices that differ, and every figure that some row has."""
     first = ["point_id", "attempt", "status", "counts", "valid", "reasons"]
     figures = [name for name in POINT.names if name not in CHOICE_KEYS and name not in first]
-    chosen = dict.fromkeys(["model", "repeat", *varying(choice_columns(rows))])
+    chosen = dict.fromkeys(["model", "repeat", *shown_axes(choice_columns(rows))])
     return [
         *first,
         *chosen,

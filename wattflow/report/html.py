@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from wattflow.analysis.axes import along_in_words
 from wattflow.report import text
 
 
@@ -42,11 +43,13 @@ def _environment() -> jinja2.Environment:
 
 # how the values of pages and papers read
 _FILTERS = {
+    "along": along_in_words,
     "break_even": text.break_even,
     "change": text.change,
     "choice": text.choice,
     "count_of": text.count_of,
     "csp": lambda inline: Markup(f"'sha256-{_sha256(inline)}'"),  # noqa: S704 (base64, of no value)
+    "established": text.established,
     "heading": text.heading,
     "interval": text.interval,
     "listed": text.listed,

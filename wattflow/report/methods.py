@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wattflow.analysis.axes import axes_of, choice_columns, varying
+from wattflow.analysis.axes import axes_of, choice_columns, shown_axes
 from wattflow.analysis.means import APART, Mean, energies, settings
 from wattflow.report.html import render
 from wattflow.report.text import choice, count_of, mark
@@ -59,7 +59,7 @@ def methods(rows: Sequence[Row], records: Sequence[Record]) -> Methods:
     """Return the methods of rows of results/points.parquet and of the records of the attempts."""
     counting = [row for row in rows if row["counts"]]
     tried = [row for row in rows if row["attempt"] is not None]
-    axes = varying(choice_columns(counting))
+    axes = shown_axes(choice_columns(counting))
     repeats = [one.n for one in settings(counting, axes, (), apart=())]
     sources = {name for row in counting for name in row["power_source"].split(" + ")}
     return Methods(

@@ -9,9 +9,9 @@ import polars as pl
 
 from wattflow import __version__
 from wattflow.analysis import caps, comparisons
-from wattflow.analysis.axes import axes_of, is_measured, varying
+from wattflow.analysis.axes import axes_of, is_measured, shown_axes
 from wattflow.analysis.caps import Row as Cap
-from wattflow.analysis.comparisons import Arm
+from wattflow.analysis.comparisons import Arm, ConfoundedError
 from wattflow.analysis.costs import factor_lines
 from wattflow.analysis.means import FIGURES, Energy, Setting, energies, settings
 from wattflow.analysis.sweep import Sweep
@@ -60,6 +60,7 @@ class Comparison:
     by: str
     others: list[str]  # the other choices that vary
     arms: list[Arm]  # those that have a ratio
+    refused: str | None = None  # why there are none: choices that move along
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Figures:
     use: list[Setting]  # means of those columns of USE that are known
     caps: list[CapTable]
     caps_reference: int | None
+    caps_refused: str | None  # why there is no table: choices that move with the caps
     boards: list[Board]
     simulated: bool  # whether any point was
 
@@ -117,15 +119,16 @@ def figures(sweep: Sweep) -> Figures:
     ).to_dicts()  # fmt: skip
     counting = [row for row in rows if row["counts"]]
     known = [column for column in USE if any(row[column] is not None for row in counting)]
-    reference, tables = _caps(sweep)
+    reference, tables, refused = _caps(sweep)
     return Figures(
         cards=_cards(sweep, rows),
         axes=axes,
         results=settings(rows, axes),
-        comparisons=[found for axis in varying(points) if (found := _comparison(sweep, axis))],
+        comparisons=[found for axis in shown_axes(points) if (found := _comparison(sweep, axis))],
         use=settings(counting, axes, known, apart=()) if known else [],
         caps=tables,
         caps_reference=reference,
+        caps_refused=refused,
         boards=[Board(**board) for board in sweep.boards().to_dicts()],
         simulated=bool(points["simulated"].any()),
     )
@@ -144,26 +147,36 @@ def _cards(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> Cards:
 
 
 def _comparison(sweep: Sweep, by: str) -> Comparison | None:
-    """Return the comparison by one choice; null where one value alone counts."""
+    """Return the comparison by one choice, or why it is refused; null where one value alone counts."""
     try:
         arms = comparisons.arms(sweep.points, by, "energy_per_token_j")
+    except ConfoundedError as error:
+        return Comparison(by, [], [], str(error))
     except RefusedError:
         return None
     shown = [arm for arm in arms if arm.ratio is not None]
     return Comparison(by, list(shown[0].chosen), shown) if shown else None
 
 
-def _caps(sweep: Sweep) -> tuple[int | None, list[CapTable]]:
-    """Return what power caps change against the highest, or against boards as found; nothing without two caps."""
+def _caps(sweep: Sweep) -> tuple[int | None, list[CapTable], str | None]:
+    """Return what power caps change against the highest, or against boards as found; nothing without two caps.
+
+    Then why there is no table, where other choices move with them.
+    """
     counting = sweep.points.filter(pl.col("counts") & (pl.col("energy_j") > 0))
     limits = counting["control_power_limit_w"].unique().to_list()
     if len(limits) < 2:
-        return None, []
+        return None, [], None
     reference = None if None in limits else max(limits)
-    return reference, [
+    try:
+        found = sweep.caps(reference)
+    except ConfoundedError as error:
+        return reference, [], str(error)
+    tables = [
         CapTable(chosen, rows, [_best(rows, objective) for objective in ("energy", "edp", "ed2p")])
-        for chosen, rows in sweep.caps(reference)
+        for chosen, rows in found
     ]
+    return reference, tables, None
 
 
 def _best(rows: Sequence[Cap], objective: str) -> Best:
@@ -273,7 +286,7 @@ def timelines(sweep: Sweep) -> list[Timeline]:
     """Return the timelines of at most TIMELINES points that count, those of the first repeats first."""
     from wattflow.analysis import figures as draw  # noqa: PLC0415 (altair is slow to import)
 
-    names = [*varying(sweep.points), "repeat"]
+    names = [*shown_axes(sweep.points), "repeat"]
     found = []
     counting = sweep.points.filter("counts").sort("repeat", maintain_order=True)
     for row in counting.head(TIMELINES).to_dicts():

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wattflow.analysis.axes import Along, along_in_words
 from wattflow.analysis.means import Setting
 from wattflow.analysis.statistics import BreakEven, Ratio
 from wattflow.store.columns import REASONS
@@ -57,6 +58,13 @@ def break_even(even: BreakEven | None, mark: str = "") -> str:
     if even.low_w is None:
         return middle
     return f"{middle} ({number(even.low_w, mark)} to {number(even.high_w, mark)})"
+
+
+def established(ratio: Ratio, by: str, along: Along) -> str:
+    """Return whether a ratio is a difference, and of what beside the compared choice."""
+    verdict = "yes" if ratio.established else f"no: {ratio.why_not}"
+    moved = along_in_words(along)
+    return f"{verdict}, of {by} together with {moved}" if moved else verdict
 
 
 def change(ratio: Ratio) -> str:
