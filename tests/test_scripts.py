@@ -60,13 +60,28 @@ NEEDS_QUESTIONS = pytest.mark.skipif(
 )
 
 
-def run(command: list[str], **settings: str) -> str:
+# those that end with 1 where a time is above its goal, as on a busy machine
+TIMED = {
+    "benchmarks/collect.py",
+    "benchmarks/login.py",
+    "benchmarks/measure.py",
+    "benchmarks/verify.py",
+    "gpu/measure.py",
+}
+
+
+def run(script: str, *given: str, **settings: str) -> str:
     """What a script printed; its whole output where it failed."""
+    program = [sys.executable] * script.endswith(".py")
+    command = [*program, str(TESTS / script), *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=1200
     )
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    allowed = (0, 1) if script in TIMED else (0,)
+    assert done.returncode in allowed, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert "not the true joules" not in done.stdout, done.stdout
     return done.stdout
 
 
@@ -87,7 +102,7 @@ def test_every_script_is_tried_here():
 def test_a_script_runs_on_tiny_input(script):
     """It ends with 0, and its table or its counts are there."""
     given, line = SCRIPTS[script]
-    assert line in run([sys.executable, str(TESTS / script), *given.split()])
+    assert line in run(script, *given.split())
 
 
 @pytest.mark.fake_nvml
@@ -104,7 +119,7 @@ def test_a_dry_run_leaves_its_stage(script, tmp_path, nvml_path, monkeypatch):
     elif script == "gpu/joules.py":
         pytest.skip("no WATTFLOW_DATA: GSM8K's questions and LLaMA's tokenizer")
     given = {**settings, "DRY": "1", "OUT": str(tmp_path), "PACKED": str(tmp_path)}
-    run([sys.executable, str(TESTS / script)], **given)
+    run(script, **given)
     stages = json.loads((tmp_path / name).read_text())
     assert stages[stage]
     assert "error" not in stages[stage]
@@ -114,7 +129,7 @@ def test_a_dry_run_leaves_its_stage(script, tmp_path, nvml_path, monkeypatch):
 def packed(tmp_path_factory) -> Iterator[Path]:
     """What pack.sh packs."""
     folder = tmp_path_factory.mktemp("packed")
-    run([str(TESTS / "gpu" / "pack.sh"), str(folder)], PYTHON=sys.executable)
+    run("gpu/pack.sh", str(folder), PYTHON=sys.executable)
     yield folder
     shutil.rmtree(folder)
 
@@ -132,7 +147,7 @@ def test_a_packed_checkout_runs_without_a_gpu(script, packed, tmp_path):
     with tempfile.TemporaryDirectory(prefix="wattflow-") as work:
         Path(work).chmod(0o755)
         given = {"DRY": "1", "OUT": str(tmp_path / "out"), "WORK": f"{work}/gpu"}
-        run([str(TESTS / script)], **given, PACKED=str(packed), PYTHON=sys.executable)
+        run(script, **given, PACKED=str(packed), PYTHON=sys.executable)
     document = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     assert sum(row["counts"] for row in document["sweeps"][sweep]) == count
 
@@ -140,9 +155,7 @@ def test_a_packed_checkout_runs_without_a_gpu(script, packed, tmp_path):
 @NEEDS_QUESTIONS
 def test_lengths_of_real_prompts_are_summed_up():
     """999 prompts of Alpaca have 55.46 tokens in the mean, the 1,319 questions of GSM8K 93.43."""
-    prompts = json.loads(run([sys.executable, str(TESTS / "gpu" / "here.py"), "prompts"]))[
-        "prompts"
-    ]
+    prompts = json.loads(run("gpu/here.py", "prompts"))["prompts"]
     assert [round(about["tokens_mean"], 2) for about in prompts.values()] == [55.46, 93.43]
 
 
