@@ -34,4 +34,4 @@ ln -sf "${SLURM_ARRAY_JOB_ID}_submitted.pkl" "$jobs/${SLURM_ARRAY_JOB_ID}_${SLUR
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%j_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%j_%t_log.err' --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --cpu-bind=cores singularity exec --nv 'my image.sif' python -u -m submitit.core._submit '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000'
+srun --unbuffered --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%j_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%j_%t_log.err' --output '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.out' --error '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000/%A_%a_%t_log.err' --kill-on-bad-exit=1 --cpu-bind=cores singularity exec --nv 'my image.sif' python -P -u -m wattflow.slurm.guard -u -m submitit.core._submit '/shared/o'"'"'brien sweeps/demo/submitit/demo-00000000'

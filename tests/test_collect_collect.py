@@ -1,6 +1,7 @@
 """Attempts on disk become tables: again and again, in order, each attempt read once."""
 
 import json
+import stat
 import time
 
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ from collection import cut, one, rows, text
 from sweeps import START_NS, Gpu, Made, choices, constant, id_of, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect
+from wattflow.errors import DamagedError
 from wattflow.store.columns import PHASE, POINT
 
 
@@ -147,3 +149,26 @@ def test_results_are_opened_to_the_group_only_when_asked(tmp_path):
     alone = make_sweep(tmp_path / "alone", [choices()])
     collect(alone)
     assert alone.points_path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("way", ["results", "results/traces", "results/private"])
+def test_collect_opens_no_private_file_to_the_group(way, tmp_path):
+    """A sweep out of somebody's tar, group-readable, whose `results` leads to a home: a key there stays 0600."""
+    asked = choices()
+    asked["cluster"] = {**asked["cluster"], "group_readable": True}
+    sweep = make_sweep(tmp_path / "theirs", [asked])
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    key = home / "id_ed25519"
+    key.touch(mode=0o600)
+    if way == "results":
+        sweep.traces.rmdir()
+    place = sweep.path / way
+    if place.is_dir():
+        place.rmdir()
+    place.symlink_to(home)
+    with pytest.raises(DamagedError, match=rf"{way}: a link"):
+        collect(sweep)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert list(home.iterdir()) == [key]

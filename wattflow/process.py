@@ -19,6 +19,11 @@ def die_with_parent(parent_pid: int) -> None:
         sys.exit(0)
 
 
+def python(*arguments: str) -> list[str]:
+    """The command of this interpreter with some arguments; a module of the working folder never hides a real one."""
+    return [sys.executable, "-P", *arguments]
+
+
 LOCAL = "local:"  # the prefix of job ids that are a process of some machine and no job of Slurm's
 
 

@@ -76,6 +76,10 @@ def span(
     return Span(phase, tokens_in=tokens_in, tokens_out=tokens_out, sync=sync)
 
 
+# without O_NONBLOCK a FIFO in its place would stop the program
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 def _report(line: str) -> None:
     """Add a line to the node's file; never raises. The file is opened each time, as a daemon closes what it inherits.
 
@@ -83,7 +87,7 @@ def _report(line: str) -> None:
     """
     with contextlib.suppress(OSError, KeyError):
         path = os.environ[ENVIRONMENT]
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, _FLAGS)
         try:
             os.write(descriptor, line.encode() + b"\n")
         finally:

@@ -14,6 +14,7 @@ from wattflow.config.choices import Cost
 from wattflow.config.overrides import with_cost
 from wattflow.errors import RefusedError
 from wattflow.store.columns import COST
+from wattflow.store.files import read_given
 from wattflow.store.sources import source_of
 
 Row = Mapping[str, Any]  # of results/points.parquet
@@ -100,7 +101,7 @@ def _factor(
 
 def _read_factor(path: str, column: str, source: str) -> cost.Factor:
     try:
-        return cost.table(Path(path).expanduser().read_text(), column, source)
+        return cost.table(read_given(Path(path).expanduser()).decode(), column, source)
     except (OSError, ValueError, csv.Error) as error:
         raise RefusedError(
             f"{path}: {getattr(error, 'strerror', None) or error}. It has to be a CSV with the columns time (ISO 8601 "

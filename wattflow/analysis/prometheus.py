@@ -19,6 +19,7 @@ import numpy as np
 
 from wattflow.energy.curve import Floats, Ints
 from wattflow.errors import RefusedError, SiteError
+from wattflow.store.files import read_given
 from wattflow.store.sources import SECOND_NS
 
 TIMEOUT_S = 30.0
@@ -152,7 +153,7 @@ def read_token(path: str | None) -> str | None:
     if path is None:
         return os.environ.get("WATTFLOW_PROMETHEUS_TOKEN") or None
     try:
-        return Path(path).expanduser().read_text().strip()
+        return read_given(Path(path).expanduser()).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedError(
             f"--token-file {path}: cannot be read ({type(error).__name__})."

@@ -22,7 +22,7 @@ from wattflow.store.files import own_files
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN
-from wattflow.store.tables import read_table
+from wattflow.store.tables import GroupedTable, read_table
 
 if TYPE_CHECKING:
     import altair as alt
@@ -129,6 +129,8 @@ class Sweep:
     def traces(self) -> pl.LazyFrame:
         """Return all readings of all GPUs of finished attempts, with point_id, attempt, node and gpu_uuid."""
         paths = own_files(self.directory.traces, "*.parquet")
+        for path in paths:
+            GroupedTable(path)  # named if it is none, where polars would only see its bytes
         return pl.scan_parquet(paths) if paths else _frame(COLLECTED_TRACE.empty_table()).lazy()
 
     def row(self, point: str) -> dict[str, object]:

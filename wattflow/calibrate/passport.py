@@ -25,7 +25,7 @@ from wattflow.calibrate.documents import PASSPORT_VERSION, CalibrationRecord, Pa
 from wattflow.calibrate.reads import Reads
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.run.provenance import versions
-from wattflow.store.files import write_atomic
+from wattflow.store.files import read_own, write_atomic
 from wattflow.store.schema import READS, SCHEMA_VERSION, Device
 from wattflow.store.tables import read_table, write_table
 
@@ -131,7 +131,7 @@ def passport(record: CalibrationRecord, gpu: Device, table: pa.Table) -> Passpor
 def _record(folder: Path) -> CalibrationRecord:
     path = _record_path(folder)
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_own(path))
     except FileNotFoundError as error:
         raise RefusedError(f"{folder} has no calibration: there is no {path}.") from error
     except ValueError as error:

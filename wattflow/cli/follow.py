@@ -5,6 +5,7 @@ import time
 from typing import Any, Self
 
 from wattflow.cli.printing import cell, talk
+from wattflow.store.files import read_own
 from wattflow.submit import status as stage
 
 
@@ -30,7 +31,7 @@ def finish(sweep: Any) -> None:
 def _last_line(sweep: Any) -> str:
     """What the newest local job said last; empty where points run under Slurm."""
     logs = sorted(sweep.submitit.glob("*/local_0_log.out"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+    lines = read_own(logs[-1]).decode(errors="replace").splitlines() if logs else []
     return lines[-1] if lines else ""
 
 

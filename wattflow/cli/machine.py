@@ -1,6 +1,5 @@
 """The verbs of this machine's GPUs: their sensors, their kernels, their limits."""
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wattflow import process
 from wattflow import tune as tuning
 from wattflow.calibrate import passport
 from wattflow.cli.arguments import AsJson, DryRun
@@ -70,7 +70,7 @@ def calibrate(  # noqa: PLR0917 - options, given by name
             print_text(path)
         return
 
-    own = [sys.executable, "-P", "-m", "wattflow.engine.pulsed_load"]
+    own = process.python("-m", "wattflow.engine.pulsed_load")
     steps = plan(minutes)
     command = own if load is None else load_command(load)
     passport.check(Path(out))

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wattflow import __version__
 from wattflow.collect.attempt import collect_attempt
@@ -31,7 +30,7 @@ from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SCHEMA_VERSION, TRACE
-from wattflow.store.tables import read_table, write_table, write_tables
+from wattflow.store.tables import GroupedTable, read_schema, read_table, write_table, write_tables
 
 Key = tuple[str, int]  # point_id, attempt
 
@@ -177,9 +176,9 @@ def untried(point: GridPoint, choices: Choices) -> AttemptRows:
 def _traced(path: Path) -> set[Key]:
     """Return the attempts whose traces a file holds; none where it is absent or damaged."""
     try:
-        about = pq.read_schema(path).metadata or {}
+        about = read_schema(path).metadata or {}
         return {(point_id, attempt) for point_id, attempt in json.loads(about[b"attempts"])}
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return set()
 
 
@@ -192,12 +191,11 @@ def _write_traces(path: Path, traced: set[Key], new: dict[Key, AttemptRows]) -> 
 
     def tables() -> Iterator[pa.Table]:
         if traced - set(new):
-            with pq.ParquetFile(path) as old:
-                for group in range(old.num_row_groups):
-                    table = old.read_row_group(group)
-                    key = (table["point_id"][0].as_py(), table["attempt"][0].as_py())
-                    if key not in new:
-                        yield table.replace_schema_metadata(schema.metadata)
+            old = GroupedTable(path)
+            for table in map(old.read, range(len(old))):
+                key = (table["point_id"][0].as_py(), table["attempt"][0].as_py())
+                if key not in new:
+                    yield table.replace_schema_metadata(schema.metadata)
         for key, one in new.items():
             for device, trace_path in one.traces.items():
                 trace = read_table(trace_path, TRACE)

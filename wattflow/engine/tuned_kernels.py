@@ -12,7 +12,7 @@ from typing import Any
 from wattflow import __version__
 from wattflow.config.choices import Config
 from wattflow.errors import EngineError
-from wattflow.store.files import write_json
+from wattflow.store.files import read_given, read_own, write_json
 
 # most tokens a second; least joules a token; least product of joules and seconds
 GOALS = ("speed", "energy", "edp")
@@ -29,7 +29,7 @@ def path() -> Path:
 def driver() -> str | None:
     """Return the version of NVIDIA's kernel module, or null where there is none."""
     try:
-        return version_in(_DRIVER.read_text())
+        return version_in(read_given(_DRIVER).decode())
     except OSError:
         return None
 
@@ -75,7 +75,7 @@ def keep(key: str, kernels: dict[str, str], frontier: list[dict[str, Any]]) -> P
 
 def _read() -> dict[str, Any]:
     try:
-        entries = json.loads(path().read_text())
+        entries = json.loads(read_own(path()))
         if isinstance(entries, dict) and all("kernels" in entry for entry in entries.values()):
             return entries
     except FileNotFoundError:

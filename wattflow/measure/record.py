@@ -23,13 +23,13 @@ from wattflow import process
 from wattflow.config.identity import command_id
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.measure.request import CommandRun, Place, Request
-from wattflow.measure.timeline import Segment, parse, segments
+from wattflow.measure.timeline import ReportedSpan, Segment, parse, segments
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
 from wattflow.run.record import new_record
 from wattflow.spans import reports_to
 from wattflow.store.columns import PHASE, POINT, REASONS
-from wattflow.store.files import read_json, write_json
+from wattflow.store.files import create, read_json, read_own, write_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
@@ -102,14 +102,21 @@ def _join(sweep: SweepDir, request: Request, place: Place) -> AttemptDir:
     )
 
 
+def _reported(spans_file: Path) -> tuple[list[ReportedSpan], int]:
+    """Return the spans that the command reported, and the number of bad lines; a file that cannot be read is one."""
+    try:
+        return parse(read_own(spans_file).splitlines())
+    except (DamagedError, OSError):
+        return [], 1
+
+
 def _claim_part(attempt: AttemptDir, node: str) -> bool:
     """Take this node's part in an attempt; false where it is taken already."""
     try:
-        descriptor = os.open(attempt.part_path(node), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with create(attempt.part_path(node)) as file:
+            file.write(json.dumps({"status": "running"}).encode())
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"status": "running"}, file)
     return True
 
 
@@ -186,7 +193,7 @@ class Measurement:
         self._part["still_running"] = _still_running(spans_file)
         self._part["tokens_out"] = tokens_out
         info = sidecar.stop()
-        spans, self._part["bad_lines"] = parse(spans_file.read_bytes().splitlines())
+        spans, self._part["bad_lines"] = _reported(spans_file)
         write_table(
             self._attempt.spans_path(self._place.node),
             _span_table(segments(spans, run.start_ns, run.end_ns), self._place, info),

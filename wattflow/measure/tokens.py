@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wattflow.errors import RefusedError
 from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.nullable import known_sum
+from wattflow.store.files import read_given
 
 STDOUT = "-"  # --tokens-json: the lines of the command's own output
 DRAIN_S = 0.5  # for the last lines of an output that a daemon may hold open
@@ -75,7 +77,9 @@ def _tokens_in_file(path: Path, key: str, start_ns: int) -> tuple[int | None, st
         # the kernel stamps files by a clock that may be a tick behind
         if path.stat().st_mtime_ns < start_ns - 20_000_000:
             return None, f"{path}: is older than the command, which did not write it."
-        text = path.read_bytes()
+        text = read_given(path)
+    except RefusedError as error:
+        return None, str(error)
     except OSError as error:
         return None, f"{path}: {error.strerror}."
     try:

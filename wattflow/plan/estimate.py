@@ -19,11 +19,11 @@ from statistics import fmean
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wattflow.config.choices import Config
 from wattflow.errors import DamagedError
 from wattflow.store.layout import SweepDir
+from wattflow.store.tables import read_columns
 
 _J_PER_KWH = 3.6e6
 _SWEEPS = 20  # that a plan looks into, the newest first
@@ -163,8 +163,7 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
     names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j"]
     names += ["simulated", "pieces"]
     try:
-        with pq.ParquetFile(sweep.points_path) as file:
-            rows = file.read(columns=names, use_threads=False).to_pylist()
+        rows = read_columns(sweep.points_path, names).to_pylist()
         wanted = [
             row
             for row in rows

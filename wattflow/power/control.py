@@ -24,6 +24,7 @@ from typing import Any
 from wattflow.config.choices import Control
 from wattflow.errors import PowerError
 from wattflow.power.nvml_calls import call, call_or_none
+from wattflow.store.files import fsync_folder, open_append, read_own, write_atomic
 from wattflow.store.schema import DeviceControl
 
 log = logging.getLogger(__name__)
@@ -51,18 +52,9 @@ class Journal:
             "time_ns": time.time_ns(),
         }
         path = folder / f"{self.uuid}.json"
-        fresh = folder / f"{self.uuid}.new"
         try:
-            descriptor = os.open(
-                fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
-            )
-            try:
-                os.write(descriptor, json.dumps(record).encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            fresh.replace(path)
-            _keep_names(folder)
+            write_atomic(path, json.dumps(record).encode())
+            fsync_folder(folder)
         except OSError as error:
             raise PowerError(f"{path}: not written ({error}), so no limit is set.") from error
 
@@ -71,7 +63,7 @@ class Journal:
         """Return the journal that an earlier job left for a GPU; null where none; PowerError where it is damaged."""
         path = folder / f"{uuid}.json"
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(read_own(path))
             return cls(uuid, int(record["prior_mw"]), record["limit_mw"], record["clock_mhz"])
         except FileNotFoundError:
             return None
@@ -84,15 +76,7 @@ class Journal:
     def remove(self, folder: Path) -> None:
         """Forget it: the GPU has its prior value again."""
         (folder / f"{self.uuid}.json").unlink(missing_ok=True)
-        _keep_names(folder)
-
-
-def _keep_names(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync_folder(folder)
 
 
 def _open_folder(path: Path) -> Path:
@@ -114,14 +98,13 @@ def _open_folder(path: Path) -> Path:
 @contextlib.contextmanager
 def _locked(folder: Path, uuid: str) -> Iterator[bool]:
     """Yield whether nobody else holds a GPU's control; the kernel lets go of a lock when its holder dies."""
-    descriptor = os.open(folder / f"{uuid}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
+    with open_append(folder / f"{uuid}.lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def restore_left(folder: Path, uuids: Sequence[str] | None = None) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from wattflow.errors import PowerError, RefusedError
 from wattflow.power.sidecar_process import child_environment
+from wattflow.store.files import create, read_own
 
 READY_S, ANSWER_S = 180.0, 30.0  # for a load to import torch, and to answer after its last edge
 
@@ -36,7 +37,7 @@ class Load:
     def __init__(self, command: Sequence[str], uuid: str, log: Path) -> None:
         """Start it; `ready` waits for it."""
         self._uuid, self._log = uuid, log
-        with log.open("wb") as file:
+        with create(log) as file:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
@@ -71,7 +72,7 @@ class Load:
         line = self._process.stdout.readline() if came else b""
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return json.loads(line)[key]
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        lines = read_own(self._log).decode(errors="replace").strip().splitlines()
         why = f"did not answer within {timeout_s:g} s" if not came else f"answered {line[:80]!r}"
         raise PowerError(
             f"the load of {self._uuid} {why} instead of its {key}; its last line: {lines[-1] if lines else 'none'}"

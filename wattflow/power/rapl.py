@@ -19,6 +19,7 @@ from pathlib import Path
 from wattflow.errors import PowerError
 from wattflow.power.meter import Moment, Row, middle, moment, stamped
 from wattflow.power.polled import PolledMeter
+from wattflow.store.files import read_given
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Zone:
     def read_uj(self) -> int:
         """Return the counter; PowerError where it cannot be read."""
         try:
-            return int(self.path.read_text())
+            return int(read_given(self.path))
         except (OSError, ValueError) as error:
             raise PowerError(f"{self.path}: {error}.") from error
 
@@ -50,13 +51,13 @@ def zones(powercap: Path) -> list[Zone]:
         if not _ZONE.fullmatch(folder.name):
             continue
         try:
-            name = (folder / "name").read_text().strip()
-            range_uj = int((folder / "max_energy_range_uj").read_text())
+            name = read_given(folder / "name").decode().strip()
+            range_uj = int(read_given(folder / "max_energy_range_uj"))
         except (OSError, ValueError):
             continue
         if _COUNTED.fullmatch(name):
             package = powercap / folder.name.rpartition(":")[0] / "name"
-            prefix = f"{package.read_text().strip()} " if name == "dram" else ""
+            prefix = f"{read_given(package).decode().strip()} " if name == "dram" else ""
             found.append(Zone(prefix + name, folder / "energy_uj", range_uj))
     return found
 

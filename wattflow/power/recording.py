@@ -14,6 +14,7 @@ import pyarrow as pa
 from wattflow.errors import DamagedError
 from wattflow.power.meter import Meter, Reading, Row
 from wattflow.power.protocol import Command, Commands, Reply, Settings
+from wattflow.store.files import open_append, open_own
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import TRACE, DeviceControl, EnergySoFar, Host, MeterInfo
 from wattflow.store.tables import TableStream, read_stream, write_table
@@ -61,23 +62,17 @@ class Mirror(threading.Thread):
 
 def fsync(path: Path) -> None:
     """Flush to disk a file that another thread writes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open_own(path) as file:
+        os.fsync(file.fileno())
 
 
 def append(source: Path, target: Path, offset: int) -> int:
     """Add what a file has beyond an offset to another; returns how many bytes those were."""
-    with source.open("rb") as file:
+    with open_own(source) as file:
         file.seek(offset)
         data = file.read()
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    try:
-        return os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
+    with open_append(target) as copy:
+        return os.write(copy.fileno(), data)
 
 
 class Tally:

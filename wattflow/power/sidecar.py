@@ -38,7 +38,7 @@ from wattflow.power.open import choose, host_meter
 from wattflow.power.protocol import Commands, Reply, Settings
 from wattflow.power.recording import Recording
 from wattflow.process import die_with_parent
-from wattflow.store.files import check_name
+from wattflow.store.files import check_name, open_append, read_own
 from wattflow.store.layout import AttemptDir
 
 if TYPE_CHECKING:
@@ -54,20 +54,17 @@ def only_one(spool: Path, job: str, node: str) -> Iterator[None]:
     The kernel lets go of it when its holder dies, however that happens, so that none is ever stale.
     """
     path = spool / f"sidecar-{job}-{node}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
+    with open_append(path) as file:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(descriptor, 200).decode(errors="replace")
+            holder = read_own(path).decode(errors="replace")
             raise PowerError(
                 f"{path}: this job already has a sidecar on {node} ({holder}). Two would write the same traces."
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "start_s": time.time()}).encode())
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps({"pid": os.getpid(), "start_s": time.time()}).encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
 def take_control(control: Control, meter: Meter) -> "GpuControl | None":
@@ -124,9 +121,8 @@ def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
 
 def log_to(path: Path) -> None:
     """Send stderr to this file, the attempt's, from now on; a sidecar may be started before there is one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    os.dup2(descriptor, sys.stderr.fileno())
-    os.close(descriptor)
+    with open_append(path) as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
 
 
 def report(message: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
 from wattflow.power.sidecar_process import SidecarProcess
+from wattflow.store.files import read_own
 
 if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
     from wattflow.store.layout import AttemptDir
@@ -282,7 +283,7 @@ class Sidecar:
 def _log_hint(log_path: Path, lost: str | None) -> str:
     """Where a sidecar's log lies, and its last line unless that is why it was lost."""
     try:
-        lines = log_path.read_text(errors="replace").strip().splitlines()
+        lines = read_own(log_path).decode(errors="replace").strip().splitlines()
     except OSError:
         lines = []
     if not lines:

@@ -5,14 +5,15 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import wattflow
+from wattflow import process
 from wattflow.config.choices import Control, Power
+from wattflow.store.files import open_append
 
 IDLE_END_S = 5.0  # for one that records nothing to end
 RESTORE_TIMEOUT_S = 10.0  # for limits and clocks to be put back
@@ -38,9 +39,9 @@ class SidecarProcess:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        with log_path.open("ab") as log:
+        with open_append(log_path) as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "wattflow.power.sidecar", json.dumps(settings)],
+                process.python("-m", "wattflow.power.sidecar", json.dumps(settings)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

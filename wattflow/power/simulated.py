@@ -10,6 +10,7 @@ from wattflow.config.choices import Power
 from wattflow.errors import PowerError
 from wattflow.power.meter import Row, moment, stamped
 from wattflow.power.polled import PolledMeter
+from wattflow.store.files import read_given
 
 _STAT = Path("/proc/stat")
 
@@ -50,7 +51,7 @@ class SimulatedMeter(PolledMeter):
 
 def _ticks() -> tuple[int, int]:
     try:
-        return busy_and_total(_STAT.read_text())
+        return busy_and_total(read_given(_STAT).decode())
     except (OSError, ValueError, IndexError) as error:
         raise PowerError(
             f"{_STAT}: the simulated meter cannot read the CPU load from it ({error}). It needs Linux."

@@ -6,14 +6,13 @@ behind where they look is no bundle's: it is named, and neither unpacked nor rea
 """
 
 import hashlib
-import os
 import re
 import stat
 import zipfile
 from pathlib import Path
 
 from wattflow.errors import RefusedError
-from wattflow.store.files import replacing
+from wattflow.store.files import create, open_given, read_own, replacing, write_atomic
 
 SUMS = "sha256sums"
 MOST_MEMBERS = 200_000
@@ -34,9 +33,12 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files below a folder by their names in a bundle, sorted."""
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    """Return the files below a folder by their names in a bundle, sorted; RefusedError for a link among them."""
+    found = list(folder.rglob("*"))
+    for path in found:
+        if path.is_symlink():
+            raise RefusedError(f"{path.relative_to(folder)}: a link: no bundle has that.")
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
 def left_behind(name: str) -> bool:
@@ -46,20 +48,20 @@ def left_behind(name: str) -> bool:
 
 def sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
-    with path.open("rb") as file:
+    with open_given(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sums(folder: Path) -> None:
     """Write `sha256sums` over all other files below a folder."""
     lines = [f"{sha256(folder / name)}  {name}\n" for name in files(folder) if name != SUMS]
-    (folder / SUMS).write_text("".join(lines))
+    write_atomic(folder / SUMS, "".join(lines).encode())
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Return the sha256 of each file by `sha256sums`; RefusedError where that is missing or of another form."""
     try:
-        lines = (folder / SUMS).read_text().splitlines()
+        lines = read_own(folder / SUMS).decode().splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         raise RefusedError(f"no {SUMS} in it, so it is no bundle.") from None
     matches = [_SUM.fullmatch(line) for line in lines]
@@ -112,7 +114,7 @@ def pack(folder: Path, path: Path) -> None:
         for name in names:
             about = zipfile.ZipInfo(name, _EARLIEST)
             about.external_attr = (stat.S_IFREG | 0o644) << 16
-            packed.writestr(about, (folder / name).read_bytes())
+            packed.writestr(about, read_own(folder / name, MOST_BYTES))
 
 
 def unpack(path: Path, folder: Path) -> list[str]:
@@ -172,7 +174,6 @@ def _check(members: list[zipfile.ZipInfo], path: Path) -> None:
 
 def _write(packed: zipfile.ZipFile, about: zipfile.ZipInfo, path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file, packed.open(about) as member:
+    with create(path) as file, packed.open(about) as member:
         while chunk := member.read(_CHUNK):
             file.write(chunk)

@@ -12,7 +12,6 @@ import csv
 import getpass
 import io
 import json
-import os
 import platform
 import pwd
 import secrets
@@ -34,7 +33,7 @@ from wattflow.report import methods
 from wattflow.report.html import render
 from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
-from wattflow.store.files import read_json
+from wattflow.store.files import read_json, read_own, write_atomic, write_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import ITERATION, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
@@ -131,16 +130,14 @@ def _salt(sweep: SweepDir, *, keep: bool) -> bytes:
     """Return the sweep's own salt, made once and kept in it where possible: the same bundle comes of it again."""
     path = sweep.path / _SALT
     try:
-        return bytes.fromhex(path.read_text().strip())
+        return bytes.fromhex(read_own(path).decode().strip())
     except (OSError, ValueError):
         salt = secrets.token_bytes(32)
     if keep:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            write_atomic(path, f"{salt.hex()}\n".encode())
         except OSError:  # somebody else's sweep, or a read-only disk
             return salt
-        with os.fdopen(descriptor, "w") as file:
-            file.write(salt.hex() + "\n")
     return salt
 
 
@@ -283,14 +280,14 @@ def _write_overrides(contents: _Contents, target: SweepDir, names: Pseudonyms) -
         )
         return
     try:
-        lines = contents.sweep.sweep_yaml.read_text().splitlines()
+        lines = read_own(contents.sweep.sweep_yaml).decode().splitlines()
     except FileNotFoundError:
         return
     # as `submit` writes them: JSON's lists are YAML too
     submits = [json.loads(line[9:]) for line in lines if line.startswith("  words: [")]
     published = [records.published_overrides(overrides, names) for overrides in submits]
     text = "".join(f"- words: {json.dumps(overrides)}\n" for overrides in published)
-    target.sweep_yaml.write_text(f"# What was asked, oldest first.\n{text}")
+    write_atomic(target.sweep_yaml, f"# What was asked, oldest first.\n{text}".encode())
 
 
 def _is_measured(record: Record) -> bool:
@@ -355,9 +352,9 @@ def _write_papers(
 ) -> None:
     """Write what people read."""
     rows = points.to_pylist()
-    (folder / CSV).write_text(points_csv(rows))
-    (folder / METHODS).write_text(methods.text(rows, published))
-    (folder / LOCK).write_text(methods.lock(published))
+    write_atomic(folder / CSV, points_csv(rows).encode())
+    write_atomic(folder / METHODS, methods.text(rows, published).encode())
+    write_atomic(folder / LOCK, methods.lock(published).encode())
     tried = [row for row in rows if row["attempt"] is not None]
     ours = versions()
     about = About(
@@ -374,7 +371,7 @@ def _write_papers(
     )
     _write_json(folder / ABOUT, asdict(about))
     readme = render("publish/README.md.j2", about=about, joules=methods.joules(rows))
-    (folder / README).write_text(readme)
+    write_atomic(folder / README, readme.encode())
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
@@ -383,7 +380,7 @@ def _write_table(path: Path, table: pa.Table) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_json(path, value)
 
 
 # --- points.csv -----------------------------------------------------------------------------------

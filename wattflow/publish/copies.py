@@ -2,14 +2,14 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from wattflow.collect.collect import in_order_of_time
 from wattflow.collect.row import AttemptRows
+from wattflow.errors import DamagedError
 from wattflow.store.columns import COLLECTED_TRACE
 from wattflow.store.layout import SweepDir
 from wattflow.store.schema import TRACE
-from wattflow.store.tables import read_table
+from wattflow.store.tables import GroupedTable, read_table
 
 
 class Copies:
@@ -19,7 +19,7 @@ class Copies:
         self._sweep = sweep
         self._bucket: str | None = None
         self._groups: dict[tuple[str, int, str, str], int] = {}
-        self._file: pq.ParquetFile | None = None
+        self._file: GroupedTable | None = None
 
     def wrong(self, one: AttemptRows, key: tuple[str, int]) -> list[str]:
         """Return which raw traces of an attempt are not the copies that were collected of them."""
@@ -35,9 +35,7 @@ class Copies:
                     wrong.append(f"the trace of {uuid} has no copy in results/traces.")
                 continue
             raw = in_order_of_time(trace).select(TRACE.names).replace_schema_metadata(None)
-            copy = (
-                self._file.read_row_group(group).select(TRACE.names).replace_schema_metadata(None)
-            )
+            copy = self._file.read(group).select(TRACE.names).replace_schema_metadata(None)
             if raw.num_rows != copy.num_rows:
                 wrong.append(
                     f"the trace of {uuid} has {raw.num_rows} rows, its copy in results/traces {copy.num_rows}."
@@ -53,14 +51,14 @@ class Copies:
             return
         self._bucket, self._groups, self._file = bucket, {}, None
         try:
-            self._file = pq.ParquetFile(self._sweep.traces / f"{bucket}.parquet")
+            self._file = GroupedTable(self._sweep.traces / f"{bucket}.parquet")
             owner = COLLECTED_TRACE.names[:4]
-            for group in range(self._file.num_row_groups):
-                first = self._file.read_row_group(group, columns=owner).slice(0, 1).to_pylist()[0]
+            for group in range(len(self._file)):
+                first = self._file.read(group, owner).slice(0, 1).to_pylist()[0]
                 self._groups[
                     first["point_id"], first["attempt"], first["node"], first["gpu_uuid"]
                 ] = group
-        except (OSError, pa.ArrowException, LookupError):
+        except (OSError, DamagedError, LookupError):
             self._file = None
 
 

@@ -15,6 +15,7 @@ from wattflow.publish.recompute import Recomputation
 from wattflow.publish.results import NO_FIGURES, Results, Row
 from wattflow.publish.verdict import Difference, same
 from wattflow.report import methods
+from wattflow.store.files import read_own
 from wattflow.store.layout import SweepDir
 from wattflow.store.schema import Record
 
@@ -116,7 +117,7 @@ def report_problems(directory: SweepDir) -> tuple[list[str], list[str]]:
     from wattflow.report.sections import figures  # noqa: PLC0415 (as above)
 
     name = "results/report.html"
-    text = directory.report_path.read_text(errors="replace")
+    text = read_own(directory.report_path).decode(errors="replace")
     again = f"`wattflow report {directory.path}` draws it anew."
     try:
         document = page.read_figures(text)

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from wattflow import __version__
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish.verdict import Key
 from wattflow.store.columns import PHASE, POINT
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.tables import read_table
+from wattflow.store.tables import read_schema, read_table
 
 Row = dict[str, Any]
 
@@ -83,7 +81,7 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         grid = sweep.points()
         points = read_table(sweep.points_path, POINT)
         phases = read_table(sweep.phases_path, PHASE)
-        there = set(pq.read_schema(sweep.points_path).names)
+        there = set(read_schema(sweep.points_path).names)
     except FileNotFoundError:
         raise RefusedError(
             f"{sweep.path}: no results to verify. Run `wattflow collect {sweep.path}` first."

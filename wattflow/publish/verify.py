@@ -14,17 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish import archive, papers
 from wattflow.publish.bundle import ABOUT, BUNDLE_VERSION, CSV, LOCK, METHODS, README, SWEEP
 from wattflow.publish.recompute import Recomputation
 from wattflow.publish.results import Results, read_results
 from wattflow.publish.verdict import Verdict
-from wattflow.store.files import read_json
+from wattflow.store.files import read_json, read_own
 from wattflow.store.layout import SweepDir
+from wattflow.store.tables import unpacked_size
 
 MOST_ROWS = 10_000_000  # of a table in a bundle: two days of samples each 20 ms
 MOST_TABLE_BYTES = 2**30  # of its columns, unpacked
@@ -86,7 +84,7 @@ def _bundle(path: Path, folder: Path, sha256: str | None, left: Sequence[str]) -
         verdict.notes.append(f"not whole when it was packed: {line}")
     for name in (CSV, METHODS, LOCK, README):
         try:
-            problems, notes = _paper(name, (folder / name).read_text(), results, recomputed)
+            problems, notes = _paper(name, read_own(folder / name).decode(), results, recomputed)
             verdict.problems += problems
             verdict.notes += notes
         except (FileNotFoundError, UnicodeDecodeError):
@@ -145,15 +143,11 @@ def _check_sizes(folder: Path) -> None:
                 raise RefusedError(f"{name}: {path.stat().st_size} bytes, more than any such file.")
             continue
         try:
-            about = pq.read_metadata(path)
-            groups = [about.row_group(i) for i in range(about.num_row_groups)]
-            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-            values = max((chunk.num_values for chunk in chunks), default=0)
-            size = sum(chunk.total_uncompressed_size for chunk in chunks)
-        except (pa.ArrowException, OSError, ValueError):
+            rows, size = unpacked_size(path)
+        except (OSError, DamagedError):
             continue  # whoever reads it says so
-        if max(about.num_rows, values) > MOST_ROWS or size > MOST_TABLE_BYTES:
+        if rows > MOST_ROWS or size > MOST_TABLE_BYTES:
             raise RefusedError(
-                f"{name}: {about.num_rows} rows, {size} bytes unpacked; a table of a bundle has at most {MOST_ROWS} "
+                f"{name}: {rows} rows, {size} bytes unpacked; a table of a bundle has at most {MOST_ROWS} "
                 f"and {MOST_TABLE_BYTES}."
             )

@@ -11,6 +11,7 @@ from wattflow.config.choices import Config
 from wattflow.errors import PowerError
 from wattflow.power.open import choose, settings_of
 from wattflow.process import node_name
+from wattflow.store.files import open_append
 from wattflow.store.schema import Device
 
 
@@ -48,7 +49,7 @@ def device_locks(config: Config, wait: Callable[[], None]) -> Iterator[None]:
         meter.close()
     with contextlib.ExitStack() as held:
         for uuid in sorted(device["uuid"] for device in devices):
-            file = held.enter_context((folder / f"{uuid}.lock").open("w"))
+            file = held.enter_context(open_append(folder / f"{uuid}.lock"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

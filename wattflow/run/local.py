@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +14,14 @@ from pathlib import Path
 
 from wattflow.config.choices import Config
 from wattflow.errors import WattflowError
-from wattflow.process import die_with_parent, node_name
+from wattflow.process import die_with_parent, node_name, python
 from wattflow.run.device_locks import device_locks, visible_devices
 from wattflow.run.place import Place, Progress, TaskEnds
 from wattflow.run.record import close_failed
 from wattflow.run.signals import Signals
 from wattflow.run.task import Todo, run_points
 from wattflow.store import rank_errors
+from wattflow.store.files import open_append, read_own, write_atomic
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.rank_errors import RankError
 from wattflow.store.schema import SCHEMA_VERSION
@@ -120,9 +120,9 @@ def _place(config: Config, rank: int, spool: str) -> Place:
 def _spawn(job: RankJob, threads: int) -> subprocess.Popen[str]:
     """Start one rank; rank 0 reports progress on its stdout, and all else goes to a log in the spool."""
     rank = job.place.rank
-    with (Path(job.place.spool) / f"rank{rank}.log").open("w") as log:
+    with open_append(Path(job.place.spool) / f"rank{rank}.log") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "wattflow.run.local", json.dumps(asdict(job))],
+            python("-m", "wattflow.run.local", json.dumps(asdict(job))),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if rank == 0 else log,
             stderr=log,
@@ -161,7 +161,7 @@ def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
 def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> None:
     """Keep the ranks' logs, and close the record with what the ranks themselves could not write."""
     for log in spool.glob("rank*.log"):
-        shutil.copy(log, attempt.logs / log.name)
+        write_atomic(attempt.logs / log.name, read_own(log), durable=False)
     for rank, code in enumerate(codes):
         if code < 0 and code != -signal.SIGTERM and not attempt.error_path(rank).exists():
             # it comes first, as the others saw only that a peer went away

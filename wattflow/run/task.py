@@ -1,10 +1,12 @@
 """Run the points of one Slurm task on each of its ranks."""
 
 import contextlib
+import hashlib
 import math
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import time
 import traceback
@@ -89,9 +91,10 @@ def _place(env: "submitit.JobEnvironment", config: Config) -> Place:
     """This rank's place by Slurm's variables, with a private spool; PowerError where somebody else has that folder."""
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     base = config.cluster.spool_dir or os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
-    spool = Path(base) / f"wattflow-{os.getuid()}-{env.job_id}-{restart}-{node_name()}"
+    spool = Path(base) / f"wattflow-{os.getuid()}-{env.job_id}-{restart}-{_unguessable(env)}"
     spool.mkdir(mode=0o700, exist_ok=True)
-    if spool.stat().st_uid != os.getuid():
+    about = spool.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
         raise PowerError(
             f"{spool} belongs to somebody else: set cluster.spool_dir to a private folder."
         )
@@ -111,6 +114,16 @@ def _place(env: "submitit.JobEnvironment", config: Config) -> Place:
             "cluster": config.cluster.name,
         },
     )
+
+
+def _unguessable(env: "submitit.JobEnvironment") -> str:
+    """A word that all ranks on this node find alike and nobody else can: a spool whose name is known can be planted.
+
+    Only the owner can see when the pickle was written, to the nanosecond.
+    """
+    sent = "SUBMITIT_FOLDER" in os.environ  # by submitit; not where a rank is started by hand
+    written_ns = env.paths.submitted_pickle.stat().st_mtime_ns if sent else 0
+    return hashlib.sha256(f"{written_ns} {node_name()}".encode()).hexdigest()[:16]
 
 
 def run_points(

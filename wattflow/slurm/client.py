@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wattflow import process
 from wattflow.errors import SlurmError
 from wattflow.process import user_name
+from wattflow.store.files import read_own, write_atomic
 
 # Slurm's states of a task that has ended, of one that waits; all others are those of one that runs.
 _OVER = frozenset(
@@ -240,7 +242,7 @@ def test_only(script: str) -> tuple[bool, str]:
     """Whether Slurm would take a batch script, and its answer: when the job should start, or why it would not."""
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, _outside_any_job():
         path = Path(folder) / "job.sh"
-        path.write_text(script)
+        write_atomic(path, script.encode())
         command = ["sbatch", "--test-only", str(path)]
         try:
             done = _run(command, _TIMEOUT_S)
@@ -299,12 +301,10 @@ def _cached(question: str, ask: Callable[[], dict[str, TaskState]]) -> dict[str,
         return ask()
     path = folder / f"slurm-{question.partition(' ')[0]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(path.read_bytes())
+        kept = json.loads(read_own(path))
         age_s = time.time() - kept["time_s"]
         if kept["question"] == [where, question] and 0.0 <= age_s < _CACHE_S:
             return {key: TaskState(*word) for key, word in kept["words"].items()}
-    from wattflow.store.files import write_atomic  # noqa: PLC0415 (loads pyarrow; each sbatch would wait)
-
     tasks = ask()
     kept = {
         "time_s": time.time(),
@@ -348,7 +348,7 @@ def guarded_sbatch() -> Iterator[None]:
         raise SlurmError(
             "no sbatch on the PATH: is this a login node? On a machine without Slurm use cluster=local."
         )
-    again = shlex.join([sys.executable, "-m", "wattflow.slurm.client"])
+    again = shlex.join(process.python("-m", "wattflow.slurm.client"))
     first = _FIRST_TRY.format(sbatch=shlex.quote(real), limit_s=_SBATCH_LIMIT_S, again=again)
     with _commands({"sbatch": first}), _outside_any_job():
         os.environ["WATTFLOW_SBATCH"] = real
@@ -383,8 +383,7 @@ def _commands(scripts: dict[str, str]) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder:
         for name, line in scripts.items():
             path = Path(folder) / name
-            path.write_text(f"#!/bin/sh\n{line}\n")
-            path.chmod(0o700)
+            write_atomic(path, f"#!/bin/sh\n{line}\n".encode(), 0o700)
         os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
         try:
             yield
@@ -457,7 +456,7 @@ _TIMED_OUT = 124  # by timeout(1)
 
 
 def _job_name(script: Path) -> str:
-    match = re.search(r"^#SBATCH --job-name=(.*)$", script.read_text(), re.MULTILINE)
+    match = re.search(r"^#SBATCH --job-name=(.*)$", read_own(script).decode(), re.MULTILINE)
     if match is None:
         raise SlurmError(f"{script}: no job name in it.")
     return shlex.split(match[1])[0]

@@ -14,8 +14,9 @@ from typing import Any
 from wattflow.config.checks import refuse_controls
 from wattflow.config.choices import Cluster, to_dict
 from wattflow.errors import RefusedError
-from wattflow.slurm import client
+from wattflow.slurm import client, guard
 from wattflow.slurm.shapes import Shape
+from wattflow.store.files import read_own
 from wattflow.store.layout import SweepDir
 
 RUN_TASK = "wattflow.run.task:run_task"
@@ -139,8 +140,12 @@ def collect_parameters(
 
 
 def _python(cluster: Cluster) -> str:
-    """Return the command of the compute nodes' interpreter, quoted for a shell."""
-    return shlex.join(shlex.split(cluster.python) if cluster.python else [sys.executable])
+    """Return the command of the compute nodes' interpreter, quoted for a shell; submitit adds its own arguments.
+
+    They go to `guard`, which looks at the pickle before submitit loads it.
+    """
+    python = shlex.split(cluster.python) if cluster.python else [sys.executable]
+    return shlex.join([*python, "-P", "-u", "-m", guard.MODULE])
 
 
 def send(folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster) -> Any:
@@ -196,7 +201,7 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: 
     calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, client.recording_sbatch():
         job = send(Path(folder), parameters(shape, name, sweep), calls, shape.cluster)
-        text = job.paths.submission_file.read_text()
+        text = read_own(job.paths.submission_file).decode()
         # whole shell words, as the final path may need quotes where this one needs none
         paths = re.compile(re.escape(folder) + r"\S*")
         return paths.sub(lambda path: shlex.quote(path[0].replace(folder, final)), str(text))

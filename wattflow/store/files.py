@@ -1,16 +1,41 @@
-"""Read and write files so that no half-written one is ever seen."""
+"""The one door to files: read and write them so that no half-written one is seen and no planted one is followed.
+
+A sweep may come from somebody else's tar or lie where others write. So its files are opened as what they should be: a
+regular file, no link, of a size that a file of its kind can have. What was named on the command line may be a link.
+tests/test_store_files.py holds that no other module opens files by itself.
+"""
 
 import contextlib
+import errno
+import grp
 import json
 import os
 import re
+import stat
+import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-from wattflow.errors import DamagedError, RefusedError
+from wattflow import process
+from wattflow.errors import DamagedError, RefusedError, WattflowError
+
+MOST_BYTES = 2**28  # of a file that is read whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_OLD_S = 24 * 3600.0  # a writer that lives has touched its temporary file since
+# folders of a sweep: the sweep's own folder may be a link to another disk, these may not
+_FOLDERS = {"points", "submitit", "results", "traces", "timings", "logs"}
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def check_name(name: str, what: str) -> str:
@@ -27,29 +52,119 @@ def own_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
+# --- reading --------------------------------------------------------------------------------------
+
+
+def open_own(path: Path) -> BufferedReader:
+    """Open a file of a sweep's; DamagedError at once for a link, a FIFO, or what else is no regular file.
+
+    So is a file in a folder of the sweep that is a link. FileNotFoundError and PermissionError are passed on.
+    """
+    if path.parent.name in _FOLDERS:
+        check_folder(path.parent)
+    return os.fdopen(_open_regular(path, os.O_RDONLY | os.O_NOFOLLOW, DamagedError), "rb")
+
+
+def open_given(path: Path) -> BufferedReader:
+    """Open a file that somebody named, through links too; RefusedError for what is no regular file."""
+    return os.fdopen(_open_regular(path, os.O_RDONLY, RefusedError), "rb")
+
+
+def read_own(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a file of a sweep's whole, in the manner of `open_own`; DamagedError for one of more bytes."""
+    with open_own(path) as file:
+        return _read_whole(file, path, most_bytes, DamagedError)
+
+
+def read_given(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a file that somebody named whole, in the manner of `open_given`; RefusedError for one of more bytes."""
+    with open_given(path) as file:
+        return _read_whole(file, path, most_bytes, RefusedError)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document at path; DamagedError names the file and the fault."""
+    try:
+        return json.loads(read_own(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"{path}: not a JSON document ({error}).") from error
+
+
+def _open_regular(path: Path, flags: int, kind: type[WattflowError]) -> int:
+    """Open a path and look at what came: by the descriptor, since a name may have another file a moment later."""
+    try:
+        # without O_NONBLOCK opening a FIFO waits for its other end
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV):
+            raise kind(_not_regular(path)) from error
+        raise
+    found = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(found):
+        os.close(descriptor)
+        raise kind(_not_regular(path, found))
+    return descriptor
+
+
+def _not_regular(path: Path, mode: int | None = None) -> str:
+    """Say what stands in a file's place."""
+    if mode is None:
+        with contextlib.suppress(OSError):
+            mode = path.lstat().st_mode
+    return f"{path}: {_KINDS.get(stat.S_IFMT(mode or 0), 'something')}, not a regular file."
+
+
+def _read_whole(file: IO[bytes], path: Path, most_bytes: int, kind: type[WattflowError]) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    data = b"" if size > most_bytes else file.read(most_bytes + 1)
+    if size > most_bytes or len(data) > most_bytes:
+        raise kind(f"{path}: {max(size, len(data))} bytes; such a file has at most {most_bytes}.")
+    return data
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def replacing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: int = 0o600, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """Open a file under another name; fsync and rename it in the end: a reader sees the old file or the new one, whole.
 
-    Where the body raises, nothing is left of the new one.
+    Where the body raises, nothing is left of the new one. Without `durable` there is no fsync.
     """
     # a pid is not unique where containers share a disk, and a name that can be guessed can be planted
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with create(temporary, mode) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def create(path: Path, mode: int = 0o600, *, buffered: bool = True) -> IO[bytes]:
+    """Open a new file for writing; FileExistsError where there is one, be it a link to nothing."""
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    os.fchmod(descriptor, mode)  # whatever the umask
+    return os.fdopen(descriptor, "wb", buffering=-1 if buffered else 0)
+
+
+def open_append(path: Path) -> IO[bytes]:
+    """Open a file of ours to add to its end, a new one with mode 0600; DamagedError for a link or no regular file."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    return os.fdopen(_open_regular(path, flags, DamagedError), "ab")
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
     """Replace a file in the manner of `replacing`."""
-    with replacing(path, mode) as file:
+    with replacing(path, mode, durable=durable) as file:
         file.write(data)
 
 
@@ -58,9 +173,155 @@ def write_json(path: Path, value: object, mode: int = 0o600) -> None:
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), mode)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON document at path; DamagedError names the file and the fault."""
+def clear_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed a day ago or earlier left of `replacing` in a folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                about = entry.stat(follow_symlinks=False)
+                if about.st_uid == os.geteuid() and time.time() - about.st_mtime > _OLD_S:
+                    (folder / entry.name).unlink(missing_ok=True)
+
+
+# --- folders and rights ---------------------------------------------------------------------------
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make a folder, unless it is there; those above it that are missing are no wider than 0755, whatever the umask.
+
+    DamagedError for a link or a file in its place.
+    """
+    for folder in reversed([one for one in path.parents if not one.exists()]):
+        folder.mkdir(mode=0o755, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
+    check_folder(path)
+
+
+def set_mode(folder: Path, mode: int) -> None:
+    """Set the mode of a folder by its descriptor: the sweep's own may be a link, and is then its target."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not a JSON document ({error}).") from error
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Have the disk keep the names of a folder's files through a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_folder(path: Path) -> None:
+    """Raise DamagedError where a folder of a sweep is a link or no folder; one that is missing is let pass."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise DamagedError(
+                f"{path}: {_KINDS.get(stat.S_IFMT(mode), 'a file')} in the place of a folder. wattflow follows no link "
+                "inside a sweep; the sweep's own folder may be one."
+            )
+
+
+def open_to_group(folder: Path, folder_mode: int = 0o750, file_mode: int = 0o640) -> None:
+    """Set the modes of a folder and of all in it by their descriptors; DamagedError for what is not its owner's alone.
+
+    So a link, or a second name of a file elsewhere, never hands its target to the group.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(descriptor).st_uid
+        for path, held in _walk(folder, descriptor):
+            about = os.fstat(held)
+            is_folder = stat.S_ISDIR(about.st_mode)
+            if about.st_uid != owner or not (
+                is_folder or (stat.S_ISREG(about.st_mode) and about.st_nlink == 1)
+            ):
+                raise DamagedError(
+                    f"{path}: another user's, a second name of a file, or no regular file. It was not opened to the "
+                    "group, nor what follows it; take it out of results/ and run `wattflow collect` again."
+                )
+            os.fchmod(held, folder_mode if is_folder else file_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(folder: Path, descriptor: int) -> Iterator[tuple[Path, int]]:
+    """Yield a folder and all below it, each with an open descriptor; DamagedError for a link."""
+    yield folder, descriptor
+    for name in sorted(os.listdir(descriptor)):
+        path = folder / name
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            held = os.open(name, flags, dir_fd=descriptor)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise DamagedError(_not_regular(path)) from error
+            raise
+        try:
+            if stat.S_ISDIR(os.fstat(held).st_mode):
+                yield from _walk(path, held)
+            else:
+                yield path, held
+        finally:
+            os.close(held)
+
+
+def check_safe(path: Path) -> None:
+    """Raise RefusedError unless a folder and all above it are the caller's or root's, and nobody else may write there.
+
+    Where others may write, the sticky bit has to keep each to their own files. Who may write to a folder above can put
+    another in a sweep's place, and what it holds would run as the caller: sshd's StrictModes asks for the same.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 (links stay, as each of them is looked at)
+    real = path.resolve()
+    for folder in dict.fromkeys([path, *path.parents, real, *real.parents]):
+        about = folder.lstat()
+        sticky = bool(about.st_mode & stat.S_ISVTX) and folder not in (path, real)
+        link = stat.S_ISLNK(about.st_mode)
+        if about.st_uid not in _trusted() and not sticky:
+            raise RefusedError(
+                f"{folder}: belongs to {process.user_name(about.st_uid)}, who could put another sweep in the place of "
+                f"{path}. {_CHOOSE}"
+            )
+        if not (link or sticky) and _others_write(about):
+            raise RefusedError(
+                f"{folder}: others may write to it (mode {stat.filemode(about.st_mode)}), and could put another sweep "
+                f"in the place of {path}. `chmod +t {folder}` keeps each to their own files, `chmod go-w` keeps others "
+                f"out. {_CHOOSE}"
+            )
+
+
+_CHOOSE = "Or choose a folder of your own with sweeps_dir=DIR."
+
+
+def _others_write(about: os.stat_result) -> bool:
+    """Whether others than the owner may write; a group of the caller's own, with nobody else in it, is no other."""
+    if about.st_mode & stat.S_IWOTH:
+        return True
+    if not about.st_mode & stat.S_IWGRP or about.st_gid == 0:
+        return False
+    name = process.user_name()
+    try:
+        group = grp.getgrgid(about.st_gid)
+    except KeyError:
+        return True
+    return group.gr_name != name or not set(group.gr_mem) <= {name}
+
+
+def _trusted() -> set[int]:
+    """The caller and root; in a container without root's uid, also the uid by which all outside it are shown.
+
+    There nobody can be told from another, and `submit` looked from outside.
+    """
+    trusted = {0, os.geteuid()}
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/self/uid_map").read_text().splitlines()
+        outside = [int(line.split()[1]) for line in lines]
+        if outside and 0 not in outside:
+            trusted.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+    return trusted

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from wattflow import process
 from wattflow.errors import DamagedError
-from wattflow.store.files import read_json
+from wattflow.store.files import read_json, write_atomic
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import EnergySoFar
 
@@ -89,9 +89,8 @@ class Heartbeat:
             self._energy = {**energy, "nodes": self._nodes}
         beat = {"by": process.job_id(os.getpid()), "beat": self._count}
         path = _path(self.attempt)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(json.dumps({**beat, **self._progress, **self._energy}))
-        temporary.replace(path)
+        text = json.dumps({**beat, **self._progress, **self._energy})
+        write_atomic(path, text.encode(), durable=False)
 
     def _keep_renewing(self) -> None:
         while not self._ended.wait(BEAT_S):

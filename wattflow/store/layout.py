@@ -20,7 +20,20 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.files import check_name, own_files, read_json, write_json
+from wattflow.store.files import (
+    check_folder,
+    check_name,
+    check_safe,
+    clear_temporaries,
+    make_folder,
+    open_append,
+    open_to_group,
+    own_files,
+    read_json,
+    read_own,
+    set_mode,
+    write_json,
+)
 from wattflow.store.grid import GridPoint, read_grid, read_point
 from wattflow.store.schema import SCHEMA_VERSION, JournalLine, Record, Status
 
@@ -215,15 +228,17 @@ class SweepDir:
 
     def make(self) -> None:
         """Create the sweep's folders, readable by the owner only."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.path.is_dir():
+            make_folder(self.path)
         for folder in ("points", "submitit", "results", "results/traces"):
-            (self.path / folder).mkdir(mode=0o700, exist_ok=True)
+            make_folder(self.path / folder)
+        for place in (self.path, self.results, self.traces):
+            clear_temporaries(place)
 
     def open_to_group(self) -> None:
         """Let the group read results/ and nothing else: the sweep's own folder may only be passed through."""
-        self.path.chmod(0o710)
-        for path in [self.results, *self.results.rglob("*")]:
-            path.chmod(0o750 if path.is_dir() else 0o640)
+        open_to_group(self.results)
+        set_mode(self.path, 0o710)
 
     def require_owner(self) -> None:
         """RefusedError unless the sweep belongs to the caller and nobody else may write to it."""
@@ -238,6 +253,7 @@ class SweepDir:
                     f"{folder}: belongs to uid {about.st_uid} with mode {stat.filemode(about.st_mode)}. Only its owner "
                     "may submit to a sweep, and nobody else may be able to write to it."
                 )
+        check_safe(self.path)
 
     def point_path(self, point_id: str) -> Path:
         """The folder of one point; RefusedError for what is no point_id."""
@@ -264,6 +280,7 @@ class SweepDir:
     def attempts(self, point_id: str) -> list[AttemptDir]:
         """The attempts of a point, oldest first."""
         folder = self.point_path(point_id)
+        check_folder(folder)
         try:
             names = [entry.name for entry in os.scandir(folder)]
         except FileNotFoundError:
@@ -296,20 +313,15 @@ class SweepDir:
         data = (
             json.dumps({"schema_version": SCHEMA_VERSION, **line}, allow_nan=False) + "\n"
         ).encode()
-        descriptor = os.open(
-            self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
-        )
-        try:
-            if os.write(descriptor, data) < len(data):
+        with open_append(self.journal_path) as file:
+            if os.write(file.fileno(), data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.journal_path))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            os.fsync(file.fileno())
 
     def journal(self) -> Iterator[JournalLine]:
         """The journal's lines in order; a last line cut short by a crash is passed over, another damaged one raises."""
         try:
-            data = self.journal_path.read_bytes()
+            data = read_own(self.journal_path)
         except FileNotFoundError:
             return
         *whole, _cut = data.split(b"\n")

@@ -277,5 +277,6 @@ class JournalLine(TypedDict, total=False):
     kind: Literal["points", "collect"]
     tasks: list[list[str]]  # point ids, a list a task (intent)
     job_id: str  # (submitted)
+    sha256: str  # of the pickle that its tasks load (submitted)
     folder: str  # submitit's folder, relative to the sweep (intent)
     error: str

@@ -6,7 +6,8 @@ cleanly ended to a reader, so whoever needs to know that a table is complete loo
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError, WattflowError
-from wattflow.store.files import replacing
+from wattflow.store.files import create, open_own, replacing
 from wattflow.store.schema import SCHEMA_VERSION
 
 _MANY_ROWS = 20_000
+_MOST_ROWS = 200_000_000  # a month of a GPU's samples is half of it
 
 
 class TableStream:
@@ -30,10 +32,7 @@ class TableStream:
         self.path = path
         told = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
         self.schema = schema.with_metadata(told)
-        self._descriptor = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
-        )
-        self._file = os.fdopen(self._descriptor, "wb", buffering=0)
+        self._file = create(path, buffered=False)
         self._writer = pa.ipc.new_stream(self._file, self.schema)
         self._rows: list[Mapping[str, Any]] = []
 
@@ -47,7 +46,7 @@ class TableStream:
             self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self.schema))
             self._rows.clear()
         if durable:
-            os.fsync(self._descriptor)
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and end the stream."""
@@ -59,13 +58,15 @@ class TableStream:
 def read_stream(path: Path) -> pa.Table:
     """All whole batches of a stream, closed or not; DamagedError when not even its schema can be read."""
     try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        with open_own(path) as file, pa.ipc.open_stream(file) as reader:
             batches = []
             # the tail that was being written when its writer ended, then the end itself
             with contextlib.suppress(pa.ArrowInvalid, OSError, StopIteration):
                 while True:
                     batches.append(reader.read_next_batch())
             return pa.Table.from_batches(batches, schema=reader.schema)
+    except (PermissionError, WattflowError):
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(f"{path}: not an Arrow stream ({error}).") from error
 
@@ -97,18 +98,43 @@ def open_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
 
     So is what cannot be read of it meanwhile.
     """
-    try:
+    with _opened(path) as file:
+        _check_columns(path, file.schema_arrow, schema)
+        yield file
+
+
+@contextlib.contextmanager
+def _opened(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, whatever its columns; DamagedError for what is none, then or while it is read.
+
+    With its metadata, as an earlier call had it, they are not read again.
+    """
+    with (
+        _damage_named(path),
+        open_own(path) as held,
         # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_columns(path, file.schema_arrow, schema)
-            yield file
-    except (FileNotFoundError, WattflowError):
+        pq.ParquetFile(_native(held), metadata=metadata, page_checksum_verification=True) as file,
+    ):
+        if (rows := file.metadata.num_rows) > _MOST_ROWS:
+            raise DamagedError(f"{path}: {rows} rows, where {_MOST_ROWS} are the most.")
+        yield file
+
+
+def _native(held: BufferedReader) -> str | BufferedReader:
+    """A path by which Arrow reads an open file itself: its threads need no lock of Python's then."""
+    path = f"/proc/self/fd/{held.fileno()}"
+    return path if os.path.lexists(path) else held  # no Linux
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Within, what Arrow cannot read is DamagedError with the path; whose a file is and where it is missing stays."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, WattflowError):
         raise
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: a column's name is no text
+    # ValueError: a column's name is no text; MemoryError: a length that no such file has
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DamagedError(f"{path}: not a Parquet file ({error}).") from error
 
 
@@ -137,3 +163,46 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         if column.name not in table.schema.names:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
     return table
+
+
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Read some columns of a table of any version; DamagedError where it lacks one, or is no Parquet file."""
+    with _opened(path) as file:
+        if missing := set(names) - set(file.schema_arrow.names):
+            raise DamagedError(f"{path}: no column {min(missing)}.")
+        return file.read(columns=list(names), use_threads=False)
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Read the columns of a table of any version; DamagedError where it is no Parquet file."""
+    with _opened(path) as file:
+        return file.schema_arrow
+
+
+def unpacked_size(path: Path) -> tuple[int, int]:
+    """The rows of a table and the bytes of its columns, as its footer has them; DamagedError for no Parquet file."""
+    with _opened(path) as file:
+        about = file.metadata
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        values = max((chunk.num_values for chunk in chunks), default=0)
+        return max(about.num_rows, values), sum(chunk.total_uncompressed_size for chunk in chunks)
+
+
+class GroupedTable:
+    """A file of collected traces, a row group a device, read group by group."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it; DamagedError for what is no Parquet file."""
+        self._path = path
+        with _opened(path) as file:
+            self._metadata = file.metadata
+
+    def __len__(self) -> int:
+        """The number of groups."""
+        return int(self._metadata.num_row_groups)
+
+    def read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one group, or some columns of it; DamagedError where that cannot be."""
+        with _opened(self._path, self._metadata) as file:
+            return file.read_row_group(group, columns=columns)

@@ -76,6 +76,7 @@ def write(
     *,
     job_id: str | None = None,
     error: str | None = None,
+    sha256: str | None = None,
 ) -> None:
     """Add what became of a submission."""
     line: JournalLine = {"time_ns": time.time_ns(), "event": event, "submission": submission}
@@ -83,6 +84,8 @@ def write(
         line["job_id"] = job_id
     if error is not None:
         line["error"] = error
+    if sha256 is not None:
+        line["sha256"] = sha256
     sweep.append_journal(line)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from wattflow import process
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.process import LOCAL
+from wattflow.store.files import read_own, write_atomic
 from wattflow.store.layout import SweepDir
 from wattflow.submit.journal import log
 
@@ -93,7 +94,7 @@ def _take(turns: Path) -> SubmitLock:
     except FileExistsError:
         raise _refusal(mine, "another process") from None
     try:
-        (mine / "by").write_text(f"{process.job_id(os.getpid())}\n{process.namespace()}")
+        write_atomic(mine / "by", f"{process.job_id(os.getpid())}\n{process.namespace()}".encode())
     except OSError:  # a full disk
         shutil.rmtree(mine, ignore_errors=True)
         raise
@@ -117,7 +118,7 @@ def _refuse_living(last: Path) -> None:
     if (last / "ended").exists():
         return
     try:
-        by, _, namespace = (last / "by").read_text().partition("\n")
+        by, _, namespace = read_own(last / "by").decode(errors="replace").partition("\n")
     except FileNotFoundError:
         by = namespace = ""
     lives = process.lives(by) if by and namespace == process.namespace() else None

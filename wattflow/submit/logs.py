@@ -1,5 +1,6 @@
 """Find and follow the logs of a point."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wattflow.errors import RefusedError
+from wattflow.store.files import open_own
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal
 from wattflow.submit.status import decisive_record, states
@@ -94,8 +96,8 @@ def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
 
 def _read_from(path: Path, start: int | None) -> tuple[bytes, int]:
     """What a file has from a byte on, by default its last megabyte; and from which byte that is."""
-    with path.open("rb") as file:
+    with open_own(path) as file:
         if start is None:
-            start = max(0, path.stat().st_size - _LOG_TAIL_BYTES)
+            start = max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES)
         file.seek(start)
         return file.read(), start

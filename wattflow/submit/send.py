@@ -25,9 +25,9 @@ from wattflow import __version__, process
 from wattflow.config.choices import Cluster, Config
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan import estimate
-from wattflow.slurm import client, sbatch
+from wattflow.slurm import client, guard, sbatch
 from wattflow.slurm.shapes import Shape, fitting, shapes
-from wattflow.store.files import write_atomic
+from wattflow.store.files import read_given, read_own, write_atomic
 from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal, lock, shared_disk
@@ -136,7 +136,7 @@ def _write_sweep_yaml(plan: "Plan") -> None:
     """Write sweep.yaml: the overrides of each submit, for people; JSON's strings are YAML too."""
     path = plan.sweep.sweep_yaml
     text = (
-        path.read_text(encoding="utf-8")
+        read_own(path).decode()
         if path.is_file()
         else f"# The submits of {plan.name}, oldest first.\n"
     )
@@ -229,7 +229,7 @@ def _check_shared(sweep: SweepDir, requested: Sequence[Shape]) -> None:
     if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in requested):
         return
     try:
-        mounts = shared_disk.MOUNTINFO.read_text(errors="replace")
+        mounts = read_given(shared_disk.MOUNTINFO).decode(errors="replace")
     except OSError:  # no Linux
         return
     why = shared_disk.node_local(sweep.path.resolve(), mounts)
@@ -382,7 +382,14 @@ def _send_noted(
     except LostLockError:
         client.cancel([submission.job_id])
         raise
-    journal.write(sweep, "submitted", submission.name, job_id=submission.job_id)
+    pickle = job.paths.submitted_pickle
+    journal.write(
+        sweep,
+        "submitted",
+        submission.name,
+        job_id=submission.job_id,
+        sha256=guard.sha256(pickle),
+    )
 
 
 def _release(sweep: SweepDir, submissions: Sequence[Submission]) -> None:
@@ -445,7 +452,7 @@ def _start_local(result: SubmitResult, point_ids: list[str], again: dict[str, in
     sweep = result.sweep
     submission = _intend(sweep, "points", [point_ids])
     submission.folder.mkdir(mode=0o700)
-    command = [sys.executable, "-m", "wattflow.submit.send", str(sweep.path), submission.name]
+    command = process.python("-m", "wattflow.submit.send", str(sweep.path), submission.name)
     command.append(json.dumps(again))
     out, err = (
         str(submission.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
@@ -453,7 +460,7 @@ def _start_local(result: SubmitResult, point_ids: list[str], again: dict[str, in
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     reading_end, writing_end = os.pipe()
     pid = os.posix_spawn(
-        sys.executable,
+        command[0],
         command,
         os.environ,
         file_actions=[
@@ -465,7 +472,7 @@ def _start_local(result: SubmitResult, point_ids: list[str], again: dict[str, in
     )
     os.close(reading_end)
     job_id = process.job_id(pid)
-    with open(writing_end, "w") as pipe:  # noqa: PTH123 (a descriptor)
+    with os.fdopen(writing_end, "w") as pipe:
         journal.write(sweep, "submitted", submission.name, job_id=job_id)
         pipe.write(_GO)
     result.job_ids.append(job_id)

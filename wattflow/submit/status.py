@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Literal, cast, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wattflow import process
 from wattflow.errors import DamagedError, RefusedError, SlurmError
@@ -26,6 +25,7 @@ from wattflow.slurm import client
 from wattflow.store import heartbeat, rank_errors
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import Record
+from wattflow.store.tables import read_columns
 from wattflow.submit import journal
 from wattflow.submit.journal import Submission
 
@@ -123,8 +123,7 @@ def _collected(sweep: SweepDir) -> dict[str, Row]:
     """The rows of the points that the collector saw finished: one file instead of thousands of records."""
     columns = ["point_id", "attempt", "status", "job_id", "attempt_s", "job_energy_j", "simulated"]
     try:
-        with pq.ParquetFile(sweep.points_path) as file:
-            table = file.read(columns=columns, use_threads=False)
+        table = read_columns(sweep.points_path, columns)
         rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return {}

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
+from wattflow.store.files import open_given, read_given
 from wattflow.workload.matrices import Matrix, matrices
 from wattflow.workload.readahead import Range
 
@@ -201,7 +202,7 @@ def hf_ranges(model: Model, shards: int, rank: int) -> list[Range]:
     """
     offsets: dict[str, tuple[Path, int, int]] = {}
     for file in _hf_file_names(checkpoint_folder(model, "hf")):
-        with file.open("rb") as stream:  # eight bytes of length, JSON, then the data
+        with open_given(file) as stream:  # eight bytes of length, JSON, then the data
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
         for name, tensor in header.items():
@@ -300,7 +301,7 @@ def _check_hf_config(model: Model, folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_given(path))
     except FileNotFoundError as error:
         raise RefusedError(f"{path}: missing.") from error
     except (ValueError, RecursionError) as error:

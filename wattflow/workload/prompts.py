@@ -18,6 +18,7 @@ import numpy as np
 
 from wattflow.config.choices import Config, Dataset
 from wattflow.errors import RefusedError
+from wattflow.store.files import read_given
 from wattflow.store.schema import PromptInfo
 from wattflow.workload import tokenizer as tokenizers
 from wattflow.workload.tokenizer import Tokenizer
@@ -158,7 +159,7 @@ def read(path: Path, format: str) -> list[Entry]:  # noqa: A002 - the word of th
             raise RefusedError(
                 f"{path}: {found}. Set dataset.path to a prompt file, or to null for the prompts that wattflow ships."
             )
-        data = path.read_bytes()
+        data = read_given(path)
     except OSError as error:
         raise RefusedError(
             f"{path}: cannot be read ({error.strerror}). Check its permissions, or set dataset.path."

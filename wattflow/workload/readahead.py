@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wattflow.store.files import open_given
+
 CHUNK_BYTES = 2**24
 AHEAD_BYTES = 2**30  # far enough to keep a disk busy, and little beside any checkpoint
 
@@ -61,7 +63,7 @@ class Ahead:
         scratch = memoryview(bytearray(CHUNK_BYTES))
         for part in self.ranges:
             try:
-                with part.path.open("rb", buffering=0) as file:
+                with open_given(part.path) as file:
                     for place in range(part.start, part.stop, CHUNK_BYTES):
                         size = min(CHUNK_BYTES, part.stop - place)
                         if not self._may_read(size):

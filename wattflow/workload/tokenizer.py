@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
+from wattflow.store.files import read_given
 
 if TYPE_CHECKING:  # only some models need them, and each takes a while to load
     import jinja2
@@ -174,7 +175,7 @@ def _find(model: Model, name: str) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_given(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
