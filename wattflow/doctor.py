@@ -12,13 +12,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from wattflow import __version__
+from wattflow import __version__, process
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError
 from wattflow.store.sources import source_of
@@ -155,7 +154,7 @@ def _torch_on_gpus() -> Iterator[Finding]:
     gpus = gpus_in_words()
     if gpus is None or importlib.util.find_spec("torch") is None:
         return
-    command = [sys.executable, "-P", "-m", "wattflow.engine.device"]
+    command = process.python("-m", "wattflow.engine.device")
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TORCH_LIMIT_S, check=True

@@ -5,6 +5,7 @@ that was written, and becomes a number or a truth only where its key takes one. 
 `hydra.sweeper.params`: others would run code.
 """
 
+import io
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from wattflow.errors import RefusedError
+from wattflow.store.files import open_given
 
 SCHEME = "wattflow"
 _TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
@@ -67,7 +69,7 @@ class ConfSource(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Read a file; RefusedError for one of somebody else's, and for one that sets what is not its to set."""
         path = Path(self.path) / self._normalize_file_name(config_path)
-        with path.open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_given(path), encoding="utf-8-sig") as file:
             if not _is_same(Path(self.path), _shipped()):
                 _refuse_foreign(Path(self.path), path, os.fstat(file.fileno()))
             header = self._get_header_dict(file.read(512))
