@@ -86,7 +86,7 @@ def _line_ends(path: Path, expected: str) -> str:
     """Return words for a file of text whose line ends alone were changed, as a transfer as text does."""
     if path.suffix == ".parquet":
         return ""
-    data = path.read_bytes().replace(b"\r\n", b"\n")
+    data = read_own(path).replace(b"\r\n", b"\n")
     return ": its line ends alone" if hashlib.sha256(data).hexdigest() == expected else ""
 
 
