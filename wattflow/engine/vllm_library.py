@@ -7,7 +7,6 @@ Nothing here is imported before a rank starts an engine, and vLLM itself only in
 import contextlib
 import gc
 import importlib.util
-import json
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 from wattflow.config.choices import Config, Model
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError, WattflowError
+from wattflow.store.files import write_json
 from wattflow.workload import model as arithmetic
 
 OLDEST = (0, 24)
@@ -121,7 +121,7 @@ def model_folder(config: Config) -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="wattflow-model-") as made:
-        (Path(made) / "config.json").write_text(json.dumps(llama_config(config)))
+        write_json(Path(made) / "config.json", llama_config(config))
         yield Path(made)
 
 
