@@ -207,10 +207,10 @@ def generate(
     chosen: config_choices.Config,
     who: ranks.Ranks,
     prompts: list[list[int]],
-    eos_id: int | None = None,
+    eos_ids: Sequence[int] = (),
 ) -> protocol.Generated:
     """One batch through the engine of the choices."""
-    engine = build(chosen, who, eos_id=eos_id, pad_id=0)
+    engine = build(chosen, who, eos_ids=eos_ids, pad_id=0)
     try:
         engine.load()
         engine.prefill(prompts)

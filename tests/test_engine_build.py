@@ -13,10 +13,10 @@ from wattflow.errors import RefusedError
 def test_engines_are_chosen_by_name():
     """`paper`, `fast` and `synthetic` are built; another name is refused with the list."""
     chosen = tools.choices(tools.tiny())
-    assert build(chosen, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "paper"
+    assert build(chosen, tools.ALONE, eos_ids=(), pad_id=0).info["engine"] == "paper"
     synthetic = replace(chosen, engine=Engine(name="synthetic"))
-    assert build(synthetic, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "synthetic"
+    assert build(synthetic, tools.ALONE, eos_ids=(), pad_id=0).info["engine"] == "synthetic"
     fast = replace(chosen, engine=Engine(name="fast"))
-    assert build(fast, tools.ALONE, eos_id=None, pad_id=0).info["engine"] == "fast"
+    assert build(fast, tools.ALONE, eos_ids=(), pad_id=0).info["engine"] == "fast"
     with pytest.raises(RefusedError, match="not one of paper, fast, vllm, synthetic"):
-        build(replace(chosen, engine=Engine(name="slow")), tools.ALONE, eos_id=None, pad_id=0)
+        build(replace(chosen, engine=Engine(name="slow")), tools.ALONE, eos_ids=(), pad_id=0)

@@ -28,7 +28,7 @@ def test_shards_that_do_not_divide_are_refused_before_the_load():
     """Three shards of an eight-headed model raise RefusedError with the counts that work."""
     three = replace(tools.ALONE, world=3)
     with pytest.raises(RefusedError, match="these work: 1, 2, 4, 8"):
-        Paper(tools.choices(tools.tiny(), shards=3), three, eos_id=None, pad_id=0)
+        Paper(tools.choices(tools.tiny(), shards=3), three, eos_ids=(), pad_id=0)
 
 
 def test_out_of_memory_is_one_line_with_the_batch_that_fits(monkeypatch):

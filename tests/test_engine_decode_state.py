@@ -11,12 +11,12 @@ def test_two_rows_of_four_step_by_step():
     state.begin([3, 5], [2, 3])
     assert state.positions.tolist() == [2, 4, 0, 0]
     assert state.ended.tolist() == [False, False, True, True]
-    state.write(torch.tensor([7, 9, 0, 0]), last_position=5, eos_id=9)
+    state.write(torch.tensor([7, 9, 0, 0]), last_position=5, eos_ids=(9,))
     assert state.tokens.tolist() == [7, 9, 0, 0]
     assert state.positions.tolist() == [3, 5, 1, 1]
     assert state.ended.tolist() == [False, True, True, True]
     assert not state.all_ended
-    state.write(torch.tensor([8, 1, 0, 0]), last_position=5, eos_id=9)
+    state.write(torch.tensor([8, 1, 0, 0]), last_position=5, eos_ids=(9,))
     assert state.output[:2].tolist() == [[7, 8, 0], [9, 1, 0]]
     assert state.positions.tolist() == [
         4,
@@ -27,11 +27,19 @@ def test_two_rows_of_four_step_by_step():
     assert state.all_ended
 
 
+def test_each_of_several_eos_ends_a_row():
+    """As models of chats have them."""
+    state = State.empty(rows=3, columns=3, device="cpu")
+    state.begin([1, 1, 1], [3, 3, 3])
+    state.write(torch.tensor([7, 8, 9]), last_position=5, eos_ids=(9, 7))
+    assert state.ended.tolist() == [True, False, True]
+
+
 def test_without_eos_no_row_is_said_to_end():
     """With stop=length nothing is compared on the device, whatever a row makes."""
     state = State.empty(rows=1, columns=2, device="cpu")
     state.begin([1], [1])
-    state.write(torch.tensor([9]), last_position=9, eos_id=None)
+    state.write(torch.tensor([9]), last_position=9, eos_ids=())
     assert not state.all_ended
 
 

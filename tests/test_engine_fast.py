@@ -19,9 +19,9 @@ def model(tmp_path_factory):
     return wide_model(tmp_path_factory.mktemp("fast"))
 
 
-def loaded(chosen, eos_id=None):
+def loaded(chosen, eos_ids=()):
     """A loaded engine."""
-    engine = Fast(chosen, tools.ALONE, eos_id=eos_id)
+    engine = Fast(chosen, tools.ALONE, eos_ids=eos_ids)
     engine.load()
     return engine
 
@@ -127,7 +127,7 @@ def test_rows_end_at_eos_and_the_batch_when_all_have(model):
     free = tools.generate(chosen, tools.ALONE, asked)
     eos_id = free.tokens[0][20]
     first = free.tokens[0].index(eos_id)
-    cut = tools.generate(replace(chosen, stop="eos"), tools.ALONE, asked, eos_id=eos_id)
+    cut = tools.generate(replace(chosen, stop="eos"), tools.ALONE, asked, eos_ids=(eos_id,))
     assert cut.tokens == [free.tokens[0][:first]]
     assert cut.stop_reasons == ["eos"]
     # token k is made by step k; the look before step 16 m sees it
@@ -141,11 +141,14 @@ def test_one_row_that_goes_on_keeps_the_batch_running(model):
     asked = some_prompts([4, 50])
     free = tools.generate(chosen, tools.ALONE, asked)
     eos_id = next(t for t in free.tokens[1] if t not in free.tokens[0])
-    both = tools.generate(replace(chosen, stop="eos"), tools.ALONE, asked, eos_id=eos_id)
+    both = tools.generate(replace(chosen, stop="eos"), tools.ALONE, asked, eos_ids=(eos_id,))
     assert both.tokens[0] == free.tokens[0]
     assert both.stop_reasons == ["length", "eos"]
     full = tools.generate(
-        replace(chosen, stop="eos"), tools.ALONE, asked[1:], eos_id=498 if eos_id != 498 else 497
+        replace(chosen, stop="eos"),
+        tools.ALONE,
+        asked[1:],
+        eos_ids=(498 if eos_id != 498 else 497,),
     )
     assert full.stop_reasons[0] in {"max_seq_len", "eos"}
     assert full.decode_tokens_computed <= 21
@@ -219,7 +222,7 @@ def test_kernels_change_over_one_load():
     chosen = tools.choices(
         tools.tiny(), precision="fp32", engine=config_choices.Engine(name="fast", device="cpu")
     )
-    engine = Fast(chosen, tools.ALONE, eos_id=None)
+    engine = Fast(chosen, tools.ALONE, eos_ids=())
     engine.load()
     made = []
     for name in ("auto", "eager", "auto"):

@@ -28,9 +28,9 @@ def with_kernels(name):
 def test_kernels_that_cannot_run_are_refused_by_name():
     """Kernels for a GPU on a CPU raise EngineError; those of one row refuse a batch before any work."""
     with pytest.raises(EngineError, match=r"engine\.kernels=cublas cannot run: no GPU"):
-        Fast(with_kernels("cublas"), tools.ALONE, eos_id=None).load()
+        Fast(with_kernels("cublas"), tools.ALONE, eos_ids=()).load()
     with pytest.raises(RefusedError, match="multiplies one row, and batch_size is 8"):
-        Fast(with_kernels("triton"), tools.ALONE, eos_id=None)
+        Fast(with_kernels("triton"), tools.ALONE, eos_ids=())
 
 
 def test_the_engine_takes_what_was_kept_and_says_so():
@@ -41,7 +41,7 @@ def test_the_engine_takes_what_was_kept_and_says_so():
         if is_kept:
             known = tuned_kernels.key_of(chosen, "cpu", torch.__version__)
             tuned_kernels.keep(known, dict.fromkeys(tuned_kernels.GOALS, "eager"), [])
-        engine = Fast(chosen, tools.ALONE, eos_id=None)
+        engine = Fast(chosen, tools.ALONE, eos_ids=())
         engine.load()
         kernels.append((engine.info["kernels"], engine.info["kernels_reason"]))
         engine.close()

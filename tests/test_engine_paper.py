@@ -74,12 +74,12 @@ def test_rows_are_cut_at_eos_but_computed_in_full(model):
     chosen = tools.choices(model, weights="meta", max_gen_len=10)
     free = tools.generate(chosen, tools.ALONE, prompts)
     eos_id = free.tokens[0][4]
-    cut = tools.generate(replace(chosen, stop="eos"), tools.ALONE, prompts, eos_id=eos_id)
+    cut = tools.generate(replace(chosen, stop="eos"), tools.ALONE, prompts, eos_ids=(eos_id,))
     first = free.tokens[0].index(eos_id)
     assert cut.tokens[0] == free.tokens[0][:first]
     assert cut.stop_reasons[0] == "eos"
     assert cut.decode_tokens_computed == free.decode_tokens_computed
-    ignored = tools.generate(chosen, tools.ALONE, prompts, eos_id=eos_id)
+    ignored = tools.generate(chosen, tools.ALONE, prompts, eos_ids=(eos_id,))
     assert ignored.tokens == free.tokens
     assert ignored.stop_reasons == ["length", "length"]
 
@@ -87,7 +87,7 @@ def test_rows_are_cut_at_eos_but_computed_in_full(model):
 def test_a_partial_batch_after_a_full_one(model):
     """The last batch of a run may be smaller, and what an earlier batch left in the cache is never read."""
     chosen = tools.choices(model, weights="meta", batch_size=4)
-    engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=-1)
+    engine = Paper(chosen, tools.ALONE, eos_ids=(), pad_id=-1)
     engine.load()
     engine.prefill([[n, n + 1, n + 2, n + 3, n + 4] for n in range(4)])
     engine.decode()
@@ -150,7 +150,7 @@ def test_narrow_precisions_stay_near_float64(model, precision, bound):
     """First logits of each precision lie within a bound of those in float64, relative to the largest."""
 
     def first_logits(chosen):
-        engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
+        engine = Paper(chosen, tools.ALONE, eos_ids=(), pad_id=0)
         engine.load()
         engine.prefill([tools.TOKENS[0]])
         with torch.inference_mode():
@@ -170,7 +170,7 @@ def test_info_tells_what_lies_on_the_device():
 
     model = tools.tiny()
     chosen = tools.choices(model, precision="bf16")
-    engine = Paper(chosen, tools.ALONE, eos_id=None, pad_id=0)
+    engine = Paper(chosen, tools.ALONE, eos_ids=(), pad_id=0)
     engine.load()
     assert engine.info["parameters"] == arithmetic.parameters(model)
     assert engine.info["weight_bytes"] == arithmetic.memory(chosen).weights

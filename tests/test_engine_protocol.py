@@ -16,19 +16,20 @@ def choices(**changes):
 
 
 @pytest.mark.parametrize(
-    ("output", "eos_id", "tokens", "reason"),
+    ("output", "eos_ids", "tokens", "reason"),
     [
-        ([1, 2, 3, 4, 5], None, [1, 2, 3], "length"),
-        ([1, 2], None, [1, 2], "max_seq_len"),
-        ([1, EOS, 3, 4], EOS, [1], "eos"),
-        ([EOS], EOS, [], "eos"),
-        ([1, 2, 3, EOS], EOS, [1, 2, 3], "length"),
-        ([1, EOS, 3], None, [1, EOS, 3], "length"),
+        ([1, 2, 3, 4, 5], (), [1, 2, 3], "length"),
+        ([1, 2], (), [1, 2], "max_seq_len"),
+        ([1, EOS, 3, 4], (EOS,), [1], "eos"),
+        ([EOS], (EOS,), [], "eos"),
+        ([1, 2, 3, EOS], (EOS,), [1, 2, 3], "length"),
+        ([1, 2, 9, EOS], (EOS, 9), [1, 2], "eos"),  # the first of several
+        ([1, EOS, 3], (), [1, EOS, 3], "length"),
     ],
 )
-def test_what_a_row_keeps_of_three(output, eos_id, tokens, reason):
+def test_what_a_row_keeps_of_three(output, eos_ids, tokens, reason):
     """At most max_gen_len tokens and none from the first EOS on; an EOS after max_gen_len comes too late."""
-    assert kept(output, 3, eos_id) == (tokens, reason)
+    assert kept(output, 3, eos_ids) == (tokens, reason)
 
 
 def test_both_engines_report_their_work():
@@ -64,7 +65,7 @@ def test_both_engines_report_their_work():
 def test_an_engine_that_computes_nothing_reports_null():
     """One batch without work makes the sum null, and so does none at all."""
     chosen = choices(engine=config_choices.Engine(name="synthetic", synthetic_ms_per_token=0.0))
-    engine = Synthetic(chosen, tools.ALONE, eos_id=None)
+    engine = Synthetic(chosen, tools.ALONE, eos_ids=())
     engine.load()
     engine.prefill([[1, 2]])
     assert total_work([engine.decode()]) is None

@@ -65,7 +65,7 @@ def test_one_rank_on_the_cpu_imports_no_torch():
         "who = ranks.join(0, 1, 0, 'here', '', 'cpu', 1.0, 1.0)\n"
         "engine = Engine(name='synthetic', synthetic_ms_per_token=0.0)\n"
         "made = Config(model=Model(name='m'), engine=engine, batch_size=2, max_gen_len=3, max_seq_len=9)\n"
-        "engine = build.build(made, who, eos_id=None, pad_id=0)\n"
+        "engine = build.build(made, who, eos_ids=(), pad_id=0)\n"
         "engine.load(); engine.prefill([[1, 2], [5]]); print(engine.decode().tokens)\n"
         "assert who.gather((1, 2)) == [[1, 2]] and who.broadcast('a') == 'a'\n"
         "who.barrier(); engine.close(); who.close()\n"

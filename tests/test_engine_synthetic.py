@@ -12,7 +12,7 @@ def test_the_synthetic_engine_takes_the_time_it_is_told():
 
     engine = Engine(name="synthetic", synthetic_ms_per_token=20.0)
     chosen = tools.choices(tools.tiny(), engine=engine, max_gen_len=5, max_seq_len=8, stop="eos")
-    made = build(chosen, tools.ALONE, eos_id=14, pad_id=0)
+    made = build(chosen, tools.ALONE, eos_ids=(14,), pad_id=0)
     made.load()
     start = time.monotonic()
     made.prefill([[1, 2, 3], [10, 1, 1, 1, 1]])

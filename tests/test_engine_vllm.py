@@ -20,9 +20,9 @@ def chosen(**changes):
     return tools.choices(tools.tiny(), engine=engine, **{**sizes, **changes})
 
 
-def made(config, *, eos_id=None, pulse=None):
+def made(config, *, eos_ids=(), pulse=None):
     """The engine, loaded."""
-    engine = build(config, tools.ALONE, eos_id=eos_id, pad_id=0, pulse=pulse)
+    engine = build(config, tools.ALONE, eos_ids=eos_ids, pad_id=0, pulse=pulse)
     engine.load()
     return engine
 
@@ -48,7 +48,7 @@ def test_tokens_follow_from_the_prompts_in_their_order():
 
 def test_a_row_ends_before_its_eos_and_at_the_end_of_the_sequence():
     """Token 8 is EOS: the first row keeps 6 and 7. A prompt of 27 tokens has room for three."""
-    out = answer(made(chosen(stop="eos"), eos_id=8), [[1, 2, 3], [1] * 27])
+    out = answer(made(chosen(stop="eos"), eos_ids=(8,)), [[1, 2, 3], [1] * 27])
     assert out.tokens == [[6, 7], [27, 28, 29]]
     assert out.stop_reasons == ["eos", "max_seq_len"]
 
@@ -73,7 +73,7 @@ def test_iterations_count_what_was_scheduled_and_what_came_back():
 
 def test_a_token_that_ends_a_row_is_made_and_not_kept():
     """EOS 8 ends the first row at its third token."""
-    rows = answer(made(chosen(stop="eos"), eos_id=8), [[1, 2, 3]]).iterations
+    rows = answer(made(chosen(stop="eos"), eos_ids=(8,)), [[1, 2, 3]]).iterations
     assert [(row.tokens_made, row.tokens_kept) for row in rows] == [(1, 1), (1, 1), (1, 0)]
 
 
@@ -95,10 +95,10 @@ def test_the_prefix_cache_is_emptied_after_the_warm_up_alone():
 
 def test_several_points_share_a_started_engine():
     """A shared engine is started once, survives the point's close, and ends when it is closed itself."""
-    first = build(chosen(), tools.ALONE, eos_id=None, pad_id=0)
+    first = build(chosen(), tools.ALONE, eos_ids=(), pad_id=0)
     shared = first.load_weights()
     for _ in range(2):
-        point = build(chosen(), tools.ALONE, eos_id=None, pad_id=0)
+        point = build(chosen(), tools.ALONE, eos_ids=(), pad_id=0)
         point.load(shared)
         assert answer(point, PROMPTS).tokens[0] == [6, 7, 8, 9, 10]
         point.close()
@@ -156,7 +156,7 @@ def test_a_token_beyond_the_vocabulary_is_refused():
 def test_it_needs_a_load():
     """Nothing runs before."""
     with pytest.raises(EngineError, match="not loaded"):
-        build(chosen(), tools.ALONE, eos_id=None, pad_id=0).prefill([[1]])
+        build(chosen(), tools.ALONE, eos_ids=(), pad_id=0).prefill([[1]])
 
 
 def test_shards_need_as_many_ranks():

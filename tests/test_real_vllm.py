@@ -49,7 +49,7 @@ def prompts():
     return [torch.randint(3, 499, (n,), generator=generator).tolist() for n in LENGTHS]
 
 
-def expected(model, prompts, eos_id=None):
+def expected(model, prompts, eos_ids=()):
     """What our own reference engine answers, in float64."""
     config = tools.choices(
         model,
@@ -58,9 +58,9 @@ def expected(model, prompts, eos_id=None):
         batch_size=len(prompts),
         max_gen_len=12,
         max_seq_len=64,
-        stop="length" if eos_id is None else "eos",
+        stop="eos" if eos_ids else "length",
     )
-    engine = build(config, tools.ALONE, eos_id=eos_id, pad_id=0)
+    engine = build(config, tools.ALONE, eos_ids=eos_ids, pad_id=0)
     engine.load()
     engine.prefill(prompts)
     return engine.decode().tokens
@@ -119,7 +119,7 @@ def test_all_prompts_at_once_give_the_same_tokens(alone):
 def test_rows_end_before_their_eos(alone, model, prompts):
     """The stop rule is that of the other engines."""
     found, _, eos = alone
-    assert found["eos"]["tokens"] == expected(model, prompts[:4], eos)
+    assert found["eos"]["tokens"] == expected(model, prompts[:4], (eos,))
     assert found["eos"]["reasons"][0] == "eos"
 
 

@@ -58,7 +58,7 @@ def main():
     chosen = choices(world)
     text = tokenizer.load(chosen.model, chosen.weights)
     who = ranks.join(rank, world, rank, "here", f"file://{folder}/meet", "cpu", 60.0)
-    engine = build(chosen, who, eos_id=text.eos_id, pad_id=text.pad_id)
+    engine = build(chosen, who, eos_ids=text.eos_ids, pad_id=text.pad_id)
     engine.load()
     engine.prefill(workload_prompts.load(chosen, text).tokens)
     (folder / f"answers-{rank}.json").write_text(json.dumps(engine.decode().tokens))

@@ -189,6 +189,14 @@ def test_sentencepiece_found_beside_the_folder(pieces_path, tmp_path):
     assert tokenizer.load(model, "meta").eos_id == 2
 
 
+def test_sentencepiece_stops_at_those_of_the_checkpoint_too(pieces_path, tmp_path):
+    """A Hugging Face folder with a tokenizer.model has its generation_config.json beside it."""
+    (tmp_path / "tokenizer.model").write_bytes(pieces_path.read_bytes())
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 5, 99999]}')
+    model = Model(name="m", tokenizer="sentencepiece", path=str(tmp_path), vocab_size=400)
+    assert tokenizer.load(model, "hf").eos_ids == (2, 5)
+
+
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
 def test_sentencepiece_cut_short(pieces_path, tmp_path, part):
     """A file cut anywhere is refused, with its size."""
@@ -248,6 +256,29 @@ def test_json_special_ids_by_number(checkpoint):
     (checkpoint / "config.json").write_text('{"eos_token_id": 1, "bos_token_id": 0}')
     text = from_json(checkpoint)
     assert (text.bos_id, text.eos_id, text.pad_id) == (0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_config", "generation", "config", "stops"),
+    [
+        ({"eos_token": "</s>"}, {"eos_token_id": [1, 2]}, {}, (1, 2)),  # as Llama 3 was published
+        ({"eos_token": "</s>"}, {"eos_token_id": 2}, {}, (1, 2)),
+        ({}, {"eos_token_id": [2, 1]}, {"eos_token_id": 0}, (2, 1)),
+        ({}, {}, {"eos_token_id": [1, 2]}, (1, 2)),
+        ({"eos_token": "</s>"}, {}, {}, (1,)),
+        ({"eos_token": "</s>"}, {"eos_token_id": [1, 99999, -1, None, True, "2"]}, {}, (1,)),
+        ({}, {}, {}, ()),
+    ],
+)
+def test_each_of_several_eos_tokens_stops(checkpoint, tokenizer_config, generation, config, stops):
+    """Those of generation_config.json, else of config.json, beside the one by name; ids that no token has are none."""
+    for name, settings in (
+        ("tokenizer_config", tokenizer_config),
+        ("generation_config", generation),
+        ("config", config),
+    ):
+        (checkpoint / f"{name}.json").write_text(json.dumps(settings))
+    assert from_json(checkpoint).eos_ids == stops
 
 
 @given(st.text(st.characters(codec="utf-8")))

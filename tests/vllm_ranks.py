@@ -45,21 +45,21 @@ def main():
     )
     place = ranks.join(rank, world, rank, "here", f"file://{folder}/meet", "cpu", 60.0, 300.0)
     prompts, found = ask["prompts"], {}
-    first = build(config, place, eos_id=None, pad_id=0)
+    first = build(config, place, eos_ids=(), pad_id=0)
     shared = first.load_weights()
     for name, more, batch in (
         ("static", {}, prompts[:4]),
         ("eos", {"stop": "eos"}, prompts[:4]),
         ("offline", {"workload": Workload(mode="offline")}, prompts),
     ):
-        engine = build(replace(config, **more), place, eos_id=ask["eos"], pad_id=0)
+        engine = build(replace(config, **more), place, eos_ids=(ask["eos"],), pad_id=0)
         engine.load(shared)
         answers(engine, batch[:2])  # the warm-up
         found[name] = {**answers(engine, batch), "info": engine.info}
         engine.close()
     shared.close()
     if ask.get("again"):
-        engine = build(config, place, eos_id=None, pad_id=0)
+        engine = build(config, place, eos_ids=(), pad_id=0)
         engine.load()
         found["again"] = answers(engine, prompts[:4])
         engine.close()

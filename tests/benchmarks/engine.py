@@ -228,7 +228,7 @@ def some_prompts(rows, length, vocab, seed=7):
 
 @contextlib.contextmanager
 def engine(chosen, who):
-    made = Fast(chosen, who, eos_id=None)
+    made = Fast(chosen, who, eos_ids=())
     began = time.monotonic()
     try:
         made.load()
@@ -369,8 +369,8 @@ def equals_paper(who):
     prompts = [p[: 3 + 9 * k] for k, p in enumerate(some_prompts(5, 60, CHECK.vocab_size))]
     made = []
     for kind in (
-        lambda: Fast(chosen, who, eos_id=None),
-        lambda: Paper(chosen, who, eos_id=None, pad_id=0),
+        lambda: Fast(chosen, who, eos_ids=()),
+        lambda: Paper(chosen, who, eos_ids=(), pad_id=0),
     ):
         one = kind()
         one.load()
@@ -398,7 +398,7 @@ def endings(who):
     eos_id = free.tokens[0][20]
     first = free.tokens[0].index(eos_id)
     stopping = choices(CHECK, "auto", precision="fp32", **keys, stop="eos")
-    one = Fast(stopping, who, eos_id=eos_id)
+    one = Fast(stopping, who, eos_ids=(eos_id,))
     one.load()
     cut = generated(one, prompts[:1])
     one.close()

@@ -88,7 +88,7 @@ def equals_one_rank(who):
     alone = Ranks(0, 1, who.local_rank, who.node, who.device, who.device_name, who.gpu_uuid)
     made = []
     for ranks in (who, alone):
-        one = Fast(bench.choices(CHECK, "auto", shards=ranks.world, **keys), ranks, eos_id=None)
+        one = Fast(bench.choices(CHECK, "auto", shards=ranks.world, **keys), ranks, eos_ids=())
         one.load()
         one.prefill(prompts)
         made.append(one.decode().tokens)
@@ -110,7 +110,7 @@ def decode(who, found, shapes, rows, prompt, new, sets):  # noqa: PLR0917 - a ca
     )
     prompts = bench.some_prompts(rows, prompt, shapes.vocab_size)
     began = time.monotonic()
-    made = Fast(chosen, who, eos_id=None)
+    made = Fast(chosen, who, eos_ids=())
     made.load()
     found["load_s"] = time.monotonic() - began
     found["info"] = made.info

@@ -139,7 +139,7 @@ def load(folder):
         stop="length",
         nodes=1,
     )
-    engine = Fast(chosen, who, eos_id=None)
+    engine = Fast(chosen, who, eos_ids=())
     if device == "cuda":
         torch.zeros(1, device=who.device)
         torch.cuda.synchronize()

@@ -168,7 +168,7 @@ def loaded(batch, rows_of_prompts):
     )  # fmt: skip
     who = join(0, 1, 0, "node", "", chosen.engine.device, 60.0, 60.0)
     prompts = workload_prompts.load(chosen, tokenizer.load(chosen.model, "dummy")).tokens
-    made = Fast(chosen, who, eos_id=None)
+    made = Fast(chosen, who, eos_ids=())
     made.load()
     made.prefill(prompts[:batch])
     if not DRY:

@@ -1,6 +1,6 @@
 """Choose an engine by its name. torch is imported only for engines that need it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from wattflow.config.choices import Config
 from wattflow.engine.protocol import Engine
@@ -12,7 +12,7 @@ def build(
     config: Config,
     ranks: Ranks,
     *,
-    eos_id: int | None,
+    eos_ids: Collection[int],
     pad_id: int,
     pulse: Callable[[int, int], None] | None = None,
 ) -> Engine:
@@ -23,19 +23,19 @@ def build(
     if config.engine.name == "paper":
         from wattflow.engine.paper import Paper  # noqa: PLC0415 - torch takes seconds to import
 
-        return Paper(config, ranks, eos_id=eos_id, pad_id=pad_id)
+        return Paper(config, ranks, eos_ids=eos_ids, pad_id=pad_id)
     if config.engine.name == "fast":
         from wattflow.engine.fast import Fast  # noqa: PLC0415 - as above
 
-        return Fast(config, ranks, eos_id=eos_id)
+        return Fast(config, ranks, eos_ids=eos_ids)
     if config.engine.name == "vllm":
         from wattflow.engine.vllm import Vllm  # noqa: PLC0415 - as above
 
-        return Vllm(config, ranks, eos_id=eos_id, pulse=pulse)
+        return Vllm(config, ranks, eos_ids=eos_ids, pulse=pulse)
     if config.engine.name == "synthetic":
         from wattflow.engine.synthetic import Synthetic  # noqa: PLC0415 - as above, by symmetry
 
-        return Synthetic(config, ranks, eos_id=eos_id)
+        return Synthetic(config, ranks, eos_ids=eos_ids)
     raise RefusedError(
         f"engine.name={config.engine.name}: not one of paper, fast, vllm, synthetic."
     )

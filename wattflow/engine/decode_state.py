@@ -1,5 +1,6 @@
 """What lies on the device between two decode steps of the `fast` engine, and how the host learns that rows ended."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class State:
         self.ended.fill_(value=True)
         self.ended[:rows] = False
 
-    def write(self, tokens: torch.Tensor, last_position: int, eos_id: int | None) -> None:
+    def write(self, tokens: torch.Tensor, last_position: int, eos_ids: Collection[int]) -> None:
         """Take one token of each of the first rows, and go on by one position."""
         rows = len(tokens)
         column = self.column.expand(rows)
@@ -50,9 +51,11 @@ class State:
         self.tokens[:rows].copy_(tokens)
         # a row whose sequence is full goes on in its last place, and what it makes is cut
         self.positions[:rows].add_(1).clamp_(max=last_position)
-        if eos_id is not None:
+        if eos_ids:
             ended = self.ended[:rows]
-            ended.logical_or_(tokens == eos_id).logical_or_(column + 1 >= self.limits[:rows])
+            for eos_id in eos_ids:  # a few, and no look at the device
+                ended.logical_or_(tokens == eos_id)
+            ended.logical_or_(column + 1 >= self.limits[:rows])
             self.all_ended.copy_(ended.all())
         self.column.add_(1)
 

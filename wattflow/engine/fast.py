@@ -8,6 +8,7 @@ Without a GPU, or where torch cannot capture, the same functions run one by one;
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,14 +67,14 @@ class Fast:
 
     last_batch: BatchWork  # after a decode
 
-    def __init__(self, config: Config, ranks: Ranks, *, eos_id: int | None) -> None:
+    def __init__(self, config: Config, ranks: Ranks, *, eos_ids: Collection[int]) -> None:
         """Check what can be checked without the device; RefusedError for choices that exclude each other."""
         self._max_seq_len = check_shards(config, ranks)
         check_kernels(config.engine.kernels, config.batch_size)
         self._config = config
         self._ranks = ranks
         self._cuda = ranks.device.startswith("cuda")
-        self._eos_id = eos_id if config.stop == "eos" else None
+        self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
         self._pool: Any = None  # of all graphs; torch names its type privately
         self.info: dict[str, object] = {
             "engine": "fast",
@@ -207,7 +208,7 @@ class Fast:
         scores = self._llama.step(
             state.tokens[:rows], state.positions[:rows], bucket, self._kernels.decode
         )
-        state.write(self._choose(scores), self._max_seq_len - 1, self._eos_id)
+        state.write(self._choose(scores), self._max_seq_len - 1, self._eos_ids)
 
     # --- a batch ---
 
@@ -225,7 +226,7 @@ class Fast:
             mine = scores[:, : self._llama.mine]
             padding = scores.new_zeros((self._rows - len(prompts), scores.shape[1]))
             chosen = self._choose(torch.cat((scores, padding)))
-            self._state.write(chosen, self._max_seq_len - 1, self._eos_id)
+            self._state.write(chosen, self._max_seq_len - 1, self._eos_ids)
             check_finite(config, mine)
 
     def decode(self) -> Generated:
@@ -238,7 +239,7 @@ class Fast:
         self.last_batch = batch_work(self._config, lengths, self._rows, steps)
         self.info["last_batch"] = asdict(self.last_batch)
         rows = [
-            kept(row[:limit], self._config.max_gen_len, self._eos_id)
+            kept(row[:limit], self._config.max_gen_len, self._eos_ids)
             for row, limit in zip(output, self._limits, strict=True)
         ]
         return Generated(
@@ -260,7 +261,7 @@ class Fast:
         """Take up to `most` steps, none once all rows were seen to have ended; returns how many."""
         all_ended = EndLook(self._state.all_ended)
         for step in range(most):
-            if self._eos_id is not None and step % LOOK_EVERY == 0 and all_ended():
+            if self._eos_ids and step % LOOK_EVERY == 0 and all_ended():
                 return step
             length = max(self._lengths) + step + 1
             bucket = next(b for b in self._kernels.buckets if b >= min(length, self._max_seq_len))

@@ -5,6 +5,8 @@ token a step, in decode. No row stops early: all run until the longest prompt ha
 sequence is full, and are cut afterwards. The cache is allocated whole, for batch_size x max_seq_len.
 """
 
+from collections.abc import Collection
+
 import torch
 
 from wattflow.config.choices import Config
@@ -28,13 +30,15 @@ from wattflow.workload import model as arithmetic
 class Paper:
     """One rank's part of the engine."""
 
-    def __init__(self, config: Config, ranks: Ranks, *, eos_id: int | None, pad_id: int) -> None:
+    def __init__(
+        self, config: Config, ranks: Ranks, *, eos_ids: Collection[int], pad_id: int
+    ) -> None:
         """Check what can be checked without the device; RefusedError for shards that do not split the model."""
         self._max_seq_len = check_shards(config, ranks)
         self._config = config
         self._ranks = ranks
         self._dtype = DTYPES[config.precision]
-        self._eos_id = eos_id if config.stop == "eos" else None
+        self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
         self._pad_id = pad_id
         self.info: dict[str, object] = {
             "engine": "paper",
@@ -122,7 +126,7 @@ class Paper:
         tokens = self._tokens.tolist()
         check_agreement(self._ranks, tokens)
         rows = [
-            kept(row[length:], self._config.max_gen_len, self._eos_id)
+            kept(row[length:], self._config.max_gen_len, self._eos_ids)
             for row, length in zip(tokens, self._lengths, strict=True)
         ]
         return Generated(

@@ -1,6 +1,6 @@
 """The interface of an engine, and the result of a batch. No torch here: `run` and the synthetic engine need none."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,15 +61,16 @@ class Engine(Protocol):
         """Give the memory back."""
 
 
-def kept(output: list[int], max_gen_len: int, eos_id: int | None) -> tuple[list[int], str]:
+def kept(output: list[int], max_gen_len: int, eos_ids: Collection[int]) -> tuple[list[int], str]:
     """Return the tokens that a row keeps of all it made, and its stop reason.
 
-    At most max_gen_len are kept, and none from the first EOS on (`eos_id` None: EOS is a token like others). A row
+    At most max_gen_len are kept, and none from the first EOS on (no `eos_ids`: EOS is a token like others). A row
     that made fewer than max_gen_len met the end of the sequence.
     """
     tokens = output[:max_gen_len]
-    if eos_id is not None and eos_id in tokens:
-        return tokens[: tokens.index(eos_id)], "eos"
+    for place, token in enumerate(tokens if eos_ids else ()):
+        if token in eos_ids:
+            return tokens[:place], "eos"
     return tokens, "length" if len(tokens) == max_gen_len else "max_seq_len"
 
 

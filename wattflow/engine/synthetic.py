@@ -4,6 +4,7 @@ It shows the overhead of wattflow itself, and lets a laptop try a sweep without 
 """
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from wattflow.config.choices import Config
@@ -16,13 +17,13 @@ from wattflow.workload.model import parameters
 class Synthetic:
     """Token k of a row is (sum of its prompt + k) modulo the vocabulary; every step takes the same time."""
 
-    def __init__(self, config: Config, ranks: Ranks, *, eos_id: int | None) -> None:
+    def __init__(self, config: Config, ranks: Ranks, *, eos_ids: Collection[int]) -> None:
         if config.max_seq_len is None:
             raise EngineError("max_seq_len is null: an engine takes resolved choices only.")
         self._config = config
         self._max_seq_len = config.max_seq_len
         self._step_s = config.engine.synthetic_ms_per_token / 1e3
-        self._eos_id = eos_id if config.stop == "eos" else None
+        self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
         self._prompts: list[list[int]] = []
         self.info: dict[str, object] = {
             "engine": "synthetic",
@@ -58,7 +59,7 @@ class Synthetic:
         steps = max(counts) - 1
         time.sleep(steps * self._step_s)
         rows = [
-            kept(self._output(prompt, count), self._config.max_gen_len, self._eos_id)
+            kept(self._output(prompt, count), self._config.max_gen_len, self._eos_ids)
             for prompt, count in zip(self._prompts, counts, strict=True)
         ]
         return Generated(

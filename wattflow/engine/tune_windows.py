@@ -41,7 +41,7 @@ class Arms:
             raise RefusedError(f"shards={config.shards}: tune works on one GPU; take shards=1.")
         self._config = config
         self._ranks = ranks
-        self._engine = Fast(config, ranks, eos_id=None)
+        self._engine = Fast(config, ranks, eos_ids=())
         generator = torch.Generator().manual_seed(SEED)
         assert config.max_seq_len is not None
         length = max(1, min(PROMPT, config.max_seq_len - config.max_gen_len))

@@ -10,7 +10,7 @@ steps with the same requests.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from wattflow.config.choices import Config
@@ -47,13 +47,13 @@ class Vllm:
     """One rank's part of the engine."""
 
     def __init__(
-        self, config: Config, ranks: Ranks, *, eos_id: int | None, pulse: Pulse | None = None
+        self, config: Config, ranks: Ranks, *, eos_ids: Collection[int], pulse: Pulse | None = None
     ) -> None:
         """Check what can be checked without vLLM's import; EngineError where it is missing."""
         self._version = vllm_library.require()
         self._max_seq_len = check_shards(config, ranks)
         self._config, self._ranks, self._pulse = config, ranks, pulse
-        self._eos_id = eos_id if config.stop == "eos" else None
+        self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
         self._running: Running | None = None
         self._own = False  # whether `close` ends it
         self._warm = False
@@ -127,7 +127,7 @@ class Vllm:
             temperature=config.temperature,
             top_p=config.top_p,
             ignore_eos=True,  # the tokenizer is ours, so stop tokens are given
-            stop_token_ids=None if self._eos_id is None else [self._eos_id],
+            stop_token_ids=list(self._eos_ids) or None,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -154,7 +154,7 @@ class Vllm:
             raise EngineError(
                 f"vLLM {self._version} ended without an answer to {len(lost)} of {len(names)} requests."
             )
-        rows = [kept(self._outputs[name], self._config.max_gen_len, self._eos_id) for name in names]
+        rows = [kept(self._outputs[name], self._config.max_gen_len, self._eos_ids) for name in names]
         return Generated(
             tokens=[tokens for tokens, _ in rows],
             stop_reasons=[reason for _, reason in rows],

@@ -71,7 +71,7 @@ class PointMeasurement:
         pulse = Pulse(ranks, self._task.signals, report)
         report = pulse.report
         text = self._text
-        engine = build(config, ranks, eos_id=text.eos_id, pad_id=text.pad_id, pulse=pulse)
+        engine = build(config, ranks, eos_ids=text.eos_ids, pad_id=text.pad_id, pulse=pulse)
         with contextlib.closing(engine):
             weights = self._shared_weights(engine, report)
             with self._sidecars() as nodes:

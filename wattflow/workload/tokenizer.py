@@ -24,6 +24,7 @@ class Tokenizer(Protocol):
     vocab_size: int  # the model's; ids that the tokenizer does not know mean nothing
     bos_id: int | None
     eos_id: int | None
+    eos_ids: tuple[int, ...]  # each of them ends a response
     pad_id: int  # always an id that the model has; it fills rows and is never read
 
     def encode(self, text: str) -> list[int]:
@@ -56,6 +57,7 @@ class Bytes:
     name = "bytes"
     bos_id: int | None = 256
     eos_id: int | None = 257
+    eos_ids: tuple[int, ...] = (257,)
     pad_id = 258
 
     def __init__(self, model: Model) -> None:
@@ -100,6 +102,8 @@ class SentencePiece:
         self.vocab_size = model.vocab_size
         self.bos_id = _present(self._pieces.bos_id())
         self.eos_id = _present(self._pieces.eos_id())
+        also = [i for i in _Settings(path.parent).stop_ids() if i < self._n_pieces]
+        self.eos_ids = _distinct(self.eos_id, also)
         pad_id = _present(self._pieces.pad_id())  # LLaMA's file has none
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
 
@@ -126,6 +130,8 @@ class TokenizerJson:
         settings = _Settings(path.parent)
         self.bos_id = settings.special_id("bos", self._tokens)
         self.eos_id = settings.special_id("eos", self._tokens)
+        also = [i for i in settings.stop_ids() if self._tokens.id_to_token(i) is not None]
+        self.eos_ids = _distinct(self.eos_id, also)
         pad_id = settings.special_id("pad", self._tokens)
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
         self._add_bos = settings.add_bos
@@ -205,6 +211,11 @@ def _present(token_id: int) -> int | None:
     return token_id if token_id >= 0 else None
 
 
+def _distinct(first: int | None, others: Sequence[int]) -> tuple[int, ...]:
+    """Return ids in their order, each once."""
+    return tuple(dict.fromkeys([*([] if first is None else [first]), *others]))
+
+
 def _check_vocabulary(model: Model, path: Path, size: int) -> None:
     """RefusedError when the tokenizer could give an id for which the model has no embedding."""
     if size > model.vocab_size:
@@ -261,6 +272,16 @@ class _Settings:
             if isinstance(number, int) and tokens.id_to_token(number) is not None:
                 return number
         return None
+
+    def stop_ids(self) -> list[int]:
+        """Return the ids that end a response, of generation_config.json, else of config.json."""
+        for settings in (self._generation, self._config):
+            found = settings.get("eos_token_id")
+            listed: list[Any] = found if isinstance(found, list) else [found]
+            ids = [one for one in listed if type(one) is int and one >= 0]
+            if ids:
+                return ids
+        return []
 
     def special_texts(self) -> dict[str, str]:
         """Return the special tokens by name, such as eos_token; an entry may be the text or an object that holds it."""
