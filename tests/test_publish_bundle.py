@@ -125,7 +125,11 @@ def home(tmp_path_factory):
             "max_gen_len=8",
         ),
         *("power.idle_s=0.2", "power.poll_ms=20", "dataset.template=plain", "sweep=mine"),
-        *(f"dataset.path={where}/secret-prompts.json", f"cluster.account={ACCOUNT}"),
+        *(
+            f"dataset.path={where}/secret-prompts.json",
+            "dataset.name=mine",
+            f"cluster.account={ACCOUNT}",
+        ),
         f"cluster.setup=[source {where}/venv]",
         cwd=where,
     )

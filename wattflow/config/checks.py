@@ -9,7 +9,7 @@ from wattflow.errors import RefusedError
 
 _ALLOWED = {
     "precision": PRECISIONS,
-    "weights": ("dummy", "meta", "hf"),
+    "weights": ("auto", "dummy", "meta", "hf"),
     "stop": ("eos", "length", None),
     "dataset.format": ("alpaca", "gsm8k", "jsonl"),
     "dataset.template": ("default", "plain"),

@@ -240,7 +240,9 @@ class Config:
     temperature: float = 0.8  # 0 is greedy
     top_p: float = 0.95
     stop: str | None = None  # eos | length; length for dummy weights, eos for real ones
-    weights: str = "dummy"  # dummy | meta | hf
+    weights: str = (
+        "dummy"  # dummy | meta | hf; auto, what lies in model.path, until points are made
+    )
 
 
 MOST_PROMPTS = 4096  # of a point that does not say how many

@@ -58,6 +58,16 @@ def conf_dirs() -> list[Path]:
     return [*(folder for folder in own if folder.is_dir()), shipped]
 
 
+def written(group: str, name: str) -> dict[str, Any]:
+    """Return what the file of a group's choice says itself, as texts; nothing of what it takes from others."""
+    for folder in conf_dirs():
+        path = folder / group / f"{name}.yaml"
+        if path.is_file():
+            content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)  # noqa: S506 (a SafeLoader)
+            return content if isinstance(content, dict) else {}
+    return {}
+
+
 class ConfSource(FileConfigSource):
     """Files of one such folder, as Hydra asks for them."""
 

@@ -12,10 +12,10 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wattflow.config.choices import Config, Dataset, Sweep, leaves, resolve, with_leaves
@@ -31,6 +31,7 @@ from wattflow.plan.hydra import (
     register,
     typed,
 )
+from wattflow.plan.labels import Labels
 from wattflow.plan.overrides import (
     TypedValues,
     check_size,
@@ -86,6 +87,8 @@ class _Grid:
     group_axes: dict[str, list[str]]
     value_axes: dict[str, list[str]]
     base: Config  # composed without any axis
+    files: dict[str, str]  # the file of conf/ that each group has there
+    labels: Labels
     typed_values: TypedValues
 
 
@@ -114,9 +117,11 @@ def _read_grid(overrides: Sequence[str]) -> _Grid:
         if key.split(".")[0] in ("sweep", "sweeps_dir", "grid"):
             raise RefusedError(f"{override.input_line}: {key} has one value for the whole sweep.")
         (groups if is_group(override) else values)[key] = listed(override)
+    files = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    return _Grid(fixed, groups, values, typed(composed), typed_values)
+    labels = Labels({*keys, *(override.key_or_group for override in from_file)})
+    return _Grid(fixed, groups, values, typed(composed), files, labels, typed_values)
 
 
 def _grid_params(composed: DictConfig, besides: set[str]) -> list[str]:
@@ -150,9 +155,10 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
         chosen = dict(itertools.chain.from_iterable(factors))
         groups = tuple(f"{key}={chosen[key]}" for key in grid.group_axes)
         if groups not in composed:
-            whole = typed(compose_groups([*grid.fixed, *groups])) if groups else grid.base
-            composed[groups] = _with_whole_paths(whole)
-        yield with_leaves(
+            composed[groups] = (
+                typed(compose_groups([*grid.fixed, *groups])) if groups else grid.base
+            )
+        combination = with_leaves(
             composed[groups],
             {
                 key: grid.typed_values.value(key, text)
@@ -160,16 +166,7 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
                 if key not in grid.group_axes
             },
         )
-
-
-def _with_whole_paths(config: Config) -> Config:
-    """Return the same choices with their files named from the root: a job starts in another directory."""
-    whole = {
-        f"{part}.{key}": str(Path(path).expanduser().absolute())
-        for part, key in (("dataset", "path"), ("model", "path"), ("model", "tokenizer_path"))
-        if (path := getattr(getattr(config, part), key)) is not None
-    }
-    return with_leaves(config, whole)
+        yield grid.labels.of(combination, {**grid.files, **chosen})
 
 
 def expand(
@@ -294,9 +291,12 @@ def as_hydra_application(
         raise RefusedError("this names several points: add -m to run them all.")
     by_id = {point.point_id: point for point in planned.points}
     records = Checker().records
+    with hydra_config():
+        labels = _read_grid(planned.overrides).labels
 
     def one(composed: DictConfig) -> None:
-        job(planned, by_id[point_id(resolve(typed(composed), records))])
+        labelled = labels.of(typed(composed), HydraConfig.get().runtime.choices)
+        job(planned, by_id[point_id(resolve(labelled, records))])
 
     register()
     application = hydra.main(version_base="1.3", config_path=None, config_name=PRIMARY)(one)

@@ -39,7 +39,7 @@ def register() -> None:
     }
     conf.register()
     store = ConfigStore.instance()
-    store.store(name="base", node=Config)
+    store.store(name="base", node=Config(weights="auto"))
     store.store(
         name=PRIMARY, node={"defaults": ["base", "config", "_self_", *quiet], "hydra": settings}
     )

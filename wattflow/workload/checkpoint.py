@@ -37,6 +37,19 @@ def check_header(model: Model, weights: str) -> None:
         hf_files(model)
 
 
+def kind_at(path: str) -> str:
+    """Return the kind of weights in a checkpoint's folder, `hf` or `meta`; `hf` also where there is none."""
+    folder = Path(path)
+    try:
+        return "meta" if any(folder.glob("consolidated.*.pth")) and not _is_hf(folder) else "hf"
+    except OSError:
+        return "hf"
+
+
+def _is_hf(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
 def checkpoint_folder(model: Model, weights: str) -> Path:
     """Return the folder of the checkpoint; RefusedError when none is named or it does not exist."""
     if model.path is None:

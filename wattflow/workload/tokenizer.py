@@ -3,6 +3,7 @@
 Nothing here imports torch, so a login node can check a tokenizer before anything is sent.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,21 @@ def load(model: Model, weights: str = "dummy") -> Tokenizer:
     raise RefusedError(
         f"model.tokenizer={model.tokenizer}: not one of bytes, sentencepiece, tokenizer_json."
     )
+
+
+def kind_beside(path: str | None, folder: str | None) -> str:
+    """Return the kind of a tokenizer's file, else of the one in a checkpoint's folder; `bytes` where there is none."""
+    if path is not None:
+        return "tokenizer_json" if path.endswith(".json") else "sentencepiece"
+    if folder is not None:
+        for kind, name in (
+            ("tokenizer_json", "tokenizer.json"),
+            ("sentencepiece", "tokenizer.model"),
+        ):
+            with contextlib.suppress(OSError):
+                if (Path(folder) / name).is_file():
+                    return kind
+    return "bytes"
 
 
 class Bytes:
