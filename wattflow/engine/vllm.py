@@ -154,7 +154,9 @@ class Vllm:
             raise EngineError(
                 f"vLLM {self._version} ended without an answer to {len(lost)} of {len(names)} requests."
             )
-        rows = [kept(self._outputs[name], self._config.max_gen_len, self._eos_ids) for name in names]
+        rows = [
+            kept(self._outputs[name], self._config.max_gen_len, self._eos_ids) for name in names
+        ]
         return Generated(
             tokens=[tokens for tokens, _ in rows],
             stop_reasons=[reason for _, reason in rows],
