@@ -107,7 +107,7 @@ def test_a_single_run_establishes_nothing():
 
 def test_repeats_establish_a_difference():
     """Three repeats within 0.5 % tell 20 % less energy apart, with an interval that holds it."""
-    runs = {250: runs_of(100.0, 1000.0, 3, 0.005), 175: runs_of(106.0, 800.0, 3, 0.005)}
+    runs = {250: runs_of(100.0, 25e3, 3, 0.005), 175: runs_of(106.0, 20e3, 3, 0.005)}
     row = table(runs, 250)[1]
     assert row.ratios["energy"].low < 0.8 < row.ratios["energy"].high
     assert best(table(runs, 250), "energy") == (row, True)

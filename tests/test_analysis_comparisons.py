@@ -69,6 +69,7 @@ def test_the_command_prints_ratio_and_verdict(tmp_path, capsys, monkeypatch):
     assert head[0] == "batch_size"
     assert base[-1] == "reference"
     assert other[-1] == "paired: established"
+    assert other[-2].startswith("3 and 3 runs on the same boards; sensors as of 19 metered boards")
     assert "0.9000" in other
 
 

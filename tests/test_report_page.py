@@ -100,7 +100,9 @@ def test_the_page_says_consistency(tmp_path):
     text = body(path)
     assert "100 to 100 % of the hardware energy counter" in text
     assert text.count("consistency, not accuracy") == 2  # there, and over the figures
-    assert "whose gain may be off by about 5 %" in path.read_text()  # in the timeline's title
+    assert (
+        "whose gain may be off by some 4 %, its zero by some 6 W" in path.read_text()
+    )  # in the timeline's title
 
 
 def test_simulated_watts_have_no_gain(page):

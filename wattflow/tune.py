@@ -6,7 +6,8 @@
         -> ~/.cache/wattflow/tuned.json, which engine.kernels=speed, energy and edp read
 
 Joules are of decode alone, at the GPU, by the same sidecar that measures a sweep. Sets are compared within one run on
-one board, whose sensor's gain therefore drops out.
+one board: its sensor's gain and offset are alike for all of them, and the offset's share in a difference is small where
+they take alike watts.
 """
 
 import math
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.analysis.statistics import student_t
+from wattflow.analysis.intervals import student_t
 from wattflow.collect.conditions import POWER_CAP
 from wattflow.config.choices import Config
 from wattflow.energy import curve

@@ -30,14 +30,20 @@ class Run:
     tokens_per_s: float
     boards: Boards
     bound: bool | None = None  # whether the cap held power back
+    started: float | None = None  # s
+    session: str | None = None  # its job
 
     def value(self, metric: str) -> Value:
         """Return one of METRICS: edp is energy x time, ed2p energy x time^2 (Horowitz et al., 1994)."""
         power_of_time = {"energy": 0, "edp": 1, "ed2p": 2}.get(metric)
         if power_of_time is not None:
             scale = self.time_s**power_of_time
-            return Value(self.energy_j * scale, self.energy_u_j * scale, self.boards)
-        return Value(self.time_s if metric == "time" else self.tokens_per_s, 0.0, self.boards)
+            watts = self.energy_j / self.time_s / max(1, len(self.boards))
+            return self._of(self.energy_j * scale, self.energy_u_j * scale, watts)
+        return self._of(self.time_s if metric == "time" else self.tokens_per_s)
+
+    def _of(self, value: float, u: float = 0.0, watts: float | None = None) -> Value:
+        return Value(value, u, self.boards, watts, self.started, self.session)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,30 @@ def by_cap(
             moved = {cap: moved_along(rows, of_cap[reference], by) for cap, rows in of_cap.items()}
             refuse_confounded(by, moved.values(), along)
             out.append((chosen, [replace(r, along=moved[r.cap]) for r in table(runs, reference)]))
-    return out
+    return _as_families(out)
+
+
+def _as_families(
+    found: Sequence[tuple[dict[str, Any], list[Row]]],
+) -> list[tuple[dict[str, Any], list[Row]]]:
+    """Return tables with the ratios of each metric corrected for how many of it there are in all of them."""
+    compared = [row.ratios for _, rows in found for row in rows if row.ratios is not None]
+    judged = {
+        metric: iter(statistics.family([ratios[metric] for ratios in compared]))
+        for metric in METRICS
+    }
+    return [
+        (
+            chosen,
+            [
+                replace(row, ratios={metric: next(judged[metric]) for metric in METRICS})
+                if row.ratios is not None
+                else row
+                for row in rows
+            ],
+        )
+        for chosen, rows in found
+    ]
 
 
 def _runs(rows: pl.DataFrame) -> list[Run]:
@@ -140,6 +169,8 @@ def _runs(rows: pl.DataFrame) -> list[Run]:
             tokens_per_s=row["tokens_per_s"],
             boards=tuple(row["boards"] or ()),
             bound=row["cap_bound"],
+            started=None if row["started"] is None else row["started"].timestamp(),
+            session=row["job_id"],
         )
         for row in rows.to_dicts()
     ]

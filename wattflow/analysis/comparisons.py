@@ -4,8 +4,9 @@ Where another choice moves along with the compared one, nothing tells their effe
 ratio, and where two move along that nobody named, there is no ratio.
 """
 
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +39,8 @@ class Arm:
 
     def row(self, by: str) -> dict[str, Any]:
         """Return the arm as a row of `Sweep.compare`."""
-        none = dict.fromkeys(("low", "high", "ratio", "how", "established", "why_not"))
+        shown = ("ratio", "how", "established", "why_not", "rests_on", "family")
+        none = dict.fromkeys(("low", "high", *shown))
         ratio = none if self.ratio is None else vars(self.ratio)
         even = vars(self.break_even or statistics.NO_BREAK_EVEN)
         return {
@@ -46,7 +48,7 @@ class Arm:
             by: self.value,
             **vars(self.mean),
             **{f"ratio_{name}": ratio[name] for name in ("low", "high")},
-            **{name: ratio[name] for name in ("ratio", "how", "established", "why_not")},
+            **{name: ratio[name] for name in shown},
             "moves_along": along_in_words(self.along) or None,
             **{f"break_even_{name}": value for name, value in even.items()},
         }
@@ -77,7 +79,7 @@ def arms(
         for arm in _arms_of(group, chosen, by, metric, reference)
     ]
     refuse_confounded(by, [arm.along for arm in found], along)
-    return found
+    return _as_family(found)
 
 
 def _is(value: object, word: object) -> bool:
@@ -113,6 +115,12 @@ def refuse_confounded(
         f"{by}: {', '.join(every)} move along with it, so that no difference is known to be that of {by}. Compare "
         f"them as one by --with {','.join(every)}, or add points in which they stand still by `wattflow submit`."
     )
+
+
+def _as_family(arms: Sequence[Arm]) -> list[Arm]:
+    """Return arms that one call compared, their ratios corrected for how many they are."""
+    judged = iter(statistics.family([arm.ratio for arm in arms if arm.ratio is not None]))
+    return [arm if arm.ratio is None else replace(arm, ratio=next(judged)) for arm in arms]
 
 
 def alike(rows: pl.DataFrame, by: str) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
@@ -190,8 +198,36 @@ def _values(rows: pl.DataFrame, metric: str) -> list[Value]:
         u = pl.col(own)
     elif of_watts(metric):
         u = pl.col(metric) * pl.col("energy_u_j") / pl.col("energy_j")
-    found = rows.select(pl.col(metric).cast(pl.Float64), u.fill_null(0.0).alias("u"), "boards")
-    return [Value(value, u_of, tuple(boards or ())) for value, u_of, boards in found.iter_rows()]
+    found = rows.select(
+        pl.col(metric).cast(pl.Float64),
+        u.fill_null(0.0).alias("u"),
+        "boards",
+        _board_watts(metric).alias("watts"),
+        pl.col("started").dt.epoch("us") / 1e6,
+        "job_id",
+    )
+    return [
+        Value(value, u_of, tuple(boards or ()), watts, started, job)
+        for value, u_of, boards, watts, started, job in found.iter_rows()
+    ]
+
+
+def _board_watts(metric: str) -> pl.Expr:
+    """Return the mean power of each board at which a metric was measured.
+
+    Null where no power sensor made it; endless above idle, where the sensor's offset drops out.
+    """
+    if not of_watts(metric) or metric.startswith("power_limit"):
+        return pl.lit(None, pl.Float64)
+    if metric.startswith("net_"):
+        return pl.lit(math.inf)
+    total = pl.col("energy_j") / pl.col("duration_s")
+    part = metric.partition("_energy")[0]
+    if f"{part}_energy_j" in POINT.names and f"{part}_s" in POINT.names:
+        total = pl.col(f"{part}_energy_j") / pl.col(f"{part}_s")
+    if metric.endswith("_power_w") and not metric.startswith("steady"):
+        total = pl.col(metric)
+    return total / pl.max_horizontal(pl.col("boards").list.len(), pl.lit(1))
 
 
 def _break_even(rows: pl.DataFrame, base: pl.DataFrame) -> BreakEven:

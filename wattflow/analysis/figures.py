@@ -44,7 +44,7 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
     what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
     if row["command"] is not None:
         what = " ".join(json.loads(row["command"]))[:100]
-    gain = "" if row["simulated"] else ", whose gain may be off by about 5 %"
+    gain = "" if row["simulated"] else ", whose gain may be off by some 4 %, its zero by some 6 W"
     title = alt.TitleParams(
         f"Power of point {row['point_id']}, attempt {row['attempt']}",
         subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}{gain}",

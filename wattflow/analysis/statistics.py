@@ -1,28 +1,24 @@
 """Which of two settings costs less: means and ratios that keep boards and repeats apart.
 
-A board's sensor is off by a gain of its own, some 5 %, the same in each repeat. So a ratio of two settings holds where
-both ran on the same boards, whose gain drops out; between different boards nothing under 10 % is claimed.
+A board's sensor is off by a gain and an offset of its own, the same in each repeat (energy/boards.py). The offset's
+share falls with watts, so that a ratio of settings which differ in watts is doubtful even on one board, however many
+repeats it has; between different boards both count, and nothing under 10 % is claimed. One run a side shows nothing.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wattflow.analysis.cost import Spent, break_even_host_w
+from wattflow.analysis.intervals import Doubt, Part, holm, student_t, welch
 from wattflow.energy import curve
+from wattflow.energy.boards import METERED
 
-# of a sensor's gain that lies anywhere within 5 % (arXiv 2312.02741)
-BOARD_SD = 0.05 / math.sqrt(3)
 LEAST_BETWEEN_BOARDS = 0.10
-# Student's t, 97.5 %, for 1 to 30 degrees of freedom
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+ONE_RUN = "one run a side shows no difference"
 
 Boards = tuple[str, ...]
 Run = tuple[float, float, Boards]  # J and s for the same work, and the boards it ran on
@@ -35,6 +31,10 @@ class Value:
     value: float
     u: float
     boards: Boards
+    # mean power of each board; null where no power sensor made the value, infinite where its offset drops out
+    watts: float | None = None
+    started: float | None = None  # when, s
+    session: str | None = None  # the job that ran it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One setting over another, with its 95 % interval, and whether that is a difference."""
+    """One setting over another, with its 95 % interval, null where that is endless, and whether it is a difference."""
 
     ratio: float
     low: float | None
@@ -62,6 +62,12 @@ class Ratio:
     pairs: int  # sets of boards that ran both
     established: bool
     why_not: str | None
+    rests_on: str = ""  # repeats, boards, order: what the verdict takes for granted
+    p: float | None = None  # the least at which the interval leaves out 1; null without an interval
+    family: int = 1  # comparisons that were made together
+    floor: float | None = (
+        None  # half of the interval, relative, that the boards' sensors alone make
+    )
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,6 @@ class BreakEven:
 NO_BREAK_EVEN = BreakEven(None, None, None, None)  # of a reference against itself
 
 
-def student_t(freedom: float) -> float:
-    """Return the factor of a two-sided 95 % interval for so many degrees of freedom, at least 1."""
-    whole = max(1, math.floor(freedom))
-    return _T[whole - 1] if whole <= len(_T) else 1.960 + 2.42 / whole
-
-
 def mean(values: Sequence[Value]) -> Mean:
     """Return the mean over boards of the means over repeats, so that no board counts for more.
 
@@ -90,7 +90,7 @@ def mean(values: Sequence[Value]) -> Mean:
     the repeats, and holds for those boards. The deviation between boards is by the method of moments of a one-way
     analysis of variance (Searle, Casella, McCulloch, Variance Components, 1992, chapter 3), not below 0.
     """
-    groups = _by_boards(values)
+    groups = {boards: [one.value for one in of] for boards, of in _by_boards(values).items()}
     means = np.array([np.mean(group) for group in groups.values()])
     n, k = len(values), len(groups)
     squares = sum(float(np.sum((np.array(g) - np.mean(g)) ** 2)) for g in groups.values())
@@ -120,34 +120,46 @@ def mean(values: Sequence[Value]) -> Mean:
 def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
     """Return one setting's mean over another's; computed on logarithms, so that it reads the same the other way round.
 
-    Where two or more sets of boards ran both, by the differences within each; where one did, by its repeats (Welch's
-    interval); else between boards, whose gains then are part of the uncertainty.
+    Where two or more sets of boards ran both, by the differences within each; where one did, by its repeats; else
+    between boards. The boards' sensors and the uncertainty by sampling, which repeats may share, are in each interval.
     """
     ours, theirs = _by_boards(values), _by_boards(reference)
     both = sorted(set(ours) & set(theirs))
     if len(both) > 1:
-        logs = np.array([_mean_log(ours[b]) - _mean_log(theirs[b]) for b in both])
-        half = student_t(len(both) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(both))
-        return _judged(float(logs.mean()), half, "paired", len(both))
-    if len(both) == 1:
-        return _judged(*_welch(ours[both[0]], theirs[both[0]]), "one board", 1)
-    middle = float(
-        np.mean([_mean_log(g) for g in ours.values()])
-        - np.mean([_mean_log(g) for g in theirs.values()])
-    )
-    variance = sum(_variance_between(groups) for groups in (ours, theirs))
-    freedom = max(1, min(len(ours), len(theirs)) - 1)
-    known = len(ours) > 1 and len(theirs) > 1
-    factor = student_t(freedom) if known else student_t(1000)
-    return _judged(middle, factor * math.sqrt(variance), "between boards", 0)
+        how, middle, parts, boards, least = _paired([(ours[b], theirs[b]) for b in both])
+    elif both:
+        how, middle, parts, boards, least = _one_board(ours[both[0]], theirs[both[0]])
+    else:
+        how, middle, parts, boards, least = _between(ours, theirs)
+    rests_on = _rests_on(values, reference, how)
+    if parts is None:
+        over = math.exp(middle)
+        return Ratio(over, None, None, how, len(both), False, ONE_RUN, rests_on)
+    sampling = [_sampling(arm) for arm in (values, reference)]
+    doubt = Doubt((*parts, *(one for one in sampling if one.variance)), boards, least)
+    return _judged(middle, doubt, how, len(both), rests_on)
+
+
+def family(ratios: Sequence[Ratio]) -> list[Ratio]:
+    """Return ratios that were made together, corrected by Holm: at most 5 % for one or more false differences."""
+    made = sum(one.p is not None for one in ratios)
+    held = holm([one.p for one in ratios])
+    found = []
+    for one, holds in zip(ratios, held, strict=True):
+        why_not = one.why_not
+        if one.established and not holds:
+            why_not = f"one of {made} comparisons may come this far by chance (Holm)"
+        found.append(replace(one, established=why_not is None, why_not=why_not, family=made))
+    return found
 
 
 def break_even(settings: Sequence[Run], reference: Sequence[Run]) -> BreakEven:
     """Return the extra host watts at which two settings cost the same, with its 95 % interval by Fieller's theorem.
 
-    Over the boards that ran both, where there are two or more; over the repeats, where there is one; between boards,
-    whose gains would be part of it, there is no interval. Fieller (1954): all h at which E_A + h t_A, E_B + h t_B are
-    no established difference; where even an endless h is among them, there is none either.
+    Over the boards that ran both, where there are two or more; over the repeats, where there is one; between boards
+    there is no interval. Fieller (1954): all h at which E_A + h t_A, E_B + h t_B are no established difference; where
+    even an endless h is among them, there is none either. Gain and offset of the boards are in it: of one set beside
+    its repeats, of several no less than what they make alone.
     """
     ours, theirs = _runs_by_boards(settings), _runs_by_boards(reference)
     both = sorted(set(ours) & set(theirs))
@@ -164,7 +176,30 @@ def break_even(settings: Sequence[Run], reference: Sequence[Run]) -> BreakEven:
     host_w, why_not = break_even_host_w(Spent(*less), Spent(0.0, 0.0))
     if host_w is None or spread is None:
         return BreakEven(host_w, None, None, why_not)
-    return BreakEven(host_w, *_fieller(less, np.asarray(spread), student_t(freedom)), why_not)
+    low_w, high_w = _fieller(less, np.asarray(spread), student_t(freedom))
+    if low_w is None or high_w is None:
+        return BreakEven(host_w, None, None, why_not)
+    sensors_w, common_w = _sensors_w(host_w, both)
+    own_w = sensors_w if len(both) == 1 else common_w
+    return BreakEven(
+        host_w,
+        host_w - max(math.hypot(host_w - low_w, own_w), sensors_w),
+        host_w + max(math.hypot(high_w - host_w, own_w), sensors_w),
+        why_not,
+    )
+
+
+def _sensors_w(host_w: float, sets: Sequence[Boards]) -> tuple[float, float]:
+    """Return half the interval of a break-even by its boards' sensors, and the part that all boards share.
+
+    What is read is (1 + gain) h - offset. The offsets of a job's boards add up; several jobs are so many more draws.
+    """
+    sizes = [max(1, len(boards)) for boards in sets]
+    factor, size = student_t(METERED.freedom), float(np.mean(sizes))
+    return (
+        factor * METERED.u(host_w, -size, float(sum(sizes))),
+        factor * METERED.u(host_w, -size, math.inf),
+    )
 
 
 def _runs_by_boards(runs: Sequence[Run]) -> dict[Boards, curve.Floats]:
@@ -186,48 +221,142 @@ def _fieller(
     return float((-b - half) / (2 * a)), float((-b + half) / (2 * a))
 
 
-def _by_boards(values: Sequence[Value]) -> dict[Boards, list[float]]:
-    groups: dict[Boards, list[float]] = defaultdict(list)
+def _by_boards(values: Sequence[Value]) -> dict[Boards, list[Value]]:
+    groups: dict[Boards, list[Value]] = defaultdict(list)
     for value in values:
-        groups[value.boards].append(value.value)
+        groups[value.boards].append(value)
     return groups
 
 
-def _mean_log(values: Sequence[float]) -> float:
-    return math.log(float(np.mean(values)))
+def _mean_log(values: Sequence[Value]) -> float:
+    return math.log(float(np.mean([one.value for one in values])))
 
 
-def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None]:
-    """Return the difference of two means' logarithms, and half its interval; null where one has a single repeat."""
+def _scatter(values: Sequence[Value]) -> Part:
+    """Return the variance of the mean's logarithm over two or more repeats."""
+    numbers = [one.value for one in values]
+    relative = float(np.var(numbers, ddof=1)) / float(np.mean(numbers)) ** 2
+    return Part(relative / len(numbers), len(numbers) - 1)
+
+
+def _sampling(values: Sequence[Value]) -> Part:
+    """Return the variance by sampling of a mean's logarithm, which repeats of one load may share."""
+    return Part(float(np.mean([one.u / one.value for one in values])) ** 2, math.inf)
+
+
+def _watts(values: Sequence[Value]) -> float | None:
+    """Return the mean power of each board over some repeats; null where no power sensor made them."""
+    known = [one.watts for one in values if one.watts is not None]
+    return float(np.mean(known)) if known else None
+
+
+_Half = Callable[[float], float]
+_Found = tuple[
+    str, float, tuple[Part, ...] | None, _Half, _Half
+]  # how, ln ratio, scatter, boards, least
+
+
+def _offsets(ours: Sequence[Value], theirs: Sequence[Value], boards: float) -> _Half:
+    """Return what the offsets of so many boards make of a ratio on them, by the factor of its interval."""
+    watts, other_w = _watts(ours), _watts(theirs)
+    if watts is None or other_w is None:
+        return lambda _: 0.0
+    return lambda factor: METERED.ratio_half(watts, other_w, factor, boards)
+
+
+def _one_board(ours: Sequence[Value], theirs: Sequence[Value]) -> _Found:
+    """Return the ratio of two settings on one set of boards: their repeats, and the boards' offsets."""
     middle = _mean_log(ours) - _mean_log(theirs)
-    if min(len(ours), len(theirs)) < 2:
-        return middle, None
-    parts = [float(np.var(v, ddof=1)) / len(v) / float(np.mean(v)) ** 2 for v in (ours, theirs)]
-    if sum(parts) == 0:
-        return middle, 0.0
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(v) - 1) for part, v in zip(parts, (ours, theirs), strict=True)
+    offsets = _offsets(ours, theirs, max(1, len(ours[0].boards)))
+    parts = None
+    if min(len(ours), len(theirs)) > 1:
+        parts = welch(_scatter(ours), _scatter(theirs))
+    return "one board", middle, parts, offsets, offsets
+
+
+def _paired(pairs: Sequence[tuple[Sequence[Value], Sequence[Value]]]) -> _Found:
+    """Return the ratio over sets of boards that ran both.
+
+    Offsets of their own scatter from set to set, and are seen there; the mean offset of all boards is not.
+    """
+    logs = np.array([_mean_log(ours) - _mean_log(theirs) for ours, theirs in pairs])
+    ours, theirs = ([one for pair in pairs for one in pair[side]] for side in (0, 1))
+    part = Part(float(logs.var(ddof=1)) / len(logs), len(logs) - 1)
+    boards = sum(max(1, len(of[0].boards)) for of, _ in pairs)
+    common = _offsets(ours, theirs, math.inf)
+    return "paired", float(logs.mean()), (part,), common, _offsets(ours, theirs, boards)
+
+
+def _between(ours: dict[Boards, list[Value]], theirs: dict[Boards, list[Value]]) -> _Found:
+    """Return the ratio of settings on different boards.
+
+    Of several boards the means' scatter holds gains, offsets and repeats; of one the repeats' scatter stands beside
+    what gain and offset of such a board are. No interval is narrower than gains and offsets make it.
+    """
+    middle = float(
+        np.mean([_mean_log(g) for g in ours.values()])
+        - np.mean([_mean_log(g) for g in theirs.values()])
     )
-    return middle, student_t(freedom) * math.sqrt(sum(parts))
+    scatter: list[Part] = []
+    alone = least = 0.0
+    for groups in (ours, theirs):
+        values = [one for group in groups.values() for one in group]
+        watts = _watts(values)
+        boards = sum(max(1, len(names)) for names in groups)
+        u = 0.0 if watts is None else METERED.relative_u(watts, boards)
+        least += u**2
+        if len(groups) > 1:
+            logs = np.array([_mean_log(group) for group in groups.values()])
+            scatter.append(Part(float(logs.var(ddof=1)) / len(logs), len(logs) - 1))
+        elif len(values) > 1:
+            alone += u**2
+            scatter.append(_scatter(values))
+    parts = welch(*scatter) if len(scatter) == 2 else None
+    return (
+        "between boards",
+        middle,
+        parts,
+        lambda factor: factor * math.sqrt(alone),
+        lambda factor: factor * math.sqrt(least),
+    )
 
 
-def _variance_between(groups: dict[Boards, list[float]]) -> float:
-    """Return the variance of a setting's mean logarithm over boards; with one set of them, that of their gains."""
-    logs = np.array([_mean_log(group) for group in groups.values()])
-    if len(logs) > 1:
-        return float(logs.var(ddof=1)) / len(logs)
-    (boards,) = groups
-    return BOARD_SD**2 / max(1, len(boards))
-
-
-def _judged(middle: float, half: float | None, how: str, pairs: int) -> Ratio:
-    over = math.exp(middle)
-    if half is None:
-        return Ratio(over, None, None, how, pairs, established=False, why_not="one repeat each")
-    low, high = math.exp(middle - half), math.exp(middle + half)
+def _judged(middle: float, doubt: Doubt, how: str, pairs: int, rests_on: str) -> Ratio:
+    over, half = math.exp(middle), doubt.half()
+    floor = doubt.least(student_t(METERED.freedom))
+    endless = half > 100  # what was read may be nothing but offset
     why_not = None
-    if low <= 1 <= high:
+    if half >= abs(middle):
         why_not = "the interval holds 1"
+        if floor >= abs(middle):
+            why_not = "within what the sensors of such boards may be off"
     elif pairs == 0 and abs(over - 1) < LEAST_BETWEEN_BOARDS:
-        why_not = "boards differ by about 5 %, and no board ran both"
-    return Ratio(over, low, high, how, pairs, established=why_not is None, why_not=why_not)
+        why_not = "under 10 %, and no board ran both"
+    return Ratio(
+        ratio=over,
+        low=None if endless else math.exp(middle - half),
+        high=None if endless else math.exp(middle + half),
+        how=how,
+        pairs=pairs,
+        established=why_not is None,
+        why_not=why_not,
+        rests_on=rests_on,
+        p=1.0 if half >= abs(middle) else doubt.p(middle),
+        floor=None if endless else math.exp(floor) - 1,
+    )
+
+
+def _rests_on(values: Sequence[Value], reference: Sequence[Value], how: str) -> str:
+    """Return what a comparison takes for granted: how many runs, whose sensors, and that nothing else moved."""
+    arms = (values, reference)
+    where = "different boards" if how == "between boards" else "the same boards"
+    said = [f"{len(values)} and {len(reference)} runs on {where}"]
+    if all(_watts(arm) is not None for arm in arms):
+        said.append(f"sensors as of {METERED.n} metered boards")
+    starts = [[one.started for one in arm if one.started is not None] for arm in arms]
+    if all(starts) and (max(starts[0]) < min(starts[1]) or max(starts[1]) < min(starts[0])):
+        said.append("no drift, as all runs of one setting came first")
+    jobs = [{one.session for one in arm if one.session is not None} for arm in arms]
+    if all(jobs) and not jobs[0] & jobs[1]:
+        said.append("no difference between jobs, as no job ran both")
+    return "; ".join(said)

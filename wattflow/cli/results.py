@@ -20,7 +20,7 @@ from wattflow.errors import RefusedError
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
-from wattflow.report.text import break_even, change, heading, interval, mark, number
+from wattflow.report.text import break_even, change, heading, interval, mark, number, rests_on
 from wattflow.store.columns import column_of
 
 
@@ -66,7 +66,7 @@ def compare(
     simulated = mark(opened.points["simulated"].any())
     own = simulated if comparisons.of_watts(metric) else ""
     headings = [*arms[0].chosen, by, "n", "boards", metric, "95 % interval", "ratio"]
-    headings += ["95 % interval", "break-even host, W", "verdict"]
+    headings += ["95 % interval", "break-even host, W", "rests on", "verdict"]
     print_table(
         headings,
         [
@@ -77,6 +77,7 @@ def compare(
                 "-" if arm.ratio is None else f"{arm.ratio.ratio:.4f}",
                 "-" if arm.ratio is None else interval(arm.ratio.low, arm.ratio.high, ".4g"),
                 break_even(arm.break_even, simulated),
+                "-" if arm.ratio is None else rests_on(arm.ratio),
                 "reference" if arm.ratio is None else _verdict(by, arm),
             ]
             for arm in arms

@@ -50,6 +50,7 @@ _FILTERS = {
     "count_of": text.count_of,
     "csp": lambda inline: Markup(f"'sha256-{_sha256(inline)}'"),  # noqa: S704 (base64, of no value)
     "established": text.established,
+    "rests_on": text.rests_on,
     "heading": text.heading,
     "interval": text.interval,
     "listed": text.listed,

@@ -67,6 +67,12 @@ def established(ratio: Ratio, by: str, along: Along) -> str:
     return f"{verdict}, of {by} together with {moved}" if moved else verdict
 
 
+def rests_on(ratio: Ratio) -> str:
+    """Return what a ratio takes for granted, and of how many comparisons it is one."""
+    of = f"one of {ratio.family} comparisons (Holm); " if ratio.family > 1 else ""
+    return f"{of}{ratio.rests_on}"
+
+
 def change(ratio: Ratio) -> str:
     """Return a ratio as a change in percent, with its 95 % interval where there is one."""
     middle = f"{percent(ratio.ratio):+.2f}"
