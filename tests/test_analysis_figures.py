@@ -1,5 +1,7 @@
 """Charts: what stands on which axis, and what a timeline shows."""
 
+import json
+
 import polars as pl
 import pytest
 
@@ -129,3 +131,20 @@ def test_a_timeline_has_a_line_a_device(devices, strokes):
         ("prefill", 0.0, 1.0),
         ("decode", 1.0, 3.0),
     ]
+
+
+def test_a_choice_that_is_null_is_drawn_by_that_name():
+    """On x, in colour and in panels: numbers in order, what nobody asked for last."""
+    caps, clocks, names = (None, 300, 200), (1200, None), ("null", None)
+    found = [
+        setting(cap=cap, clock=clock, name=name)
+        for cap in caps
+        for clock in clocks
+        for name in names
+    ]
+    chart = figures.by_choice(found, ["cap", "clock", "name"], simulated=False).to_dict()
+    text = json.dumps(chart)
+    assert '"sort": ["200", "300", "null"]' in text
+    assert "None" not in text
+    drawn = [row for rows in chart["datasets"].values() for row in rows]
+    assert {row["cap"] for row in drawn} == {"200", "300", "null"}

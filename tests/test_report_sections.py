@@ -7,6 +7,7 @@ import wattflow
 from wattflow.analysis.means import Energy
 from wattflow.collect.collect import collect
 from wattflow.report import sections
+from wattflow.report.page import texts_of_sweep
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,51 @@ def test_a_chart_for_each_sensor(tmp_path):
 def test_nothing_was_cross_checked(measured):
     """A sweep that was held against no meter of its site has no rows."""
     assert sections.crosscheck(measured) == []
+
+
+def nulls(tmp_path, **over):
+    """A sweep of two settings, `over`, each of two repeats, at 400 and 300 W."""
+    points = [
+        choices(repeat=k, **{name: values[i] for name, values in over.items()})
+        for i in range(2)
+        for k in range(2)
+    ]
+    caps = [point["control"]["power_limit_w"] for point in points]
+    made = [Made([Gpu("GPU-a", constant(float(c or 400)))], limit_w=c) for c in caps]
+    return collected(tmp_path / "s", made, points)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("control__power_limit_w", (None, 300)),
+        ("model__revision", (None, "v2")),
+        ("cluster__gpu_model", ("h100", None)),
+    ],
+)
+def test_a_null_in_any_axis_has_a_report(tmp_path, name, values):
+    """A choice that was not made is compared and drawn as any other."""
+    sweep = nulls(tmp_path, **{name: values})
+    found = sections.figures(sweep)
+    assert [one.n for one in found.results] == [2, 2]
+    assert len(found.comparisons[0].arms) == 1
+    assert len(sections.by_choice(found)) == 1
+
+
+def test_what_is_confounded_is_said_in_the_report(tmp_path):
+    """A batch size that moves with the caps is named; with a temperature, too, nothing is compared."""
+    named = nulls(tmp_path / "one", control__power_limit_w=(None, 300), batch_size=(2, 4))
+    page = "".join(map(" ".join, texts_of_sweep(named).values()))
+    assert "of control_power_limit_w together with batch_size 2 against 4" in page
+    assert (
+        "At 300 W other choices move along, and are in the change: batch_size 4 against 2." in page
+    )
+    refused = nulls(
+        tmp_path / "two",
+        control__power_limit_w=(None, 300),
+        batch_size=(2, 4),
+        temperature=(0.5, 0.8),
+    )
+    page = texts_of_sweep(refused)
+    assert sum("Not compared." in text for text in page["comparisons"]) == 3
+    assert "batch_size, temperature move along with it" in " ".join(page["caps"])

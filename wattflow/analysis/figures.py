@@ -25,6 +25,7 @@ PHASE_COLOURS = {
     MIXED: "#d5d9e0",
     COMMAND: "#dbeddb",
 }
+NULL = "null"  # the name of a choice that is not made, as a cap that nobody asked for
 _PLAIN_X = alt.Axis(grid=False, format=",~r")
 # Column, title and unit of what the report draws against the choices.
 METRICS = (
@@ -154,7 +155,16 @@ def _frame(settings: Sequence[Setting]) -> pl.DataFrame:
         for one in settings
     ]
     floats = dict.fromkeys([*columns, *(f"{column}_sd" for column in columns)], pl.Float64)
-    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=floats)
+    frame = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=floats)
+    return frame.with_columns(
+        _named(frame[axis]) for axis in settings[0].chosen if frame[axis].null_count()
+    )
+
+
+def _named(values: pl.Series) -> pl.Series:
+    """Return the values of a choice that may be null as names in order, null last: no scale has a place for it."""
+    names = [str(value) for value in _in_order(values.drop_nulls())]
+    return values.cast(pl.String).fill_null(NULL).cast(pl.Enum([*dict.fromkeys([*names, NULL])]))
 
 
 def _panel(
@@ -173,7 +183,7 @@ def _panel(
         high=pl.col(column) + pl.col(f"{column}_sd").fill_null(0.0),
     )
     if colour is not None:
-        drawn = drawn.with_columns(pl.col(colour).cast(pl.String).fill_null("null"))
+        drawn = drawn.with_columns(pl.col(colour).cast(pl.String))
     values = _in_order(groups[x_axis])
     x = alt.X(
         f"{x_axis}:O",
@@ -231,7 +241,8 @@ def _colour_axis(groups: pl.DataFrame, axes: list[str]) -> str | None:
 def _in_order(values: pl.Series) -> list[Any]:
     """Return the distinct values: numbers by size, names in the order in which the grid has them."""
     found = values.unique(maintain_order=True)
-    return (found.sort() if found.dtype.is_numeric() else found).to_list()
+    ordered = found.dtype.is_numeric() or found.dtype == pl.Enum
+    return (found.sort() if ordered else found).to_list()
 
 
 def _first_phase(spans: pl.DataFrame) -> str:

@@ -23,13 +23,14 @@ from wattflow.cli.printing import print_json, print_table, print_text, shown, ta
 from wattflow.config.checks import allowed
 from wattflow.config.choices import GROUPS, to_dict
 from wattflow.config.identity import DEFAULTS
-from wattflow.errors import WattflowError
+from wattflow.errors import RefusedError, WattflowError
 from wattflow.plan import grid
 from wattflow.plan.hydra import group_files
 from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume as resuming
 from wattflow.submit import send
+from wattflow.submit.same_axes import check_axes
 from wattflow.submit.select import choose
 from wattflow.submit.status import check_states, states
 
@@ -112,6 +113,10 @@ def plan(
         talk(note)
     if made.duplicates:
         talk(f"{made.duplicates} combinations came to a point already listed.")
+    try:
+        check_axes(made)
+    except RefusedError as error:
+        talk(f"`wattflow submit` would refuse them: {error}")
 
 
 def _print_tested(tested: Sequence[Any], *, as_json: bool) -> None:

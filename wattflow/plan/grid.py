@@ -32,10 +32,12 @@ from wattflow.plan.hydra import (
     typed,
 )
 from wattflow.plan.labels import Labels
+from wattflow.plan.names import default_name
 from wattflow.plan.overrides import (
     TypedValues,
     check_size,
     is_group,
+    is_list,
     listed,
     parse,
     refuse_interpolation,
@@ -86,6 +88,7 @@ class _Grid:
     fixed: list[str]
     group_axes: dict[str, list[str]]
     value_axes: dict[str, list[str]]
+    own: frozenset[str]  # keys to which the grid's file gives several values
     base: Config  # composed without any axis
     files: dict[str, str]  # the file of conf/ that each group has there
     labels: Labels
@@ -104,6 +107,7 @@ def _read_grid(overrides: Sequence[str]) -> _Grid:
         from_file = parse(others, typed_values)
     except RefusedError as error:
         raise RefusedError(f"hydra.sweeper.params of the grid's file: {error}") from error
+    own = frozenset(split(line)[0] for line in _grid_params(composed, set()) if is_list(line))
     added = [str(o.input_line) for o in from_file if not o.is_sweep_override()]
     if added:  # a composition takes 0.1 s, so that none is made twice
         fixed += added
@@ -121,7 +125,7 @@ def _read_grid(overrides: Sequence[str]) -> _Grid:
     with open_dict(composed):
         del composed["hydra"]
     labels = Labels({*keys, *(override.key_or_group for override in from_file)})
-    return _Grid(fixed, groups, values, typed(composed), files, labels, typed_values)
+    return _Grid(fixed, groups, values, own, typed(composed), files, labels, typed_values)
 
 
 def _grid_params(composed: DictConfig, besides: set[str]) -> list[str]:
@@ -171,8 +175,8 @@ def _combinations(grid: _Grid, repeats: int | None) -> Iterator[Config]:
 
 def expand(
     overrides: Sequence[str], repeats: int | None = None, prompts: Checker | None = None
-) -> tuple[Config, list[Point], int]:
-    """Return the choices shared by all, the distinct points in the grid's order, and how many duplicates there were.
+) -> tuple[_Grid, list[Point], int]:
+    """Return the grid, its distinct points in its order, and how many duplicates there were.
 
     `repeats` overrides sweep.repeats. RefusedError for a wrong override, key, type or value.
     """
@@ -196,7 +200,7 @@ def expand(
                 duplicates += 1
                 continue
             points[identity] = Point(identity, config, excluded(config) or why_not(config))
-    return grid.base, list(points.values()), duplicates
+    return grid, list(points.values()), duplicates
 
 
 def _refuse_unlike(first: Config, second: Config) -> None:
@@ -226,10 +230,13 @@ _INSTEAD = {
 }
 
 
-def _name(overrides: Sequence[str], base: Config) -> str:
-    """Return the sweep's name: as given, else its grid file's."""
-    grids = [value for key, value in map(split, overrides) if key == "grid"]
-    return check_name(str(base.sweep.name or (grids[-1] if grids else "default")), "sweep")
+def _name(overrides: Sequence[str], grid: _Grid) -> str:
+    """Return the sweep's name: as given, else by its grid file and the keys that vary."""
+    if grid.base.sweep.name:
+        return check_name(str(grid.base.sweep.name), "sweep")
+    files = [value for key, value in map(split, overrides) if key == "grid" and value != "null"]
+    varied = {*grid.group_axes, *grid.value_axes} - {"repeat"}
+    return default_name(files[-1] if files else None, grid.own, varied, grid.base.model.name)
 
 
 def plan(overrides: Sequence[str], repeats: int | None = None) -> Plan:
@@ -238,10 +245,11 @@ def plan(overrides: Sequence[str], repeats: int | None = None) -> Plan:
     RefusedError for a wrong override, key, type or value, a missing or malformed dataset, a bad checkpoint header.
     """
     prompts = Checker()
-    base, points, duplicates = expand(overrides, repeats, prompts)
+    grid, points, duplicates = expand(overrides, repeats, prompts)
+    base = grid.base
     random.Random(base.sweep.seed).shuffle(points)  # noqa: S311 (an order, not a secret)
     overrides = rewritten(overrides)
-    name = _name(overrides, base)
+    name = _name(overrides, grid)
     check_inputs(points, prompts)
     notes = _prompt_notes([point.config for point in points if point.reason is None], prompts)
     return Plan(name, SweepDir.named(base.sweeps_dir, name), overrides, points, duplicates, notes)

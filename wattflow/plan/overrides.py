@@ -81,6 +81,14 @@ def _parse(override: str) -> Override:
         raise RefusedError(f"{override}: {_unreadable(override)}") from error
 
 
+def is_list(override: str) -> bool:
+    """Whether an override gives several values; one that cannot be read gives none."""
+    try:
+        return bool(_parse(override).is_sweep_override())
+    except RefusedError:
+        return False
+
+
 def _unreadable(override: str) -> str:
     """Return why Hydra's grammar cannot read an override."""
     key, value = split(override)

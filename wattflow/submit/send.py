@@ -27,12 +27,13 @@ from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client, guard, sbatch
 from wattflow.slurm.shapes import Shape, fitting, shapes
-from wattflow.store.files import read_given, read_own, write_atomic
+from wattflow.store.files import read_own, write_atomic
 from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal, lock, shared_disk
 from wattflow.submit.journal import Submission
 from wattflow.submit.lock import LostLockError, SubmitLock
+from wattflow.submit.same_axes import check_axes
 
 if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not need
     from wattflow.plan.points import Plan
@@ -155,6 +156,7 @@ def keep(plan: "Plan") -> None:
     plan.sweep.make()
     plan.sweep.require_owner()
     with lock.submit_lock(plan.sweep):
+        check_axes(plan)
         _write_grid(plan, set(journal.newest_task(journal.read(plan.sweep))))
         _write_sweep_yaml(plan)
 
@@ -172,7 +174,7 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
         sweep.require_owner()
     result, todo = _never_tried(plan, only)
     check_commands(result.shapes)
-    _check_shared(sweep, result.shapes)
+    shared_disk.check(sweep, result.shapes)
     if dry_run:
         return result
     sweep.make()
@@ -192,6 +194,7 @@ Todo = list[tuple[str, Config]]  # point ids with their choices
 def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Todo]:
     """What a submit of this plan has to send: the points that were neither sent nor tried."""
     sweep = plan.sweep
+    check_axes(plan)
     submissions = journal.read(sweep)
     journal.refuse_other_versions(sweep, submissions)
     tried = {*journal.newest_task(submissions), *_attempted(sweep)}
@@ -222,23 +225,6 @@ def check_commands(requested: Sequence[Shape]) -> None:
                 f"cluster={shape.cluster.name}: no sbatch and srun on the PATH. "
                 "Submit from a login node, or run here with cluster=local."
             )
-
-
-def _check_shared(sweep: SweepDir, requested: Sequence[Shape]) -> None:
-    """RefusedError where Slurm has nodes that cannot see the sweep's folder."""
-    if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in requested):
-        return
-    try:
-        mounts = read_given(shared_disk.MOUNTINFO).decode(errors="replace")
-    except OSError:  # no Linux
-        return
-    why = shared_disk.node_local(sweep.path.resolve(), mounts)
-    other = client.other_node() if why else None
-    if other is not None:
-        raise RefusedError(
-            f"{sweep.path}: {why}, which {other} cannot see. Choose a folder that all nodes share with "
-            "sweeps_dir=DIR; if this one is shared, say cluster.shared_sweeps_dir=true."
-        )
 
 
 def start(

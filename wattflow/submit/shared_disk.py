@@ -4,7 +4,14 @@ A disk of this machine is not among them, since it may be the one that all nodes
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from wattflow.errors import RefusedError
+from wattflow.slurm import client
+from wattflow.slurm.shapes import Shape
+from wattflow.store.files import read_given
+from wattflow.store.layout import SweepDir
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 
@@ -37,3 +44,20 @@ def node_local(path: Path, mountinfo: str) -> str | None:
 def _unescaped(field: str) -> str:
     r"""A path as it is: spaces and the like are written as \040."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
+
+
+def check(sweep: SweepDir, requested: Sequence[Shape]) -> None:
+    """RefusedError where Slurm has nodes that cannot see the sweep's folder."""
+    if all(shape.is_local or shape.cluster.shared_sweeps_dir for shape in requested):
+        return
+    try:
+        mounts = read_given(MOUNTINFO).decode(errors="replace")
+    except OSError:  # no Linux
+        return
+    why = node_local(sweep.path.resolve(), mounts)
+    other = client.other_node() if why else None
+    if other is not None:
+        raise RefusedError(
+            f"{sweep.path}: {why}, which {other} cannot see. Choose a folder that all nodes share with "
+            "sweeps_dir=DIR; if this one is shared, say cluster.shared_sweeps_dir=true."
+        )
