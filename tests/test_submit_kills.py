@@ -80,7 +80,7 @@ def test_two_resumes_at_once_send_each_point_once(tmp_path):
 
 def test_a_local_process_that_the_journal_does_not_know_runs_nothing(empty_sweep):
     """Its submitter died between starting it and writing it down: resume would start another beside it."""
-    command = [sys.executable, "-m", "wattflow.submit.send", str(empty_sweep.path), "demo-1", "{}"]
+    command = [sys.executable, "-m", "wattflow.submit.local", str(empty_sweep.path), "demo-1", "{}"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=600)
     assert done.returncode == 1
 

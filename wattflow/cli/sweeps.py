@@ -26,12 +26,13 @@ from wattflow.config.identity import DEFAULTS
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.plan import grid
 from wattflow.plan.hydra import group_files
+from wattflow.plan.settings import cluster_settings
 from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume as resuming
 from wattflow.submit import send
 from wattflow.submit.same_axes import check_axes
-from wattflow.submit.select import choose
+from wattflow.submit.select import choose, refuse_idle_filters, split_settings
 from wattflow.submit.status import check_states, states
 
 
@@ -193,6 +194,8 @@ def submit(
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         follow_sweep(made.sweep)
+    else:
+        _refuse_none(sent)
 
 
 def _say_sent(sent: Any, *, dry_run: bool) -> None:
@@ -204,8 +207,16 @@ def _say_sent(sent: Any, *, dry_run: bool) -> None:
     )
     for job_id in sent.job_ids:
         print_text(job_id)
+    for line in sent.ignored:
+        talk(line)
     if sent.points and not dry_run:
         talk(f"`wattflow status {shown(sent.sweep.path)}` shows how far they are.")
+
+
+def _refuse_none(sent: Any) -> None:
+    """Raise RefusedError where nothing was sent though points are not finished."""
+    if not sent.points and sent.left:
+        raise RefusedError(f"sweep {sent.sweep.name}: 0 points sent: {'; '.join(sent.left)}.")
 
 
 def resume(
@@ -222,17 +233,25 @@ def resume(
 ) -> None:
     """Send the points again that were tried and did not finish.
 
-    Points that wait or run are left alone.
+    Points that wait or run are left alone. cluster.KEY=VALUE asks for another time limit, partition or setup, now and
+    in later resumes; other KEY=VALUE choose points.
     """
     directory = SweepDir.existing(sweep)
-    chosen = choose(directory, filters or [], only)
+    chosen_by, anew = split_settings(filters or [])
+    refuse_idle_filters(directory, chosen_by)
+    chosen = choose(directory, chosen_by, only)
     if state:
         check_states(state)
         chosen = {row.point_id for row in states(directory, chosen) if row.state in state}
-    sent = resuming.resume(directory, dry_run=dry_run, only=chosen, force=force)
+    settings = cluster_settings(anew) if anew else {}
+    sent = resuming.resume(directory, dry_run=dry_run, only=chosen, force=force, settings=settings)
     _say_sent(sent, dry_run=dry_run)
+    if settings and sent.points:
+        talk(f"{' '.join(anew)}: asked for these points, also by later resumes.")
     if wait and not dry_run:
         follow_sweep(directory)
+    else:
+        _refuse_none(sent)
 
 
 def cancel(

@@ -37,6 +37,15 @@ def is_hashed(key: str) -> bool:
     return key == "cluster.gpu_model" or not above & _NOT_HASHED
 
 
+# Of how jobs are asked for, what a sweep's points keep: where they belong, and how their GPUs and bills are understood.
+_KEPT = ("cluster.name", "cluster.launcher", "cluster.gpu_model", "cluster.cost")
+
+
+def is_replaceable(key: str) -> bool:
+    """Whether points that are sent again may be asked for in another way: with another limit, partition or setup."""
+    return key.startswith("cluster.") and not key.startswith(_KEPT)
+
+
 def _hashed_defaults() -> dict[str, dict[str, Any]]:
     """The defaults of hashed keys by the part of the choices that they stand in; "" is the top."""
     out: dict[str, dict[str, Any]] = {}

@@ -223,7 +223,14 @@ def _other_choices(record: Record, choices: Mapping[str, Any]) -> list[str]:
     if theirs == choices:
         return []
     ours, others = config_choices.flat(dict(choices)), config_choices.flat(dict(theirs))
-    keys = sorted(k for k in {*ours, *others} if ours.get(k) != others.get(k))
+    keys = sorted(
+        k
+        for k in {*ours, *others}
+        if ours.get(k) != others.get(k)
+        and not identity.is_replaceable(k)  # which a resume may set anew
+    )
+    if not keys:
+        return []
     values = ", ".join(f"{k} {ours.get(k)!a} and {others.get(k)!a}" for k in keys[:5])
     return [f"grid.parquet and record.json differ in {values}."]
 

@@ -266,10 +266,34 @@ def was_preempted(job_id: str) -> bool | None:
     return None
 
 
-def release(job_ids: Sequence[str]) -> None:
-    """Let held jobs start."""
-    if job_ids:
+def release(job_ids: Sequence[str]) -> tuple[list[str], str]:
+    """Let held jobs start; those that stay held all the same, and Slurm's answer.
+
+    The answer to a release may be an error, or lost, though the jobs start: then Slurm is asked whether they do.
+    """
+    if not job_ids:
+        return [], ""
+    try:
         _ask(["scontrol", "release", ",".join(job_ids)])
+    except SlurmError as error:
+        return _held(job_ids, error), str(error)
+    return [], ""
+
+
+def _held(job_ids: Sequence[str], trouble: SlurmError) -> list[str]:
+    """The jobs that are held, after a release of each alone; SlurmError where Slurm does not say."""
+    for job_id in job_ids:
+        with contextlib.suppress(SlurmError):
+            _ask(["scontrol", "release", job_id])
+    try:
+        tasks = queue()
+    except SlurmError:
+        raise trouble from None
+    held = {key.partition("_")[0] for key, task in tasks.items() if task.reason in _HELD}
+    return [job_id for job_id in job_ids if job_id in held]
+
+
+_HELD = ("JobHeldUser", "JobHeldAdmin")
 
 
 def cancel(keys: Sequence[str]) -> None:

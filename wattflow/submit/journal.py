@@ -8,6 +8,7 @@ between is known, and is looked up by its name. One process at a time holds the 
 
 import logging
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,16 @@ def intend(sweep: SweepDir, sent: Submission) -> None:
             "folder": str(sent.folder.relative_to(sweep.path)),
         }
     )
+
+
+def begin(
+    sweep: SweepDir, kind: Literal["points", "collect"], tasks: list[list[str]]
+) -> Submission:
+    """Return a new submission, written down before it is sent; its name is also its folder's and its job's."""
+    name = f"{sweep.name}-{secrets.token_hex(4)}"
+    submission = Submission(name, kind, tasks, sweep.submitit / name, time.time_ns())
+    intend(sweep, submission)
+    return submission
 
 
 def read(sweep: SweepDir) -> list[Submission]:

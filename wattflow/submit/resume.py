@@ -1,12 +1,17 @@
 """Send unfinished points once more; cancel what waits or runs."""
 
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from wattflow import process
-from wattflow.errors import DamagedError, RefusedError
+from wattflow.config.choices import with_leaves
+from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.slurm import client, sbatch
 from wattflow.slurm.shapes import fitting, shapes
+from wattflow.store.grid import encoded, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.submit import journal, lock
 from wattflow.submit.journal import Submission
@@ -16,13 +21,20 @@ from wattflow.submit.send import SubmitResult, Todo, check_commands, live_tasks,
 
 
 def resume(
-    sweep: SweepDir, *, dry_run: bool = False, only: set[str] | None = None, force: bool = False
+    sweep: SweepDir,
+    *,
+    dry_run: bool = False,
+    only: set[str] | None = None,
+    force: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> SubmitResult:
     """Send the points that were tried, have no finished attempt, and neither wait nor run now; and what was sent.
 
-    `force` also sends those of `only` that have a finished attempt. SlurmError when Slurm does not say what waits and
-    runs: then nothing is sent.
+    `force` also sends those of `only` that have a finished attempt. `settings` are new values of `cluster.*`, see
+    `is_replaceable`: the grid keeps them for the points that are sent, so that later resumes ask so too. SlurmError
+    when Slurm does not say what waits and runs: then nothing is sent.
     """
+    anew = Anew(only, force, settings or {})
     sweep.require_owner()
     sbatch.check_path(sweep)
     if force and only is None:
@@ -30,48 +42,72 @@ def resume(
     if dry_run:
         submissions = journal.read(sweep)
         journal.refuse_other_versions(sweep, submissions)
-        return _unfinished(sweep, submissions, live_tasks(submissions), only, force)[0]
+        return _unfinished(sweep, submissions, live_tasks(submissions), anew)[0]
     with lock.submit_lock(sweep) as held:
         submissions = journal.read(sweep)
         journal.refuse_other_versions(sweep, submissions)
         live = live_tasks(submissions)
         _mend(sweep, submissions, live)
-        result, todo, again = _unfinished(sweep, submissions, live, only, force)
+        result, todo, again = _unfinished(sweep, submissions, live, anew)
+        if anew.settings and todo:
+            _keep(sweep, todo)
         start(result, todo, held, again)
     return result
+
+
+@dataclass(frozen=True)
+class Anew:
+    """Which points a resume sends, and what it asks for them anew."""
+
+    only: set[str] | None
+    force: bool
+    settings: Mapping[str, Any]
 
 
 def _unfinished(
     sweep: SweepDir,
     submissions: Sequence[Submission],
     live: dict[str, client.TaskState],
-    only: set[str] | None,
-    force: bool,
+    anew: Anew,
 ) -> tuple[SubmitResult, Todo, dict[str, int]]:
     """What a resume has to send, and the newest attempt of those points that are sent though they finished."""
     newest = journal.newest_task(submissions)
-    points = [point for point in sweep.points() if only is None or point.point_id in only]
-    _refuse_unknown(sweep, only, {point.point_id for point in points})
+    points = [p for p in sweep.points() if anew.only is None or p.point_id in anew.only]
+    _refuse_unknown(sweep, anew.only, {point.point_id for point in points})
+    feasible = [point for point in points if point.reason is None]
     todo: Todo = []
     again: dict[str, int] = {}
-    for point in points:
+    left: Counter[str] = Counter()
+    for point in feasible:
         point_id = point.point_id
-        if point.reason is not None:
-            continue
         attempts = sweep.attempts(point_id)
-        if _needs_another_try(point_id, attempts, newest, live, force):
-            todo.append((point_id, point.config()))
-            if force and attempts:
+        if _needs_another_try(point_id, attempts, newest, live, anew.force):
+            todo.append((point_id, with_leaves(point.config(), anew.settings)))
+            if anew.force and attempts:
                 again[point_id] = attempts[-1].number
+        elif not any(attempt.is_finished() for attempt in reversed(attempts)):
+            left[_WAITS if point_id in newest else _UNTRIED] += 1
     result = SubmitResult(
         sweep,
         fitting(shapes(todo)),
         points=len(todo),
-        tried=sum(point.reason is None for point in points) - len(todo),
-        infeasible=sum(point.reason is not None for point in points),
+        tried=len(feasible) - len(todo),
+        infeasible=len(points) - len(feasible),
+        left=[f"{count} {why.format(sweep.path)}" for why, count in left.items()],
     )
     check_commands(result.shapes)
     return result, todo, again
+
+
+_WAITS = "points wait or run now; `wattflow status {}` shows them"
+_UNTRIED = "points were never tried; `wattflow submit` with their overrides sends them"
+
+
+def _keep(sweep: SweepDir, todo: Todo) -> None:
+    """Write the choices of these points into the grid."""
+    texts = dict(zip([i for i, _ in todo], encoded(config for _, config in todo), strict=True))
+    points = [replace(p, text=texts.get(p.point_id, p.text)) for p in sweep.points()]
+    write_grid(sweep.grid_path, points)
 
 
 def _mend(
@@ -93,7 +129,9 @@ def _mend(
         if submission.job_id is None:
             journal.write(sweep, "cancelled", submission.name)
         elif str(submission.job_id) in jobs:
-            client.release([submission.job_id])
+            stuck, why = client.release([submission.job_id])
+            if stuck:
+                raise SlurmError(f"{submission.job_id} of {sweep.name} stays held: {why}")
             journal.write(sweep, "released", submission.name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from wattflow.config import choices, identity
 from wattflow.config import choices as config_choices
+from wattflow.config.identity import is_hashed, is_replaceable
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
 from wattflow.store.layout import SweepDir
@@ -33,6 +34,25 @@ def choose(
         if (only is None or point.point_id in only)
         and (not wanted or _holds(config_choices.flat(point.choices()), wanted))
     }
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part KEY=VALUE words into filters and new settings, which are those of `cluster.*` that points may get anew."""
+    settings = [word for word in words if is_replaceable(split(word)[0])]
+    return [word for word in words if word not in settings], settings
+
+
+def refuse_idle_filters(sweep: SweepDir, filters: Sequence[str]) -> None:
+    """Raise RefusedError for a filter that no point of a sweep meets: a new value was meant, or it is a slip."""
+    for word in filters:
+        if choose(sweep, [word], None):
+            continue
+        if is_hashed(_filter(word)[0]):
+            raise RefusedError(f"{word}: no point of {sweep.path} has it.")
+        raise RefusedError(
+            f"{word}: the points of a sweep keep theirs, since one sweep does not mix checkpoints, prompts or meters. "
+            "Submit them under another sweep=NAME; cluster.KEY=VALUE can be asked for anew."
+        )
 
 
 def _filter(text: str) -> tuple[str, list[str]]:

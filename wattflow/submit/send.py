@@ -12,10 +12,7 @@ what is not. Both hold the sweep's submit lock meanwhile, so that two terminals 
 
 import json
 import logging
-import os
-import secrets
 import shutil
-import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,18 +28,18 @@ from wattflow.store.files import read_own, write_atomic
 from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal, lock, shared_disk
+from wattflow.submit.differences import ignored
 from wattflow.submit.journal import Submission
+from wattflow.submit.local import COLLECT, start_local
 from wattflow.submit.lock import LostLockError, SubmitLock
 from wattflow.submit.same_axes import check_axes
 
 if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not need
-    from wattflow.plan.points import Plan
+    from wattflow.plan.points import Plan, Point
 
 log = logging.getLogger(__name__)
 
-RUN_SERIALLY = "wattflow.run.local:run_serially"
 COLLECT_TASK = "wattflow.submit.send:collect_task"
-COLLECT = "wattflow.collect.collect:collect_task"
 
 _COLLECT_ROUNDS = 10  # collect jobs in a row
 _COLLECT_WAIT_S = (
@@ -61,6 +58,8 @@ class SubmitResult:
     infeasible: int  # left out: they cannot run
     job_ids: list[str] = field(default_factory=list)
     collect_job: str | None = None
+    left: list[str] = field(default_factory=list)  # why unfinished points were not sent
+    ignored: list[str] = field(default_factory=list)  # what points sent before have otherwise
 
 
 def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
@@ -207,8 +206,24 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Tod
         points=len(todo),
         tried=len(feasible) - len(todo),
         infeasible=len(chosen) - len(feasible),
+        left=[] if todo else _why_none(sweep, chosen),
+        ignored=ignored(plan, tried),
     )
     return result, todo
+
+
+def _why_none(sweep: SweepDir, chosen: Sequence["Point"]) -> list[str]:
+    """Why a submit sends none of some points; nothing where all that can run have finished."""
+    feasible = [point for point in chosen if point.reason is None]
+    if not feasible:
+        reasons = list(dict.fromkeys(str(point.reason) for point in chosen))
+        more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+        return [f"{len(chosen)} points cannot run: {', '.join(reasons[:1])}{more}"]
+    unfinished = sum(not sweep.is_finished(point.point_id) for point in feasible)
+    if not unfinished:
+        return []
+    way = f"`wattflow resume {sweep.path}` sends those that neither wait nor run"
+    return [f"{unfinished} points were sent before and have not finished; {way}"]
 
 
 def _attempted(sweep: SweepDir) -> set[str]:
@@ -234,28 +249,16 @@ def start(
 
     `again` holds the newest attempt of points that are run though they finished.
     """
+    sweep = result.sweep
     local = [point_id for point_id, config in todo if config.cluster.launcher == "local"]
     remote = [shape for shape in result.shapes if not shape.is_local]
     try:
         if remote:
             _start_arrays(result, remote, held, again or {})
         if local:
-            _start_local(result, local, again or {})
+            result.job_ids.append(start_local(sweep, local, again or {}))
     finally:
         client.forget()
-
-
-def _new_name(sweep: SweepDir) -> str:
-    """A name for one submission, its folder and its job."""
-    return f"{sweep.name}-{secrets.token_hex(4)}"
-
-
-def _intend(sweep: SweepDir, kind: Any, tasks: list[list[str]]) -> Submission:
-    """A new submission, journalled before it is sent."""
-    name = _new_name(sweep)
-    submission = Submission(name, kind, tasks, sweep.submitit / name, time.time_ns())
-    journal.intend(sweep, submission)
-    return submission
 
 
 def _start_arrays(
@@ -267,7 +270,7 @@ def _start_arrays(
     """
     sweep = result.sweep
     intended = [
-        (shape, _intend(sweep, "points", tasks)) for shape in remote for tasks in shape.arrays
+        (shape, journal.begin(sweep, "points", tasks)) for shape in remote for tasks in shape.arrays
     ]
     refusal: SlurmError | None = None
     accepted: list[Submission] = []
@@ -327,7 +330,7 @@ def _send_collect(
 
     `earlier` says how many points each collect job before it found unfinished.
     """
-    submission = _intend(sweep, "collect", [[]])
+    submission = journal.begin(sweep, "collect", [[]])
     calls = [sbatch.Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
     wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
@@ -379,11 +382,17 @@ def _send_noted(
 
 
 def _release(sweep: SweepDir, submissions: Sequence[Submission]) -> None:
-    """Let held submissions start."""
-    held = [submission for submission in submissions if submission.job_id is not None]
-    client.release([str(submission.job_id) for submission in held])
-    for submission in held:
-        journal.write(sweep, "released", submission.name)
+    """Let held submissions start; SlurmError where some stay held, which `resume` lets start."""
+    sent = [submission for submission in submissions if submission.job_id is not None]
+    stuck, why = client.release([str(submission.job_id) for submission in sent])
+    for submission in sent:
+        if submission.job_id not in stuck:
+            journal.write(sweep, "released", submission.name)
+    if stuck:
+        raise SlurmError(
+            f"all jobs of {sweep.name} are queued, and {', '.join(stuck)} held: {why} "
+            f"`wattflow resume {sweep.path}` lets them start."
+        )
 
 
 def collect_task(sweep_path: str, earlier: list[int]) -> None:
@@ -426,61 +435,6 @@ def _collect_again(sweep: SweepDir, earlier: list[int]) -> None:
         _release(sweep, [submission])
 
 
-# --- without Slurm --------------------------------------------------------------------------------
-
-
-def _start_local(result: SubmitResult, point_ids: list[str], again: dict[str, int]) -> None:
-    """Have points run one after another in a process that outlives the terminal.
-
-    Not submitit's local executor: that is ended with the terminal, hides GPUs that it does not know of, and has a time
-    limit of its own.
-    """
-    sweep = result.sweep
-    submission = _intend(sweep, "points", [point_ids])
-    submission.folder.mkdir(mode=0o700)
-    command = process.python("-m", "wattflow.submit.send", str(sweep.path), submission.name)
-    command.append(json.dumps(again))
-    out, err = (
-        str(submission.folder / f"{journal.LOCAL_LOG}_0_log.{stream}") for stream in ("out", "err")
-    )
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    reading_end, writing_end = os.pipe()
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_DUP2, reading_end, 0),
-            (os.POSIX_SPAWN_OPEN, 1, out, append, 0o600),
-            (os.POSIX_SPAWN_OPEN, 2, err, append, 0o600),
-        ],
-        setsid=True,
-    )
-    os.close(reading_end)
-    job_id = process.job_id(pid)
-    with os.fdopen(writing_end, "w") as pipe:
-        journal.write(sweep, "submitted", submission.name, job_id=job_id)
-        pipe.write(_GO)
-    result.job_ids.append(job_id)
-
-
-_GO = "go"
-
-
-def main(sweep_path: str, name: str, again: str) -> int:
-    """What the detached process of a local job does: run its points, then collect; 1 when points failed.
-
-    It begins once the journal knows it: a process that nobody knows of could run beside another.
-    """
-    if sys.stdin.read(len(_GO)) != _GO:
-        return 1
-    sweep = SweepDir.existing(sweep_path)
-    (submission,) = [submission for submission in journal.read(sweep) if submission.name == name]
-    failed = sbatch.Call(RUN_SERIALLY, (str(sweep.path), submission.tasks[0], json.loads(again)))()
-    sbatch.Call(COLLECT, (str(sweep.path),))()
-    return 1 if failed else 0
-
-
 def live_tasks(submissions: Sequence[Submission]) -> dict[str, client.TaskState]:
     """What waits or runs now, by task; asks Slurm at once, and only if something was ever sent to it."""
     live = {}
@@ -490,7 +444,3 @@ def live_tasks(submissions: Sequence[Submission]) -> dict[str, client.TaskState]
         if submission.is_local and process.lives(str(submission.job_id)) is not False:
             live[submission.key(0)] = client.TaskState("RUNNING")
     return live
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
