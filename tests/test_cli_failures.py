@@ -1,11 +1,14 @@
 """Why points failed, said once for each cause."""
 
 import shlex
+from pathlib import Path
 
 from sent_sweeps import attempt, name_of, only, sent
 from typer.testing import CliRunner
 
 from wattflow.cli.app import app
+from wattflow.cli.failures import say_failures
+from wattflow.store.layout import SweepDir
 from wattflow.submit import send, status
 
 
@@ -40,3 +43,14 @@ def test_points_that_failed_for_one_cause_are_told_once(fake, tmp_path):
         f"  points {' '.join(ids[1:])}\n"
         f"  again  wattflow resume {made.sweep.path} --state failed\n"
     )
+
+
+def test_a_point_that_met_its_time_limit_is_given_twice_as_much(capsys):
+    """The same limit would end it for ever."""
+    why = "the job was near its time limit of 10 min, cluster.time_min (SIGUSR2)."
+    row = status.Row(
+        "0123456789ab", "interrupted", 1, why, rerun="wattflow resume s --only 0123456789ab"
+    )
+    say_failures(SweepDir(Path("s")), [row])
+    said = capsys.readouterr().err
+    assert "again  wattflow resume s --only 0123456789ab cluster.time_min=20\n" in said

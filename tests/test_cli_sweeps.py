@@ -5,7 +5,7 @@ import json
 import pytest
 from commands import call
 from fake_slurm import FakeSlurm
-from sent_sweeps import name_of, sent
+from sent_sweeps import attempt, name_of, sent
 from sweeps import Gpu, Made, make_attempt, make_sweep
 from typer.testing import CliRunner
 
@@ -26,6 +26,38 @@ def test_resume_by_state_sends_the_points_in_that_state(fake, tmp_path):
     refused = CliRunner().invoke(app, [*words, "broken"])
     assert isinstance(refused.exception, RefusedError)
     assert "no state of a point" in str(refused.exception)
+
+
+def test_resume_with_a_new_limit_is_sent_and_said(fake, tmp_path):
+    """The words of the issue: an exit code of 0, the limit in the script, and that later resumes keep it."""
+    made = sent(tmp_path, 1)
+    fake.accounting("101|TIMEOUT|None")
+    done = CliRunner().invoke(app, ["resume", str(made.sweep.path), "cluster.time_min=10"])
+    assert done.exit_code == 0, done.output
+    assert "cluster.time_min=10: asked for these points, also by later resumes." in done.output
+    assert "#SBATCH --time=10\n" in list(fake.scripts().values())[2]
+
+
+def test_nothing_sent_is_0_where_all_finished_and_2_with_the_reason_else(fake, tmp_path):
+    """For resume and, by its plan, for submit."""
+    made = sent(tmp_path, 1)
+    fake.queue(f"101|RUNNING|None|{name_of(made)}")
+    waits = CliRunner().invoke(app, ["resume", str(made.sweep.path)])
+    assert isinstance(waits.exception, RefusedError)
+    assert "0 points sent: 1 points wait or run now" in str(waits.exception)
+    assert "sent before and have not finished" in send.submit(made).left[0]
+    attempt(made, 0, "finished", "101")
+    done = CliRunner().invoke(app, ["resume", str(made.sweep.path)])
+    assert done.exit_code == 0, done.output
+    assert send.submit(made).left == []
+
+
+def test_a_submit_of_points_that_cannot_run_says_why(tmp_path):
+    """With exit code 2, as nothing was sent."""
+    done = call("submit", "shards=16", "cluster=local", "model=tiny", "n_prompts=2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "0 points sent: 3 points cannot run: " in done.stderr
+    assert "cannot be split into 16 shards" in done.stderr
 
 
 def test_cancel_takes_the_filters_of_status(fake, tmp_path):

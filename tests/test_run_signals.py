@@ -1,9 +1,11 @@
 """What the signals of a job do to a rank that is alone, and to one of several."""
 
 import signal
+import time
 
 import pytest
 from own_signals import own_handlers, send
+from processes import until
 
 from wattflow.run.signals import InterruptedRunError, Signals
 
@@ -56,3 +58,57 @@ def test_a_rank_that_received_nothing_stops_with_the_others(signals):
     assert not signals.received
     with pytest.raises(InterruptedRunError, match="SIGUSR2"):
         signals.stop()
+
+
+@pytest.mark.parametrize(
+    ("limit_min", "ran_s", "signum", "why"),
+    [
+        (60, 100.0, signal.SIGUSR2, r"preempted \(SIGUSR2\)"),
+        (60, 3511.0, signal.SIGUSR2, r"near its time limit of 60 min, cluster\.time_min \(SIGUSR2"),
+        (1, 46.0, signal.SIGUSR2, "near its time limit of 1 min"),
+        (1, 61.0, signal.SIGTERM, r"at its time limit of 1 min, cluster\.time_min \(SIGTERM\)"),
+        (60, 61.0, signal.SIGTERM, r"asked to end \(SIGTERM\)"),
+    ],
+)
+def test_a_signal_is_explained_by_the_time_that_the_task_ran(
+    limit_min, ran_s, signum, why, monkeypatch
+):
+    """A preemption early, the time limit late: status advises by it."""
+    with own_handlers():
+        handled = Signals(limit_min)
+        handled.install()
+        monkeypatch.setattr(handled, "_began_s", time.monotonic() - ran_s)
+        with pytest.raises(InterruptedRunError, match=why):
+            send(signum)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_warning_that_comes_early_waits_until_it_is_due(together, monkeypatch):
+    """Slurm warned tasks of one minute at their very start, and each of their points ended as preempted."""
+    with own_handlers():
+        handled = Signals(1)
+        handled.together = together
+        handled.install()
+        monkeypatch.setattr(
+            handled, "_began_s", time.monotonic() - 44.7
+        )  # of 45 s before the warning
+        send(signal.SIGUSR2)
+        assert not handled.received
+        if together:
+            until(lambda: handled.received)
+        else:
+            with pytest.raises(InterruptedRunError, match="near its time limit of 1 min") as caught:
+                time.sleep(10.0)
+            assert caught.value.signum == signal.SIGUSR2
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_cancel_while_a_warning_waits_is_a_cancel():
+    """It ends the rank at once, and no timer is left."""
+    with own_handlers():
+        handled = Signals(1)
+        handled.install()
+        send(signal.SIGUSR2)
+        with pytest.raises(InterruptedRunError, match=r"asked to end \(SIGTERM\)"):
+            send(signal.SIGTERM)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -173,3 +173,39 @@ def test_a_sweep_whose_jobs_could_not_be_found_by_name_is_refused(fake, tmp_path
             with pytest.raises(RefusedError, match="81 letters"):
                 send.submit(named)
             assert not named.sweep.path.exists()
+
+
+# --- a release whose answer is an error -----------------------------------------------------------
+
+
+def failing_scontrol(fake):
+    """A scontrol that says no, whatever becomes of the jobs."""
+    path = fake.folder / "bin" / "scontrol"
+    path.write_text(path.read_text() + 'echo "slurm_suspend error: Socket timed out" >&2; exit 1\n')
+
+
+@pytest.mark.parametrize(
+    ("queue", "stuck"),
+    [
+        ([], []),  # they ended meanwhile
+        (["101_0|RUNNING|None|a", "102|PENDING|Priority|b"], []),
+        (["101_0|PENDING|JobHeldUser|a", "102|PENDING|Dependency|b"], ["101"]),
+        (["101_0|PENDING|JobHeldAdmin|a", "102|PENDING|JobHeldUser|b"], ["101", "102"]),
+    ],
+)
+def test_a_release_that_answers_with_an_error_is_looked_at(fake, queue, stuck):
+    """Jobs that start all the same are no failure."""
+    failing_scontrol(fake)
+    fake.queue(*queue)
+    held, why = client.release(["101", "102"])
+    assert held == stuck
+    assert "Socket timed out" in why
+    assert fake.calls("scontrol") == ["release 101,102", "release 101", "release 102"]
+
+
+def test_where_slurm_says_nothing_the_first_error_stays(fake):
+    """Nobody knows then."""
+    failing_scontrol(fake)
+    fake.silent()
+    with pytest.raises(SlurmError, match="Socket timed out"):
+        client.release(["101"])

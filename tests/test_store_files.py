@@ -324,7 +324,7 @@ AROUND = {
     "store.columns": "reasons.csv, which is the package's",
     "workload.prompts": "the prompts that the package ships",
     "analysis.sweep": "polars reads traces that the door has opened just before",
-    "submit.send": "a pipe of its own",
+    "submit.local": "a pipe of its own",
     "run.local": "its own standard output",
 }
 

@@ -6,6 +6,7 @@ tasks. What decides is wattflow's own code: the journal's reader, resume's choic
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -85,6 +86,11 @@ class Journal(RuleBasedStateMachine):
             return
         journal.write(self.sweep, "released", name)
 
+    def _release_all(self, jobs: Sequence[str]) -> tuple[list[str], str]:
+        for job in jobs:
+            self.release(job)
+        return [], ""
+
     def release(self, job: str) -> None:
         for task in self.tasks.values():
             if task.key.partition("_")[0] == job:
@@ -138,7 +144,7 @@ class Journal(RuleBasedStateMachine):
         """`submit._mend`, with this model's scancel and release in the place of Slurm's."""
         before = client.cancel, client.release
         client.cancel = self.cancel  # type: ignore[assignment]
-        client.release = lambda jobs: [self.release(job) for job in jobs]  # type: ignore[assignment]
+        client.release = self._release_all
         try:
             resume._mend(self.sweep, sents, words)
         finally:

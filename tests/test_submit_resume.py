@@ -97,6 +97,58 @@ def test_resume_leaves_points_never_tried_to_submit(fake, tmp_path):
     assert resume.resume(made.sweep).points == 1
 
 
+def test_resume_asks_anew_and_later_resumes_keep_it(fake, tmp_path):
+    """The batch script has the new limit, partition, setup and python; so has the grid of points that are sent."""
+    made = plan(tmp_path, *seeds(3))
+    send.submit(made)
+    done, runs, failed = made.points
+    finish(made.sweep, done)
+    finish(made.sweep, failed, "failed")
+    fake.queue(f"101_1|RUNNING|None|{intents(made.sweep)[0].name}")
+    settings = {
+        "cluster.time_min": 10,
+        "cluster.partition": "big",
+        "cluster.setup": ["module load y"],
+        "cluster.python": "python3.12",
+    }
+    dry = resume.resume(made.sweep, settings=settings, dry_run=True)
+    assert [shape.cluster.time_min for shape in dry.shapes] == [10]
+    assert made.sweep.point(failed.point_id).config().cluster.time_min == 60
+    job = resume.resume(made.sweep, settings=settings).job_ids[0]
+    script = fake.scripts()[job]
+    for line in (
+        "#SBATCH --time=10\n",
+        "#SBATCH --partition=big\n",
+        "\nmodule load y\n",
+        "python3.12",
+    ):
+        assert line in script
+    fake.queue()
+    again = resume.resume(made.sweep)  # the point that ran was lost meanwhile
+    limits = {
+        i: made.sweep.point(i).config().cluster.time_min for i in (done.point_id, runs.point_id)
+    }
+    assert set(limits.values()) == {60}
+    assert again.points == 2
+    assert {
+        f"#SBATCH --time={n}\n" in fake.scripts()[j]
+        for j, n in zip(again.job_ids, (60, 10), strict=True)
+    } == {True}
+
+
+def test_resume_says_why_it_left_points(fake, tmp_path):
+    """Those that wait or run, and those never tried; finished ones need no reason."""
+    made = plan(tmp_path, *seeds(3))
+    send.submit(made, only={p.point_id for p in made.points[:2]})
+    finish(made.sweep, made.points[0])
+    queued(fake, made.sweep, "RUNNING")
+    waits, untried = resume.resume(made.sweep).left
+    assert waits.startswith("1 points wait or run now")
+    assert untried.startswith("1 points were never tried")
+    finish(made.sweep, made.points[1])
+    assert resume.resume(made.sweep, only={p.point_id for p in made.points[:2]}).left == []
+
+
 def test_resume_of_a_point_that_is_not_there_is_refused(fake, tmp_path):
     """The message names it."""
     made = plan(tmp_path, *seeds(1))

@@ -47,3 +47,28 @@ def test_a_filter_that_names_no_choice_is_refused(word, tmp_path):
     sweep = make_sweep(tmp_path / "s", [choices()])
     with pytest.raises(RefusedError, match="wattflow keys"):
         select.choose(sweep, [word], None)
+
+
+def test_words_of_cluster_are_new_settings_and_others_filters():
+    """What a sweep keeps stays a filter."""
+    words = ["cluster.time_min=10", "batch_size=8", "cluster=site", "cluster.gpu_model=h100"]
+    filters, settings = select.split_settings(words)
+    assert settings == ["cluster.time_min=10"]
+    assert filters == words[1:]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("batch_size=999", "batch_size=999: no point of .* has it"),
+        ("model.path=/new", "model.path=/new: .* does not mix checkpoints, prompts or meters"),
+        ("power.meter=dcgm", "power.meter=dcgm: .*sweep=NAME"),
+        ("sweep.hang_s=5", "sweep.hang_s=5: .*keep theirs"),
+    ],
+)
+def test_a_filter_that_no_point_meets_is_refused_by_name(tmp_path, word, message):
+    """A new value was meant: it would be ignored without a word."""
+    sweep = make_sweep(tmp_path / "s", [choices(batch_size=8), choices(batch_size=16)])
+    with pytest.raises(RefusedError, match=message):
+        select.refuse_idle_filters(sweep, [word])
+    select.refuse_idle_filters(sweep, ["power.idle_s=5", "model.path=null", "batch_size=8,9"])

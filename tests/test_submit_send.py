@@ -18,7 +18,7 @@ from wattflow.collect import collect
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan.points import Plan, Point
 from wattflow.slurm import sbatch
-from wattflow.submit import resume, send
+from wattflow.submit import journal, resume, send
 
 
 def test_each_array_is_tested_by_slurm_and_none_is_sent(fake, tmp_path):
@@ -119,6 +119,22 @@ def test_a_submit_sends_held_arrays_then_a_collector_then_releases_all(fake, tmp
     assert "#SBATCH --dependency=afterany:101:102\n" in scripts["103"]
     assert "gpu" not in scripts["103"]
     assert fake.calls("scontrol") == ["release 101,102,103"]
+
+
+def test_jobs_that_start_though_scontrol_failed_are_a_whole_submit(fake, tmp_path):
+    """It ended with 1 and scontrol's error, though all points were queued; those that stay held are named."""
+    made = plan(tmp_path, *seeds(2))
+    path = fake.folder / "bin" / "scontrol"
+    path.write_text(path.read_text() + 'echo "scontrol: error: timed out" >&2; exit 1\n')
+    assert send.submit(made).job_ids == ["101"]
+    assert all(sent.released for sent in journal.read(made.sweep))
+    more = plan(tmp_path, *seeds(3))
+    fake.queue("103|PENDING|JobHeldUser|demo")
+    with pytest.raises(
+        SlurmError, match=r"all jobs of demo are queued, and 103 held: .* lets them start"
+    ):
+        send.submit(more)
+    assert {s.job_id: s.released for s in journal.read(made.sweep)}["103"] is False
 
 
 def test_the_pickles_lie_where_the_tasks_look_before_the_release(fake, tmp_path):

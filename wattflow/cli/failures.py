@@ -1,5 +1,6 @@
 """Say why points did not finish, and what tries them again."""
 
+import re
 import shlex
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,14 @@ def say_failures(sweep: Any, rows: Iterable[Any]) -> None:
         if first.log is not None:
             talk(f"  log    {shown(first.log)}{' (the first of them)' if count > 1 else ''}")
         alone = first.rerun if count == 1 else None
-        talk(f"  again  {alone or f'wattflow resume {_quoted(sweep)} --state {cause.state}'}")
+        again = alone or f"wattflow resume {_quoted(sweep)} --state {cause.state}"
+        talk(f"  again  {again}{_more_time(cause.reason)}")
+
+
+def _more_time(reason: str) -> str:
+    """What to add for points that would meet their time limit for ever: twice as much."""
+    found = re.search(r"time limit of (\d+) min", reason)
+    return f" cluster.time_min={2 * int(found[1])}" if found else ""
 
 
 def _quoted(sweep: Any) -> str:

@@ -19,7 +19,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from wattflow.errors import RefusedError
-from wattflow.store.files import open_given
+from wattflow.store.files import open_given, read_given
 
 SCHEME = "wattflow"
 _TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
@@ -63,7 +63,7 @@ def written(group: str, name: str) -> dict[str, Any]:
     for folder in conf_dirs():
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_TextLoader)  # noqa: S506 (a SafeLoader)
+            content = yaml.load(read_given(path).decode("utf-8-sig"), Loader=_TextLoader)  # noqa: S506 (a SafeLoader)
             return content if isinstance(content, dict) else {}
     return {}
 

@@ -138,7 +138,7 @@ def _where(config: Config) -> Hashable:
 def _values(part: Any, without: Collection[str] = ()) -> Hashable:
     """Return the values of a part of the choices, and of parts within it."""
     return tuple(
-        _values(value) if is_dataclass(value) else value
+        _values(value) if is_dataclass(value) else repr(value) if isinstance(value, dict) else value
         for key, value in vars(part).items()
         if key not in without
     )

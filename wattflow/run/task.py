@@ -23,9 +23,10 @@ from wattflow.run import continuation
 from wattflow.run.attempt import LET_RANK_0_CLOSE_S, run_attempt
 from wattflow.run.place import Claim, Place, Progress, Report, TaskEnds
 from wattflow.run.resources import NodeSidecar, Task
-from wattflow.run.signals import InterruptedRunError, Signals
+from wattflow.run.signals import EARLY_S, InterruptedRunError, Signals
 from wattflow.run.watchdog import hang_limit_s
 from wattflow.slurm import client
+from wattflow.slurm.sbatch import warned_before_s
 from wattflow.store import heartbeat
 from wattflow.store.layout import SweepDir
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import submitit
 
 _WATCHDOG_FIRST_S = 60.0  # a collective gives up so long after the watchdog, which says more
-_WARNING_S = 150.0  # Slurm warns a task 90 s before its limit, and may do so 60 s early
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,12 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
     """Run the points of a Slurm task; submitit calls it once on each rank."""
     import submitit  # noqa: PLC0415 (only under Slurm)
 
-    signals = Signals()
-    signals.install()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
-    env = submitit.JobEnvironment()
     todo = Todo(SweepDir(Path(sweep_path)), point_ids, again or {})
     config = todo.sweep.point(point_ids[0]).config()
+    limit_min = _limit_min(config)
+    signals = Signals(limit_min)
+    signals.install()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
+    env = submitit.JobEnvironment()
     os.environ.setdefault("OMP_NUM_THREADS", str(config.engine.threads_per_rank))
     place = _place(env, config)
     began_s = time.monotonic()
@@ -80,11 +81,20 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
             time.sleep(LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
         elif error.signum == signal.SIGUSR2:
             progressed = todo.finished() != before
-            _requeue(env.job_id, config.cluster.time_min, time.monotonic() - began_s, progressed)
+            _requeue(env.job_id, limit_min, time.monotonic() - began_s, progressed)
         raise
     finally:
         if place.local_rank == 0:
             shutil.rmtree(place.spool, ignore_errors=True)
+
+
+def _limit_min(config: Config) -> int:
+    """The task's time limit in minutes: Slurm's own, since a task of many points has a multiple of cluster.time_min."""
+    try:
+        begins_s, ends_s = (int(os.environ[f"SLURM_JOB_{at}_TIME"]) for at in ("START", "END"))
+    except (KeyError, ValueError):  # an older Slurm
+        return config.cluster.time_min
+    return max(1, round((ends_s - begins_s) / 60))
 
 
 def _place(env: "submitit.JobEnvironment", config: Config) -> Place:
@@ -208,7 +218,7 @@ def _requeue(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
     """
     preempted = client.was_preempted(os.environ["SLURM_JOB_ID"])
     if preempted is None:
-        preempted = ran_s < time_min * 60 - _WARNING_S
+        preempted = ran_s < time_min * 60 - warned_before_s(time_min) - EARLY_S
     if not (preempted or progressed):
         print(f"a point outlasts cluster.time_min={time_min}; give it more time", flush=True)
         return

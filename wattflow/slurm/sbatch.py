@@ -82,12 +82,18 @@ def check_values(shape: Shape) -> None:
     refuse_controls("cluster.power_caps", shape.control)
 
 
+def warned_before_s(time_min: int) -> int:
+    """How long before its time limit a task is to be warned: a quarter of a very short limit.
+
+    Slurm may do so up to a minute early, and then the task waits, see `run.signals`.
+    """
+    return min(_SIGNAL_BEFORE_END_S, time_min * 60 // 4)
+
+
 def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
     """Return submitit's parameters for a job of points."""
     cluster = shape.cluster
     check_values(shape)
-    # a quarter of a very short limit, so that such a task is not signalled at its very start
-    signal_s = min(_SIGNAL_BEFORE_END_S, cluster.time_min * 60 // 4)
     memory = cluster.mem_gb_per_node
     return {
         "job_name": name,
@@ -97,7 +103,7 @@ def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
         "time": cluster.time_min,
         "mem": None if memory is None else f"{round(memory * 1024)}M",
         "array_parallelism": cluster.array_throttle,
-        "signal_delay_s": signal_s,
+        "signal_delay_s": warned_before_s(cluster.time_min),
         "comment": f"wattflow {sweep.name}" if cluster.comment else None,
         "wckey": None,  # submitit's own default is refused where wckeys are checked
         # srun does not inherit --cpus-per-task from Slurm 22.05 on
