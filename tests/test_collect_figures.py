@@ -278,6 +278,24 @@ def test_hosts_are_added_up_apart(tmp_path):
     assert {phase["gpu_uuid"] for phase in phases(sweep)} == {"GPU-a", "GPU-b"}
 
 
+def test_a_host_with_a_gap_has_no_joules_and_a_remark(tmp_path):
+    """A host that no package can have drawn for a second has no joules; the row says why, and counts."""
+    sweep = make_sweep(tmp_path / "s", [choices()])
+    made = Made([Gpu("GPU-a")], hosts={"node1": constant(90.0)})
+    attempt = make_attempt(sweep, choices(), made)
+    (path,) = attempt.trace_path("node1", "x").parent.glob("*host*")
+    trace = pq.read_table(path)
+    watts = trace["power_w"].to_pylist()
+    middle = len(watts) // 2
+    watts[middle : middle + 50] = [5e6] * 50
+    at = trace.schema.get_field_index("power_w")
+    write_table(path, trace.set_column(at, TRACE.field("power_w"), pa.array(watts)))
+    (row,) = rows(sweep)
+    assert row["host_energy_j"] is None
+    assert "host_gap" in row["reasons"]
+    assert row["valid"]
+
+
 def test_a_host_that_one_node_lacks_has_no_total(tmp_path):
     """Where one of two nodes does not show RAPL, the hosts' joules are not known; the GPUs' are."""
     gpus = [Gpu("GPU-a", node="node1"), Gpu("GPU-b", node="node2")]

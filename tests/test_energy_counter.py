@@ -110,3 +110,53 @@ def test_counter_is_not_extrapolated():
     """A window that ends after the last reading has no joules."""
     found = counter.counter_between(reset_counter(), [START_NS + 6 * S], [START_NS + 11 * S])
     assert np.isnan(found.energy_j[0])
+
+
+def of_100_w(faults=(), step_s=5, base_mj=5_000_000_000, count=121):
+    """Readings of a board that draws 100 W, some of them replaced: stamps and mJ."""
+    readings = [base_mj + 100_000 * step_s * i for i in range(count)]
+    for at, value in dict(faults).items():
+        readings[at] = value
+    return START_NS + np.arange(count) * step_s * S, np.array(readings, np.uint64)
+
+
+STRAYS = {
+    "one 0": {30: 0},
+    "three of 0": {30: 0, 31: 0, 32: 0},
+    "one 0 first": {0: 0},
+    "DCGM's blank": {30: 9223372036854775794},
+    "-1": {30: 2**64 - 1},
+    "blank first": {0: 9223372036854775794},
+    "20 s behind": {30: 5_000_000_000 + 100_000 * 130},
+    "60 s ahead": {30: 5_000_000_000 + 100_000 * 210},
+    "a leap that no board makes": {30: 5_100_000_000},
+    "strays of several kinds": {10: 0, 30: 2**64 - 1, 31: 7, 80: 5_900_000_000},
+}
+
+
+@pytest.mark.parametrize("faults", STRAYS.values(), ids=STRAYS)
+def test_a_reading_that_no_board_can_give_is_left_out(faults):
+    """100 W for 500 s are 50,000 J whatever a lone reading says, and the counter was never reset."""
+    readings = counter.counter(*of_100_w(faults))
+    found = counter.counter_between(readings, [START_NS + 50 * S], [START_NS + 550 * S])
+    assert found.energy_j[0] == pytest.approx(50_000.0, rel=1e-3)
+    assert counter.resets_between(readings, START_NS, START_NS + 600 * S) == 0
+
+
+def test_a_fall_that_may_be_a_reset_or_a_stray_reading_is_unknown():
+    """From 3000 J to 0 and then 3500 J in 5 s: a reset would have meant 700 W. Neither step has joules but by power."""
+    stamps, readings_mj = of_100_w({6: 0}, base_mj=0, count=13)
+    readings = counter.counter(stamps, readings_mj)
+    window = [START_NS + 12 * S], [START_NS + 58 * S]
+    assert np.isnan(counter.counter_between(readings, *window).energy_j[0])
+    power = curve(np.arange(0, 61, 0.05), np.full(1220, 100.0))
+    assert counter.counter_between(readings, *window, power).energy_j[0] == pytest.approx(4600.0)
+    assert counter.resets_between(readings, START_NS, START_NS + 60 * S) == 2
+
+
+def test_a_counter_that_leaps_all_the_time_counts_nothing():
+    """Of noise no reading is better than another, and it takes no time to say so."""
+    noise = np.random.default_rng(1).integers(0, 2**63, 200_000, dtype=np.uint64)
+    readings = counter.counter(START_NS + np.arange(200_000) * S, noise)
+    assert len(readings.time_ns) == 0
+    assert np.isnan(counter.counter_between(readings, [START_NS], [START_NS + S]).energy_j[0])

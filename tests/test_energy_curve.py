@@ -378,3 +378,28 @@ def test_a_window_that_ends_before_it_starts_is_an_error():
     power = curve([0.0, 0.1], [1.0, 1.0])
     with pytest.raises(ValueError, match="before it starts"):
         energy_curve.between(power, [START_NS + 5], [START_NS])
+
+
+@pytest.mark.parametrize("stray_w", [np.nan, np.inf, -1.0, 4_294_967.295, 1e9, 5001.0])
+def test_watts_that_no_board_can_draw_are_left_out(stray_w):
+    """100 W for 8 s are 800 J beside a value that is no reading; ten of them in a row are a gap of 0.22 s."""
+    seconds = np.arange(0, 10.01, 0.02)
+    watts = np.full(len(seconds), 100.0)
+    watts[250] = stray_w
+    one = energy_curve.curve_of("nvml_buffer", 20.0, ns(seconds), watts)
+    assert joules(one, 1.0, 9.0).energy_j == pytest.approx(800.0)
+    watts[250:260] = stray_w
+    many = joules(energy_curve.curve_of("nvml_buffer", 20.0, ns(seconds), watts), 1.0, 9.0)
+    assert (many.energy_j, many.reason) == (None, "gap")
+    assert many.longest_gap_s == pytest.approx(0.22)
+
+
+def test_a_board_draws_no_more_than_twice_its_highest_limit():
+    """971 W of a board of 700 W are kept, 1500 W of it are none; where its limit is not known they are a reading."""
+    stamps = ns([0.0, 0.02, 0.04])
+    of = lambda limit_w: energy_curve.curve_of(  # noqa: E731
+        "nvml_buffer", 20.0, stamps, [700.0, 971.0, 1500.0], limit_w=limit_w
+    )
+    assert of(700.0).power_w.tolist() == [700.0, 971.0]
+    for unknown in (None, 0.0, -1.0, np.nan, 4_294_967.295):
+        assert of(unknown).power_w.tolist() == [700.0, 971.0, 1500.0]

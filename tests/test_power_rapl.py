@@ -100,6 +100,84 @@ def test_a_counter_that_fails_is_a_gap_and_none_of_its_joules_are_lost(powercap,
     assert row["power_w"] == pytest.approx(15.0)
 
 
+def watts_of(powercap, clock, readings_uj, period_ms=50.0):
+    """The watts of one package's readings, a poll apart; null for a gap. The first is where the meter starts."""
+    path = powercap / "intel-rapl:0/energy_uj"
+    path.write_text(f"{readings_uj[0]}\n")
+    meter = RaplMeter(powercap, "n1", period_ms)
+    rows = []
+    for reading in readings_uj[1:]:
+        path.write_text(f"{reading}\n")
+        clock["ns"] += round(period_ms * 1e6)
+        rows += [row for _, row in meter.finish()]
+    assert all(row["gap"] or row["power_w"] is not None for row in rows)
+    return [row["power_w"] for row in rows]
+
+
+@pytest.mark.parametrize("stray", [0, 100, 4_999_000_000, 200_000_000_000, RANGE_UJ])
+def test_one_reading_that_goes_back_or_leaps_is_a_gap(powercap, clock, stray):
+    """100 W of a package, and one reading that no package can come to: no joule of it, and the ones after are right."""
+    readings = [5_000_000_000 + 5_000_000 * i for i in range(8)]
+    readings[4] = stray
+    watts = watts_of(powercap, clock, readings)
+    assert watts == pytest.approx([100.0, 100.0, 100.0, None, 100.0, 100.0, 100.0])
+
+
+def test_several_stray_readings_are_gaps(powercap, clock):
+    """A counter that shows 0 five times is not taken for one that starts anew."""
+    readings = [5_000_000_000 + 5_000_000 * i for i in range(12)]
+    readings[4:9] = [0] * 5
+    watts = watts_of(powercap, clock, readings)
+    assert watts == pytest.approx([100.0] * 3 + [None] * 5 + [100.0] * 3)
+
+
+def test_a_counter_that_starts_anew_is_a_gap_until_it_has_settled(powercap, clock):
+    """Reset by its driver at 5 kJ, it counts on from 0: unknown for a second, then 100 W again, and never a wrap."""
+    readings = [5_000_000_000 + 5_000_000 * i for i in range(4)]
+    readings += [5_000_000 * i for i in range(40)]
+    watts = watts_of(powercap, clock, readings)
+    assert watts[:3] == pytest.approx([100.0] * 3)
+    assert watts[3:23] == [None] * 20
+    assert watts[23:] == pytest.approx([100.0] * 20)
+
+
+def test_a_frozen_counter_is_no_host_at_0_w(powercap, clock):
+    """A host that runs draws power: counters that rest for more than 1 s show none, and later all that they did not."""
+    readings = [0, 50_000_000, *[50_000_000] * 4, 250_000_000]
+    watts = watts_of(powercap, clock, readings, period_ms=500.0)
+    assert watts == pytest.approx([100.0, 0.0, 0.0, None, None, 200.0 / 1.5])
+
+
+@pytest.mark.parametrize(
+    "text", ["-5", "1_000", "nan", "", "\u0665", str(RANGE_UJ + 1), "0x10", "1e9"]
+)
+def test_what_is_no_reading_of_a_counter_is_a_gap(powercap, clock, text):
+    """Below 0, beyond its range, or no whole number as the kernel writes one."""
+    watts = watts_of(powercap, clock, [1_000_000, 6_000_000])
+    assert watts == pytest.approx([100.0])
+    meter = RaplMeter(powercap, "n1", 50.0)
+    (powercap / "intel-rapl:0/energy_uj").write_text(text)
+    clock["ns"] += SECOND_NS
+    assert [(row.get("power_w"), row["gap"]) for _, row in meter.finish()] == [(None, True)]
+
+
+def test_a_package_draws_no_more_than_twice_its_highest_limit(powercap, clock):
+    """With limits of 125 W and 250 W, 400 W are a reading and 600 W are none; without limits 600 W are one."""
+    risen = [0, 20_000_000, 50_000_000]  # in 50 ms each
+    assert watts_of(powercap, clock, risen) == pytest.approx([400.0, 600.0])
+    for k, watts in enumerate((125, 250)):
+        path = powercap / f"intel-rapl:0/constraint_{k}_max_power_uw"
+        path.write_text(f"{watts * 1_000_000}\n")
+    assert watts_of(powercap, clock, risen) == pytest.approx([400.0, None])
+
+
+def test_a_package_without_its_range_is_refused_and_not_left_out(powercap):
+    """Without it the host's joules would lack a package."""
+    (powercap / "intel-rapl:1/max_energy_range_uj").write_text("many\n")
+    with pytest.raises(PowerError, match="max_energy_range_uj: 'many' is no whole number"):
+        readable_zones(powercap)
+
+
 def test_a_restart_is_a_gap(powercap, clock):
     """What was used while no sidecar looked is not known in its course."""
     meter = RaplMeter(powercap, "n1", 50.0)

@@ -177,14 +177,16 @@ def _measured(
     windows = {device.key.node: device.window for device in devices}
     hosts = read_hosts(attempt, record, list(windows))
     keys: list[DeviceKey] = [*(device.key for device in devices), *hosts]
+    host = host_energy(hosts, windows)
+    lost = ["host_gap"] if 0 < len(windows) == len(hosts) and host.energy_j is None else []
     found = replace(
         found,
-        host=host_energy(hosts, windows),
+        host=host,
         traces={key: attempt.trace_path(*key) for key in keys},
     )
     restarted = ["sidecar_restarted"] if about.sidecar_restarts else []
     failed = self_checks(found.columns(), found.phases)
-    yield replace(found, reasons=[*found.reasons, *restarted, *failed])
+    yield replace(found, reasons=[*found.reasons, *lost, *restarted, *failed])
 
 
 def _throughput(

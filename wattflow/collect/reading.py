@@ -18,7 +18,7 @@ from wattflow.nullable import known_sum
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
 from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record
-from wattflow.store.sources import SECOND_NS, source_of
+from wattflow.store.sources import SECOND_NS, most_w, source_of
 from wattflow.store.tables import read_table
 
 Batches = tuple[int, int]  # the first, and how many
@@ -309,6 +309,8 @@ def _device(
     counted = _where(trace, pc.is_valid(trace["counter_mj"]), "counter_mj")
     paired = _where(trace, pc.is_valid(trace["monotonic_ns"]), "monotonic_ns")
     stamps = paired["time_ns"].to_numpy(), paired["monotonic_ns"].to_numpy()
+    of_device = [device for device in meter["devices"] if device["uuid"] == key.gpu_uuid]
+    limit_w = of_device[0].get("power_limit_max_w") if of_device else None
     return Device(
         key=key,
         source=source,
@@ -316,11 +318,12 @@ def _device(
         spans=spans,
         window=window,
         readings=trace.filter(pc.not_equal(trace["source"], source)),
-        power=power_curve(trace, source, period_ms),
+        power=power_curve(trace, source, period_ms, limit_w),
         counter=counter(
             counted["time_ns"].to_numpy(),
             counted["counter_mj"].to_numpy(),
             age_ns=source_of(source).counter_age_ns,
+            highest_w=most_w("", limit_w),
         ),
         clock_stepped=curve.clock_stepped(*stamps, *window),
     )
@@ -331,8 +334,10 @@ def _where(trace: pa.Table, mask: pa.ChunkedArray, *columns: str) -> pa.Table:
     return trace.select(["time_ns", *columns]).filter(mask)
 
 
-def power_curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
-    """Return the power over time that one sensor reported."""
+def power_curve(
+    trace: pa.Table, source: str, period_ms: float, limit_w: float | None = None
+) -> Curve:
+    """Return the power over time that one sensor reported; `limit_w` is its device's highest limit, where known."""
     # a row of the sensor without a value, flagged as a gap, is a reading that failed
     samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
     return curve.curve_of(
@@ -341,4 +346,5 @@ def power_curve(trace: pa.Table, source: str, period_ms: float) -> Curve:
         samples["time_ns"].to_numpy(),
         samples["power_w"].to_numpy(),
         samples["gap"].to_numpy(),
+        limit_w=limit_w,
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wattflow.collect.reading import DeviceKey, power_curve
 from wattflow.energy import curve
@@ -101,9 +100,9 @@ def _joules(tables: Sequence[pa.Table]) -> Joules | None:
     """Return the energy of one device over all of its samples; null where they are too few."""
     source = _about(tables[0], "source")
     trace = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    of_power = pc.and_(pc.equal(trace["source"], source or ""), pc.is_valid(trace["power_w"]))
-    stamps = trace["time_ns"].filter(of_power).to_numpy()
-    if source is None or len(stamps) < 2:
+    if source is None:
         return None
     power = power_curve(trace, source, float(_about(tables[0], "period_ms") or 20.0))
-    return curve.summed(curve.between(power, [stamps.min()], [stamps.max()]))
+    if len(power.time_ns) < 2:
+        return None
+    return curve.summed(curve.between(power, power.time_ns[:1], power.time_ns[-1:]))

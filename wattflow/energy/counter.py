@@ -18,9 +18,11 @@ from wattflow.energy.curve import (
     value_at,
     window_edges,
 )
-from wattflow.store.sources import SECOND_NS
+from wattflow.store.sources import MOST_GPU_W, SECOND_NS
 
 COUNTER_TICK_NS = 100_000_000  # the energy counter is renewed this often (seen on H100)
+_MOST_RUNS = 2000  # a counter that leaps more often than this counts nothing
+_FEW_BELOW = 3  # so many new readings below the one before a fall may be stray ones
 _BRIDGE_DOUBT = 0.05  # how far power's course may be off the counter's over part of a second
 
 
@@ -35,23 +37,39 @@ class Counter:
     energy_mj: Ints  # from the first tick to each
 
 
-def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike, *, age_ns: int = 0) -> Counter:
+def counter(
+    time_ns: npt.ArrayLike,
+    reading_mj: npt.ArrayLike,
+    *,
+    age_ns: int = 0,
+    highest_w: float = MOST_GPU_W,
+) -> Counter:
     """Return the counter's ticks, from readings in any order (unsigned mJ), each up to `age_ns` older than its stamp.
 
     A new reading shows that a tick came since the one before it, and within the last 100 ms: the tick is placed in the
-    middle of that time, which its age makes longer. A reading that repeats the one before it shows none. A decrease is
-    a reset by a driver reload, never a wrap: 64 bits of mJ last for ages.
+    middle of that time, which its age makes longer. A reading that repeats the one before it shows none.
+
+    What leaps by more than `highest_w` can have made, or falls and comes back, is no reading and is left out. A fall
+    that lasts is a reset by a driver reload, never a wrap: 64 bits of mJ last for ages. Where it soon rises past the
+    reading before the fall, the step that does so may also be the return of a counter that was never reset, and is as
+    unknown as the fall.
     """
     stamps = np.asarray(time_ns, dtype=np.int64)
     readings = np.asarray(reading_mj, dtype=np.uint64)
     order = np.argsort(stamps, kind="stable")
     stamps, readings = stamps[order], readings[order]
+    kept = _credible(stamps, readings, age_ns, highest_w)
+    stamps, readings = stamps[kept], readings[kept]
     lone = np.full(min(1, len(stamps)), COUNTER_TICK_NS)
     half_ns = (np.minimum(np.append(lone, np.diff(stamps)), COUNTER_TICK_NS) + age_ns) / 2
     new = np.append(np.ones(min(1, len(stamps)), bool), readings[1:] != readings[:-1])
     new &= np.append(np.ones(min(1, len(stamps)), bool), stamps[1:] != stamps[:-1])
     stamps, readings, half_ns = stamps[new], readings[new], half_ns[new]
     reset = readings[1:] < readings[:-1]
+    for fall in np.flatnonzero(reset):
+        passed = np.flatnonzero(readings[fall + 1 :] >= readings[fall])
+        if len(passed) and passed[0] <= _FEW_BELOW:
+            reset[fall + passed[0]] = True
     # unsigned subtraction is exact where the counter rose; int64 holds any step of a real board
     step_mj = np.where(reset, np.uint64(0), readings[1:] - readings[:-1]).astype(np.int64)
     return Counter(
@@ -61,6 +79,52 @@ def counter(time_ns: npt.ArrayLike, reading_mj: npt.ArrayLike, *, age_ns: int = 
         reset=reset,
         energy_mj=running_joules(step_mj),
     )
+
+
+def _credible(
+    stamps: Ints, readings: npt.NDArray[np.uint64], age_ns: int, highest_w: float
+) -> npt.NDArray[np.intp]:
+    """Return the indices of the most readings that one counter can have shown, by the watts between them.
+
+    The readings are split where they leap or fall. A run of them may follow an earlier one where the counter can have
+    risen from its end to the run's start, or was reset; of all such chains that of the most readings is taken. One that
+    started anew at 0 is a reset sooner than one reading less is, one that started elsewhere is not.
+    """
+    if len(stamps) < 2:
+        return np.arange(len(stamps))
+
+    def most_mj(passed_ns: Ints) -> Floats:
+        return highest_w * 1e3 * ((passed_ns + COUNTER_TICK_NS + age_ns) / SECOND_NS)
+
+    # floats are exact enough for a bound, not for what is counted
+    leaps = np.diff(readings.astype(np.float64))
+    broken = np.flatnonzero((leaps < 0) | (leaps > most_mj(np.diff(stamps))))
+    if not len(broken):
+        return np.arange(len(stamps))
+    if len(broken) >= _MOST_RUNS:
+        return np.zeros(0, np.intp)
+    # of the two readings beside a break either may be the stray one
+    broken = np.unique(np.concatenate([broken - 1, broken, broken + 1]))
+    broken = broken[(broken >= 0) & (broken < len(leaps))]
+    first, last = np.append(0, broken + 1), np.append(broken, len(stamps) - 1)
+    starts_mj, ends_mj = (readings[at].astype(np.float64) for at in (first, last))
+    score = (last - first + 1).astype(np.float64)
+    before = np.full(len(first), -1)
+    for run in range(1, len(first)):
+        limit_mj = most_mj(stamps[first[run]] - stamps[last[:run]])
+        risen_mj = starts_mj[run] - ends_mj[:run]
+        follows = (risen_mj >= 0) & (risen_mj <= limit_mj)
+        restarts = np.where(starts_mj[run] <= limit_mj, 0.5, 1.5) * (risen_mj < 0)
+        scores = np.where(follows | (restarts > 0), score[:run] - restarts, -np.inf)
+        best = int(np.argmax(scores))
+        if scores[best] > 0:
+            score[run] += scores[best]
+            before[run] = best
+    at, chain = int(np.argmax(score)), []
+    while at >= 0:
+        chain.append(np.arange(first[at], last[at] + 1))
+        at = int(before[at])
+    return np.concatenate(chain[::-1])
 
 
 def counter_between(

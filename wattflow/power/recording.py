@@ -251,7 +251,8 @@ class Recording:
         for uuid, row in readings:
             self._streams[uuid].add(row)
             self._tally.add(uuid, row)
-            if row.get("power_w") is not None:
+            # a host beside GPUs is worth no wait: its joules may be unknown
+            if row.get("power_w") is not None or self._by_uuid[uuid][0] is self._host:
                 self._waiting.discard(uuid)
 
     def _due_ns(self) -> int:

@@ -8,6 +8,9 @@ from typing import Literal
 
 SECOND_NS = 1_000_000_000
 MS = 1_000_000  # ns
+MOST_GPU_W = 5000.0  # several times what any board draws
+MOST_HOST_W = 100_000.0  # of the packages and memory of one node
+OVER_LIMIT = 2.0  # so far above the highest limit it accepts no board was seen: 971 W at 700 W were
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,14 @@ def of_kind(kind: str, meter: str | None = None) -> tuple[str, ...]:
 def source_of(name: str) -> Source:
     """Return what is known of a sensor; of one that this version does not know, what holds for any that is polled."""
     return SOURCES.get(name) or Source(name, "", description=name)
+
+
+def most_w(source: str = "", limit_w: float | None = None) -> float:
+    """Return the watts above which a value of a sensor is no reading of a device, whose highest limit may be known."""
+    if source_of(source).boundary == "host":
+        return MOST_HOST_W
+    known = limit_w is not None and 0 < limit_w <= MOST_GPU_W
+    return min(MOST_GPU_W, OVER_LIMIT * limit_w) if known and limit_w else MOST_GPU_W
 
 
 def longest_spacing_ns(source: str, period_ms: float) -> int:
