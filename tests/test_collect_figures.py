@@ -206,6 +206,8 @@ def test_every_joule_has_its_uncertainty(tmp_path):
     joules.remove(
         "unfinished_energy_j"
     )  # of attempts that did not finish: tests/test_collect_unfinished.py
+    # of engines with a row an iteration: tests/test_collect_scheduling.py
+    joules = [name for name in joules if not name.startswith("full_")]
     for name in joules:
         assert row[name] is not None, name
         assert row[f"{name.removesuffix('_j')}_u_j"] is not None, name
