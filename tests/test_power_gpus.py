@@ -47,6 +47,38 @@ def test_visible_devices_follow_cuda(setting, expected):
     assert visible(setting, UUIDS) == expected
 
 
+LOST_C = [A, B, None]  # the third GPU does not answer
+
+
+@pytest.mark.parametrize(
+    ("setting", "uuids", "expected"),
+    [
+        (None, LOST_C, [0, 1]),
+        ("0", LOST_C, [0]),
+        ("1,0", LOST_C, [1, 0]),
+        (B, [None, B, C], [1]),
+        ("GPU-bbbb", [A, None, C], [2]),
+        ("1", [None, B], [1]),  # one that CUDA did not count would leave none with this ordinal
+        ("-1", LOST_C, []),
+        ("", LOST_C, []),
+        ("7", LOST_C, []),
+    ],
+)
+def test_only_gpus_in_use_must_answer(setting, uuids, expected):
+    """A GPU of the node that does not answer hides none of those that a job was given."""
+    assert visible(setting, uuids) == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "uuids"),
+    [("2", LOST_C), ("0,2", LOST_C), (C, LOST_C), ("1", [None, B, C]), ("0", [None, B])],
+)
+def test_a_gpu_in_use_that_does_not_answer_is_an_error(setting, uuids):
+    """The job's own GPU, or one that may be another for CUDA than for NVML, is never passed over."""
+    with pytest.raises(PowerError, match="nvidia-smi -L"):
+        visible(setting, uuids)
+
+
 def test_mig_entries_are_refused():
     """A MIG slice has no power of its own, so its name is refused rather than taken for a GPU."""
     with pytest.raises(PowerError, match="whole board"):
@@ -154,3 +186,32 @@ def test_a_driver_whose_nvml_fails(nvml_path, tmp_path, monkeypatch, count, envi
     assert found is None or found.startswith(
         "2 GPUs, though NVML does not answer (nvmlInit: Driver"
     )
+
+
+@pytest.mark.fake_nvml
+class TestLostGpus:
+    """A driver that lost one GPU of two, or both."""
+
+    @pytest.mark.parametrize("lost", ["1@0", "0@0"])
+    @pytest.mark.parametrize("by_uuid", [True, False])
+    def test_another_gpu_that_is_lost_is_no_fault(self, open_meter, monkeypatch, lost, by_uuid):
+        """With one of two GPUs off the bus the other is measured, by whichever name the job was given it."""
+        own = 1 - int(lost[0])
+        monkeypatch.setenv("FAKE_NVML_LOST", lost)
+        name = curves.uuid("n1", own) if by_uuid else str(own)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+        assert [device["uuid"] for device in open_meter().devices] == [curves.uuid("n1", own)]
+
+    def test_no_gpu_that_answers_is_an_error_and_no_host(self, open_meter, monkeypatch):
+        """Where all GPUs are lost, `auto` does not measure the host in their place."""
+        monkeypatch.setenv("FAKE_NVML_LOST", "0@0,1@0")
+        with pytest.raises(PowerError, match="GPU is lost"):
+            open_meter(meter="auto")
+
+    def test_the_jobs_own_gpu_is_lost(self, open_meter, monkeypatch):
+        """Nor where the job's own one is."""
+        monkeypatch.setenv("FAKE_NVML_LOST", "1@0")
+        for name in ("1", curves.uuid("n1", 1)):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+            with pytest.raises(PowerError, match=r"not answer|of this node do not"):
+                open_meter(meter="auto")

@@ -114,10 +114,13 @@ def _folders() -> Iterator[Finding]:
 def _sensors() -> Iterator[Finding]:
     """What NVML answers: the library, the map of CUDA ordinals, then each GPU."""
     # pynvml is loaded only where it is wanted
-    from wattflow.power import nvml_sensors  # noqa: PLC0415 - see above
-    from wattflow.power.gpus import find_gpus  # noqa: PLC0415 - see above
-    from wattflow.power.nvml_calls import call, call_or_none  # noqa: PLC0415 - see above
-
+    try:
+        from wattflow.power import nvml_sensors  # noqa: PLC0415 - see above
+        from wattflow.power.gpus import find_gpus  # noqa: PLC0415 - see above
+        from wattflow.power.nvml_calls import call, call_or_none  # noqa: PLC0415 - see above
+    except PowerError as error:  # another module of that name
+        yield Finding("NVML", "missing", str(error))
+        return
     try:
         call("nvmlInit")
     except PowerError as error:
@@ -149,8 +152,10 @@ def _sensors() -> Iterator[Finding]:
 def _torch_on_gpus() -> Iterator[Finding]:
     """Whether torch computes on the GPUs that a job has here, by a process of its own."""
     # pynvml is loaded only where it is wanted
-    from wattflow.power.gpus import gpus_in_words  # noqa: PLC0415 - see above
-
+    try:
+        from wattflow.power.gpus import gpus_in_words  # noqa: PLC0415 - see above
+    except PowerError:  # see `NVML`
+        return
     gpus = gpus_in_words()
     if gpus is None or importlib.util.find_spec("torch") is None:
         return

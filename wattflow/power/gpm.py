@@ -7,11 +7,9 @@ admins: the first sample then fails, and there are no such columns.
 
 import math
 
-import pynvml
-
 from wattflow.errors import PowerError
 from wattflow.power.meter import Row
-from wattflow.power.nvml_calls import call, call_or_none
+from wattflow.power.nvml_calls import call, call_or_none, pynvml
 
 # NVML's metric by the trace column that it fills; a metric that fails by its own return code is null
 METRICS = {

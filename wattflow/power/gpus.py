@@ -1,5 +1,6 @@
 """The GPUs that a job may use: NVML's handles in CUDA's order, and what is fixed about each."""
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from wattflow.errors import PowerError
-from wattflow.power.nvml_calls import call, call_or_none
+from wattflow.power.nvml_calls import call, call_or_none, pynvml
 from wattflow.store.schema import Device, DeviceSettings
+
+log = logging.getLogger(__name__)
 
 
 class AbsentError(PowerError):
@@ -24,14 +27,16 @@ class Gpu:
     device: Device
 
 
-def visible(setting: str | None, uuids: Sequence[str]) -> list[int]:
+def visible(setting: str | None, uuids: Sequence[str | None]) -> list[int]:
     """NVML indices of the GPUs that CUDA shows for CUDA_VISIBLE_DEVICES, by CUDA ordinal.
 
     By CUDA's rules: unset shows all; entries are ordinals or (beginnings of) GPU- UUIDs, of one kind only; the list
     ends at the first entry that names no GPU; a GPU named twice leaves none. PowerError for MIG- entries.
+
+    A GPU without a UUID does not answer, and only those in use must: PowerError where an entry names one, or may.
     """
     if setting is None:
-        return list(range(len(uuids)))
+        return [index for index, uuid in enumerate(uuids) if uuid is not None]
     entries = [entry.strip() for entry in setting.split(",")]
     if entries[0].startswith("MIG-"):
         raise PowerError(
@@ -50,26 +55,45 @@ def visible(setting: str | None, uuids: Sequence[str]) -> list[int]:
     return found
 
 
-def _index_of_uuid(entry: str, uuids: Sequence[str]) -> int | None:
-    matches = [i for i, uuid in enumerate(uuids) if uuid.lower().startswith(entry.lower())]
-    return matches[0] if entry.startswith("GPU-") and len(matches) == 1 else None
+def _index_of_uuid(entry: str, uuids: Sequence[str | None]) -> int | None:
+    if not entry.startswith("GPU-"):
+        return None
+    matches = [i for i, uuid in enumerate(uuids) if uuid and uuid.lower().startswith(entry.lower())]
+    if not matches and None in uuids:
+        raise PowerError(
+            f"CUDA_VISIBLE_DEVICES names {entry}, which is none of the GPUs that answer; "
+            f"{uuids.count(None)} of this node do not. Look at `nvidia-smi -L`."
+        )
+    return matches[0] if len(matches) == 1 else None
 
 
-def _index_of_ordinal(entry: str, uuids: Sequence[str]) -> int | None:
+def _index_of_ordinal(entry: str, uuids: Sequence[str | None]) -> int | None:
     digits = re.match(r"\+?([0-9]+)", entry)  # as strtoul does: what follows them is ignored
-    return int(digits[1]) if digits and int(digits[1]) < len(uuids) else None
+    if not digits or int(digits[1]) >= len(uuids):
+        return None
+    index = int(digits[1])
+    answering = len(uuids) - uuids.count(None)
+    # CUDA may count a GPU that does not answer, or pass over it
+    if uuids[index] is None or (None in uuids[:index] and index < answering):
+        silent = ", ".join(str(i) for i, uuid in enumerate(uuids) if uuid is None)
+        raise PowerError(
+            f"CUDA_VISIBLE_DEVICES names GPU {index}, and GPU {silent} of this node does not answer, so that it is not "
+            "known which one that is. Name GPUs by UUID (`nvidia-smi -L`), and have the lost one looked at."
+        )
+    return index
 
 
 def find_gpus() -> list[Gpu]:
     """Return the GPUs that CUDA shows under CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER, by ordinal; NVML must be open.
 
-    AbsentError where there is none; PowerError where their order is ambiguous, or a GPU is in MIG mode.
+    AbsentError where there is none; PowerError where their order is ambiguous, one of them does not answer, or is in
+    MIG mode. That another GPU of the node does not answer is no fault.
     """
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     order = os.environ.get("CUDA_DEVICE_ORDER")
-    handles = [call("nvmlDeviceGetHandleByIndex", i) for i in range(call("nvmlDeviceGetCount"))]
-    uuids = [call("nvmlDeviceGetUUID", handle) for handle in handles]
-    names = [call("nvmlDeviceGetName", handle) for handle in handles]
+    boards = _boards()
+    uuids = [None if board is None else board[1] for board in boards]
+    names = [board[2] for board in boards if board is not None]
     by_uuid = setting is not None and setting.strip().startswith("GPU-")
     if len(set(names)) > 1 and order != "PCI_BUS_ID" and not by_uuid:
         raise PowerError(
@@ -83,11 +107,13 @@ def find_gpus() -> list[Gpu]:
         )
     gpus = []
     for ordinal, index in enumerate(shown):
-        handle = handles[index]
+        board = boards[index]
+        assert board is not None
+        handle, uuid, name = board
         mode = call_or_none("nvmlDeviceGetMigMode", handle)
         if mode is not None and mode[0]:
             raise PowerError(
-                f"{uuids[index]} is in MIG mode: its power is the whole board's, so a slice's energy is unknown. "
+                f"{uuid} is in MIG mode: its power is the whole board's, so a slice's energy is unknown. "
                 "Ask for GPUs without MIG."
             )
         pci = call_or_none("nvmlDeviceGetPciInfo", handle)
@@ -96,14 +122,38 @@ def find_gpus() -> list[Gpu]:
                 handle,
                 {
                     "ordinal": ordinal,
-                    "uuid": uuids[index],
+                    "uuid": uuid,
                     "bus_id": None if pci is None else text(pci.busId),
-                    "name": names[index],
+                    "name": name,
                     **_fixed(handle),
                 },
             )
         )
     return gpus
+
+
+def _boards() -> list[tuple[Any, str, str] | None]:
+    """Return handle, UUID and name of each GPU of the node by NVML's index; null for one that does not answer.
+
+    Those that this user may not see are left out, as CUDA does not count them. PowerError where none answers.
+    """
+    found: list[tuple[Any, str, str] | None] = []
+    faults = []
+    for index in range(call("nvmlDeviceGetCount")):
+        try:
+            handle = call("nvmlDeviceGetHandleByIndex", index)
+            found.append(
+                (handle, call("nvmlDeviceGetUUID", handle), call("nvmlDeviceGetName", handle))
+            )
+        except PowerError as error:
+            faults.append(error)
+            if not isinstance(error.__cause__, pynvml.NVMLError_NoPermission):
+                found.append(None)
+    if faults and not any(found):
+        raise faults[0]
+    if None in found:
+        log.warning("GPU %d of this node does not answer (%s)", found.index(None), faults[0])
+    return found
 
 
 def _fixed(handle: Any) -> DeviceSettings:

@@ -21,14 +21,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-import pynvml
-
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError
 from wattflow.power.gpm import Gpm
 from wattflow.power.gpus import AbsentError, Gpu, find_gpus
 from wattflow.power.meter import Beat, Gaps, Reading, Row, middle, moment, stamped
-from wattflow.power.nvml_calls import call_or_none
+from wattflow.power.nvml_calls import call_or_none, pynvml
 from wattflow.power.nvml_sensors import (
     buffer,
     conditions,

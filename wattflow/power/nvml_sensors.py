@@ -8,13 +8,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import pynvml
-
 from wattflow.errors import PowerError
 from wattflow.power.gpm import Gpm
 from wattflow.power.gpus import text
 from wattflow.power.meter import Row
-from wattflow.power.nvml_calls import call, call_or_none
+from wattflow.power.nvml_calls import call, call_or_none, pynvml
 
 FIELD_INSTANT = 186
 FIELD_AVERAGE = 185

@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pynvml
-
 from wattflow.errors import PowerError
 from wattflow.power.calibration_steps import SILENT_S
 from wattflow.power.gpm import Gpm
 from wattflow.power.gpus import Gpu
-from wattflow.power.nvml_calls import call
+from wattflow.power.nvml_calls import call, pynvml
 from wattflow.power.nvml_sensors import (
     FIELD_AVERAGE,
     FIELD_INSTANT,
