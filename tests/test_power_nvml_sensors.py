@@ -1,10 +1,14 @@
 """What NVML's sensors read on one GPU, in our units."""
 
+import time
+
 import pytest
 from fake_nvml import curves
 from traces import rows_of
 
 from wattflow.errors import PowerError
+from wattflow.power.nvml_calls import pynvml
+from wattflow.power.nvml_sensors import buffer, polled_power_w
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -93,3 +97,48 @@ class TestFakeDriver:
         row = rows_of(open_meter().read(), "nvml_conditions")[0]
         assert (row["under_cap_ns"], row["temperature_c"]) == (None, None)
         assert row["power_limit_w"] == 700.0
+
+    @pytest.mark.parametrize(
+        "curve", ["constant:0", "constant:-1", "constant:1e6", "constant:5001"]
+    )
+    @pytest.mark.parametrize("missing", ["", "nvmlDeviceGetSamples,186,185"])
+    def test_a_sensor_with_values_of_no_board_is_none(
+        self, open_meter, monkeypatch, curve, missing
+    ):
+        """A driver that answers with 0 W, -1 or megawatts has no power sensor."""
+        monkeypatch.setenv("FAKE_NVML_CURVE", curve)
+        monkeypatch.setenv("FAKE_NVML_MISSING", missing)
+        with pytest.raises(PowerError, match="no power sensor answers"):
+            open_meter()
+
+    def test_a_sensor_that_turns_absurd_is_a_gap(self, open_meter, monkeypatch):
+        """Watts of a poll that no board draws are a row without watts, marked as a gap."""
+        monkeypatch.setenv("FAKE_NVML_MISSING", "nvmlDeviceGetSamples")
+        monkeypatch.setenv("FAKE_NVML_CURVE", "constant:70")
+        meter = open_meter()
+        uuid = meter.devices[0]["uuid"]
+        monkeypatch.setenv("FAKE_NVML_CURVE", "constant:1e6")
+        rows = rows_of(meter.finish(), meter.source, uuid)
+        assert [(row.get("power_w"), row["gap"]) for row in rows] == [(None, True)]
+
+    def test_stamps_of_a_time_to_come_are_none(self, open_meter, monkeypatch):
+        """Else all later samples would be older than what was read, and lost."""
+        open_meter()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        kind, samples = pynvml.nvmlDeviceGetSamples(handle, pynvml.NVML_TOTAL_POWER_SAMPLES, 0)
+        samples[3].timeStamp += 3_600_000_000
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetSamples", lambda *_: (kind, samples))
+        found = buffer(handle, 0)
+        assert len(found) == len(samples) - 1
+        assert [stamp for stamp, _ in found] == sorted(stamp for stamp, _ in found)
+
+    def test_a_field_whose_stamp_rests_is_not_read_again(self, open_meter, monkeypatch):
+        """A value of minutes ago is not the power of now."""
+        open_meter()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        assert polled_power_w(handle, "nvml_instant") > 0
+        (answer,) = pynvml.nvmlDeviceGetFieldValues(handle, [186])
+        answer.timestamp = time.time_ns() // 1000 - 60_000_000
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda *_: [answer])
+        with pytest.raises(PowerError, match="field 186 was read 60 s ago"):
+            polled_power_w(handle, "nvml_instant")

@@ -11,7 +11,7 @@ from wattflow.energy import response
 from wattflow.energy.counter import Counter, counter
 from wattflow.energy.curve import Curve, Floats, Ints, curve
 from wattflow.power.calibration_steps import StepRecord
-from wattflow.store.sources import longest_spacing_ns
+from wattflow.store.sources import longest_spacing_ns, most_w
 
 _NO_TIMES = np.zeros(0, np.int64)
 
@@ -76,10 +76,14 @@ class Reads:
     def ticks(self, steps: Sequence[int]) -> Counter:
         """Return the counter's ticks in some steps, at the times of their beat where they keep one."""
         start, end, _, value = self.calls(COUNTER, steps)
-        return response.regular(counter((start + end) // 2, value.astype(np.uint64)))
+        known = (value >= 0) & (value < 2**63)  # not for NaN either
+        middle = (start + end) // 2
+        return response.regular(counter(middle[known], value[known].astype(np.uint64)))
 
     def curve(self, source: str, steps: Sequence[int]) -> Curve:
         """Return power as it is integrated: at the buffer's stamps, or at each poll."""
         start, end, stamp, value = self.calls(source, steps)
         stamps = stamp if source == BUFFER else (start + end) // 2
-        return curve(stamps, value, longest_ns=longest_spacing_ns(source, 20.0))
+        return curve(
+            stamps, value, longest_ns=longest_spacing_ns(source, 20.0), highest_w=most_w(source)
+        )

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from wattflow.config.choices import Power
 from wattflow.errors import PowerError
+from wattflow.power.credible import credible_watts
 from wattflow.power.dcgmi import Arrival, Stream, Values, dcgmi, numbers_of_gpus, sample_rows
 from wattflow.power.gpus import find_gpus
 from wattflow.power.meter import Beat, Gaps, Reading, Row, stamped
@@ -73,7 +74,7 @@ def power_field(gpus: Sequence[int]) -> int:
         except PowerError as error:
             faults.append(str(error))
             continue
-        silent = set(gpus) - {gpu for gpu, values in rows if values[field]}
+        silent = set(gpus) - {gpu for gpu, values in rows if credible_watts(values[field], "dcgm")}
         if not silent:
             return field
         faults.append(f"field {field} has no watts of {_listed(silent)}.")
@@ -193,7 +194,9 @@ class DcgmMeter:
                 yield device["uuid"], stamped(arrival.at, self.source, True)
             return
         uuid = self._uuids[arrival.gpu]
-        power_w = arrival.values[self._field] or None  # 0 W is no reading
+        power_w = arrival.values[self._field]
+        if not credible_watts(power_w, self.source):  # such as 0 W
+            power_w = None
         gap = power_w is not None and self._gaps[uuid].before(arrival.at.time_ns)
         yield uuid, {**stamped(arrival.at, self.source, gap), "power_w": power_w}
 

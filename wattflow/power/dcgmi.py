@@ -33,6 +33,9 @@ SILENT_NS = (
 # prctl(PR_SET_PDEATHSIG, SIGKILL), then become the command; the signal follows the thread that started it
 DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
+# as C prints numbers: Python would also read 1_000, nan and digits of other scripts
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+
 Values = dict[int, float | int | None]  # by field
 
 ENTITY = re.compile(r"\s*(?:GPU-I|GPU-CI|GPU|vGPU|Switch|Link|CPU) +\d+\s")
@@ -43,10 +46,9 @@ ENTITY = re.compile(r"\s*(?:GPU-I|GPU-CI|GPU|vGPU|Switch|Link|CPU) +\d+\s")
 
 def number(cell: str) -> float | int | None:
     """Return the number in a cell; None for N/A, a cut value (`1234...`), any text, and DCGM's blank values."""
-    try:
-        value = int(cell) if cell.isdigit() else float(cell)
-    except ValueError:
+    if not _NUMBER.fullmatch(cell):
         return None
+    value = int(cell) if cell.isdigit() else float(cell)
     known = 0 <= value < BLANK_FP64 and value not in BLANK_INT32
     return value if known else None
 

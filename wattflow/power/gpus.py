@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wattflow.errors import PowerError
+from wattflow.power.credible import credible_watts
 from wattflow.power.nvml_calls import call, call_or_none, pynvml
 from wattflow.store.schema import Device, DeviceSettings
 
@@ -165,10 +166,16 @@ def _fixed(handle: Any) -> DeviceSettings:
     return {
         "ecc": None if ecc is None else bool(ecc[0]),
         "persistence": None if persistence is None else bool(persistence),
-        "power_limit_default_w": None if default_mw is None else default_mw / 1e3,
-        "power_limit_min_w": None if bounds_mw is None else bounds_mw[0] / 1e3,
-        "power_limit_max_w": None if bounds_mw is None else bounds_mw[1] / 1e3,
+        "power_limit_default_w": _limit_w(default_mw),
+        "power_limit_min_w": None if bounds_mw is None else _limit_w(bounds_mw[0]),
+        "power_limit_max_w": None if bounds_mw is None else _limit_w(bounds_mw[1]),
     }
+
+
+def _limit_w(limit_mw: float | None) -> float | None:
+    """Return NVML's limit in W; null for what is none of a board."""
+    limit_w = None if limit_mw is None else limit_mw / 1e3
+    return limit_w if credible_watts(limit_w, "") else None
 
 
 KERNEL_LISTS = Path("/proc/driver/nvidia/gpus")  # a folder a GPU, also where NVML does not answer

@@ -5,10 +5,12 @@ NVML's milliwatts become watts here and nowhere else. A value that NVML does not
 
 import ctypes
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from wattflow.errors import PowerError
+from wattflow.power.credible import credible_watts
 from wattflow.power.gpm import Gpm
 from wattflow.power.gpus import text
 from wattflow.power.meter import Row
@@ -18,6 +20,8 @@ FIELD_INSTANT = 186
 FIELD_AVERAGE = 185
 FIELD_LIMIT_IN_FORCE = 190
 FIELD_UNDER_CAP_NS = 74
+_STALE_US = 10_000_000  # fields are renewed each 100 ms
+_AHEAD_US = 1_000_000  # a stamp this far in the future is none: all later samples would be older
 
 
 def number(kind: int, value: Any) -> float | int | None:
@@ -36,7 +40,10 @@ def fields(handle: Any, ids: Sequence[int]) -> list[float | int | None]:
 
 
 def buffer(handle: Any, last_us: int) -> list[tuple[int, float]]:
-    """Return the driver's samples later than `last_us`, oldest first, as (unix us, watts); [] if none is new."""
+    """Return the driver's samples later than `last_us`, oldest first, as (unix us, watts); [] if none is new.
+
+    Watts that no board draws and stamps of a time to come are no readings.
+    """
     try:
         kind, samples = pynvml.nvmlDeviceGetSamples(
             handle, pynvml.NVML_TOTAL_POWER_SAMPLES, last_us
@@ -46,24 +53,46 @@ def buffer(handle: Any, last_us: int) -> list[tuple[int, float]]:
     except pynvml.NVMLError as error:
         raise PowerError(f"nvmlDeviceGetSamples: {error}.") from error
     new = []
+    latest_us = time.time_ns() // 1000 + _AHEAD_US
     for sample in samples:
-        value = number(kind, sample.sampleValue)
+        power_w = watts(number(kind, sample.sampleValue))
         # the driver also returns stamps that were read before, and unused places with stamp 0
-        if value is not None and sample.timeStamp > last_us:
-            new.append((int(sample.timeStamp), value / 1e3))
+        if power_w is not None and last_us < sample.timeStamp <= latest_us:
+            new.append((int(sample.timeStamp), power_w))
             last_us = int(sample.timeStamp)
     return new
 
 
+def watts(value_mw: float | None) -> float | None:
+    """Return NVML's milliwatts as watts; null for what no board draws, such as -1 as a whole number without sign."""
+    power_w = None if value_mw is None else value_mw / 1e3
+    return power_w if credible_watts(power_w, "") else None
+
+
 def polled_power_w(handle: Any, source: str) -> float:
-    """Return watts now, by a polled sensor; PowerError where it does not answer."""
+    """Return watts now, by a polled sensor; PowerError where it does not answer with what a board can draw."""
     if source.startswith("nvml_usage"):
-        return float(call("nvmlDeviceGetPowerUsage", handle) / 1e3)
-    field = FIELD_INSTANT if source == "nvml_instant" else FIELD_AVERAGE
-    value = fields(handle, [field])[0]
-    if value is None:
-        raise PowerError(f"nvmlDeviceGetFieldValues: field {field} has no value.")
-    return value / 1e3
+        name, value = "nvmlDeviceGetPowerUsage", call("nvmlDeviceGetPowerUsage", handle)
+    else:
+        field = FIELD_INSTANT if source == "nvml_instant" else FIELD_AVERAGE
+        name, value = f"nvmlDeviceGetFieldValues: field {field}", _fresh_field(handle, field)
+    power_w = watts(value)
+    if power_w is None:
+        raise PowerError(f"{name} has no value." if value is None else f"{name}: {value} mW.")
+    return power_w
+
+
+def _fresh_field(handle: Any, field: int) -> float | int | None:
+    """Return a field's value, stamped in unix us; PowerError where it was read long ago, so that it is not of now."""
+    (answer,) = call("nvmlDeviceGetFieldValues", handle, [field])
+    if answer.nvmlReturn != pynvml.NVML_SUCCESS:
+        return None
+    age_us = time.time_ns() // 1000 - answer.timestamp
+    if answer.timestamp > 0 and age_us > _STALE_US:
+        raise PowerError(
+            f"nvmlDeviceGetFieldValues: field {field} was read {age_us / 1e6:.0f} s ago."
+        )
+    return number(answer.valueType, answer.value)
 
 
 def conditions(handle: Any) -> Row:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from wattflow.errors import DamagedError
+from wattflow.power.credible import credible
 from wattflow.power.meter import Meter, Reading, Row
 from wattflow.power.protocol import Command, Commands, Reply, Settings
 from wattflow.store.files import open_append, open_own
@@ -248,7 +249,8 @@ class Recording:
         return self._tally.so_far()
 
     def _add(self, readings: list[Reading]) -> None:
-        for uuid, row in readings:
+        for uuid, read in readings:
+            row = credible(read, self._by_uuid[uuid][1].get("power_limit_max_w"))
             self._streams[uuid].add(row)
             self._tally.add(uuid, row)
             # a host beside GPUs is worth no wait: its joules may be unknown

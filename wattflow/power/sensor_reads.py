@@ -21,6 +21,7 @@ from wattflow.power.nvml_sensors import (
     fields,
     number,
     polled_power_w,
+    watts,
 )
 
 FIELD_COUNTER = 83
@@ -132,10 +133,10 @@ def _both_fields(handle: Any) -> list[tuple[str, int, float | None]]:
     names = ("nvml_instant", "nvml_average")
     found = call("nvmlDeviceGetFieldValues", handle, [FIELD_INSTANT, FIELD_AVERAGE])
     return [
-        (name, answer.timestamp * 1000, value / 1e3)
+        (name, answer.timestamp * 1000, power_w)
         for name, answer in zip(names, found, strict=True)
         if answer.nvmlReturn == pynvml.NVML_SUCCESS
-        and (value := number(answer.valueType, answer.value)) is not None
+        and (power_w := watts(number(answer.valueType, answer.value))) is not None
     ]
 
 
