@@ -83,12 +83,59 @@ def test_a_table_of_quarters_of_an_hour():
             "time,g_per_kwh\n2026-01-01T01:00:00Z,1\n2026-01-01T01:00:00Z,2\n",
             "line 3: .* is not after",
         ),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,0,25\n", "line 2: 3 columns where the header has 2"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,1,234.5\n", "line 2: 3 columns"),
+        (
+            "time,zone,g_per_kwh\n2026-01-01T00:00:00Z,25\n",
+            "line 2: 2 columns where the header has 3",
+        ),
+        ('time,g_per_kwh\n2026-01-01T00:00:00Z,"0,25"\n', "line 2: 0,25 is no number"),
+        ('time,g_per_kwh\n2026-01-01T00:00:00Z,"1,234.5"\n', "line 2: 1,234.5 is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,1_0\n", "line 2: 1_0 is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,0x10\n", "line 2: 0x10 is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,\u0661\n", "line 2: \u0661 is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,inf\n", "line 2: inf is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,\n", "line 2:  is no number"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,-5\n", "line 2: -5 is not between 0 and 10000"),
+        ("time,g_per_kwh\n2026-01-01T00:00:00Z,400000\n", "line 2: 400000 is not between"),
+        ("time,g_per_kwh\n9999-12-31T00:00:00Z,1\n", "line 2: .* is not between 1970 and 2200"),
+        ("time,g_per_kwh\n0001-01-01T00:00:00+14:00,1\n", "line 2: .* is not between 1970"),
+        ("time,g_per_kwh,g_per_kwh\n2026-01-01T00:00:00Z,1,9\n", "more than one column g_per_kwh"),
+        ("time;g_per_kwh\n2026-01-01T00:00:00Z;0,25\n", "not by ';'"),
     ],
 )
 def test_a_table_that_is_none(text, why):
     """A column that is missing, a time without an offset, a value that is no number: the line is named."""
     with pytest.raises(ValueError, match=why):
         table(text, "g_per_kwh", "grid")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefftime,price_per_kwh\n1970-01-01T00:00:00Z,0.25\n",
+        "time,price_per_kwh\r\n1970-01-01T00:00:00Z,0.25\r\n",
+        "time,price_per_kwh\r1970-01-01T00:00:00Z,0.25\r",
+        "zone, time, price_per_kwh\nDE, 1970-01-01T00:00:00Z, 0.25\n\n",
+        '"time","price_per_kwh"\n"1970-01-01T01:00:00+01:00","2.5e-1"\n',
+    ],
+)
+def test_a_table_as_spreadsheets_write_it(text):
+    """A mark at the start, line ends of other systems, spaces and quotes change no price."""
+    factor = table(text, "price_per_kwh", "tariff")
+    assert (factor.values, factor.starts_ns) == ((0.25,), (0,))
+
+
+def test_a_price_below_0_and_the_hour_that_comes_twice():
+    """A price may be below 0; where summer time ends, two hours have one name and two offsets."""
+    factor = table(
+        "time,price_per_kwh\n2026-10-25T02:00:00+02:00,-0.05\n2026-10-25T02:00:00+01:00,0.15\n",
+        "price_per_kwh",
+        "spot",
+    )
+    start_ns = factor.starts_ns[0]
+    assert factor.starts_ns[1] - start_ns == HOUR_NS
+    assert factor.mean(start_ns, start_ns + 2 * HOUR_NS) == pytest.approx(0.05)
 
 
 def test_break_even():

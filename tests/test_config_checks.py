@@ -4,6 +4,7 @@ import pytest
 from sweeps import resolved
 
 from wattflow.config import checks
+from wattflow.config.choices import Cost
 from wattflow.errors import RefusedError
 
 
@@ -30,3 +31,20 @@ def test_the_values_that_a_key_may_have_are_listed_as_they_are_typed():
     """null among them; none for a key that takes any value of its type."""
     assert checks.allowed("stop") == ("eos", "length", "null")
     assert checks.allowed("shards") == ()
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"pue": 0.5, "pue_source": "x"},
+        {"pue": float("nan"), "pue_source": "x"},
+        {"carbon_g_per_kwh": -1.0, "carbon_source": "x"},
+        {"carbon_g_per_kwh": 400_000.0, "carbon_source": "x"},
+        {"price_per_kwh": float("inf"), "price_source": "x", "currency": "EUR"},
+    ],
+)
+def test_factors_that_there_cannot_be(over):
+    """A facility that takes less than its computers, carbon below 0 or in mg, and what is no number."""
+    with pytest.raises(RefusedError, match="not between"):
+        checks.check_cost(Cost(**over))
+    checks.check_cost(Cost(price_per_kwh=-0.1, price_source="x", currency="EUR"))

@@ -6,13 +6,13 @@ Only what is declared is used: a factor is a constant or a table over time, and 
 """
 
 import csv
-import io
-import math
+import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from wattflow.config.checks import FACTOR_RANGES
 from wattflow.store.sources import SECOND_NS
 
 J_PER_KWH = 3.6e6
@@ -43,40 +43,76 @@ class Factor:
 def table(text: str, column: str, source: str) -> Factor:
     """Return the factor of a CSV with the columns `time` and `column`; ValueError says which line is wrong.
 
-    Times are ISO 8601 with an offset from UTC, and rise. Other columns are passed over. What is no CSV at all is a
+    Times are ISO 8601 with an offset from UTC, and rise. Other columns are passed over, but every line has as many as
+    the header: a decimal comma or one between thousands would make two numbers of one. What is no CSV at all is a
     csv.Error.
     """
-    rows = csv.DictReader(io.StringIO(text))
-    missing = {"time", column} - set(rows.fieldnames or ())
-    if missing:
-        raise ValueError(f"line 1: no column {', '.join(sorted(missing))}")
+    lines = csv.reader(text.removeprefix("\ufeff").splitlines())  # spreadsheets begin with a mark
+    header = [cell.strip() for cell in next(lines, [])]
+    _check_header(header, ("time", column))
+    time_at, value_at = header.index("time"), header.index(column)
     starts_ns: list[int] = []
     values: list[float] = []
-    for row in rows:
+    for line in lines:
+        if not line:
+            continue
         try:
-            starts_ns.append(_unix_ns(row["time"] or ""))
-            values.append(_number(row[column] or ""))
+            _check_width(line, header)
+            starts_ns.append(_unix_ns(line[time_at]))
+            values.append(_number(line[value_at], column))
         except ValueError as error:
-            raise ValueError(f"line {rows.line_num}: {error}") from error
+            raise ValueError(f"line {lines.line_num}: {error}") from error
         if len(starts_ns) > 1 and starts_ns[-1] <= starts_ns[-2]:
-            raise ValueError(f"line {rows.line_num}: {row['time']} is not after the line before")
+            raise ValueError(f"line {lines.line_num}: {line[time_at]} is not after the line before")
     if not values:
         raise ValueError("no line below the header")
     return Factor(source, tuple(values), tuple(starts_ns))
+
+
+def _check_header(header: list[str], needed: tuple[str, ...]) -> None:
+    """Raise ValueError unless each of the columns stands there once."""
+    parted = next((sign for sign in ";\t|" if sign in "".join(header)), None)
+    hint = f" (columns are parted by commas, not by {parted!r})" if parted else ""
+    if missing := [name for name in sorted(needed) if name not in header]:
+        raise ValueError(f"line 1: no column {', '.join(missing)}{hint}")
+    if several := [name for name in sorted(needed) if header.count(name) > 1]:
+        raise ValueError(f"line 1: more than one column {', '.join(several)}")
+
+
+def _check_width(line: list[str], header: list[str]) -> None:
+    if len(line) != len(header):
+        raise ValueError(
+            f"{len(line)} columns where the header has {len(header)} (decimals have a point, and thousands nothing "
+            "between them)"
+        )
 
 
 def _unix_ns(text: str) -> int:
     when = datetime.fromisoformat(text.strip())
     if when.tzinfo is None:
         raise ValueError(f"{text} has no offset from UTC, such as Z or +01:00")
-    return round(when.timestamp()) * SECOND_NS
+    if not _FIRST_YEAR <= when.year < _LAST_YEAR:
+        raise ValueError(f"{text} is not between {_FIRST_YEAR} and {_LAST_YEAR}")
+    return (when - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def _number(text: str) -> float:
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_YEAR, _LAST_YEAR = 1970, 2200
+
+
+def _number(text: str, column: str) -> float:
+    """Return a number with a decimal point; ValueError for any other, or one that no tariff or grid has."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text} is no number (with a point before its decimals)")
     value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no number")
+    least, most = FACTOR_RANGES[column]
+    if not least <= value <= most:
+        raise ValueError(f"{text} is not between {least:g} and {most:g} {column}")
     return value
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,12 @@ def why_not_engine(config: Config) -> str | None:
     return None
 
 
+# a price may be below 0; a grid's carbon is some 10 to 1,200 g, and no facility takes less than its computers
+FACTOR_RANGES = {"price_per_kwh": (-1e6, 1e6), "g_per_kwh": (0, 10_000), "pue": (1, 10)}
+
+
 def check_cost(cost: Cost) -> None:
-    """Raise RefusedError for a factor without its source, or one that is told twice."""
+    """Raise RefusedError for a factor without its source, one that is declared twice, or one that there cannot be."""
     at = "cluster.cost"
     for name, value, path, source in (
         ("price_per_kwh", cost.price_per_kwh, cost.price_path, cost.price_source),
@@ -159,6 +163,9 @@ def check_cost(cost: Cost) -> None:
         ("pue", cost.pue, None, cost.pue_source),
     ):
         kind = name.partition("_")[0]
+        least, most = FACTOR_RANGES[name.removeprefix("carbon_")]
+        if value is not None and not least <= value <= most:  # nor is NaN
+            raise RefusedError(f"{at}.{name}={value}: not between {least:g} and {most:g}.")
         if value is not None and path is not None:
             raise RefusedError(f"{at}.{name} and {at}.{kind}_path: declare one of them.")
         if (value is not None or path is not None) and not source:
