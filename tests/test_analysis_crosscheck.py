@@ -11,8 +11,8 @@ from site_monitoring import PUE, SCRAPE_S, Board, prometheus
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
-from wattflow.analysis.crosscheck import crosscheck
-from wattflow.analysis.prometheus import Prometheus
+from wattflow.analysis.crosscheck import METRICS, crosscheck
+from wattflow.analysis.prometheus import Prometheus, Series
 from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.report.page import report
@@ -137,6 +137,70 @@ def test_what_the_site_did_not_see(site, tmp_path):
         assert all(row.ratio is None for row in rows)
         reasons = {row.why_not for row in rows}
         assert any(why in text for text in reasons) or "at that time" in reasons.pop(), name
+
+
+# --- readings that no board can give --------------------------------------------------------------
+
+
+class Site:
+    """In the place of a server: one GPU at 100 W, scraped each second, with some samples replaced."""
+
+    def __init__(self, sweep, metric, faults):
+        ((_, self._uuid, start_ns, end_ns),) = sweep.windows(sweep.attempts.to_dicts()[0])
+        self._metric = metric
+        self._time_ns = np.arange(start_ns - 10**10, end_ns + 10**10, 10**9)
+        counted = 5e9 + 100_000 * np.arange(len(self._time_ns))
+        self._values = counted if metric.unit == "mJ" else np.full(len(self._time_ns), 100.0)
+        if metric.unit == "mW":
+            self._values = self._values * 1e3
+        for at, value in faults.items():
+            self._values[at] = value if value is None or value >= 0 else self._values[at] + value
+
+    def names(self, *_):
+        return {self._metric.name}
+
+    def samples(self, *_):
+        labels = {self._metric.gpu_label: self._uuid}
+        return [Series(labels, self._time_ns, self._values)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "faults"),
+    [
+        (METRICS[0], {14: 0.0}),
+        (METRICS[0], {13: 0.0, 14: 0.0}),
+        (METRICS[0], {14: 9223372036854775794.0}),
+        (METRICS[0], {14: np.nan}),
+        (METRICS[0], {14: -2_000_000}),  # 20 s behind, as of the other of two servers
+        (METRICS[0], {0: 0.0, 14: 6e9}),
+        (METRICS[1], {14: 1e9}),
+        (METRICS[1], {14: 2147483632.0}),
+        (METRICS[1], {14: np.inf}),
+        (METRICS[3], {14: 4294967295.0}),
+    ],
+)
+def test_a_sample_that_no_board_can_give_is_left_out(sweep, metric, faults):
+    """100 W over 8.5 s are 850 J whatever one sample says."""
+    (row,) = crosscheck(sweep, Site(sweep, metric, faults), sacct=False)
+    assert row.site_energy_j == pytest.approx(850.0, rel=1e-6)
+    assert row.ratio == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_counter_that_was_reset_is_named(sweep):
+    """From 0 on for good: its joules are not known, and the row says why."""
+    site = Site(sweep, METRICS[0], {})
+    site._values[14:] -= site._values[14]
+    (row,) = crosscheck(sweep, site, sacct=False)
+    assert (row.site_energy_j, row.ratio) == (None, None)
+    assert "was reset in the window" in row.why_not
+
+
+def test_joules_of_slurm_that_no_node_can_draw(fake, sweep):
+    """Four gigajoules of a job of seconds are no reading."""
+    fake.accounting("17|4000000000")
+    (row,) = crosscheck(sweep, None)
+    assert (row.site_energy_j, row.ratio) == (None, None)
+    assert "more than its nodes can have drawn" in row.why_not
 
 
 # --- Slurm ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from wattflow.analysis.cost import HOUR_S
 from wattflow.analysis.prometheus import Prometheus, Series, selector
 from wattflow.analysis.sweep import Sweep
 from wattflow.energy import counter, curve
@@ -23,7 +24,7 @@ from wattflow.nullable import complete_sum, quadrature, quotient
 from wattflow.slurm import client
 from wattflow.store.columns import CROSSCHECK
 from wattflow.store.schema import SCHEMA_VERSION
-from wattflow.store.sources import SECOND_NS
+from wattflow.store.sources import MOST_HOST_W, SECOND_NS, most_w
 from wattflow.store.tables import write_table
 
 Row = Mapping[str, Any]  # of results/points.parquet
@@ -166,6 +167,7 @@ def _check(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Check:
         selector(metric.name, metric.gpu_label, uuids), start_ns - _MARGIN_NS, end_ns + _MARGIN_NS
     )
     ours = _ours(attempt.row, f"{metric.exporter} {metric.name}", remark=metric.remark)
+    limit_w = attempt.row.get("power_limit_max_w")
     samples = 0
     parts: list[curve.Joules] = []
     spacings_s: list[float] = []
@@ -179,7 +181,7 @@ def _check(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Check:
             spacing_ns = int(np.median(np.diff(time_ns)))
             spacings_s.append(spacing_ns / SECOND_NS)
             samples += int(np.sum((time_ns >= window[0]) & (time_ns <= window[1])))
-            parts.append(_joules(time_ns, values, metric, window, spacing_ns))
+            parts.append(_joules(time_ns, values, metric, window, spacing_ns, limit_w))
     found = replace(ours, samples=samples, spacing_s=max(spacings_s))
     reasons = [part.reason for part in parts if part.reason is not None]
     if reasons:
@@ -199,6 +201,7 @@ def _check(attempt: _Attempt, metric: Metric, prometheus: Prometheus) -> Check:
 _WHY = {
     "not_bracketed": "the site has no sample before the window's start, or none after its end",
     "gap": "the site's samples have a gap in the window",
+    "counter_reset": "the site's counter was reset in the window, or may have been",
 }
 
 
@@ -223,17 +226,31 @@ def _merged(series: Iterable[Series], metric: Metric, uuid: str) -> tuple[curve.
 _BLANK = 1e14
 
 
-def _joules(
-    time_ns: curve.Ints, values: curve.Floats, metric: Metric, window: Window, spacing_ns: int
+def _joules(  # noqa: PLR0917 (samples, and what they are of)
+    time_ns: curve.Ints,
+    values: curve.Floats,
+    metric: Metric,
+    window: Window,
+    spacing_ns: int,
+    limit_w: float | None = None,
 ) -> curve.Joules:
-    """Return the joules of one GPU in its node's window."""
+    """Return the joules of one GPU in its node's window; `limit_w` is the highest limit it accepts, where known."""
     start, end = [window[0]], [window[1]]
+    highest_w = most_w("", limit_w)
     if metric.unit == "mJ":
-        readings = counter.counter(time_ns, np.rint(values).astype(np.uint64))
-        return curve.summed(counter.counter_between(readings, start, end))
+        readings = counter.counter(time_ns, np.rint(values).astype(np.uint64), highest_w=highest_w)
+        found = curve.summed(counter.counter_between(readings, start, end))
+        was_reset = counter.resets_between(readings, *window) > 0
+        return replace(found, reason="counter_reset") if found.reason and was_reset else found
     watts = values / 1e3 if metric.unit == "mW" else values
     # a value may be as old as the exporter's own period, which is about that of the scrapes
-    power = curve.curve(time_ns, watts, longest_ns=_GAP_SPACINGS * spacing_ns, lag_ns=spacing_ns)
+    power = curve.curve(
+        time_ns,
+        watts,
+        longest_ns=_GAP_SPACINGS * spacing_ns,
+        lag_ns=spacing_ns,
+        highest_w=highest_w,
+    )
     return curve.summed(curve.between(power, start, end))
 
 
@@ -269,6 +286,9 @@ def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | No
     why_not = trouble
     if why_not is None and consumed_j is None:
         why_not = "Slurm keeps no energy of this job (AcctGatherEnergyType)"
+    elif why_not is None and not _possible(consumed_j, attempts):
+        why_not = f"Slurm says {consumed_j:.4g} J, more than its nodes can have drawn"
+        consumed_j = None
     elif why_not is None and energy_j is None:
         why_not = "the joules of its attempts are not known"
     elif why_not is None and simulated:
@@ -285,6 +305,15 @@ def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | No
         site_energy_j=consumed_j,
         ratio=quotient(consumed_j, energy_j) if why_not is None else None,
     )
+
+
+def _possible(consumed_j: float | None, attempts: Sequence[Row]) -> bool:
+    """Return whether a job can have drawn so much while its attempts ran, and as long again around them."""
+    seconds = complete_sum([row["attempt_s"] for row in attempts])
+    nodes = max((row["nodes_seen"] or 1 for row in attempts), default=1)
+    if consumed_j is None or seconds is None:
+        return True
+    return consumed_j <= MOST_HOST_W * nodes * (2 * seconds + HOUR_S)
 
 
 def _ours(
