@@ -62,6 +62,19 @@ def test_input_output_and_exit_code_are_the_commands_own(where):
     assert found["energy_j"] is not None
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_command_hears_the_signal_that_ends_it(where, signum):
+    """One that was stopped is continued by it, so that neither the command nor `measure` stays behind."""
+    process = subprocess.Popen([*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(UP)])
+    until(lambda: Path("up").exists() and Path("up").read_text())
+    pid = int(Path("up").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    process.send_signal(signum)
+    assert process.wait(timeout=60) == 128 + signum
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_command_that_is_killed_ends_as_128_and_the_signal(where):
     """SIGKILL is 137, as shells say it."""
     call("sh", "-c", "kill -9 $$", code=137)

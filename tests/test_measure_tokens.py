@@ -1,5 +1,6 @@
 """Tokens that a measured command reports in JSON, in a file or on its output."""
 
+import os
 import time
 
 import pytest
@@ -19,6 +20,19 @@ from wattflow.measure import tokens as measure_tokens
         ('{"n": 3.5}', "n", None),
         ('{"n": true}', "n", None),
         ("", "n", None),
+        ('{"n": 3}\n{"n": null}\n{"m": -1}\n', "n", 3),
+        ('{"n": 3}\n{"n": -4}\n', "n", None),
+        ('{"n": 3}\n{"n": 4.5}\n', "n", None),
+        ('{"n": 3}\n{"n": "4"}\n', "n", None),
+        ('{"n": 3}\n{"n": NaN}\n', "n", None),
+        ('{"n": 3}\n{"n": {"a": 1}}\n', "n", None),
+        ('{"n": 3}\n{"n": 1e3}\n', "n", None),
+        ('{"n": 3}\n{"n": 4', "n", None),  # cut
+        ('{"n": [3, true]}', "n", None),
+        ('{"n": [3, -1]}', "n", None),
+        ('{"n": 9223372036854775807}', "n", None),
+        ('{"n": 1%s}' % ("0" * 5000), "n", None),
+        ('{"a": %s' % ("[" * 100_000), "n", None),
     ],
 )
 def test_tokens_in_a_file(tmp_path, text, key, tokens):
@@ -28,6 +42,48 @@ def test_tokens_in_a_file(tmp_path, text, key, tokens):
     found, reason = measure_tokens._tokens_in_file(path, key, time.time_ns())
     assert found == tokens
     assert (reason is None) == (tokens is not None)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link to a device"])
+def test_what_is_no_file_has_no_tokens_and_no_wait(tmp_path, kind):
+    """A FIFO that nobody writes, a folder, a link to /dev/zero: said at once."""
+    path = tmp_path / "tokens.json"
+    {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "link to a device": lambda p: p.symlink_to("/dev/zero"),
+    }[kind](path)
+    found, reason = measure_tokens._tokens_in_file(path, "n", 0)
+    assert found is None
+    assert "not a regular file" in reason
+
+
+def test_a_line_of_the_output_that_does_not_end(where):
+    """100 MB without a newline are passed on in seconds; tokens of other lines stay, as the line is no JSON."""
+    options = [*SEVENTY_W, "--tokens-json", "-", "--tokens-key", "n"]
+    code = """
+import sys
+print('{"n": 3}', flush=True)
+for _ in range(100): sys.stdout.write("x" * 1_000_000)
+print(flush=True)
+print('{"n": 4}', flush=True)
+"""
+    start_s = time.monotonic()
+    done = call(*python(code), options=options)
+    assert time.monotonic() - start_s < 40
+    assert len(done.stdout) == 100_000_000 + len('{"n": 3}\n\n{"n": 4}\n')
+    assert row()["tokens_kept"] == 7
+
+
+@pytest.mark.parametrize("line", ['{"n": -4}', '{"n": 2.5}', '{"n": 1%s}' % ("0" * 30)])
+def test_one_line_that_is_no_count_makes_the_tokens_unknown(where, line):
+    """Their sum without it would be too small, and the energy of a token too large."""
+    options = [*SEVENTY_W, "--tokens-json", "-", "--tokens-key", "n"]
+    done = call("sh", "-c", f"""echo '{{"n": 3}}'; echo '{line}'; sleep 0.3""", options=options)
+    found = row()
+    assert (found["tokens_kept"], found["energy_per_token_j"]) == (None, None)
+    assert "tokens_untold" in found["reasons"]
+    assert "is no count of tokens (at n)" in done.stderr
 
 
 def test_a_file_older_than_the_command_has_no_tokens(tmp_path):

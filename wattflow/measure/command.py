@@ -35,6 +35,7 @@ FORWARDED = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
     *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm warns of a time limit
 )
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 def power_settings(settings: Sequence[str]) -> Power:
@@ -80,6 +81,8 @@ class _Signals:
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._group, signum)
+                if signum in _ENDING:  # one that is stopped would never hear of it
+                    os.killpg(self._group, signal.SIGCONT)
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[Callable[[int], None]]:
@@ -155,7 +158,8 @@ def _run(request: Request, signals: _Signals, mark: Callable[[], None]) -> Comma
     process.returncode = code
     signals.close()
     tokens = None if output is None else output.tokens()
-    return CommandRun(code if code >= 0 else 128 - code, start_ns, end_ns, tokens)
+    fault = None if output is None else output.fault
+    return CommandRun(code if code >= 0 else 128 - code, start_ns, end_ns, tokens, fault)
 
 
 def _wait(pid: int, stopped: Callable[[], None]) -> int:

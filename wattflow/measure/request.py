@@ -73,3 +73,4 @@ class CommandRun:
     start_ns: int
     end_ns: int
     tokens_out: int | None
+    tokens_fault: str | None = None  # why the output's are unknown, where it has some

@@ -19,6 +19,7 @@ from wattflow.nullable import known_sum
 from wattflow.store.phases import AROUND, COMMAND, MIXED, OUTSIDE, RESERVED
 
 LONGEST_NAME = 64
+MOST_TOKENS = 10**12  # of one span, or one line: a count beyond that is none
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def _parsed(fields: dict[str, object]) -> ReportedSpan:
         raise ValueError("a span without a phase")
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**62 for n in numbers):
         raise ValueError("a span whose stamps or tokens are not whole numbers")
+    if any(isinstance(n, int) and n > MOST_TOKENS for n in (tokens_in, tokens_out)):
+        raise ValueError("a span of more tokens than there can be")
     assert isinstance(start_ns, int)
     assert isinstance(end_ns, int)
     if end_ns < start_ns:

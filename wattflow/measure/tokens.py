@@ -11,11 +11,17 @@ from typing import Any
 
 from wattflow.errors import RefusedError
 from wattflow.measure.request import CommandRun, Place, Request
+from wattflow.measure.timeline import MOST_TOKENS
 from wattflow.nullable import known_sum
 from wattflow.store.files import read_given
 
 STDOUT = "-"  # --tokens-json: the lines of the command's own output
+LONGEST_LINE = 2**24  # bytes of a line of the output that is read for tokens
 DRAIN_S = 0.5  # for the last lines of an output that a daemon may hold open
+
+
+class BadCountError(ValueError):
+    """What stands at the tokens' key is no count of tokens, so that their sum is unknown."""
 
 
 class Output:
@@ -23,24 +29,40 @@ class Output:
 
     def __init__(self, process: subprocess.Popen[bytes], key: str) -> None:
         assert process.stdout is not None
+        self.fault: str | None = None  # why the tokens are unknown, where a line has the key
         self._pipe, self._key = process.stdout, key
         self._counts: list[int | None] = []
+        self._line = bytearray()  # the last one, as far as it came
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
         self._thread.start()
 
     def _pass_on(self) -> None:
-        rest = b""
         while data := os.read(self._pipe.fileno(), 65536):
             with contextlib.suppress(OSError):  # a reader that went away, as `head` does
                 _write_all(1, data)
-            *lines, rest = (rest + data).split(b"\n")
-            self._counts += [_tokens_in_line(line, self._key) for line in lines]
-        self._counts.append(_tokens_in_line(rest, self._key))
+            first, *others = data.split(b"\n")
+            self._extend(first)
+            for part in others:
+                self._count()
+                self._extend(part)
+        self._count()
+
+    def _extend(self, part: bytes) -> None:
+        """Add to the line, up to a byte more than one may have."""
+        self._line += part[: LONGEST_LINE + 1 - len(self._line)]
+
+    def _count(self) -> None:
+        """Count the tokens in the line, which has come to its end."""
+        line, self._line = bytes(self._line), bytearray()
+        try:
+            self._counts.append(_tokens_in_line(line, self._key))
+        except BadCountError as error:
+            self.fault = self.fault or str(error)
 
     def tokens(self) -> int | None:
-        """The sum over the lines that hold the key; null where none does."""
+        """The sum over the lines that hold the key; null where none does, or one holds what is no count."""
         self._thread.join(DRAIN_S)
-        return known_sum(list(self._counts))
+        return None if self.fault else known_sum(list(self._counts))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -48,16 +70,29 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _tokens_in_line(line: bytes, key: str) -> int | None:
+def _tokens_in_line(line: bytes, key: str, *, strict: bool = False) -> int | None:
+    """The tokens in a line; null where it is no JSON or lacks the key; BadCountError for what is no count.
+
+    `strict`: what begins as JSON has to be JSON.
+    """
     if not line.lstrip().startswith(b"{"):
         return None
-    with contextlib.suppress(ValueError, RecursionError):
-        return _tokens_at(json.loads(line), key)
-    return None
+    if len(line) > LONGEST_LINE:
+        raise BadCountError(f"a line of more than {LONGEST_LINE // 2**20} MiB was not read")
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        if strict:
+            raise BadCountError(f"a line that is no whole JSON: {line[:40]!r}") from error
+        return None
+    return _tokens_at(value, key)
 
 
 def _tokens_at(value: Any, key: str) -> int | None:
-    """The whole number at a dotted key of a JSON value, summed over a list of values; null where none has it."""
+    """The whole number at a dotted key of a JSON value, summed over a list of values; null where none has it.
+
+    BadCountError where something else stands there, since a sum without it would be too small. null is nothing.
+    """
     if isinstance(value, list):
         return known_sum([_tokens_at(each, key) for each in value])
     first, _, rest = key.partition(".")
@@ -66,9 +101,15 @@ def _tokens_at(value: Any, key: str) -> int | None:
     inner = value[first]
     if rest:
         return _tokens_at(inner, rest)
-    if isinstance(inner, list):
-        return known_sum([n if isinstance(n, int) else None for n in inner])
-    return inner if isinstance(inner, int) and not isinstance(inner, bool) else None
+    return known_sum([_counted(each) for each in (inner if isinstance(inner, list) else [inner])])
+
+
+def _counted(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+        raise BadCountError(f"{str(value)[:40]!r} is no count of tokens")
+    return value
 
 
 def _tokens_in_file(path: Path, key: str, start_ns: int) -> tuple[int | None, str | None]:
@@ -83,10 +124,19 @@ def _tokens_in_file(path: Path, key: str, start_ns: int) -> tuple[int | None, st
     except OSError as error:
         return None, f"{path}: {error.strerror}."
     try:
-        tokens = _tokens_at(json.loads(text), key)
-    except (ValueError, RecursionError):
-        tokens = known_sum([_tokens_in_line(line, key) for line in text.splitlines()])
+        tokens = _tokens_in_text(text, key)
+    except BadCountError as error:
+        return None, f"{path}: {error} (at {key}), so the tokens are unknown."
     return tokens, None if tokens is not None else f"{path}: no whole number at {key}."
+
+
+def _tokens_in_text(text: bytes, key: str) -> int | None:
+    """The tokens in one JSON document, else in lines of JSON; BadCountError for what is no count."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return known_sum([_tokens_in_line(line, key, strict=True) for line in text.splitlines()])
+    return _tokens_at(document, key)
 
 
 def count_tokens(
@@ -96,7 +146,9 @@ def count_tokens(
     if request.tokens_json is None or request.tokens_key is None:
         return None
     if request.tokens_json == STDOUT:
-        if run.tokens_out is None:
+        if run.tokens_fault is not None:
+            warn(f"{run.tokens_fault} (at {request.tokens_key}), so the tokens are unknown.")
+        elif run.tokens_out is None:
             warn(f"no line of the output is JSON with a whole number at {request.tokens_key}.")
         return run.tokens_out
     if place.task != 0:
