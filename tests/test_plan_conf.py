@@ -1,6 +1,7 @@
 """Files of conf/: their values stay as they are written, and only one's own are taken."""
 
 import os
+import pwd
 
 import pytest
 
@@ -178,8 +179,10 @@ def test_ones_own_folder_below_home_is_searched_after_the_one_here(conf, tmp_pat
 def test_without_a_home_the_others_are_searched(conf, monkeypatch):
     """A user without a passwd entry and without HOME has none."""
     monkeypatch.delenv("XDG_CONFIG_HOME")
-    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     assert searched_dirs()[0] == conf
+    assert len(searched_dirs()) == 2
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="giving a file away needs root")

@@ -79,6 +79,12 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
         points(f"model.path={tmp_path}/none")
 
 
+def test_a_home_of_nobody_is_a_path_that_is_not_there():
+    """No traceback."""
+    with pytest.raises(RefusedError, match="~nobody-here/x: no such folder"):
+        points("model.path='~nobody-here/x'")
+
+
 def test_a_profile_with_a_path_is_run_too(folder, tmp_path):
     """A file of one's own, which names the checkpoint itself: no revision is made up."""
     own = tmp_path / "conf" / "model"

@@ -23,7 +23,11 @@ CASES = [
         "a key has no name",
     ),
     ("cluster", "name: mine\nlauncher: slrum\n", "cluster.launcher=slrum: not one of local, slurm"),
-    ("cluster", "launcher: local\n", "cluster.name: has no value; its file in conf/ has to set it"),
+    (
+        "cluster",
+        "launcher: local\n",
+        "cluster.name: has no value: the file that was chosen in conf/cluster/ is empty",
+    ),
     ("cluster", "name: [\n", 'mine.yaml", line 2, column 1'),
     ("cluster", "name: mine\nname: yours\n", "found duplicate key name"),
     (
@@ -41,7 +45,11 @@ CASES = [
         "name: mine\nsbatch_options:\n  exclusive:\n",
         "cluster.sbatch_options.exclusive=null: takes text, and '' for a bare --exclusive",
     ),
-    ("cluster", "", "cluster.name: has no value; its file in conf/ has to set it"),
+    (
+        "cluster",
+        "",
+        "cluster.name: has no value: the file that was chosen in conf/cluster/ is empty",
+    ),
     ("grid", "precision: fp16\n", "the file of a grid begins with the line `# @package _global_`"),
     (
         "grid",

@@ -42,8 +42,9 @@ def searched_dirs() -> list[Path]:
     """Return where configs are looked for, first one first: ./conf, the user's own, then what wattflow ships."""
     shipped = _shipped()
     own = [Path.cwd() / "conf"]
-    home = os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()
-    if Path(home).is_absolute():  # without HOME and without an entry for the user there is none
+    # not Path.expanduser, which raises for a user without HOME and without an entry
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    if Path(home).is_absolute():
         own.append(Path(home) / "wattflow" / "conf")
     return [folder for folder in own if not _is_same(folder, shipped)] + [shipped]
 
@@ -63,7 +64,7 @@ def written(group: str, name: str) -> dict[str, Any]:
     for folder in conf_dirs():
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            content = yaml.load(read_given(path).decode("utf-8-sig"), Loader=_TextLoader)  # noqa: S506 (a SafeLoader)
+            content = _parsed(read_given(path).decode("utf-8-sig"), path)
             return content if isinstance(content, dict) else {}
     return {}
 
@@ -84,7 +85,7 @@ class ConfSource(FileConfigSource):
                 _refuse_foreign(Path(self.path), path, os.fstat(file.fileno()))
             header = self._get_header_dict(file.read(512))
             file.seek(0)
-            content = yaml.load(file, Loader=_TextLoader)  # noqa: S506 (a SafeLoader)
+            content = _parsed(file, path)
         if isinstance(content, str):
             content = {content: None}  # as OmegaConf does, which then finds no such key
         _refuse_hydras(path, config_path, header.get("package"), content)
@@ -117,6 +118,16 @@ _TextLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _STILL_RESOLVED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _parsed(text: str | io.TextIOWrapper, path: Path) -> Any:
+    """Return what a YAML file holds; its errors name the file."""
+    loader = _TextLoader(text)
+    loader.name = str(path)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _refuse_foreign(root: Path, path: Path, opened: os.stat_result) -> None:

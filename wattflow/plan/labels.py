@@ -5,6 +5,7 @@ a name, as on the command line, brings its own: `dataset.path=letters.jsonl` is 
 of conf/dataset/ is called, and `model.path=/data/vicuna-7b` a revision `vicuna-7b` of the model.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
@@ -18,7 +19,7 @@ from wattflow.workload.tokenizer import kind_beside
 
 def whole(path: str) -> str:
     """Return a path from the root: a job starts in another directory."""
-    return str(Path(path).expanduser().absolute())
+    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (Path's raises for ~nobody)
 
 
 class Labels:

@@ -58,7 +58,10 @@ _KNOWN: list[tuple[str, Callable[[str, re.Match[str]], str]]] = [
     (r"Key '(.*)' (?:is )?not in", _of_unknown_key),
     (
         r"Missing mandatory value: (\S+)",
-        lambda key, _: f"{key}: has no value; its file in conf/ has to set it.",
+        lambda key, _: (
+            f"{key}: has no value: the file that was chosen in conf/{key.partition('.')[0]}/ is empty, or does not "
+            "set it."
+        ),
     ),
     (  # an override of a key that is known, or it would have been refused before
         r"Could not override '([^']+)'",
