@@ -280,6 +280,32 @@ def test_hosts_are_added_up_apart(tmp_path):
     assert {phase["gpu_uuid"] for phase in phases(sweep)} == {"GPU-a", "GPU-b"}
 
 
+@pytest.mark.parametrize(
+    ("decode_s", "later_s", "reason"),
+    [
+        (0.1, 0.005, "window_too_short"),
+        (3.0, 0.2, "energy_power_time"),
+        (3.0, 0.005, None),
+    ],
+)
+def test_a_window_too_short_to_measure_says_so(tmp_path, decode_s, later_s, reason):
+    """One rank ends 5 ms after the other: 4 % of a window of 0.12 s, nothing of one of 3 s; 0.2 s is another fault."""
+    sweep = make_sweep(tmp_path / "s", [choices(shards=2)])
+    made = Made([Gpu("GPU-a"), Gpu("GPU-b")], batches=1, prefill_s=0.02, decode_s=decode_s)
+    attempt = make_attempt(sweep, choices(shards=2), made)
+    path = attempt.spans_path("node1")
+    table = pq.read_table(path)
+    spans = table.to_pylist()
+    for span in spans:
+        if (span["rank"], span["phase"]) == (1, "decode"):
+            span["end_ns"] += round(later_s * 1e9)
+    write_table(path, pa.Table.from_pylist(spans, schema=table.schema))
+    (row,) = rows(sweep)
+    named = {"window_too_short", "energy_power_time"}.intersection(row["reasons"])
+    assert named == ({reason} if reason else set())
+    assert row["valid"] == (reason is None), row["reasons"]
+
+
 def test_a_host_with_a_gap_has_no_joules_and_a_remark(tmp_path):
     """A host that no package can have drawn for a second has no joules; the row says why, and counts."""
     sweep = make_sweep(tmp_path / "s", [choices()])

@@ -6,18 +6,20 @@ Joules are summed over the distinct devices of the job's ranks, so that ranks wh
 device that no rank used is never billed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 
-from wattflow.collect import merge, roofline
+from wattflow.collect import merge, nodes, roofline
 from wattflow.collect.conditions import conditions
 from wattflow.collect.description import Description, describe, reason
 from wattflow.collect.figures import (
+    Amount,
     Throughput,
     command_throughput,
     energy,
+    host_energies,
     host_energy,
     phase_energies,
     sampling,
@@ -36,9 +38,10 @@ from wattflow.collect.reading import (
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
 from wattflow.collect.scheduling import scheduling
 from wattflow.collect.unfinished import unfinished
+from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import REQUEST, PartialAttempt, Record
+from wattflow.store.schema import REQUEST, Part, PartialAttempt, Record
 from wattflow.store.tables import read_table
 
 # without all spans no device's window is known
@@ -148,11 +151,11 @@ def _measured(
         devices, doubts = read_devices(attempt, record, ranks)
         reasons = [*reasons, *doubts]
     gpus = len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]})
-    nodes = len({spans.device.node for spans in ranks.values()})
+    nodes_seen = len({spans.device.node for spans in ranks.values()})
     command, config = "measure" in record, choices.config
     if not command and about.boundary == "gpu" and gpus < config.shards:
         reasons = [*reasons, "missing_gpu"]
-    found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes)
+    found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes_seen)
     yield found
     if devices:
         dummy_weights = not command and config.weights == "dummy"
@@ -177,16 +180,36 @@ def _measured(
     windows = {device.key.node: device.window for device in devices}
     hosts = read_hosts(attempt, record, list(windows))
     keys: list[DeviceKey] = [*(device.key for device in devices), *hosts]
-    host = host_energy(hosts, windows)
+    of_hosts = host_energies(hosts, windows)
+    host = host_energy(of_hosts, len(windows))
     lost = ["host_gap"] if 0 < len(windows) == len(hosts) and host.energy_j is None else []
     found = replace(
         found,
         host=host,
+        rates=_rates(found, ranks, record["parts"], devices, of_hosts) if command else {},
         traces={key: attempt.trace_path(*key) for key in keys},
     )
     restarted = ["sidecar_restarted"] if about.sidecar_restarts else []
-    failed = self_checks(found.columns(), found.phases)
+    failed = self_checks(found.columns(), found.phases, found.rates)
     yield replace(found, reasons=[*found.reasons, *lost, *restarted, *failed])
+
+
+def _rates(
+    found: Figures,
+    ranks: dict[int, Spans],
+    parts: Sequence[Part],
+    devices: Sequence[Device],
+    hosts: Mapping[str, Amount],
+) -> dict[str, float | None]:
+    """Return the rates of a command over several nodes, of what the row has."""
+    joules: dict[str, list[Joules]] = {}
+    if found.energy.window.energy_j is not None:
+        for device in devices:
+            joules.setdefault(device.key.node, []).append(device.energy().window)
+    rates = nodes.rates(ranks, parts, joules, hosts)
+    return rates | (
+        {"tokens_per_s": None} if rates and found.throughput.tokens_kept is None else {}
+    )
 
 
 def _throughput(

@@ -29,6 +29,8 @@ BOARD_GAIN = (
 # and tokens with its 95 % interval, LLaMA-7B's decode at batch 1 and 64 on an H100 (docs/measurement.md)
 DUMMY_DATA = 0.017
 LEAST_SAMPLES = 0.9
+MOST_TOKENS_PER_S = 1e9  # of a node: a count beyond that is none
+EDGES_APART_S = 0.1  # ranks of a node begin and end a batch this near to each other
 POWER_TIME = 0.01  # how far energy may be off the devices' mean power times the duration
 
 
@@ -119,6 +121,8 @@ def command_throughput(
     )
     by_file = known_sum(part["tokens_out"] for part in parts)
     kept = by_spans if by_file is None else by_file
+    if kept is not None and kept > MOST_TOKENS_PER_S * len(nodes) * _seconds(window):
+        kept = by_spans = None
     if not kept:
         reasons.append("tokens_untold")
     if by_spans is not None and by_spans != kept:
@@ -127,13 +131,17 @@ def command_throughput(
     return Throughput(
         tokens_in=known_sum(n for spans in nodes.values() for n in spans.tokens["tokens_in"]),
         tokens_kept=kept,
-        duration_s=(window[1] - window[0]) / SECOND_NS,
+        duration_s=_seconds(window),
         prefill_s=first.seconds("prefill"),
         decode_s=first.seconds("decode"),
         other_s=float((ends - starts).sum()) / SECOND_NS,
         load_s=first.seconds("load"),
         warmup_s=first.seconds("warmup"),
     ), reasons
+
+
+def _seconds(window: Window) -> float:
+    return (window[1] - window[0]) / SECOND_NS
 
 
 # --- energy ---------------------------------------------------------------------------------------
@@ -278,7 +286,8 @@ def energy(
     # a command begins and ends on each node by itself, the batches of a sweep's point on all at once
     alike = not measured or len({device.key.node for device in devices}) == 1
     if alike and not close(sum(energies_j), mean_w * duration_s, POWER_TIME):
-        reasons.append("energy_power_time")
+        apart_s = max(abs(window.seconds - duration_s) for window in windows)
+        reasons.append("window_too_short" if apart_s < EDGES_APART_S else "energy_power_time")
     idle_w = complete_sum(_mean_w(part, "idle") for part in parts)
     # rectangular between the gain's bounds, each board by itself (JCGM 100:2008, 4.3.7)
     gain_u_j = sum((BOARD_GAIN * own_j / 3**0.5) ** 2 for own_j in energies_j) ** 0.5
@@ -286,7 +295,7 @@ def energy(
     return Energy(
         window=total,
         counter=by_counter,
-        net=_net(total, idle_w, parts, duration_s),
+        net=_net(total, parts, None if measured else duration_s),
         job=_job(total, phases, parts[0], measured=measured),
         steady=_steady(parts, known),
         phases=phases,
@@ -340,18 +349,24 @@ def _job(
     )
 
 
-def _net(
-    total: Amount, idle_w: float | None, parts: Sequence[DeviceEnergy], duration_s: float
-) -> Amount:
-    """Return the energy above what the devices would have taken idle."""
-    if idle_w is None:
-        return Amount()
-    idle = [part.phases["idle"] for part in parts]
-    power_u_w = quadrature(quotient(joules.u_j, joules.seconds) for joules in idle)
-    return Amount(
-        cast(float, total.energy_j) - idle_w * duration_s,
-        None if power_u_w is None else quadrature([total.u_j, power_u_w * duration_s]),
+def _net(total: Amount, parts: Sequence[DeviceEnergy], duration_s: float | None) -> Amount:
+    """Return the energy above what the devices would have taken idle.
+
+    Each device's own window counts where `duration_s` is null: a command begins and ends on each node by itself.
+    """
+    idle = [(part, part.phases.get("idle"), duration_s or part.window.seconds) for part in parts]
+    idle_j = complete_sum(
+        None if (watts := _mean_w(part, "idle")) is None else watts * seconds
+        for part, _, seconds in idle
     )
+    if idle_j is None:
+        return Amount()
+    idle_u_j = quadrature(
+        None if joules is None or joules.u_j is None else joules.u_j / joules.seconds * seconds
+        for _, joules, seconds in idle
+    )
+    u_j = None if idle_u_j is None else quadrature([total.u_j, idle_u_j])
+    return Amount(cast(float, total.energy_j) - idle_j, u_j)
 
 
 def _steady(parts: Sequence[DeviceEnergy], known: Throughput) -> Amount:
@@ -414,13 +429,23 @@ def sampling(
     return Sampling(coverage, longest_gap_s, samples, expected), reasons
 
 
-def host_energy(hosts: Mapping[DeviceKey, Curve], windows: Mapping[str, Window]) -> Amount:
-    """Return the energy of the hosts, apart from their GPUs, in each node's window; null unless all are known."""
-    if len(hosts) < len(windows):
+def host_energies(
+    hosts: Mapping[DeviceKey, Curve], windows: Mapping[str, Window]
+) -> dict[str, Amount]:
+    """Return the energy of each node's host, apart from its GPUs, in the node's window."""
+    return {
+        key.node: _sum(
+            [curve.summed(curve.between(power, *([edge] for edge in windows[key.node])))]
+        )
+        for key, power in hosts.items()
+    }
+
+
+def host_energy(of_nodes: Mapping[str, Amount], nodes: int) -> Amount:
+    """Return the energy of all hosts; null unless all nodes' are known."""
+    if len(of_nodes) < nodes:
         return Amount()
-    return _sum(
-        [
-            curve.summed(curve.between(power, *([edge] for edge in windows[key.node])))
-            for key, power in hosts.items()
-        ]
+    return Amount(
+        complete_sum(one.energy_j for one in of_nodes.values()),
+        quadrature(one.u_j for one in of_nodes.values()),
     )

@@ -1,6 +1,6 @@
 """Build the rows of results/ from typed values, each row once, and check the numbers that it publishes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Figures:
     roofline: Roofline = field(default_factory=Roofline)
     scheduling: Scheduling = field(default_factory=Scheduling)
     unfinished: Unfinished = field(default_factory=Unfinished)
+    rates: dict[str, float | None] = field(default_factory=dict)  # in place of ratios
     gpus: int | None = None
     nodes_seen: int | None = None
     pieces: int | None = None
@@ -98,7 +99,7 @@ class Figures:
             "nodes_seen": self.nodes_seen,
             "pieces": self.pieces,
         }
-        return sums | ratios(sums)
+        return sums | ratios(sums) | self.rates
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,11 @@ def attempt_rows(
     return AttemptRows(point, [{**identity, **vars(phase)} for phase in found.phases], found.traces)
 
 
-def self_checks(row: Row, phases: Sequence[PhaseEnergy]) -> list[str]:
-    """Return reason codes of the sums and products that do not hold among the published numbers of one attempt."""
+def self_checks(row: Row, phases: Sequence[PhaseEnergy], rates: Collection[str] = ()) -> list[str]:
+    """Return reason codes of the sums and products that do not hold among the published numbers of one attempt.
+
+    `rates` are columns that are no ratio of the row's sums.
+    """
     total = row["energy_j"]
     if total is None:
         return []
@@ -142,6 +146,7 @@ def self_checks(row: Row, phases: Sequence[PhaseEnergy]) -> list[str]:
         ratio.check
         for ratio in RATIOS
         if ratio.check is not None
+        and ratio.column not in rates
         and row[ratio.column] is not None
         and not close(row[ratio.numerator], row[ratio.column] * row[ratio.denominator], PRODUCT)
     ]
