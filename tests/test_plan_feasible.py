@@ -93,6 +93,8 @@ def test_a_comparison_may_have_an_exponent():
     ("when", "message"),
     [
         ({"shard": "2"}, "no key shard"),
+        ({"shard": None}, "no key shard"),
+        ({"control": "2"}, "control has keys of its own"),
         ({"shards": "two"}, "sweep.exclude: shards: two: takes a whole number"),
         ({"shards": "> two"}, "sweep.exclude: shards: > two: takes a whole number"),
         ({"model.name": "> b"}, "sweep.exclude: model.name: > b: takes text"),

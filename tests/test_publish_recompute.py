@@ -108,6 +108,15 @@ def test_a_changed_choice_outside_the_point_id(sweep):
     assert "grid.parquet and record.json differ in power.idle_s 9.0 and 5.0." in text
 
 
+def test_another_time_limit_of_a_resume_is_no_fault(sweep):
+    """How jobs were asked for may differ between a record and the grid: rows say what each attempt had."""
+    edit(sweep.grid_path, change_choice("cluster.time_min", 9))
+    assert said(verify(sweep.path)).count("time_min") == 0
+    assert verify(sweep.path).verified
+    collect(sweep)
+    assert verify(sweep.path).verified
+
+
 def test_a_changed_choice_of_the_record(sweep):
     """A record that tells another precision than the grid is found."""
     path = next(sweep.path.glob("points/*/attempt-1/record.json"))

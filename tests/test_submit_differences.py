@@ -27,7 +27,8 @@ def test_new_ways_of_asking_name_the_resume_that_takes_them(fake, tmp_path):
     assert "cluster.time_min=10 is ignored for points that were sent before: they keep 60." in lines
     assert lines[-1] == (
         f"`wattflow resume {made.sweep.path} cluster.partition=big cluster.time_min=10 "
-        "'cluster.setup=['\"'\"'module load x'\"'\"']' cluster.accounting=false` sends those that did not finish so."
+        "'cluster.setup=['\"'\"'module load x'\"'\"']' cluster.accounting=false` "
+        "sends those that have not finished with it."
     )
 
 

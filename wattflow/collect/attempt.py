@@ -8,6 +8,7 @@ device that no rank used is never billed.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -38,8 +39,10 @@ from wattflow.collect.reading import (
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
 from wattflow.collect.scheduling import scheduling
 from wattflow.collect.unfinished import unfinished
+from wattflow.config.identity import is_replaceable
 from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
+from wattflow.store.columns import CHOICE_KEYS, POINT, choice_values
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import REQUEST, Part, PartialAttempt, Record
 from wattflow.store.tables import read_table
@@ -66,7 +69,23 @@ def collect_attempt(attempt: AttemptDir, choices: Choices) -> AttemptRows:
         # whatever a cut page, a foreign value or a record without a field leads to costs this attempt alone
         about = replace(found.about, error=_fault(attempt, error))
         found = replace(found, about=about, reasons=["damaged"], phases=(), traces={})
-    return attempt_rows(attempt.point_id, attempt.number, choices, found)
+    return attempt_rows(attempt.point_id, attempt.number, _as_asked(attempt, choices), found)
+
+
+def _as_asked(attempt: AttemptDir, choices: Choices) -> Choices:
+    """The same choices with the values of `cluster.*` that the attempt had, if a resume has set others since."""
+    try:
+        record = attempt.read_record()
+        cluster = cast(Any, record or {})["choices"]["cluster"]
+        recorded = choice_values({"cluster": cluster})
+        columns = {
+            column: pa.scalar(recorded[column], POINT.field(column).type).as_py()
+            for column, key in CHOICE_KEYS.items()
+            if is_replaceable(key) and key.partition(".")[2] in cluster
+        }
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, pa.ArrowException):
+        return choices  # a damaged record, a foreign one, or that of a measured command
+    return replace(choices, columns={**choices.columns, **columns})
 
 
 def _fault(attempt: AttemptDir, error: Exception) -> str:

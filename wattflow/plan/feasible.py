@@ -4,7 +4,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 from wattflow.config.checks import why_not_engine, why_not_metered
@@ -36,16 +36,22 @@ def _wanted(key: str, value: Any) -> Any:
     """Return what a rule wants of one key: a value, a list of values, or a comparison with a number."""
     if isinstance(value, list):
         return [_wanted(key, one) for one in value]
-    if value is None or key in GROUPS:
+    if key in GROUPS:
         return value
+    try:
+        kind = not_null(kind_of(key))
+    except KeyError:
+        raise RefusedError(f"sweep.exclude: no key {key}.") from None
+    if is_dataclass(kind):
+        raise RefusedError(f"sweep.exclude: {wrong_type(key)}")
+    if value is None:
+        return None
     compared = _COMPARISON.fullmatch(str(value))
     try:
         if compared is None:
             return from_text(key, str(value))
-        if not_null(kind_of(key)) in (int, float) and math.isfinite(float(compared[2])):
+        if kind in (int, float) and math.isfinite(float(compared[2])):
             return value
-    except KeyError:
-        raise RefusedError(f"sweep.exclude: no key {key}.") from None
     except ValueError:
         pass
     raise RefusedError(f"sweep.exclude: {key}: {value}: {wrong_type(key)}")
@@ -68,7 +74,7 @@ def excluded(config: Config) -> str | None:
     for group in ("model", "dataset", "engine", "cluster"):
         values[group] = values[f"{group}.name"]
     for rule in config.sweep.exclude:
-        if rule.when and all(_matches(values[k], wanted) for k, wanted in rule.when.items()):
+        if rule.when and all(_matches(values.get(k), wanted) for k, wanted in rule.when.items()):
             return f"excluded: {rule.reason}"
     return None
 

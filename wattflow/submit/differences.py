@@ -68,7 +68,9 @@ def _lines(new: dict[str, tuple[Any, Any]], sweep: str) -> list[str]:
     ]
     if asked:
         words = " ".join(shlex.quote(f"{key}={_shown(value)}") for key, value in asked.items())
-        lines.append(f"`wattflow resume {sweep} {words}` sends those that did not finish so.")
+        lines.append(
+            f"`wattflow resume {sweep} {words}` sends those that have not finished with it."
+        )
     if len(asked) < len(new):
         lines.append(
             "One sweep does not mix checkpoints, prompts or meters: submit them under another sweep=NAME."
