@@ -420,3 +420,34 @@ def test_a_stranger_on_the_gpu_is_reported(gpus, where, monkeypatch, when):
         stranger.wait()
     assert "other_process" in row()["reasons"]
     assert not row()["valid"]
+
+
+def status_of(folder):
+    """The exit code of `status --json`, and the state, reason and advice of the one row."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wattflow.cli", "status", folder, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_state_of_a_measurement(where):
+    """One that runs is running, one that was killed has failed, and `measure` is what tries it anew."""
+    words = [*MEASURE, "--out", "out", *SEVENTY_W, "--", *python(UP)]
+    with subprocess.Popen(words, start_new_session=True) as process:
+        until(lambda: Path("up").exists())
+        code, said = status_of("out")
+        assert (code, said[0]["state"]) == (4, "running")
+        os.killpg(process.pid, signal.SIGKILL)
+    os.kill(int(Path("up").read_text()), signal.SIGKILL)
+    code, said = status_of("out")
+    (point,) = said
+    assert (code, point["state"], point["reason"]) == (3, "failed", "its process is gone")
+    assert point["rerun"].startswith(
+        f"wattflow measure --out {where / 'out'} -- {sys.executable} -c"
+    )
+    call("true", out="done")
+    assert status_of("done")[0] == 0

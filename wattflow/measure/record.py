@@ -149,7 +149,11 @@ class Measurement:
             "still_running": 0,
         }
         self._record = new_record(attempt, _choices(request, place), place.job)
-        self._record["measure"] = {"command": request.command, "nodes": place.nodes}
+        self._record["measure"] = {
+            "command": request.command,
+            "nodes": place.nodes,
+            "process": process.job_id(os.getpid()),
+        }
 
     @property
     def folder(self) -> Path:

@@ -217,6 +217,7 @@ class MeasuredCommand(TypedDict):
 
     command: list[str]
     nodes: int
+    process: NotRequired[str]  # the local job id of `measure` where the record is written
 
 
 class Part(TypedDict):

@@ -249,6 +249,9 @@ def _row(sweep: SweepDir, findings: _Findings, infeasible: str | None, answers: 
     if state not in ("failed", "interrupted", "unknown"):
         return row
     rerun = f"wattflow resume {shlex.quote(str(sweep.path))} --only {findings.point_id}"
+    if findings.record is not None and "measure" in findings.record:
+        command = shlex.join(findings.record["measure"]["command"])
+        rerun = f"wattflow measure --out {shlex.quote(str(sweep.path))} -- {command}"
     return replace(row, log=_decisive_log(findings), rerun=rerun)
 
 
@@ -336,8 +339,16 @@ def _never_sent(findings: _Findings) -> tuple[State, str | None]:
     if findings.record is None:
         return "failed", "its attempt left no record"
     if findings.record["status"] == "running":
-        return "unknown", "its attempt was made without a job that could be asked"
+        return _measuring(findings.record)
     return _by_record(findings.record)
+
+
+def _measuring(record: Record) -> tuple[State, str | None]:
+    """The state of an attempt without a job that did not end: that of the process which measures a command."""
+    alive = process.lives(record["measure"].get("process", "")) if "measure" in record else None
+    if alive is None:
+        return "unknown", "its attempt was made without a job that could be asked"
+    return ("running", None) if alive else ("failed", "its process is gone")
 
 
 def _without_answer(
