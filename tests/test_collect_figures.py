@@ -174,16 +174,30 @@ def test_counter_reset_is_flagged_and_bridged(tmp_path):
 
 
 def test_board_gain_stands_apart(tmp_path):
-    """Two boards of 595 J each: 5 % / sqrt(3) of each, in quadrature, is 24.3 J, and no part of energy_u_j."""
+    """Two boards of 595 J in 8.5 s each: own gains in quadrature, the mean gain as it is; no part of energy_u_j.
+
+    The budget's parts add up to energy_u_j in quadrature, and with gain and offset, doubled, to the expanded one.
+    """
     row = one(tmp_path, Made([Gpu("GPU-a"), Gpu("GPU-b")]))[2]
-    assert row["board_gain_u_j"] == pytest.approx(0.05 * 595 / 3**0.5 * 2**0.5, rel=1e-3)
+    sd, mean = 0.0365651 * 595, 0.00984398 * 1190
+    assert row["board_gain_u_j"] == pytest.approx(
+        (2 * sd**2 + 4 * sd**2 / 19 + mean**2) ** 0.5, rel=1e-3
+    )
+    assert row["board_offset_u_j"] == pytest.approx(
+        8.5 * (5.87048**2 * (2 + 4 / 19) + (2 * 0.857677) ** 2) ** 0.5, rel=1e-3
+    )
     assert row["energy_u_j"] < 1.0
+    parts = [row[f"{name}_u_j"] for name in ("sampling", "edges", "missing", "ticks")]
+    assert sum(part**2 for part in parts) == pytest.approx(row["energy_u_j"] ** 2)
+    both = np.hypot(row["energy_u_j"], row["board_u_j"])
+    assert row["energy_expanded_u_j"] == pytest.approx(2 * both)
+    assert row["board_u_j"] < np.hypot(row["board_gain_u_j"], row["board_offset_u_j"])  # r = -0.55
 
 
 def test_simulated_watts_have_no_boards_gain(tmp_path):
     """Arithmetic has no sensor, so no gain."""
     made = Made([Gpu("host-node1")], source="simulated", boundary="host")
-    assert one(tmp_path, made)[2]["board_gain_u_j"] is None
+    assert one(tmp_path, made)[2]["energy_expanded_u_j"] is None
 
 
 @pytest.mark.parametrize(("weights", "u_j"), [("dummy", 0.017 * 595 / 3**0.5), ("hf", None)])
@@ -203,6 +217,9 @@ def test_every_joule_has_its_uncertainty(tmp_path):
     row = one(tmp_path, made, weights="hf")[2]
     joules = [name for name in POINT.names if name.endswith("_j") and not name.endswith("_u_j")]
     assert len(joules) > 15
+    joules = [
+        name for name in joules if not name.startswith("full_")
+    ]  # of vLLM: tests/test_collect_scheduling.py
     joules.remove(
         "unfinished_energy_j"
     )  # of attempts that did not finish: tests/test_collect_unfinished.py

@@ -35,7 +35,7 @@ def test_two_profiles_are_two_rows(tmp_path):
     assert sorted((row["n"], row["energy_per_token_j"]) for row in rows) == [("1", "1"), ("1", "3")]
     assert len({row["cluster"] for row in rows}) == 2
     # as the report has it
-    assert sorted(row["J/token"] for row in table(sweep)) == ["1.00", "3.00"]
+    assert sorted(row["J/token"] for row in table(sweep)) == ["1.00 ± 0.48", "3.00 ± 0.45"]
     assert "which differ in cluster, ran once." in methods.text(sweep.attempts.to_dicts(), [])
 
 

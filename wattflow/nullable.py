@@ -45,3 +45,10 @@ def known_sum(values: Iterable[Number | None]) -> Number | None:
     """Return the sum of what is known; null where nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
+
+
+def plus_minus(expanded: float | None) -> str:
+    """Return an expanded uncertainty as it stands behind its number, two digits of it; empty where unknown."""
+    if expanded is None:
+        return ""
+    return f" ± {expanded:.0f}" if expanded >= 100 else f" ± {expanded:#.2g}".rstrip(".")

@@ -1,5 +1,7 @@
 """Means over repeats: one row of a table for each setting, that is each combination of the axes under one sensor."""
 
+import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,10 @@ FIGURES = (
     "power_w",
     "energy_per_token_j",
     "energy_per_response_j",
+    # expanded uncertainties: what repeats on the same boards share, so that their mean is that of each
+    "power_expanded_u_w",
+    "energy_per_token_expanded_u_j",
+    "energy_per_response_expanded_u_j",
 )
 APART = ("boundary", "simulated", "power_source")  # joules that differ in one of these have no mean
 
@@ -37,6 +43,14 @@ class Setting:
     n: int  # repeats that count
     means: dict[str, Mean]  # over these, by column
     reasons: list[str]  # of all of them
+
+    def expanded_u(self, column: str) -> float | None:
+        """Return the expanded uncertainty (k = 2) of the mean of a column: its rows' own, and their scatter."""
+        own = self.means.get(re.sub(r"_(j|w)$", r"_expanded_u_\1", column))
+        if own is None or own.mean is None or own is self.means[column]:
+            return None
+        scatter = self.means[column].sd
+        return math.hypot(own.mean, 2 * (scatter or 0.0) / math.sqrt(max(1, self.n)))
 
 
 def settings(

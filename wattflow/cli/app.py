@@ -84,6 +84,18 @@ VERBS = {
             "Results",
             "Show what power caps change in time, energy and token rate.",
         ),
+        Verb(
+            "explain",
+            "doubt",
+            "Results",
+            "Show what the uncertainty of one point's energy is made of.",
+        ),
+        Verb(
+            "resolve",
+            "doubt",
+            "Results",
+            "Show the smallest difference that a comparison can establish.",
+        ),
         Verb("cost", "results", "Results", "Show GPU-hours, kWh, price and carbon of a sweep."),
         Verb(
             "usage",

@@ -26,6 +26,7 @@ from wattflow.collect.figures import (
     sampling,
     throughput,
 )
+from wattflow.collect.plausibility import is_implausible
 from wattflow.collect.reading import (
     Batches,
     Device,
@@ -255,6 +256,8 @@ def _with_energy(found: Figures, devices: list[Device], *, dummy_weights: bool) 
         devices, parts, found.throughput, simulated=simulated, dummy_weights=dummy_weights
     )
     samples, gaps = sampling(devices, parts)
+    if not simulated and is_implausible(devices):
+        gaps = [*gaps, "implausible_power"]
     return replace(
         found,
         reasons=[*found.reasons, *doubts, *gaps],

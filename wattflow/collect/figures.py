@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from wattflow.collect.reading import Device, DeviceEnergy, DeviceKey, Spans, Window
 from wattflow.energy import counter, curve
+from wattflow.energy.boards import METERED
 from wattflow.energy.curve import Curve, Joules
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
 from wattflow.store.phases import AROUND, IN_JOB, NOT_WITHIN, WITHIN
@@ -22,9 +23,7 @@ from wattflow.store.schema import Part
 from wattflow.store.sources import SECOND_NS, source_of
 
 LEAST_AVERAGED_S = 10.0  # of a window, where a sensor averages over 1 s
-BOARD_GAIN = (
-    0.05  # a sensor's gain is off by up to this, at random from board to board (arXiv 2312.02741)
-)
+COVERAGE = 2  # factor of an expanded uncertainty, about 95 %
 # joules of dummy weights may be off those of real ones by this much: the widest difference between kinds of weights
 # and tokens with its 95 % interval, LLaMA-7B's decode at batch 1 and 64 on an H100 (docs/measurement.md)
 DUMMY_DATA = 0.017
@@ -77,7 +76,10 @@ def throughput(first: Spans | None, requests: pa.Table) -> tuple[Throughput, lis
     found = Throughput(
         tokens_in=first.count("tokens_in", "prefill"),
         tokens_kept=kept,
-        computed_tokens=first.count("tokens_computed", "decode"),
+        computed_tokens=cast(
+            "int | None",
+            complete_sum(first.count("tokens_computed", phase) for phase in ("prefill", "decode")),
+        ),
         words=words,
         responses=responses,
         duration_s=duration_s,
@@ -160,6 +162,45 @@ class Amount:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """The parts of the uncertainty of the window's energy, standard ones in J, and all of them expanded (k = 2).
+
+    `board_u_j` holds gain and offset, which are correlated. Null where there is no energy, or a simulated one.
+    """
+
+    sampling_u_j: float | None = None
+    edges_u_j: float | None = None
+    missing_u_j: float | None = None
+    ticks_u_j: float | None = None
+    board_gain_u_j: float | None = None
+    board_offset_u_j: float | None = None
+    board_u_j: float | None = None
+    energy_expanded_u_j: float | None = None
+
+
+def budget(devices: Sequence[Device], windows: Sequence[Joules]) -> Budget:
+    """Return the budget of the sum over devices, whose sensors are independent of each other."""
+    own = {"edges": 0.0, "missing": 0.0, "ticks": 0.0, "sampling": 0.0}
+    for device, window in zip(devices, windows, strict=True):
+        total_j2, edges_j2 = cast(float, window.u_j) ** 2, window.edges_u_j**2
+        rest_j2 = max(total_j2 - edges_j2 - window.missing_u_j**2, 0.0)
+        own["edges"] += edges_j2
+        own["missing"] += window.missing_u_j**2
+        own["ticks" if device.by_counter else "sampling"] += rest_j2
+    energies_j = [cast(float, window.energy_j) for window in windows]
+    seconds = [window.seconds for window in windows]
+    nothing = [0.0] * len(windows)
+    board_u_j = METERED.sum_u(energies_j, seconds)
+    return Budget(
+        **{f"{name}_u_j": j2**0.5 for name, j2 in own.items()},
+        board_gain_u_j=METERED.sum_u(energies_j, nothing),
+        board_offset_u_j=METERED.sum_u(nothing, seconds),
+        board_u_j=board_u_j,
+        energy_expanded_u_j=COVERAGE * (sum(own.values()) + board_u_j**2) ** 0.5,
+    )
+
+
+@dataclass(frozen=True)
 class Energy:
     """The energy of all devices of the job; null where that of one is withheld."""
 
@@ -169,7 +210,7 @@ class Energy:
     job: Amount = Amount()  # of the window and of the job's phases around it
     steady: Amount = Amount()  # of the window without the first and the last batch
     phases: Mapping[str, Amount] = field(default_factory=dict)
-    board_gain_u_j: float | None = None
+    budget: Budget | None = None
     dummy_data_u_j: float | None = None
     idle_power_w: float | None = None
     idle_after_power_w: float | None = None
@@ -190,7 +231,7 @@ class Energy:
                 for prefix, amount in amounts.items()
                 for k, v in amount.columns(prefix).items()
             },
-            "board_gain_u_j": self.board_gain_u_j,
+            **vars(self.budget or Budget()),
             "dummy_data_u_j": self.dummy_data_u_j,
             "idle_power_w": self.idle_power_w,
             "idle_after_power_w": self.idle_after_power_w,
@@ -289,8 +330,6 @@ def energy(
         apart_s = max(abs(window.seconds - duration_s) for window in windows)
         reasons.append("window_too_short" if apart_s < EDGES_APART_S else "energy_power_time")
     idle_w = complete_sum(_mean_w(part, "idle") for part in parts)
-    # rectangular between the gain's bounds, each board by itself (JCGM 100:2008, 4.3.7)
-    gain_u_j = sum((BOARD_GAIN * own_j / 3**0.5) ** 2 for own_j in energies_j) ** 0.5
     dummy_u_j = DUMMY_DATA * sum(energies_j) / 3**0.5
     return Energy(
         window=total,
@@ -299,7 +338,7 @@ def energy(
         job=_job(total, phases, parts[0], measured=measured),
         steady=_steady(parts, known),
         phases=phases,
-        board_gain_u_j=None if simulated else gain_u_j,
+        budget=None if simulated else budget(devices, windows),
         dummy_data_u_j=dummy_u_j if dummy_weights and not simulated else None,
         idle_power_w=idle_w,
         idle_after_power_w=complete_sum(_mean_w(part, "idle_after") for part in parts),

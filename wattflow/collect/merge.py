@@ -7,12 +7,12 @@ whoever adds up a bill finds the others' in their rows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
-from wattflow.collect.figures import Amount, Energy, Sampling, Throughput
+from wattflow.collect.figures import Amount, Budget, Energy, Sampling, Throughput
 from wattflow.collect.row import Figures
 from wattflow.nullable import agreed, complete, joined_names
 from wattflow.store.phases import AROUND, WITHIN
@@ -103,8 +103,17 @@ def _energy(parts: Sequence[Energy], own: Figures | None) -> Energy:
             **{phase: around.phases.get(phase, Amount()) for phase in AROUND},
             **{p: _sum([part.phases.get(p, Amount()) for part in parts]) for p in WITHIN},
         },
-        **_sums(parts, ("board_gain_u_j", "dummy_data_u_j")),
+        budget=_budget([part.budget for part in parts]),
+        **_sums(parts, ("dummy_data_u_j",)),
     )
+
+
+def _budget(parts: Sequence[Budget | None]) -> Budget | None:
+    """Return the budget of a sum: parts in one direction, as their sensor is one."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return Budget(**_sums(known, [one.name for one in fields(Budget)]))
 
 
 def _sums(parts: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from wattflow.nullable import complete_sum
 from wattflow.store.columns import REASONS, choice_values
 from wattflow.store.phases import NOT_WITHIN, WITHIN
 
-COUNTER_CONTRADICTS = 0.25
+COUNTER_CONTRADICTS = 0.05  # beyond twice the uncertainty of both
 SUM = 0.005  # how far energies may be off their sum
 PRODUCT = 1e-6  # and a quotient times its denominator off its numerator
 
@@ -161,6 +161,6 @@ def self_checks(row: Row, phases: Sequence[PhaseEnergy], rates: Collection[str] 
         u_of_both = np.hypot(row["energy_u_j"], row["counter_energy_u_j"]) / total
         if abs(ratio - 1) > (0.01 if seconds >= 10 else 0.03) + 2 * u_of_both:
             failed.append("counter_differs")
-        if abs(ratio - 1) > COUNTER_CONTRADICTS:
+        if abs(ratio - 1) > COUNTER_CONTRADICTS + 2 * u_of_both:
             failed.append("counter_contradicts")
     return failed

@@ -8,6 +8,7 @@ The mean itself is no correction that every model of board deserves, so it count
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +50,22 @@ class Boards:
         What boards do not share shrinks with their number; the mean of all boards stays.
         """
         mean = by_gain * self.gain_mean + by_offset * self.offset_mean_w
-        gain, offset = by_gain * self.gain_sd, by_offset * self.offset_sd_w
-        variance = gain**2 + offset**2 + 2 * self.correlation * gain * offset
-        return math.sqrt(mean**2 + max(variance, 0.0) * (1 / boards + 1 / self.n))
+        return math.sqrt(mean**2 + self._variance(by_gain, by_offset) * (1 / boards + 1 / self.n))
 
     def relative_u(self, watts: float, boards: float = 1) -> float:
         """Return the relative standard uncertainty of an energy that boards took at a mean of so many W each."""
         return self.u(1.0, 1.0 / watts, boards)
+
+    def sum_u(self, energy_j: Sequence[float], seconds: Sequence[float]) -> float:
+        """Return the standard uncertainty of the sum of what boards took, each J in its own s."""
+        total_j, total_s = sum(energy_j), sum(seconds)
+        mean_j = total_j * self.gain_mean + total_s * self.offset_mean_w
+        own = sum(self._variance(*pair) for pair in zip(energy_j, seconds, strict=True))
+        return math.sqrt(mean_j**2 + own + self._variance(total_j, total_s) / self.n)
+
+    def _variance(self, by_gain: float, by_offset: float) -> float:
+        gain, offset = by_gain * self.gain_sd, by_offset * self.offset_sd_w
+        return max(gain**2 + offset**2 + 2 * self.correlation * gain * offset, 0.0)
 
     def ratio_half(self, watts: float, other_w: float, factor: float, boards: float = 1) -> float:
         """Return how far ln of a ratio of two powers on the same boards may be off, at `factor` standard uncertainties.

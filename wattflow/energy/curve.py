@@ -49,6 +49,7 @@ class Windows:
     energy_j: Floats
     u_j: Floats  # standard uncertainty by sampling
     lag_u_j: Floats  # the part of it by which stamps may lie off: alike in windows of one load
+    missing_u_j: Floats  # the part of it of time that was not covered
     window_ns: Ints
     covered_ns: Ints
     longest_gap_ns: Ints
@@ -59,6 +60,7 @@ class Windows:
             energy_j=self.energy_j[first:last],
             u_j=self.u_j[first:last],
             lag_u_j=self.lag_u_j[first:last],
+            missing_u_j=self.missing_u_j[first:last],
             window_ns=self.window_ns[first:last],
             covered_ns=self.covered_ns[first:last],
             longest_gap_ns=self.longest_gap_ns[first:last],
@@ -75,6 +77,8 @@ class Joules:
     coverage: float
     longest_gap_s: float
     reason: str | None
+    edges_u_j: float = 0.0  # the part of u_j by which stamps may lie off
+    missing_u_j: float = 0.0  # the part of time that was not covered
 
 
 def curve(
@@ -181,7 +185,8 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
     if len(power.time_ns) < 2:
         nothing = np.zeros(len(start))
         none = np.zeros(len(start), np.int64)
-        return Windows(nothing + np.nan, nothing + np.nan, nothing, window_ns, none, window_ns)
+        unknown = nothing + np.nan
+        return Windows(unknown, unknown, nothing, nothing, window_ns, none, window_ns)
     inside = bracketed(power.time_ns, start, end)
     first, last = segment_at(power.time_ns, start), segment_at(power.time_ns, end)
     energy_start, covered_start, power_start = value_at(power, start, first)
@@ -192,6 +197,7 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
     spread_w2 = _spread_w(power, start) ** 2 + _spread_w(power, end) ** 2
     lag_u_j = lag_s * np.sqrt(step_w2 / 3 + spread_w2 / 12)
     lost_j = power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS)
+    missing_u_j = lost_j / np.sqrt(3)
     u_j = np.sqrt(_sampled_j2(power, first, last + 1) + lag_u_j**2 + lost_j**2 / 3)
     # rounding may leave -1e-12 J for a window inside one segment
     energy_j = np.maximum(energy_end - energy_start, 0.0)
@@ -199,6 +205,7 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
         energy_j=np.where(inside, energy_j, np.nan),
         u_j=np.where(inside, u_j, np.nan),
         lag_u_j=lag_u_j,
+        missing_u_j=missing_u_j,
         window_ns=window_ns,
         covered_ns=covered_ns,
         longest_gap_ns=_longest_gaps(power, start, end),
@@ -228,6 +235,8 @@ def summed(windows: Windows) -> Joules:
         coverage=coverage,
         longest_gap_s=longest_gap_s,
         reason=reason,
+        edges_u_j=float(windows.lag_u_j.sum()),
+        missing_u_j=float(np.sqrt((windows.missing_u_j**2).sum())),
     )
 
 

@@ -21,9 +21,11 @@ import pyarrow as pa
 
 from wattflow import process
 from wattflow.config.identity import command_id
+from wattflow.energy.boards import METERED
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.measure.timeline import ReportedSpan, Segment, parse, segments
+from wattflow.nullable import plus_minus
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
 from wattflow.run.record import new_record
@@ -277,11 +279,15 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
     mark = "~" if row["simulated"] else ""
     about = [f"{row['duration_s']:.3f} s" if row["duration_s"] is not None else "no window"]
     if row["energy_j"] is not None:
-        about += [f"{mark}{row['energy_j']:.1f} J", f"{mark}{row['power_w']:.1f} W"]
+        about += [
+            f"{mark}{row['energy_j']:.1f}{plus_minus(row['energy_expanded_u_j'])} J",
+            f"{mark}{row['power_w']:.1f}{plus_minus(row['power_expanded_u_w'])} W",
+        ]
     if row["tokens_kept"]:
         about.append(f"{row['tokens_kept']} output tokens")
     if row["energy_per_token_j"] is not None:
-        about.append(f"{mark}{row['energy_per_token_j']:.4g} J/token")
+        doubt = plus_minus(row["energy_per_token_expanded_u_j"])
+        about.append(f"{mark}{row['energy_per_token_j']:.4g}{doubt} J/token")
     lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
     devices: dict[str, list[float | None]] = {}
     for phase in _rows(sweep.phases_path, PHASE, attempt):
@@ -289,7 +295,12 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
             devices.setdefault(phase["gpu_uuid"], []).append(phase["energy_j"])
     for uuid, parts in devices.items():
         known = [part for part in parts if part is not None]
-        joules = f"{mark}{sum(known):.1f} J" if len(known) == len(parts) else "no joules"
+        joules = "no joules"
+        if len(known) == len(parts):
+            doubt_j = None
+            if not row["simulated"] and row["duration_s"] is not None:
+                doubt_j = 2 * METERED.u(sum(known), row["duration_s"])
+            joules = f"{mark}{sum(known):.1f}{plus_minus(doubt_j)} J"
         lines.append(f"  {uuid}  {joules}")
     lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _COMMON_REASONS]
     return lines

@@ -15,6 +15,13 @@ from wattflow.store.tables import read_schema, read_table
 
 Row = dict[str, Any]
 
+# columns that were defined otherwise before results had the one that each is named with
+REDEFINED = {
+    "board_gain_u_j": "energy_expanded_u_j",
+    "computed_tokens": "energy_expanded_u_j",
+    "energy_per_computed_token_j": "energy_expanded_u_j",
+    "energy_per_computed_token_u_j": "energy_expanded_u_j",
+}
 NO_FIGURES = {"record_stamp_ns"}  # when a record was written, and in a bundle nothing
 
 
@@ -31,7 +38,12 @@ class Results:
     phases: Mapping[Key, list[Row]]
     doubled: list[Key]  # that stand twice among the points
     columns: list[str]  # those of the points that are compared
-    absent: list[str]  # columns of this version that the points lack
+    redefined: set[
+        str
+    ]  # of these, those that an older version defined otherwise: held to their copies alone
+    absent: list[
+        str
+    ]  # columns of this version that the points lack, or hold by an older definition
     unknown: list[str]  # columns of the points that this version does not know
 
     @property
@@ -63,8 +75,8 @@ class Results:
             )
         if self.absent:
             out.append(
-                "the results were made by an older wattflow: they lack columns that this one makes, and their figures "
-                f"may differ for that alone. Not compared: {', '.join(self.absent)}."
+                "the results were made by an older wattflow: they lack columns that this one makes, or define them "
+                f"otherwise, and their figures may differ for that alone. Not compared: {', '.join(self.absent)}."
             )
         if self.unknown:
             out.append(f"columns unknown to this version, not compared: {', '.join(self.unknown)}.")
@@ -93,6 +105,7 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
     for row in phases.to_pylist():
         of_attempts[row["point_id"], row["attempt"]].append(row)
     times = Counter(key for key, _ in keyed)
+    redefined = {name for name, since in REDEFINED.items() if since not in there}
     return Results(
         sweep=sweep,
         bundled=bundled,
@@ -103,6 +116,7 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         phases=dict(of_attempts),
         doubled=[key for key, n in times.items() for _ in range(n - 1)],
         columns=[name for name in POINT.names if name in there - NO_FIGURES],
-        absent=sorted(set(POINT.names) - there),
+        redefined=redefined,
+        absent=sorted(set(POINT.names) - there | redefined),
         unknown=sorted(there - set(POINT.names)),
     )

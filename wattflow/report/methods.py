@@ -91,7 +91,7 @@ def methods(rows: Sequence[Row], records: Sequence[Record]) -> Methods:
         clocks_mhz=_distinct(row["sm_clock_mhz"] for row in counting),
         coverage=min((row["coverage"] for row in counting), default=0.0),
         sampling_u=_largest_share(counting, "energy_u_j") or 0.0,
-        gain_u=_largest_share(counting, "board_gain_u_j"),
+        gain_u=_largest_share(counting, "board_u_j"),
         dummy_u=_largest_share(counting, "dummy_data_u_j"),
         counter_ratios=_distinct(row["counter_ratio"] for row in counting),
         versions=_versions(records),

@@ -6,7 +6,7 @@ from wattflow.analysis.axes import axes_of
 from wattflow.analysis.costs import setting_costs
 from wattflow.analysis.means import Setting, settings
 from wattflow.analysis.sweep import Sweep
-from wattflow.report.text import NUMBERS, choice, mark, number, plain, source
+from wattflow.report.text import NUMBERS, choice, mark, number, plain, source, with_doubt
 
 _COSTS = (
     ("gpu_hours", "GPU-hours"),
@@ -22,7 +22,8 @@ _COSTS = (
 def table(sweep: Sweep) -> list[dict[str, str]]:
     """Return the closing table: a dict a row from heading to cell, means over repeats.
 
-    `~` stands before watts and joules that were simulated; `-` where there is no number, its reason under `source`.
+    Watts and joules have their expanded uncertainty (k = 2) behind them. `~` stands before those that were
+    simulated; `-` where there is no number, its reason under `source`.
     """
     axes = axes_of(sweep.points)
     return [_cells(one) for one in settings(sweep.points.to_dicts(), axes)]
@@ -33,7 +34,11 @@ def _cells(one: Setting) -> dict[str, str]:
         **{axis: choice(axis, value) for axis, value in one.chosen.items()},
         "n": str(one.n),
         **{
-            shown.heading: number(one.means[shown.column].mean, mark(shown.power and one.simulated))
+            shown.heading: with_doubt(
+                one.means[shown.column].mean,
+                one.expanded_u(shown.column),
+                mark(shown.power and one.simulated),
+            )
             for shown in NUMBERS
         },
         "source": source(one),

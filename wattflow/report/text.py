@@ -10,6 +10,7 @@ from typing import Any
 from wattflow.analysis.axes import Along, along_in_words
 from wattflow.analysis.means import Setting
 from wattflow.analysis.statistics import BreakEven, Ratio
+from wattflow.nullable import plus_minus
 from wattflow.store.columns import REASONS
 
 
@@ -28,6 +29,12 @@ def number(value: float | None, mark: str = "") -> str:
     if abs(value) >= 99.95:
         return f"{mark}{value:,.0f}"
     return f"{mark}{value:#.3g}" if value else f"{mark}0"
+
+
+def with_doubt(value: float | None, expanded: float | None, mark: str = "") -> str:
+    """Return a number with its expanded uncertainty (k = 2), where that is known."""
+    shown = number(value, mark)
+    return shown if value is None else f"{shown}{plus_minus(expanded)}"
 
 
 def mark(simulated: object) -> str:

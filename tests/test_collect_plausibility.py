@@ -1,0 +1,33 @@
+"""Samples that no board makes are named in a remark; the row counts."""
+
+import numpy as np
+import pytest
+from collection import one
+from sweeps import Gpu, Made
+
+
+def wave(seconds):
+    """A load as boards have it: between 290 and 310 W."""
+    return 300 + 10 * np.sin(seconds * 31)
+
+
+@pytest.mark.parametrize(
+    ("curve", "named"),
+    [
+        (wave, False),
+        (lambda s: np.where((s > 5) & (s < 5.4), 0.0, wave(s)), True),  # 0.4 s of nothing
+        (lambda s: np.where((s > 5) & (s < 5.03), 4e6, wave(s)), True),  # 4 MW
+        (lambda s: np.where((s > 5) & (s < 5.03), 971.0, wave(s)), False),  # seen on a 700 W board
+        (lambda s: 300 + 0 * s, True),  # frozen, and no counter to check it by
+    ],
+)
+def test_what_no_board_does_is_named(tmp_path, curve, named):
+    """0 W, 4 MW and a frozen sensor are remarks; a wave and a spike to 971 W are none."""
+    row = one(tmp_path, Made([Gpu("GPU-a", curve)], counter=False))[2]
+    assert ("implausible_power" in row["reasons"]) is named
+    assert row["valid"]
+
+
+def test_a_still_sensor_with_a_counter_that_agrees_is_believed(tmp_path):
+    """A constant load whose counter makes the same joules carries no remark."""
+    assert "implausible_power" not in one(tmp_path, Made([Gpu("GPU-a")]))[2]["reasons"]
