@@ -280,14 +280,14 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
     about = [f"{row['duration_s']:.3f} s" if row["duration_s"] is not None else "no window"]
     if row["energy_j"] is not None:
         about += [
-            f"{mark}{row['energy_j']:.1f}{plus_minus(row['energy_expanded_u_j'])} J",
-            f"{mark}{row['power_w']:.1f}{plus_minus(row['power_expanded_u_w'])} W",
+            f"{mark}{row['energy_j']:.1f} J{plus_minus(row['energy_expanded_u_j'])}",
+            f"{mark}{row['power_w']:.1f} W{plus_minus(row['power_expanded_u_w'])}",
         ]
     if row["tokens_kept"]:
         about.append(f"{row['tokens_kept']} output tokens")
     if row["energy_per_token_j"] is not None:
         doubt = plus_minus(row["energy_per_token_expanded_u_j"])
-        about.append(f"{mark}{row['energy_per_token_j']:.4g}{doubt} J/token")
+        about.append(f"{mark}{row['energy_per_token_j']:.4g} J/token{doubt}")
     lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
     devices: dict[str, list[float | None]] = {}
     for phase in _rows(sweep.phases_path, PHASE, attempt):
@@ -300,7 +300,7 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
             doubt_j = None
             if not row["simulated"] and row["duration_s"] is not None:
                 doubt_j = 2 * METERED.u(sum(known), row["duration_s"])
-            joules = f"{mark}{sum(known):.1f}{plus_minus(doubt_j)} J"
+            joules = f"{mark}{sum(known):.1f} J{plus_minus(doubt_j)}"
         lines.append(f"  {uuid}  {joules}")
     lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _COMMON_REASONS]
     return lines
