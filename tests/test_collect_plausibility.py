@@ -16,8 +16,8 @@ def wave(seconds):
     [
         (wave, False),
         (lambda s: np.where((s > 5) & (s < 5.4), 0.0, wave(s)), True),  # 0.4 s of nothing
-        (lambda s: np.where((s > 5) & (s < 5.03), 4e6, wave(s)), True),  # 4 MW
-        (lambda s: np.where((s > 5) & (s < 5.03), 971.0, wave(s)), False),  # seen on a 700 W board
+        (lambda s: np.where((s > 5) & (s < 5.1), 4e6, wave(s)), True),  # 4 MW
+        (lambda s: np.where((s > 5) & (s < 5.1), 971.0, wave(s)), False),  # seen on a 700 W board
         (lambda s: 300 + 0 * s, True),  # frozen, and no counter to check it by
     ],
 )
