@@ -1,4 +1,7 @@
-"""What no board does: no power at all, far more than its limit, or not a watt more or less for seconds."""
+"""What no board does: no power at all, or not a watt more or less for seconds.
+
+Watts beyond any board are no readings to begin with: energy/curve.py.
+"""
 
 from collections.abc import Sequence
 
@@ -7,8 +10,6 @@ import numpy as np
 from wattflow.collect.reading import Device
 
 LEAST_W = 1e-3  # below, a board that is on reads nothing
-LIMITS = 3.0  # times the limit in force: a 700 W board was seen at 971 W for 20 ms
-MOST_W = 5000.0  # where no limit is known
 FROZEN_SAMPLES = 50  # alike to the last digit, though no sensor is that still
 
 
@@ -23,8 +24,6 @@ def _is_implausible(device: Device) -> bool:
     watts = device.power.power_w[inside]
     if not len(watts):
         return False
-    limits_w = device.readings["power_limit_w"].drop_null().to_numpy()
-    most_w = LIMITS * float(limits_w.max()) if len(limits_w) else MOST_W
     frozen = len(watts) >= FROZEN_SAMPLES and bool(np.all(watts == watts[0]))
     unchecked = len(device.counter.time_ns) < 2
-    return bool(watts.min() < LEAST_W or watts.max() > most_w or (frozen and unchecked))
+    return bool(watts.min() < LEAST_W or (frozen and unchecked))
