@@ -1,0 +1,52 @@
+#!/bin/bash
+# Packs vLLM for a GPU machine without a network, in two parts of at most 60 MB, since one call carries no more:
+#
+#   tests/gpu/vllm_pack.sh [FOLDER, .gpu-vllm by default]     then FOLDER/1 and FOLDER/2 travel, one after the other
+#
+# There, torch 2.11, transformers, pyarrow and nvidia-ml-py must be in the Python (3.12); tests/gpu/vllm.sh unpacks both
+# parts and measures. Left out of vLLM: kernels of other GPUs, FlashAttention 2, mixtures of experts and what serves HTTP.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+OUT=$(realpath -m "${1:-$ROOT/.gpu-vllm}")
+PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
+HERE=$ROOT/tests/gpu
+platforms=()
+for name in manylinux_2_31 manylinux_2_28 manylinux_2_17 manylinux2014 manylinux1; do platforms+=(--platform "${name}_x86_64"); done
+fetch() { # FOLDER WHAT...
+  "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+    "${platforms[@]}" --dest "$@"
+}
+
+work=${WORK:-$(mktemp -d)}
+mkdir -p "$work/site" "$OUT/1" "$OUT/2"
+[ -d "$work/vllm" ] || fetch "$work/vllm" vllm==0.24.0
+mapfile -t names <"$HERE/vllm_wheels.txt"
+[ -d "$work/wheels" ] || fetch "$work/wheels" "${names[@]}"
+[ -d "$work/site/vllm" ] || for wheel in "$work"/vllm/*.whl "$work"/wheels/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "$work/site"; done
+cd "$work/site"
+rm -rf vllm/vllm-rs vllm/_rust_tool_parser* vllm/_moe_C* vllm/_qutlass* vllm/vllm_flash_attn/_vllm_fa2_C* \
+  vllm/third_party/deep_gemm vllm/third_party/fmha_sm100 xgrammar
+mkdir -p xgrammar
+cat >xgrammar/__init__.py <<'EOF'
+"""Stands in for xgrammar, which is large: structured output is not used."""
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})
+EOF
+big=vllm/_C_stable_libtorch.abi3.so
+tar -cf - --exclude="$big" . | xz -T0 -6 >"$OUT/1/site.tar.xz"
+gzip -9 -c "$big" >"$work/big.gz"
+room=$((60000000 - $(stat -c %s "$OUT/1/site.tar.xz")))
+head -c "$room" "$work/big.gz" >"$OUT/1/big.gz.1"
+tail -c "+$((room + 1))" "$work/big.gz" >"$OUT/2/big.gz.2"
+git -C "$ROOT" archive --format=tar.gz --output="$OUT/2/checkout.tgz" HEAD wattflow conf tests/gpu
+for name in fairscale antlr4-python3-runtime hydra-core omegaconf submitit; do
+  version=$("$PYTHON" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$name")
+  [ -n "$(find "$work/ours" -name "${name//-/_}-*" 2>/dev/null)" ] ||
+    "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/ours" "$name==$version"
+done
+cp -r "$work/ours" "$OUT/2/wheels"
+du -sh "$OUT/1" "$OUT/2"

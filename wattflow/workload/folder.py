@@ -1,0 +1,314 @@
+"""A Hugging Face folder, read without torch: shapes, parameters, bytes of weights and of cached tokens, its identity.
+
+Families of today and of the paper's time are known; of another model_type the parameters are unknown, and whether it
+fits is left to the engine.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wattflow.errors import RefusedError
+
+_INDEX = "model.safetensors.index.json"
+_PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What one kind of layers keeps of a token, over all of them."""
+
+    layers: int
+    values: int  # a token and layer
+    window: int | None = None  # tokens that a layer keeps at most
+    splits: int | None = None  # over how many ranks at most; null: over none, each has all
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a model: all, those that one token uses, and its caches."""
+
+    parameters: int
+    active: int
+    caches: tuple[Cache, ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What config.json and the files beside it say; null for what they do not."""
+
+    name: str
+    model_type: str
+    n_layers: int
+    width: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    max_positions: int | None
+    precision: str | None
+    quantization: str | None
+    counts: Counts | None
+    file_bytes: int | None  # of all safetensors; null where there are none
+    sha256: str  # of config.json and the weights' index
+
+
+def read(folder: Path) -> Folder:
+    """Return what a folder holds; RefusedError where config.json is missing or is none of a causal language model."""
+    path = folder / "config.json"
+    try:
+        data = path.read_bytes()
+        values = json.loads(data)
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"{path}: missing. A folder of Hugging Face's is wanted; Meta's are weights=meta."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RefusedError(f"{path}: not a JSON document ({error}).") from error
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise RefusedError(f"{path}: has no model_type, so it is no model's.")
+    text = values.get("text_config")
+    values = {**values, **text} if isinstance(text, dict) else values
+    try:
+        return _folder(folder, values, data)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise RefusedError(
+            f"{path}: {type(error).__name__}: {error}: a shape of a {values['model_type']} is missing or wrong."
+        ) from error
+
+
+def _folder(folder: Path, values: dict[str, Any], data: bytes) -> Folder:
+    kind = values["model_type"]
+    heads = int(_first(values, "num_attention_heads", "n_head"))
+    quantised = values.get("quantization_config")
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / _INDEX
+    digest = hashlib.sha256(data)
+    if index.is_file():
+        digest.update(index.read_bytes())
+    counter = _FAMILIES.get(kind)
+    return Folder(
+        name=folder.resolve().name,
+        model_type=kind,
+        n_layers=_layers(values),
+        width=_width(values),
+        n_heads=heads,
+        n_kv_heads=_kv_heads(values, heads),
+        vocab_size=int(values["vocab_size"]),
+        max_positions=values.get("max_position_embeddings", values.get("n_positions")),
+        precision=_PRECISIONS.get(str(values.get("dtype") or values.get("torch_dtype"))),
+        quantization=quantised.get("quant_method") if isinstance(quantised, dict) else None,
+        counts=None if counter is None else counter(values),
+        file_bytes=sum(file.stat().st_size for file in files) or None,
+        sha256=digest.hexdigest(),
+    )
+
+
+def _first(values: Values, *names: str, default: Any = None) -> Any:
+    for name in names:
+        if values.get(name) is not None:
+            return values[name]
+    if default is None:
+        raise KeyError(names[0])
+    return default
+
+
+def _layers(values: Values) -> int:
+    return int(_first(values, "num_hidden_layers", "n_layer"))
+
+
+def _width(values: Values) -> int:
+    return int(_first(values, "hidden_size", "n_embd", "n_embed"))
+
+
+def _kv_heads(values: Values, heads: int) -> int:
+    if values["model_type"] == "falcon":
+        if values.get("new_decoder_architecture"):
+            return int(_first(values, "num_kv_heads", default=heads))
+        return 1 if values.get("multi_query", True) else heads
+    return int(_first(values, "num_key_value_heads", default=heads))
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+def _gated(values: Values) -> Counts:
+    """Count a decoder of grouped heads, rotary positions, RMS norms and a gated feed-forward, dense or of experts."""
+    kind, width, layers = values["model_type"], _width(values), _layers(values)
+    heads = int(values["num_attention_heads"])
+    kv_heads = _kv_heads(values, heads)
+    head = int(_first(values, "head_dim", default=width // heads))
+    q, kv = heads * head, kv_heads * head
+    attention = width * (2 * q + 2 * kv)
+    biased = {"qwen2": True, "qwen2_moe": True}.get(kind, values.get("attention_bias", False))
+    attention += (q + 2 * kv) * bool(biased)
+    attention += width * (kind in ("llama", "gpt_oss") and bool(values.get("attention_bias")))
+    if kind.startswith("qwen3"):
+        attention += 2 * head  # norms of queries and keys
+    if kind == "gpt_oss":
+        attention += heads  # sinks
+    dense, active = 0, 0
+    for layer in range(layers):
+        one, used = _feed_forward(values, layer)
+        dense, active = dense + one, active + used
+    rest = layers * (attention + 2 * width) + width + _tables(values, width)
+    return Counts(rest + dense, rest + active, _windowed(values, layers, 2 * kv, kv_heads))
+
+
+def _tables(values: Values, width: int) -> int:
+    tied = values.get("tie_word_embeddings", False)
+    return (1 if tied else 2) * int(values["vocab_size"]) * width
+
+
+def _feed_forward(values: Values, layer: int) -> tuple[int, int]:
+    """Return the parameters of one layer's feed-forward, and those that a token uses."""
+    kind, width = values["model_type"], _width(values)
+    inner = int(values["intermediate_size"])
+    dense = 3 * width * inner
+    if kind == "mixtral":
+        experts, used = int(values["num_local_experts"]), int(values["num_experts_per_tok"])
+        gate = width * experts
+        return experts * dense + gate, used * dense + gate
+    if kind == "gpt_oss":
+        experts = int(values["num_local_experts"])
+        used = int(_first(values, "num_experts_per_tok", "experts_per_token"))
+        one, gate = dense + 2 * inner + width, (width + 1) * experts
+        return experts * one + gate, used * one + gate
+    if kind in ("qwen2_moe", "qwen3_moe") and _is_sparse(values, layer):
+        experts = int(_first(values, "num_experts", "num_local_experts"))
+        one, used = 3 * width * int(values["moe_intermediate_size"]), values["num_experts_per_tok"]
+        gate = width * experts
+        if kind == "qwen2_moe":
+            gate += 3 * width * int(values["shared_expert_intermediate_size"]) + width
+        return experts * one + gate, used * one + gate
+    if kind.startswith("deepseek") and layer >= int(
+        _first(values, "first_k_dense_replace", default=0)
+    ):
+        experts, used = int(values["n_routed_experts"]), int(values["num_experts_per_tok"])
+        one = 3 * width * int(values["moe_intermediate_size"])
+        gate = width * experts + one * int(_first(values, "n_shared_experts", default=0))
+        return experts * one + gate, used * one + gate
+    biases = (2 * inner + width) * (kind == "llama" and bool(values.get("mlp_bias")))
+    return dense + biases, dense + biases
+
+
+def _is_sparse(values: Values, layer: int) -> bool:
+    step = int(_first(values, "decoder_sparse_step", default=1))
+    return layer not in (values.get("mlp_only_layers") or ()) and (layer + 1) % step == 0
+
+
+def _windowed(values: Values, layers: int, per_token: int, kv_heads: int) -> tuple[Cache, ...]:
+    """Return the caches of a model whose layers see all tokens, or some of them a window."""
+    window, kinds = values.get("sliding_window"), values.get("layer_types")
+    if kinds is None:
+        every = window is not None and values["model_type"] in ("mistral", "mixtral")
+        kinds = ["sliding_attention" if every else "full_attention"] * layers
+    sliding = sum(kind == "sliding_attention" for kind in kinds) if window is not None else 0
+    found = (
+        Cache(layers - sliding, per_token, None, kv_heads),
+        Cache(sliding, per_token, None if window is None else int(window), kv_heads),
+    )
+    return tuple(cache for cache in found if cache.layers)
+
+
+def _latent(values: Values) -> Counts:
+    """Count DeepSeek's decoder, whose cache is one latent vector a token that every rank holds."""
+    width, layers, heads = _width(values), _layers(values), int(values["num_attention_heads"])
+    nope, rope = int(values["qk_nope_head_dim"]), int(values["qk_rope_head_dim"])
+    latent, value = int(values["kv_lora_rank"]), int(values["v_head_dim"])
+    queries = values.get("q_lora_rank")
+    out = heads * (nope + rope)
+    attention = width * out if queries is None else queries * (width + 1 + out)
+    attention += width * (latent + rope) + latent + latent * heads * (nope + value)
+    attention += heads * value * width
+    total, active = 0, 0
+    for layer in range(layers):
+        one, used = _feed_forward(values, layer)
+        total, active = total + one, active + used
+    rest = layers * (attention + 2 * width) + width + _tables(values, width)
+    return Counts(rest + total, rest + active, (Cache(layers, latent + rope),))
+
+
+def _plain(values: Values) -> Counts:
+    """Count a decoder of the years before: two matrices a feed-forward, biases, layer norms with two vectors."""
+    kind, width, layers = values["model_type"], _width(values), _layers(values)
+    heads = int(_first(values, "num_attention_heads", "n_head"))
+    kv = _kv_heads(values, heads) * (width // heads)
+    inner = int(
+        _first(
+            values, "ffn_dim", "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * width
+        )
+    )
+    biased = values.get("bias", False) if kind == "falcon" else True
+    matrices = width * (2 * width + 2 * kv) + 2 * width * inner
+    layer = matrices + (2 * width + 2 * kv + inner + width) * bool(biased) + 4 * width
+    vocabulary = int(values["vocab_size"])
+    table = vocabulary * width
+    rest = 2 * width  # the last norm
+    if kind == "opt":
+        projected = int(_first(values, "word_embed_proj_dim", default=width))
+        table = vocabulary * projected + (2 * projected * width if projected != width else 0)
+        rest = (int(values["max_position_embeddings"]) + 2) * width
+        rest += 2 * width * bool(values.get("do_layer_norm_before", True))
+    elif kind == "bloom":
+        rest += 2 * width  # a norm after the embedding
+    elif kind == "gpt2":
+        rest += int(_first(values, "n_positions", "max_position_embeddings")) * width
+    elif kind == "gpt_neox":
+        table *= 1 if values.get("tie_word_embeddings", False) else 2
+    elif kind == "falcon":
+        parallel = values.get("parallel_attn", True)
+        if not values.get("new_decoder_architecture") and parallel:
+            layer -= 2 * width  # one norm for both branches
+        if not values.get("tie_word_embeddings", True):
+            table *= 2
+    total = table + rest + layers * layer
+    return Counts(total, total, (Cache(layers, 2 * kv, None, _kv_heads(values, heads)),))
+
+
+_FAMILIES: dict[str, Callable[[Values], Counts]] = {
+    **dict.fromkeys(
+        ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gpt_oss"),
+        _gated,
+    ),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _latent),
+    **dict.fromkeys(("opt", "bloom", "gpt2", "gpt_neox", "falcon"), _plain),
+}
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def weight_bytes(folder: Folder, shards: int, bytes_per_value: float) -> int | None:
+    """Return the bytes of weights on one of so many ranks; those of the files where these are there."""
+    if folder.file_bytes is not None:
+        return folder.file_bytes // shards
+    if folder.counts is None:
+        return None
+    return int(folder.counts.parameters * bytes_per_value) // shards
+
+
+def cache_bytes(folder: Folder, shards: int, length: int, bytes_per_value: int) -> int | None:
+    """Return the bytes that one rank keeps for one row of a length; null for an unknown family."""
+    if folder.counts is None:
+        return None
+    total = 0
+    for cache in folder.counts.caches:
+        tokens = length if cache.window is None else min(length, cache.window)
+        share = 1 if cache.splits is None else min(shards, cache.splits)
+        total += cache.layers * cache.values * tokens * bytes_per_value // share
+    return total
+
+
+def why_not_shards(folder: Folder, shards: int) -> str | None:
+    """Return why a model cannot be split into that many shards; null where it can."""
+    if folder.n_heads % shards:
+        return f"{folder.name} has {folder.n_heads} heads, which {shards} shards do not divide"
+    if folder.n_kv_heads % shards and shards % folder.n_kv_heads:
+        return (
+            f"{folder.name} has {folder.n_kv_heads} KV heads, which {shards} shards do not divide"
+        )
+    return None
