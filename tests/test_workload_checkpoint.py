@@ -11,6 +11,7 @@ from pathlib import Path
 
 import engine_ranks as tools
 import pytest
+import torch
 
 from wattflow.config.choices import RopeScaling
 from wattflow.errors import RefusedError
@@ -233,3 +234,16 @@ def test_a_rank_reads_its_rows_alone(hf, whole, shards):
                 expected = expected[first:last]
             found = part.path.read_bytes()[part.start : part.stop]
             assert found == expected.contiguous().numpy().tobytes()
+
+
+def test_quantised_weights_are_refused(tmp_path, whole):
+    """By config.json, and by the type of a tensor: numbers in 8 bit are not what they stand for."""
+    model = tools.tiny(path=str(tmp_path / "a"))
+    tools.save_hf(model, whole, 1, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(RefusedError, match=r"quantised \(gptq\).*Use engine=vllm"):
+        check_header(model, "hf")
+    model = tools.tiny(path=str(tmp_path / "b"))
+    narrow = {name: part.to(torch.int8) if "w1" in name else part for name, part in whole.items()}
+    tools.save_hf(model, narrow, 1)
+    with pytest.raises(RefusedError, match=r"mlp.gate_proj.weight is I8, and 1 more: quantised"):
+        check_header(model, "hf")

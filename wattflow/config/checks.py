@@ -9,6 +9,7 @@ from wattflow.errors import RefusedError
 
 _ALLOWED = {
     "precision": PRECISIONS,
+    "kv_precision": ("fp8", None),
     "weights": ("auto", "dummy", "meta", "hf"),
     "stop": ("eos", "length", None),
     "dataset.format": ("alpaca", "gsm8k", "jsonl"),
@@ -139,14 +140,27 @@ _OF_GPUS = ("nvml", "dcgm")
 def why_not_engine(config: Config) -> str | None:
     """Return why an engine cannot run what is asked of it, before anything of it is looked at; null where it can."""
     name = config.engine.name
-    if name != "vllm":
-        if config.workload.mode == "offline":
-            return f"workload.mode=offline: engine={name} has no scheduler that refills a batch; use engine=vllm"
+    if name == "vllm":
+        return _why_not_vllm(config)
+    if config.workload.mode == "offline":
+        return f"workload.mode=offline: engine={name} has no scheduler that refills a batch; use engine=vllm"
+    if name == "synthetic":
         return None
+    if config.precision == "fp8" or config.kv_precision is not None:
+        return f"precision or kv_precision is fp8: engine={name} does not quantise; use engine=vllm"
+    if config.model.architecture != "llama":
+        return f"model.architecture={config.model.architecture}: engine={name} runs llama alone; use engine=vllm"
+    return None
+
+
+def _why_not_vllm(config: Config) -> str | None:
+    quantization = config.engine.vllm.quantization
     if config.weights == "meta":
         return "weights=meta: engine=vllm reads Hugging Face's folders, weights=hf"
     if config.precision == "fp64":
         return "precision=fp64: engine=vllm has no such arithmetic"
+    if config.precision == "fp8" and quantization not in (None, "fp8"):
+        return f"precision=fp8 and engine.vllm.quantization={quantization}: say one of them"
     return None
 
 

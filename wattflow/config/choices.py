@@ -12,8 +12,8 @@ from typing import Any
 
 from wattflow.errors import RefusedError
 
-PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
-BYTES_PER_VALUE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+PRECISIONS = ("fp64", "fp32", "bf16", "fp16", "fp8")
+BYTES_PER_VALUE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 
 
 @dataclass
@@ -28,9 +28,10 @@ class RopeScaling:
 
 @dataclass
 class Model:
-    """A LLaMA-architecture model: its shapes, and where its checkpoint and tokenizer lie."""
+    """A model: its shapes, and where its checkpoint and tokenizer lie."""
 
     name: str = "???"
+    architecture: str = "llama"  # Hugging Face's model_type; engines paper and fast run llama alone
     dim: int = 4096
     n_layers: int = 32
     n_heads: int = 32
@@ -232,6 +233,7 @@ class Config:
     max_gen_len: int = 256
     max_seq_len: int | None = None  # prompt + output; max_gen_len + 512
     precision: str = "bf16"
+    kv_precision: str | None = None  # fp8: of cached keys and values; null: as the rest
     n_prompts: int | None = (
         None  # all records, at most MOST_PROMPTS; a batch of shipped ones at least
     )

@@ -15,13 +15,13 @@ from typing import Any
 
 from wattflow.config.choices import Config
 from wattflow.engine import vllm_library
-from wattflow.engine.checks import check_agreement, check_precision, check_shards
+from wattflow.engine.checks import check_agreement, check_precision
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.vllm_iterations import Iteration, Probe
-from wattflow.errors import EngineError
+from wattflow.errors import EngineError, RefusedError
 from wattflow.store.schema import WorkInfo
-from wattflow.workload import model as arithmetic
+from wattflow.workload import vllm_fit
 
 Pulse = Callable[[int, int], None]  # called after each step with the requests done, and all of them
 
@@ -51,7 +51,7 @@ class Vllm:
     ) -> None:
         """Check what can be checked without vLLM's import; EngineError where it is missing."""
         self._version = vllm_library.require()
-        self._max_seq_len = check_shards(config, ranks)
+        self._max_seq_len = _check_shards(config, ranks)
         self._config, self._ranks, self._pulse = config, ranks, pulse
         self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
         self._running: Running | None = None
@@ -68,7 +68,7 @@ class Vllm:
             "device": ranks.device_name,
             "dtype": config.precision,
             "source": config.weights,
-            "parameters": arithmetic.parameters(config.model),
+            **vllm_fit.parameters(config),
             "options": {k: v for k, v in vars(config.engine.vllm).items() if v not in (None, {})},
         }
 
@@ -167,6 +167,11 @@ class Vllm:
         )
 
     def _work(self) -> WorkInfo | None:
+        """Return what decode steps and prefills worked on, where phases are apart and the arithmetic is known here."""
+        config = self._config
+        quantised = config.precision == "fp8" or self.info["quantization"] is not None
+        if config.workload.mode != "static" or quantised or config.model.architecture != "llama":
+            return None
         decoding = [row for row in self._rows if row.decode_tokens]
         return {
             "decode_steps": len(decoding),
@@ -193,3 +198,15 @@ class Vllm:
         running, self._running = self._running, None
         if running is not None and self._own:
             running.close()
+
+
+def _check_shards(config: Config, ranks: Ranks) -> int:
+    """Return the longest sequence of resolved choices; RefusedError for shards that do not split the model."""
+    reason = vllm_fit.why_not_shards(config)
+    if reason is not None:
+        raise RefusedError(f"{reason}.")
+    if ranks.world != config.shards:
+        raise EngineError(f"{config.shards} shards need as many ranks, but {ranks.world} came.")
+    if config.max_seq_len is None:
+        raise EngineError("max_seq_len is null: an engine takes resolved choices only.")
+    return config.max_seq_len

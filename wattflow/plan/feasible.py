@@ -12,6 +12,7 @@ from wattflow.config.choices import GROUPS, Config, Exclude, controls_itself, le
 from wattflow.config.keys import from_text, kind_of, not_null, wrong_type
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
+from wattflow.workload import vllm_fit
 from wattflow.workload.checkpoint import check_header
 from wattflow.workload.model import why_not_shards, why_too_big
 from wattflow.workload.prompts import Checker
@@ -96,6 +97,8 @@ def why_not(config: Config) -> str | None:
     uncapped = _why_not_capped(config)
     if uncapped is not None or config.engine.name == "synthetic":
         return uncapped
+    if config.engine.name == "vllm":
+        return vllm_fit.why_not(config, cluster.gpu_memory_gib)
     return why_not_shards(config.model, shards) or (
         why_too_big(config, cluster.gpu_memory_gib) if cluster.gpu_memory_gib is not None else None
     )
@@ -121,10 +124,12 @@ def check_inputs(points: Sequence[Point], prompts: Checker) -> None:
             continue
         config = point.config
         sizes = (config.weights, config.seed, config.n_prompts, config.max_seq_len)
-        key = repr((config.model, config.dataset, sizes))
+        key = repr((config.engine.name, config.model, config.dataset, sizes))
         if key in checked:
             continue
         checked.add(key)
         prompts.check(config)
-        if config.weights != "dummy" and config.engine.name != "synthetic":
+        if config.engine.name == "vllm":
+            vllm_fit.check_folder(config)
+        elif config.weights != "dummy" and config.engine.name != "synthetic":
             check_header(config.model, config.weights)

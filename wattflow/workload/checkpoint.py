@@ -24,6 +24,7 @@ from wattflow.workload.readahead import Range
 
 Shapes = dict[str, tuple[int, ...]]
 
+_WHOLE = {"F64", "F32", "F16", "BF16"}  # numbers that mean themselves
 _EXTRA = re.compile(r"(rope\.freqs|.*rotary_emb\.inv_freq|output\.weight|lm_head\.weight)")
 
 
@@ -256,11 +257,21 @@ def _safetensors_shapes(file: Path) -> Shapes:
     try:
         with safe_open(file, framework="np") as tensors:
             names = tensors.keys()
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+            shapes, kinds = {}, {}
+            for name in names:
+                part = tensors.get_slice(name)
+                shapes[name], kinds[name] = tuple(part.get_shape()), str(part.get_dtype())
     except (SafetensorError, OSError) as error:
         raise RefusedError(
             f"{file}: cut short or not a safetensors file ({error}). Copy it again."
         ) from error
+    narrow = sorted(name for name, kind in kinds.items() if kind not in _WHOLE)
+    if narrow:
+        raise RefusedError(
+            f"{file}: {narrow[0]} is {kinds[narrow[0]]}{_and_more(narrow)}: quantised weights, which this engine would "
+            "take for plain numbers. Use engine=vllm."
+        )
+    return shapes
 
 
 def _check_hf_config(model: Model, folder: Path) -> None:
@@ -269,6 +280,13 @@ def _check_hf_config(model: Model, folder: Path) -> None:
     kind = found.get("model_type", "llama")
     if kind != "llama":
         raise RefusedError(f"{path}: model_type {kind!r}; this engine runs llama alone.")
+    quantised = found.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise RefusedError(
+            f"{path}: its weights are quantised ({method}); this engine would compute with them as if they were not. "
+            "Use engine=vllm."
+        )
     rotary = {**(found.get("rope_scaling") or {}), **(found.get("rope_parameters") or {})}
     found = {
         "rope_theta": 10000.0,
