@@ -57,6 +57,12 @@ VERBS = {
         ),
         Verb("logs", "status", "Sweep", "Print the logs of a point's newest attempt."),
         Verb(
+            "list",
+            "list_sweeps",
+            "Sweep",
+            "List all sweeps below a folder: state, points, what varies, kWh, when.",
+        ),
+        Verb(
             "resume", "sweeps", "Sweep", "Send the points again that were tried and did not finish."
         ),
         Verb("cancel", "sweeps", "Sweep", "End a sweep's jobs, waiting and running."),
