@@ -197,11 +197,11 @@ def test_a_config_of_somebody_else_is_refused(name, conf):
 
 
 @pytest.mark.parametrize("name", ["", "cluster", "cluster/mine.yaml"])
-def test_a_config_that_anybody_may_write_is_refused(name, conf):
+def test_a_config_that_others_may_write_is_refused(name, conf):
     """Whoever writes it runs lines of shell in jobs."""
     write(conf, "cluster/mine", "name: mine\n")
     (conf / name).chmod(0o777)
-    with pytest.raises(RefusedError, match=f"anybody may write to it.*chmod o-w {conf / name}"):
+    with pytest.raises(RefusedError, match=f"others may write to it.*chmod go-w {conf / name}"):
         choices("cluster=mine")
 
 

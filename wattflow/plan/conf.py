@@ -19,7 +19,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from wattflow.errors import RefusedError
-from wattflow.store.files import open_given, read_given
+from wattflow.store.files import open_given, others_write, read_given, trusted
 
 SCHEME = "wattflow"
 _TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
@@ -131,18 +131,18 @@ def _parsed(text: str | io.TextIOWrapper, path: Path) -> Any:
 
 
 def _refuse_foreign(root: Path, path: Path, opened: os.stat_result) -> None:
-    """Raise RefusedError for a file that somebody else owns or anybody may write: its lines of shell run in jobs."""
+    """Raise RefusedError for a file that somebody else owns or may write: its lines of shell run in jobs."""
     folders = [root, *(root / folder for folder in path.relative_to(root).parents)]
     for where, about in [(path, opened), *((folder, folder.stat()) for folder in folders)]:
-        if about.st_uid not in (0, os.geteuid()):
+        if about.st_uid not in trusted():
             raise RefusedError(
                 f"{where}: belongs to uid {about.st_uid}. Configs hold lines of shell for jobs, so that they are taken "
                 "from your own files and root's alone: copy it."
             )
-        if about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX:
+        if others_write(about) and not about.st_mode & stat.S_ISVTX:
             raise RefusedError(
-                f"{where}: anybody may write to it, and configs hold lines of shell for jobs. Take that right away: "
-                f"chmod o-w {where}."
+                f"{where}: others may write to it, and configs hold lines of shell for jobs. Take that right away: "
+                f"chmod go-w {where}."
             )
 
 

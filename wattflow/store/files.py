@@ -283,12 +283,12 @@ def check_safe(path: Path) -> None:
         about = folder.lstat()
         sticky = bool(about.st_mode & stat.S_ISVTX) and folder not in (path, real)
         link = stat.S_ISLNK(about.st_mode)
-        if about.st_uid not in _trusted() and not sticky:
+        if about.st_uid not in trusted() and not sticky:
             raise RefusedError(
                 f"{folder}: belongs to {process.user_name(about.st_uid)}, who could put another sweep in the place of "
                 f"{path}. {_CHOOSE}"
             )
-        if not (link or sticky) and _others_write(about):
+        if not (link or sticky) and others_write(about):
             raise RefusedError(
                 f"{folder}: others may write to it (mode {stat.filemode(about.st_mode)}), and could put another sweep "
                 f"in the place of {path}. `chmod +t {folder}` keeps each to their own files, `chmod go-w` keeps others "
@@ -299,7 +299,7 @@ def check_safe(path: Path) -> None:
 _CHOOSE = "Or choose a folder of your own with sweeps_dir=DIR."
 
 
-def _others_write(about: os.stat_result) -> bool:
+def others_write(about: os.stat_result) -> bool:
     """Whether others than the owner may write; a group of the caller's own, with nobody else in it, is no other."""
     if about.st_mode & stat.S_IWOTH:
         return True
@@ -313,7 +313,7 @@ def _others_write(about: os.stat_result) -> bool:
     return group.gr_name != name or not set(group.gr_mem) <= {name}
 
 
-def _trusted() -> set[int]:
+def trusted() -> set[int]:
     """The caller and root; in a container without root's uid, also the uid by which all outside it are shown.
 
     There nobody can be told from another, and `submit` looked from outside.
