@@ -175,6 +175,7 @@ class Site:
         (METRICS[0], {0: 0.0, 14: 6e9}),
         (METRICS[1], {14: 1e9}),
         (METRICS[1], {14: 2147483632.0}),
+        (METRICS[1], {14: 0.0}),
         (METRICS[1], {14: np.inf}),
         (METRICS[3], {14: 4294967295.0}),
     ],

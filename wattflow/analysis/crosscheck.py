@@ -216,8 +216,9 @@ def _merged(series: Iterable[Series], metric: Metric, uuid: str) -> tuple[curve.
         return np.zeros(0, np.int64), np.zeros(0)
     time_ns = np.concatenate([one.time_ns for one in own])
     values = np.concatenate([one.values for one in own])
-    # blank values of DCGM are huge
-    known = np.isfinite(values) & (values >= 0) & (values < _BLANK)
+    # blank values of DCGM are huge, and a board that answers draws more than 0 W
+    least = 0.0 if metric.unit == "mJ" else np.nextafter(0, 1)
+    known = np.isfinite(values) & (values >= least) & (values < _BLANK)
     time_ns, values = time_ns[known], values[known]
     time_ns, first = np.unique(time_ns, return_index=True)
     return time_ns, values[first]

@@ -1,5 +1,6 @@
 """The GPUs that a job may use: NVML's handles in CUDA's order, and what is fixed about each."""
 
+import functools
 import logging
 import os
 import re
@@ -153,8 +154,14 @@ def _boards() -> list[tuple[Any, str, str] | None]:
     if faults and not any(found):
         raise faults[0]
     if None in found:
-        log.warning("GPU %d of this node does not answer (%s)", found.index(None), faults[0])
+        _warn(f"GPU {found.index(None)} of this node does not answer ({faults[0]})")
     return found
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Say a thing once a process, however often GPUs are looked for."""
+    log.warning("%s", line)
 
 
 def _fixed(handle: Any) -> DeviceSettings:
