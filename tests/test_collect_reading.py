@@ -1,6 +1,7 @@
 """Spans and traces as they are read: which device is billed, by which clock, and which trace is none of its own."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from collection import at, one, phases, relabelled, retraced, rows
@@ -115,3 +116,19 @@ def test_a_trace_that_does_not_say_what_it_is_is_damage(key, value, tmp_path):
     assert row["reasons"] == ["damaged"]
     assert key in row["error"]
     assert row["energy_j"] is None
+
+
+@pytest.mark.parametrize("column", ["tokens_in", "tokens_kept", "tokens_computed"])
+@pytest.mark.parametrize("count", [-1, -(2**62), 2**62])
+def test_a_span_of_tokens_that_there_cannot_be_is_damage(tmp_path, column, count):
+    """Below 0, or more than there can be: the row is withheld, and the error names the file."""
+    sweep = make_sweep(tmp_path / "s", [choices()])
+    attempt = make_attempt(sweep, choices(), Made([Gpu("GPU-a")]))
+    path = attempt.spans_path("node1")
+    table = pq.read_table(path)
+    spans = table.to_pylist()
+    spans[-1][column] = count
+    write_table(path, pa.Table.from_pylist(spans, schema=table.schema))
+    (row,) = rows(sweep)
+    assert (row["valid"], row["reasons"]) == (False, ["damaged"])
+    assert f"{path}: a span with {column} {count}." in row["error"]

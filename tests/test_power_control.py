@@ -63,6 +63,14 @@ def left(journals):
 
 
 class TestGpuControl:
+    def test_nothing_is_set_where_the_prior_value_is_none(self, driver, journals, tmp_path):
+        """-1 as a whole number without sign could never be put back."""
+        (tmp_path / "board" / UUIDS[0]).write_text("4294967295 0\n")
+        with pytest.raises(PowerError, match="to which nothing could be put back"):
+            GpuControl(control(journals, power_limit_w=300), UUIDS[:1])
+        assert left(journals) == []
+        assert driver()[1] == (SITE_MW, 0)
+
     def test_the_prior_value_returns_not_the_default(self, driver, journals):
         """500 W becomes 300 W for the job and 500 W again, not the maker's 700 W."""
         held = GpuControl(control(journals, power_limit_w=300), UUIDS)

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.collect.reading import Device, DeviceEnergy, DeviceKey, Spans, Window
+from wattflow.collect.reading import MOST_TOKENS, Device, DeviceEnergy, DeviceKey, Spans, Window
 from wattflow.energy import counter, curve
 from wattflow.energy.boards import METERED
 from wattflow.energy.curve import Curve, Joules
+from wattflow.errors import DamagedError
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
 from wattflow.store.phases import AROUND, IN_JOB, NOT_WITHIN, WITHIN
 from wattflow.store.schema import Part
@@ -122,6 +123,9 @@ def command_throughput(
         if phase not in NOT_WITHIN
     )
     by_file = known_sum(part["tokens_out"] for part in parts)
+    for part in parts:
+        if part["tokens_out"] is not None and not 0 <= part["tokens_out"] <= MOST_TOKENS:
+            raise DamagedError(f"timings/{part['node']}.json: {part['tokens_out']} tokens.")
     kept = by_spans if by_file is None else by_file
     if kept is not None and kept > MOST_TOKENS_PER_S * len(nodes) * _seconds(window):
         kept = by_spans = None

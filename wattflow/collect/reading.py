@@ -21,6 +21,7 @@ from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record
 from wattflow.store.sources import SECOND_NS, most_w, source_of
 from wattflow.store.tables import read_table
 
+MOST_TOKENS = 10**12  # of one span
 Batches = tuple[int, int]  # the first, and how many
 Window = tuple[int, int]  # start and end, unix ns
 
@@ -128,6 +129,7 @@ def read_spans(
         except FileNotFoundError:
             reasons.append("missing_node")
             continue
+        _check_tokens(path, table)
         for spans in _by_rank(table, measured=measured):
             if expected.get(spans.rank) != spans.device or spans.device.node != node:
                 raise DamagedError(
@@ -140,6 +142,15 @@ def read_spans(
     if "missing_node" not in reasons and len(found) < len(expected):
         reasons.append("missing_rank")
     return found, reasons
+
+
+def _check_tokens(path: Path, table: pa.Table) -> None:
+    """Raise DamagedError for a span of fewer than no tokens, or of more than there can be."""
+    for column in ("tokens_in", "tokens_kept", "tokens_computed"):
+        bounds = pc.min_max(table[column]).as_py()
+        for count in bounds.values():
+            if count is not None and not 0 <= count <= MOST_TOKENS:
+                raise DamagedError(f"{path}: a span with {column} {count}.")
 
 
 def _by_rank(table: pa.Table, *, measured: bool) -> list[Spans]:

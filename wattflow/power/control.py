@@ -23,6 +23,7 @@ from typing import Any
 
 from wattflow.config.choices import Control
 from wattflow.errors import PowerError
+from wattflow.power.credible import credible_watts
 from wattflow.power.nvml_calls import call, call_or_none
 from wattflow.store.files import fsync_folder, open_append, read_own, write_atomic
 from wattflow.store.schema import DeviceControl
@@ -199,6 +200,10 @@ class GpuControl:
             left = None
         # a sidecar of this job that was killed has set the same: what it found is the prior value, not what is there
         found_mw = call("nvmlDeviceGetPowerManagementLimit", handle)
+        if not credible_watts(found_mw / 1e3, ""):
+            raise PowerError(
+                f"{uuid}: its limit reads {found_mw} mW, to which nothing could be put back."
+            )
         journal = Journal(
             uuid, found_mw if left is None else left.prior_mw, wanted_mw, control.sm_clock_mhz
         )
