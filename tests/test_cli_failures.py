@@ -35,7 +35,7 @@ def test_points_that_failed_for_one_cause_are_told_once(fake, tmp_path):
         ("failed", "task 101_0 ended as OUT_OF_MEMORY", ids[:1]),
         ("failed", "task 101_1 ended as TIMEOUT", ids[1:]),
     ]
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
     assert told.endswith(
         f"{ids[0]} failed: task 101_0 ended as OUT_OF_MEMORY\n"
         f"  again  wattflow resume {made.sweep.path} --only {ids[0]}\n"

@@ -1,9 +1,11 @@
 """The verb `status`: what it prints."""
 
 from sent_sweeps import attempt, beats, measured, name_of, sent
+from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 from typer.testing import CliRunner
 
 from wattflow.cli.app import app
+from wattflow.collect.collect import collect
 from wattflow.submit import send
 
 
@@ -15,19 +17,19 @@ def test_status_shows_the_chosen_points_alone(fake, tmp_path):
     done = CliRunner().invoke(app, ["status", str(made.sweep.path), "seed=1"])
     assert made.points[1].point_id in done.stdout
     assert made.points[0].point_id not in done.stdout
-    assert "1 running, 1 waiting" in done.stderr
+    assert "1 running, 1 waiting" in done.stdout
     assert done.exit_code == 4
 
 
 def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_path):
-    """Beside the table on stderr: figures, what they are of, and that the rest is an estimate."""
+    """Below the table: figures, what they are of, and that the rest is an estimate."""
     made = sent(tmp_path, 3)
     send.keep(made)
     measured(made, 0, 3.6e6, 1800.0)
     one = attempt(made, 1, "running", "101_1")
     beats(one, energy_j=1000.0, power_w=250.0, nodes=1)
     fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_2|PENDING|None|{name_of(made)}")
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
     assert "energy so far: 3,601,000 J (1 kWh) of 2 points\n" in told
     assert "power now: 250 W of 1 of 1 running points\n" in told
     assert (
@@ -43,7 +45,7 @@ def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
     times = {"started_ns": 1_000_000_000, "ended_ns": 2_000_000_000}
     attempt(made, 0, "finished", "101_0", nodes=[node], **times)
     fake.queue(f"101_1|PENDING|None|{name_of(made)}")
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
     assert "~3,600,000 J (~1 kWh)" in told
     assert "and ~1 kWh for 1 points" in told
 
@@ -53,6 +55,33 @@ def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake,
     made = sent(tmp_path, 2)
     send.keep(made)
     fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (0, 1)))
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stderr
+    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
     assert "left: 2 points, for how long is unknown: no point has finished" in told
     assert "energy" not in told
+
+
+def test_status_shows_points_by_what_varies(fake, tmp_path):
+    """The choices of each point stand beside its state, and those alone that vary."""
+    made = sent(tmp_path, 2)
+    send.keep(made)
+    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (0, 1)))
+    out = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
+    lines = {line.split("\t")[0]: line.split("\t")[2] for line in out.splitlines()[1:3]}
+    assert lines == {point.point_id: f"seed={point.config.seed}" for point in made.points}
+
+
+def test_done_hides_no_point_that_does_not_count(tmp_path):
+    """A finished point without joules is done, and it is said that it counts in no figure, and why."""
+    points = [choices(batch_size=size) for size in (2, 4)]
+    made = [
+        Made([Gpu("GPU-a", constant(100.0))]),
+        Made([Gpu("GPU-a", constant(100.0))], limit_w=300),
+    ]
+    points[1]["control"]["power_limit_w"] = 200
+    sweep = make_sweep(tmp_path / "s", points)
+    for point, one in zip(points, made, strict=True):
+        make_attempt(sweep, point, one)
+    collect(sweep)
+    out = CliRunner().invoke(app, ["status", str(sweep.path)]).stdout
+    assert "2 done\n" in out
+    assert "of the done points 1 do not count: 1: not_applied\n" in out

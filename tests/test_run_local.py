@@ -109,8 +109,8 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
     status = until(lambda: _status_of_failures(tmp_path))
     assert status.stdout.count("\tdone\t") == 1
     assert status.stdout.count("\tfailed\t") == 1
-    assert "rank 1 was killed: SIGKILL" in status.stderr
-    assert "wattflow resume" in status.stderr
+    assert "rank 1 was killed: SIGKILL" in status.stdout
+    assert "wattflow resume" in status.stdout
     call("resume", "hurt", "--wait", cwd=tmp_path)
     attempts = sorted(path.name for path in sweep.glob("points/*/attempt-*"))
     assert attempts == ["attempt-1", "attempt-1", "attempt-2"]

@@ -1,14 +1,17 @@
 """Logs of a point, found and followed."""
 
+import itertools
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
 from sent_sweeps import attempt, name_of, sent
+from sweeps import choices, make_sweep
 
 from wattflow.errors import RefusedError
-from wattflow.submit import journal, logs, send
+from wattflow.submit import journal, logs, select, send
 
 
 def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(fake, tmp_path):
@@ -80,3 +83,33 @@ def test_ctrl_c_ends_following_without_a_traceback(fake, tmp_path):
         _, err = following.communicate(timeout=600)
     assert following.returncode == 130
     assert "Traceback" not in err
+
+
+def test_the_newest_failure_needs_no_name_and_a_point_its_first_digits(fake, tmp_path):
+    """Of two that failed the later one; a beginning that several share is refused with all of them."""
+    made = sent(tmp_path, 3)
+    send.keep(made)
+    for i, state in enumerate(("failed", "failed", "finished")):
+        one = attempt(made, i, state, f"101_{i}")
+        one.logs.mkdir(exist_ok=True)
+        log = one.logs / "rank0.err"
+        log.write_text(f"log of {i}\n")
+        os.utime(log, (1_760_000_000 + i, 1_760_000_000 + i))
+    fake.queue()
+    assert logs.newest_failure(made.sweep) == made.points[1].point_id
+    first = made.points[0].point_id
+    assert select.one(made.sweep, first) == select.one(made.sweep, first[:11]) == first
+    with pytest.raises(RefusedError, match="no such point"):
+        select.one(made.sweep, "x")
+    with pytest.raises(RefusedError, match="no such point"):
+        select.one(made.sweep, "")
+
+
+def test_a_beginning_of_several_ids_lists_them(tmp_path):
+    """Many enough points that two begin alike."""
+    sweep = make_sweep(tmp_path / "s", [choices(seed=seed) for seed in range(20)])
+    ids = sorted(point.point_id for point in sweep.points())
+    first = next(a[0] for a, b in itertools.pairwise(ids) if a[0] == b[0])
+    with pytest.raises(RefusedError, match="points begin so: ") as refused:
+        select.one(sweep, first)
+    assert sum(point_id in str(refused.value) for point_id in ids) >= 2

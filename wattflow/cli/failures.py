@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from wattflow.cli.printing import shown, talk
@@ -11,20 +11,20 @@ from wattflow.submit import status as stage
 _SOME = 4  # points of one cause that are named
 
 
-def say_failures(sweep: Any, rows: Iterable[Any]) -> None:
+def say_failures(sweep: Any, rows: Iterable[Any], say: Callable[[str], None] = talk) -> None:
     """Why points did not finish, for each cause once: its log, and the command that tries them again."""
     for cause in stage.causes(rows):
         first, count = cause.rows[0], len(cause.rows)
         who = first.point_id if count == 1 else f"{count} points"
-        talk(f"{who} {cause.state}: {cause.reason}")
+        say(f"{who} {cause.state}: {cause.reason}")
         if count > 1:
             more = f" and {count - _SOME} more" if count > _SOME else ""
-            talk(f"  points {' '.join(row.point_id for row in cause.rows[:_SOME])}{more}")
+            say(f"  points {' '.join(row.point_id for row in cause.rows[:_SOME])}{more}")
         if first.log is not None:
-            talk(f"  log    {shown(first.log)}{' (the first of them)' if count > 1 else ''}")
+            say(f"  log    {shown(first.log)}{' (the first of them)' if count > 1 else ''}")
         alone = first.rerun if count == 1 else None
         again = alone or f"wattflow resume {_quoted(sweep)} --state {cause.state}"
-        talk(f"  again  {again}{_more_time(cause.reason)}")
+        say(f"  again  {again}{_more_time(cause.reason)}")
 
 
 def _more_time(reason: str) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -44,12 +45,14 @@ def status(
         if as_json:
             print_json([vars(row) for row in chosen])
         else:
-            _print_states(chosen, filtered=bool(state or filters or only), again=watch)
-            talk(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
+            _print_states(directory, chosen, filtered=bool(state or filters or only), again=watch)
+            print_text("")
+            print_text(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
+            _say_doubts(rows)
             for spent in stage.spent(rows):
                 _say_energy(spent)
             _say_left(stage.left(directory, rows))
-            say_failures(directory, chosen)
+            say_failures(directory, chosen, print_text)
         code = stage.exit_code(rows)
         if not watch or code not in (4, 5):
             raise typer.Exit(code)
@@ -59,7 +62,7 @@ def status(
 _MANY = 200  # rows that a person may still want to see
 
 
-def _print_states(rows: Sequence[Any], *, filtered: bool, again: bool) -> None:
+def _print_states(sweep: Any, rows: Sequence[Any], *, filtered: bool, again: bool) -> None:
     """A row a point; a person at a terminal who chose none of very many sees those that run."""
     terminal = sys.stdout.isatty()
     if terminal and again:
@@ -72,11 +75,23 @@ def _print_states(rows: Sequence[Any], *, filtered: bool, again: bool) -> None:
         talk(f"{len(rows)} points; those that run are listed, --state lists others.")
         if not listed:
             return
+    words = select.choices_in_words(sweep)
     print_table(
-        ["point_id", "state", "attempts", "job", "reason"],
-        [[row.point_id, row.state, row.attempts, row.job, row.reason] for row in listed],
-        numbers=[2],
+        ["point_id", "state", "choices", "attempts", "job", "reason"],
+        [
+            [row.point_id, row.state, words.get(row.point_id), row.attempts, row.job, row.reason]
+            for row in listed
+        ],
+        numbers=[3],
     )
+
+
+def _say_doubts(rows: Sequence[Any]) -> None:
+    """Say how many points are done and count in no figure, and why, as far as they were collected."""
+    doubts = Counter(row.doubt for row in rows if row.doubt is not None)
+    if doubts:
+        why = "; ".join(f"{n}: {doubt}" for doubt, n in doubts.most_common())
+        print_text(f"of the done points {doubts.total()} do not count: {why}")
 
 
 def _say_energy(spent: Any) -> None:
@@ -86,16 +101,16 @@ def _say_energy(spent: Any) -> None:
         unknown = (
             f"; energy unknown for {spent.points_unknown} more" if spent.points_unknown else ""
         )
-        talk(
+        print_text(
             f"energy so far: {mark}{spent.energy_j:,.0f} J ({mark}{spent.energy_j / 3.6e6:.4g} kWh) "
             f"of {spent.points_known} points{unknown}"
         )
     if spent.power_w is not None:
-        talk(
+        print_text(
             f"power now: {mark}{spent.power_w:,.0f} W of {spent.watched} of {spent.running} running points"
         )
     if spent.nodes_unheard:
-        talk(f"not in these: {spent.nodes_unheard} further nodes of running points")
+        print_text(f"not in these: {spent.nodes_unheard} further nodes of running points")
 
 
 def _say_left(left: Any) -> None:
@@ -105,12 +120,12 @@ def _say_left(left: Any) -> None:
         return
     if not known:
         why = "no point like them has finished" if left.attempts else "no point has finished"
-        talk(f"left: {left.unknown} points, for how long is unknown: {why}")
+        print_text(f"left: {left.unknown} points, for how long is unknown: {why}")
         return
     mark = "~" if left.simulated else ""
     energy = "" if left.energy_kwh is None else f" and {mark}{left.energy_kwh:.3g} kWh"
     unknown = f"; {left.unknown} points are unknown and not in it" if left.unknown else ""
-    talk(
+    print_text(
         f"left, an estimate: {left.gpu_hours:.3g} GPU-hours{energy} for {known} points; {left.same} by the mean of "
         f"the same choices, {left.shape} by their shape's time a step, from {left.attempts} finished{unknown}"
     )
@@ -118,7 +133,12 @@ def _say_left(left: Any) -> None:
 
 def logs(
     sweep: SweepArgument,
-    point: Annotated[str, typer.Argument(metavar="POINT", help="A point_id.")],
+    point: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[POINT]", help="A point_id or its beginning; the newest failure without one."
+        ),
+    ] = None,
     rank: Annotated[int | None, typer.Option("--rank", help="Only this rank's.")] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Go on until the attempt ends, or Ctrl-C.")
@@ -126,6 +146,7 @@ def logs(
 ) -> None:
     """Print the logs of a point's newest attempt."""
     directory = SweepDir.existing(sweep)
+    point = point_logs.newest_failure(directory) if point is None else select.one(directory, point)
     last = None
     found = point_logs.follow if follow else point_logs.logs
     for log in found(directory, point, rank):

@@ -37,6 +37,21 @@ def logs(sweep: SweepDir, point_id: str, rank: int | None = None) -> list[Log]:
     return [Log(path, _read_from(path, None)[0].decode(errors="replace")) for path in paths]
 
 
+def newest_failure(sweep: SweepDir) -> str:
+    """Return the point whose attempt failed last, by the time of its newest log; RefusedError where none failed."""
+    failed = [row.point_id for row in states(sweep) if row.state in ("failed", "interrupted")]
+    times_ns = {
+        point_id: max((path.stat().st_mtime_ns for path in paths), default=0)
+        for point_id in failed
+        if (paths := _log_paths(sweep, point_id, None))
+    }
+    if not times_ns:
+        raise RefusedError(
+            f"{sweep.path}: no point that failed has a log. Name a point; `wattflow status {sweep.path}` lists them."
+        )
+    return max(times_ns, key=lambda point_id: times_ns[point_id])
+
+
 def follow(sweep: SweepDir, point_id: str, rank: int | None = None) -> Iterator[Log]:
     """The logs of a point's newest attempt, then what is added to them, until the point neither waits nor runs.
 

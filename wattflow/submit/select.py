@@ -4,12 +4,17 @@ import contextlib
 import json
 from collections.abc import Collection, Sequence
 
+from wattflow.analysis.axes import choice_columns, in_words, moving
 from wattflow.config import choices, identity
 from wattflow.config import choices as config_choices
 from wattflow.config.identity import is_hashed, is_replaceable
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
+from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
+
+_SOME = 8  # points that an error lists
+_MOST_IN_WORDS = 20_000  # points whose choices are read for a table
 
 
 def choose(
@@ -78,3 +83,34 @@ def _is(value: object, text: str) -> bool:
         said = json.loads(text)
         return bool(said == value) and isinstance(said, bool) == isinstance(value, bool)
     return False
+
+
+def one(sweep: SweepDir, point: str) -> str:
+    """Return the id of the point that is or begins with some digits; RefusedError unless just one does."""
+    ids = [known.point_id for known in sweep.points()]
+    found = (
+        [point] if point in ids else [known for known in ids if point and known.startswith(point)]
+    )
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise RefusedError(
+            f"{point}: no such point in {sweep.path}. `wattflow status {sweep.path}` lists them."
+        )
+    more = f" and {len(found) - _SOME} more" if len(found) > _SOME else ""
+    raise RefusedError(f"{point}: {len(found)} points begin so: {', '.join(found[:_SOME])}{more}.")
+
+
+def choices_in_words(sweep: SweepDir) -> dict[str, str]:
+    """Return the choices that vary by point, as a person writes them; nothing of a measurement or of very many."""
+    points = sweep.points()
+    if len(points) > _MOST_IN_WORDS or any(point.command() is not None for point in points[:1]):
+        return {}
+    rows = [choice_values(point.choices()) for point in points]
+    names = moving(choice_columns(rows))
+    names += ["repeat"] * (len({row["repeat"] for row in rows}) > 1)
+    keys = [(name, CHOICE_KEYS[name].removesuffix(".name")) for name in names]
+    return {
+        point.point_id: " ".join(f"{key}={in_words(row[name])}" for name, key in keys)
+        for point, row in zip(points, rows, strict=True)
+    }

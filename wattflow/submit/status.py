@@ -23,6 +23,7 @@ from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client
 from wattflow.store import heartbeat, rank_errors
+from wattflow.store.columns import REASONS
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import Record
 from wattflow.store.tables import read_columns
@@ -52,6 +53,9 @@ class Row:
     power_w: float | None = None  # of the attempt that runs, now
     nodes_unheard: int = 0  # nodes of the attempt that runs whose watts and joules are not in these
     simulated: bool = False  # arithmetic, not measured
+    doubt: str | None = (
+        None  # why it counts in no figure though it is done; null also before it is collected
+    )
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
 def _collected(sweep: SweepDir) -> dict[str, Row]:
     """The rows of the points that the collector saw finished: one file instead of thousands of records."""
     columns = ["point_id", "attempt", "status", "job_id", "attempt_s", "job_energy_j", "simulated"]
+    columns += ["counts", "reasons"]
     try:
         table = read_columns(sweep.points_path, columns)
         rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
@@ -129,8 +134,13 @@ def _collected(sweep: SweepDir) -> dict[str, Row]:
         return {}
     attempts: Counter[str] = Counter()
     finished: dict[str, list[tuple[str | None, float | None, float | None, bool]]] = {}
-    for point_id, attempt, how, job, *took in rows:
+    doubts: dict[str, str | None] = {}
+    for point_id, attempt, how, job, *took, counts, reasons in rows:
         attempts[point_id] += attempt is not None
+        if how == "finished" or counts:
+            codes = [code for code in reasons or () if code in REASONS and REASONS[code].withheld]
+            known = counts or doubts.get(point_id, "") is None
+            doubts[point_id] = None if known else ", ".join(codes) or "not valid"
         if how == "finished":
             finished.setdefault(point_id, []).append((job, *took))
     return {
@@ -142,6 +152,7 @@ def _collected(sweep: SweepDir) -> dict[str, Row]:
             seconds=_over(fmean, [seconds for _, seconds, _, _ in tries]),
             energy_j=_over(sum, [energy_j for _, _, energy_j, _ in tries]),
             simulated=bool(tries[-1][3]),
+            doubt=doubts[point_id],
         )
         for point_id, tries in finished.items()
     }
