@@ -78,6 +78,31 @@ def test_cancelled_points_are_interrupted_and_resume_runs_those_alone(cluster, t
     resume.cancel(made.sweep)
 
 
+def test_a_tried_point_is_asked_for_anew(cluster, tmp_path):
+    """Its python was none: resume takes another one and another limit, and Slurm and the grid have them."""
+    made = plan(tmp_path, *QUICK, "sweep=anew", "cluster.python=/no/such/python")
+    send.submit(made)
+    until(lambda: states(made.sweep) == {"failed"})
+    settings = {"cluster.python": None, "cluster.time_min": 7}
+    (job,) = resume.resume(made.sweep, settings=settings).job_ids
+    shown = subprocess.run(
+        ["scontrol", "show", "job", job], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "TimeLimit=00:07:00" in shown.stdout
+    until(lambda: states(made.sweep) == {"done"})
+    assert made.sweep.points()[0].config().cluster.time_min == 7
+
+
+def test_a_task_of_one_minute_has_most_of_it(cluster, tmp_path):
+    """Slurm warns it up to a minute early, at its very start: a point of half a minute finishes all the same."""
+    slow = ("engine.synthetic_ms_per_token=3500", "cluster.time_min=1")  # 4 steps, twice
+    made = plan(tmp_path, *QUICK, *slow, "sweep=minute", "n_prompts=2")
+    send.submit(made)
+    until(lambda: states(made.sweep) == {"done"})
+    (row,) = fresh(made.sweep)
+    assert row.attempts == 1
+
+
 def test_a_submit_from_inside_a_job_is_not_bent_by_its_variables(cluster, tmp_path, monkeypatch):
     """SLURM_* of a surrounding job would be options of sbatch; SLURM_CONF stays, and the points run."""
     for name, value in {
