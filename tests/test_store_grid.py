@@ -115,3 +115,11 @@ def test_a_cut_grid_is_damaged(tmp_path):
     for read in (read_grid, lambda path: read_point(path, "0" * 12)):
         with pytest.raises(DamagedError, match="not a Parquet file"):
             read(path)
+
+
+def test_a_grid_that_names_a_point_twice_is_damaged(tmp_path):
+    """Whatever else the rows say: no plan writes it, and each row would be worked through again."""
+    first = points(2)[0]
+    write_grid(tmp_path / "grid.parquet", [*points(2), first])
+    with pytest.raises(DamagedError, match="names point '000000000000' twice"):
+        read_grid(tmp_path / "grid.parquet")

@@ -7,10 +7,11 @@ import typer
 
 from wattflow.cli.arguments import AsJson, DryRun, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
-from wattflow.errors import RefusedError, WattflowError
+from wattflow.errors import WattflowError
 from wattflow.publish import bundle as packing
 from wattflow.publish import verdict
-from wattflow.publish import verify as checking
+from wattflow.publish.confined import verify_confined
+from wattflow.publish.verify import verify as verify_here
 from wattflow.store.layout import SweepDir
 
 
@@ -39,7 +40,7 @@ def bundle(
     )
     if made.salt is not None:
         talk(f"The pseudonyms' salt is {shown(made.salt)}: keep it to yourself.")
-    if not checking.verify(made.path).verified:
+    if not verify_here(made.path).verified:
         raise WattflowError(
             f"{shown(made.path)} is written, and its figures do not follow from its traces: `wattflow verify "
             f"{shown(made.path)}` says where."
@@ -58,16 +59,12 @@ def verify(
 
     Needs no GPU. Exit code 1 where a figure differs.
     """
-    if Path(what).is_file():
-        checking.limit_memory()
-    try:
-        found = checking.verify(Path(what))
-    except MemoryError:  # no traceback for a table that was made to be too large
-        raise RefusedError(f"{what}: takes more memory than an honest bundle does.") from None
+    found = verify_confined(Path(what))
     if as_json:
-        print_json(verdict.as_json(found))
+        print_json(found.document)
     else:
-        print_table(verdict.HEADINGS, verdict.table(found), numbers=range(2, 8))
-        for line in verdict.lines(found):
+        if found.table:
+            print_table(verdict.HEADINGS, found.table, numbers=range(2, 8))
+        for line in found.lines:
             talk(line)
     raise typer.Exit(0 if found.verified else 1)

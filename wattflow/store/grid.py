@@ -58,7 +58,13 @@ class GridPoint:
 
 def read_grid(path: Path) -> list[GridPoint]:
     """Read all points, in the order in which they are run; DamagedError where the file is none of ours."""
-    return _points(path, read_table(path, GRID))
+    points = _points(path, read_table(path, GRID))
+    seen: set[str] = set()
+    for point in points:
+        if point.point_id in seen:
+            raise DamagedError(f"{path}: names point {point.point_id!a} twice; no sweep does.")
+        seen.add(point.point_id)
+    return points
 
 
 def read_point(path: Path, point_id: str) -> GridPoint:
