@@ -4,7 +4,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
 from processes import until
 
 from wattflow import process
@@ -48,30 +47,3 @@ def test_no_process_is_started_with_the_working_folder_in_its_path(tmp_path):
     }
     assert set(starts) == {"slurm/sbatch.py", "power/dcgmi.py"}  # with -P behind it; with -I
     assert '"-I"' in starts["power/dcgmi.py"]
-
-
-def double(text):
-    """For a child: twice what it is given."""
-    print("a library prints")
-    return text * 2
-
-
-def addresses(n_bytes):
-    """For a child: whether it can take so many bytes."""
-    try:
-        return str(len(bytearray(int(n_bytes))))
-    except MemoryError:
-        return "none"
-
-
-def test_a_child_under_limits_answers(monkeypatch, tmp_path):
-    """What it returns comes back, what is printed does not; a file of the working folder stands in for nothing."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    (tmp_path / "resource.py").write_text("1 / 0")
-    monkeypatch.chdir(tmp_path)
-    assert process.confined("test_process:double", "ab\n", process.Limits()) == "ab\nab\n"
-    small = process.Limits(memory_bytes=2**31)
-    assert process.confined("test_process:addresses", str(2**20), small) == str(2**20)
-    assert process.confined("test_process:addresses", str(2**32), small) == "none"
-    with pytest.raises(process.ConfinedError, match="ended with code 1"):
-        process.confined("test_process:nothing", "", small)

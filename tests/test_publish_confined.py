@@ -13,9 +13,9 @@ import pytest
 from forgery import make_original
 
 from wattflow.errors import RefusedError
-from wattflow.process import Limits
 from wattflow.publish import archive, confined
 from wattflow.publish.confined import verify_confined
+from wattflow.store.confined import Limits
 
 H100 = Path(__file__).parent.parent / "docs" / "bundles" / "llama-7b-h100.zip"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from wattflow.errors import RefusedError, WattflowError
-from wattflow.process import ConfinedError, Limits, confined
 from wattflow.publish import verdict
 from wattflow.publish.archive import inside
 from wattflow.publish.bundle import ABOUT
 from wattflow.publish.verify import limit_memory, verify
+from wattflow.store.confined import ConfinedError, Limits, confined
 
 _MEMORY_BYTES = 16 * 2**30  # of addresses; what is used is limited too, by `verify.limit_memory`
 _CPU_S, _CPU_S_A_MB, _WALL = 120, 0.5, 3.0  # an honest bundle takes 0.1 s a MB
