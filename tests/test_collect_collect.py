@@ -11,6 +11,7 @@ from sweeps import START_NS, Gpu, Made, choices, constant, id_of, make_attempt, 
 
 from wattflow.collect.collect import collect
 from wattflow.errors import DamagedError
+from wattflow.publish.verify import verify
 from wattflow.store.columns import PHASE, POINT
 
 
@@ -172,3 +173,38 @@ def test_collect_opens_no_private_file_to_the_group(way, tmp_path):
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert list(home.iterdir()) == [key]
+
+
+@pytest.mark.parametrize("removed", ["points", "an attempt", "its traces"])
+def test_rows_whose_files_were_removed_stay_and_say_so(removed, tmp_path):
+    """After rm -r of all points, one attempt or its traces the row is as it was, counts as it did, and is marked."""
+    points = [choices(), choices(seed=1)]
+    sweep = make_sweep(tmp_path / "s", points)
+    for i, point in enumerate(points):
+        make_attempt(sweep, point, Made([Gpu("GPU-a")], started_s=100.0 * i))
+    collect(sweep)
+    before = pq.read_table(sweep.points_path).to_pylist()
+    phases = pq.read_table(sweep.phases_path)
+    attempt = sweep.attempts(id_of(points[0]))[0].path
+    kept_away = tmp_path / "away"
+    gone = {"points": sweep.path / "points", "an attempt": attempt}.get(removed, attempt / "traces")
+    gone.rename(kept_away)
+    marked = 2 if removed == "points" else 1
+    for _ in range(2):  # and stays so
+        summary = collect(sweep)
+        assert (summary.gone, summary.counting, summary.unfinished) == (marked, 2, 0)
+        after = pq.read_table(sweep.points_path).to_pylist()
+        assert [r["reasons"][-1] for r in after].count("files_gone") == marked
+        for row, old in zip(after, before, strict=True):
+            assert row | {"reasons": None} == old | {"reasons": None}
+        assert pq.read_table(sweep.phases_path).equals(phases)
+    verdict = verify(sweep.path)
+    assert not verdict.verified
+    if removed != "its traces":
+        assert sum("its files are gone" in text for text in verdict.problems) == marked
+    if gone.is_dir():
+        gone.rmdir()
+    kept_away.rename(gone)
+    collect(sweep)
+    assert pq.read_table(sweep.points_path).to_pylist() == before
+    assert verify(sweep.path).verified

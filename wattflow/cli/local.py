@@ -35,6 +35,11 @@ def run(overrides: Overrides = None, multirun: Multirun = False) -> None:
 def collect(sweep: SweepArgument) -> None:
     """Merge power traces and timings into tables, as often as you like."""
     summary = collecting.collect(SweepDir.existing(sweep))
+    if summary.gone:
+        talk(
+            f"{summary.gone} attempts have no files any more: their rows are kept as they were, marked files_gone. To "
+            "drop them, remove results/points.parquet and collect again."
+        )
     for line in summary.damaged:
         talk(f"damaged: {line}")
     talk(

@@ -36,7 +36,8 @@ Key = tuple[str, int]  # point_id, attempt
 
 _log = logging.getLogger(__name__)
 # what may be put right later without a change of the record
-_LOOK_AGAIN = {"damaged", "missing_trace", "missing_node", "missing_rank"}
+_LOOK_AGAIN = {"files_gone", "damaged", "missing_trace", "missing_node", "missing_rank"}
+_ENDED = ("finished", "failed", "interrupted")
 _ABOUT = {"schema_version": str(SCHEMA_VERSION), "wattflow": __version__}
 
 
@@ -48,6 +49,7 @@ class Summary:
     attempts: int
     counting: int  # points with a valid finished attempt
     new: int  # attempts read by this collection, the others were taken over
+    gone: int  # attempts whose files were removed since an earlier collection, whose rows are kept
     unfinished: int  # points that could run and have no finished attempt
     damaged: list[str]  # one line an attempt: its name and the fault
     seconds: float
@@ -66,28 +68,29 @@ def collect(sweep: SweepDir) -> Summary:
     sweep.make()
     grid = sweep.points()
     before = _Before.read(sweep)
-    point_rows: list[Row] = []
+    gone = before.gone(sweep, {point.point_id for point in grid})
+    point_rows: list[Row] = before.marked(gone)
     phase_rows: list[Row] = []
     kept: list[Key] = []
     for bucket, points in _buckets(grid).items():
-        new, same = _collect_bucket(sweep, bucket, points, before)
+        new, same = _collect_bucket(sweep, bucket, points, before, gone)
         point_rows += [one.point for one in new]
         phase_rows += [row for one in new for row in one.phases]
         kept += same
     table = _in_order(_with_rows(before.points, kept, point_rows, POINT), grid)
     table = _counted(table)
-    phases = _in_order(_with_rows(before.phases, kept, phase_rows, PHASE), grid)
+    phases = _in_order(_with_rows(before.phases, [*kept, *gone], phase_rows, PHASE), grid)
     write_table(sweep.phases_path, phases.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
     first = grid[:1]
     if any(Choices.of(point.choices()).config.cluster.group_readable for point in first):
         sweep.open_to_group()
-    return _summary(table, len(grid), len(kept), time.monotonic() - began)
+    return _summary(table, len(grid), (len(kept), len(gone)), time.monotonic() - began)
 
 
 @dataclass(frozen=True)
 class _Before:
-    """What an earlier collection by this version wrote; empty tables where there is none."""
+    """What an earlier collection wrote; empty tables where there is none. Another version's has no stamps."""
 
     points: pa.Table
     phases: pa.Table
@@ -95,24 +98,53 @@ class _Before:
 
     @classmethod
     def read(cls, sweep: SweepDir) -> "_Before":
-        """Return the earlier results, or nothing where they are absent, damaged or another version's."""
+        """Return the earlier results, or nothing where they are absent or damaged."""
         try:
             points = read_table(sweep.points_path, POINT)
             phases = read_table(sweep.phases_path, PHASE)
         except (FileNotFoundError, DamagedError):
             points, phases = POINT.empty_table(), PHASE.empty_table()
         about = points.schema.metadata or {}
-        if about.get(b"wattflow") != __version__.encode() or points.schema.names != POINT.names:
-            points, phases = POINT.empty_table(), PHASE.empty_table()
+        ours = about.get(b"wattflow") == __version__.encode() and points.schema.names == POINT.names
         columns = ["point_id", "attempt", "status", "reasons", "record_stamp_ns"]
         stamps = {
             (row["point_id"], row["attempt"]): row["record_stamp_ns"]
-            for row in points.select(columns).to_pylist()
-            if row["status"] in ("finished", "failed", "interrupted")
+            for row in (points if ours else points.slice(0, 0)).select(columns).to_pylist()
+            if row["status"] in _ENDED
             and row["record_stamp_ns"] is not None
             and not _LOOK_AGAIN & set(row["reasons"])
         }
         return cls(points, phases, stamps)
+
+    def gone(self, sweep: SweepDir, points: set[str]) -> set[Key]:
+        """Return the attempts at some points that ended, and whose files were removed since: rows are all there is.
+
+        An attempt is made with its folders, so where one of them is not there, somebody removed it.
+        """
+        names = ["point_id", "attempt", "status", "reasons", "duration_s", "energy_j"]
+        columns = self.points.select(names)
+        found: set[Key] = set()
+        for row in columns.to_pylist():
+            if row["status"] not in _ENDED or row["point_id"] not in points:
+                continue
+            empty = row["status"] == "finished" and row["energy_j"] is None
+            if empty or "damaged" in row["reasons"]:  # nothing that would be lost
+                continue
+            path = sweep.point_path(row["point_id"]) / f"attempt-{row['attempt']}"
+            needed = [path / "record.json"]
+            # its figures were made of them; those of a point in pieces of other attempts' too
+            if row["duration_s"] is not None and "in_pieces" not in row["reasons"]:
+                needed += [path / "timings", path / "traces"]
+            if not all(one.exists() for one in needed):
+                found.add((row["point_id"], row["attempt"]))
+        return found
+
+    def marked(self, gone: set[Key]) -> list[Row]:
+        """Return the earlier rows of attempts whose files are gone, which say so."""
+        rows = _with_rows(self.points, list(gone), [], POINT).to_pylist()
+        return [
+            row | {"reasons": list(dict.fromkeys([*row["reasons"], "files_gone"]))} for row in rows
+        ]
 
 
 def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
@@ -124,21 +156,23 @@ def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
 
 
 def _collect_bucket(
-    sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before
+    sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before, gone: set[Key]
 ) -> tuple[list[AttemptRows], list[Key]]:
     """Write the traces of what is new in one bucket; return it, and the attempts whose earlier rows still hold."""
     path = sweep.traces / f"{bucket}.parquet"
     traced = _traced(path)
     new: list[AttemptRows] = []
     same: list[Key] = []
+    gone_points = {point_id for point_id, _ in gone}
     for point in points:
-        attempts = sweep.attempts(point.point_id)
+        there = sweep.attempts(point.point_id)
+        attempts = [one for one in there if (one.point_id, one.number) not in gone]
         kept = [one for one in attempts if _is_kept(one, traced, before)]
         same += [(one.point_id, one.number) for one in kept]
         if attempts and len(kept) == len(attempts):
             continue
         choices = Choices.of(point.choices())
-        if not attempts:
+        if not attempts and point.point_id not in gone_points:
             new.append(untried(point, choices))
         for attempt in attempts:
             if attempt not in kept:
@@ -253,7 +287,8 @@ def _counted(table: pa.Table) -> pa.Table:
     return table.set_column(at, POINT.field("counts"), counts)
 
 
-def _summary(table: pa.Table, points: int, kept: int, seconds: float) -> Summary:
+def _summary(table: pa.Table, points: int, taken: tuple[int, int], seconds: float) -> Summary:
+    kept, gone = taken
     rows = table.select(["point_id", "attempt", "status", "counts", "reasons", "error"]).to_pylist()
     tried = [row for row in rows if row["attempt"] is not None]
     finished = {row["point_id"] for row in tried if row["status"] == "finished"}
@@ -262,7 +297,8 @@ def _summary(table: pa.Table, points: int, kept: int, seconds: float) -> Summary
         points=points,
         attempts=len(tried),
         counting=sum(row["counts"] for row in rows),
-        new=len(tried) - kept,
+        new=len(tried) - kept - gone,
+        gone=gone,
         unfinished=points - infeasible - len(finished),
         damaged=[
             f"point {row['point_id']}, attempt {row['attempt']}: {row['error']}"

@@ -59,7 +59,8 @@ class Recomputation:
         ) as error:
             self._verdict.problems.append(f"point {point_id!a}: its choices are none ({error!a}).")
             return
-        if not attempts and not any(key[0] == point_id for key in self._results.damaged):
+        absent = self._results.damaged | self._results.gone
+        if not attempts and not any(key[0] == point_id for key in absent):
             self._compare(blank, problem)
         for attempt in attempts:
             self._check_attempt(attempt, choices, problem)
@@ -199,6 +200,9 @@ class Recomputation:
             if key[0] in grid and key not in self.rows:
                 if row["status"] == "waiting" and any(one[0] == key[0] for one in self.rows):
                     self._verdict.notes.append(f"{named(key)}: tried since it was collected.")
+                elif key in self._results.gone:
+                    text = f"{named(key)}: its files are gone, so that nothing is left to verify it by."
+                    (problems if row["counts"] else self._verdict.notes).append(text)
                 elif key in damaged:
                     self.checks[key] = AttemptCheck(*key, row["status"], False, False, damaged=True)
                 else:

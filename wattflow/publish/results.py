@@ -55,6 +55,11 @@ class Results:
             if self.bundled and "damaged" in (row["reasons"] or ()) and not row["counts"]
         }
 
+    @property
+    def gone(self) -> set[Key]:
+        """Attempts whose files had been removed when the results were made."""
+        return {key for key, row in self.points.items() if "files_gone" in (row["reasons"] or ())}
+
     def unrecorded(self, point_id: str) -> list[AttemptDir]:
         """Return the attempts at a point that had no record when they were collected, of which a bundle has nothing."""
         there = {attempt.number for attempt in self.sweep.attempts(point_id)}
