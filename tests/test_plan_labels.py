@@ -224,3 +224,30 @@ def test_a_grids_body_names_them_too(tmp_path):
     (own / "named.yaml").write_text(body + "  name: mine\n")
     assert point("grid=bare").dataset.name == "letters"
     assert point("grid=named").dataset.name == "mine"
+
+
+def test_a_folder_alone_is_the_model_of_vllm(tmp_path):
+    """Its name, shapes and identity come from config.json; two checkpoints of one shape are two points."""
+    import json
+
+    from wattflow.plan.grid import plan
+
+    shapes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "vocab_size": 300,
+    }
+    ids = set()
+    for name in ("One", "Two"):
+        (tmp_path / name).mkdir()
+        config = {**shapes, "model_type": "qwen3", "intermediate_size": 96, "seed": name}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        words = ["engine=vllm", f"model.path={tmp_path / name}", "weights=dummy", "sweep.repeats=1"]
+        (point,) = plan([*words, f"sweeps_dir={tmp_path}", "max_seq_len=512"]).points
+        model = point.config.model
+        assert point.reason is None
+        assert (model.name, model.architecture, model.dim) == (name, "qwen3", 64)
+        assert (model.n_heads, model.ffn_dim, model.vocab_size) == (8, 96, 300)
+        ids.add((point.point_id, model.revision))
+    assert len(ids) == len({revision for _, revision in ids}) == 2

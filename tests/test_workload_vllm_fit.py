@@ -1,6 +1,7 @@
 """Which points fit vLLM: by its folder or by shapes, with shares of memory, windows and precisions."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from sweeps import resolved
@@ -8,6 +9,7 @@ from test_workload_folder import EXPERTS, GATED
 
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
+from wattflow.workload import folder as folders
 from wattflow.workload import vllm_fit
 
 LLAMA_8B = Model(
@@ -27,9 +29,10 @@ def point(**over):
 
 
 def at(tmp_path, values, **over):
-    """Choices over a folder with a config.json."""
+    """Choices over a folder with a config.json, of the model that it says."""
     (tmp_path / "config.json").write_text(json.dumps(values))
-    return point(model=Model(name="m", path=str(tmp_path)), **over)
+    model = folders.model_of(folders.read(tmp_path), Model(name="m", path=str(tmp_path)))
+    return point(model=replace(model, name="m"), **over)
 
 
 def test_weights_and_one_row_fit_or_do_not():
@@ -103,3 +106,11 @@ def test_real_weights_need_files(tmp_path):
         vllm_fit.check_folder(at(tmp_path, values, weights="hf"))
     with pytest.raises(RefusedError, match=r"weights=hf needs model\.path"):
         vllm_fit.check_folder(point(weights="hf"))
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    """A model that was chosen by name must be the folder's."""
+    config = at(tmp_path, {**GATED, "model_type": "llama"})
+    other = replace(config, model=replace(config.model, n_layers=5))
+    with pytest.raises(RefusedError, match="its n_layers is 3, and model m has 5"):
+        vllm_fit.check_folder(other)

@@ -1,8 +1,11 @@
 #!/bin/bash
 # Llama-3.1-8B's shapes (dummy weights) on one GPU by engine=vllm and engine=fast: static and offline, bf16 and fp8.
 #
-#   PARTS=FOLDER tests/gpu/vllm.sh unpack 1      after part 1 of tests/gpu/vllm_pack.sh has come, and so for part 2
+#   PARTS=FOLDER tests/gpu/vllm.sh unpack 1      after part 1 of tests/gpu/vllm_pack.sh has come, then 2, then 3
 #   OUT=results tests/gpu/vllm.sh measure        sweeps one after another until DEADLINE_S; packed into OUT after each
+#
+# polars is not wanted there: `wattflow run` then ends with its ImportError once the point is done, and what is brought
+# home is collected here, `wattflow collect sweeps/NAME`. A start of vLLM takes some 85 s.
 set -euo pipefail
 WORK=${WORK:-/tmp/wattflow-vllm}
 PYTHON=${PYTHON:-python3}
@@ -11,16 +14,14 @@ mkdir -p "$WORK/site"
 
 unpack() { # PART
   case $1 in
-    1)
-      tar -C "$WORK/site" -xJf "$PARTS/1/site.tar.xz"
-      cp "$PARTS/1/big.gz.1" "$WORK/"
-      ;;
-    2)
-      cat "$WORK/big.gz.1" "$PARTS/2/big.gz.2" | gzip -dc >"$WORK/site/vllm/_C_stable_libtorch.abi3.so"
+    1) tar -C "$WORK/site" -xJf "$PARTS/1/site.tar.xz" ;;
+    2) cp "$PARTS/2/big.gz" "$WORK/" ;;
+    3)
+      cat "$WORK/big.gz" "$PARTS/3/big.gz" | gzip -dc >"$WORK/site/vllm/_C_stable_libtorch.abi3.so"
       mkdir -p "$WORK/code"
-      tar -C "$WORK/code" -xzf "$PARTS/2/checkout.tgz"
+      tar -C "$WORK/code" -xzf "$PARTS/3/checkout.tgz"
       "$PYTHON" -m pip install --quiet --no-index --no-deps --no-cache-dir --root-user-action=ignore --upgrade \
-        --target "$WORK/ours" "$PARTS"/2/wheels/*.whl
+        --target "$WORK/ours" "$PARTS"/3/wheels/*.whl
       ;;
   esac
 }

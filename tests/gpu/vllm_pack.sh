@@ -1,9 +1,9 @@
 #!/bin/bash
-# Packs vLLM for a GPU machine without a network, in two parts of at most 60 MB, since one call carries no more:
+# Packs vLLM for a GPU machine without a network, in three parts of at most 50 MB, for ways that carry no more at once:
 #
-#   tests/gpu/vllm_pack.sh [FOLDER, .gpu-vllm by default]     then FOLDER/1 and FOLDER/2 travel, one after the other
+#   tests/gpu/vllm_pack.sh [FOLDER, .gpu-vllm by default]     then FOLDER/1, 2 and 3 travel, one by one
 #
-# There, torch 2.11, transformers, pyarrow and nvidia-ml-py must be in the Python (3.12); tests/gpu/vllm.sh unpacks both
+# There, torch 2.11, transformers, pyarrow and nvidia-ml-py must be in the Python (3.12); tests/gpu/vllm.sh unpacks the
 # parts and measures. Left out of vLLM: kernels of other GPUs, FlashAttention 2, mixtures of experts and what serves HTTP.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -18,7 +18,7 @@ fetch() { # FOLDER WHAT...
 }
 
 work=${WORK:-$(mktemp -d)}
-mkdir -p "$work/site" "$OUT/1" "$OUT/2"
+mkdir -p "$work/site" "$OUT/1" "$OUT/2" "$OUT/3"
 [ -d "$work/vllm" ] || fetch "$work/vllm" vllm==0.24.0
 mapfile -t names <"$HERE/vllm_wheels.txt"
 [ -d "$work/wheels" ] || fetch "$work/wheels" "${names[@]}"
@@ -39,14 +39,15 @@ EOF
 big=vllm/_C_stable_libtorch.abi3.so
 tar -cf - --exclude="$big" . | xz -T0 -6 >"$OUT/1/site.tar.xz"
 gzip -9 -c "$big" >"$work/big.gz"
-room=$((60000000 - $(stat -c %s "$OUT/1/site.tar.xz")))
-head -c "$room" "$work/big.gz" >"$OUT/1/big.gz.1"
-tail -c "+$((room + 1))" "$work/big.gz" >"$OUT/2/big.gz.2"
-git -C "$ROOT" archive --format=tar.gz --output="$OUT/2/checkout.tgz" HEAD wattflow conf tests/gpu
+head -c 45000000 "$work/big.gz" >"$OUT/2/big.gz"
+tail -c +45000001 "$work/big.gz" >"$OUT/3/big.gz"
+git -C "$ROOT" archive --format=tar.gz --output="$OUT/3/checkout.tgz" HEAD wattflow conf
 for name in fairscale antlr4-python3-runtime hydra-core omegaconf submitit; do
   version=$("$PYTHON" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$name")
   [ -n "$(find "$work/ours" -name "${name//-/_}-*" 2>/dev/null)" ] ||
     "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/ours" "$name==$version"
 done
-cp -r "$work/ours" "$OUT/2/wheels"
-du -sh "$OUT/1" "$OUT/2"
+rm -rf "$OUT/3/wheels"
+cp -r "$work/ours" "$OUT/3/wheels"
+for part in 1 2 3; do cp "$HERE/vllm.sh" "$OUT/$part/"; done
+du -sh "$OUT"/*

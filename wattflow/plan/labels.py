@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wattflow.config.choices import Config, Dataset, Model
 from wattflow.plan.conf import written
+from wattflow.workload import folder as folders
 from wattflow.workload.checkpoint import kind_at
 from wattflow.workload.tokenizer import kind_beside
 
@@ -29,7 +30,7 @@ class Labels:
         """`named`: the keys that overrides or a grid's lists set."""
         self._named = named
         self._kind_at, self._kind_beside = cache(kind_at), cache(kind_beside)
-        self._models: dict[tuple[int, str], tuple[Model, Model, str]] = {}
+        self._models: dict[tuple[int, str, str], tuple[Model, Model, str]] = {}
         self._datasets: dict[int, tuple[Dataset, Dataset]] = {}
 
     def of(self, config: Config, groups: Mapping[str, str]) -> Config:
@@ -37,7 +38,7 @@ class Labels:
 
         Points share what they shared before.
         """
-        key = id(config.model), config.weights
+        key = id(config.model), config.weights, config.engine.name
         if key not in self._models:  # with the part itself, so that its id is no other one's
             self._models[key] = (config.model, *self._model(config, groups["model"]))
         part = id(config.dataset)
@@ -55,6 +56,8 @@ class Labels:
             path=model.path and whole(model.path),
             tokenizer_path=model.tokenizer_path and whole(model.tokenizer_path),
         )
+        if config.engine.name == "vllm" and model.path is not None and "model" not in self._named:
+            model = folders.model_of(folders.read(Path(model.path)), model)
         if weights == "auto":
             weights = "dummy" if model.path is None else self._kind_at(model.path)
         if model.tokenizer == "bytes" and "model.tokenizer" not in self._named:

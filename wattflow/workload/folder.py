@@ -7,10 +7,11 @@ fits is left to the engine.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
 
 _INDEX = "model.safetensors.index.json"
@@ -47,7 +48,9 @@ class Folder:
     width: int
     n_heads: int
     n_kv_heads: int
+    ffn_dim: int | None
     vocab_size: int
+    tied_embeddings: bool
     max_positions: int | None
     precision: str | None
     quantization: str | None
@@ -97,7 +100,9 @@ def _folder(folder: Path, values: dict[str, Any], data: bytes) -> Folder:
         width=_width(values),
         n_heads=heads,
         n_kv_heads=_kv_heads(values, heads),
+        ffn_dim=values.get("intermediate_size", values.get("ffn_dim")),
         vocab_size=int(values["vocab_size"]),
+        tied_embeddings=bool(values.get("tie_word_embeddings", False)),
         max_positions=values.get("max_position_embeddings", values.get("n_positions")),
         precision=_PRECISIONS.get(str(values.get("dtype") or values.get("torch_dtype"))),
         quantization=quantised.get("quant_method") if isinstance(quantised, dict) else None,
@@ -277,6 +282,33 @@ _FAMILIES: dict[str, Callable[[Values], Counts]] = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _latent),
     **dict.fromkeys(("opt", "bloom", "gpt2", "gpt_neox", "falcon"), _plain),
 }
+
+
+def model_of(found: Folder, model: Model) -> Model:
+    """Return a model with the folder's name, shapes and identity; what engines of others do not need stays."""
+    return replace(
+        model,
+        name=found.name,
+        architecture=found.model_type,
+        dim=found.width,
+        n_layers=found.n_layers,
+        n_heads=found.n_heads,
+        n_kv_heads=found.n_kv_heads,
+        ffn_dim=found.ffn_dim or model.ffn_dim,
+        vocab_size=found.vocab_size,
+        tied_embeddings=found.tied_embeddings,
+        revision=model.revision or found.sha256[:12],
+    )
+
+
+def why_not_this(found: Folder, model: Model) -> str | None:
+    """Return which shape of a chosen model the folder does not have; null where they are one."""
+    other = model_of(found, model)
+    for field in ("architecture", "dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size"):
+        own, theirs = getattr(model, field), getattr(other, field)
+        if own != theirs:
+            return f"its {field} is {theirs}, and model {model.name} has {own}"
+    return None
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ def check_folder(config: Config) -> None:
             f"weights=hf needs model.path, the folder of {config.model.name}'s checkpoint."
         )
     folder = folder_of(config)
+    other = None if folder is None else folders.why_not_this(folder, config.model)
+    if other is not None:
+        raise RefusedError(
+            f"{config.model.path}: {other}. Leave model= out, and the folder says what it is."
+        )
     if folder is not None and config.weights == "hf" and folder.file_bytes is None:
         raise RefusedError(f"{config.model.path}: no safetensors files there, and weights=hf.")
 
