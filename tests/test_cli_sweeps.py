@@ -60,6 +60,14 @@ def test_a_submit_of_points_that_cannot_run_says_why(tmp_path):
     assert "cannot be split into 16 shards" in done.stderr
 
 
+def test_a_submit_says_that_points_in_pieces_do_not_count(tmp_path):
+    """Of continue, and of nothing else."""
+    words = ["submit", "-n", "cluster=local", "model=tiny", "n_prompts=2"]
+    done = call(*words, "sweep.on_interrupt=continue", cwd=tmp_path)
+    assert "a point that is cut short and goes on counts in no figure" in done.stderr
+    assert "counts in no figure" not in call(*words, cwd=tmp_path).stderr
+
+
 def test_cancel_takes_the_filters_of_status(fake, tmp_path):
     """Of four waiting points those of seed 1 and 2 are ended."""
     made = sent(tmp_path, 4)

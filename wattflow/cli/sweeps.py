@@ -191,6 +191,11 @@ def submit(
 
     made = grid.plan(overrides or [])
     sent = send.submit(made, dry_run=dry_run)
+    if any(point.config.sweep.on_interrupt == "continue" for point in made.feasible):
+        talk(
+            "sweep.on_interrupt=continue: a point that is cut short and goes on counts in no figure; restart makes "
+            "it anew as a whole."
+        )
     _say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         follow_sweep(made.sweep)
