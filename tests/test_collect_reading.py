@@ -132,3 +132,18 @@ def test_a_span_of_tokens_that_there_cannot_be_is_damage(tmp_path, column, count
     (row,) = rows(sweep)
     assert (row["valid"], row["reasons"]) == (False, ["damaged"])
     assert f"{path}: a span with {column} {count}." in row["error"]
+
+
+@pytest.mark.parametrize(("rate", "withheld"), [(0.005, True), (1e-4, False)])
+def test_a_slewed_clock_withholds_joules(tmp_path, rate, withheld):
+    """A wall clock that runs 0.5 % fast by the bare oscillator withholds the joules, one 100 ppm off does not."""
+
+    def slewed(readings):
+        since = [r["time_ns"] - START_NS for r in readings]
+        return [
+            {**r, "raw_ns": round(ns / (1 + rate))} for r, ns in zip(readings, since, strict=True)
+        ]
+
+    row = retraced(tmp_path, slewed)
+    assert ("clock_step" in row["reasons"]) is withheld
+    assert (row["energy_j"] is None) is withheld

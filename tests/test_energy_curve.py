@@ -403,3 +403,24 @@ def test_a_board_draws_no_more_than_twice_its_highest_limit():
     assert of(700.0).power_w.tolist() == [700.0, 971.0]
     for unknown in (None, 0.0, -1.0, np.nan, 4_294_967.295):
         assert of(unknown).power_w.tolist() == [700.0, 971.0, 1500.0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "slewed"),
+    [
+        (0.005, 10, True),
+        (0.019, 10, True),
+        (-0.005, 5, True),
+        (0.005, 2, True),
+        (1e-4, 60, False),
+        (0.0, 10, False),
+    ],
+)
+def test_a_slewed_clock_is_seen_by_the_bare_oscillator(rate, seconds, slewed):
+    """A wall clock that chrony corrects by 0.5 to 1.9 % is found by pairs each second; 100 ppm are none."""
+    random = np.random.default_rng(1)
+    raw = np.arange(-1, seconds + 2) * 1_000_000_000
+    wall = 10**18 + np.round(raw * (1 + rate) + random.normal(0, 2e5, len(raw))).astype(np.int64)
+    window = 10**18, 10**18 + seconds * 1_000_000_000
+    assert energy_curve.clock_slewed(wall, raw, *window) is slewed
+    assert not energy_curve.clock_slewed([], [], *window)

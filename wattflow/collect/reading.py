@@ -211,7 +211,7 @@ class Device:
     readings: pa.Table  # its trace without the power samples
     power: Curve
     counter: Counter
-    clock_stepped: bool  # its node's wall clock, inside the window
+    clock_stepped: bool  # its node's wall clock, inside the window, or slewed
 
     @property
     def by_counter(self) -> bool:
@@ -320,6 +320,8 @@ def _device(
     counted = _where(trace, pc.is_valid(trace["counter_mj"]), "counter_mj")
     paired = _where(trace, pc.is_valid(trace["monotonic_ns"]), "monotonic_ns")
     stamps = paired["time_ns"].to_numpy(), paired["monotonic_ns"].to_numpy()
+    bare = _where(trace, pc.is_valid(trace["raw_ns"]), "raw_ns")
+    raw = bare["time_ns"].to_numpy(), bare["raw_ns"].to_numpy()
     of_device = [device for device in meter["devices"] if device["uuid"] == key.gpu_uuid]
     limit_w = of_device[0].get("power_limit_max_w") if of_device else None
     return Device(
@@ -336,7 +338,7 @@ def _device(
             age_ns=source_of(source).counter_age_ns,
             highest_w=most_w("", limit_w),
         ),
-        clock_stepped=curve.clock_stepped(*stamps, *window),
+        clock_stepped=curve.clock_stepped(*stamps, *window) or curve.clock_slewed(*raw, *window),
     )
 
 

@@ -23,6 +23,8 @@ from wattflow.store.sources import MS, SECOND_NS, lag_ns, longest_spacing_ns, mo
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+LEAST_SLEW = 1e-3  # of a clock's rate; oscillators are off by 1e-4 at most
+PAIR_S = 0.002  # how far apart the two readings of a pair of clocks may lie
 LEAST_COVERAGE = 0.99  # a window with less of its time measured has no joules
 
 
@@ -257,6 +259,28 @@ def clock_stepped(
         np.maximum(wall[:-1], wall[1:]) > start_ns
     )
     return bool(np.any(jump & touched))
+
+
+def clock_slewed(time_ns: npt.ArrayLike, raw_ns: npt.ArrayLike, start_ns: int, end_ns: int) -> bool:
+    """Return whether the wall clock ran fast or slow over the window, by its rate against the bare oscillator.
+
+    The rate is a line through all pairs from the last before the window to the first after it. More than 0.1 % is a
+    slew, and no oscillator: beside 2 ms, by which a pair's two readings may lie apart. Below 1 s nothing is said.
+    """
+    wall, raw = np.asarray(time_ns, dtype=np.int64), np.asarray(raw_ns, dtype=np.int64)
+    order = np.argsort(raw, kind="stable")
+    wall, raw = wall[order], raw[order]
+    first = max(0, int(np.searchsorted(wall, start_ns, side="right")) - 1)
+    last = int(np.searchsorted(wall, end_ns, side="left")) + 1
+    wall, raw = wall[first:last], raw[first:last]
+    if len(raw) < 2 or raw[-1] - raw[0] < SECOND_NS:
+        return False
+    ahead_ns = ((wall - wall[0]) - (raw - raw[0])).astype(np.float64)
+    since_s = (raw - raw[0]) / SECOND_NS
+    since_s -= since_s.mean()
+    rate = float(since_s @ (ahead_ns - ahead_ns.mean())) / float(since_s @ since_s) / SECOND_NS
+    span_s = float(raw[-1] - raw[0]) / SECOND_NS
+    return abs(rate) * span_s > LEAST_SLEW * span_s + PAIR_S
 
 
 def running_joules(values: npt.NDArray[Any]) -> Any:

@@ -108,22 +108,35 @@ class Gaps:
 
 @dataclass(frozen=True)
 class Moment:
-    """One instant by both of the node's clocks."""
+    """One instant by the node's clocks."""
 
     time_ns: int
     monotonic_ns: int
+    raw_ns: int | None = (
+        None  # by the oscillator alone: what disciplines the others slews them together
+    )
 
 
 def moment() -> Moment:
-    """Return the present instant by both clocks."""
-    before_ns = time.monotonic_ns()
+    """Return the present instant by all clocks."""
+    before_ns, raw_ns = time.monotonic_ns(), _raw_ns()
     time_ns = time.time_ns()
-    return Moment(time_ns, (before_ns + time.monotonic_ns()) // 2)
+    after_ns = (raw_ns + _raw_ns()) // 2
+    return Moment(time_ns, (before_ns + time.monotonic_ns()) // 2, after_ns)
+
+
+def _raw_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
 
 
 def middle(start: Moment, end: Moment) -> Moment:
     """Return the instant half-way: where a value that took a while to read is placed."""
-    return Moment((start.time_ns + end.time_ns) // 2, (start.monotonic_ns + end.monotonic_ns) // 2)
+    known = start.raw_ns is not None and end.raw_ns is not None
+    return Moment(
+        (start.time_ns + end.time_ns) // 2,
+        (start.monotonic_ns + end.monotonic_ns) // 2,
+        ((start.raw_ns or 0) + (end.raw_ns or 0)) // 2 if known else None,
+    )
 
 
 def stamped(at: Moment, source: str, gap: bool) -> Row:
@@ -131,6 +144,7 @@ def stamped(at: Moment, source: str, gap: bool) -> Row:
     return {
         "time_ns": at.time_ns,
         "monotonic_ns": at.monotonic_ns,
+        "raw_ns": at.raw_ns,
         "source": source,
         "gap": gap,
     }
