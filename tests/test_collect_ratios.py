@@ -16,7 +16,7 @@ def test_ratios_carry_the_uncertainty(tmp_path):
     assert row["power_u_w"] == pytest.approx(row["energy_u_j"] / 8.5)
     assert row["energy_u_j"] > 0
     assert row["energy_per_response_u_j"] == pytest.approx(row["energy_u_j"] / 8)
-    assert row["energy_per_computed_token_u_j"] == pytest.approx(row["energy_u_j"] / 400)
+    assert row["energy_per_computed_token_u_j"] == pytest.approx(row["energy_u_j"] / 480)
 
 
 def test_a_ratio_is_known_where_both_its_parts_are():

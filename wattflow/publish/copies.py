@@ -34,13 +34,16 @@ class Copies:
                 if trace.num_rows:
                     wrong.append(f"the trace of {uuid} has no copy in results/traces.")
                 continue
-            raw = in_order_of_time(trace).select(TRACE.names).replace_schema_metadata(None)
-            copy = self._file.read(group).select(TRACE.names).replace_schema_metadata(None)
+            copied = self._file.read(group)
+            # those of before lack columns that traces have by now
+            names = [name for name in TRACE.names if name in copied.schema.names]
+            raw = in_order_of_time(trace).select(names).replace_schema_metadata(None)
+            copy = copied.select(names).replace_schema_metadata(None)
             if raw.num_rows != copy.num_rows:
                 wrong.append(
                     f"the trace of {uuid} has {raw.num_rows} rows, its copy in results/traces {copy.num_rows}."
                 )
-            elif not all(_same(raw[name], copy[name]) for name in TRACE.names):
+            elif not all(_same(raw[name], copy[name]) for name in names):
                 wrong.append(
                     f"the trace of {uuid} is not its copy in results/traces: {_first(raw, copy)}."
                 )
@@ -76,7 +79,7 @@ def _same(mine: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
 
 def _first(raw: pa.Table, copy: pa.Table) -> str:
     """Return the first value in which two tables of equal length differ."""
-    name = next(name for name in TRACE.names if not _same(raw[name], copy[name]))
+    name = next(name for name in raw.column_names if not _same(raw[name], copy[name]))
     pairs = zip(raw[name].to_pylist(), copy[name].to_pylist(), strict=True)
     found = (
         f"{name} of row {row} is {mine}, was {other}"

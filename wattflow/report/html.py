@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup
 
 from wattflow.analysis.axes import along_in_words
-from wattflow.nullable import plus_minus
 from wattflow.report import text
 
 
@@ -52,7 +51,6 @@ _FILTERS = {
     "csp": lambda inline: Markup(f"'sha256-{_sha256(inline)}'"),  # noqa: S704 (base64, of no value)
     "established": text.established,
     "rests_on": text.rests_on,
-    "plus_minus": plus_minus,
     "heading": text.heading,
     "interval": text.interval,
     "listed": text.listed,
