@@ -103,7 +103,7 @@ def test_a_grid_whose_position_is_null_is_damaged(tmp_path):
     table = table.cast(pa.schema(fields, table.schema.metadata))
     at = table.schema.get_field_index("position")
     pq.write_table(table.set_column(at, fields[at], pa.array([0, None], pa.int32())), path)
-    with pytest.raises(DamagedError, match="not the points of a sweep"):
+    with pytest.raises(DamagedError, match="column position has nulls"):
         read_grid(path)
 
 

@@ -2,8 +2,9 @@
 
     python tests/chaos/fuzz.py --cases 100000 --seed 1       # prints its counts; 1 at the first case that breaks a rule
 
-What is damaged: journal lines, records, pieces, heartbeats, traces, spans, requests, the grid and configs in YAML; and
-words of the command line are drawn at random.
+What is damaged: journal lines, records, pieces, heartbeats, traces, spans, requests, the grid and configs in YAML; all
+files of a collected sweep as each verb reads them; bundles, headers of checkpoints, price tables, reported spans, and
+what squeue, sacct and dcgmi print. Words of the command line are drawn at random.
 """
 
 import argparse
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program: what the
 import numpy as np
 from sweeps import Gpu, Made, choices, id_of, make_attempt, make_sweep
 
+from chaos import fuzz_inputs
 from wattflow.collect.attempt import collect_attempt
 from wattflow.collect.row import Choices
 from wattflow.config import identity
@@ -134,6 +136,7 @@ class Sweep:
         journal.write(self.sweep, "submitted", name, job_id="17")
         journal.write(self.sweep, "released", name)
         (self.attempts[0].path / "heartbeat.json").write_text('{"by": "local:x:1:1", "beat": 1}')
+        self.others = fuzz_inputs.Others(folder, damage)
 
     def _tell_pieces(self) -> None:
         """Say in the records of the third point that its second attempt went on from its first."""
@@ -265,6 +268,10 @@ CASES: dict[str, tuple[float, Callable[[Sweep, random.Random], None]]] = {
     "grid": (0.03, case_grid),
     "words": (0.02, case_words),
     "yaml": (0.02, case_yaml),
+    **{
+        name: (share, lambda made, random_, case=case: case(made.others, random_))
+        for name, (share, case) in fuzz_inputs.CASES.items()
+    },
 }
 
 

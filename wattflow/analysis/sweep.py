@@ -22,7 +22,7 @@ from wattflow.store.files import own_files
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN
-from wattflow.store.tables import GroupedTable, read_table
+from wattflow.store.tables import open_table, read_rows, read_table
 
 if TYPE_CHECKING:
     import altair as alt
@@ -130,7 +130,10 @@ class Sweep:
         """Return all readings of all GPUs of finished attempts, with point_id, attempt, node and gpu_uuid."""
         paths = own_files(self.directory.traces, "*.parquet")
         for path in paths:
-            GroupedTable(path)  # named if it is none, where polars would only see its bytes
+            with open_table(
+                path, COLLECTED_TRACE
+            ):  # named if it is none, where polars would see bytes alone
+                pass
         return pl.scan_parquet(paths) if paths else _frame(COLLECTED_TRACE.empty_table()).lazy()
 
     def row(self, point: str) -> dict[str, object]:
@@ -151,16 +154,18 @@ class Sweep:
         row = self.row(point)
         spans = self.spans(point)
         zero = _zero_ns(spans)
+        path = self.directory.traces / f"{str(row['point_id'])[:2]}.parquet"
+        found = COLLECTED_TRACE.empty_table()
+        if path.is_file():
+            found = read_rows(path, COLLECTED_TRACE, "point_id", str(row["point_id"]))
         samples = (
-            self.traces()
+            _frame(found)
             .filter(
-                (pl.col("point_id") == row["point_id"])
-                & (pl.col("attempt") == row["attempt"])
+                (pl.col("attempt") == row["attempt"])
                 & (pl.col("source") == str(row["power_source"]).split(" + ")[0])
                 & pl.col("power_w").is_not_null()
             )
             .select("node", "gpu_uuid", "time_ns", "power_w")
-            .collect()
         )
         if samples.is_empty():
             return samples.with_columns(seconds=pl.lit(0.0), lowest_w=0.0, highest_w=0.0)
@@ -250,12 +255,20 @@ def open_sweep(path: str | Path) -> Sweep:
 def _read(path: Path, schema: object) -> pl.DataFrame:
     """Return a table of results; RefusedError naming `wattflow collect` where it is absent or damaged."""
     try:
-        return _frame(read_table(path, schema))
+        return _finite(path, _frame(read_table(path, schema)))
     except (FileNotFoundError, DamagedError) as error:
         sweep = path.parent.parent
         raise RefusedError(
             f"{error}. Run `wattflow collect {sweep}` to write the results anew."
         ) from error
+
+
+def _finite(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a table of results; DamagedError where a number is none: what collect cannot know it leaves out."""
+    for name in frame.select(pl.col(pl.Float64, pl.Float32)).columns:
+        if not frame[name].is_finite().all():
+            raise DamagedError(f"{path}: {name} has values that are no numbers")
+    return frame
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:

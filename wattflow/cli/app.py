@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from wattflow import __version__
 from wattflow.cli.printing import print_text, talk
 from wattflow.errors import RefusedError, WattflowError
+from wattflow.store.faults import in_words
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def main() -> None:
     except OSError as error:  # a disk that is full or read-only, a folder that may not be read
         if debug:
             raise
-        talk(f"wattflow: {error}")
+        talk(f"wattflow: {in_words(error)}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

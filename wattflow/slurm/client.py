@@ -165,13 +165,16 @@ _NO_JOULES = 0xFFFFFFFE  # Slurm's NO_VAL and what is above it: not known
 def expand(key: str) -> list[str]:
     """The tasks that 123_[0-2,7%4] stands for: 123_0, 123_1, 123_2 and 123_7; any other key is itself."""
     match = re.fullmatch(r"(\d+)_\[([\d,\-]+)(?:%\d+)?\]", key)
-    if match is None:
+    parts = (
+        [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in match[2].split(",")] if match else []
+    )
+    ranges = [(int(part[1]), int(part[2] or part[1])) for part in parts if part is not None]
+    if match is None or None in parts or any(last > _LAST_TASK for _, last in ranges):
         return [key]
-    tasks = []
-    for part in match[2].split(","):
-        first, _, last = part.partition("-")
-        tasks += [f"{match[1]}_{task}" for task in range(int(first), int(last or first) + 1)]
-    return tasks
+    return [f"{match[1]}_{task}" for first, last in ranges for task in range(first, last + 1)]
+
+
+_LAST_TASK = 4_000_000  # that any Slurm can be set to have
 
 
 def pack(keys: Iterable[str]) -> list[str]:
@@ -197,7 +200,11 @@ def jobs_named(name: str) -> list[str]:
     """The ids of the caller's jobs of that name which wait or run."""
     user = user_name()
     out = _ask(["squeue", "-h", "-u", user, "-n", name, "-o", "%F"])
-    return sorted(set(out.split()), key=int)
+    lines = {line.strip() for line in out.splitlines()}  # among which there may be a banner's
+    return sorted((line for line in lines if _JOB.fullmatch(line)), key=int)
+
+
+_JOB = re.compile(r"[0-9]{1,10}")
 
 
 def limits() -> tuple[int | None, int | None]:

@@ -142,8 +142,11 @@ def replacing(path: Path, mode: int = 0o600, *, durable: bool = True) -> Iterato
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # a full disk's error names no file
         raise
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError, WattflowError
@@ -160,6 +161,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         # most of an attempt's files are too small to share out
         table = file.read(use_threads=file.metadata.num_rows > _MANY_ROWS)
     for column in schema:
+        if not column.nullable and table[column.name].null_count:
+            raise DamagedError(f"{path}: column {column.name} has nulls.")
         if column.name not in table.schema.names:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
     return table
@@ -177,6 +180,19 @@ def read_schema(path: Path) -> pa.Schema:
     """Read the columns of a table of any version; DamagedError where it is no Parquet file."""
     with _opened(path) as file:
         return file.schema_arrow
+
+
+def read_rows(path: Path, schema: pa.Schema, column: str, value: str) -> pa.Table:
+    """Read the rows of a table that have a text in a column, from the row groups that may hold it; DamagedError."""
+    with open_table(path, schema) as file:
+        at = file.schema_arrow.names.index(column)
+        groups = []
+        for group in range(file.num_row_groups):
+            known = file.metadata.row_group(group).column(at).statistics
+            if known is None or not known.has_min_max or known.min <= value <= known.max:
+                groups.append(group)
+        table = file.read_row_groups(groups, columns=schema.names, use_threads=False)
+    return table.filter(pc.equal(table[column], value))
 
 
 def unpacked_size(path: Path) -> tuple[int, int]:

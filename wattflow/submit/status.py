@@ -24,6 +24,7 @@ from wattflow.plan import estimate
 from wattflow.slurm import client
 from wattflow.store import heartbeat, rank_errors
 from wattflow.store.columns import REASONS
+from wattflow.store.faults import full_disk
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import Record
 from wattflow.store.tables import read_columns
@@ -381,6 +382,8 @@ def _gone(answer: client.TaskState, key: str, findings: _Findings) -> tuple[Stat
     error = rank_errors.first(findings.attempts[-1]) if findings.own_record is not None else None
     if error is not None:
         reason += f": {error.error}"
+    elif findings.attempts and (full := full_disk(findings.attempts[-1].path)) is not None:
+        reason += f"; {full}, so that it could not say why"
     return ("interrupted" if answer.state == "CANCELLED" else "failed"), reason
 
 
