@@ -22,7 +22,8 @@ def test_a_disk_that_is_full_is_named():
     """What is full, where, and what to do; a quota is one's own."""
     full = OSError(errno.ENOSPC, "No space left on device", "/disk/record.json")
     assert faults.in_words(full) == (
-        "/disk/record.json: not written, as the disk is full. Make room there, then run the same command again."
+        "/disk/record.json: not written, as the disk is full (No space left on device). Make room there, "
+        "then run the same command again."
     )
     assert "your quota is full" in faults.in_words(OSError(errno.EDQUOT, "quota", "/disk/a"))
     assert "the disk is full" in faults.in_words(OSError(errno.ENOSPC, "No space left"))

@@ -16,11 +16,14 @@ def in_words(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         which = "your quota" if error.errno == errno.EDQUOT else "the disk"
         where = "" if place is None else f"{place}: "
-        return f"{where}not written, as {which} is full. Make room there, then run the same command again."
+        return (
+            f"{where}not written, as {which} is full ({error.strerror}). Make room there, then run the same command "
+            "again."
+        )
     if error.errno in (errno.EACCES, errno.EPERM) and place is not None:
         return denied(place)
     if error.errno == errno.EROFS and place is not None:
-        return f"{place}: not written, as that disk is read-only."
+        return f"{place}: not written, as that disk is read-only ({error.strerror})."
     return str(error)
 
 
@@ -40,8 +43,8 @@ def denied(path: Path) -> str:
         owner = "another user"
     on_the_way = "" if barred == path else f", as {barred} is closed to you"
     if owner == user_name():
-        return f"{path}: permission denied{on_the_way}. It is your own: see its mode with `ls -ld {barred}`."
-    said = f"{path}: permission denied{on_the_way}: it belongs to {owner}."
+        return f"{path}: Permission denied{on_the_way}. It is your own: see its mode with `ls -ld {barred}`."
+    said = f"{path}: Permission denied{on_the_way}: it belongs to {owner}."
     for sweep in (path, *path.parents):
         if os.access(sweep / "results" / "points.parquet", os.R_OK):
             return (
