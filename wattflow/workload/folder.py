@@ -13,6 +13,7 @@ from typing import Any
 
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
+from wattflow.store.files import read_given
 
 _INDEX = "model.safetensors.index.json"
 _PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -63,7 +64,7 @@ def read(folder: Path) -> Folder:
     """Return what a folder holds; RefusedError where config.json is missing or is none of a causal language model."""
     path = folder / "config.json"
     try:
-        data = path.read_bytes()
+        data = read_given(path)
         values = json.loads(data)
     except FileNotFoundError as error:
         raise RefusedError(
@@ -91,7 +92,7 @@ def _folder(folder: Path, values: dict[str, Any], data: bytes) -> Folder:
     index = folder / _INDEX
     digest = hashlib.sha256(data)
     if index.is_file():
-        digest.update(index.read_bytes())
+        digest.update(read_given(index))
     counter = _FAMILIES.get(kind)
     return Folder(
         name=folder.resolve().name,
