@@ -5,6 +5,7 @@
 # make vllm    tests of engine=vllm on a real vLLM on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)
 # make docs    the tables of docs/results.md from wattflow/store/columns.csv and reasons.csv
 # WORKERS=1 has the tests run one after another; files are dealt to the workers, those on Slurm go to one.
+# make lowest   some fast tests at the lowest versions that pyproject.toml allows, in .venv-lowest; torch stays TORCH
 # TORCH="torch==2.11.0" chooses another torch; a CUDA one for a GPU machine.
 
 PYTHON ?= python3
@@ -66,5 +67,14 @@ check: $(VENV)/.tested
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_results.py
 
+LOWEST := .venv-lowest
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv "$(TORCH)" "pytest>=8.3,<9.2" pytest-xdist hypothesis jsonschema
+	$(LOWEST)/bin/python -m pip freeze | grep '^torch==' > $(LOWEST)/torch.txt
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --constraint $(LOWEST)/torch.txt --editable .
+	$(LOWEST)/bin/python -m pytest -W default -p no:cacheprovider tests/test_store_tables.py tests/test_collect_collect.py \
+	  tests/test_analysis_sweep.py tests/test_report_page.py tests/test_plan_grid.py tests/test_cli_app.py tests/test_workload_checkpoint.py
+
 clean:
-	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-vllm .pytest_cache .mypy_cache .ruff_cache
