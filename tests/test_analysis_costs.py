@@ -66,12 +66,11 @@ def test_the_break_even_stands_in_table_and_page(sweep, monkeypatch, capsys):
     """`wattflow compare` and the report's section show 100 W beside the ratio of 1.5."""
     assert run(monkeypatch, "compare", sweep.directory.path, "--by", "batch_size") == 0
     head, _, other = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert (
-        other[head.index("break-even host, W")] == "100 (81.8 to 118)"
-    )  # repeats do not scatter, and one board's gain is unknown
+    # repeats do not scatter; one board's gain and offset are unknown
+    assert other[head.index("break-even host, W")] == "100 (81.8 to 118)"
     page = report(sweep).read_text()
     assert '<td>4</td><td>2</td><td class="n">1.500</td>' in page  # a batch of 4, against 2
-    assert '<td class="n">100 (100 to 100)</td>' in page
+    assert '<td class="n">100 (81.8 to 118)</td>' in page
     assert "from tariff of 2026" in page
 
 
