@@ -71,7 +71,7 @@ def test_status_knows_a_measurement_and_resume_refuses_it(where):
     call("true")
     words = [sys.executable, "-m", "wattflow.cli"]
     done = subprocess.run([*words, "status", "out"], capture_output=True, text=True, check=True)
-    assert "1 done" in done.stderr
+    assert "1 done" in done.stdout
     done = subprocess.run([*words, "resume", "out"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "holds a measurement" in done.stderr

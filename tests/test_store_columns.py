@@ -27,7 +27,8 @@ def test_a_row_of_points_says_whose_it_is_then_what_was_chosen_then_what_was_mea
 def test_each_key_has_its_column():
     """Every key of the config is a column, except those of the sweep itself and the folder of sweeps."""
     keys = {key for key in DEFAULTS if not key.startswith("sweep")}
-    whole = {re.sub(r"\.cost\..*", ".cost", key) for key in keys}  # one column for its table
+    # one column for each table
+    whole = {re.sub(r"\.(cost|vllm)\..*", r".\1", key) for key in keys}
     assert whole == set(CHOICE_KEYS.values())
 
 
