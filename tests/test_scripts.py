@@ -41,7 +41,7 @@ DRY_RUNS = {
 PACKED = {
     "gpu/bundle.sh": ("bundle", "llama-7b", 4),
     "gpu/h100.sh": ("h100", "h100", 3),
-    "gpu/h200x2.sh": ("h200x2", "twonodes", 3),
+    "gpu/h200x2.sh": ("h200x2", "twonodes", 2),
 }
 # pages made from what is committed: the test that makes each anew
 PAGES = {

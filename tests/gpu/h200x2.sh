@@ -60,17 +60,18 @@ bring_up_slurm() {
 
 take_down_slurm() { "$ROOT/slurm/testcluster/down.sh" || true; }
 
-# Three points of one sweep: shards 1 and 2, and one whose file is moved away while the nodes are drained.
+# Two points of one sweep: shards 1, and shards 2 whose file is moved away while the nodes are drained.
 slurm_part() {
   local until_s=$1
   mkdir -p conf/cluster
   profile >conf/cluster/twonodes.yaml
   cp data/gsm8k_test.jsonl data/lost.jsonl
+  # shellcheck disable=SC2046  # several words
+  told submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl shards=1
+  follow h200x2 "$WORK/sweeps/twonodes" "$until_s" || return 0
   scontrol update nodename='node[1-2]' state=drain reason=preparing
   # shellcheck disable=SC2046  # several words
-  told submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/gsm8k_test.jsonl shards=1,2
-  # shellcheck disable=SC2046  # several words
-  told submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl dataset.name=lost
+  told submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl shards=2
   mv data/lost.jsonl data/kept.jsonl
   scontrol update nodename='node[1-2]' state=resume
   squeue

@@ -136,6 +136,7 @@ def test_joules_are_those_of_the_drivers_curves(job):
 class Failure:
     """A point whose checkpoint went away between submit and start, and where it is kept meanwhile."""
 
+    sweep: SweepDir
     point_id: str
     rows: list[status.Row]
     slurm_states: list[str]
@@ -155,31 +156,35 @@ def slurm_states(job_id: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def failure(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Failure:
-    """One more point of the same sweep, from a checkpoint that is moved away while the nodes are drained."""
+    """The second point of a sweep, from a checkpoint that is moved away while the nodes are drained."""
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "tiny"
     aside = checkpoint.with_name("aside")
     model = job.made.points[0].config.model
     save_meta(checkpoint, model, random_weights(model), 1)
     more = ("weights=meta", f"model.path={checkpoint}", "stop=length")
     more += ("engine=paper", "power.meter=simulated")
-    made = plan(job.sweep.path.parent, *WORDS, "sweep=main", *more, "dataset=alpaca")
+    words = (*WORDS, "sweep=failing", *more, "dataset=alpaca")
+    first = plan(job.sweep.path.parent, *words, "seed=1")
+    send.submit(with_cluster(first, setup=job.setup))
+    until(lambda: states(first.sweep) == {"done"})
+    made = plan(job.sweep.path.parent, *words, "seed=2")
     scontrol_nodes("state=drain", "reason=test")
     sent = send.submit(with_cluster(made, setup=job.setup))
     checkpoint.rename(aside)
     scontrol_nodes("state=resume")
     (point_id,) = [point.point_id for point in made.points]
-    until(lambda: not states(job.sweep) & {"waiting", "running"})
+    until(lambda: not states(made.sweep) & {"waiting", "running"})
     until(
         lambda: slurm_states(sent.job_ids[0]) not in ([], ["RUNNING"], ["PENDING"], ["COMPLETING"])
     )
-    rows = fresh(job.sweep)
-    return Failure(point_id, rows, slurm_states(sent.job_ids[0]), checkpoint, aside)
+    rows = fresh(made.sweep)
+    return Failure(made.sweep, point_id, rows, slurm_states(sent.job_ids[0]), checkpoint, aside)
 
 
 def test_a_failing_point_is_failed_in_slurm_and_in_status(failure):
-    """Slurm's accounting says FAILED; status says failed, names the folder, and exits with 3. The others stay done."""
+    """Slurm's accounting says FAILED; status says failed, names the folder, and exits with 3. The other stays done."""
     assert failure.slurm_states == ["FAILED"]
-    assert status.counts(failure.rows) == {"done": 6, "failed": 1}
+    assert status.counts(failure.rows) == {"done": 1, "failed": 1}
     (row,) = [row for row in failure.rows if row.state == "failed"]
     assert row.point_id == failure.point_id
     assert str(failure.checkpoint) in str(row.reason)
@@ -188,15 +193,15 @@ def test_a_failing_point_is_failed_in_slurm_and_in_status(failure):
     assert status.exit_code(failure.rows) == 3
 
 
-def test_resume_after_the_mend_runs_that_point_alone(failure, job):
-    """One task with one point is sent; it finishes as attempt 2, and the other points keep their one attempt."""
+def test_resume_after_the_mend_runs_that_point_alone(failure):
+    """One task with one point is sent; it finishes as attempt 2, and the other point keeps its one attempt."""
     failure.aside.rename(failure.checkpoint)
-    sent = resume.resume(job.sweep)
+    sent = resume.resume(failure.sweep)
     assert sent.points == 1
-    assert [s.tasks for s in journal.read(job.sweep) if s.kind == "points"][-1] == [
+    assert [s.tasks for s in journal.read(failure.sweep) if s.kind == "points"][-1] == [
         [failure.point_id]
     ]
-    until(lambda: states(job.sweep) == {"done"})
-    attempts = {row.point_id: row.attempts for row in fresh(job.sweep)}
+    until(lambda: states(failure.sweep) == {"done"})
+    attempts = {row.point_id: row.attempts for row in fresh(failure.sweep)}
     assert attempts.pop(failure.point_id) == 2
     assert set(attempts.values()) == {1}
