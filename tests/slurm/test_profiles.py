@@ -72,6 +72,6 @@ def test_memory_that_runs_out_fails_the_point_with_slurms_word(strict_site, tmp_
     (row,) = fresh(made.sweep)
     assert row.state == "failed"
     assert row.rerun == f"wattflow resume {made.sweep.path} --only {row.point_id}"
-    small = plan(tmp_path, *QUICK, "sweep=memory")
+    small = plan(tmp_path, *QUICK, "sweep=small")
     send.submit(with_cluster(small, **STRICT))
-    until(lambda: "done" in states(made.sweep))
+    until(lambda: states(small.sweep) == {"done"})
