@@ -69,16 +69,6 @@ def test_an_sbatch_that_names_no_job_is_told_and_not_repeated(fake, tmp_path):
         send.submit(plan(tmp_path, *seeds(2)))
 
 
-# --- words of Slurm's -----------------------------------------------------------------------------
-
-
-def test_ranges_of_tasks_are_read_and_written():
-    """What sacct writes for tasks that never started, and what scancel is given."""
-    assert client.expand("7_[0-2,5%4]") == ["7_0", "7_1", "7_2", "7_5"]
-    assert client.expand("7_3") == ["7_3"]
-    assert client.pack(["7_3", "8", "7_1", "7_2"]) == ["7_[1-3]", "8"]
-
-
 # --- what sites and other people's jobs add to the answers ----------------------------------------
 
 

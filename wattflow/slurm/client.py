@@ -23,6 +23,7 @@ from pathlib import Path
 from wattflow import process
 from wattflow.errors import SlurmError
 from wattflow.process import user_name
+from wattflow.slurm import task_ids
 from wattflow.store.files import read_own, write_atomic
 
 # Slurm's states of a task that has ended, of one that waits; all others are those of one that runs.
@@ -123,7 +124,7 @@ def ended(job_ids: Iterable[str]) -> dict[str, TaskState]:
     ]
     tasks = {}
     for key, state, reason in _task_rows(_ask(command), 3):
-        for task in expand(key):
+        for task in task_ids.expand(key):
             # CANCELLED by 1000, or CANCELLED+ where the column is too narrow
             tasks[task] = TaskState(
                 re.split(r"[ +]", state)[0], None if reason in ("None", "") else reason
@@ -160,40 +161,6 @@ def consumed_energy_j(job_ids: Sequence[str]) -> dict[str, float]:
 
 
 _NO_JOULES = 0xFFFFFFFE  # Slurm's NO_VAL and what is above it: not known
-
-
-def expand(key: str) -> list[str]:
-    """The tasks that 123_[0-2,7%4] stands for: 123_0, 123_1, 123_2 and 123_7; any other key is itself."""
-    match = re.fullmatch(r"(\d+)_\[([\d,\-]+)(?:%\d+)?\]", key)
-    parts = (
-        [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in match[2].split(",")] if match else []
-    )
-    ranges = [(int(part[1]), int(part[2] or part[1])) for part in parts if part is not None]
-    if match is None or None in parts or any(last > _LAST_TASK for _, last in ranges):
-        return [key]
-    return [f"{match[1]}_{task}" for first, last in ranges for task in range(first, last + 1)]
-
-
-_LAST_TASK = 4_000_000  # that any Slurm can be set to have
-
-
-def pack(keys: Iterable[str]) -> list[str]:
-    """The shortest names for tasks, one a job: 123_[0-2,7], or 123 for a job that is no array."""
-    by_job: dict[str, list[int]] = {}
-    for key in keys:
-        job, _, task = key.partition("_")
-        by_job.setdefault(job, []).extend([int(task)] if task else [])
-    return [f"{job}_[{_ranges(sorted(tasks))}]" if tasks else job for job, tasks in by_job.items()]
-
-
-def _ranges(numbers: list[int]) -> str:
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def jobs_named(name: str) -> list[str]:

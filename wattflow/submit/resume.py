@@ -9,7 +9,7 @@ from typing import Any
 from wattflow import process
 from wattflow.config.choices import with_leaves
 from wattflow.errors import DamagedError, RefusedError, SlurmError
-from wattflow.slurm import client, sbatch
+from wattflow.slurm import client, sbatch, task_ids
 from wattflow.slurm.shapes import fitting, shapes
 from wattflow.store.grid import encoded, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
@@ -200,7 +200,7 @@ def cancel(
         and (states is None or (point_ids and _waits_or_runs(task_state) in states))
     }
     if not dry_run:
-        client.cancel(client.pack(sorted(key for key, is_local in chosen if not is_local)))
+        client.cancel(task_ids.pack(sorted(key for key, is_local in chosen if not is_local)))
         for key in (key for key, is_local in chosen if is_local):
             process.end(key)
         client.forget()
