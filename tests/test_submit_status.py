@@ -351,3 +351,14 @@ def test_an_interrupted_attempt_of_a_failed_task_is_told_by_who_ended_it(
     attempt(made, 0, "interrupted", "101", error=f"the job was told to end ({told}).")
     fake.queue(f"101|FAILED|NonZeroExitCode|{name_of(made)}")
     assert only(made).state == state
+
+
+def test_a_task_that_failed_without_a_word_to_slurm_is_explained_by_its_log(fake, tmp_path):
+    """Slurm says NonZeroExitCode; the log's last sentence stands behind it."""
+    made = sent(tmp_path, 1)
+    log = journal.read(made.sweep)[0].log_path(0)
+    log.write_text("ModuleNotFoundError: No module named 'torch'\nsrun: error: exit code 1\n")
+    fake.queue(f"{log.name.split('_')[0]}|FAILED|NonZeroExitCode|{name_of(made)}")
+    row = only(made)
+    assert row.state == "failed"
+    assert str(row.reason).endswith("ModuleNotFoundError: No module named 'torch'")

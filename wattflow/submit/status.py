@@ -30,6 +30,7 @@ from wattflow.store.schema import Record
 from wattflow.store.tables import read_columns
 from wattflow.submit import journal
 from wattflow.submit.journal import Submission
+from wattflow.submit.last_words import last_words
 
 State = Literal[
     "done", "running", "waiting", "failed", "interrupted", "unknown", "untried", "infeasible"
@@ -384,6 +385,8 @@ def _gone(answer: client.TaskState, key: str, findings: _Findings) -> tuple[Stat
         reason += f": {error.error}"
     elif findings.attempts and (full := full_disk(findings.attempts[-1].path)) is not None:
         reason += f"; {full}, so that it could not say why"
+    elif answer.reason == "NonZeroExitCode" and (log := _decisive_log(findings)) is not None:
+        reason += f": {words}" if (words := last_words(log)) is not None else ""
     return ("interrupted" if answer.state == "CANCELLED" else "failed"), reason
 
 
