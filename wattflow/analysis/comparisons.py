@@ -144,11 +144,11 @@ def _arms_of(
     base = asked[0] if asked else values[0]
     simulated = of_watts(metric) and bool(group["simulated"].any())
     for value, rows in of_value.items():
-        mean = statistics.mean(_values(rows, metric))
+        mean = statistics.mean(runs_of(rows, metric))
         if value == base:
             yield Arm(chosen, value, mean)
             continue
-        ratio = statistics.ratio(_values(rows, metric), _values(of_value[base], metric))
+        ratio = statistics.ratio(runs_of(rows, metric), runs_of(of_value[base], metric))
         if simulated:
             ratio = replace(ratio, established=False, why_not="simulated")
         even, along = _break_even(rows, of_value[base]), moved_along(rows, of_value[base], by)
@@ -190,7 +190,7 @@ def _comparable(points: pl.DataFrame, by: str, metric: str) -> pl.DataFrame:
     return rows
 
 
-def _values(rows: pl.DataFrame, metric: str) -> list[Value]:
+def runs_of(rows: pl.DataFrame, metric: str) -> list[Value]:
     """Return the repeats of one arm, with their sampling uncertainty where the metric is joules, and their boards."""
     own = re.sub(r"_(j|w)$", r"_u_\1", metric)
     u = pl.lit(0.0)

@@ -16,6 +16,7 @@ from typing import Any
 from wattflow import __version__
 from wattflow.analysis import caps
 from wattflow.analysis.axes import is_measured
+from wattflow.analysis.cheapest import cheapest
 from wattflow.analysis.sweep import Sweep
 from wattflow.report import sections
 from wattflow.report.html import render
@@ -51,6 +52,7 @@ def _sections(sweep: Sweep, figures: Figures) -> dict[str, Any]:
         "figures": figures,
         "numeric": [axis for axis in figures.axes if sweep.points[axis].dtype.is_numeric()],
         "numbers": NUMBERS,
+        "cheapest": cheapest(sweep.points),
         "use": sections.USE,
         "metrics": caps.METRICS,
         "compared": sections.COMPARED,
