@@ -1,6 +1,8 @@
 """The verbs of sweeps."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from commands import call
@@ -237,3 +239,15 @@ def test_keys_lists_groups_and_defaults(tmp_path):
     assert "batch_size\t64" in done.stdout
     assert "tiny" in call("keys", "model", cwd=tmp_path).stdout
     assert call("keys", "modle", cwd=tmp_path).returncode == 2
+
+
+def test_plan_and_submit_import_nothing_slow_that_they_do_not_use():
+    """The collector, the runner, torch, polars and Arrow's functions take tenths of seconds on a login node."""
+    slow = (
+        "{'torch', 'polars', 'pyarrow.compute', 'wattflow.collect.collect', 'wattflow.run.local'}"
+    )
+    program = f"import sys, wattflow.cli.sweeps; print({slow} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"

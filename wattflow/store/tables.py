@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError, WattflowError
@@ -184,6 +183,8 @@ def read_schema(path: Path) -> pa.Schema:
 
 def read_rows(path: Path, schema: pa.Schema, column: str, value: str) -> pa.Table:
     """Read the rows of a table that have a text in a column, from the row groups that may hold it; DamagedError."""
+    import pyarrow.compute as pc  # noqa: PLC0415 (0.1 s, which plan and each rank would wait for)
+
     with open_table(path, schema) as file:
         at = file.schema_arrow.names.index(column)
         groups = []
