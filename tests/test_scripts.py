@@ -50,9 +50,15 @@ PAGES = {
     "gpu/page.py": "test_first_measurements.py",
     "gpu/passports.py": "test_scripts.py",
 }
-PARTS = {"chaos/__init__.py", "chaos/model_slurm.py", "gpu/machine.sh"}  # of other scripts
+PARTS = {
+    "chaos/__init__.py",
+    "chaos/fuzz_inputs.py",
+    "chaos/model_slurm.py",
+    "gpu/machine.sh",
+}  # of other scripts
 RUN_BY_SCRIPTS = {"gpu/measured.py", "gpu/pack.sh", "gpu/summary.py"}  # by those of PACKED
-BY_HAND = {"gpu/here.py"}
+# one takes weights and is tried in part below; two pack 3.5 GB of vLLM
+BY_HAND = {"gpu/here.py", "gpu/vllm.sh", "gpu/vllm_pack.sh"}
 
 NEEDS_QUESTIONS = pytest.mark.skipif(
     "WATTFLOW_DATA" not in os.environ,

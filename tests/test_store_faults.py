@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,15 +88,21 @@ for verb in verbs:
 """
 
 
+@pytest.fixture
+def open_folder():
+    """A folder that others reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="wattflow-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @ROOT_ONLY
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_colleague_is_answered_with_whose_it_is_and_what_to_ask_for(shared, tmp_path):
+def test_a_colleague_is_answered_with_whose_it_is_and_what_to_ask_for(shared, open_folder):
     """Closed, each verb is one line; group-readable, results are read, and what needs more says what does not."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
     point = choices()
     point["cluster"] = {**point["cluster"], "group_readable": shared}
-    sweep = make_sweep(tmp_path / "theirs", [point])
+    sweep = make_sweep(open_folder / "theirs", [point])
     make_attempt(sweep, point, Made([Gpu("GPU-0")]))
     collect(sweep)
     for path in [sweep.path, sweep.results, *sweep.results.rglob("*")]:
@@ -103,7 +110,7 @@ def test_a_colleague_is_answered_with_whose_it_is_and_what_to_ask_for(shared, tm
     verbs = ["cost --json", "usage --json", "status", "report", "verify"]
     done = subprocess.run(
         [sys.executable, "-c", COLLEAGUE, str(sweep.path), "4242", *verbs],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "HOME": str(open_folder)},
         capture_output=True,
         text=True,
         check=True,

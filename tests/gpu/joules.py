@@ -195,11 +195,11 @@ class Steps:
     def one(self):
         made = self._made
         if self._at == self._steps:
-            made._state.begin(made._lengths, made._made)
+            made._state.begin(made._lengths, made._limits)
             self._at = 0
         length = min(max(made._lengths) + self._at + 1, made._max_seq_len)
         self._at += 1
-        made._advance(next(bucket for bucket in made._buckets if bucket >= length))
+        made._advance(next(bucket for bucket in made._kernels.buckets if bucket >= length))
 
 
 def decode_load(told):
