@@ -1,4 +1,4 @@
-"""Which file systems one node alone can see, told from a list of mounts."""
+"""Which file systems one node alone can see, known from a list of mounts."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 31 27 0:32 / /scratch rw - lustre mds@tcp:/scratch rw
 32 27 0:33 / /tmp/gluster rw - fuse.glusterfs pool rw
 33 27 0:34 / /data\040disk rw - tmpfs tmpfs rw
-34 27 0:35 / /work rw - tmpfs tmpfs rw
-35 34 0:36 / /work rw - nfs filer:/work rw
+34 27 0:35 / /pool rw - tmpfs tmpfs rw
+35 34 0:36 / /pool rw - nfs filer:/pool rw
 """
 CONTAINER = "1 0 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a\n" + MOUNTS.split("\n")[4]
 
@@ -33,7 +33,7 @@ CONTAINER = "1 0 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/a\n" + MOUN
         ("/srv/sweeps", None),  # a disk of this machine, which may well be exported
         ("/tmpfs/sweeps", None),
         ("/tmp/gluster/sweeps", None),
-        ("/work/sweeps", None),  # what was mounted last is what one sees
+        ("/pool/sweeps", None),  # what was mounted last is what one sees
     ],
 )
 def test_a_folder_in_memory_or_below_tmp_is_its_nodes_alone(path, why):

@@ -8,7 +8,6 @@ what squeue, sacct and dcgmi print. Words of the command line are drawn at rando
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -148,20 +147,11 @@ class Sweep:
             record["status"] = "interrupted" if number == 1 else "finished"
             attempt.write_record(record)
 
-    @contextlib.contextmanager
-    def damaged(self, path: Path, data: bytes):
-        whole = path.read_bytes()
-        path.write_bytes(data)
-        try:
-            yield
-        finally:
-            path.write_bytes(whole)
-
 
 def case_journal(made: Sweep, random_: random.Random) -> None:
     """Reading tells of our own error or of submissions whose points are ids."""
     path = made.sweep.journal_path
-    with made.damaged(path, damage_json(path.read_bytes(), random_)):
+    with fuzz_inputs.damaged(path, damage_json(path.read_bytes(), random_)):
         for sent in journal.read(made.sweep):
             assert all(isinstance(point, str) for task in sent.tasks for point in task)
             assert sent.folder.is_relative_to(made.sweep.path)
@@ -172,7 +162,7 @@ def case_record(made: Sweep, random_: random.Random) -> None:
     """A damaged record makes its point neither done by mistake nor breaks the other's."""
     attempt = made.attempts[0]
     data = damage_json(attempt.record_path.read_bytes(), random_)
-    with made.damaged(attempt.record_path, data):
+    with fuzz_inputs.damaged(attempt.record_path, data):
         made.sweep.is_finished(made.ids[0])
         rows = status.decisive_record(made.sweep.attempts(made.ids[0]))
         assert rows[0] is None or isinstance(rows[0]["status"], str)
@@ -193,7 +183,7 @@ def case_pieces(made: Sweep, random_: random.Random) -> None:
     attempt = random_.choice(made.pieces)
     path = random_.choice(sorted(p for p in attempt.path.rglob("*") if p.is_file()))
     change = damage_json if path.suffix == ".json" else damage
-    with made.damaged(path, change(path.read_bytes(), random_)):
+    with fuzz_inputs.damaged(path, change(path.read_bytes(), random_)):
         assert continuation.find(made.sweep, made.ids[2]).batches in (0, 1, 2, 4)
         row = collect_attempt(made.pieces[1], Choices.of(choices(seed=3))).point
         assert not row["valid"] or "pieces" not in str(path), row
@@ -204,7 +194,7 @@ def case_pieces(made: Sweep, random_: random.Random) -> None:
 def case_heartbeat(made: Sweep, random_: random.Random) -> None:
     """A damaged heartbeat is none."""
     path = made.attempts[0].path / "heartbeat.json"
-    with made.damaged(path, damage_json(path.read_bytes(), random_)):
+    with fuzz_inputs.damaged(path, damage_json(path.read_bytes(), random_)):
         beat = heartbeat.read(made.attempts[0])
         assert beat is None or isinstance(beat.by, str)
 
@@ -213,7 +203,7 @@ def case_trace(made: Sweep, random_: random.Random) -> None:
     """A damaged trace or spans file costs its attempt; a number that is still told is the true one."""
     attempt = made.attempts[0]
     path = random_.choice(sorted(attempt.path.rglob("*.parquet")))
-    with made.damaged(path, damage(path.read_bytes(), random_)):
+    with fuzz_inputs.damaged(path, damage(path.read_bytes(), random_)):
         check_row(made, collect_attempt(attempt, Choices.of(choices(seed=1))).point)
 
 
@@ -222,7 +212,7 @@ def case_grid(made: Sweep, random_: random.Random) -> None:
     from wattflow.store.schema import GRID
 
     path = made.sweep.grid_path
-    with made.damaged(path, damage(path.read_bytes(), random_)):
+    with fuzz_inputs.damaged(path, damage(path.read_bytes(), random_)):
         read_table(path, GRID)
 
 
@@ -251,7 +241,7 @@ def case_words(made: Sweep, random_: random.Random) -> None:
 def case_yaml(made: Sweep, random_: random.Random) -> None:
     """A grid's file is a plan or refused."""
     before = Path.cwd()
-    with made.damaged(made.yaml, damage(made.yaml.read_bytes(), random_)):
+    with fuzz_inputs.damaged(made.yaml, damage(made.yaml.read_bytes(), random_)):
         os.chdir(made.yaml.parents[2])
         try:
             grid.plan(["cluster=local", "grid=mine", "engine=synthetic"])

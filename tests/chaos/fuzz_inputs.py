@@ -101,17 +101,18 @@ class Others:
         """What a verb says of the sweep."""
         return ended(verb, str(self.sweep.path), *VERBS[verb])
 
-    @contextlib.contextmanager
-    def damaged(self, path: Path, data: bytes | None):
-        """The file with other bytes, or without any file."""
-        whole = path.read_bytes()
-        path.unlink()
-        if data is not None:
-            path.write_bytes(data)
-        try:
-            yield
-        finally:
-            path.write_bytes(whole)
+
+@contextlib.contextmanager
+def damaged(path: Path, data: bytes | None):
+    """The file with other bytes, or without any file."""
+    whole = path.read_bytes()
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
 
 
 def odd_table(data: bytes, random_: random.Random) -> bytes:
@@ -155,7 +156,7 @@ def case_verbs(made: Others, random_: random.Random) -> None:
         data = None if random_.random() < 0.1 else made.damage(path.read_bytes(), random_)
     weights = [1.0 if verb == "report" else 4.0 for verb in VERBS]
     (verb,) = random_.choices(list(VERBS), weights)
-    with made.damaged(path, data):
+    with damaged(path, data):
         code, out, err = made.read(verb)
     assert code in (0, 1, 2, 3, 4, 5), code
     assert "Traceback" not in err, err
@@ -182,7 +183,7 @@ def case_checkpoint(made: Others, random_: random.Random) -> None:
     kind, model = random_.choice(made.models)
     assert model.path is not None
     path = random_.choice(sorted(p for p in Path(model.path).iterdir() if p.is_file()))
-    with made.damaged(path, made.damage(path.read_bytes(), random_)):
+    with damaged(path, made.damage(path.read_bytes(), random_)):
         checkpoint.check_header(model, kind)
         checkpoint.hf_ranges(model, 2, 0) if kind == "hf" else checkpoint.meta_shapes(model)
 

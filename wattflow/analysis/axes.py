@@ -105,7 +105,7 @@ def _follows_own(points: Columns, name: str) -> bool:
 
 
 def varying(points: Columns, beside: str | None = None) -> list[str]:
-    """Return the fewest choices that tell points apart, repeats aside: what rows are grouped by.
+    """Return the fewest choices that distinguish points, repeats aside: what rows are grouped by.
 
     A choice that follows from the ones before it, or from `beside` alone, is none, nor is `beside` itself.
     """
@@ -126,7 +126,7 @@ def varying(points: Columns, beside: str | None = None) -> list[str]:
 
 
 def shown_axes(points: Columns) -> list[str]:
-    """Return the choices that tables show: those that tell points apart, and all that move among those that count.
+    """Return the choices that tables show: those that distinguish points, and all that move among those that count.
 
     A point that never counts, with choices of its own, moves nothing.
     """

@@ -1,6 +1,6 @@
 """What each value of one choice costs beside another, over points that share all other choices.
 
-Where another choice moves along with the compared one, nothing tells their effects apart: it is named beside each
+Where another choice moves along with the compared one, their effects cannot be separated: it is named beside each
 ratio, and where two move along that nobody named, there is no ratio.
 """
 

@@ -8,7 +8,7 @@ from functools import cache
 from wattflow.energy.boards import METERED
 
 LEVEL = 0.95
-_LEAST_P = 1e-9  # smaller ones are not told apart
+_LEAST_P = 1e-9  # smaller ones count as this one
 _STEPS = 40  # of ln p
 _MOST_FREEDOM = 1000  # from here on it is the normal distribution's to 0.1 %
 

@@ -21,7 +21,11 @@ DTYPES = {
 
 def check_shards(config: Config, ranks: Ranks) -> int:
     """Return the longest sequence of resolved choices; RefusedError for shards that do not split the model."""
-    reason = arithmetic.why_not_shards(config.model, config.shards)
+    return check_split(config, ranks, arithmetic.why_not_shards(config.model, config.shards))
+
+
+def check_split(config: Config, ranks: Ranks, reason: str | None) -> int:
+    """Return the same where an engine has a reason of its own, or none, why shards do not split the model."""
     if reason is not None:
         raise RefusedError(f"{reason}.")
     if ranks.world != config.shards:

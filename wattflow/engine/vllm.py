@@ -15,11 +15,11 @@ from typing import Any
 
 from wattflow.config.choices import Config
 from wattflow.engine import vllm_library
-from wattflow.engine.checks import check_agreement, check_precision
+from wattflow.engine.checks import check_agreement, check_precision, check_split
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.vllm_iterations import Iteration, Probe
-from wattflow.errors import EngineError, RefusedError
+from wattflow.errors import EngineError
 from wattflow.store.schema import WorkInfo
 from wattflow.workload import vllm_fit
 
@@ -51,7 +51,7 @@ class Vllm:
     ) -> None:
         """Check what can be checked without vLLM's import; EngineError where it is missing."""
         self._version = vllm_library.require()
-        self._max_seq_len = _check_shards(config, ranks)
+        self._max_seq_len = check_split(config, ranks, vllm_fit.why_not_shards(config))
         self._config, self._ranks, self._pulse = config, ranks, pulse
         self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
         self._running: Running | None = None
@@ -198,15 +198,3 @@ class Vllm:
         running, self._running = self._running, None
         if running is not None and self._own:
             running.close()
-
-
-def _check_shards(config: Config, ranks: Ranks) -> int:
-    """Return the longest sequence of resolved choices; RefusedError for shards that do not split the model."""
-    reason = vllm_fit.why_not_shards(config)
-    if reason is not None:
-        raise RefusedError(f"{reason}.")
-    if ranks.world != config.shards:
-        raise EngineError(f"{config.shards} shards need as many ranks, but {ranks.world} came.")
-    if config.max_seq_len is None:
-        raise EngineError("max_seq_len is null: an engine takes resolved choices only.")
-    return config.max_seq_len

@@ -50,7 +50,7 @@ def _takes(key: str) -> str:
     return wrong_type(key)
 
 
-# What they say, and what a person is told of the key: each pattern's group is a value, or the key where none stands in
+# What they say, and what stands there for a person: each pattern's group is a value, or the key where none stands in
 # the lines below.
 _KNOWN: list[tuple[str, Callable[[str, re.Match[str]], str]]] = [
     (r"Value '(.*)' of type", lambda key, found: f"{key}={found[1]}: {_takes(key)}"),

@@ -319,7 +319,7 @@ def others_write(about: os.stat_result) -> bool:
 def trusted() -> set[int]:
     """The caller and root; in a container without root's uid, also the uid by which all outside it are shown.
 
-    There nobody can be told from another, and `submit` looked from outside.
+    There no user differs from another, and `submit` looked from outside.
     """
     trusted = {0, os.geteuid()}
     with contextlib.suppress(OSError, ValueError):

@@ -121,9 +121,9 @@ class AttemptDir:
 
     def _join_parts(self, record: dict[str, Any]) -> None:
         """Put what the nodes of a measured command have written by now into its record."""
-        told = [read_json(path) for path in own_files(self.path / "timings", "*.json")]
+        pieces = [read_json(path) for path in own_files(self.path / "timings", "*.json")]
         try:
-            parts = [part for part in told if part["status"] == "finished"]
+            parts = [part for part in pieces if part["status"] == "finished"]
             parts.sort(key=lambda part: part["task"])
             record["ranks"] = [rank for part in parts for rank in part["ranks"]]
             record["nodes"] = [node for part in parts for node in part["nodes"]]

@@ -30,8 +30,8 @@ class TableStream:
     ) -> None:
         """Create the file (FileExistsError if it is there: attempts never reopen files)."""
         self.path = path
-        told = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
-        self.schema = schema.with_metadata(told)
+        about = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+        self.schema = schema.with_metadata(about)
         self._file = create(path, buffered=False)
         self._writer = pa.ipc.new_stream(self._file, self.schema)
         self._rows: list[Mapping[str, Any]] = []
