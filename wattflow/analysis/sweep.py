@@ -5,17 +5,21 @@ s = wattflow.open_sweep("sweeps/demo")
 s.points, s.attempts, s.phases          polars DataFrames; docs/results.md explains every column
 s.traces()                              a polars LazyFrame of all power samples
 s.timeline(s.points["point_id"][0])     an Altair chart
+s.sql("select model, min(energy_per_token_j) from points where counts group by model")
+
+wattflow.open_sweep(["sweeps/a", "sweeps/b"])    the same tables of several sweeps, with a column `sweep` in front
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import polars as pl
 import pyarrow as pa
 
 from wattflow.analysis import bills, caps, comparisons
+from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.files import own_files
@@ -27,6 +31,7 @@ from wattflow.store.tables import open_table, read_rows, read_table
 if TYPE_CHECKING:
     import altair as alt
 
+_Frame = TypeVar("_Frame", pl.DataFrame, pl.LazyFrame)
 TIMELINE_BINS = 400  # more samples than a figure has pixels show nothing more
 
 
@@ -136,6 +141,13 @@ class Sweep:
                 pass
         return pl.scan_parquet(paths) if paths else _frame(COLLECTED_TRACE.empty_table()).lazy()
 
+    def sql(self, statement: str) -> pl.DataFrame:
+        """Return what one SELECT finds in the tables points, attempts, phases and traces.
+
+        RefusedError without DuckDB, which is the extra wattflow[query], and for a statement that cannot run.
+        """
+        return query(statement, _tables(self))
+
     def row(self, point: str) -> dict[str, object]:
         """Return the row of `points` whose point_id is or starts with `point`; RefusedError unless just one is."""
         found = self.points.filter(pl.col("point_id").str.starts_with(point))
@@ -239,17 +251,90 @@ def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def open_sweep(path: str | Path) -> Sweep:
-    """Return the results of the sweep at a path, or of that name below ./sweeps.
+class Sweeps:
+    """The collected results of several sweeps, one below the other; `sweep`, the first column, has each one's path."""
+
+    def __init__(self, sweeps: Sequence[Sweep]) -> None:
+        self.sweeps = sweeps
+
+    def __repr__(self) -> str:
+        """Return how many sweeps there are, and how many points."""
+        return f"<{len(self.sweeps)} sweeps: {len(self.points)} points>"
+
+    @cached_property
+    def points(self) -> pl.DataFrame:
+        """One row a point."""
+        return _together([_named(one, one.points) for one in self.sweeps])
+
+    @cached_property
+    def attempts(self) -> pl.DataFrame:
+        """One row a point and attempt."""
+        return _together([_named(one, one.attempts) for one in self.sweeps])
+
+    @cached_property
+    def phases(self) -> pl.DataFrame:
+        """One row a point, attempt, phase and GPU."""
+        return _together([_named(one, one.phases) for one in self.sweeps])
+
+    def traces(self) -> pl.LazyFrame:
+        """Return all readings of all GPUs of finished attempts."""
+        return _together([_named(one, one.traces()) for one in self.sweeps])
+
+    def sql(self, statement: str) -> pl.DataFrame:
+        """Return what one SELECT finds in the tables points, attempts, phases and traces, as `Sweep.sql` does."""
+        return query(statement, _tables(self))
+
+
+def _named(sweep: Sweep, frame: _Frame) -> _Frame:
+    """Return a table with the sweep's path as its first column."""
+    return frame.select(pl.lit(str(sweep.directory.path)).alias("sweep"), pl.all())
+
+
+def _together(frames: Sequence[_Frame]) -> _Frame:
+    """Return tables one below the other; a column that older results lack is null there."""
+    return pl.concat(frames, how="diagonal")
+
+
+def _tables(results: Sweep | Sweeps) -> dict[str, pl.DataFrame | pl.LazyFrame]:
+    """Return the tables that SQL finds, by name; readings are many, and read only where they are asked for."""
+    return {
+        "points": results.points,
+        "attempts": results.attempts,
+        "phases": results.phases,
+        "traces": results.traces(),
+    }
+
+
+@overload
+def open_sweep(path: str | Path) -> Sweep: ...
+@overload
+def open_sweep(path: list[str] | list[Path] | list[str | Path]) -> Sweeps: ...
+def open_sweep(
+    path: str | Path | list[str] | list[Path] | list[str | Path],
+) -> Sweep | Sweeps:
+    """Return the results of the sweep at a path, or of that name below ./sweeps; of several, one below the other.
 
     Raises RefusedError where there is no sweep, or where it was not collected yet.
     """
+    if not isinstance(path, str | Path):
+        return Sweeps([open_sweep(one) for one in _distinct(path)])
     directory = SweepDir.existing(path)
     if not directory.points_path.is_file():
         raise RefusedError(
             f"{directory.path}: no results yet. Run `wattflow collect {directory.path}`; it may run at any time."
         )
     return Sweep(directory)
+
+
+def _distinct(paths: Sequence[str | Path]) -> list[str | Path]:
+    """Return paths of sweeps; RefusedError where there is none, or where one stands twice and would count twice."""
+    places = [SweepDir.existing(path).path.resolve() for path in paths]
+    if not places:
+        raise RefusedError("no sweep: name one or more, such as sweeps/*.")
+    twice = [str(path) for i, path in enumerate(paths) if places[i] in places[:i]]
+    if twice:
+        raise RefusedError(f"{', '.join(twice)}: named twice; its rows would count twice.")
+    return [*paths]
 
 
 def _read(path: Path, schema: object) -> pl.DataFrame:
@@ -259,7 +344,7 @@ def _read(path: Path, schema: object) -> pl.DataFrame:
     except (FileNotFoundError, DamagedError) as error:
         sweep = path.parent.parent
         raise RefusedError(
-            f"{error}. Run `wattflow collect {sweep}` to write the results anew."
+            f"{str(error).rstrip('.')}. Run `wattflow collect {sweep}` to write the results anew."
         ) from error
 
 

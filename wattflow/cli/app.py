@@ -116,6 +116,7 @@ VERBS = {
             "Results",
             "Compare a sweep's joules with the site's own meters.",
         ),
+        Verb("query", "query", "Results", "Ask SQL of the results of one or more sweeps."),
         Verb(
             "export",
             "results",

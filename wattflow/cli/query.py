@@ -1,0 +1,81 @@
+"""The verb that asks SQL of results."""
+
+import io
+import json
+from glob import glob
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from wattflow.analysis.sweep import open_sweep
+from wattflow.cli.arguments import AsJson
+from wattflow.cli.printing import print_json, print_table, print_text
+from wattflow.errors import RefusedError
+from wattflow.store.files import write_atomic
+
+FORMATS = (".csv", ".json", ".parquet")
+
+
+def query(
+    statement: Annotated[
+        str, typer.Argument(metavar="SELECT", help="An SQL statement that reads.")
+    ],
+    sweeps: Annotated[
+        list[str], typer.Argument(metavar="SWEEP...", help="Sweeps; a quoted pattern works too.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write FILE.csv, FILE.json or FILE.parquet."),
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Ask SQL of the results of one or more sweeps.
+
+    Tables: points, attempts, phases, traces; of several sweeps each begins with the column `sweep`.
+    """
+    if out is not None and out.suffix not in FORMATS:
+        raise RefusedError(f"--out {out}: a name that ends in {', '.join(FORMATS)}.")
+    paths = [path for word in sweeps for path in _matching(word)]
+    found = (open_sweep(paths[0]) if len(paths) == 1 else open_sweep(paths)).sql(statement)
+    if out is not None:
+        write_atomic(out, _written(found, out.suffix))
+        print_text(out)
+    elif as_json:
+        print_json(found.to_dicts())
+    else:
+        numbers = [i for i, kind in enumerate(found.dtypes) if kind.is_numeric()]
+        print_table(found.columns, found.rows(), numbers=numbers)
+
+
+def _matching(word: str) -> list[str]:
+    """Return the sweeps that a pattern names, in order; RefusedError where it names none. A path stands for itself."""
+    if Path(word).exists() or not any(sign in word for sign in "*?["):
+        return [word]
+    found = sorted(path for path in glob(word) if (Path(path) / "grid.parquet").is_file())  # noqa: PTH207 (text in, text out)
+    if not found:
+        raise RefusedError(f"{word}: no sweep matches.")
+    return found
+
+
+def _written(table: pl.DataFrame, suffix: str) -> bytes:
+    """Return a table as the bytes of a file; CSV has no lists, which stand there as JSON."""
+    if suffix == ".json":
+        return (json.dumps(table.to_dicts(), indent=1, default=str) + "\n").encode()
+    buffer = io.BytesIO()
+    if suffix == ".parquet":
+        table.write_parquet(buffer)
+    else:
+        nested = [name for name, kind in table.schema.items() if kind.is_nested()]
+        as_text = [
+            pl.Series(
+                name,
+                [None if v is None else json.dumps(v, default=str) for v in table[name].to_list()],
+                pl.String,
+            )
+            for name in nested
+        ]
+        table.with_columns(as_text).write_csv(buffer)
+    return buffer.getvalue()
