@@ -31,8 +31,14 @@ SCRIPTS = {
 # scripts with a dry run: their settings in it, the file that they leave, and a stage in that
 DRY_RUNS = {
     "benchmarks/engine.py": ({}, "engine.json", "against transformers"),
+    "benchmarks/engine_attention.py": (
+        {"STAGES": "attention;fp8;prefill"},
+        "attention.json",
+        "prefill",
+    ),
     "benchmarks/engine_search.py": ({}, "search.json", "against transformers"),
     "benchmarks/engine_shards.py": ({}, "shards.json", "65B, 2 shards"),
+    "benchmarks/engine_vllm.py": ({"BATCHES": "2"}, "engine_vllm.json", "batch 2"),
     "benchmarks/load.py": ({"LAYERS": "1", "TURNS": "1"}, "load.json", "loads"),
     "gpu/joules.py": ({"STAGES": "cost"}, "joules.json", "cost"),
     "gpu/measure.py": ({"STAGES": "cost together"}, "measure.json", "together"),
@@ -57,8 +63,8 @@ PARTS = {
     "gpu/machine.sh",
 }  # of other scripts
 RUN_BY_SCRIPTS = {"gpu/measured.py", "gpu/pack.sh", "gpu/summary.py"}  # by those of PACKED
-# one takes weights and is tried in part below; two pack 3.5 GB of vLLM
-BY_HAND = {"gpu/here.py", "gpu/vllm.sh", "gpu/vllm_pack.sh"}
+# one takes weights and is tried in part below; two pack 3.5 GB of vLLM; one runs two benchmarks that are tried above
+BY_HAND = {"gpu/attention.sh", "gpu/here.py", "gpu/vllm.sh", "gpu/vllm_pack.sh"}
 
 NEEDS_QUESTIONS = pytest.mark.skipif(
     "WATTFLOW_DATA" not in os.environ,

@@ -10,6 +10,7 @@ random (deviation 0.02), prompts random tokens; joules are wattflow's own, by it
 import contextlib
 import gc
 import json
+import math
 import os
 import platform
 import signal
@@ -80,6 +81,11 @@ def save():
     new.replace(OUT / NAME)
 
 
+def left_s():
+    """Seconds until the run's deadline."""
+    return math.inf if DRY else DEADLINE_S - (time.monotonic() - BEGAN)
+
+
 class OutOfTimeError(Exception):
     """The stage or the whole run took longer than it may."""
 
@@ -91,9 +97,9 @@ def _out_of_time(_signum, _frame):
 @contextlib.contextmanager
 def stage(name, least_s, budget_s):
     """Run a stage if so much time is left, for at most its budget; whatever goes wrong stays in the JSON."""
-    left = DEADLINE_S - (time.monotonic() - BEGAN)
+    left = left_s()
     found = RESULT.setdefault(name, {})
-    if left < least_s and not DRY:
+    if left < least_s:
         found["error"] = f"not begun: {left:.0f} s were left"
         say(name, found["error"])
         yield None
@@ -507,21 +513,24 @@ def products_alone(who, made):
     first = llama.layers[0]
     with torch.inference_mode():
         inputs = [
-            torch.randn(rows, w.shape[1], device=who.device, dtype=w.dtype)
+            torch.randn(rows, w.values.shape[1], device=who.device, dtype=w.values.dtype)
             for w in (first.wqkv, first.wo, first.w13, first.w2)
         ]
-        qkv = torch.randn(rows, first.wqkv.shape[0], device=who.device, dtype=first.wqkv.dtype)
+        wide = first.wqkv.values
+        qkv = torch.randn(rows, wide.shape[0], device=who.device, dtype=wide.dtype)
         positions = torch.full((rows,), PROMPT + NEW // 2, device=who.device)
-        bucket = made._buckets[-1]
+        bucket = made._kernels.buckets[-1]
 
         def work():
             for number, layer in enumerate(llama.layers):
                 matrices = (layer.wqkv, layer.wo, layer.w13, layer.w2)
                 for x, w in zip(inputs, matrices, strict=True):
-                    functional.linear(x, w)
+                    functional.linear(x, w.values)
                 keys, values = llama.cache[number, :, :rows]
-                made._kernels.decode.attend(qkv, llama.rotary, keys, values, positions, bucket)
-            functional.linear(inputs[0], llama.head)
+                made._kernels.decode.attend(
+                    qkv, None, llama.rotary, keys, values, positions, bucket
+                )
+            functional.linear(inputs[0], llama.head.values)
 
         work()
         torch.cuda.synchronize()
@@ -552,12 +561,12 @@ def kernels_of_a_step(who, made):
         return []
     from torch.profiler import ProfilerActivity, profile
 
-    (key, *_) = sorted(made._graphs, reverse=True)
+    (key, *_) = sorted(made._kernels.graphs, reverse=True)
     with torch.inference_mode():
         made._state.begin([PROMPT] * made._rows, [NEW] * made._rows)
         with profile(activities=[ProfilerActivity.CUDA]) as seen:
             for _ in range(10):
-                made._graphs[key].replay()
+                made._kernels.graphs[key].replay()
             torch.cuda.synchronize()
     rows = [
         [e.key[:90], e.count / 10, round(e.device_time_total / 10, 1)] for e in seen.key_averages()

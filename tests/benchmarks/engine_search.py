@@ -1,23 +1,21 @@
-"""Which launches, tiles and scans of the fast engine's kernels are best on one GPU, and what whole steps gain by them.
+"""Which tiles of the fast engine's products of one row are best on one GPU, and what whole steps gain by them.
 
     OUT=results python tests/benchmarks/engine_search.py             one GPU, at most 5 minutes
     DRY=1 OUT=/tmp/results python tests/benchmarks/engine_search.py  a tiny model on the CPU, to try the script
 
 STAGES="batch 1;against transformers" takes some alone, with the kernels' defaults where the search is left out.
 
-In this order, each as far as the time allows: tiles of one row's products and scans of attention, each alone over all
-layers' weights or caches; correctness with the best of them; decode of batch 64 with the old and the new kernels in
-turn; batch 1 with the kernel sets in random order, four windows of 8 s each; batch 64 against transformers.
-$OUT/search.json is replaced after each stage. The defaults in wattflow/engine/kernels come from here.
+In this order, each as far as the time allows: tiles of one row's products, each alone over all layers' weights;
+correctness with the best of them; batch 1 with the kernel sets in random order, four windows of 8 s each; batch 64
+against transformers. $OUT/search.json is replaced after each stage. The tiles of wattflow/engine/kernels/gemv.py come
+from here, the scans of attention from engine_attention.py.
 """
 
 import concurrent.futures
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -53,13 +51,6 @@ TILES = [
     *((8, 512, w) for w in (2, 4)),
 ]
 WHOLE_ROWS = [(1, 16384, 8), (1, 16384, 16), (2, 16384, 16)]  # for 11,008 inputs
-SCANS = [
-    *((block, warps, 3, False) for block, warps in ((16, 2), (16, 4), (32, 4), (32, 8), (64, 4))),
-    *((64, 8, 3, False), (16, 1, 3, True)),
-    *((32, w, n, True) for w, n in ((1, 3), (2, 2), (2, 3), (2, 4), (4, 3))),
-    *((64, w, n, True) for w, n in ((2, 2), (2, 3), (4, 2), (4, 3), (4, 4))),
-    *((128, w, n, True) for w, n in ((4, 2), (8, 2), (8, 3))),
-]
 
 
 def products(llama):
@@ -88,41 +79,17 @@ def compile_gemv(width, outs, tile, kind):
     rows, block, warps = tile
     bf16 = MockTensor(torch.bfloat16)
     gemv._gemv.warmup(
-        *(bf16, bf16, bf16, bf16, 1e-5, outs),
+        *(bf16, bf16, bf16, bf16, bf16, bf16, 1e-5, outs),
         WIDTH=width,
         ROWS=rows,
         BLOCK=min(block, triton.next_power_of_2(width)),
+        SCALED=False,
+        BIASED=False,
         NORM=kind != "add",
         GATE=kind == "gate",
         ADD=kind == "add",
         num_warps=warps,
         grid=(1,),
-        **launch.Launch.options(),
-    )
-
-
-def compile_attend(scan, splits):
-    """The same for attention."""
-    from triton.runtime.jit import MockTensor
-
-    from wattflow.engine.kernels import attention, launch
-
-    launch.Launch.early = True
-    block, warps, stages, cores = scan
-    bf16, fp32, i64 = (MockTensor(t) for t in (torch.bfloat16, torch.float32, torch.int64))
-    rows = 1 if splits > 1 else B64
-    attention._attend.warmup(
-        *(bf16, fp32, bf16, bf16, i64, bf16 if splits == 1 else fp32),
-        *(bf16 if splits == 1 else fp32, 128**-0.5 * 1.4426950408889634, PROMPT + NEW),
-        *(2 * rows * 32 * (PROMPT + NEW) * 128 // 2, 32, 32),
-        WIDTH=128,
-        SPLITS=splits,
-        BLOCK=block,
-        TENSOR_CORES=cores,
-        LOWEST=attention._LOWEST,
-        num_warps=warps,
-        num_stages=stages,
-        grid=(1, 1),
         **launch.Launch.options(),
     )
 
@@ -139,7 +106,6 @@ def compile_ahead(found):
         for width, outs, kind in shapes[:4]
         for tile in (TILES if width == 4096 else [*TILES, *WHOLE_ROWS])
     ]
-    work += [(compile_attend, (scan, splits)) for scan in SCANS for splits in (1, 8)]
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
@@ -164,9 +130,10 @@ def search_tiles(llama, found):
 
     best = []
     for name, (weights, norm, gate) in products(llama).items():
-        x = torch.randn_like(weights[0][:1])
-        stream = None if norm is not None else torch.zeros_like(weights[0][:, 0]).unsqueeze(0)
-        size = weights[0].nbytes
+        values = weights[0].values
+        x = torch.randn_like(values[:1])
+        stream = None if norm is not None else torch.zeros_like(values[:, 0]).unsqueeze(0)
+        size = values.nbytes
         times = {}
 
         keys = {"norm": norm, "eps": 1e-5, "gate": gate, "stream": stream}
@@ -175,7 +142,7 @@ def search_tiles(llama, found):
             launch.Launch.early = early
             return gemv.milliseconds_each(weights, lambda w: gemv.gemv(x, w, tile=tile, **keys))
 
-        for tile in TILES if weights[0].shape[1] <= 4096 else [*TILES, *WHOLE_ROWS]:
+        for tile in TILES if values.shape[1] <= 4096 else [*TILES, *WHOLE_ROWS]:
             try:
                 times[tile] = measure(tile, True)
             except Exception as error:  # noqa: BLE001 - a variant that cannot run is one of the results
@@ -206,132 +173,19 @@ def search_tiles(llama, found):
     found["tiles"] = gemv.TILES
 
 
-def search_scans(who, llama, rows, found):
-    """The time of every scan over `rows` rows of 256 tokens, one layer's cache after another."""
-    from wattflow.engine.kernels import attention, gemv, launch
-
-    model = llama._model
-    width = model.dim // model.n_heads
-    shape = (model.n_layers, 2, rows, model.n_kv_heads, PROMPT + NEW, width)
-    cache = torch.empty(shape, device=who.device, dtype=llama.head.dtype)
-    for layer in cache:
-        layer.normal_()
-    qkv = torch.randn((rows, 3 * model.dim), device=who.device, dtype=cache.dtype)
-    positions = torch.full((rows,), PROMPT + NEW // 2 - 1, device=who.device)
-    held = list(cache)
-    times = {}
-
-    def measure(scan, early):
-        launch.Launch.early = early
-        return gemv.milliseconds_each(
-            held, lambda kv: attention.attend(qkv, llama.rotary, kv[0], kv[1], positions, scan)
-        )
-
-    programs = (128, 256, 512, 1024) if rows == 1 else (512,)
-    for what, limit in itertools.product(SCANS, programs):
-        scan = attention.Scan(*what, programs=limit)
-        try:
-            times[scan] = measure(scan, True)
-        except Exception as error:  # noqa: BLE001 - as above
-            say("attend", scan, str(error)[:100])
-    ranked = sorted(times, key=times.__getitem__)
-    size = cache[0].nbytes * (PROMPT + NEW // 2) / (PROMPT + NEW)
-    old = attention.PLAIN_SCAN
-    late = {scan: measure(scan, False) for scan in (ranked[0], old)}
-    lanes, cores = (
-        next((s for s in ranked if s.tensor_cores is kind), None) for kind in (False, True)
-    )
-    found[f"attend, {rows} rows"] = {
-        "bytes": size,
-        "lanes": lanes and dataclasses.astuple(lanes),
-        "tensor_cores": cores and dataclasses.astuple(cores),
-        "early_us": {str(dataclasses.astuple(s)): round(1e3 * times[s], 2) for s in ranked},
-        "late_us": {str(dataclasses.astuple(s)): round(1e3 * ms, 2) for s, ms in late.items()},
-    }
-    say(
-        f"attend, {rows} rows: {ranked[0]} {1e3 * times[ranked[0]]:.1f} us,",
-        f"{size / times[ranked[0]] / 1e9:.2f} TB/s;",
-        f"best lanes {lanes} {1e3 * times[lanes]:.1f} us,",
-        f"old {1e3 * times.get(old, 0):.1f} us, late {1e3 * late[old]:.1f} us",
-    )
-    launch.Launch.early = True
-    return ranked[0], lanes, cores
-
-
 def search(who, found):
-    """Set the kernels' module to the best tiles and scans; returns the engine for batch 1, loaded."""
-    from wattflow.engine.kernels import attention
-
+    """Set the kernels' module to the best tiles; returns the engine for batch 1, loaded."""
     compile_ahead(found)
     config = choices(
         SEVEN, "cublas", batch_size=1, n_prompts=1, max_gen_len=NEW, max_seq_len=PROMPT + NEW
     )
     arms = Arms(config, who).__enter__()
-    say("loaded", arms._engine.info["attention"])
     with torch.inference_mode():
-        llama = arms._engine._llama
-        search_tiles(llama, found)
-        few, _, _ = search_scans(who, llama, 1, found)
-        _, lanes, cores = search_scans(who, llama, B64, found)
-    attention.SCANS = {"few": few, "many": lanes}
-    arms._engine._kernel_sets = {
-        "before": arms._engine._kernel_sets["cublas"]
-    }  # captured before the search; its graphs hold a pool
-    return arms, {"lanes": lanes, "tensor cores": cores}
+        search_tiles(arms._engine._llama, found)
+    return arms
 
 
 # --- whole steps ---
-
-
-def variants_64(who, many, found):
-    """Decode of batch 64 by cuBLAS with the old scan launched late, and the new ones launched early, in turn."""
-    from wattflow.engine.kernels import attention, launch
-
-    config = choices(
-        SEVEN, "cublas", batch_size=B64, n_prompts=B64, max_gen_len=NEW, max_seq_len=PROMPT + NEW
-    )
-    variants = {
-        "old scan, late": (attention.PLAIN_SCAN, False),
-        "old scan": (attention.PLAIN_SCAN, True),
-    }
-    variants |= {name: (scan, True) for name, scan in many.items() if scan is not None}
-    with Arms(config, who) as arms:
-        made = arms._engine
-        for name, (scan, early) in variants.items():
-            attention.SCANS, launch.Launch.early = {**attention.SCANS, "many": scan}, early
-            made._kernel_sets[f"before {name}"] = made._kernel_sets.pop(
-                "cublas"
-            )  # its graphs hold the pool of all
-            made.use_kernels("cublas")
-            made._kernel_sets[name] = made._kernel_sets["cublas"]
-            arms._batch()
-        with bench.Meter(who) as meter:
-            for count, name in enumerate(stage_tune.order(list(variants), 3)):
-                made._use(made._kernel_sets[name])
-                meter.mark()
-                start, end = arms._batch()
-                meter.add(f"{name}:{count}", start, end)
-            meter.mark()
-        steps = made.last_batch.decode_steps
-        read = made.last_batch.bytes_per_step
-        for name in variants:
-            told = [meter.told(w) for w in meter.spans if w.partition(":")[0] == name]
-            row = bench.rates(told[0], steps, B64, read)
-            row["ms_per_step"] = statistics.median(t["seconds"] / steps * 1e3 for t in told)
-            joules = [t["energy_j"] for t in told]
-            row["j_per_token"] = None if None in joules else statistics.median(joules) / steps / B64
-            counted = [t["counter_energy_j"] for t in told]
-            row["counter_j_per_token"] = (
-                None if None in counted else statistics.median(counted) / steps / B64
-            )
-            found[name] = {**row, "windows": told}
-            say(
-                name,
-                f"{row['ms_per_step']:.3f} ms, {row['j_per_token']} J, by the counter {row['counter_j_per_token']}",
-            )
-    best = min(many, key=lambda n: found[n]["j_per_token"] or found[n]["ms_per_step"])
-    attention.SCANS, launch.Launch.early = {**attention.SCANS, "many": many[best]}, True
-    found["taken"] = best
 
 
 def frontier(who, arms, names, found):
@@ -411,19 +265,18 @@ def correctness(who, found):
 
 
 class Run:
-    """The stages of a run, and what they hand on: the engine for one row, and the scans that were found."""
+    """The stages of a run, and what they hand on: the engine for one row."""
 
     def __init__(self, who):
         self.who = who
         self.arms = None
-        self.many = {}
 
     def machine(self, found):
         bench.machine(self.who, found)
 
     def search(self, found):
         if not DRY:
-            self.arms, self.many = search(self.who, found)
+            self.arms = search(self.who, found)
 
     def correctness(self, found):
         correctness(self.who, found)
@@ -431,11 +284,6 @@ class Run:
     def batch_1(self, found):
         self.arms = self.arms or batch_1(self.who)
         frontier(self.who, self.arms, ["eager"] if DRY else ["cublas", "triton"], found)
-
-    def batch_64(self, found):
-        self.close()
-        if self.many:
-            variants_64(self.who, self.many, found)
 
     def transformers(self, found):
         self.close()
@@ -463,7 +311,6 @@ def main():
         "search": (run.search, 30, 110),
         "correctness": (run.correctness, 10, 30),
         "batch 1": (run.batch_1, 45, TUNE_S * TUNE_WINDOWS * 2 + 90),
-        "batch 64": (run.batch_64, 25, 60),
         "out of memory": (run.out_of_memory, 5, 20),
         "against transformers": (run.transformers, 100, 160),
     }

@@ -1,7 +1,7 @@
 """The `fast` engine: a static batch at the hardware's pace. Greedy or sampled, one to many shards, one GPU a rank.
 
     load     weights, cache; on a GPU one CUDA graph a (batch bucket, length bucket), captured on this machine
-    prefill  all prompts at once, padded at the right; each row's last hidden state goes through the head
+    prefill  all prompts at once, end to end; each row's last hidden state goes through the head
     decode   a graph a token: tokens, positions and the output's column lie on the device and advance inside it
 
 Without a GPU, or where torch cannot capture, the same functions run one by one; `info` says which path and kernels ran.
@@ -95,7 +95,13 @@ class Fast:
             torch.inference_mode(),
             checkpoints.opened(config.model, config.weights, ranks) as read,
         ):
-            return FusedLlama(config.model, ranks, read, dtype=DTYPES[config.precision])
+            return FusedLlama(
+                config.model,
+                ranks,
+                read,
+                dtype=DTYPES[config.precision],
+                fp8=config.precision == "fp8",
+            )
 
     def load(self, weights: FusedLlama | None = None) -> None:
         """Take this rank's weights, or read or draw them, allocate the cache, choose kernels and capture the graphs."""
@@ -157,6 +163,7 @@ class Fast:
             "kernels_reason": reason,
             "linears": decode.linears,
             "attention": decode.attention,
+            "prefill_attention": prefill.prefill_attention,
             "length_buckets": buckets,
         }
         return Kernels(decode, prefill, buckets, {}, info)
@@ -245,7 +252,7 @@ class Fast:
         return Generated(
             tokens=[tokens for tokens, _ in rows],
             stop_reasons=[reason for _, reason in rows],
-            prefill_tokens_computed=len(lengths) * max(lengths),
+            prefill_tokens_computed=sum(lengths),
             decode_tokens_computed=self._rows * steps,
             work={
                 "decode_steps": steps,

@@ -13,7 +13,9 @@ import torch.distributed as dist
 from wattflow.config.choices import Model
 from wattflow.engine.allreduce import Reduce
 from wattflow.engine.llama import rotary_table, wide
-from wattflow.engine.ops import Ops, attend_causal
+from wattflow.engine.ops import HeadNorms, Ops, heads_of
+from wattflow.engine.packed import Packed, parts
+from wattflow.engine.products import Rows8, Weight, quantised
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.weights import Reader, part_of_rank
 from wattflow.workload.matrices import matrices
@@ -29,11 +31,21 @@ class LayerWeights:
     """One layer's part on this rank."""
 
     attention_norm: torch.Tensor
-    wqkv: torch.Tensor  # [(heads + 2 KV heads) head_dim, dim]
-    wo: torch.Tensor  # [dim, heads head_dim]
+    wqkv: Weight  # [(heads + 2 KV heads) head_dim, dim]
+    head_norms: HeadNorms | None
+    wo: Weight  # [dim, heads head_dim]
     ffn_norm: torch.Tensor
-    w13: torch.Tensor  # [2 ffn_dim / shards, dim]: gate rows, then up rows
-    w2: torch.Tensor  # [dim, ffn_dim / shards]
+    w13: Weight  # [2 ffn_dim / shards, dim]: gate rows, then up rows
+    w2: Weight  # [dim, ffn_dim / shards]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        weights = (self.wqkv, self.wo, self.w13, self.w2)
+        norms = self.attention_norm.nbytes + self.ffn_norm.nbytes
+        if self.head_norms is not None:
+            norms += self.head_norms.gains.nbytes
+        return norms + sum(weight.nbytes for weight in weights)
 
 
 class FusedLlama:
@@ -42,13 +54,16 @@ class FusedLlama:
     cache: torch.Tensor
     rotary: torch.Tensor
 
-    def __init__(self, model: Model, ranks: Ranks, read: Reader, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Model, ranks: Ranks, read: Reader, *, dtype: torch.dtype, fp8: bool = False
+    ) -> None:
+        """Read a rank's weights; with `fp8` all matrices but the embedding and the head are quantised."""
         self._model = model
         self._ranks = ranks
         self._dtype = dtype
         self._alone = ranks.world == 1
         self.reduce = Reduce()  # of all ranks' parts
-        self._read_weights(read, dtype)
+        self._read_weights(read, fp8=fp8)
 
     def with_cache(self, rows: int, length: int) -> "FusedLlama":
         """Return the same weights, not copied, with a cache of their own for so many rows and positions."""
@@ -64,82 +79,85 @@ class FusedLlama:
         other.rotary = rotary_table(model, length, self._dtype, ranks.device).contiguous()
         return other
 
-    def _read_weights(self, read: Reader, dtype: torch.dtype) -> None:
+    def _read_weights(self, read: Reader, *, fp8: bool) -> None:
         model, ranks = self._model, self._ranks
         by_name = {matrix.name: matrix for matrix in matrices(model)}
 
         def loaded(*names: str) -> torch.Tensor:
             parts = [part_of_rank(by_name[n], read, ranks.rank, ranks.world) for n in names]
-            parts = [part.to(ranks.device, dtype) for part in parts]
+            parts = [part.to(ranks.device, self._dtype) for part in parts]
             # a copy also cuts a part loose from the file that it was mapped from
             return torch.cat(parts) if len(parts) > 1 else parts[0].clone().contiguous()
 
+        def weight(*names: str) -> Weight:
+            matrix = loaded(*(f"{name}.weight" for name in names))
+            biased = f"{names[0]}.bias" in by_name
+            bias = loaded(*(f"{name}.bias" for name in names)) if biased else None
+            return quantised(matrix, bias) if fp8 else Weight(matrix, bias=bias)
+
+        def head_norms(at: str) -> HeadNorms | None:
+            if f"{at}.q_norm.weight" not in by_name:
+                return None
+            gains = loaded(f"{at}.q_norm.weight", f"{at}.k_norm.weight")
+            return HeadNorms(gains.view(2, -1), model.norm_eps)
+
         table = by_name["tok_embeddings.weight"]
-        self.embedding = read(table, 0, table.shape[0]).to(ranks.device, dtype, copy=True)
+        self.embedding = read(table, 0, table.shape[0]).to(ranks.device, self._dtype, copy=True)
         self.layers = []
         for number in range(model.n_layers):
-            at = f"layers.{number}."
+            attention = f"layers.{number}.attention"
+            feed_forward = f"layers.{number}.feed_forward"
             self.layers.append(
                 LayerWeights(
-                    attention_norm=loaded(at + "attention_norm.weight"),
-                    wqkv=loaded(*(f"{at}attention.w{x}.weight" for x in "qkv")),
-                    wo=loaded(at + "attention.wo.weight"),
-                    ffn_norm=loaded(at + "ffn_norm.weight"),
-                    w13=loaded(*(f"{at}feed_forward.w{x}.weight" for x in "13")),
-                    w2=loaded(at + "feed_forward.w2.weight"),
+                    attention_norm=loaded(f"layers.{number}.attention_norm.weight"),
+                    wqkv=weight(*(f"{attention}.w{x}" for x in "qkv")),
+                    head_norms=head_norms(attention),
+                    wo=weight(f"{attention}.wo"),
+                    ffn_norm=loaded(f"layers.{number}.ffn_norm.weight"),
+                    w13=weight(*(f"{feed_forward}.w{x}" for x in "13")),
+                    w2=weight(f"{feed_forward}.w2"),
                 )
             )
         self.norm = loaded("norm.weight")
         self.first, last = table.span(ranks.rank, ranks.world)
         self.mine = last - self.first  # tokens whose scores this rank computes, from `first` on
-        tied = model.tied_embeddings and self._alone
-        self.head = (
-            self.embedding
-            if tied
-            else loaded("tok_embeddings.weight" if model.tied_embeddings else "output.weight")
-        )
+        if model.tied_embeddings and self._alone:
+            head = self.embedding
+        else:
+            head = loaded("tok_embeddings.weight" if model.tied_embeddings else "output.weight")
+        self.head = Weight(head)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights on this rank; a tied head counts once."""
-        tensors = [self.embedding, self.norm, self.head]
-        tensors += [x for layer in self.layers for x in vars(layer).values()]
-        return sum(x.nbytes for x in {x.data_ptr(): x for x in tensors}.values())
+        tied = self.head.values.data_ptr() == self.embedding.data_ptr()
+        ends = self.embedding.nbytes + self.norm.nbytes + (0 if tied else self.head.nbytes)
+        return ends + sum(layer.nbytes for layer in self.layers)
 
     def prefill(self, prompts: list[list[int]], ops: Ops) -> torch.Tensor:
         """Return the stream [prompts, dim] at each prompt's last token; row k of the cache then holds prompt k.
 
-        Prompts are padded at the right to the longest of all; some rows at a time are read.
+        Prompts lie end to end, so nothing is padded; some at a time are read.
         """
-        longest = max(map(len, prompts))
-        at_once = max(1, PREFILL_TOKENS // longest)
-        out = [
-            self._prefill_rows(prompts[row : row + at_once], row, longest, ops)
-            for row in range(0, len(prompts), at_once)
-        ]
-        return torch.cat(out)
+        packs = parts(prompts, PREFILL_TOKENS, self._ranks.device)
+        return torch.cat([self._prefill_packed(packed, ops) for packed in packs])
 
-    def _prefill_rows(
-        self, prompts: list[list[int]], first: int, longest: int, ops: Ops
-    ) -> torch.Tensor:
-        device, rows = self._ranks.device, len(prompts)
-        padded = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
-        positions = torch.arange(longest, device=device).repeat(rows)
-        stream = self.embedding[torch.tensor(padded, device=device).flatten()]
+    def _prefill_packed(self, packed: Packed, ops: Ops) -> torch.Tensor:
+        stream = self.embedding[packed.tokens]
         delta: torch.Tensor | None = None
         for number, layer in enumerate(self.layers):
-            keys, values = self.cache[number, :, first : first + rows]
+            keys, values = self.cache[number]
             qkv = ops.norm_linear(
                 stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
             )
-            query = ops.rotate_store(qkv, self.rotary, positions, keys, values, longest)
-            read = attend_causal(query, keys, values, longest)
+            ops.rotate_store(
+                qkv, layer.head_norms, self.rotary, packed.rows, packed.positions, keys, values
+            )
+            read = ops.attend_packed(*heads_of(qkv, keys), packed)
             delta = self._project(stream, read, layer.wo, ops)
             delta = self._feed_forward(stream, delta, layer, ops)
-        last = torch.tensor(
-            [k * longest + len(p) - 1 for k, p in enumerate(prompts)], device=device
-        )
-        return stream[last] if delta is None else stream[last] + delta[last]
+        last = stream[packed.last]
+        return last if delta is None else last + delta[packed.last]
 
     def step(
         self, tokens: torch.Tensor, positions: torch.Tensor, bucket: int, ops: Ops
@@ -155,7 +173,7 @@ class FusedLlama:
             qkv = ops.norm_linear(
                 stream, delta, layer.attention_norm, self._model.norm_eps, layer.wqkv
             )
-            read = ops.attend(qkv, self.rotary, keys, values, positions, bucket)
+            read = ops.attend(qkv, layer.head_norms, self.rotary, keys, values, positions, bucket)
             delta = self._project(stream, read, layer.wo, ops)
             delta = self._feed_forward(stream, delta, layer, ops)
         return self.logits(stream, delta, ops)
@@ -167,7 +185,7 @@ class FusedLlama:
         return self._project(stream, gated, layer.w2, ops)
 
     def _project(
-        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, ops: Ops
+        self, stream: torch.Tensor, x: torch.Tensor | Rows8, weight: Weight, ops: Ops
     ) -> torch.Tensor | None:
         """Return what all ranks' parts of a product add to the stream, or None where it has been added."""
         if self._alone:

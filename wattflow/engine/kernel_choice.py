@@ -1,11 +1,12 @@
 """Which operations the `fast` engine runs with: by name, by a goal of `wattflow tune`, or automatically."""
 
 import logging
+from dataclasses import replace
 
 import torch
 
 from wattflow.config.choices import Config
-from wattflow.engine import tuned_kernels
+from wattflow.engine import packed, tuned_kernels
 from wattflow.engine.fused import FusedLlama
 from wattflow.engine.ops import EAGER, Ops
 from wattflow.engine.ranks import Ranks
@@ -81,15 +82,19 @@ def _why_no_kernels(device: str, llama: FusedLlama) -> str | None:
         from wattflow.engine.kernels import check  # noqa: PLC0415 - Triton comes with torch for GPUs alone
     except ImportError as error:
         return f"no Triton ({error})"
-    return check.why_not(llama.cache, llama.rotary)
+    reason = check.why_not(llama.cache, llama.rotary)
+    if reason is None and llama.layers[0].wqkv.scales is not None:
+        reason = check.why_not_fp8(llama.cache.dtype, llama.cache.device)
+    return reason
 
 
 def _on_gpu(wanted: str, llama: FusedLlama) -> tuple[Ops, Ops, str | None]:
     from wattflow.engine.kernels.gemv import quickest_tile  # noqa: PLC0415 - as above
     from wattflow.engine.kernels.sets import cublas, one_row  # noqa: PLC0415 - as above
 
+    prefill = _with_packed_attention(cublas(), llama)
     if wanted != "triton":
-        return cublas(), cublas(), None
+        return cublas(), prefill, None
     layers = llama.layers
     products = [
         ([layer.wqkv for layer in layers], layers[0].attention_norm, False),
@@ -98,8 +103,21 @@ def _on_gpu(wanted: str, llama: FusedLlama) -> tuple[Ops, Ops, str | None]:
         ([layer.w2 for layer in layers], None, False),
         ([llama.head], llama.norm, False),
     ]
+    dtype = llama.embedding.dtype
     tiles = {
-        tuple(weights[0].shape): quickest_tile(weights, norm=norm, gate=gate)
+        tuple(weights[0].values.shape): quickest_tile(weights, dtype, norm=norm, gate=gate)
         for weights, norm, gate in products
     }
-    return one_row(tiles), cublas(), None
+    return one_row(tiles), prefill, None
+
+
+def _with_packed_attention(ops: Ops, llama: FusedLlama) -> Ops:
+    """Return operations whose attention of a prefill takes all prompts at once, where torch has such a kernel."""
+    kv_heads, _, width = llama.cache.shape[-3:]
+    heads = llama.layers[0].wqkv.values.shape[0] // width - 2 * kv_heads
+    reason = packed.why_not_varlen(
+        str(llama.cache.device), llama.cache.dtype, heads, kv_heads, width
+    )
+    if reason is not None:
+        return replace(ops, prefill_attention=f"{ops.prefill_attention}: {reason}")
+    return replace(ops, prefill_attention="varlen_attn", attend_packed=packed.attend_varlen)

@@ -2,20 +2,25 @@
 # mypy: disable-error-code="import-not-found, unused-ignore"
 """Whether the Triton kernels give on this device what plain torch gives."""
 
+import itertools
 import logging
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
-from torch.nn import functional
 
-from wattflow.engine import ops
+from wattflow.engine import ops, products
 from wattflow.engine.kernels import attention
 from wattflow.engine.kernels.attention import attend
 from wattflow.engine.kernels.gemv import gemv
+from wattflow.engine.kernels.heads import rotate_store
 from wattflow.engine.kernels.launch import Launch
-from wattflow.engine.kernels.rowwise import add_norm, rotate_store, swiglu
+from wattflow.engine.kernels.rowwise import add_norm, add_norm_rows8, rows8, swiglu, swiglu_rows8
 from wattflow.engine.llama import wide
+from wattflow.engine.ops import HeadNorms
+from wattflow.engine.products import Rows8, Weight, product, quantised
 
+_NARROWEST = 16  # head that a product of tensor cores takes
 _log = logging.getLogger(__name__)
 
 
@@ -27,8 +32,8 @@ def why_not(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
     if cache.dtype == torch.float64:
         return "the fused kernels compute in float32"
     width = cache.shape[-1]
-    if width & (width - 1):
-        return f"heads are {width} wide, which is no power of two"
+    if width & (width - 1) or width < _NARROWEST:
+        return f"heads are {width} wide, which is no power of two from {_NARROWEST} on"
     reason = _why_wrong(cache, rotary)
     if reason is not None and Launch.early:
         _log.warning("kernels are not launched early: %s", reason)
@@ -48,44 +53,92 @@ def _why_wrong(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
 
 def _disagreement(cache: torch.Tensor, rotary: torch.Tensor) -> float:
     """Return the largest relative difference between these kernels and ops.py on random inputs."""
-    dtype, device, width = cache.dtype, cache.device, cache.shape[-1]
-    generator = torch.Generator(device).manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=device, generator=generator).to(dtype)
-
-    length = min(rotary.shape[1], 200)
-    angles = rotary[:, :length].contiguous()
-    positions = torch.tensor([length - 1, length // 2, 0], device=device)
-    caches = random(2, 3, 2, length, width)
-    ours, theirs = caches.clone(), caches.clone()
-    qkv, norm, matrix = random(3, 8 * width), random(8 * width), random(96, 8 * width)
-    stream, delta = random(3, 8 * width), random(3, 8 * width)
-    prompt, starts = random(2, 8 * width), torch.arange(2, device=device)
-    pairs = [
-        (
-            rotate_store(prompt, angles, starts, ours[0, :1], ours[1, :1], 2),
-            ops.rotate_store(prompt, angles, starts, theirs[0, :1], theirs[1, :1], 2),
-        ),
-        *(
-            (
-                attend(qkv, angles, ours[0], ours[1], positions, scan),
-                ops.attend(qkv, angles, theirs[0], theirs[1], positions, length),
-            )
-            for scan in attention.SCANS.values()
-        ),
-        (ours, theirs),
-        (
-            add_norm(stream.clone(), delta, norm, 1e-5),
-            ops.add_norm(stream.clone(), delta, norm, 1e-5),
-        ),
-        (swiglu(qkv), ops.swiglu(qkv)),
-        (
-            gemv(stream[:1], matrix, norm=norm, eps=1e-5, gate=True),
-            ops.swiglu(functional.linear(ops.add_norm(stream[:1], None, norm, 1e-5), matrix)),
-        ),
-    ]
+    dtype = cache.dtype
+    pairs = [*_attention(cache, rotary), *_rows(dtype, cache.device, 8 * cache.shape[-1])]
     return max(
         float((a.to(wide(dtype)) - b.to(wide(dtype))).norm() / b.to(wide(dtype)).norm())
         for a, b in pairs
     )
+
+
+Pairs = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+def _random(dtype: torch.dtype, device: torch.device) -> Callable[..., torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda *shape: torch.randn(shape, device=device, generator=generator).to(dtype)
+
+
+def _attention(cache: torch.Tensor, rotary: torch.Tensor) -> Pairs:
+    """Yield what attention and the writes before it give, ours and theirs, in groups of 1 and 4 heads."""
+    device, width = cache.device, cache.shape[-1]
+    random = _random(cache.dtype, device)
+    length = min(rotary.shape[1], 200)
+    angles = rotary[:, :length].contiguous()
+    positions = torch.tensor([length - 1, length // 2, 0], device=device)
+    norms = HeadNorms(random(2, width), 1e-5)
+    for group, normed, kv_heads in ((1, None, 2), (4, norms, 2), (7, None, 1)):
+        caches = random(2, 3, kv_heads, length, width)
+        ours, theirs = caches.clone(), caches.clone()
+        qkv = random(3, (group + 2) * kv_heads * width)
+        for splits, scan in itertools.product((1, 4), attention.scans(cache.dtype)):
+            yield (
+                attend(qkv, normed, angles, ours[0], ours[1], positions, scan, splits),
+                ops.attend(qkv.clone(), normed, angles, theirs[0], theirs[1], positions, length),
+            )
+        yield ours, theirs
+        packed, rows = qkv.clone(), torch.tensor([0, 0, 2], device=device)
+        places = torch.tensor([0, 1, 0], device=device)
+        rotate_store(packed, normed, angles, rows, places, *ours)
+        ops.rotate_store(qkv, normed, angles, rows, places, *theirs)
+        yield packed, qkv
+        yield ours, theirs
+
+
+def _rows(dtype: torch.dtype, device: torch.device, width: int) -> Pairs:
+    """Yield what norms, SwiGLU and products of one row give, ours and theirs."""
+    random = _random(dtype, device)
+    stream, delta, norm = random(3, width), random(3, width), random(width)
+    yield (
+        add_norm(stream.clone(), delta, norm, 1e-5),
+        ops.add_norm(stream.clone(), delta, norm, 1e-5),
+    )
+    yield swiglu(delta), ops.swiglu(delta)
+    matrix = Weight(random(96, width), bias=random(96))
+    normed = ops.add_norm(stream[:1], None, norm, 1e-5)
+    yield gemv(stream[:1], matrix, norm=norm, eps=1e-5), product(normed, matrix)
+    matrix = Weight(matrix.values)
+    yield (
+        gemv(stream[:1], matrix, norm=norm, eps=1e-5, gate=True),
+        ops.swiglu(product(normed, matrix)),
+    )
+
+
+def why_not_fp8(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Return why the kernels that write or read fp8 cannot serve; None where they give what products.py gives."""
+    random = _random(dtype, device)
+    stream, delta, norm = random(3, 256), random(3, 256), random(256)
+    plain = random(96, 256)
+    matrix = quantised(plain, random(96))
+    assert matrix.scales is not None
+    as_rows = Weight((matrix.values.float() * matrix.scales.t()).to(dtype), bias=matrix.bias)
+    normed = ops.add_norm(stream.clone(), delta, norm, 1e-5)
+    try:
+        pairs = [
+            (_wide(rows8(stream)), _wide(products.rows8(stream))),
+            (
+                _wide(add_norm_rows8(stream.clone(), delta, norm, 1e-5)),
+                _wide(products.rows8(normed)),
+            ),
+            (_wide(swiglu_rows8(stream)), _wide(products.rows8(ops.swiglu(stream)))),
+            (gemv(stream[:1], matrix), product(stream[:1], as_rows)),
+        ]
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"Triton {triton.__version__} failed: {str(error).partition(chr(10))[0]}"
+    # a value between two of fp8 may fall to either, by the last bit of its scale
+    worst = max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in pairs)
+    return None if worst < 1e-2 else f"they differ from plain torch by {worst:.1e}"
+
+
+def _wide(rows: Rows8) -> torch.Tensor:
+    return rows.values.float() * rows.scales

@@ -1,17 +1,20 @@
 # Triton writes compile-time constants in capitals, reads annotations as code, and a kernel takes what it takes:
-# ruff: noqa: N803, ANN001, ANN202, PLR0917, C901
+# ruff: noqa: N803, ANN001, ANN202, PLR0912, PLR0915, PLR0917, C901
 # Triton has no types, and is absent where torch was built without CUDA:
 # mypy: disable-error-code="misc, untyped-decorator, no-untyped-call, no-untyped-def, import-not-found, unused-ignore"
 """Products of one row in Triton, with the norm before them and SwiGLU or the residual after them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import triton
 import triton.language as tl
 
 from wattflow.engine.kernels.launch import Launch, wait
+from wattflow.engine.products import Weight
 
+One = TypeVar("One")
 Tile = tuple[int, int, int]  # outputs a program, inputs it takes at a time, warps
 
 # the best of tests/benchmarks/engine_search.py for LLaMA-7B's five shapes on an H100, and what fits other widths
@@ -23,6 +26,8 @@ TILES: tuple[Tile, ...] = (
     (1, 2048, 4),
     (8, 1024, 4),
     (4, 1024, 2),
+    (2, 4096, 8),
+    (4, 4096, 8),
 )
 
 
@@ -30,6 +35,8 @@ TILES: tuple[Tile, ...] = (
 def _gemv(
     x,
     weight,
+    scales,
+    bias,
     norm,
     out,
     eps,
@@ -37,6 +44,8 @@ def _gemv(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIASED: tl.constexpr,
     NORM: tl.constexpr,
     GATE: tl.constexpr,
     ADD: tl.constexpr,
@@ -85,8 +94,15 @@ def _gemv(
     if NORM:
         scale = 1.0 / tl.sqrt(tl.sum(squares, axis=0) / WIDTH + eps)
         result = result * scale
+    if SCALED:
+        result = result * tl.load(scales + row, mask=row < outs, other=0.0)
     if GATE:
-        result = result / (1.0 + tl.exp(-result)) * (tl.sum(ups, axis=1) * scale)
+        up = tl.sum(ups, axis=1) * scale
+        if SCALED:
+            up = up * tl.load(scales + outs + row, mask=row < outs, other=0.0)
+        result = result / (1.0 + tl.exp(-result)) * up
+    if BIASED:
+        result += tl.load(bias + row, mask=row < outs, other=0.0).to(tl.float32)
     if ADD:
         result += tl.load(out + row, mask=row < outs, other=0.0).to(tl.float32)
     tl.store(out + row, result.to(out.dtype.element_ty), mask=row < outs)
@@ -94,7 +110,7 @@ def _gemv(
 
 def gemv(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: Weight,
     *,
     norm: torch.Tensor | None = None,
     eps: float = 0.0,
@@ -105,10 +121,12 @@ def gemv(
 ) -> torch.Tensor:
     """Return row x [1, in] times weight [out, in], written to `out` or added to `stream` where one of them is given.
 
-    `norm` has x normed first; `gate` applies SwiGLU to a weight of gate rows, then up rows.
+    `norm` has x normed first; `gate` applies SwiGLU to a weight of gate rows, then up rows, which has no bias. The
+    weight may be fp8; x is as it is.
     """
     assert x.shape[0] == 1
-    outs, width = weight.shape
+    assert weight.bias is None or not gate
+    outs, width = weight.values.shape
     outs = outs // 2 if gate else outs
     if stream is not None:
         out = stream
@@ -117,7 +135,9 @@ def gemv(
     rows, block, warps = tile
     _gemv[(triton.cdiv(outs, rows),)](
         x,
-        weight,
+        weight.values,
+        x if weight.scales is None else weight.scales,
+        x if weight.bias is None else weight.bias,
         x if norm is None else norm,
         out,
         eps,
@@ -125,6 +145,8 @@ def gemv(
         WIDTH=width,
         ROWS=rows,
         BLOCK=min(block, triton.next_power_of_2(width)),
+        SCALED=weight.scales is not None,
+        BIASED=weight.bias is not None,
         NORM=norm is not None,
         GATE=gate,
         ADD=stream is not None,
@@ -135,11 +157,17 @@ def gemv(
 
 
 def quickest_tile(
-    weights: list[torch.Tensor], *, norm: torch.Tensor | None = None, gate: bool = False
+    weights: list[Weight],
+    dtype: torch.dtype,
+    *,
+    norm: torch.Tensor | None = None,
+    gate: bool = False,
 ) -> Tile:
     """Return the quickest tile for weights of one shape, timed over all layers so that none comes from the L2."""
-    x = torch.randn_like(weights[0][:1])
-    stream = None if norm is not None else torch.zeros_like(weights[0][:, 0]).unsqueeze(0)
+    outs, width = weights[0].values.shape
+    device = weights[0].values.device
+    x = torch.randn((1, width), dtype=dtype, device=device)
+    stream = None if norm is not None else torch.zeros((1, outs), dtype=dtype, device=device)
 
     def milliseconds(tile: Tile) -> float:
         return milliseconds_each(
@@ -150,7 +178,7 @@ def quickest_tile(
     return min(TILES, key=milliseconds)
 
 
-def milliseconds_each(tensors: list[torch.Tensor], work: Callable[[torch.Tensor], object]) -> float:
+def milliseconds_each(tensors: Sequence[One], work: Callable[[One], object]) -> float:
     """Return the time of one call, from replays of a graph of all calls, as a launch may outlast its kernel."""
     rounds = max(3, 64 // len(tensors))
     for _ in range(2):  # compiles, and brings clocks up

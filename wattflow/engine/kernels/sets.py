@@ -11,31 +11,38 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch.nn import functional
 
-from wattflow.engine import ops
 from wattflow.engine.kernels import attention
 from wattflow.engine.kernels.gemv import TILES, Tile, gemv
+from wattflow.engine.kernels.heads import rotate_store
 from wattflow.engine.kernels.launch import Launch
-from wattflow.engine.kernels.rowwise import add_norm, rotate_store, swiglu
-from wattflow.engine.ops import Ops
+from wattflow.engine.kernels.rowwise import (
+    add_norm,
+    add_norm_rows8,
+    rows8,
+    swiglu,
+    swiglu_rows8,
+)
+from wattflow.engine.ops import EAGER, HeadNorms, Ops
+from wattflow.engine.products import Rows8, Weight, product
 
 Tensor = torch.Tensor
 
 
 def cublas() -> Ops:
     """Return the set with products by cuBLAS, all else fused."""
-    scans = attention.SCANS
+    few, many = attention.FEW, attention.MANY
     early = "launched early" if Launch.early else "launched one after another"
-    return Ops(
+    return replace(
+        EAGER,
         name="cublas",
         linears="cublas",
-        attention=f"triton over the used length, {scans['few']}, many rows {scans['many']}, {early}",
+        attention=f"triton over the used length, {many}, few rows {few}, {early}",
         reads_used_length=True,
         norm_linear=_norm_linear,
         norm_gate=_norm_gate,
-        linear=ops.linear,
-        linear_add=ops.linear_add,
+        linear=_linear,
+        linear_add=_linear_add,
         rotate_store=rotate_store,
         attend=_attend,
     )
@@ -44,27 +51,29 @@ def cublas() -> Ops:
 def one_row(tiles: Mapping[tuple[int, ...], Tile]) -> Ops:
     """Return the set with products of one row by Triton, a tile for each weight's shape; all else as in `cublas`."""
 
-    def tile(weight: Tensor) -> Tile:
-        return tiles.get(tuple(weight.shape), TILES[0])
+    def tile(weight: Weight) -> Tile:
+        return tiles.get(tuple(weight.values.shape), TILES[0])
 
     def norm_linear(
-        stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
+        stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Weight
     ) -> Tensor:
         if delta is not None:
             stream.add_(delta)
         return gemv(stream, weight, norm=norm, eps=eps, tile=tile(weight))
 
     def norm_gate(
-        stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
+        stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Weight
     ) -> Tensor:
         if delta is not None:
             stream.add_(delta)
         return gemv(stream, weight, norm=norm, eps=eps, gate=True, tile=tile(weight))
 
-    def linear(x: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
+    def linear(x: Tensor | Rows8, weight: Weight, out: Tensor | None) -> Tensor:
+        assert isinstance(x, Tensor)
         return gemv(x, weight, out=out, tile=tile(weight))
 
-    def linear_add(stream: Tensor, x: Tensor, weight: Tensor) -> None:
+    def linear_add(stream: Tensor, x: Tensor | Rows8, weight: Weight) -> None:
+        assert isinstance(x, Tensor)
         gemv(x, weight, stream=stream, tile=tile(weight))
 
     by_shape = ", ".join(f"{a}x{b}: {tiles[a, b]}" for a, b in sorted(tiles))
@@ -81,19 +90,38 @@ def one_row(tiles: Mapping[tuple[int, ...], Tile]) -> Ops:
 
 
 def _norm_linear(
-    stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
+    stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Weight
 ) -> Tensor:
-    return functional.linear(add_norm(stream, delta, norm, eps), weight)
+    normed = add_norm if weight.scales is None else add_norm_rows8
+    return product(normed(stream, delta, norm, eps), weight)
 
 
 def _norm_gate(
-    stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Tensor
-) -> Tensor:
-    return swiglu(functional.linear(add_norm(stream, delta, norm, eps), weight))
+    stream: Tensor, delta: Tensor | None, norm: Tensor, eps: float, weight: Weight
+) -> Tensor | Rows8:
+    gate_up = _norm_linear(stream, delta, norm, eps, weight)
+    return swiglu(gate_up) if weight.scales is None else swiglu_rows8(gate_up)
+
+
+def _linear(x: Tensor | Rows8, weight: Weight, out: Tensor | None) -> Tensor:
+    if weight.scales is not None and isinstance(x, Tensor):
+        x = rows8(x)
+    return product(x, weight, out)
+
+
+def _linear_add(stream: Tensor, x: Tensor | Rows8, weight: Weight) -> Tensor:
+    del stream  # the next norm adds it
+    return _linear(x, weight, None)
 
 
 def _attend(
-    qkv: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, positions: Tensor, bucket: int
+    qkv: Tensor,
+    norms: HeadNorms | None,
+    rotary: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    bucket: int,
 ) -> Tensor:
     del bucket  # it reads each row's used length
-    return attention.attend(qkv, rotary, keys, values, positions)
+    return attention.attend(qkv, norms, rotary, keys, values, positions)
