@@ -142,6 +142,50 @@ def by_choice(settings: Sequence[Setting], axes: list[str], *, simulated: bool) 
     return cast(alt.VConcatChart, _styled(chart))
 
 
+def front(
+    settings: Sequence[dict[str, Any]], metric: str, against: str, *, simulated: bool
+) -> alt.LayerChart:
+    """Draw energy against another figure: a dot a setting with both 95 % intervals, a line through the front.
+
+    Each setting: setting, its name; state; energy and other, each with _low and _high, null of one repeat.
+    """
+    ends = ["energy", "energy_low", "energy_high", "other", "other_low", "other_high"]
+    frame = pl.DataFrame(settings, schema_overrides=dict.fromkeys(ends, pl.Float64))
+    frame = frame.with_columns(
+        pl.col(f"{name}_{end}").fill_null(pl.col(name))
+        for name in ("energy", "other")
+        for end in ("low", "high")
+    )
+    sign = "~ " if simulated else ""
+    y = alt.Y("energy:Q", title=f"{sign}{metric.replace('_', ' ')}", scale=alt.Scale(zero=True))
+    x = alt.X("other:Q", title=against.replace("_", " "), scale=alt.Scale(zero=True), axis=_PLAIN_X)
+    states = ["front", "not established", "dominated"]
+    hue = alt.Color(
+        "state:N",
+        title=None,
+        sort=states,
+        scale=alt.Scale(domain=states, range=[PALETTE[0], PALETTE[1], "#cbd2d9"]),
+    )
+    base = alt.Chart(frame).encode(color=hue)
+    on_it = alt.Chart(frame.filter(pl.col("state") == "front").sort("other"))
+    chart = alt.layer(
+        on_it.mark_line(strokeWidth=1.5, opacity=0.55, color=PALETTE[0]).encode(x=x, y=y),
+        base.mark_rule(strokeWidth=1.5).encode(x=x, y="energy_low:Q", y2="energy_high:Q"),
+        base.mark_rule(strokeWidth=1.5).encode(y=y, x="other_low:Q", x2="other_high:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            x=x, y=y, tooltip=["setting:N", "energy:Q", "other:Q"]
+        ),
+    ).properties(width=420, height=280)
+    return cast(alt.LayerChart, _styled(chart))
+
+
+def svg(chart: Any) -> str:
+    """Return a chart as SVG, without a browser."""
+    import vl_convert  # noqa: PLC0415 (slow to import)
+
+    return str(vl_convert.vegalite_to_svg(chart.to_json()))
+
+
 def _frame(settings: Sequence[Setting]) -> pl.DataFrame:
     """Return a row a setting: its choices, n, and of METRICS' columns the mean and `<column>_sd`."""
     columns = [column for column, _, _ in METRICS]

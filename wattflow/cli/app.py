@@ -116,6 +116,12 @@ VERBS = {
             "Results",
             "Compare a sweep's joules with the site's own meters.",
         ),
+        Verb(
+            "pareto",
+            "pareto",
+            "Results",
+            "Show the settings that no other beats in energy and throughput both.",
+        ),
         Verb("query", "query", "Results", "Ask SQL of the results of one or more sweeps."),
         Verb(
             "export",

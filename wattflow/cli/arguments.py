@@ -23,6 +23,10 @@ SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's directory, or its name below ./sweeps.")
 ]
 
+SweepArguments = Annotated[
+    list[str], typer.Argument(metavar="SWEEP...", help="Sweeps; a quoted pattern works too.")
+]
+
 Wait = Annotated[bool, typer.Option("--wait", help="Follow until every point has ended.")]
 
 DryRun = Annotated[

@@ -2,15 +2,14 @@
 
 import io
 import json
-from glob import glob
 from pathlib import Path
 from typing import Annotated
 
 import polars as pl
 import typer
 
-from wattflow.analysis.sweep import open_sweep
-from wattflow.cli.arguments import AsJson
+from wattflow.cli.arguments import AsJson, SweepArguments
+from wattflow.cli.opened import opened
 from wattflow.cli.printing import print_json, print_table, print_text
 from wattflow.errors import RefusedError
 from wattflow.store.files import write_atomic
@@ -22,9 +21,7 @@ def query(
     statement: Annotated[
         str, typer.Argument(metavar="SELECT", help="An SQL statement that reads.")
     ],
-    sweeps: Annotated[
-        list[str], typer.Argument(metavar="SWEEP...", help="Sweeps; a quoted pattern works too.")
-    ],
+    sweeps: SweepArguments,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write FILE.csv, FILE.json or FILE.parquet."),
@@ -38,8 +35,7 @@ def query(
     """
     if out is not None and out.suffix not in FORMATS:
         raise RefusedError(f"--out {out}: a name that ends in {', '.join(FORMATS)}.")
-    paths = [path for word in sweeps for path in _matching(word)]
-    found = (open_sweep(paths[0]) if len(paths) == 1 else open_sweep(paths)).sql(statement)
+    found = opened(sweeps).sql(statement)
     if out is not None:
         write_atomic(out, _written(found, out.suffix))
         print_text(out)
@@ -48,16 +44,6 @@ def query(
     else:
         numbers = [i for i, kind in enumerate(found.dtypes) if kind.is_numeric()]
         print_table(found.columns, found.rows(), numbers=numbers)
-
-
-def _matching(word: str) -> list[str]:
-    """Return the sweeps that a pattern names, in order; RefusedError where it names none. A path stands for itself."""
-    if Path(word).exists() or not any(sign in word for sign in "*?["):
-        return [word]
-    found = sorted(path for path in glob(word) if (Path(path) / "grid.parquet").is_file())  # noqa: PTH207 (text in, text out)
-    if not found:
-        raise RefusedError(f"{word}: no sweep matches.")
-    return found
 
 
 def _written(table: pl.DataFrame, suffix: str) -> bytes:
