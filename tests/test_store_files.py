@@ -323,6 +323,7 @@ AROUND = {
     "store.schema": "columns.csv, which is the package's",
     "store.columns": "reasons.csv, which is the package's",
     "workload.prompts": "the prompts that the package ships",
+    "workload.prompt_files": "Arrow reads files of prompts that the door has opened",
     "analysis.sweep": "polars reads traces that the door has opened just before",
     "submit.local": "a pipe of its own",
     "run.local": "its own standard output",

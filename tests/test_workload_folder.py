@@ -1,9 +1,13 @@
 """Folders of Hugging Face: parameters as transformers counts them, caches by layer kind, identity, and bad ones."""
 
 import json
+import shutil
 
 import pytest
+from sweeps import resolved
 
+from wattflow.config.choices import Model
+from wattflow.config.identity import point_id
 from wattflow.errors import RefusedError
 from wattflow.workload import folder as folders
 
@@ -130,16 +134,16 @@ def test_an_unknown_family_has_no_counts(tmp_path):
     found = folders.read(saved(tmp_path, {**GATED, "model_type": "mamba9"}))
     assert found.counts is None
     assert folders.cache_bytes(found, 1, 10, 2) is None
-    assert folders.weight_bytes(found, 1, 2) is None
+    assert folders.weight_bytes(found, "bf16", of_files=False) is None
     assert (found.n_heads, found.vocab_size) == (8, 300)
 
 
 def test_weights_are_the_files_where_there_are_some(tmp_path):
     """Quantised bytes count as they lie there."""
     found = folders.read(saved(tmp_path, {**GATED, "model_type": "llama"}))
-    assert folders.weight_bytes(found, 2, 2) == found.counts.parameters
+    assert folders.weight_bytes(found, "bf16", of_files=True) == 2 * found.counts.parameters
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
-    assert folders.weight_bytes(folders.read(tmp_path), 2, 2) == 500
+    assert folders.weight_bytes(folders.read(tmp_path), "bf16", of_files=True) == 1000
 
 
 def test_two_checkpoints_of_one_shape_are_two(tmp_path):
@@ -147,6 +151,127 @@ def test_two_checkpoints_of_one_shape_are_two(tmp_path):
     first = folders.read(saved(tmp_path, {**GATED, "model_type": "llama"})).sha256
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     assert folders.read(tmp_path).sha256 != first
+
+
+def checkpoint(folder, weights, index=None):
+    """A folder with one file of weights, whose header is that of all checkpoints of its shape."""
+    folder.mkdir(parents=True)
+    saved(folder, {**GATED, "model_type": "llama"})
+    (folder / "model.safetensors").write_bytes(b"header" * 1000 + weights)
+    if index is not None:
+        (folder / "model.safetensors.index.json").write_text(index)
+    return folder
+
+
+@pytest.mark.parametrize("index", [None, '{"weight_map": {}}'])
+def test_two_weights_of_one_shape_are_two_models(tmp_path, index):
+    """Fine-tuning changes neither config.json nor the index, and folders may have one name: weights differ."""
+    first = folders.read(checkpoint(tmp_path / "a" / "final", b"1" * 10**5, index))
+    second = folders.read(checkpoint(tmp_path / "b" / "final", b"2" * 10**5, index))
+    assert first.name == second.name
+    assert first.sha256 != second.sha256
+    models = [folders.model_of(found, Model(name="m")) for found in (first, second)]
+    ids = {point_id(resolved(model=model, engine__name="vllm")) for model in models}
+    assert len(ids) == 2
+
+
+def test_a_moved_folder_is_the_same_model(tmp_path):
+    """Its path and its times are no part of it; a copy is the same too, its name is."""
+    before = folders.read(checkpoint(tmp_path / "a" / "final", b"1" * 10**5))
+    shutil.copytree(tmp_path / "a" / "final", tmp_path / "copy" / "final")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert folders.read(tmp_path / "moved" / "final") == before
+    assert folders.read(tmp_path / "copy" / "final") == before
+    (tmp_path / "moved" / "final").rename(tmp_path / "moved" / "renamed")
+    renamed = folders.read(tmp_path / "moved" / "renamed")
+    assert (renamed.name, renamed.sha256) == ("renamed", before.sha256)
+
+
+def test_a_link_is_what_it_leads_to(tmp_path):
+    """`latest` is the step that it names today, and another model once it names another."""
+    steps = [checkpoint(tmp_path / f"step-{n}", f"{n}".encode() * 10**5) for n in (1, 2)]
+    latest = tmp_path / "latest"
+    for step in steps:
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(step)
+        assert folders.read(latest) == folders.read(step)
+        assert folders.read(latest).name == step.name
+
+
+def test_a_snapshot_in_the_cache_is_called_after_its_model(tmp_path):
+    """Hugging Face's cache: models--ORG--NAME/snapshots/COMMIT, whose files are links to blobs."""
+    checkpoint(tmp_path / "blobs", b"1" * 10**5)
+    snapshot = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for file in (tmp_path / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(file)
+    found = folders.read(snapshot)
+    assert found.name == "Qwen3-8B"
+    assert found.sha256 == folders.read(tmp_path / "blobs").sha256
+
+
+QUANTISED = {**GATED, "model_type": "llama", "tie_word_embeddings": False}
+TABLES = 2 * 300 * 64
+
+
+@pytest.mark.parametrize(
+    ("method", "bits"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8),
+        ({"quant_method": "fp8"}, 8),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 128**2),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"num_bits": 4, "group_size": 64}}},
+            },
+            4.25,
+        ),
+    ],
+)
+def test_quantised_bytes_follow_from_the_method(tmp_path, method, bits):
+    """Scales included; the embedding and the head stay in 16 bit."""
+    found = folders.read(saved(tmp_path, {**QUANTISED, "quantization_config": method}))
+    narrow = found.counts.parameters - TABLES
+    expected = narrow * bits / 8 + TABLES * 2
+    assert folders.weight_bytes(found, "bf16", of_files=False) == pytest.approx(expected, abs=1)
+
+
+def test_mxfp4_narrows_experts_alone(tmp_path):
+    """gpt-oss: 4.25 bits a weight of an expert, 16 bits for all else."""
+    values = {
+        **GATED,
+        "model_type": "gpt_oss",
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "quantization_config": {"quant_method": "mxfp4"},
+    }
+    found = folders.read(saved(tmp_path, values))
+    assert found.counts.experts == 3 * 4 * 3 * 64 * 96
+    rest = found.counts.parameters - found.counts.experts
+    expected = found.counts.experts * 4.25 / 8 + 2 * rest
+    assert folders.weight_bytes(found, "bf16", of_files=False) == pytest.approx(expected, abs=1)
+
+
+def test_an_unknown_method_is_left_to_the_engine(tmp_path):
+    """Nobody here knows its bytes, but those of its files."""
+    values = {**QUANTISED, "quantization_config": {"quant_method": "new"}}
+    found = folders.read(saved(tmp_path, values))
+    assert folders.weight_bytes(found, "bf16", of_files=False) is None
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    assert folders.weight_bytes(folders.read(tmp_path), "bf16", of_files=True) == 1000
+
+
+def test_files_of_another_precision_count_by_the_one_that_runs(tmp_path):
+    """float32 files in bf16 are half as large; in fp8 while loading, a quarter but for the embedding and the head."""
+    saved(tmp_path, {**QUANTISED, "torch_dtype": "float32"})
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 400_000)
+    found = folders.read(tmp_path)
+    assert folders.weight_bytes(found, "fp32", of_files=True) == 400_000
+    assert folders.weight_bytes(found, "bf16", of_files=True) == 200_000
+    expected = (100_000 - TABLES) + 2 * TABLES
+    assert folders.weight_bytes(found, "fp8", of_files=True) == expected
 
 
 def test_quantisation_of_a_checkpoint_is_seen(tmp_path):

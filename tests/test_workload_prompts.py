@@ -328,14 +328,14 @@ def test_truncate_cannot_mend_empty(lines):
         (b'[{"instruction": null}]', "alpaca", "record 1: instruction is null, not text"),
         (b'[{"instruction": "a", "input": 7}]', "alpaca", "record 1: input is 7, not text"),
         (b'[{"question": "a", "answer": "b"}]', "alpaca", "dataset.format=gsm8k"),
-        (b'[{"instruction": "a"}]', "gsm8k", "set dataset.format=alpaca"),
-        (b'{"instruction": "a"}', "alpaca", "set dataset.format=gsm8k or jsonl"),
+        (b'[{"instruction": "a"}]', "gsm8k", "Set dataset.format=alpaca"),
+        (b'{"text": "a"}', "alpaca", "Set dataset.format=prompts"),
         (b'{"question": "a", "answer": "b"}', "jsonl", "Set dataset.format=gsm8k"),
         (b'{"question": "a"}', "gsm8k", "needs question and answer"),
         (b'{"a\\nb": 1}', "jsonl", "needs prompt or text"),
         (b"[" * 100_000, "alpaca", "not a list of records"),
         (b'{"prompt": ' + b"1" * 5000 + b"}", "jsonl", "line 1: not JSON"),
-        (b"\x1f\x8b\x08\x00", "jsonl", "byte 0x8b is not UTF-8"),
+        (b"\x1f\x8b\x08\x00", "jsonl", "packed by gzip"),
     ],
 )
 def test_bad_file(tmp_path, data, format_, told):
@@ -355,7 +355,9 @@ def test_missing_file(tmp_path):
 
 def test_folder_is_no_file(tmp_path):
     """A folder in a file's place is named as such."""
-    assert "not a file" in refusal(workload_prompts.read, tmp_path, "jsonl")
+    assert "not a file, nor a folder of datasets" in refusal(
+        workload_prompts.read, tmp_path, "jsonl"
+    )
 
 
 def test_unreadable_file(tmp_path):

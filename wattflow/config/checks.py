@@ -4,7 +4,16 @@ import math
 import re
 from typing import Any
 
-from wattflow.config.choices import PRECISIONS, Config, Cost, computes_on_cpu, leaves
+from wattflow.config.choices import (
+    PRECISIONS,
+    Cluster,
+    Config,
+    Container,
+    Cost,
+    computes_on_cpu,
+    leaves,
+)
+from wattflow.config.features import why_not_computed
 from wattflow.errors import RefusedError
 
 _ALLOWED = {
@@ -12,7 +21,8 @@ _ALLOWED = {
     "kv_precision": ("fp8", None),
     "weights": ("auto", "dummy", "meta", "hf"),
     "stop": ("eos", "length", None),
-    "dataset.format": ("alpaca", "gsm8k", "jsonl"),
+    "dataset.format": ("alpaca", "gsm8k", "prompts", "jsonl", "chat"),
+    "dataset.turns": ("last", "all"),
     "dataset.template": ("default", "plain"),
     "dataset.on_bad": ("error", "skip", "truncate"),
     "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
@@ -25,6 +35,7 @@ _ALLOWED = {
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
     "control.by": ("auto", "nvml", "slurm"),
     "cluster.launcher": ("local", "slurm"),
+    "cluster.container.kind": ("apptainer", "pyxis", "edf", None),
     "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
 }
 
@@ -121,6 +132,7 @@ def check(config: Config) -> None:
     for key, value in leaves(config).items():
         check_value(key, value)
     check_cost(config.cluster.cost)
+    check_container(config.cluster)
 
 
 def why_not_metered(config: Config) -> str | None:
@@ -148,9 +160,8 @@ def why_not_engine(config: Config) -> str | None:
         return None
     if config.precision == "fp8" or config.kv_precision is not None:
         return f"precision or kv_precision is fp8: engine={name} does not quantise; use engine=vllm"
-    if config.model.architecture != "llama":
-        return f"model.architecture={config.model.architecture}: engine={name} runs llama alone; use engine=vllm"
-    return None
+    missing = why_not_computed(config.model, name)
+    return None if missing is None else f"{missing}; use engine=vllm"
 
 
 def _why_not_vllm(config: Config) -> str | None:
@@ -162,6 +173,27 @@ def _why_not_vllm(config: Config) -> str | None:
     if config.precision == "fp8" and quantization not in (None, "fp8"):
         return f"precision=fp8 and engine.vllm.quantization={quantization}: say one of them"
     return None
+
+
+def check_container(cluster: Cluster) -> None:
+    """Raise RefusedError for a profile's container that cannot be entered."""
+    container, at = cluster.container, "cluster.container"
+    if container.kind is None:
+        if container != Container():
+            raise RefusedError(f"{at}: {at}.kind is null; apptainer, pyxis or edf?")
+        return
+    if not container.image:
+        raise RefusedError(f"{at}.kind={container.kind}: which one? {at}.image=IMAGE.")
+    if cluster.launcher != "slurm":
+        raise RefusedError(f"{at}: cluster={cluster.name} starts no jobs by Slurm.")
+    if container.kind == "edf" and container.binds:
+        raise RefusedError(f"{at}.binds: the environment's own file lists its mounts.")
+    for key, folder in (
+        ("pythonpath", container.pythonpath),
+        *(("binds", b) for b in container.binds),
+    ):
+        if folder and not folder.startswith("/"):
+            raise RefusedError(f"{at}.{key}: {folder} is no path from the root.")
 
 
 # a price may be below 0; a grid's carbon is some 10 to 1,200 g, and no facility takes less than its computers

@@ -42,6 +42,9 @@ class Model:
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
     tied_embeddings: bool = False
+    more: dict[str, Any] = field(
+        default_factory=dict
+    )  # other entries of Hugging Face's config.json
     tokenizer: str = "bytes"  # bytes | sentencepiece | tokenizer_json
     chat: bool = False  # wrap each prompt in the tokenizer's chat template
     revision: str | None = None  # names the checkpoint in the point_id, where its path does not
@@ -54,9 +57,13 @@ class Dataset:
     """Where prompts come from and how a record becomes one."""
 
     name: str = "???"
-    format: str = "alpaca"  # alpaca | gsm8k | jsonl
+    format: str = "alpaca"  # alpaca | gsm8k | prompts | chat; jsonl is the older name of prompts
     template: str = "default"  # default | plain: the text around a record's fields
-    path: str | None = None  # a JSON or JSON-lines file; null for the prompts that wattflow ships
+    path: str | None = (
+        None  # a file, or a folder of datasets; null: the prompts that wattflow ships
+    )
+    split: str | None = None  # of a folder that has several
+    turns: str = "last"  # last | all: which of the user's messages in a chat are prompts
     on_bad: str = (
         "error"  # error | skip | truncate: an empty prompt, or one longer than the model can take
     )
@@ -146,6 +153,17 @@ class Cost:
 
 
 @dataclass
+class Container:
+    """The image that jobs run in, at sites that want one."""
+
+    kind: str | None = None  # apptainer | pyxis | edf; null: none
+    image: str | None = None  # a file, a folder or a name; of edf the environment's name or file
+    pythonpath: str | None = None  # a folder with the packages that the image lacks
+    binds: list[str] = field(default_factory=list)  # further folders: FOLDER, or FOLDER:INSIDE
+    options: list[str] = field(default_factory=list)  # of apptainer exec; of srun else
+
+
+@dataclass
 class Cluster:
     """One site: how its jobs are asked for. None of it makes the point_id but gpu_model."""
 
@@ -177,7 +195,10 @@ class Cluster:
     srun_options: list[str] = field(default_factory=list)
     accounting: bool = True  # whether sacct answers
     comment: bool = True  # whether jobs may carry a comment
-    python: str | None = None  # the interpreter on the compute nodes; null: this one
+    python: str | None = (
+        None  # the interpreter on the compute nodes; null: this one, an image's own
+    )
+    container: Container = field(default_factory=Container)
     spool_dir: str | None = None  # node-local; null: $SLURM_TMPDIR, else /tmp
     shared_sweeps_dir: bool = False  # all nodes see sweeps_dir, though it looks like one node's own
     group_readable: bool = False
@@ -364,6 +385,8 @@ def from_dict(choices: dict[str, Any]) -> Config:
     if parts["model"].rope_scaling is not None:
         parts["model"].rope_scaling = RopeScaling(**parts["model"].rope_scaling)
     parts["engine"].vllm = Vllm(**choices.get("engine", {}).get("vllm", {}))
+    container = choices.get("cluster", {}).get("container", {})
+    parts["cluster"].container = Container(**container)
     parts["cluster"].cost = Cost(**choices.get("cluster", {}).get("cost", {}))
     parts["sweep"].exclude = [Exclude(**rule) for rule in parts["sweep"].exclude]
     return Config(**{**choices, **parts})

@@ -170,7 +170,7 @@ class Vllm:
         """Return what decode steps and prefills worked on, where phases are apart and the arithmetic is known here."""
         config = self._config
         quantised = config.precision == "fp8" or self.info["quantization"] is not None
-        if config.workload.mode != "static" or quantised or config.model.architecture != "llama":
+        if config.workload.mode != "static" or quantised or not vllm_fit.is_llama(config.model):
             return None
         decoding = [row for row in self._rows if row.decode_tokens]
         return {

@@ -16,12 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wattflow.config.choices import Config, Model
+from wattflow.config.choices import Config
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError, WattflowError
 from wattflow.store.files import write_json
 from wattflow.workload import model as arithmetic
 from wattflow.workload import vllm_fit
+from wattflow.workload.config_json import document
 
 OLDEST = (0, 24)
 TESTED = "0.24 to 0.32"
@@ -129,41 +130,9 @@ def model_folder(config: Config) -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="wattflow-model-") as made:
-        write_json(Path(made) / "config.json", llama_config(config))
+        whole = document(config.model, _DTYPES[config.precision], config.max_seq_len or 0)
+        write_json(Path(made) / "config.json", whole)
         yield Path(made)
-
-
-def llama_config(config: Config) -> dict[str, Any]:
-    """Return config.json of the LLaMA shapes of resolved choices, as Hugging Face writes it."""
-    model: Model = config.model
-    scaling = model.rope_scaling
-    rope = None
-    if scaling is not None:
-        rope = {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_position,
-        }
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": model.dim,
-        "num_hidden_layers": model.n_layers,
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.n_kv_heads,
-        "head_dim": arithmetic.head_dim(model),
-        "intermediate_size": model.ffn_dim,
-        "vocab_size": model.vocab_size,
-        "rms_norm_eps": model.norm_eps,
-        "rope_theta": model.rope_theta,
-        "rope_scaling": rope,
-        "max_position_embeddings": max(config.max_seq_len or 0, 2048),
-        "tie_word_embeddings": model.tied_embeddings,
-        "hidden_act": "silu",
-        "torch_dtype": _DTYPES[config.precision],
-    }
 
 
 def environment(config: Config, ranks: Ranks) -> dict[str, str]:

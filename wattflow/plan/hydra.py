@@ -1,5 +1,6 @@
 """Compose configurations with Hydra: groups, overrides, the choices that they come to."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -104,11 +105,31 @@ def typed(composed: DictConfig) -> Config:
     container = OmegaConf.to_container(composed, resolve=True)  # which takes the \\ from \\${NAME}
     config = from_dict(cast(dict[str, Any], container))
     rules = [typed_rule(rule) for rule in config.sweep.exclude]
-    config = replace(config, sweep=replace(config.sweep, exclude=rules))
+    config = replace(
+        config,
+        sweep=replace(config.sweep, exclude=rules),
+        model=replace(config.model, more=_as_json(config.model.more)),
+        engine=replace(
+            config.engine,
+            vllm=replace(config.engine.vllm, more=_as_json(config.engine.vllm.more)),
+        ),
+    )
     check(config)
     return config
 
 
+def _as_json(value: Any) -> Any:
+    """Return a value of any type as JSON would read its texts: files of conf/ hold texts alone."""
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_json(inner) for inner in value]
+    if isinstance(value, str) and _JSON_SCALAR.fullmatch(value):
+        return json.loads(value)
+    return value
+
+
+_JSON_SCALAR = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?|true|false|null")
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from wattflow.config.checks import refuse_controls
 from wattflow.config.choices import Cluster, to_dict
 from wattflow.errors import RefusedError
-from wattflow.slurm import client, guard
+from wattflow.slurm import client, containers, guard
 from wattflow.slurm.shapes import Shape
 from wattflow.store.files import read_own
 from wattflow.store.layout import SweepDir
@@ -90,12 +90,21 @@ def warned_before_s(time_min: int) -> int:
     return min(_SIGNAL_BEFORE_END_S, time_min * 60 // 4)
 
 
-def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
-    """Return submitit's parameters for a job of points."""
+@dataclass(frozen=True)
+class Job:
+    """What submitit is given: its parameters, and the command of the interpreter, quoted for a shell."""
+
+    parameters: dict[str, Any]
+    python: str
+
+
+def points_job(shape: Shape, name: str, sweep: SweepDir) -> Job:
+    """Return a job of points."""
     cluster = shape.cluster
     check_values(shape)
+    entered = _entered(shape, sweep)
     memory = cluster.mem_gb_per_node
-    return {
+    parameters = {
         "job_name": name,
         "nodes": shape.nodes,
         "ntasks_per_node": shape.ranks_per_node,
@@ -110,10 +119,11 @@ def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
         # with --export=NONE the job's srun would pass nothing on either, not even what submitit sets
         "setup": [
             *cluster.setup,
+            *entered.setup,
             f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}",
             "export SLURM_EXPORT_ENV=ALL",
         ],
-        "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options],
+        "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options, *entered.srun_args],
         "additional_parameters": {
             "hold": True,
             **_gpu_options(shape),
@@ -121,12 +131,21 @@ def parameters(shape: Shape, name: str, sweep: SweepDir) -> dict[str, Any]:
             **shape.control,
         },
     }
+    # submitit adds its own arguments, for `guard`, which looks at the pickle before submitit loads it
+    return Job(parameters, shlex.join([*entered.command, "-P", "-u", "-m", guard.MODULE]))
 
 
-def collect_parameters(
-    shape: Shape, name: str, sweep: SweepDir, after: list[str], wait_s: int
-) -> dict[str, Any]:
-    """Return submitit's parameters for the collect job: one CPU rank, no GPU, once `after` have ended, however.
+def _entered(shape: Shape, sweep: SweepDir) -> containers.Launch:
+    """Return the command of the compute nodes' interpreter, and what its container asks of the batch script."""
+    cluster = shape.cluster
+    if cluster.container.kind is not None:
+        return containers.launch(cluster, sweep.path, shape.read)
+    own = shlex.split(cluster.python) if cluster.python else [sys.executable]
+    return containers.Launch([], [], own)
+
+
+def collect_job(shape: Shape, name: str, sweep: SweepDir, after: list[str], wait_s: int) -> Job:
+    """Return the job that collects: one CPU rank, no GPU, once `after` have ended, however.
 
     It starts in `wait_s` at the earliest.
     """
@@ -139,30 +158,22 @@ def collect_parameters(
         sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
     )
     alone = Shape(nodes=1, ranks_per_node=1, cluster=cluster)
-    collecting = {**parameters(alone, name, sweep), "dependency": f"afterany:{':'.join(after)}"}
+    job = points_job(alone, name, sweep)
+    job.parameters["dependency"] = f"afterany:{':'.join(after)}"
     if wait_s:
-        collecting["additional_parameters"]["begin"] = f"now+{wait_s}"
-    return collecting
+        job.parameters["additional_parameters"]["begin"] = f"now+{wait_s}"
+    return job
 
 
-def _python(cluster: Cluster) -> str:
-    """Return the command of the compute nodes' interpreter, quoted for a shell; submitit adds its own arguments.
-
-    They go to `guard`, which looks at the pickle before submitit loads it.
-    """
-    python = shlex.split(cluster.python) if cluster.python else [sys.executable]
-    return shlex.join([*python, "-P", "-u", "-m", guard.MODULE])
-
-
-def send(folder: Path, parameters: dict[str, Any], calls: Sequence[Call], cluster: Cluster) -> Any:
+def send(folder: Path, job: Job, calls: Sequence[Call]) -> Any:
     """The job as submitit sees it: an array with a task a call, or a plain job where there is one call only."""
     import submitit  # noqa: PLC0415 (0.1 s, which dry runs and cancels need not wait for)
 
-    executor = submitit.SlurmExecutor(folder=folder, python=_python(cluster))
+    executor = submitit.SlurmExecutor(folder=folder, python=job.python)
     if len(calls) == 1:
-        executor.update_parameters(**parameters)
+        executor.update_parameters(**job.parameters)
         return executor.submit(calls[0])
-    executor.update_parameters(**_as_array(parameters, folder, len(calls)))
+    executor.update_parameters(**_as_array(job.parameters, folder, len(calls)))
     return executor.submit(OneOf(tuple(calls)))
 
 
@@ -206,8 +217,8 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: 
     check_path(sweep)
     calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, client.recording_sbatch():
-        job = send(Path(folder), parameters(shape, name, sweep), calls, shape.cluster)
-        text = read_own(job.paths.submission_file).decode()
+        sent = send(Path(folder), points_job(shape, name, sweep), calls)
+        text = read_own(sent.paths.submission_file).decode()
         # whole shell words, as the final path may need quotes where this one needs none
         paths = re.compile(re.escape(folder) + r"\S*")
         return paths.sub(lambda path: shlex.quote(path[0].replace(folder, final)), str(text))

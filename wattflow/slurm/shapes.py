@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from wattflow.config.choices import Cluster, Config, controls_itself
 from wattflow.errors import RefusedError
 from wattflow.slurm import client
+from wattflow.slurm.containers import paths_of
 
 _Item = TypeVar("_Item")
 
@@ -26,6 +27,7 @@ class Shape:
     point_ids: list[str] = field(default_factory=list)
     blocks: list[list[str]] = field(default_factory=list)  # that must not be parted; empty: none
     control: dict[str, str] = field(default_factory=dict)  # options by which the site sets limits
+    read: list[str] = field(default_factory=list)  # paths that the points read, beside their sweep
 
     @property
     def tasks(self) -> list[list[str]]:
@@ -86,6 +88,7 @@ def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
                 )
             by_shape[key] = Shape(nodes, ranks, cluster, control=control)
         by_shape[key].point_ids.append(point_id)
+        by_shape[key].read.extend(set(paths_of(config)) - set(by_shape[key].read))
         if config.sweep.block == "board":
             of_shape = repeats.setdefault(key, {})
             of_shape.setdefault(config.repeat, []).append(point_id)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from wattflow import __version__, process
-from wattflow.config.choices import Cluster, Config
+from wattflow.config.choices import Config
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client, guard, sbatch
@@ -310,10 +310,8 @@ def _send_array(
         for task in submission.tasks
     ]
     try:
-        parameters = sbatch.parameters(shape, submission.name, sweep)
-        _send_noted(
-            sweep, submission, held, parameters=parameters, calls=calls, cluster=shape.cluster
-        )
+        job = sbatch.points_job(shape, submission.name, sweep)
+        _send_noted(sweep, submission, held, job, calls)
     except SlurmError as error:
         return error
     return None
@@ -334,10 +332,8 @@ def _send_collect(
     calls = [sbatch.Call(COLLECT_TASK, (str(sweep.path), list(earlier)))]
     wait_s = _COLLECT_WAIT_S * 2 ** (len(earlier) - 1) if earlier else 0
     try:
-        parameters = sbatch.collect_parameters(shape, submission.name, sweep, after, wait_s)
-        _send_noted(
-            sweep, submission, held, parameters=parameters, calls=calls, cluster=shape.cluster
-        )
+        job = sbatch.collect_job(shape, submission.name, sweep, after, wait_s)
+        _send_noted(sweep, submission, held, job, calls)
     except SlurmError as error:
         journal.write(sweep, "failed", submission.name, error=str(error))
         log.warning("no collect job: %s `wattflow collect %s` collects by hand.", error, sweep.path)
@@ -348,10 +344,8 @@ def _send_noted(
     sweep: SweepDir,
     submission: Submission,
     held: SubmitLock,
-    *,
-    parameters: dict[str, Any],
+    job: sbatch.Job,
     calls: Sequence[sbatch.Call],
-    cluster: Cluster,
 ) -> None:
     """Send, held, and journal the job's id once its pickle lies where its tasks look for it.
 
@@ -361,17 +355,17 @@ def _send_noted(
 
     submission.folder.mkdir(mode=0o700)
     try:
-        job = sbatch.send(submission.folder, parameters, calls, cluster)
+        sent = sbatch.send(submission.folder, job, calls)
     except FailedJobError as error:
         shutil.rmtree(submission.folder, ignore_errors=True)  # a pickle that no task will load
         raise SlurmError(" ".join(str(error).split())) from error
-    submission.job_id = str(job.job_id)
+    submission.job_id = str(sent.job_id)
     try:
         held.check()
     except LostLockError:
         client.cancel([submission.job_id])
         raise
-    pickle = job.paths.submitted_pickle
+    pickle = sent.paths.submitted_pickle
     journal.write(
         sweep,
         "submitted",

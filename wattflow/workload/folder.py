@@ -1,21 +1,25 @@
 """A Hugging Face folder, read without torch: shapes, parameters, bytes of weights and of cached tokens, its identity.
 
 Families of today and of the paper's time are known; of another model_type the parameters are unknown, and whether it
-fits is left to the engine.
+fits is left to the engine. Shapes of conf/model/ are read as a folder that holds nothing but their config.json.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wattflow.config.choices import Model
+from wattflow.config.choices import BYTES_PER_VALUE, Model
 from wattflow.errors import RefusedError
-from wattflow.store.files import read_given
+from wattflow.store.files import open_given, read_given
+from wattflow.workload.config_json import values as values_of
 
 _INDEX = "model.safetensors.index.json"
+_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of the files of weights, evenly spread, in each two at least
+_QUANTISED_BITS = {"fp8": 8.0}  # of a weight that an engine quantises while it loads
 _PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 Values = Mapping[str, Any]
 
@@ -37,6 +41,8 @@ class Counts:
     parameters: int
     active: int
     caches: tuple[Cache, ...]
+    tables: int  # of these, the embedding and the head, which engines do not quantise
+    experts: int = 0  # of these, experts' matrices
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,9 @@ class Folder:
     max_positions: int | None
     precision: str | None
     quantization: str | None
+    bits: (
+        float | None
+    )  # of a quantised weight, its share of scales included; null where that is unknown
     counts: Counts | None
     file_bytes: int | None  # of all safetensors; null where there are none
     sha256: str  # of config.json and the weights' index
@@ -76,26 +85,62 @@ def read(folder: Path) -> Folder:
         raise RefusedError(f"{path}: has no model_type, so it is no model's.")
     text = values.get("text_config")
     values = {**values, **text} if isinstance(text, dict) else values
+    files = sorted(folder.glob("*.safetensors"))
+    return replace(
+        _typed(values, str(path)),
+        name=_name(folder.resolve()),
+        file_bytes=sum(file.stat().st_size for file in files) or None,
+        sha256=_identity(data, folder, files),
+    )
+
+
+def of_shapes(model: Model) -> Folder:
+    """Return what a folder of a model's shapes would say; RefusedError where its family lacks one of its own."""
+    return replace(_typed(values_of(model), f"model {model.name}"), name=model.name)
+
+
+def _typed(values: dict[str, Any], source: str) -> Folder:
     try:
-        return _folder(folder, values, data)
+        return _folder(values)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise RefusedError(
-            f"{path}: {type(error).__name__}: {error}: a shape of a {values['model_type']} is missing or wrong."
+            f"{source}: {type(error).__name__}: {error}: a shape of a {values['model_type']} is missing or wrong."
         ) from error
 
 
-def _folder(folder: Path, values: dict[str, Any], data: bytes) -> Folder:
+def _name(folder: Path) -> str:
+    """Return a folder's name; of a snapshot in Hugging Face's cache, models--ORG--NAME/snapshots/COMMIT, NAME."""
+    cached = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    return cached.rpartition("--")[2] if cached.startswith("models--") else folder.name
+
+
+def _identity(config: bytes, folder: Path, files: Sequence[Path]) -> str:
+    """Return the sha256 of config.json, the weights' index, and samples of each file of weights.
+
+    Two checkpoints of one shape have the same config.json and the same index: their weights alone tell them apart.
+    """
+    digest = hashlib.sha256(config)
+    index = folder / _INDEX
+    if index.is_file():
+        digest.update(read_given(index))
+    samples = max(2, _SAMPLES // max(1, len(files)))
+    for file in files:
+        with open_given(file) as held:
+            size = held.seek(0, os.SEEK_END)
+            digest.update(f"{file.name}:{size}".encode())
+            for number in range(samples):
+                held.seek(size * number // samples)
+                digest.update(held.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _folder(values: dict[str, Any]) -> Folder:
     kind = values["model_type"]
     heads = int(_first(values, "num_attention_heads", "n_head"))
     quantised = values.get("quantization_config")
-    files = sorted(folder.glob("*.safetensors"))
-    index = folder / _INDEX
-    digest = hashlib.sha256(data)
-    if index.is_file():
-        digest.update(read_given(index))
     counter = _FAMILIES.get(kind)
     return Folder(
-        name=folder.resolve().name,
+        name="",
         model_type=kind,
         n_layers=_layers(values),
         width=_width(values),
@@ -107,9 +152,10 @@ def _folder(folder: Path, values: dict[str, Any], data: bytes) -> Folder:
         max_positions=values.get("max_position_embeddings", values.get("n_positions")),
         precision=_PRECISIONS.get(str(values.get("dtype") or values.get("torch_dtype"))),
         quantization=quantised.get("quant_method") if isinstance(quantised, dict) else None,
+        bits=_bits(quantised) if isinstance(quantised, dict) else None,
         counts=None if counter is None else counter(values),
-        file_bytes=sum(file.stat().st_size for file in files) or None,
-        sha256=digest.hexdigest(),
+        file_bytes=None,
+        sha256="",
     )
 
 
@@ -160,8 +206,10 @@ def _gated(values: Values) -> Counts:
     for layer in range(layers):
         one, used = _feed_forward(values, layer)
         dense, active = dense + one, active + used
-    rest = layers * (attention + 2 * width) + width + _tables(values, width)
-    return Counts(rest + dense, rest + active, _windowed(values, layers, 2 * kv, kv_heads))
+    tables = _tables(values, width)
+    rest = layers * (attention + 2 * width) + width + tables
+    caches = _windowed(values, layers, 2 * kv, kv_heads)
+    return Counts(rest + dense, rest + active, caches, tables, _experts(values))
 
 
 def _tables(values: Values, width: int) -> int:
@@ -206,10 +254,23 @@ def _is_sparse(values: Values, layer: int) -> bool:
     return layer not in (values.get("mlp_only_layers") or ()) and (layer + 1) % step == 0
 
 
+def _experts(values: Values) -> int:
+    """Return the parameters of all experts' matrices, without gates, biases and what all tokens use."""
+    several = _first(values, "num_local_experts", "num_experts", "n_routed_experts", default=0)
+    inner = int(_first(values, "moe_intermediate_size", "intermediate_size"))
+    skipped = int(_first(values, "first_k_dense_replace", default=0))
+    sparse = sum(_is_sparse(values, layer) for layer in range(skipped, _layers(values)))
+    return sparse * int(several) * 3 * _width(values) * inner
+
+
 def _windowed(values: Values, layers: int, per_token: int, kv_heads: int) -> tuple[Cache, ...]:
     """Return the caches of a model whose layers see all tokens, or some of them a window."""
     window, kinds = values.get("sliding_window"), values.get("layer_types")
-    if kinds is None:
+    if (
+        kinds is None and values["model_type"] == "gpt_oss"
+    ):  # transformers' default: every other layer
+        kinds = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
+    elif kinds is None:
         every = window is not None and values["model_type"] in ("mistral", "mixtral")
         kinds = ["sliding_attention" if every else "full_attention"] * layers
     sliding = sum(kind == "sliding_attention" for kind in kinds) if window is not None else 0
@@ -234,8 +295,10 @@ def _latent(values: Values) -> Counts:
     for layer in range(layers):
         one, used = _feed_forward(values, layer)
         total, active = total + one, active + used
-    rest = layers * (attention + 2 * width) + width + _tables(values, width)
-    return Counts(rest + total, rest + active, (Cache(layers, latent + rope),))
+    tables = _tables(values, width)
+    rest = layers * (attention + 2 * width) + width + tables
+    cache = Cache(layers, latent + rope)
+    return Counts(rest + total, rest + active, (cache,), tables, _experts(values))
 
 
 def _plain(values: Values) -> Counts:
@@ -272,7 +335,7 @@ def _plain(values: Values) -> Counts:
         if not values.get("tie_word_embeddings", True):
             table *= 2
     total = table + rest + layers * layer
-    return Counts(total, total, (Cache(layers, 2 * kv, None, _kv_heads(values, heads)),))
+    return Counts(total, total, (Cache(layers, 2 * kv, None, _kv_heads(values, heads)),), table)
 
 
 _FAMILIES: dict[str, Callable[[Values], Counts]] = {
@@ -315,13 +378,54 @@ def why_not_this(found: Folder, model: Model) -> str | None:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def weight_bytes(folder: Folder, shards: int, bytes_per_value: float) -> int | None:
-    """Return the bytes of weights on one of so many ranks; those of the files where these are there."""
-    if folder.file_bytes is not None:
-        return folder.file_bytes // shards
-    if folder.counts is None:
+def weight_bytes(folder: Folder, precision: str, *, of_files: bool) -> int | None:
+    """Return the bytes of all weights as an engine holds them; null where nobody can compute them.
+
+    Files that are read count as they lie there, in another precision than theirs by its width. Engines that quantise
+    while they load leave the embedding and the head alone; MXFP4 has experts alone.
+    """
+    value = BYTES_PER_VALUE["bf16" if precision in _QUANTISED_BITS else precision]
+    bits = _QUANTISED_BITS.get(precision) if folder.quantization is None else folder.bits
+    counts = folder.counts
+    if of_files and folder.file_bytes is not None:
+        held = folder.file_bytes
+        if folder.quantization is not None:
+            return held
+        if folder.precision is not None:
+            held = held * value // BYTES_PER_VALUE[folder.precision]
+        if bits is None:
+            return held
+        tables = 2 * folder.vocab_size * folder.width if counts is None else counts.tables
+        return int((held / value - tables) * bits / 8) + tables * value
+    if counts is None or (folder.quantization is not None and bits is None):
         return None
-    return int(folder.counts.parameters * bytes_per_value) // shards
+    if bits is None:
+        return counts.parameters * value
+    narrow = counts.experts if folder.quantization == "mxfp4" else counts.parameters - counts.tables
+    return int(narrow * bits / 8) + (counts.parameters - narrow) * value
+
+
+def _bits(quantised: Values) -> float | None:
+    """Return the bits of a weight by a quantization_config, with its share of scales; null for an unknown method."""
+    method = quantised.get("quant_method")
+    if method == "mxfp4":
+        return 4 + 8 / 32  # a scale of 8 bits for 32 weights
+    if method == "fp8":
+        rows, columns = quantised.get("weight_block_size") or (0, 0)
+        return 8 + (32 / (rows * columns) if rows else 0.0)
+    if method in ("awq", "gptq"):
+        bits = float(_first(quantised, "bits", "w_bit", default=4))
+        group = int(_first(quantised, "group_size", "q_group_size", default=128))
+        return bits + ((16 + bits) / group if group > 0 else 0.0)
+    if method == "compressed-tensors":
+        groups = quantised.get("config_groups") or {}
+        weights = [one["weights"] for one in groups.values() if one.get("weights")]
+        found = {(one["num_bits"], one.get("group_size")) for one in weights}
+        if len(found) != 1:
+            return None
+        bits, group = found.pop()
+        return float(bits) + (16 / group if group else 0.0)
+    return None
 
 
 def cache_bytes(folder: Folder, shards: int, length: int, bytes_per_value: int) -> int | None:

@@ -8,7 +8,7 @@ import hashlib
 import importlib.resources
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,13 @@ import numpy as np
 
 from wattflow.config.choices import Config, Dataset
 from wattflow.errors import RefusedError
-from wattflow.store.files import read_given
 from wattflow.store.schema import PromptInfo
+from wattflow.workload import conversations, prompt_files
 from wattflow.workload import tokenizer as tokenizers
+from wattflow.workload.conversations import Message
 from wattflow.workload.tokenizer import Tokenizer
 
-Encode = Callable[[str], list[int]]  # a text's tokens
+Encode = Callable[[str, tuple[Message, ...]], list[int]]  # the tokens of a text, or of its chat
 
 _SHIPPED = {
     "alpaca": "alpaca.json",
@@ -34,8 +35,11 @@ _SHIPPED = {
 _KEYS = {
     "alpaca": (("instruction",),),
     "gsm8k": (("question", "answer"),),
-    "jsonl": (("prompt",), ("text",)),
+    "prompts": (("prompt",), ("text",)),
+    "jsonl": (("prompt",), ("text",)),  # the older name of `prompts`
+    "chat": tuple((key,) for key in conversations.KEYS),
 }
+_AS_THEY_ARE = ("prompts", "jsonl")
 
 _CARRY_OUT = "Carry out the instruction below. Answer with the result alone."
 _CARRY_OUT_ON_INPUT = (
@@ -50,10 +54,11 @@ _STEP_BY_STEP = (
 class Entry:
     """One record of a prompt file."""
 
-    place: str  # in the file, counted from 1: "line 7", "record 7"
+    place: str  # in the file, counted from 1: "line 7", "record 7", "row 7, turn 2"
     instruction: str  # the task; blank in a record that cannot be used
     context: str = ""  # Alpaca's input
     answer: str | None = None  # the reference result, where the format has one
+    messages: tuple[Message, ...] = ()  # of a chat, the last one the user's
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Checker:
     """Checks the prompts of many points; each file is read once, and each text is cut into tokens once."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[str, str, str | None], list[Entry]] = {}
+        self._entries: dict[tuple[str | None, ...], list[Entry]] = {}
         self._encoders: dict[str, Encode] = {}
 
     def records(self, dataset: Dataset) -> int:
@@ -114,7 +119,7 @@ class Checker:
         _draw(config, entries, self._encoders[model])
 
     def _entries_of(self, dataset: Dataset) -> list[Entry]:
-        key = dataset.name, dataset.format, dataset.path
+        key = dataset.name, dataset.format, dataset.path, dataset.split, dataset.turns
         if key not in self._entries:
             self._entries[key] = _entries(dataset)
         return self._entries[key]
@@ -141,8 +146,10 @@ def _draw(config: Config, entries: Sequence[Entry], encode: Encode) -> tuple[lis
 
 
 def text_of(entry: Entry, dataset: Dataset) -> str:
-    """Return the prompt that a template makes of a record; prompts of format jsonl are sent as they are."""
-    if dataset.template == "plain" or dataset.format == "jsonl":
+    """Return the prompt that a template makes of a record; prompts of one's own are sent as they are."""
+    if entry.messages:
+        return conversations.as_text(entry.messages, dataset.template)
+    if dataset.template == "plain" or dataset.format in _AS_THEY_ARE:
         return f"{entry.instruction}\n\n{entry.context}" if entry.context else entry.instruction
     if dataset.format == "gsm8k":
         return f"{entry.instruction}\n\n{_STEP_BY_STEP}"
@@ -151,46 +158,43 @@ def text_of(entry: Entry, dataset: Dataset) -> str:
     return f"{opening}\n\n### Instruction:\n{entry.instruction}\n\n{given}### Response:\n"
 
 
-def read(path: Path, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
-    """Return the records of a prompt file (alpaca, gsm8k or jsonl); RefusedError names file, place and fault."""
-    try:
-        if not path.is_file():
-            found = "not a file" if path.exists() else "no such file"
-            raise RefusedError(
-                f"{path}: {found}. Set dataset.path to a prompt file, or to null for the prompts that wattflow ships."
-            )
-        data = read_given(path)
-    except OSError as error:
-        raise RefusedError(
-            f"{path}: cannot be read ({error.strerror}). Check its permissions, or set dataset.path."
-        ) from error
-    return parse(data, str(path), format)
+def read(
+    path: Path,
+    format: str,  # noqa: A002 - the word of the choices
+    split: str | None = None,
+    turns: str = "last",
+) -> list[Entry]:
+    """Return the records of a prompt file or folder as those of a format; RefusedError names file, place and fault."""
+    return _read_as(format, prompt_files.records_at(path, split), str(path), turns)
 
 
 def parse(data: bytes, source: str, format: str) -> list[Entry]:  # noqa: A002 - the word of the choices
     """Return the records in the bytes of a prompt file; `source` names it in errors."""
-    if format not in _KEYS:
-        raise RefusedError(f"dataset.format={format}: not one of {', '.join(_KEYS)}.")
-    text = _decoded(data, source)
-    if not text.strip():
-        raise RefusedError(f"{source}: the file is empty. Set dataset.path to a file with prompts.")
-    listed = text.lstrip().startswith("[")
-    if listed != (format == "alpaca"):
-        is_now, fitting = ("a JSON list", "alpaca") if listed else ("JSON lines", "gsm8k or jsonl")
-        raise RefusedError(
-            f"{source}: does not fit dataset.format={format}. If it is {is_now}, set dataset.format={fitting}."
-        )
-    records = _records_of_list(text, source) if listed else _records_of_lines(text, source)
-    entries = [_entry(record, f"{source}, {place}", place, format) for place, record in records]
+    entries = _read_as(format, prompt_files.records(data, source), source, "last")
     if not entries:
         raise RefusedError(f"{source}: has no records. Set dataset.path to a file with prompts.")
+    return entries
+
+
+def _read_as(
+    format: str,  # noqa: A002 - as above
+    records: Iterable[prompt_files.Record],
+    source: str,
+    turns: str,
+) -> list[Entry]:
+    if format not in _KEYS:
+        raise RefusedError(f"dataset.format={format}: not one of {', '.join(_KEYS)}.")
+    entries: list[Entry] = []
+    for place, record in records:
+        entries.extend(_entries_of(record, f"{source}, {place}", place, format, turns))
     return entries
 
 
 def _entries(dataset: Dataset) -> list[Entry]:
     """Return the records of dataset.path, or of the prompts that are shipped under the dataset's name."""
     if dataset.path is not None:
-        return read(Path(dataset.path).expanduser(), dataset.format)
+        path = Path(dataset.path).expanduser()
+        return read(path, dataset.format, dataset.split, dataset.turns)
     if dataset.name not in _SHIPPED:
         raise RefusedError(
             f"dataset {dataset.name}: dataset.path is not set, and wattflow ships prompts for "
@@ -223,7 +227,7 @@ def _most_tokens(config: Config) -> int:
 def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Prompt | None:
     """Return the prompt of one record, or None where dataset.on_bad skips it."""
     text = text_of(entry, config.dataset)
-    tokens = encode(text) if entry.instruction.strip() else []
+    tokens = encode(text, entry.messages) if entry.instruction.strip() else []
     most = _most_tokens(config)
     if tokens and len(tokens) <= most:
         return _Prompt(index, text, tokens, truncated=False)
@@ -262,50 +266,27 @@ def _info(prompts: Sequence[_Prompt], skipped: int) -> PromptInfo:
     )
 
 
-def _decoded(data: bytes, source: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise RefusedError(
-            f"{source}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. Convert the file first, for "
-            "example with `iconv -f LATIN1 -t UTF-8`."
-        ) from error
+def _entries_of(
+    record: Any,
+    where: str,
+    place: str,
+    format: str,  # noqa: A002 - as above
+    turns: str,
+) -> Iterator[Entry]:
+    """Yield what a record asks: one prompt, or each turn of a chat."""
+    if format != "chat":
+        yield _entry(record, where, place, format)
+        return
+    _check_keys(record, where, format)
+    messages = conversations.read(record, where)
+    for turn in conversations.turns(messages, where, turns):
+        at = f"{place}, turn {turn.number}" if turns == "all" else place
+        asked = turn.messages[-1].content
+        yield Entry(at, asked, answer=turn.answer, messages=turn.messages)
 
 
-def _records_of_list(text: str, source: str) -> Iterator[tuple[str, Any]]:
-    """Yield the records of a JSON list, each with its place."""
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RefusedError(
-            f"{source}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}). Mend the file, or copy it "
-            "again if it was cut short."
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number or a nesting without end
-        raise RefusedError(f"{source}: not a list of records ({error}). Mend the file.") from error
-    for number, record in enumerate(records, 1):
-        yield f"record {number}", record
-
-
-def _records_of_lines(text: str, source: str) -> Iterator[tuple[str, Any]]:
-    """Yield the records of JSON lines, each with its place; blank lines are skipped."""
-    # not splitlines: a JSON string may hold U+2028 as it is
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            fault = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise RefusedError(
-                f"{source}, line {number}: not JSON ({fault}). Mend the line, or copy the file again if it was cut "
-                "short."
-            ) from error
-        yield f"line {number}", record
-
-
-def _entry(record: Any, where: str, place: str, format: str) -> Entry:  # noqa: A002 - as above
+def _check_keys(record: Any, where: str, format: str) -> tuple[str, ...]:  # noqa: A002 - as above
+    """Return the keys that make a record one of a format; RefusedError where it has none of the alternatives."""
     if not isinstance(record, dict):
         raise RefusedError(
             f"{where}: {_shown(record)} is not a JSON object. Mend the file, or set dataset.format."
@@ -313,6 +294,11 @@ def _entry(record: Any, where: str, place: str, format: str) -> Entry:  # noqa: 
     keys = next((keys for keys in _KEYS[format] if record.keys() >= set(keys)), None)
     if keys is None:
         raise RefusedError(_other_format(record, where, format))
+    return keys
+
+
+def _entry(record: Any, where: str, place: str, format: str) -> Entry:  # noqa: A002 - as above
+    keys = _check_keys(record, where, format)
     instruction = _text(record, keys[0], where)
     if format == "alpaca":
         context = _text(record, "input", where) if record.get("input") is not None else ""
@@ -328,7 +314,7 @@ def _other_format(record: dict[str, Any], where: str, format: str) -> str:  # no
     fitting = [
         name
         for name, choices in _KEYS.items()
-        if any(record.keys() >= set(keys) for keys in choices)
+        if name != "jsonl" and any(record.keys() >= set(keys) for keys in choices)
     ]
     advice = f"Set dataset.format={fitting[0]}" if fitting else "Rename its keys"
     return (

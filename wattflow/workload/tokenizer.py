@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
 from wattflow.store.files import read_given
+from wattflow.workload.conversations import Message
 
 if TYPE_CHECKING:  # only some models need them, and each takes a while to load
     import jinja2
@@ -28,8 +29,11 @@ class Tokenizer(Protocol):
     eos_ids: tuple[int, ...]  # each of them ends a response
     pad_id: int  # always an id that the model has; it fills rows and is never read
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a prompt, with BOS first where the model has one and the chat template where asked for."""
+    def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
+        """Return the ids of a prompt, with BOS first where the model has one and the chat template where asked for.
+
+        The template is given the messages of a chat whose text it is, else the text as the user's only one.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids below vocab_size, without special tokens; ids that mean nothing are left out."""
@@ -84,8 +88,9 @@ class Bytes:
             )
         self.vocab_size = model.vocab_size
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
         """Return BOS and the bytes of the text."""
+        del messages  # there is no chat template
         return [256, *text.encode()]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -123,8 +128,9 @@ class SentencePiece:
         pad_id = _present(self._pieces.pad_id())  # LLaMA's file has none
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
         """Return BOS, where the file has one, and the pieces of the text."""
+        del messages  # there is no chat template
         ids: list[int] = self._pieces.encode(text)
         return ids if self.bos_id is None else [self.bos_id, *ids]
 
@@ -154,11 +160,11 @@ class TokenizerJson:
         self._chat = settings.chat_template(model) if model.chat else None
         self._special = settings.special_texts()
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids by the file's own post-processor, or those of the chat that opens with the text."""
+    def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
+        """Return the ids by the file's own post-processor, or those of the chat that the template makes."""
         if self._chat is not None:
             # the template writes BOS itself
-            chat = _render(self._chat, text, self._special)
+            chat = _render(self._chat, messages or [Message("user", text)], self._special)
             return list(self._tokens.encode(chat, add_special_tokens=False).ids)
         ids = list(self._tokens.encode(text).ids)
         if self._add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
@@ -370,14 +376,16 @@ def _refuse_chat(message: str) -> str:
     )
 
 
-def _render(template: "jinja2.Template", text: str, special: dict[str, str]) -> str:
-    """Return the chat in which the user has just said `text` and the model is to answer."""
+def _render(
+    template: "jinja2.Template", messages: Sequence[Message], special: dict[str, str]
+) -> str:
+    """Return the chat after which the model is to answer."""
     import jinja2  # noqa: PLC0415 - loaded with the template
 
-    messages = [{"role": "user", "content": text}]
+    listed = [{"role": message.role, "content": message.content} for message in messages]
     try:
         return template.render(
-            messages=messages, add_generation_prompt=True, tools=None, documents=None, **special
+            messages=listed, add_generation_prompt=True, tools=None, documents=None, **special
         )
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         if isinstance(error, RefusedError):

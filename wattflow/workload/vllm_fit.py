@@ -7,7 +7,7 @@ pages: it needs not hold a whole batch, but at least one row of max_seq_len toke
 from functools import lru_cache
 from pathlib import Path
 
-from wattflow.config.choices import BYTES_PER_VALUE, Config
+from wattflow.config.choices import BYTES_PER_VALUE, Config, Model
 from wattflow.errors import RefusedError
 from wattflow.workload import folder as folders
 from wattflow.workload import model as arithmetic
@@ -19,15 +19,23 @@ _ACTIVATIONS = 8  # values of the model's width that a token's activations take 
 
 
 def folder_of(config: Config) -> Folder | None:
-    """Return what the model's folder says; null for shapes of conf/. RefusedError for a folder that is none."""
+    """Return what the model's folder says, or would say; null for shapes of LLaMA's, whose arithmetic is known.
+
+    RefusedError for a folder that is none.
+    """
     if config.model.path is None:
-        return None
+        return None if is_llama(config.model) else folders.of_shapes(config.model)
     path = Path(config.model.path).expanduser() / "config.json"
     try:
         changed_ns = path.stat().st_mtime_ns
     except OSError:
         changed_ns = 0
     return _read(path.parent, changed_ns)
+
+
+def is_llama(model: Model) -> bool:
+    """Whether shapes are LLaMA's and nothing else, so that `workload.model` has their arithmetic."""
+    return model.architecture == "llama" and not model.more
 
 
 @lru_cache(maxsize=64)
@@ -111,14 +119,8 @@ def weight_bytes(config: Config) -> int | None:
             return plain
         tables = 2 * config.model.vocab_size * config.model.dim * 2 // config.shards
         return (plain - tables) // 2 + tables  # the embedding and the head stay in 16 bit
-    if config.weights == "hf" and folder.quantization is None and quantised and folder.file_bytes:
-        tables = 2 * folder.vocab_size * folder.width * 2
-        return ((folder.file_bytes - tables) // 2 + tables) // config.shards
-    if config.weights == "hf":
-        return folders.weight_bytes(folder, config.shards, BYTES_PER_VALUE[config.precision])
-    if folder.counts is None:
-        return None
-    return folder.counts.parameters * BYTES_PER_VALUE[config.precision] // config.shards
+    whole = folders.weight_bytes(folder, config.precision, of_files=config.weights == "hf")
+    return None if whole is None else whole // config.shards
 
 
 def row_bytes(config: Config) -> int:
