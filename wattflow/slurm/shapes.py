@@ -88,7 +88,8 @@ def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
                 )
             by_shape[key] = Shape(nodes, ranks, cluster, control=control)
         by_shape[key].point_ids.append(point_id)
-        by_shape[key].read.extend(set(paths_of(config)) - set(by_shape[key].read))
+        known = by_shape[key].read
+        known.extend(path for path in paths_of(config) if path not in known)
         if config.sweep.block == "board":
             of_shape = repeats.setdefault(key, {})
             of_shape.setdefault(config.repeat, []).append(point_id)
