@@ -248,8 +248,8 @@ def test_uncertainties_of_phases_job_and_net_joules(tmp_path):
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.2])
-def test_uncertainty_never_uses_the_counter(factor, tmp_path):
-    """Whatever the counter says, and if it says nothing, every other u is the same: it is what they are checked by."""
+def test_the_counter_is_in_the_uncertainty_of_aliasing_alone(factor, tmp_path):
+    """What it differs by, over sqrt(3), is there where it contradicts; every other part is the same without it."""
     wild = Made([Gpu("GPU-a", lambda s: 300 + 250 * np.sin(s * 31))])
     point = choices()
     found = []
@@ -264,11 +264,16 @@ def test_uncertainty_never_uses_the_counter(factor, tmp_path):
             path, trace.set_column(at, TRACE.field("counter_mj"), readings_mj.cast("uint64"))
         )
         found.append(rows(sweep)[0])
-    us = [name for name in POINT.names if "_u_" in name and name != "counter_energy_u_j"]
-    assert len(us) > 15
+    parts = ("sampling", "edges", "response", "missing", "ticks", "board_gain", "board_offset")
+    us = [f"{part}_u_j" for part in parts]
+    us += [name for name in POINT.names if "_u_" in name and factor == 1.0 and "counter" not in name]
     assert [found[0][name] for name in us] == [found[1][name] for name in us]
     assert found[0]["counter_energy_j"] is not None
     assert found[1]["counter_energy_j"] is None
+    if factor != 1.0:
+        apart_j = abs(found[0]["energy_j"] - found[0]["counter_energy_j"])
+        assert found[0]["aliasing_u_j"] == pytest.approx(apart_j / 3**0.5)
+        assert "counter_contradicts" in found[0]["reasons"]
 
 
 def test_samples_are_counted_against_the_sensors_period(tmp_path):

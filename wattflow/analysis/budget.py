@@ -12,6 +12,8 @@ _METERED = "19 metered boards (arXiv 2312.02741), t with 18 degrees of freedom"
 _INPUTS = (
     ("sampling", "rectangular in each step between samples", "the window's own samples"),
     ("edges", "rectangular, within a lag of the stamps", "the sensor's period"),
+    ("response", "rectangular, late by up to a period", "the sensor's period"),
+    ("aliasing", "arcsine, of unknown phase", "lines of the load at multiples of the sampling"),
     ("missing", "rectangular, up to the highest power seen", "time without samples"),
     ("ticks", "rectangular, within a tick of the counter", "the counter's readings"),
 )

@@ -174,6 +174,8 @@ class Budget:
 
     sampling_u_j: float | None = None
     edges_u_j: float | None = None
+    response_u_j: float | None = None
+    aliasing_u_j: float | None = None
     missing_u_j: float | None = None
     ticks_u_j: float | None = None
     board_gain_u_j: float | None = None
@@ -182,14 +184,17 @@ class Budget:
     energy_expanded_u_j: float | None = None
 
 
+_PARTS = ("edges", "response", "aliasing", "missing")  # of the uncertainty of one device's window
+
+
 def budget(devices: Sequence[Device], windows: Sequence[Joules]) -> Budget:
     """Return the budget of the sum over devices, whose sensors are independent of each other."""
-    own = {"edges": 0.0, "missing": 0.0, "ticks": 0.0, "sampling": 0.0}
+    own = dict.fromkeys((*_PARTS, "ticks", "sampling"), 0.0)
     for device, window in zip(devices, windows, strict=True):
-        total_j2, edges_j2 = cast(float, window.u_j) ** 2, window.edges_u_j**2
-        rest_j2 = max(total_j2 - edges_j2 - window.missing_u_j**2, 0.0)
-        own["edges"] += edges_j2
-        own["missing"] += window.missing_u_j**2
+        parts_j2 = {name: getattr(window, f"{name}_u_j") ** 2 for name in _PARTS}
+        rest_j2 = max(cast(float, window.u_j) ** 2 - sum(parts_j2.values()), 0.0)
+        for name, j2 in parts_j2.items():
+            own[name] += j2
         own["ticks" if device.by_counter else "sampling"] += rest_j2
     energies_j = [cast(float, window.energy_j) for window in windows]
     seconds = [window.seconds for window in windows]
@@ -326,6 +331,7 @@ def energy(
         reasons.append("phase_gap")
     by_counter, resets = _by_counter(devices)
     reasons += ["counter_reset"] * resets
+    reasons += ["may_alias"] * any(device.may_alias for device in devices)
     duration_s = cast(float, known.duration_s)
     mean_w = sum(cast(float, window.energy_j) / window.seconds for window in windows)
     # a command begins and ends on each node by itself, the batches of a sweep's point on all at once
@@ -426,13 +432,7 @@ def _by_counter(devices: Sequence[Device]) -> tuple[Amount, int]:
     if any(device.by_counter for device in devices):
         return Amount(), 0
     resets = sum(counter.resets_between(device.counter, *device.window) > 0 for device in devices)
-    total = _sum(
-        [
-            curve.summed(counter.counter_between(device.counter, [start], [end], device.power))
-            for device in devices
-            for start, end in [device.window]
-        ]
-    )
+    total = _sum([device.counted for device in devices])
     return Amount() if total.energy_j is None else total, resets
 
 

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,17 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wattflow.energy import curve
+from wattflow.energy.aliasing import aliasing_w, is_near
 from wattflow.energy.counter import Counter, counter, counter_between
 from wattflow.energy.curve import Curve, Joules
+from wattflow.energy.phases import corrected
 from wattflow.errors import DamagedError
 from wattflow.nullable import known_sum
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
 from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record
-from wattflow.store.sources import SECOND_NS, most_w, source_of
+from wattflow.store.sources import SECOND_NS, Response, most_w, response_of, source_of
 from wattflow.store.tables import read_table
 
 MOST_TOKENS = 10**12  # of one span
+LEAST_BEATS = 2  # of a phase, or its spans show no period
 Batches = tuple[int, int]  # the first, and how many
 Window = tuple[int, int]  # start and end, unix ns
 
@@ -79,6 +83,21 @@ class Spans:
         """Return starts and ends of the time inside a window that is in no phase."""
         starts, ends = self.within()
         return np.append(window[0], ends), np.append(starts, window[1])
+
+    def periods_s(self, steps: int) -> tuple[float, ...]:
+        """Return the periods with which the load repeats, s: from one start of a phase to its next, and decode steps.
+
+        Those of phases that start three times or more, and of so many decode steps in all.
+        """
+        found = []
+        for phase in dict.fromkeys(self.phase):
+            starts, _ = self.edges(phase)
+            if phase not in NOT_WITHIN and len(starts) > LEAST_BEATS:
+                found.append(float(np.median(np.diff(np.sort(starts)))) / SECOND_NS)
+        decode_s = self.seconds("decode")
+        if steps and decode_s:
+            found.append(decode_s / steps)
+        return tuple(one for one in dict.fromkeys(found) if one > 0)
 
     def seconds(self, phase: str) -> float | None:
         """Return the time in one phase; null where the rank has no such span."""
@@ -212,6 +231,8 @@ class Device:
     power: Curve
     counter: Counter
     clock_stepped: bool  # its node's wall clock, inside the window, or slewed
+    response: Response  # of its power sensor
+    periods_s: Sequence[float] = ()  # with which its load is known to repeat: batches, decode steps
 
     @property
     def by_counter(self) -> bool:
@@ -238,10 +259,61 @@ class Device:
             for phase, first, last in zip(edges, bounds[:-1], bounds[1:], strict=True)
             if last > first
         }
+        if not self.by_counter:
+            sums = self._doubted(sums, edges)
         return DeviceEnergy(
             window=sums["window"],
             steady=sums.get("steady"),
             phases={name: part for name, part in sums.items() if name not in ("window", "steady")},
+        )
+
+    def _doubted(
+        self, sums: Mapping[str, Joules], edges: Mapping[str, tuple[curve.Ints, curve.Ints]]
+    ) -> dict[str, Joules]:
+        """Return joules with short phases corrected by the sensor's answer, and aliasing in their uncertainty."""
+        found = dict(sums)
+        if found["window"].energy_j is None:
+            return found
+        inside = [name for name in found if name not in (*NOT_WITHIN, "window", "steady")]
+        hidden_w = aliasing_w(self.power, *self.window, self.response, self.periods_s)
+        hidden_w = max(hidden_w, self._contradicted_w(found["window"]))
+        for name in (*inside, "window", "steady"):
+            one = found.get(name)
+            if one is not None and one.u_j is not None and hidden_w > 0:
+                hidden_j = hidden_w * one.seconds
+                found[name] = replace(
+                    one, u_j=float(np.hypot(one.u_j, hidden_j)), aliasing_u_j=hidden_j
+                )
+        return found | corrected(
+            self.power, self.response, {name: edges[name] for name in inside}, self.window, found
+        )
+
+    def _contradicted_w(self, whole: Joules) -> float:
+        """Return the uncertainty, W, by an energy counter that saw more or less than both uncertainties allow.
+
+        Either of both may be right: the truth lies anywhere up to as far from the integral as the counter.
+        """
+        counted = self.counted
+        if counted.energy_j is None or counted.u_j is None or not whole.seconds:
+            return 0.0
+        assert whole.energy_j is not None
+        assert whole.u_j is not None
+        apart_j = abs(whole.energy_j - counted.energy_j)
+        explained_j = 2 * float(np.hypot(whole.u_j, counted.u_j))
+        return apart_j / 3**0.5 / whole.seconds if apart_j > explained_j else 0.0
+
+    @cached_property
+    def counted(self) -> Joules:
+        """The joules of its window by the energy counter."""
+        start, end = self.window
+        return curve.summed(counter_between(self.counter, [start], [end], self.power))
+
+    @property
+    def may_alias(self) -> bool:
+        """Whether its load repeats, too fast to be seen, near a multiple of the sensor's sampling."""
+        seconds = (self.window[1] - self.window[0]) / SECOND_NS
+        return not self.by_counter and any(
+            is_near(period_s, seconds, self.response) for period_s in self.periods_s
         )
 
 
@@ -271,7 +343,7 @@ def read_devices(
             reasons.append("missing_trace")
             continue
         _check_trace(path, trace, key, source=meter["source"], scope=meter["boundary"])
-        devices.append(_device(key, meter, spans, window, trace))
+        devices.append(_device(key, meter, spans, window, trace, steps=_steps(record)))
     return devices if len(devices) == len(lowest) else [], reasons
 
 
@@ -313,8 +385,19 @@ def _check_trace(path: Path, trace: pa.Table, key: DeviceKey, **sensor: str) -> 
             raise DamagedError(f"{path}: its metadata have {other}, the record {name} {value!r}.")
 
 
+def _steps(record: Record) -> int:
+    """Return the decode steps that an engine counted; 0 where it did not."""
+    return record["work"]["decode_steps"] if "work" in record else 0
+
+
 def _device(
-    key: DeviceKey, meter: NodeInfo, spans: Spans, window: Window, trace: pa.Table
+    key: DeviceKey,
+    meter: NodeInfo,
+    spans: Spans,
+    window: Window,
+    trace: pa.Table,
+    *,
+    steps: int,
 ) -> Device:
     source, period_ms = meter["source"], meter["period_ms"]
     counted = _where(trace, pc.is_valid(trace["counter_mj"]), "counter_mj")
@@ -339,6 +422,8 @@ def _device(
             highest_w=most_w("", limit_w),
         ),
         clock_stepped=curve.clock_stepped(*stamps, *window) or curve.clock_slewed(*raw, *window),
+        response=response_of(source, of_device[0]["name"] if of_device else "", period_ms),
+        periods_s=spans.periods_s(steps),
     )
 
 

@@ -143,7 +143,8 @@ def counter_between(
     window_ns = end - start
     if len(readings.time_ns) < 2:
         nothing = np.full(len(start), np.nan)
-        return Windows(nothing, nothing, nothing, nothing, window_ns, window_ns * 0, window_ns)
+        parts = nothing, nothing, nothing, nothing, nothing
+        return Windows(*parts, window_ns, window_ns * 0, window_ns)
     inside = bracketed(readings.time_ns, start, end)
     first, last = _at_edge(readings, start, power), _at_edge(readings, end, power)
     energy_j = last.energy_j - first.energy_j
@@ -155,6 +156,7 @@ def counter_between(
         energy_j=np.where(known, np.maximum(energy_j, 0.0), np.nan),
         u_j=np.where(known, np.hypot(first.u_j, last.u_j), np.nan),
         lag_u_j=np.zeros(len(start)),
+        late_u_j=np.zeros(len(start)),
         missing_u_j=np.zeros(len(start)),
         window_ns=window_ns,
         covered_ns=covered_ns,

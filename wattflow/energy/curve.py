@@ -51,6 +51,7 @@ class Windows:
     energy_j: Floats
     u_j: Floats  # standard uncertainty by sampling
     lag_u_j: Floats  # the part of it by which stamps may lie off: alike in windows of one load
+    late_u_j: Floats  # the part of that which is the same at both edges: samples that are late
     missing_u_j: Floats  # the part of it of time that was not covered
     window_ns: Ints
     covered_ns: Ints
@@ -62,6 +63,7 @@ class Windows:
             energy_j=self.energy_j[first:last],
             u_j=self.u_j[first:last],
             lag_u_j=self.lag_u_j[first:last],
+            late_u_j=self.late_u_j[first:last],
             missing_u_j=self.missing_u_j[first:last],
             window_ns=self.window_ns[first:last],
             covered_ns=self.covered_ns[first:last],
@@ -79,7 +81,9 @@ class Joules:
     coverage: float
     longest_gap_s: float
     reason: str | None
-    edges_u_j: float = 0.0  # the part of u_j by which stamps may lie off
+    edges_u_j: float = 0.0  # the part of u_j by which stamps may lie off differently at each edge
+    response_u_j: float = 0.0  # the part by which a sensor answers late, the same at both edges
+    aliasing_u_j: float = 0.0  # the part of lines of the load that its samples hide
     missing_u_j: float = 0.0  # the part of time that was not covered
 
 
@@ -188,7 +192,7 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
         nothing = np.zeros(len(start))
         none = np.zeros(len(start), np.int64)
         unknown = nothing + np.nan
-        return Windows(unknown, unknown, nothing, nothing, window_ns, none, window_ns)
+        return Windows(unknown, unknown, nothing, nothing, nothing, window_ns, none, window_ns)
     inside = bracketed(power.time_ns, start, end)
     first, last = segment_at(power.time_ns, start), segment_at(power.time_ns, end)
     energy_start, covered_start, power_start = value_at(power, start, first)
@@ -197,7 +201,8 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
     lag_s = power.lag_ns / SECOND_NS
     step_w2 = (power_end - power_start) ** 2
     spread_w2 = _spread_w(power, start) ** 2 + _spread_w(power, end) ** 2
-    lag_u_j = lag_s * np.sqrt(step_w2 / 3 + spread_w2 / 12)
+    late_u_j = lag_s * np.sqrt(step_w2 / 3)
+    lag_u_j = np.sqrt(late_u_j**2 + lag_s**2 * spread_w2 / 12)
     lost_j = power.power_w.max() * ((window_ns - covered_ns) / SECOND_NS)
     missing_u_j = lost_j / np.sqrt(3)
     u_j = np.sqrt(_sampled_j2(power, first, last + 1) + lag_u_j**2 + lost_j**2 / 3)
@@ -207,6 +212,7 @@ def between(power: Curve, start_ns: npt.ArrayLike, end_ns: npt.ArrayLike) -> Win
         energy_j=np.where(inside, energy_j, np.nan),
         u_j=np.where(inside, u_j, np.nan),
         lag_u_j=lag_u_j,
+        late_u_j=late_u_j,
         missing_u_j=missing_u_j,
         window_ns=window_ns,
         covered_ns=covered_ns,
@@ -230,14 +236,16 @@ def summed(windows: Windows) -> Joules:
         reason = "gap"
     known = reason is None
     own_j2 = np.maximum(windows.u_j**2 - windows.lag_u_j**2, 0.0).sum()
+    lag_u_j, late_u_j = float(windows.lag_u_j.sum()), float(windows.late_u_j.sum())
     return Joules(
         energy_j=float(windows.energy_j.sum()) if known else None,
-        u_j=float(np.sqrt(own_j2 + windows.lag_u_j.sum() ** 2)) if known else None,
+        u_j=float(np.sqrt(own_j2 + lag_u_j**2)) if known else None,
         seconds=window_ns / SECOND_NS,
         coverage=coverage,
         longest_gap_s=longest_gap_s,
         reason=reason,
-        edges_u_j=float(windows.lag_u_j.sum()),
+        edges_u_j=float(np.sqrt(max(lag_u_j**2 - late_u_j**2, 0.0))),
+        response_u_j=late_u_j,
         missing_u_j=float(np.sqrt((windows.missing_u_j**2).sum())),
     )
 

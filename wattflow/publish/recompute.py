@@ -1,7 +1,7 @@
 """Every attempt of a sweep once more from its traces and timings, compared with what was published of it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from wattflow.collect.attempt import collect_attempt
@@ -18,6 +18,7 @@ from wattflow.store.columns import CHOICE_KEYS, PHASE
 from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
+from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import Record
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
@@ -172,7 +173,8 @@ class Recomputation:
                 continue
             if column != "counts":
                 check.compare(Difference("points", column, published[column], row[column]))
-        _compare_phases(check, self._results.phases.get(key, []), one.phases)
+        redefined = self._results.redefined_phases
+        _compare_phases(check, self._results.phases.get(key, []), one.phases, redefined)
         stale = published["record_stamp_ns"] not in (None, row["record_stamp_ns"])
         if check.differences and stale:
             self._verdict.notes.append(
@@ -278,7 +280,10 @@ def _check_names(record: Record) -> None:
 
 
 def _compare_phases(
-    check: AttemptCheck, published: Sequence[Row], recomputed: Sequence[Row]
+    check: AttemptCheck,
+    published: Sequence[Row],
+    recomputed: Sequence[Row],
+    redefined: Collection[str],
 ) -> None:
     ours = {_phase_of(row): row for row in recomputed}
     theirs = {_phase_of(row): row for row in published}
@@ -294,6 +299,8 @@ def _compare_phases(
     for key in (key for key in theirs if key in ours):
         phase, _, uuid = key
         for column in PHASE.names:
+            if column in redefined and phase not in NOT_WITHIN:
+                continue
             values = theirs[key][column], ours[key][column]
             check.compare(Difference("phases", f"{phase} {column}", *values, device=uuid))
 

@@ -11,6 +11,7 @@ from wattflow.publish.verdict import Key
 from wattflow.store.columns import PHASE, POINT
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.phases import WITHIN
 from wattflow.store.tables import read_schema, read_table
 
 Row = dict[str, Any]
@@ -21,7 +22,17 @@ REDEFINED = {
     "computed_tokens": "energy_expanded_u_j",
     "energy_per_computed_token_j": "energy_expanded_u_j",
     "energy_per_computed_token_u_j": "energy_expanded_u_j",
-}
+} | dict.fromkeys(
+    (
+        *("reasons", "edges_u_j", "energy_u_j", "power_u_w", "energy_per_token_u_j"),
+        *("energy_per_word_u_j", "energy_per_response_u_j", "net_energy_u_j", "job_energy_u_j"),
+        *("energy_expanded_u_j", "power_expanded_u_w", "energy_per_token_expanded_u_j"),
+        *("energy_per_response_expanded_u_j", "steady_energy_u_j", "steady_energy_per_token_u_j"),
+        *(f"{phase}_energy{of}_j" for phase in WITHIN for of in ("", "_u")),
+    ),
+    "aliasing_u_j",
+)
+PHASE_REDEFINED = {"energy_j", "energy_u_j", "power_w"}  # with them, of phases in the window
 NO_FIGURES = {"record_stamp_ns"}  # when a record was written, and in a bundle nothing
 
 
@@ -45,6 +56,11 @@ class Results:
         str
     ]  # columns of this version that the points lack, or hold by an older definition
     unknown: list[str]  # columns of the points that this version does not know
+
+    @property
+    def redefined_phases(self) -> set[str]:
+        """Columns of the phases within the window that an older version defined otherwise."""
+        return PHASE_REDEFINED if f"{WITHIN[0]}_energy_j" in self.redefined else set()
 
     @property
     def damaged(self) -> set[Key]:

@@ -3,7 +3,8 @@
 What they show was measured on H100s (docs/calibrate.md) where no other source is named.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 SECOND_NS = 1_000_000_000
@@ -74,8 +75,8 @@ _SOURCES = (
         "NVML's one-second average of power, polled",
         SECOND_NS,
     ),
-    # nvmlDeviceGetPowerUsage where it is instantaneous (GA100, Turing and before), and where it is a mean
-    _nvml("nvml_usage", "power usage", "NVML's instantaneous power usage, polled"),
+    # nvmlDeviceGetPowerUsage where it shows a part of each renewal (GA100, Turing and before), and where it is a mean
+    _nvml("nvml_usage", "power usage", "NVML's power usage, of a part of each renewal, polled"),
     _nvml(
         "nvml_usage_mean",
         "power usage",
@@ -112,6 +113,43 @@ _SOURCES = (
     Source("dcgm_profiling", "dcgm", "activity"),
 )
 SOURCES = {source.name: source for source in _SOURCES}
+
+
+@dataclass(frozen=True)
+class Response:
+    """How samples of a sensor come about: each is a mean of the power before its stamp, as its shape weights it."""
+
+    period_ms: float  # between two samples
+    window_ms: float = 0.0  # that a sample averages; of an exponential answer its time constant
+    lag_ms: float = 0.0  # from the newest power that a sample holds to its stamp
+    shape: Literal["box", "exponential"] = "box"
+    lag_u_ms: float | None = (
+        None  # standard uncertainties of both; null where nobody measured the lag
+    )
+    window_u_ms: float | None = None
+
+    @property
+    def blind(self) -> bool:
+        """Whether a sample says nothing of most of the time since the one before it."""
+        reach_ms = self.window_ms * (2 if self.shape == "exponential" else 1)
+        return reach_ms < self.period_ms / 2
+
+
+# By passports of docs/passports (H100, H200: their lags, windows and how far boards differ) and by table 1 of
+# arXiv 2312.02741 (SC24): what a value averages and how often it is renewed. The first pattern in a GPU's name counts.
+_HOPPER = Response(20.0, 13.7, 3.9, "exponential", 0.4, 0.7)
+_PART_TIME = Response(100.0, 25.0)  # 25 ms of each 100 ms
+_WHOLE = Response(100.0, 100.0)
+_SECOND = Response(100.0, 1000.0)
+_RESPONSES: tuple[tuple[str, dict[str, Response]], ...] = (
+    (r"GH200", {"nvml_instant": Response(100.0, 20.0)}),
+    (r"H[12]00", {"nvml_buffer": _HOPPER, "nvml_instant": _PART_TIME}),
+    (r"A(100|800|30)\b", {"nvml_usage": _PART_TIME, "nvml_instant": _PART_TIME}),
+    (r"V100|\bP(100|40|4)\b", {"nvml_usage": Response(20.0, 10.0)}),
+    (r"\bT4\b|RTX 20|Quadro RTX", {"nvml_usage": _WHOLE}),
+    (r"RTX 30|RTX A|\bA(10|16|2|40)\b", {"nvml_instant": _WHOLE}),
+    (r"\bK\d0", {"nvml_usage": Response(15.0, 53.0, 8.0, "exponential")}),
+)
 METERS = tuple(dict.fromkeys(source.meter for source in _SOURCES))
 
 
@@ -125,6 +163,25 @@ def of_kind(kind: str, meter: str | None = None) -> tuple[str, ...]:
 def source_of(name: str) -> Source:
     """Return what is known of a sensor; of one that this version does not know, what holds for any that is polled."""
     return SOURCES.get(name) or Source(name, "", description=name)
+
+
+def response_of(source: str, gpu_name: str, period_ms: float) -> Response:
+    """Return how a sensor of a GPU samples power; of a GPU that nobody measured, what is said of its sensor.
+
+    A sample of the driver's buffer then stands for an instant, and a polled value for the shortest part of a renewal
+    that was seen on any GPU.
+    """
+    known = source_of(source)
+    sensor = {"dcgm": "nvml_instant", "dcgm_mean": "nvml_average"}.get(source, source)
+    for pattern, responses in _RESPONSES:
+        if sensor in responses and re.search(pattern, gpu_name):
+            found = responses[sensor]
+            return replace(found, period_ms=max(found.period_ms, period_ms))
+    if known.averaging_ns:
+        return replace(_SECOND, period_ms=max(_SECOND.period_ms, period_ms))
+    if known.renewal_ns:
+        return replace(_PART_TIME, period_ms=max(known.renewal_ns / MS, period_ms))
+    return Response(period_ms)
 
 
 def most_w(source: str = "", limit_w: float | None = None) -> float:
