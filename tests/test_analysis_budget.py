@@ -15,6 +15,8 @@ def test_shares_add_up(tmp_path):
     assert list(inputs) == [
         "sampling",
         "edges",
+        "response",
+        "aliasing",
         "missing",
         "ticks",
         "gain",
