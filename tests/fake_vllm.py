@@ -138,7 +138,7 @@ class LLMEngine:
 
 def install(monkeypatch, version="0.32.0", device="cpu"):
     """Have `import vllm` find the stand-in, of a version and for a device."""
-    from wattflow.engine import vllm_library
+    from wattflow.engine import installed
 
     LLMEngine.made.clear()
     modules = {
@@ -156,8 +156,8 @@ def install(monkeypatch, version="0.32.0", device="cpu"):
     monkeypatch.setattr(
         room, "vllm_dummy", sys.modules["wattflow.engine.vllm_dummy"], raising=False
     )
-    monkeypatch.setattr(vllm_library.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(vllm_library.metadata, "version", lambda _: version)
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(installed.metadata, "version", lambda _: version)
     # what the engine sets for vLLM is undone with the test
     for name in (
         "RANK",

@@ -12,6 +12,7 @@ from wattflow.errors import RefusedError
 def test_nodes_follow_from_shards_and_gpus_per_node():
     """Five ranks on nodes of two GPUs take three nodes."""
     assert resolved(shards=5, cluster__gpus_per_node=2).nodes == 3
+    assert resolved(shards=2, pipeline=3, cluster__gpus_per_node=2).nodes == 3
 
 
 def test_dummy_weights_make_every_token_and_real_ones_stop():

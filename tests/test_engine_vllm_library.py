@@ -1,8 +1,6 @@
 """What choices make of vLLM's arguments, and what is said where vLLM is missing, old or another device's."""
 
-import importlib.util
 import json
-from importlib import metadata
 
 import engine_ranks as tools
 import fake_vllm
@@ -21,40 +19,6 @@ def config(**changes):
     )
 
 
-def test_a_missing_vllm_is_one_line_with_the_command(monkeypatch):
-    """It names the command and the page."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(EngineError, match=r"not installed.*pip install 'wattflow\[vllm\]'"):
-        vllm_library.require()
-
-
-def test_a_folder_that_is_no_installation_is_not_vllm(monkeypatch):
-    """A folder named vllm beside the program has no version."""
-
-    def none(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(metadata, "version", none)
-    with pytest.raises(EngineError, match="look at PYTHONPATH"):
-        vllm_library.require()
-
-
-@pytest.mark.parametrize("version", ["0.6.3", "0.23.1", "0.9.0+cpu"])
-def test_an_old_vllm_is_refused(monkeypatch, version):
-    """0.24 is the oldest that is known."""
-    fake_vllm.install(monkeypatch, version)
-    with pytest.raises(EngineError, match=f"vLLM {version.replace('+', '.')} is installed"):
-        vllm_library.require()
-
-
-@pytest.mark.parametrize("version", ["0.24.0", "0.32.0", "0.32.0+cpu", "1.0.0", "0.40.1rc1"])
-def test_a_known_or_newer_vllm_is_taken(monkeypatch, version):
-    """The version comes back as it is."""
-    fake_vllm.install(monkeypatch, version)
-    assert vllm_library.require() == version
-
-
 def test_a_vllm_of_another_device_is_refused(monkeypatch):
     """vLLM for CUDA computes on no CPU."""
     fake_vllm.install(monkeypatch, device="cuda")
@@ -62,23 +26,15 @@ def test_a_vllm_of_another_device_is_refused(monkeypatch):
         vllm_library.start(config(), tools.ALONE, "0.32.0")
 
 
-def test_a_name_that_vllm_lacks_points_to_the_version():
-    """AttributeError and ImportError are what another version gives."""
-    with (
-        pytest.raises(EngineError, match=r"Versions 0.24 to 0.32 are known to work"),
-        vllm_library.explained("9.9", "is not as expected"),
-    ):
-        raise AttributeError("'Scheduler' object has no attribute 'schedule'")
-
-
 def test_arguments_follow_from_the_choices(tmp_path):
     """Batch, length, precision, ranks and seed; options that are null stay vLLM's own."""
     options = Vllm(enforce_eager=True, kv_cache_memory_bytes=2**30, more={"swap_space": 0})
     found = vllm_library.arguments(
-        config(vllm=options, weights="hf", seed=3), tools.ALONE, tmp_path
+        config(vllm=options, weights="hf", seed=3, shards=2, pipeline=3), tmp_path
     )
     assert (found["max_num_seqs"], found["max_model_len"], found["dtype"]) == (8, 40, "bfloat16")
-    assert (found["seed"], found["load_format"], found["tensor_parallel_size"]) == (3, "auto", 1)
+    assert (found["seed"], found["load_format"]) == (3, "auto")
+    assert (found["tensor_parallel_size"], found["pipeline_parallel_size"]) == (2, 3)
     assert (found["enforce_eager"], found["kv_cache_memory_bytes"]) == (True, 2**30)
     assert found["swap_space"] == 0
     assert "quantization" not in found

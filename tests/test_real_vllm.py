@@ -150,13 +150,12 @@ def test_what_ran_is_recorded(alone):
     assert info["kv_bytes_per_token"] == 2 * 2 * 4 * 32 * 4
 
 
-def test_two_ranks_answer_as_one(tmp_path, model, prompts, alone):
-    """Two tensor-parallel ranks over gloo, each with an engine of its own, in step; their group outlives vLLM."""
+@pytest.mark.parametrize("pipeline", [1, 2])
+def test_two_ranks_answer_as_one(tmp_path, model, prompts, alone, pipeline):
+    """Two shards, or two stages, over gloo, each with an engine of its own, in step; their group outlives vLLM."""
     _, greedy, eos = alone
-    first, second = ask(
-        tmp_path, 2, model=vars(model), weights="hf", prompts=prompts, eos=eos, again=True
-    )
-    for found in (first, second):
+    asked = {"model": vars(model), "weights": "hf", "prompts": prompts, "eos": eos, "again": True}
+    for found in ask(tmp_path, 2, **asked, pipeline=pipeline):
         assert found["alike"]
         assert found["static"]["tokens"] == greedy[:4]
         assert found["again"]["tokens"] == greedy[:4]

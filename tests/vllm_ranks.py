@@ -33,7 +33,8 @@ def main():
     config = Config(
         model=Model(**ask["model"]),
         engine=Engine(name="vllm", device="cpu", vllm=Vllm(**ask.get("options", {}))),
-        shards=world,
+        shards=world // ask.get("pipeline", 1),
+        pipeline=ask.get("pipeline", 1),
         nodes=1,
         batch_size=4,
         max_gen_len=12,

@@ -21,7 +21,7 @@ _SOURCES: tuple[str, ...] = (
     "cluster_gpus_per_node",
     "shards",
 )
-_SOURCES += ("batch_size", "max_gen_len", "weights")
+_SOURCES += ("batch_size", "max_gen_len", "weights", "pipeline")
 READ = (*RULES, *_SOURCES)  # the columns that a rule fills in or reads
 _BLANK = Config(model=Model(name=""), dataset=Dataset(name=""))
 
@@ -29,6 +29,8 @@ _BLANK = Config(model=Model(name=""), dataset=Dataset(name=""))
 def is_derived(name: str, row: Mapping[str, Any]) -> bool:
     """Return whether a row's value is what its rule fills in; false where a row or a dataset cannot say."""
     needed = [column for column in READ if column not in (name, "dataset_path")]
+    if row["pipeline"] is None:  # of a sweep from before there were stages
+        needed.remove("pipeline")
     if any(row[column] is None for column in needed):
         return False
     if name in OF_PROMPTS and row["dataset_path"] is not None:

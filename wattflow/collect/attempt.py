@@ -40,6 +40,7 @@ from wattflow.collect.reading import (
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
 from wattflow.collect.scheduling import scheduling
 from wattflow.collect.unfinished import unfinished
+from wattflow.config.choices import ranks_of
 from wattflow.config.identity import is_replaceable
 from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
@@ -173,7 +174,7 @@ def _measured(
     gpus = len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]})
     nodes_seen = len({spans.device.node for spans in ranks.values()})
     command, config = "measure" in record, choices.config
-    if not command and about.boundary == "gpu" and gpus < config.shards:
+    if not command and about.boundary == "gpu" and gpus < ranks_of(config):
         reasons = [*reasons, "missing_gpu"]
     found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes_seen)
     yield found
@@ -244,7 +245,7 @@ def _throughput(
         return command_throughput(ranks, record["parts"])
     requests = of_batches(read_table(attempt.requests_path, REQUEST), batches)
     known, doubts = throughput(ranks.get(0), requests)
-    too_few = len(record["ranks"]) < choices.config.shards
+    too_few = len(record["ranks"]) < ranks_of(choices.config)
     return known, [*(["missing_rank"] if too_few else []), *doubts]
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from wattflow.nullable import agreed, joined_names
 from wattflow.store.columns import REASONS
@@ -40,13 +41,15 @@ class Description:
     engine_version: str | None = None
     attention_backend: str | None = None
     cuda_graphs: str | None = None
+    cache_kind: str | None = None
+    compiled: bool | None = None
     quantization: str | None = None
     versions: str | None = None
     command: str | None = None
     exit_code: int | None = None
 
 
-_RAN = ("engine_version", "attention_backend", "cuda_graphs", "quantization")
+_RAN = ("engine_version", "attention_backend", "cuda_graphs", "cache_kind", "quantization")
 
 
 def reason(record: Record) -> str:
@@ -97,8 +100,10 @@ def describe(record: Record, stamp_ns: int) -> Description:
     )
 
 
-def _ran(record: Record) -> dict[str, str | None]:
+def _ran(record: Record) -> dict[str, Any]:
     """Return what an engine of others reports that it ran; null for what it does not report."""
     engine = record.get("engine", {})
     found = {name: engine.get(name) for name in _RAN}
-    return {name: None if value is None else str(value) for name, value in found.items()}
+    texts = {name: None if value is None else str(value) for name, value in found.items()}
+    compiled = engine.get("compiled")
+    return {**texts, "compiled": compiled if isinstance(compiled, bool) else None}

@@ -26,9 +26,10 @@ _ALLOWED = {
     "dataset.template": ("default", "plain"),
     "dataset.on_bad": ("error", "skip", "truncate"),
     "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
-    "engine.name": ("paper", "fast", "vllm", "synthetic"),
+    "engine.name": ("paper", "fast", "vllm", "transformers", "synthetic"),
     "engine.kernels": ("auto", "cublas", "triton", "eager", "speed", "energy", "edp"),
     "engine.device": ("auto", "cuda", "cpu"),
+    "engine.transformers.cache": ("auto", "static", "dynamic"),
     "workload.mode": ("static", "offline"),
     "sweep.block": ("board", None),
     "sweep.on_interrupt": ("restart", "continue"),
@@ -44,6 +45,7 @@ _TOO_LARGE = 2**63  # for a column of results
 _AT_LEAST = {
     "seed": 0,
     "shards": 1,
+    "pipeline": 1,
     "nodes": 1,
     "batch_size": 1,
     "max_gen_len": 1,
@@ -152,16 +154,24 @@ _OF_GPUS = ("nvml", "dcgm")
 def why_not_engine(config: Config) -> str | None:
     """Return why an engine cannot run what is asked of it, before anything of it is looked at; null where it can."""
     name = config.engine.name
-    if name == "vllm":
-        return _why_not_vllm(config)
-    if config.workload.mode == "offline":
+    if config.workload.mode == "offline" and name != "vllm":
         return f"workload.mode=offline: engine={name} has no scheduler that refills a batch; use engine=vllm"
+    if config.pipeline > 1 and name != "vllm":
+        return (
+            f"pipeline={config.pipeline}: engine={name} has no stages; use shards, or engine=vllm"
+        )
+    of_engine = {"vllm": _why_not_vllm, "transformers": _why_not_transformers}
+    return of_engine.get(name, _why_not_ours)(config)
+
+
+def _why_not_ours(config: Config) -> str | None:
+    name = config.engine.name
     if name == "synthetic":
         return None
     if config.precision == "fp8" or config.kv_precision is not None:
         return f"precision or kv_precision is fp8: engine={name} does not quantise; use engine=vllm"
     missing = why_not_computed(config.model, name)
-    return None if missing is None else f"{missing}; use engine=vllm"
+    return None if missing is None else f"{missing}; use engine=vllm or transformers"
 
 
 def _why_not_vllm(config: Config) -> str | None:
@@ -194,6 +204,17 @@ def check_container(cluster: Cluster) -> None:
     ):
         if folder and not folder.startswith("/"):
             raise RefusedError(f"{at}.{key}: {folder} is no path from the root.")
+
+
+def _why_not_transformers(config: Config) -> str | None:
+    options = config.engine.transformers
+    if config.weights == "meta":
+        return "weights=meta: engine=transformers reads Hugging Face's folders, weights=hf"
+    if config.precision == "fp8" or config.kv_precision is not None:
+        return "precision or kv_precision is fp8: engine=transformers does not quantise; use engine=vllm"
+    if options.compile and options.cache == "dynamic":
+        return "engine.transformers.compile: steps are compiled over a static cache; leave engine.transformers.cache"
+    return None
 
 
 # a price may be below 0; a grid's carbon is some 10 to 1,200 g, and no facility takes less than its computers

@@ -88,16 +88,26 @@ class Vllm:
 
 
 @dataclass
+class Transformers:
+    """Options of engine=transformers; null leaves the library's own default."""
+
+    compile: bool = False  # torch.compile a decode step, with CUDA graphs on a GPU
+    cache: str = "auto"  # auto | static | dynamic: auto is static where the model allows it
+    attention: str | None = None  # by transformers' names: eager, sdpa, flash_attention_2, ...
+
+
+@dataclass
 class Engine:
     """How text is generated."""
 
-    name: str = "paper"  # paper | fast | vllm | synthetic
+    name: str = "paper"  # paper | fast | vllm | transformers | synthetic
     device: str = "auto"  # auto | cuda | cpu
     kernels: str = "auto"  # auto | cublas | triton | eager: the fast engine's kernels; speed | energy | edp: as tuned
     threads_per_rank: int = 1  # CPU threads of a rank
     init_timeout_s: float = 300.0  # how long ranks wait for each other
     synthetic_ms_per_token: float = 1.0  # the synthetic engine sleeps this long a decode step
     vllm: Vllm = field(default_factory=Vllm)
+    transformers: Transformers = field(default_factory=Transformers)
 
 
 @dataclass
@@ -249,7 +259,8 @@ class Config:
     sweep: Sweep = field(default_factory=Sweep)
     sweeps_dir: str = "sweeps"
     shards: int = 1
-    nodes: int | None = None  # ceil(shards / cluster.gpus_per_node)
+    pipeline: int = 1  # stages of layers, each split into shards: engine=vllm alone
+    nodes: int | None = None  # ceil(shards x pipeline / cluster.gpus_per_node)
     batch_size: int = 64
     max_gen_len: int = 256
     max_seq_len: int | None = None  # prompt + output; max_gen_len + 512
@@ -280,7 +291,7 @@ def resolve(config: Config, records: Callable[[Dataset], int]) -> Config:
     """
     nodes, max_seq_len, stop = config.nodes, config.max_seq_len, config.stop
     if nodes is None:
-        nodes = math.ceil(config.shards / config.cluster.gpus_per_node)
+        nodes = math.ceil(ranks_of(config) / config.cluster.gpus_per_node)
     if max_seq_len is None:
         max_seq_len = config.max_gen_len + 512
     if stop is None:
@@ -305,10 +316,20 @@ def _with_prompts(config: Config, records: Callable[[Dataset], int]) -> Config:
     return replace(config, n_prompts=n_prompts, dataset=dataset)
 
 
+def ranks_of(config: Config) -> int:
+    """Return how many ranks, and so GPUs, a point takes: the shards of all stages."""
+    return config.shards * config.pipeline
+
+
 def controls_itself(config: Config) -> bool:
     """Whether the job sets what control.* asks, on GPUs of its own; else the site does, before the job."""
     by = config.control.by
     return by == "nvml" or (by == "auto" and config.cluster.launcher == "local")
+
+
+def reads_folders(config: Config) -> bool:
+    """Whether the engine runs any model of a Hugging Face folder, and takes its shapes from there."""
+    return config.engine.name in ("vllm", "transformers")
 
 
 def computes_on_cpu(config: Config) -> bool:
@@ -387,6 +408,8 @@ def from_dict(choices: dict[str, Any]) -> Config:
     parts["engine"].vllm = Vllm(**choices.get("engine", {}).get("vllm", {}))
     container = choices.get("cluster", {}).get("container", {})
     parts["cluster"].container = Container(**container)
+    options = choices.get("engine", {}).get("transformers", {})
+    parts["engine"].transformers = Transformers(**options)
     parts["cluster"].cost = Cost(**choices.get("cluster", {}).get("cost", {}))
     parts["sweep"].exclude = [Exclude(**rule) for rule in parts["sweep"].exclude]
     return Config(**{**choices, **parts})

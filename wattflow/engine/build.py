@@ -32,10 +32,14 @@ def build(
         from wattflow.engine.vllm import Vllm  # noqa: PLC0415 - as above
 
         return Vllm(config, ranks, eos_ids=eos_ids, pulse=pulse)
+    if config.engine.name == "transformers":
+        from wattflow.engine.transformers import Transformers  # noqa: PLC0415 - as above
+
+        return Transformers(config, ranks, eos_ids=eos_ids, pad_id=pad_id)
     if config.engine.name == "synthetic":
         from wattflow.engine.synthetic import Synthetic  # noqa: PLC0415 - as above, by symmetry
 
         return Synthetic(config, ranks, eos_ids=eos_ids)
     raise RefusedError(
-        f"engine.name={config.engine.name}: not one of paper, fast, vllm, synthetic."
+        f"engine.name={config.engine.name}: not one of paper, fast, vllm, transformers, synthetic."
     )

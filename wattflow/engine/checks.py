@@ -2,11 +2,11 @@
 
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
-from wattflow.config.choices import Config
+from wattflow.config.choices import Config, ranks_of
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError
 from wattflow.workload import model as arithmetic
@@ -29,8 +29,11 @@ def check_split(config: Config, ranks: Ranks, reason: str | None) -> int:
     """Return the same where an engine has a reason of its own, or none, why shards do not split the model."""
     if reason is not None:
         raise RefusedError(f"{reason}.")
-    if ranks.world != config.shards:
-        raise EngineError(f"{config.shards} shards need as many ranks, but {ranks.world} came.")
+    if ranks.world != ranks_of(config):
+        stages = "" if config.pipeline == 1 else f" in each of {config.pipeline} stages"
+        raise EngineError(
+            f"{config.shards} shards{stages} need as many ranks, but {ranks.world} came."
+        )
     if config.max_seq_len is None:
         raise EngineError("max_seq_len is null: an engine takes resolved choices only.")
     return config.max_seq_len
@@ -69,13 +72,17 @@ def check_agreement(ranks: Ranks, tokens: list[list[int]]) -> None:
 
 
 @contextlib.contextmanager
-def memory_explained(config: Config, ranks: Ranks) -> Iterator[None]:
-    """Turn CUDA's out-of-memory into one EngineError with the arithmetic and the batch that fits."""
+def memory_explained(
+    config: Config,
+    ranks: Ranks,
+    in_words: Callable[[Config, float], str] = arithmetic.memory_in_words,
+) -> Iterator[None]:
+    """Turn CUDA's out-of-memory into one EngineError with the arithmetic, `in_words` for a GPU of so many GiB."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         _, total = torch.cuda.mem_get_info(ranks.device)
-        words = arithmetic.memory_in_words(config, round(total / arithmetic.GIB, 1))
+        words = in_words(config, round(total / arithmetic.GIB, 1))
         raise EngineError(
             f"rank {ranks.rank} on {ranks.node}: {ranks.device_name} is out of memory: {words}. "
             "Long prompts need more workspace than is estimated here."

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+LOOK_EVERY = 16  # steps between two looks at whether all rows have ended
+
 
 @dataclass
 class State:

@@ -25,15 +25,13 @@ from wattflow.engine.checks import (
     check_shards,
     memory_explained,
 )
-from wattflow.engine.decode_state import EndLook, State
+from wattflow.engine.decode_state import LOOK_EVERY, EndLook, State
 from wattflow.engine.fused import Chooser, FusedLlama
 from wattflow.engine.kernel_choice import check_kernels
 from wattflow.engine.ops import Ops
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.workload import model as arithmetic
-
-LOOK_EVERY = 16  # steps between two looks at whether all rows have ended
 
 _WARM_UP = 3  # steps before a capture: kernels compile, libraries and NCCL set themselves up
 log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from wattflow.engine.layers import share_among
 from wattflow.engine.llama import Cache, Llama, empty_cache, rotary_table
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
+from wattflow.engine.sampling import choose
 from wattflow.store.schema import WorkInfo
 from wattflow.workload import model as arithmetic
 
@@ -173,21 +174,3 @@ class Paper:
         share_among(None)
         if self._ranks.device.startswith("cuda"):
             torch.cuda.empty_cache()
-
-
-def choose(
-    logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator
-) -> torch.Tensor:
-    """Return one token a row of logits [batch, vocab]: the likeliest at temperature 0, else drawn.
-
-    Drawn from the smallest set of likeliest tokens whose probabilities reach `top_p`, by their probabilities.
-    """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities, tokens = torch.softmax(logits / temperature, dim=-1).sort(
-        dim=-1, descending=True
-    )
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities = probabilities.masked_fill(before > top_p, 0.0)
-    place = torch.multinomial(probabilities, 1, generator=generator)
-    return tokens.gather(-1, place).squeeze(-1)

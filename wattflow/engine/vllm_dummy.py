@@ -4,14 +4,13 @@ vLLM's own are uniform within 1e-3, with one seed for all tensors and norms too,
 imported by vLLM's side alone.
 """
 
-import hashlib
 from typing import Any
 
 import torch
 from vllm.model_executor.model_loader import dummy_loader, register_model_loader
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-STD = 0.02
+from wattflow.engine import dummy_law
 
 
 def register(name: str) -> None:
@@ -38,9 +37,9 @@ class Loader(dummy_loader.DummyModelLoader):  # type: ignore[misc]
                     dummy_loader.initialize_single_dummy_weight = drawing.fill
                     self._process_online_quant_layer(layer, info)
                 else:
-                    for parameter in layer._parameters.values():  # noqa: SLF001 - the layer's own alone
+                    for own, parameter in layer._parameters.items():  # noqa: SLF001 - the layer's own alone
                         if parameter is not None:
-                            drawing.fill(parameter.data)
+                            drawing.fill(parameter.data, own)
         finally:
             dummy_loader.initialize_single_dummy_weight = theirs
 
@@ -49,20 +48,14 @@ class _Drawing:
     """Fills the tensors of one layer, one after another."""
 
     def __init__(self, layer: str, kind: str) -> None:
-        self._layer, self._is_norm, self._count = layer, "norm" in kind.lower(), 0
+        self._layer, self._kind, self._count = layer, kind, 0
 
-    def fill(self, tensor: torch.Tensor) -> None:
+    def fill(self, tensor: torch.Tensor, name: str = "") -> None:
         """Fill the layer's next tensor; integers, such as indices of groups, are left as they are."""
         self._count += 1
         if tensor.device.type == "meta" or not torch.is_floating_point(tensor):
             return
-        if self._is_norm and tensor.dim() <= 1:
+        if dummy_law.is_norm_weight(self._kind, name, tensor.dim()):
             tensor.fill_(1.0)
-            return
-        digest = hashlib.sha256(f"{self._layer}:{self._count}".encode()).digest()
-        generator = torch.Generator(tensor.device).manual_seed(int.from_bytes(digest[:7]))
-        if torch.finfo(tensor.dtype).bits < 16:  # normal_ knows no 8-bit types
-            drawn = torch.empty(tensor.shape, dtype=torch.float16, device=tensor.device)
-            tensor.copy_(drawn.normal_(0.0, STD, generator=generator))
         else:
-            tensor.normal_(0.0, STD, generator=generator)
+            dummy_law.fill(tensor, f"{self._layer}:{self._count}")

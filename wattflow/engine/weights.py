@@ -4,7 +4,6 @@ A reader gives any range of indices of any matrix of the whole model; `of_rank` 
 keeps. So a checkpoint cut for M ranks loads on N, a dummy model is the same at every N, and only kept bytes are read.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from wattflow.config.choices import Model
+from wattflow.engine import dummy_law
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError
 from wattflow.workload.checkpoint import check_header, file_split, hf_files, hf_ranges, meta_files
@@ -24,7 +24,6 @@ from wattflow.workload.readahead import reading
 Reader = Callable[[Matrix, int, int], torch.Tensor]
 
 _BLOCK = 256  # a dummy matrix is drawn in blocks of so many indices, each with its own seed
-_STD = 0.02
 
 
 def reader(model: Model, weights: str, device: str) -> Reader:
@@ -151,7 +150,7 @@ def _hf_reader(where: dict[str, Path]) -> Reader:
 
 
 def _dummy_reader(device: str) -> Reader:
-    """Normal with deviation 0.02, norms 1: never zeros or constants, on which GPUs run faster and draw less."""
+    """Read matrices of the law of dummy weights."""
 
     def read(matrix: Matrix, start: int, stop: int) -> torch.Tensor:
         if matrix.split is None:
@@ -169,8 +168,7 @@ def _dummy_reader(device: str) -> Reader:
 def _block(matrix: Matrix, number: int, device: str) -> torch.Tensor:
     """Return one block of a dummy matrix, drawn in float32; its seed is the matrix's name and the block's place."""
     assert matrix.split is not None
-    digest = hashlib.sha256(f"{matrix.name}:{number}".encode()).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
+    generator = dummy_law.generator(f"{matrix.name}:{number}", device)
     shape = list(matrix.shape)
     shape[matrix.split] = _BLOCK
-    return torch.empty(shape, device=device).normal_(0.0, _STD, generator=generator)
+    return torch.empty(shape, device=device).normal_(0.0, dummy_law.STD, generator=generator)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from wattflow.config.choices import Config
+from wattflow.config.choices import Config, ranks_of
 from wattflow.errors import DamagedError
 from wattflow.store.layout import SweepDir
 from wattflow.store.tables import read_columns
@@ -95,7 +95,7 @@ class Past:
 
     def sum(self, points: Iterable[Config]) -> Sum:
         """Return what these points should take together."""
-        return self.add_up([(config.shards, self.expect(config)) for config in points])
+        return self.add_up([(ranks_of(config), self.expect(config)) for config in points])
 
     def add_up(self, points: Sequence[tuple[int, Expected | None]]) -> Sum:
         """Return what points on so many GPUs each should take together."""
@@ -126,7 +126,7 @@ def _work(config: Config) -> Hashable:
 
 def _shape(config: Config) -> Hashable:
     """Return what points have in common whose decode steps take as long."""
-    sizes = config.nodes, config.shards, config.precision
+    sizes = config.nodes, config.shards, config.pipeline, config.precision
     control = _values(config.control)
     return _where(config), config.model.name, _values(config.engine), control, sizes
 

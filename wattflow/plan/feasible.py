@@ -8,11 +8,19 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 from wattflow.config.checks import why_not_engine, why_not_metered
-from wattflow.config.choices import GROUPS, Config, Exclude, controls_itself, leaves
+from wattflow.config.choices import (
+    GROUPS,
+    Config,
+    Exclude,
+    controls_itself,
+    leaves,
+    ranks_of,
+    reads_folders,
+)
 from wattflow.config.keys import from_text, kind_of, not_null, wrong_type
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
-from wattflow.workload import vllm_fit
+from wattflow.workload import transformers_fit, vllm_fit
 from wattflow.workload.checkpoint import check_header
 from wattflow.workload.model import why_not_shards, why_too_big
 from wattflow.workload.prompts import Checker
@@ -82,13 +90,14 @@ def excluded(config: Config) -> str | None:
 
 def why_not(config: Config) -> str | None:
     """Return why a point cannot run: shards that do not divide, ranks that do not fit nodes, memory; null if it can."""
-    shards, nodes, cluster = config.shards, config.nodes, config.cluster
+    ranks, nodes, cluster = ranks_of(config), config.nodes, config.cluster
     assert nodes is not None  # the choices are resolved
-    if shards % nodes:
-        return f"{shards} shards cannot be spread evenly over {nodes} nodes"
-    if shards // nodes > cluster.gpus_per_node:
+    stages = "" if config.pipeline == 1 else f" x {config.pipeline} stages"
+    if ranks % nodes:
+        return f"{config.shards} shards{stages} cannot be spread evenly over {nodes} nodes"
+    if ranks // nodes > cluster.gpus_per_node:
         return (
-            f"{shards} shards on {nodes} nodes are {shards // nodes} ranks a node, and "
+            f"{config.shards} shards{stages} on {nodes} nodes are {ranks // nodes} ranks a node, and "
             f"cluster {cluster.name} has {cluster.gpus_per_node} GPUs a node"
         )
     unmetered = why_not_metered(config) or why_not_engine(config)
@@ -97,10 +106,18 @@ def why_not(config: Config) -> str | None:
     uncapped = _why_not_capped(config)
     if uncapped is not None or config.engine.name == "synthetic":
         return uncapped
+    return _why_not_fitting(config)
+
+
+def _why_not_fitting(config: Config) -> str | None:
+    """Return why an engine cannot split the model, or its GPUs do not hold it; null where they can."""
+    gib = config.cluster.gpu_memory_gib
     if config.engine.name == "vllm":
-        return vllm_fit.why_not(config, cluster.gpu_memory_gib)
-    return why_not_shards(config.model, shards) or (
-        why_too_big(config, cluster.gpu_memory_gib) if cluster.gpu_memory_gib is not None else None
+        return vllm_fit.why_not(config, gib)
+    if config.engine.name == "transformers":
+        return transformers_fit.why_not(config, gib)
+    return why_not_shards(config.model, config.shards) or (
+        why_too_big(config, gib) if gib is not None else None
     )
 
 
@@ -129,7 +146,7 @@ def check_inputs(points: Sequence[Point], prompts: Checker) -> None:
             continue
         checked.add(key)
         prompts.check(config)
-        if config.engine.name == "vllm":
+        if reads_folders(config):
             vllm_fit.check_folder(config)
         elif config.weights != "dummy" and config.engine.name != "synthetic":
             check_header(config.model, config.weights)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from wattflow.config.choices import Config, Dataset, Model
+from wattflow.config.choices import Config, Dataset, Model, reads_folders
 from wattflow.plan.conf import written
 from wattflow.workload import folder as folders
 from wattflow.workload.checkpoint import kind_at
@@ -56,7 +56,7 @@ class Labels:
             path=model.path and whole(model.path),
             tokenizer_path=model.tokenizer_path and whole(model.tokenizer_path),
         )
-        if config.engine.name == "vllm" and model.path is not None and "model" not in self._named:
+        if reads_folders(config) and model.path is not None and "model" not in self._named:
             model = folders.model_of(folders.read(Path(model.path)), model)
         if weights == "auto":
             weights = "dummy" if model.path is None else self._kind_at(model.path)

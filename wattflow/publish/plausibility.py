@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.config.choices import Config
+from wattflow.config.choices import Config, ranks_of
 from wattflow.publish.verdict import Key, named
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import REQUEST, SPAN, TRACE, NodeInfo, Record
@@ -77,8 +77,8 @@ def strange_devices(record: Record, config: Config) -> list[str]:
     problems = []
     if len({rank["rank"] for rank in ranks}) < len(ranks):
         problems.append("two ranks have one number.")
-    if "measure" not in record and len(ranks) > config.shards:
-        problems.append(f"{len(ranks)} ranks ran, and the point has {config.shards} shards.")
+    if "measure" not in record and len(ranks) > ranks_of(config):
+        problems.append(f"{len(ranks)} ranks ran, and the point has {ranks_of(config)}.")
     for node, n in Counter(info["node"] for info in nodes).items():
         if n > 1:
             problems.append(f"node {node} is in the record {n} times.")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from wattflow.config.choices import Config
+from wattflow.config.choices import Config, ranks_of
 from wattflow.errors import WattflowError
 from wattflow.process import die_with_parent, node_name, python
 from wattflow.run.device_locks import device_locks, visible_devices
@@ -81,13 +81,13 @@ def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -
     base = config.cluster.spool_dir or tempfile.gettempdir()
     waiting = Progress("waiting for another sweep on this machine")
     with (
-        visible_devices(config.shards),
+        visible_devices(ranks_of(config)),
         device_locks(config, lambda: report(point_id, waiting)),
         tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
     ):
         ranks: list[subprocess.Popen[str]] = []
         try:
-            for rank in range(config.shards):
+            for rank in range(ranks_of(config)):
                 place = _place(config, rank, spool)
                 job = RankJob(str(sweep.path), point_id, after, ends, place)
                 ranks.append(_spawn(job, config.engine.threads_per_rank))
@@ -103,7 +103,7 @@ def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -
 def _place(config: Config, rank: int, spool: str) -> Place:
     return Place(
         rank=rank,
-        world=config.shards,
+        world=ranks_of(config),
         local_rank=rank,
         node=node_name(),
         init_method=f"file://{spool}/rendezvous",

@@ -51,7 +51,8 @@ def _key(config: Config) -> object:
     engine: tuple[object, ...] = config.engine.name, config.engine.device
     if config.engine.name == "vllm":
         engine += config.engine.vllm, config.batch_size, config.max_seq_len, config.seed
-    return config.model, config.weights, config.precision, config.shards, config.nodes, engine
+    split = config.shards, config.pipeline, config.nodes
+    return config.model, config.weights, config.precision, split, engine
 
 
 class NodeSidecar:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from wattflow.config.choices import Cluster, Config, controls_itself
+from wattflow.config.choices import Cluster, Config, controls_itself, ranks_of
 from wattflow.errors import RefusedError
 from wattflow.slurm import client
 from wattflow.slurm.containers import paths_of
@@ -73,20 +73,20 @@ def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
     repeats: dict[Hashable, dict[int, list[str]]] = {}
     profiles: dict[int, str] = {}  # points share them
     for point_id, config in points:
-        nodes, shards, cluster = config.nodes, config.shards, config.cluster
+        nodes, ranks, cluster = config.nodes, ranks_of(config), config.cluster
         assert nodes is not None  # the choices are resolved
         control = _control_options(config)
         if id(cluster) not in profiles:
             profiles[id(cluster)] = repr(cluster)
-        key = nodes, shards, profiles[id(cluster)], *control.items()
+        key = nodes, ranks, profiles[id(cluster)], *control.items()
         if key not in by_shape:
-            ranks, rest = divmod(shards, nodes)
-            if rest or not 0 < ranks <= cluster.gpus_per_node:
+            of_node, rest = divmod(ranks, nodes)
+            if rest or not 0 < of_node <= cluster.gpus_per_node:
                 raise RefusedError(
-                    f"point {point_id}: shards={shards} cannot be spread evenly over nodes={nodes} of "
+                    f"point {point_id}: {_in_words(config)} cannot be spread evenly over nodes={nodes} of "
                     f"cluster.gpus_per_node={cluster.gpus_per_node}. Leave nodes out to have it follow from shards."
                 )
-            by_shape[key] = Shape(nodes, ranks, cluster, control=control)
+            by_shape[key] = Shape(nodes, of_node, cluster, control=control)
         by_shape[key].point_ids.append(point_id)
         known = by_shape[key].read
         known.extend(path for path in paths_of(config) if path not in known)
@@ -94,6 +94,12 @@ def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
             of_shape = repeats.setdefault(key, {})
             of_shape.setdefault(config.repeat, []).append(point_id)
     return [_blocked(shape, list(repeats.get(key, {}).values())) for key, shape in by_shape.items()]
+
+
+def _in_words(config: Config) -> str:
+    """Return the ranks of a point as its keys say them."""
+    stages = "" if config.pipeline == 1 else f" x pipeline={config.pipeline}"
+    return f"shards={config.shards}{stages}"
 
 
 def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:

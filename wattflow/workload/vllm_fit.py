@@ -45,7 +45,7 @@ def _read(folder: Path, changed_ns: int) -> Folder:
 
 
 def check_folder(config: Config) -> None:
-    """RefusedError unless the folder of a point is one that vLLM can read, with weights where they are wanted."""
+    """RefusedError unless the folder of a point can be read, with weights where they are wanted."""
     if config.weights == "hf" and config.model.path is None:
         raise RefusedError(
             f"weights=hf needs model.path, the folder of {config.model.name}'s checkpoint."
@@ -73,7 +73,7 @@ def parameters(config: Config) -> dict[str, int | None]:
 
 def why_not(config: Config, gpu_memory_gib: float | None) -> str | None:
     """Return why a point cannot run, or does not fit GPUs of that memory; null where it can."""
-    reason = why_not_shards(config) or _why_not_length(config)
+    reason = why_not_shards(config) or why_not_length(config)
     if reason is not None or gpu_memory_gib is None:
         return reason
     weights = weight_bytes(config)
@@ -95,12 +95,16 @@ def why_not(config: Config, gpu_memory_gib: float | None) -> str | None:
 def why_not_shards(config: Config) -> str | None:
     """Return why a point's model cannot be split into its shards; null where it can."""
     folder = folder_of(config)
+    layers = config.model.n_layers if folder is None else folder.n_layers
+    if config.pipeline > layers:
+        return f"pipeline={config.pipeline}: {config.model.name} has {layers} layers"
     if folder is None:
         return arithmetic.why_not_shards(config.model, config.shards)
     return folders.why_not_shards(folder, config.shards)
 
 
-def _why_not_length(config: Config) -> str | None:
+def why_not_length(config: Config) -> str | None:
+    """Return why rows cannot be as long as a point has them; null where they can, or the folder does not say."""
     folder = folder_of(config)
     longest = None if folder is None else folder.max_positions
     if longest is None or config.max_seq_len is None or config.max_seq_len <= longest:
@@ -109,7 +113,13 @@ def _why_not_length(config: Config) -> str | None:
 
 
 def weight_bytes(config: Config) -> int | None:
-    """Return the bytes of weights on one rank; null for an unknown family without files."""
+    """Return the bytes of weights on one rank, evenly over stages; null for an unknown family without files."""
+    of_stages = _weight_bytes(config)
+    return None if of_stages is None else of_stages // config.pipeline
+
+
+def _weight_bytes(config: Config) -> int | None:
+    """Return the bytes of one shard of all stages."""
     folder, quantised = folder_of(config), config.precision == "fp8"
     if folder is None:
         plain = arithmetic.weight_bytes(
@@ -128,8 +138,10 @@ def row_bytes(config: Config) -> int:
     folder, length = folder_of(config), config.max_seq_len or 0
     kept = config.kv_precision or ("bf16" if config.precision == "fp8" else config.precision)
     if folder is None:
-        return arithmetic.kv_cache_bytes(config.model, config.shards, kept, 1, length)
-    return folders.cache_bytes(folder, config.shards, length, BYTES_PER_VALUE[kept]) or 0
+        whole = arithmetic.kv_cache_bytes(config.model, config.shards, kept, 1, length)
+    else:
+        whole = folders.cache_bytes(folder, config.shards, length, BYTES_PER_VALUE[kept]) or 0
+    return whole // config.pipeline
 
 
 def workspace_bytes(config: Config) -> int:
