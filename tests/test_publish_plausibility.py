@@ -241,7 +241,7 @@ def test_more_ranks_than_shards(sweep):
         0, table.schema.field("rank"), pa.array([1] * table.num_rows, pa.int32())
     )
     pq.write_table(pa.concat_tables([table, second]), the(folder(sweep), "timings"))
-    refused(sweep, "2 ranks ran, and the point has 1 shards.")
+    refused(sweep, "2 ranks ran, and the point has 1.")
     pq.write_table(table, the(folder(sweep), "timings"))
     change_record(folder(sweep), lambda record: record["ranks"][1].update(rank=0))
     refused(sweep, "two ranks have one number.")
