@@ -18,5 +18,5 @@ def test_engines_are_chosen_by_name():
     assert build(synthetic, tools.ALONE, eos_ids=(), pad_id=0).info["engine"] == "synthetic"
     fast = replace(chosen, engine=Engine(name="fast"))
     assert build(fast, tools.ALONE, eos_ids=(), pad_id=0).info["engine"] == "fast"
-    with pytest.raises(RefusedError, match="not one of paper, fast, vllm, synthetic"):
+    with pytest.raises(RefusedError, match="not one of paper, fast, vllm, transformers, synthetic"):
         build(replace(chosen, engine=Engine(name="slow")), tools.ALONE, eos_ids=(), pad_id=0)

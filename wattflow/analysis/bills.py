@@ -52,7 +52,7 @@ def _kind(row: Row) -> dict[str, Any]:
 def _gpu_hours(row: Row) -> float | None:
     """Return the GPUs of an attempt times the time for which it had them, where both are known."""
     declared = (
-        row["shards"] * (row["pipeline"] or 1) if row["cluster_gpu_model"] else None
+        row["shards"] * (row.get("pipeline") or 1) if row["cluster_gpu_model"] else None
     )  # of one whose ranks left no record
     gpus = row["gpus"] or len(row["boards"] or ()) or declared
     seconds = row["attempt_s"] or row["unfinished_s"]
