@@ -2,12 +2,12 @@
 # Packs vLLM for a GPU machine without a network, in three parts of at most 50 MB, for ways that carry no more at once:
 #
 #   tests/gpu/vllm_pack.sh [FOLDER, .gpu-vllm by default]     then FOLDER/1, 2 and 3 travel, one by one
+#   tests/gpu/vllm_pack.sh code FOLDER                        wattflow alone, 2 MB, for engines that are there already
 #
 # There, torch 2.11, transformers, pyarrow and nvidia-ml-py must be in the Python (3.12); tests/gpu/vllm.sh unpacks the
 # parts and measures. Left out of vLLM: kernels of other GPUs, FlashAttention 2, mixtures of experts and what serves HTTP.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-OUT=$(realpath -m "${1:-$ROOT/.gpu-vllm}")
 PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 HERE=$ROOT/tests/gpu
 platforms=()
@@ -18,6 +18,23 @@ fetch() { # FOLDER WHAT...
 }
 
 work=${WORK:-$(mktemp -d)}
+code() { # FOLDER: the checkout, and wheels of what the Python there lacks
+  mkdir -p "$1"
+  git -C "$ROOT" archive --format=tar.gz --output="$1/checkout.tgz" HEAD wattflow conf
+  for name in fairscale antlr4-python3-runtime hydra-core omegaconf submitit; do
+    version=$("$PYTHON" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$name")
+    [ -n "$(find "$work/ours" -name "${name//-/_}-*" 2>/dev/null)" ] ||
+      "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/ours" "$name==$version"
+  done
+  rm -rf "$1/wheels"
+  cp -r "$work/ours" "$1/wheels"
+  cp "$HERE/vllm.sh" "$1/"
+}
+if [ "${1:-}" = code ]; then
+  code "$(realpath -m "${2:?a folder}")"
+  exit
+fi
+OUT=$(realpath -m "${1:-$ROOT/.gpu-vllm}")
 mkdir -p "$work/site" "$OUT/1" "$OUT/2" "$OUT/3"
 [ -d "$work/vllm" ] || fetch "$work/vllm" vllm==0.24.0
 mapfile -t names <"$HERE/vllm_wheels.txt"
@@ -41,13 +58,6 @@ tar -cf - --exclude="$big" . | xz -T0 -6 >"$OUT/1/site.tar.xz"
 gzip -9 -c "$big" >"$work/big.gz"
 head -c 45000000 "$work/big.gz" >"$OUT/2/big.gz"
 tail -c +45000001 "$work/big.gz" >"$OUT/3/big.gz"
-git -C "$ROOT" archive --format=tar.gz --output="$OUT/3/checkout.tgz" HEAD wattflow conf
-for name in fairscale antlr4-python3-runtime hydra-core omegaconf submitit; do
-  version=$("$PYTHON" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$name")
-  [ -n "$(find "$work/ours" -name "${name//-/_}-*" 2>/dev/null)" ] ||
-    "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/ours" "$name==$version"
-done
-rm -rf "$OUT/3/wheels"
-cp -r "$work/ours" "$OUT/3/wheels"
-for part in 1 2 3; do cp "$HERE/vllm.sh" "$OUT/$part/"; done
+code "$OUT/3"
+for part in 1 2; do cp "$HERE/vllm.sh" "$OUT/$part/"; done
 du -sh "$OUT"/*
