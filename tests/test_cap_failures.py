@@ -334,13 +334,20 @@ def test_one_that_goes_on_is_waited_for(node):
     assert_clean(node)
 
 
+@pytest.mark.parametrize(
+    ("call", "seconds", "patience_s"),
+    [
+        ("nvmlDeviceSetPowerManagementLimit", 0.5, 3),
+        pytest.param("nvmlInit_v2", 5.0, 90, marks=pytest.mark.slow),  # each call of nvidia-smi
+    ],
+)
 def test_jobs_that_start_at_once_wait_for_each_other_however_slow_nvidia_smi_is(
-    tmp_path, nvml_folder
+    call, seconds, patience_s, tmp_path, nvml_folder
 ):
-    """Eight jobs with a cap on a GPU each, half a second a set: the last waits longer than one may hang."""
+    """Eight jobs with a cap on a GPU each: the last waits longer than one may hang."""
     node = install(tmp_path / "eight", nvml_folder, gpus=8)
-    node.driver(FAKE_NVML_LATENCY_US="nvmlDeviceSetPowerManagementLimit=500000")
-    node.edit("LOCK_TIMEOUT_S=90", "LOCK_TIMEOUT_S=3")
+    node.driver(FAKE_NVML_LATENCY_US=f"{call}={seconds * 1e6:.0f}")
+    node.edit("LOCK_TIMEOUT_S=90", f"LOCK_TIMEOUT_S={patience_s}")
     with ThreadPoolExecutor(8) as jobs:
         begun = [
             jobs.submit(run, node, "prolog", job, str(job - 1), "wf_cap300") for job in range(1, 9)

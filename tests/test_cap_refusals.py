@@ -244,13 +244,14 @@ def processes_started(node: Node) -> int:
     return int(done.stdout)
 
 
-def test_a_prolog_starts_no_process_for_a_users_process(node):
-    """As many with 300 users' processes named eard, a third of them as root by a set-uid bit, as with none."""
+@pytest.mark.parametrize("many", [300, pytest.param(13_000, marks=pytest.mark.slow)])
+def test_a_prolog_starts_no_process_for_a_users_process(many, node):
+    """As many beside users' processes named eard, a third of them as root by a set-uid bit, as with none."""
     for action in ("prolog", "epilog"):  # the first makes the folders
         assert run(node, action, 1, "0").returncode == 0
     alone = processes_started(node)
     assert run(node, "epilog", 1, "0").returncode == 0
-    for pid in range(1000, 1300):
+    for pid in range(1000, 1000 + many):
         node.process(pid, "eard", uid=1000, euid=1000 if pid % 3 else 0)
     assert processes_started(node) == alone
 

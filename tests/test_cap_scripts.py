@@ -210,15 +210,15 @@ def test_the_shipped_config_is_taken_once_the_admin_has_filled_it_in(node):
 BASHES = sorted(
     {
         str(path.resolve())
-        for folder in os.environ["PATH"].split(":")
-        for path in (*Path(folder).glob("bash"), *Path(folder).glob("bash[-0-9]*"))
+        for folder in (*os.environ["PATH"].split(":"), SLURM.parent / ".bashes")
+        for path in (*Path(folder).glob("bash"), *Path(folder).glob("bash-[0-9]*"))
     }
 )
 
 
 @pytest.mark.parametrize("bash", [*BASHES, "4.2 and 4.3, acted"])
 def test_each_bash_runs_every_action_with_and_without_gpus(bash, node):
-    """Those on the PATH as bash or bash-4.2 and so on; what 4.2 and 4.3 do with empty arrays, the present one acts.
+    """Those on the PATH or in .bashes as bash, bash-5.1 and so on; what 4.2 and 4.3 do with empty arrays is acted.
 
     A job without GPUs starts and ends with a cap in its request or none; nobody's GPUs, a controller's node and a node
     whose numbers cannot be matched all leave lists empty.
@@ -255,6 +255,69 @@ def test_no_array_that_may_be_empty_is_expanded_whole():
         empty = set(re.findall(r"\b(\w+)=\(\)", text)) | set(re.findall(r"mapfile -t (\w+)", text))
         whole = set(re.findall(r"\$\{(\w+)\[[@*]\]", text))
         assert not empty & whole
+
+
+# What came after bash 4.2, by the version that brought it (bash's own NEWS).
+LATER = {
+    "4.3 a reference by name": r"\b(declare|local|typeset)\s+-[a-zA-Z]*n\b",
+    "4.3 wait for any": r"\bwait\s+-n\b",
+    "4.3 a test of an element": r"\[\[?\s+(!\s+)?-v\s+[\"']?\w+\[",
+    "4.3 assigning from the end": r"\b\w+\[-\d+\]=",
+    "4.4 a parameter transformed": r"\$\{!?\w+(\[[^\]]*\])?@[A-Za-z]\}",
+    "4.4 another delimiter": r"\b(mapfile|readarray)\s+(-\w+\s+)*-d",
+    "4.4 local options": r"\blocal\s+-(\s|;|$)",
+    "4.4 an option of shopt": r"\bshopt\s+-s\s+.*\binherit_errexit\b",
+    "5.0 the clock": r"\bEPOCH(SECONDS|REALTIME)\b",
+    "5.0 the program's name": r"\bBASH_ARGV0\b",
+    "5.0 another option of shopt": r"\bshopt\s+-s\s+.*\b(localvar_inherit|assoc_expand_once)\b",
+    "5.1 a random number": r"\bSRANDOM\b",
+    "5.1 which one ended": r"\bwait\s+(-\w+\s+)*-p\b",
+    "5.2 a pattern's match": r"\bpatsub_replacement\b",
+    "5.3 a command in this shell": r"\$\{[ |]",
+}
+SAMPLES = [
+    *(
+        "declare -n x=y",
+        "local -rn x=y",
+        "wait -n",
+        "[[ -v a[1] ]]",
+        "[ -v 'a[x]' ]",
+        "a[-1]=b",
+        "${x@Q}",
+        "${a[@]@A}",
+    ),
+    *(
+        "mapfile -t -d '' a",
+        "readarray -d : a",
+        "local -",
+        "shopt -s nullglob inherit_errexit",
+        "$EPOCHSECONDS",
+    ),
+    *(
+        "BASH_ARGV0=x",
+        "shopt -s localvar_inherit",
+        "$SRANDOM",
+        "wait -n -p pid",
+        "shopt -s patsub_replacement",
+    ),
+    *("${ echo x; }", "${| REPLY=x; }"),
+]
+
+
+def later(text):
+    """Return what of a script's code came after bash 4.2."""
+    code = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return {
+        name for name, found in LATER.items() if re.search(found, "\n".join(code), re.MULTILINE)
+    }
+
+
+def test_nothing_that_came_after_bash_4_2_is_used():
+    """By the prolog, the epilog and what they run; each construct is known when it is met."""
+    assert {name for sample in SAMPLES for name in later(sample)} == {*LATER}
+    assert all(map(later, SAMPLES))
+    for script in (SLURM / "wattflow-cap.sh", *SLURM.glob("*.d/*")):
+        assert later(script.read_text()) == set()
 
 
 # --- as shell -------------------------------------------------------------------------------------
