@@ -193,3 +193,13 @@ def test_declared_factors_are_in_it(tmp_path, monkeypatch, capsys):
     assert (told["totals"], told["notes"]) == ([], [])
     assert run(monkeypatch, tmp_path) == 0
     assert "carbon by grid" in capsys.readouterr().err
+
+
+def test_sweeps_of_one_name_are_named_by_their_paths(tmp_path, monkeypatch):
+    """Two called `demo` are told apart; a third is called by its name."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("mine/demo", "theirs/demo", "mine/other"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        a_sweep(tmp_path / place, attempt())
+    found = usage([tmp_path / "mine", tmp_path / "theirs"])
+    assert {row.sweep for row in found.rows} == {"mine/demo", "theirs/demo", "other"}

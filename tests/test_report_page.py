@@ -256,6 +256,8 @@ def test_boards_under_the_reference_load(tmp_path):
 
 SCRIPT = "</script><script>document.title='owned'</script>"
 PAYLOAD = f"{SCRIPT}<img src=x onerror=\"document.title='owned'\"><style>*{{color:red}}</style>[x](javascript:1)"
+UNSEEN = "\x1b\x07\u202e\u2066\u200b\u3164"  # none of it may stand on a page
+PAYLOAD += f"{UNSEEN}]52;c;eA=="
 # what a page looks up or computes with, and so is no free text
 VOCABULARY = {"point_id", "status", "reasons", "command", "cluster_cost", "versions", "engine_info"}
 
@@ -295,6 +297,7 @@ def test_what_came_in_by_the_results_runs_in_no_browser(tmp_path):
     page = report(wattflow.open_sweep(opened.directory.path))
     dom, console = in_browser(page, tmp_path / "profile")
     assert "<title>owned" not in dom
+    assert not set(UNSEEN).intersection(dom)
     assert console == []
     assert "<svg" in dom
     page.write_text(page.read_text().replace("<body>", f"<body>{PAYLOAD}"))

@@ -16,9 +16,9 @@ def attempt(tmp_path):
 
 
 def test_an_error_is_read_as_it_was_written(attempt):
-    """All fields but the traceback, which is for people."""
+    """All fields; what is none of ours is no error of a rank."""
     rank_errors.write(attempt, RankError(3, 70, False, "boom", "hung", "Traceback ..."))
-    assert rank_errors.first(attempt) == RankError(3, 70, False, "boom", "hung")
+    assert rank_errors.first(attempt) == RankError(3, 70, False, "boom", "hung", "Traceback ...")
 
 
 def test_the_first_that_was_no_signal_is_the_cause(attempt):

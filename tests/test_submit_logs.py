@@ -11,6 +11,8 @@ from sent_sweeps import attempt, name_of, sent
 from sweeps import choices, make_sweep
 
 from wattflow.errors import RefusedError
+from wattflow.store import rank_errors
+from wattflow.store.rank_errors import RankError
 from wattflow.submit import journal, logs, select, send
 
 
@@ -113,3 +115,22 @@ def test_a_beginning_of_several_ids_lists_them(tmp_path):
     with pytest.raises(RefusedError, match="points begin so: ") as refused:
         select.one(sweep, first)
     assert sum(point_id in str(refused.value) for point_id in ids) >= 2
+
+
+def test_a_traceback_stands_once(fake, tmp_path):
+    """What a rank printed begins further out than its error does; an error that nobody printed is shown as it reads."""
+    made = sent(tmp_path, 1)
+    log = journal.read(made.sweep)[0].folder / "101_0_log.err"
+    begins = "Traceback (most recent call last):\n"
+    body = '  File "attempt.py", line 7, in run\n    load()\nOSError: no such weights\n'
+    log.write_text(f'loading\n{begins}  File "task.py", line 3, in run_points\n    run()\n{body}')
+    one = attempt(made, 0, "failed", "101")
+    for rank, text in ((0, f"{begins}{body}"), (1, f"{begins}  rank 1's own\nValueError: two\n")):
+        rank_errors.write(one, RankError(rank, 1, False, "boom", traceback=text))
+    fake.accounting("101|FAILED|None")
+    point_id = made.points[0].point_id
+    for found in (logs.logs(made.sweep, point_id), list(logs.follow(made.sweep, point_id))):
+        assert [shown.path.name for shown in found] == ["101_0_log.err", "error-rank1.json"]
+        text = "".join(shown.text for shown in found)
+        assert text.count("OSError: no such weights") == 1
+        assert text.endswith("rank 1's own\nValueError: two\n")

@@ -47,8 +47,20 @@ class DamagedError(WattflowError, ValueError):
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return a text of anybody's for a terminal or a log: `?` for each control, bidi or undecoded character.
+    """Return a text of anybody's for a person: `?` for each control, bidi, invisible or undecoded character.
 
     `keep` are those that may stay, such as a newline.
     """
-    return "".join(c if c.isprintable() or c in keep else "?" for c in text)
+    return "".join(
+        c if c in keep or (c.isprintable() and c not in _INVISIBLE) else "?" for c in text
+    )
+
+
+# letters and marks that show nothing, or only change what stands before them: two names that differ look alike
+_INVISIBLE = frozenset(
+    map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0))
+) | {
+    chr(c)
+    for first, last in ((0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+    for c in range(first, last + 1)
+}

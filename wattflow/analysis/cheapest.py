@@ -1,51 +1,108 @@
-"""The setting of a sweep that takes the fewest joules a token, and those that may take as few."""
+"""The setting that takes the fewest joules a token for the same work, and those that may take as few."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import in_words, moving
 from wattflow.analysis.comparisons import runs_of
-from wattflow.analysis.statistics import Mean
+from wattflow.analysis.statistics import Mean, Value
 
 METRIC = "energy_per_token_j"
+
+# What is asked of a machine. Tokens of two models or lengths are two things: none is the cheaper way to the other.
+_WORK = {
+    *("model", "dataset", "weights", "max_gen_len", "max_seq_len", "n_prompts", "seed"),
+    *("temperature", "top_p", "stop", "workload_mode"),
+}
+_WORK_OF_GROUPS = ("model_", "dataset_")
 
 
 @dataclass(frozen=True)
 class Cheapest:
-    """A setting, its J/token, and the others that it is not established against, the nearest first."""
+    """Of the settings that do the same work the one of the fewest J/token, or why none can be named."""
 
-    setting: str  # its choices that vary: batch_size 64, precision bf16
-    mean: Mean
-    settings: int  # of which it is the cheapest
-    not_established: list[str]
-    simulated: bool
+    work: str  # model tiny, dataset gsm8k; empty where all points of the sweep do the same
+    settings: int  # that have points which count
+    without: int  # further ones, of which no point counts
+    setting: str | None = None  # its choices that vary: batch_size 64, precision bf16
+    mean: Mean | None = None
+    not_established: Sequence[str] = ()  # the others that may take as few, the nearest first
+    simulated: bool = False
+    why_not: str | None = None
 
 
-def cheapest(points: pl.DataFrame) -> Cheapest | None:
-    """Return the setting of the lowest mean among points that count.
+def cheapest(points: pl.DataFrame) -> list[Cheapest]:
+    """Return the setting of the lowest mean for each work of which two settings or more count, in the grid's order."""
+    tried = points.filter(pl.col("status") != "infeasible")
+    found = []
+    for work, rows in _by(tried, [name for name in moving(tried) if _is_work(name)]):
+        counting = rows.filter(pl.col("counts") & (pl.col(METRIC) > 0))
+        settings = list(_by(counting, moving(counting)))
+        if len(settings) > 1:
+            axes = moving(rows)
+            without = rows.select(axes).n_unique() - counting.select(axes).n_unique()
+            found.append(_cheapest(work, counting, settings, without))
+    return found
 
-    Null where there are less than two settings, or joules of several kinds, of which none is the lowest.
-    """
-    rows = points.filter(pl.col("counts") & (pl.col(METRIC) > 0))
-    axes = moving(rows)
-    if not axes or rows.select("boundary", "simulated").n_unique() > 1:
-        return None
-    groups = {
-        ", ".join(f"{name} {in_words(value)}" for name, value in zip(axes, key, strict=True)): group
-        for key, group in rows.group_by(axes, maintain_order=True)
-    }
-    if len(groups) < 2:
-        return None
-    means = {name: statistics.mean(runs_of(group, METRIC)) for name, group in groups.items()}
-    first, *others = sorted(groups, key=lambda name: means[name].mean)
-    reference = runs_of(groups[first], METRIC)
-    ratios = statistics.family(
-        [statistics.ratio(runs_of(groups[name], METRIC), reference) for name in others]
-    )
-    simulated = bool(rows["simulated"].any())
-    open_ = [
-        name for name, one in zip(others, ratios, strict=True) if simulated or not one.established
+
+def _is_work(name: str) -> bool:
+    return name in _WORK or name.startswith(_WORK_OF_GROUPS)
+
+
+def _by(rows: pl.DataFrame, axes: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Return the rows of each combination of some choices, with that in words."""
+    if not axes:
+        yield "", rows
+        return
+    for key, group in rows.group_by(axes, maintain_order=True):
+        yield _named(axes, key), group
+
+
+def _named(axes: Sequence[str], key: Sequence[Any]) -> str:
+    return ", ".join(f"{name} {in_words(value)}" for name, value in zip(axes, key, strict=True))
+
+
+def _cheapest(
+    work: str, counting: pl.DataFrame, settings: Sequence[tuple[str, pl.DataFrame]], without: int
+) -> Cheapest:
+    kinds = counting.select("boundary", "simulated").unique(maintain_order=True).rows()
+    if len(kinds) > 1:
+        named = "; ".join(f"{of}{', simulated' if made_up else ''}" for of, made_up in kinds)
+        why_not = f"their joules are of several kinds ({named}), which no comparison holds against each other"
+        return Cheapest(work, len(settings), without, why_not=why_not)
+    read = [
+        _Setting(name, runs_of(group, METRIC), {*group["power_source"]}) for name, group in settings
     ]
-    return Cheapest(first, means[first], len(groups), open_, simulated)
+    first, *others = sorted(read, key=lambda one: statistics.mean(one.runs).mean)
+    simulated = bool(counting["simulated"].any())
+    lower = _lower(first.runs, [one.runs for one in others])
+    open_ = [
+        one.name
+        for one, known in zip(others, lower, strict=True)
+        if simulated or not known or one.sensors != first.sensors
+    ]
+    mean = statistics.mean(first.runs)
+    return Cheapest(work, len(settings), without, first.name, mean, open_, simulated)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A setting with its repeats, and the sensors that read them: another one may make a difference by itself."""
+
+    name: str
+    runs: list[Value]
+    sensors: set[str]
+
+
+def _lower(first: Sequence[Value], others: Sequence[Sequence[Value]]) -> list[bool]:
+    """Return against which others the lowest mean is established.
+
+    It is the lowest of these very runs, so that each pair of settings is a comparison that was made.
+    """
+    pairs = len(others) * (len(others) + 1) // 2
+    ratios = [statistics.ratio(other, first) for other in others]
+    return [one.established for one in statistics.family(ratios, made=pairs)]

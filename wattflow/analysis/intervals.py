@@ -103,16 +103,17 @@ def welch(ours: Part, theirs: Part) -> tuple[Part, ...]:
     return (Part(total, total**2 / squares),)
 
 
-def holm(p: Sequence[float | None], alpha: float = 1 - LEVEL) -> list[bool]:
+def holm(p: Sequence[float | None], made: int = 0, alpha: float = 1 - LEVEL) -> list[bool]:
     """Return which of a family of comparisons hold, at most `alpha` for one or more false ones; null is none of it.
 
     The least p has to be below alpha / m, the next below alpha / (m - 1) ... and the first that is not
-    ends it, whatever they share (Holm, Scandinavian Journal of Statistics 6, 1979).
+    ends it, whatever they share (Holm, Scandinavian Journal of Statistics 6, 1979). `made`: m, where the family has
+    further members, which could only have come between these.
     """
     order = sorted((value, at) for at, value in enumerate(p) if value is not None)
     held = [False] * len(p)
     for rank, (value, at) in enumerate(order):
-        if value > alpha / (len(order) - rank):
+        if value > alpha / (max(made, len(order)) - rank):
             break
         held[at] = True
     return held

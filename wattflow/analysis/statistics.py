@@ -140,10 +140,13 @@ def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
     return _judged(middle, doubt, how, len(both), rests_on)
 
 
-def family(ratios: Sequence[Ratio]) -> list[Ratio]:
-    """Return ratios that were made together, corrected by Holm: at most 5 % for one or more false differences."""
-    made = sum(one.p is not None for one in ratios)
-    held = holm([one.p for one in ratios])
+def family(ratios: Sequence[Ratio], made: int = 0) -> list[Ratio]:
+    """Return ratios that were made together, corrected by Holm: at most 5 % for one or more false differences.
+
+    `made`: how many there are with those that are not among them, where somebody chose these by what was measured.
+    """
+    made = max(made, sum(one.p is not None for one in ratios))
+    held = holm([one.p for one in ratios], made)
     found = []
     for one, holds in zip(ratios, held, strict=True):
         why_not = one.why_not

@@ -6,6 +6,8 @@ It reads what the collector wrote. An attempt whose joules are not known is coun
 joules are never added to measured ones, nor those of one boundary to another's.
 """
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +75,15 @@ def usage(folders: Sequence[Path]) -> Usage:
     """Return what the sweeps in some folders took; a folder may itself be one. RefusedError where there is no sweep."""
     rows: list[Row] = []
     notes: list[str] = []
-    for directory in _sweeps(folders):
+    for name, directory in _sweeps(folders).items():
         try:
             sweep = open_sweep(directory.path)
             bills, gone = _bills(sweep)
-            rows += _rows(sweep, bills)
-            notes += [*gone, *_newer(sweep), *_shared_loads(sweep)]
+            rows += _rows(name, sweep, bills)
+            found = [*gone, *_newer(sweep), *_shared_loads(sweep)]
         except (WattflowError, OSError) as error:
-            notes.append(f"{directory.name}: {error}")
+            found = [str(error)]
+        notes += [f"{name}: {note}" for note in found]
     keys = dict.fromkeys((row.boundary, row.simulated) for row in rows)
     totals = [
         _total([row for row in rows if (row.boundary, row.simulated) == key])
@@ -90,7 +93,8 @@ def usage(folders: Sequence[Path]) -> Usage:
     return Usage(rows, totals, notes)
 
 
-def _sweeps(folders: Sequence[Path]) -> list[SweepDir]:
+def _sweeps(folders: Sequence[Path]) -> dict[str, SweepDir]:
+    """Return the sweeps by their names; those of one name in several folders by their paths."""
     found: dict[Path, SweepDir] = {}
     for folder in folders:
         paths = [folder / "grid.parquet", *sorted(folder.glob("*/grid.parquet"))]
@@ -101,7 +105,11 @@ def _sweeps(folders: Sequence[Path]) -> list[SweepDir]:
                 "./sweeps."
             )
         found |= {path: SweepDir(path) for path in own}
-    return list(found.values())
+    names = Counter(path.name for path in found)
+    return {
+        path.name if names[path.name] == 1 else os.path.relpath(path): sweep
+        for path, sweep in found.items()
+    }
 
 
 def _newer(sweep: Sweep) -> list[str]:
@@ -111,15 +119,13 @@ def _newer(sweep: Sweep) -> list[str]:
     if there <= seen:
         return []
     again = f"Run `wattflow collect {sweep.directory.path}`."
-    return [f"{sweep.name}: {there - seen} attempts are newer than its results. {again}"]
+    return [f"{there - seen} attempts are newer than its results. {again}"]
 
 
 def _shared_loads(sweep: Sweep) -> list[str]:
     """Return a note where points of a task shared a load, which no sidecar saw."""
     shared = int(sweep.attempts["reasons"].list.contains("load_shared").sum())
-    return (
-        [f"{sweep.name}: {shared} attempts shared loads, which were not measured"] if shared else []
-    )
+    return [f"{shared} attempts shared loads, which were not measured"] if shared else []
 
 
 def _bills(sweep: Sweep) -> tuple[pl.DataFrame, list[str]]:
@@ -128,10 +134,10 @@ def _bills(sweep: Sweep) -> tuple[pl.DataFrame, list[str]]:
         return sweep.cost(), []
     except RefusedError as error:
         kwh_alone = sweep.cost(["cluster.cost.price_path=null", "cluster.cost.carbon_path=null"])
-        return kwh_alone, [f"{sweep.name}: without price and carbon, {error}"]
+        return kwh_alone, [f"without price and carbon, {error}"]
 
 
-def _rows(sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
+def _rows(name: str, sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
     """Return the rows of one sweep, from its attempts and what they cost."""
     bills = costs.select(
         "point_id",
@@ -161,7 +167,7 @@ def _rows(sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
         )
     )
     groups = tried.group_by("boundary", "simulated", maintain_order=True)
-    return [_row(sweep.name, group) for _, group in groups]
+    return [_row(name, group) for _, group in groups]
 
 
 def _window_j() -> pl.Expr:

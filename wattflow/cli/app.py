@@ -5,7 +5,10 @@ stdout is data, stderr is for people. Exit codes: 0 done, 1 failed while working
 """
 
 import importlib
+import io
+import logging
 import os
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -14,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from wattflow import __version__
-from wattflow.cli.printing import print_text, talk
+from wattflow.cli.printing import Talker, print_text, talk
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.store.faults import in_words
 
@@ -248,6 +251,9 @@ def _options(
 def main() -> None:
     """Run the command line; our own errors become one line on stderr and their exit code."""
     debug = os.environ.get("WATTFLOW_DEBUG") == "1"
+    logging.lastResort = Talker(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a letter that the locale lacks is `?`
     try:
         app()
     except WattflowError as error:

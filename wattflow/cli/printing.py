@@ -5,8 +5,10 @@ reaches the clipboard, turns the direction of text or is taken for markup.
 """
 
 import json
+import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,6 +23,14 @@ def talk(text: str) -> None:
     print(_lines(text), file=sys.stderr)
 
 
+class Talker(logging.Handler):
+    """Prints what modules log, in the manner of `talk`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message."""
+        talk(f"wattflow: {record.getMessage()}")
+
+
 def print_text(text: object, *, end: str = "\n", flush: bool = False) -> None:
     """Print a text on stdout, of one or more lines."""
     print(_lines(str(text)), end=end, flush=flush)
@@ -28,7 +38,9 @@ def print_text(text: object, *, end: str = "\n", flush: bool = False) -> None:
 
 def cell(value: object) -> str:
     """Return a value as one line: `-` for null, a blank for each newline and tab."""
-    return "-" if value is None else printable(re.sub(r"[\t\r\n]+", " ", str(value)))
+    return (
+        "-" if value is None else printable(re.sub(r"[\t\r\n]+", " ", _COLOUR.sub("", str(value))))
+    )
 
 
 def _lines(text: str) -> str:
@@ -39,24 +51,19 @@ def _lines(text: str) -> str:
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()
 ) -> None:
-    """Print a table: aligned on a terminal, tab-separated into a pipe. Columns in `numbers` are right-aligned."""
+    """Print a table: within a terminal's width, tab-separated into a pipe. Columns in `numbers` are right-aligned."""
     cells = [[cell(value) for value in row] for row in [headings, *rows]]
     if not sys.stdout.isatty():
         for row in cells:
             print("\t".join(row))
         return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from wattflow.cli import tables  # noqa: PLC0415 - rich, for a terminal alone
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for position, heading in enumerate(cells[0]):
-        table.add_column(
-            Text(heading), justify="right" if position in numbers else "left", overflow="fold"
-        )
-    for row in cells[1:]:
-        table.add_row(*map(Text, row))  # a string would be markup
-    Console().print(table)
+    head, lines = tables.lines(cells, numbers, shutil.get_terminal_size().columns)
+    for line in head:
+        print(f"\x1b[1m{line}\x1b[0m" if os.environ.get("TERM") != "dumb" else line)
+    for line in lines:
+        print(line)
 
 
 def print_json(value: object) -> None:

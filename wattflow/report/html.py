@@ -1,5 +1,6 @@
 """Pages and papers from templates: `NAME.html.j2` in the room that fills it, escaped; `NAME.md.j2` as it stands.
 
+All values pass one door: no control, bidi or invisible character of theirs reaches a page, a chart or a paper.
 A page extends `report/base.html.j2`, fills its block `main`, and lays out tables and charts by `report/parts.html.j2`.
 """
 
@@ -12,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from wattflow.analysis.axes import along_in_words
+from wattflow.errors import printable
 from wattflow.report import text
 
 
@@ -31,6 +33,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("wattflow", ""),
         autoescape=jinja2.select_autoescape(["html.j2"], ["md.j2"]),
         undefined=jinja2.StrictUndefined,
+        finalize=legible,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -39,6 +42,19 @@ def _environment() -> jinja2.Environment:
     environment.globals["vega"] = vega
     environment.filters |= _FILTERS
     return environment
+
+
+def legible(value: Any) -> Any:
+    """Return a value for a page: the texts in it without characters that are not seen; markup of ours as it is."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, str):
+        return printable(value, "\n\t")
+    if isinstance(value, dict):
+        return {legible(key): legible(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [legible(one) for one in value]
+    return value
 
 
 # how the values of pages and papers read
@@ -53,6 +69,7 @@ _FILTERS = {
     "rests_on": text.rests_on,
     "heading": text.heading,
     "interval": text.interval,
+    "legible": legible,
     "listed": text.listed,
     "mark": text.mark,
     "markdown": text.markdown,

@@ -53,6 +53,7 @@ def _sections(sweep: Sweep, figures: Figures) -> dict[str, Any]:
         "numeric": [axis for axis in figures.axes if sweep.points[axis].dtype.is_numeric()],
         "numbers": NUMBERS,
         "cheapest": cheapest(sweep.points),
+        "most_works": sections.WORKS,
         "use": sections.USE,
         "metrics": caps.METRICS,
         "compared": sections.COMPARED,

@@ -22,6 +22,7 @@ from wattflow.store.columns import CROSSCHECK, REASONS
 from wattflow.store.sources import source_of
 from wattflow.store.tables import read_table
 
+WORKS = 8  # of which the cheapest setting is named
 TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
 COMPARED = 40  # rows of a comparison that are shown; `wattflow compare` has all
 

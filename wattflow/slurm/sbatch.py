@@ -1,5 +1,7 @@
 """An array of calls as submitit sends it: the options of sbatch, one pickle for all tasks, the batch script as text."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -170,11 +172,11 @@ def send(folder: Path, job: Job, calls: Sequence[Call]) -> Any:
     import submitit  # noqa: PLC0415 (0.1 s, which dry runs and cancels need not wait for)
 
     executor = submitit.SlurmExecutor(folder=folder, python=job.python)
-    if len(calls) == 1:
-        executor.update_parameters(**job.parameters)
-        return executor.submit(calls[0])
-    executor.update_parameters(**_as_array(job.parameters, folder, len(calls)))
-    return executor.submit(OneOf(tuple(calls)))
+    one, of = len(calls) == 1, job.parameters
+    executor.update_parameters(**(of if one else _as_array(of, folder, len(calls))))
+    # submitit prints what sbatch said, and raises it too: it is said once, by whoever prints the error
+    with contextlib.redirect_stderr(io.StringIO()):
+        return executor.submit(calls[0] if one else OneOf(tuple(calls)))
 
 
 def _as_array(parameters: dict[str, Any], folder: Path, tasks: int) -> dict[str, Any]:

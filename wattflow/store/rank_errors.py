@@ -3,12 +3,14 @@
 points/<point_id>/attempt-<n>/logs/error-rank<k>.json
 """
 
-import contextlib
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from wattflow.errors import DamagedError
 from wattflow.store.files import read_json, write_json
 from wattflow.store.layout import AttemptDir
+
+FILES = "error-rank*.json"
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,23 @@ def write(attempt: AttemptDir, error: RankError) -> None:
     write_json(attempt.error_path(error.rank), asdict(error))
 
 
+def read(path: Path) -> RankError | None:
+    """Return the error in a rank's file; null where it is none of ours."""
+    try:
+        fields = read_json(path)
+        return RankError(
+            rank=int(fields["rank"]),
+            time_ns=int(fields["time_ns"]),
+            interrupted=bool(fields["interrupted"]),
+            error=str(fields["error"]),
+            reason=fields.get("reason"),
+            traceback=str(fields.get("traceback", "")),
+        )
+    except (DamagedError, AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+
+
 def first(attempt: AttemptDir) -> RankError | None:
     """The error that came first on any rank, signals last, as they may follow from it; null where there is none."""
-    errors = []
-    for path in attempt.logs.glob("error-rank*.json"):
-        with contextlib.suppress(DamagedError, KeyError, TypeError, ValueError):
-            fields = read_json(path)
-            errors.append(
-                RankError(
-                    rank=int(fields["rank"]),
-                    time_ns=int(fields["time_ns"]),
-                    interrupted=bool(fields["interrupted"]),
-                    error=str(fields["error"]),
-                    reason=fields.get("reason"),
-                )
-            )
+    errors = [error for path in attempt.logs.glob(FILES) if (error := read(path)) is not None]
     return min(errors, key=lambda error: (error.interrupted, error.time_ns), default=None)

@@ -3,11 +3,13 @@
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from wattflow.errors import RefusedError
+from wattflow.store import rank_errors
 from wattflow.store.files import open_own
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal
@@ -29,12 +31,15 @@ class Log:
 def logs(sweep: SweepDir, point_id: str, rank: int | None = None) -> list[Log]:
     """The logs of a point's newest attempt: what each rank of its task printed, then the attempt's own.
 
-    RefusedError for a point that the sweep does not have or that left no log.
+    A rank's error that stands in what it printed is not shown once more. RefusedError for a point that the sweep does
+    not have or that left no log.
     """
     paths = _log_paths(sweep, point_id, rank)
     if not paths:
         raise _no_log(sweep, point_id, rank)
-    return [Log(path, _read_from(path, None)[0].decode(errors="replace")) for path in paths]
+    errors = [path for path in paths if _is_error(path)]
+    found = [Log(path, _text(path)) for path in paths if path not in errors]
+    return found + _further(errors, "".join(log.text for log in found))
 
 
 def newest_failure(sweep: SweepDir) -> str:
@@ -59,6 +64,7 @@ def follow(sweep: SweepDir, point_id: str, rank: int | None = None) -> Iterator[
     """
     read_to: dict[Path, int] = {}
     paths: list[Path] = []
+    printed = ""
     seen: object = None
     ask_at_s = 0.0
     ended = False
@@ -74,15 +80,45 @@ def follow(sweep: SweepDir, point_id: str, rank: int | None = None) -> Iterator[
         # new files may come at any time: those of a rank that starts late, of a sidecar, of an error
         paths = _log_paths(sweep, point_id, rank)
         for path in paths:
+            if _is_error(path):
+                continue
             data, start = _read_from(path, read_to.get(path))
             whole = len(data) if ended else data.rfind(b"\n") + 1
             read_to[path] = start + whole
             if whole:
-                yield Log(path, data[:whole].decode(errors="replace"))
+                log = Log(path, data[:whole].decode(errors="replace"))
+                printed = (printed + log.text)[-_LOG_TAIL_BYTES:]
+                yield log
         if not ended:
             time.sleep(_LOOK_S)
+    yield from _further([path for path in paths if _is_error(path)], printed)
     if not paths:
         raise _no_log(sweep, point_id, rank)
+
+
+def _is_error(path: Path) -> bool:
+    return fnmatch(path.name, rank_errors.FILES)
+
+
+def _further(errors: Sequence[Path], printed: str) -> list[Log]:
+    """Return the errors of ranks as they read, without those whose traceback stands in what was printed.
+
+    There it begins further out, so that the last of its parts is looked for.
+    """
+    found = []
+    for path in errors:
+        error = rank_errors.read(path)
+        if error is None:
+            found.append(Log(path, _text(path)))
+            continue
+        text = error.traceback or f"{error.error}\n"
+        if text.rpartition(_BEGINS)[2].strip() not in printed:
+            found.append(Log(path, text))
+            printed += text
+    return found
+
+
+_BEGINS = "Traceback (most recent call last):\n"
 
 
 def _no_log(sweep: SweepDir, point_id: str, rank: int | None) -> RefusedError:
@@ -107,6 +143,10 @@ def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
     if rank is not None:
         paths = [path for path in paths if re.search(rf"(_|-rank){rank}(_log)?\.\w+$", path.name)]
     return sorted(paths)
+
+
+def _text(path: Path) -> str:
+    return _read_from(path, None)[0].decode(errors="replace")
 
 
 def _read_from(path: Path, start: int | None) -> tuple[bytes, int]:
