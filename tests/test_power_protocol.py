@@ -18,6 +18,7 @@ READER = """
 import sys
 from wattflow.power.protocol import Commands
 commands = Commands(sys.stdin.fileno())
+commands.take_signals()
 while "end" not in (command := commands.wait(None)):
     print(command, flush=True)
 print(command, flush=True)

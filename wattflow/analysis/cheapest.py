@@ -8,6 +8,7 @@ import polars as pl
 
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import in_words, moving
+from wattflow.analysis.beside import is_mixed
 from wattflow.analysis.comparisons import runs_of
 from wattflow.analysis.statistics import Mean, Value
 
@@ -74,6 +75,9 @@ def _cheapest(
         named = "; ".join(f"{of}{', simulated' if made_up else ''}" for of, made_up in kinds)
         why_not = f"their joules are of several kinds ({named}), which no comparison holds against each other"
         return Cheapest(work, len(settings), without, why_not=why_not)
+    if is_mixed(counting):
+        why_not = "some points ran side by side with others on their node and some alone; no comparison holds them"
+        return Cheapest(work, len(settings), without, why_not=f"{why_not} against each other")
     read = [
         _Setting(name, runs_of(group, METRIC), {*group["power_source"]}) for name, group in settings
     ]

@@ -14,6 +14,7 @@ import polars as pl
 
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import Along, along_in_words, in_words, moving, varying
+from wattflow.analysis.beside import refuse_mixed
 from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
 from wattflow.store.columns import CHOICE_KEYS, POINT
@@ -138,6 +139,7 @@ def _arms_of(
     group: pl.DataFrame, chosen: dict[str, Any], by: str, metric: str, reference: object
 ) -> Iterator[Arm]:
     """Return the arms of one combination."""
+    refuse_mixed(group, by)
     values = _values_of(group, by)
     of_value = {value: group.filter(pl.col(by).eq_missing(pl.lit(value))) for value in values}
     asked = [value for value in values if reference is not None and _is(value, reference)]

@@ -21,7 +21,8 @@ FIGURES = (
     "energy_per_token_expanded_u_j",
     "energy_per_response_expanded_u_j",
 )
-APART = ("boundary", "simulated", "power_source")  # joules that differ in one of these have no mean
+# joules that differ in one of these have no mean
+APART = ("boundary", "simulated", "power_source", "beside")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Setting:
     n: int  # repeats that count
     means: dict[str, Mean]  # over these, by column
     reasons: list[str]  # of all of them
+    beside: bool | None = None  # whether other points ran on the node's other GPUs
 
     def expanded_u(self, column: str) -> float | None:
         """Return the expanded uncertainty (k = 2) of the mean of a column: its rows' own, and their scatter."""
@@ -70,16 +72,24 @@ def settings(
     for key in sorted(combinations, key=nulls_last):
         alike = combinations[key]
         first = {
-            name: next((r[name] for r in alike if r[name] is not None), None) for name in APART
+            name: next((kind for r in alike if (kind := _kind(r, name)) is not None), None)
+            for name in APART
         }
         groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in alike:
-            known = {name: first[name] if row[name] is None else row[name] for name in apart}
+            kinds = {name: _kind(row, name) for name in apart}
+            known = {name: first[name] if kind is None else kind for name, kind in kinds.items()}
             groups.setdefault(tuple(known.values()), []).append(row)
         for values, repeats in groups.items():
             kind = {**first, **dict(zip(apart, values, strict=True))}
             found.append(_setting(dict(zip(axes, key, strict=True)), kind, repeats, columns))
     return found
+
+
+def _kind(row: Row, name: str) -> Any:
+    """Return what joules are apart by; points that count had no neighbours before there could be any."""
+    kind = row.get(name)
+    return False if name == "beside" and row["counts"] and kind is None else kind
 
 
 def _setting(
@@ -94,6 +104,7 @@ def _setting(
         n=len(counting),
         means={name: mean([row[name] for row in counting]) for name in columns},
         reasons=list(dict.fromkeys(reason for row in repeats for reason in row["reasons"])),
+        beside=kind["beside"],
     )
 
 

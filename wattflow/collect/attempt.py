@@ -26,6 +26,7 @@ from wattflow.collect.figures import (
     sampling,
     throughput,
 )
+from wattflow.collect.neighbours import neighbours
 from wattflow.collect.plausibility import is_implausible
 from wattflow.collect.reading import (
     Batches,
@@ -165,7 +166,7 @@ def _measured(
     ranks, reasons = read_spans(attempt, record, batches)
     known, doubts = _throughput(attempt, record, ranks, choices, batches)
     reasons = [*reasons, *doubts, *(["load_shared"] if record.get("load_shared") else [])]
-    found = Figures(about, reasons, known)
+    found = Figures(about, reasons, known, neighbours=neighbours(record))
     yield found
     devices: list[Device] = []
     if not _NO_WINDOWS & set(reasons):

@@ -13,6 +13,7 @@ from typing import Any
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
 from wattflow.collect.figures import Amount, Budget, Energy, Sampling, Throughput
+from wattflow.collect.neighbours import Neighbours
 from wattflow.collect.row import Figures
 from wattflow.nullable import agreed, complete, joined_names
 from wattflow.store.phases import AROUND, WITHIN
@@ -64,6 +65,7 @@ def join(parts: Sequence[Figures], about: Description, own: Figures | None) -> F
             memory_used_bytes=_complete(max, found, "memory_used_bytes"),
             power_limit_w=agreed(one.power_limit_w for one in found),
         ),
+        neighbours=Neighbours(beside=any(part.neighbours.beside for part in parts) or None),
         gpus=agreed(part.gpus for part in parts),
         nodes_seen=agreed(part.nodes_seen for part in parts),
         pieces=len(parts),

@@ -15,6 +15,7 @@ from wattflow.collect.figures import (
     Throughput,
     close,
 )
+from wattflow.collect.neighbours import Neighbours
 from wattflow.collect.ratios import RATIOS, ratios
 from wattflow.collect.reading import DeviceKey
 from wattflow.collect.roofline import Roofline
@@ -71,6 +72,7 @@ class Figures:
     sampling: Sampling = field(default_factory=Sampling)
     host: Amount = field(default_factory=Amount)
     conditions: Conditions = field(default_factory=Conditions)
+    neighbours: Neighbours = field(default_factory=Neighbours)
     roofline: Roofline = field(default_factory=Roofline)
     scheduling: Scheduling = field(default_factory=Scheduling)
     unfinished: Unfinished = field(default_factory=Unfinished)
@@ -90,6 +92,7 @@ class Figures:
             **vars(self.sampling),
             **self.host.columns("host_"),
             **vars(self.conditions),
+            **vars(self.neighbours),
             **vars(self.roofline),
             **vars(self.scheduling),
             **vars(self.unfinished),

@@ -151,6 +151,25 @@ def why_not_metered(config: Config) -> str | None:
 _OF_GPUS = ("nvml", "dcgm")
 
 
+def why_not_side_by_side(config: Config) -> str | None:
+    """Return why points cannot run side by side as asked; null where they can, or nobody asked."""
+    cluster = config.cluster
+    if not cluster.side_by_side:
+        return None
+    if cluster.launcher == "local":
+        return "cluster.side_by_side: this machine runs points one after another; it is for Slurm"
+    if cluster.container.kind is not None:
+        return "cluster.side_by_side: jobs in a container cannot start the steps of their points"
+    if config.power.meter in _OF_HOSTS or computes_on_cpu(config):
+        return (
+            "cluster.side_by_side: joules of a host cannot be told apart by points; it needs GPUs"
+        )
+    return None
+
+
+_OF_HOSTS = ("rapl", "simulated")
+
+
 def why_not_engine(config: Config) -> str | None:
     """Return why an engine cannot run what is asked of it, before anything of it is looked at; null where it can."""
     name = config.engine.name

@@ -197,6 +197,9 @@ class Cluster:
     mem_gb_per_node: float | None = None  # null: the site's default
     time_min: int = 60  # limit of one task
     points_per_task: int = 1
+    side_by_side: bool = (
+        False  # a task takes a node's GPUs and runs as many of its points at once as fit
+    )
     array_throttle: int = 256  # tasks of an array that run at once
     max_array_size: int = 1001
     max_tasks: int | None = None  # tasks queued at once (MaxSubmitJobs); more points share tasks

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any
 
-from wattflow.config.checks import why_not_engine, why_not_metered
+from wattflow.config.checks import why_not_engine, why_not_metered, why_not_side_by_side
 from wattflow.config.choices import (
     GROUPS,
     Config,
@@ -100,7 +100,7 @@ def why_not(config: Config) -> str | None:
             f"{config.shards} shards{stages} on {nodes} nodes are {ranks // nodes} ranks a node, and "
             f"cluster {cluster.name} has {cluster.gpus_per_node} GPUs a node"
         )
-    unmetered = why_not_metered(config) or why_not_engine(config)
+    unmetered = why_not_metered(config) or why_not_engine(config) or why_not_side_by_side(config)
     if unmetered is not None:
         return unmetered
     uncapped = _why_not_capped(config)

@@ -101,17 +101,20 @@ def _listed(gpus: Iterable[int]) -> str:
 
 
 class DcgmMeter:
-    """Reads all visible GPUs of this node through DCGM."""
+    """Reads visible GPUs of this node through DCGM, by default all."""
 
     name = "dcgm"
     boundary = "gpu"
     late_polls = 0  # dcgmi keeps its own pace: lateness shows in the stamps
 
-    def __init__(self, power: Power) -> None:
-        """Find the GPUs and probe their fields; PowerError where dcgmi, its host engine or a GPU's power is missing."""
+    def __init__(self, power: Power, uuids: Sequence[str] | None = None) -> None:
+        """Find the GPUs and probe their fields; PowerError where dcgmi, its host engine or a GPU's power is missing.
+
+        With `uuids` these GPUs alone.
+        """
         self._streams: list[Stream] = []
         numbers = numbers_of_gpus()
-        self.devices, self.driver, usage = visible_devices()
+        self.devices, self.driver, usage = visible_devices(uuids)
         unknown = [device["uuid"] for device in self.devices if device["uuid"] not in numbers]
         if unknown:
             raise PowerError(
@@ -216,14 +219,16 @@ class DcgmMeter:
             yield uuid, {**stamped(arrival.at, "dcgm_profiling", False), **row}
 
 
-def visible_devices() -> tuple[list[Device], str | None, set[str]]:
-    """Return the GPUs that CUDA shows, the driver's version, and what NVML's power usage is on them.
+def visible_devices(
+    uuids: Sequence[str] | None = None,
+) -> tuple[list[Device], str | None, set[str]]:
+    """Return the GPUs that CUDA shows (of them `uuids`), the driver's version, and what NVML's power usage is on them.
 
     PowerError where NVML shows none: DCGM runs outside of the job, and does not know which of the node's GPUs are its.
     """
     call("nvmlInit")
     try:
-        gpus = find_gpus()
+        gpus = find_gpus(uuids)
         driver = call_or_none("nvmlSystemGetDriverVersion")
         return [gpu.device for gpu in gpus], driver, {usage_source(gpu.handle) for gpu in gpus}
     finally:

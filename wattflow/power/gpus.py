@@ -85,13 +85,15 @@ def _index_of_ordinal(entry: str, uuids: Sequence[str | None]) -> int | None:
     return index
 
 
-def find_gpus() -> list[Gpu]:
+def find_gpus(named: Sequence[str] | None = None) -> list[Gpu]:
     """Return the GPUs that CUDA shows under CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER, by ordinal; NVML must be open.
+
+    With `named` the GPUs of these UUIDs, as if CUDA_VISIBLE_DEVICES named them.
 
     AbsentError where there is none; PowerError where their order is ambiguous, one of them does not answer, or is in
     MIG mode. That another GPU of the node does not answer is no fault.
     """
-    setting = os.environ.get("CUDA_VISIBLE_DEVICES")
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES") if named is None else ",".join(named)
     order = os.environ.get("CUDA_DEVICE_ORDER")
     boards = _boards()
     uuids = [None if board is None else board[1] for board in boards]
@@ -224,3 +226,14 @@ def _without_nvml(error: PowerError) -> str | None:
 def text(value: str | bytes) -> str:
     """Return the text of a name, which NVML gives as bytes in some versions."""
     return value.decode() if isinstance(value, bytes) else value
+
+
+def uuids_shown() -> list[str]:
+    """Return the UUIDs of the GPUs that CUDA shows, by ordinal; [] for none, PowerError where they are not known."""
+    call("nvmlInit")
+    try:
+        return [gpu.device["uuid"] for gpu in find_gpus()]
+    except AbsentError:
+        return []
+    finally:
+        call_or_none("nvmlShutdown")

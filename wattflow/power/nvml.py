@@ -172,21 +172,24 @@ class GpuTrace:
 
 
 class NvmlMeter:
-    """Reads all visible GPUs of this node."""
+    """Reads visible GPUs of this node, by default all."""
 
     name = "nvml"
     boundary = "gpu"
     about: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, power: Power) -> None:
-        """Open NVML and probe it; AbsentError where it shows no GPU, PowerError where no power sensor answers."""
+    def __init__(self, power: Power, uuids: Sequence[str] | None = None) -> None:
+        """Open NVML and probe it; AbsentError where it shows no GPU, PowerError where no power sensor answers.
+
+        With `uuids` these GPUs alone.
+        """
         self._gpms: dict[str, Gpm | None] = {}
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             raise AbsentError(f"nvmlInit: {error}.") from error
         try:
-            self._gpus = find_gpus()
+            self._gpus = find_gpus(uuids)
             self.driver: str | None = call_or_none("nvmlSystemGetDriverVersion")
             self._gpms = {gpu.device["uuid"]: open_gpm(gpu.handle) for gpu in self._gpus}
             self.source = best_source(self._gpus)

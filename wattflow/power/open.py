@@ -1,5 +1,6 @@
 """Choose and open the meter of this node: the one place that knows all of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from wattflow.power.rapl import RaplMeter, readable_zones
 from wattflow.power.simulated import SimulatedMeter
 
 
-def choose(power: Power, node: str) -> Meter:
+def choose(power: Power, node: str, uuids: Sequence[str] | None = None) -> Meter:
     """Open the meter that power.meter names; auto takes NVML where it shows a GPU, else RAPL, else the simulated one.
+
+    With `uuids` it reads these GPUs alone of the visible ones.
 
     PowerError when the named meter does not answer, or when the visible devices cannot be measured apart (MIG).
     """
@@ -23,7 +26,7 @@ def choose(power: Power, node: str) -> Meter:
         from wattflow.power.dcgm import DcgmMeter  # noqa: PLC0415 - pynvml is loaded only where it is wanted
 
         try:
-            return DcgmMeter(power)
+            return DcgmMeter(power, uuids)
         except PowerError as error:
             raise PowerError(
                 f"power.meter=dcgm on {node}: {error} Run `wattflow doctor` in the job, or take power.meter=nvml, "
@@ -37,7 +40,7 @@ def choose(power: Power, node: str) -> Meter:
     from wattflow.power.nvml import NvmlMeter  # noqa: PLC0415 - as above
 
     try:
-        return NvmlMeter(power)
+        return NvmlMeter(power, uuids)
     except AbsentError as error:
         if power.meter == "auto":
             return host_meter(power, node) or SimulatedMeter(power, node)

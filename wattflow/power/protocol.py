@@ -1,12 +1,13 @@
 """The messages between a rank and its node's sidecar, as lines of JSON; sidecar.py lists them."""
 
+import contextlib
 import json
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,16 +43,33 @@ class Settings:
         )
 
 
+_SOCKET = "socket"  # in the spool
+
+
+@contextlib.contextmanager
+def reachable(spool: Path) -> Iterator[str]:
+    """A short name of the spool's socket while it is needed: Linux takes 107 bytes of such a name."""
+    folder = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{_SOCKET}"
+    finally:
+        os.close(folder)
+
+
 class Commands:
     """Lines from stdin, and SIGTERM, as commands; {"end": why} is the last."""
 
     def __init__(self, descriptor: int) -> None:
+        """Read from a descriptor; `take_signals` adds SIGTERM."""
         self._descriptor = descriptor
         self._text = b""
         self._ended: str | None = None
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
+
+    def take_signals(self) -> None:
+        """Have SIGTERM end the commands from now on; the main thread alone may call this."""
         signal.signal(signal.SIGTERM, self._terminate)
         # Ctrl-C reaches every process of the terminal; the parent says when to end
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -60,7 +78,13 @@ class Commands:
         signal.set_wakeup_fd(self._waker.fileno())
 
     def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
-        self._ended = "SIGTERM"
+        self.end("SIGTERM")
+
+    def end(self, why: str) -> None:
+        """End the commands, from any thread."""
+        self._ended = why
+        with contextlib.suppress(OSError):  # it is awake already, or closed
+            self._waker.send(b"\0")
 
     def wait(self, timeout_s: float | None) -> Command | None:
         """Return the next command, or None when the time is up; no time-out with None."""
@@ -80,7 +104,18 @@ class Commands:
             if wake in readable:
                 self._wake.recv(64)
             if self._descriptor in readable:
-                data = os.read(self._descriptor, 65536)
+                data = self._read()
                 self._text += data
                 if not data:
                     self._ended = "end of stdin"
+
+    def _read(self) -> bytes:
+        """Return what has come, nothing at the end; a connection whose other end was killed has ended too."""
+        with contextlib.suppress(ConnectionResetError):
+            return os.read(self._descriptor, 65536)
+        return b""
+
+    def close(self) -> None:
+        """Give back what waiting took; the descriptor is the caller's."""
+        self._wake.close()
+        self._waker.close()

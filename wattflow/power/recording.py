@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +117,16 @@ class Recording:
         host: Meter | None,
         controlled: list[DeviceControl],
         attempt: AttemptDir,
+        *,
+        marked: Callable[[], None] = lambda: None,
     ) -> None:
-        """`meter` reads the job's devices; `host`, where there is one, their host."""
+        """`meter` reads the job's devices; `host`, where there is one, their host; `marked` is called at each mark."""
         self._settings = settings
         self._meter = meter
         self._host = host
         self._controlled = controlled
         self._attempt = attempt
+        self._marked = marked
         self._meters = [meter] if host is None else [meter, host]
         self._by_uuid = {
             device["uuid"]: (one, device) for one in self._meters for device in one.devices
@@ -216,6 +219,7 @@ class Recording:
             if command is not None and "mark" in command:
                 for meter in self._meters:
                     meter.mark()
+                self._marked()
             elif command is not None:
                 return command
 

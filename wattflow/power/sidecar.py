@@ -10,6 +10,7 @@ Its parent (sidecar_client.py) speaks to it in JSON lines:
             end of file, or SIGTERM                                     end them and exit
     stdout  {"ready": schema.MeterInfo}     the first sample of every device lies on disk
             {"so_far": schema.EnergySoFar}    each 5 s, and before it closes: what the job's devices took
+            {"beside": schema.Beside}   before it closes, of an attempt that has neighbours (sidecar_server.py)
             {"closed": reason}          every trace lies in the attempt as Parquet
             {"error": message}          the last line of a sidecar that failed
 
@@ -29,20 +30,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wattflow.config.choices import Control
 from wattflow.errors import PowerError, WattflowError
-from wattflow.power.meter import Meter
-from wattflow.power.open import choose, host_meter
-from wattflow.power.protocol import Commands, Reply, Settings
-from wattflow.power.recording import Recording
+from wattflow.power.protocol import Commands, Settings
+from wattflow.power.serving import Parent, serve
 from wattflow.process import die_with_parent
 from wattflow.store.files import check_name, open_append, read_own
-from wattflow.store.layout import AttemptDir
-
-if TYPE_CHECKING:
-    from wattflow.power.control import GpuControl
 
 log = logging.getLogger(__name__)
 
@@ -67,58 +61,6 @@ def only_one(spool: Path, job: str, node: str) -> Iterator[None]:
         yield
 
 
-def take_control(control: Control, meter: Meter) -> "GpuControl | None":
-    """Put back what earlier jobs left on this node, then set this job's limits and clocks; None where it has none.
-
-    PowerError where it cannot be set, or where there is no GPU to set it on.
-    """
-    wanted = control.power_limit_w is not None or control.sm_clock_mhz is not None
-    if meter.name != "nvml":
-        if wanted:
-            raise PowerError(
-                f"control: limits and clocks are a GPU's, and {meter.name} measures none. Leave control out here."
-            )
-        return None
-    from wattflow.power.control import GpuControl, restore_left  # noqa: PLC0415 - pynvml is loaded only where it is wanted
-
-    folder = Path(control.journal_dir)
-    if not wanted:
-        if os.access(folder, os.W_OK):
-            restore_left(folder, [device["uuid"] for device in meter.devices])
-        return None
-    return GpuControl(control, [device["uuid"] for device in meter.devices])
-
-
-def serve(settings: Settings, commands: Commands, reply: Reply) -> None:
-    """Record one attempt after another until stdin ends or SIGTERM comes."""
-    job = check_name(os.environ.get("SLURM_JOB_ID", "local"), "job")
-    with only_one(settings.spool, job, settings.node):
-        meter = choose(settings.power, settings.node)
-        host = host_meter(settings.power, settings.node) if meter.boundary == "gpu" else None
-        held = None
-        try:
-            held = take_control(settings.control, meter)
-            controlled = [] if held is None else held.controlled
-            command = commands.wait(None) or {}
-            while "end" not in command:
-                if "open" not in command:  # a close or mark that crossed a restart
-                    command = commands.wait(None) or {}
-                    continue
-                attempt = AttemptDir(Path(command["open"]), command["point_id"], command["attempt"])
-                if "log" in command:
-                    log_to(Path(command["log"]))
-                recording = Recording(settings, meter, host, controlled, attempt)
-                command = recording.run(commands, reply)
-                if held is not None and "end" in command:
-                    held.release()  # before traces are closed, which may outlast the parent's patience
-                reply({"so_far": recording.finish()})
-                reply({"closed": command.get("end", "close")})
-        finally:
-            if held is not None:
-                held.release()
-            meter.close()
-
-
 def log_to(path: Path) -> None:
     """Send stderr to this file, the attempt's, from now on; a sidecar may be started before there is one."""
     with open_append(path) as log:
@@ -140,7 +82,11 @@ def main() -> int:
     )
     try:
         settings.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        serve(settings, Commands(sys.stdin.fileno()), report)
+        commands = Commands(sys.stdin.fileno())
+        commands.take_signals()
+        job = check_name(os.environ.get("SLURM_JOB_ID", "local"), "job")
+        with only_one(settings.spool, job, settings.node):
+            serve(settings, Parent(commands, report, log_to))
     except (WattflowError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for people; a traceback adds nothing
         report({"error": str(error)})

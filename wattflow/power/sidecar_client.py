@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Self
 
 from wattflow.config.choices import Control, Power
 from wattflow.errors import PowerError
+from wattflow.power.sidecar_connection import Common, SidecarConnection
 from wattflow.power.sidecar_process import SidecarProcess
 from wattflow.store.files import read_own
 
 if TYPE_CHECKING:  # they load pyarrow, and after `warm` there is time for that
     from wattflow.store.layout import AttemptDir
-    from wattflow.store.schema import EnergySoFar, MeterInfo, NodeInfo
+    from wattflow.store.schema import Beside, EnergySoFar, MeterInfo, NodeInfo
 
 MOST_FAILURES = 5  # restarts in a row that came to nothing
 STEADY_S = 10.0  # a sidecar that lived this long did not fail at once
@@ -37,18 +38,26 @@ class Sidecar:
         node: str,
         spool: Path,
         control: Control | None = None,
+        *,
         ready_timeout_s: float = 60.0,
+        common: Common | None = None,
     ) -> None:
-        """`control`: limits and clocks that the sidecar sets on its GPUs and puts back; None leaves them as found."""
+        """`control`: limits and clocks that the sidecar sets on its GPUs and puts back; None leaves them as found.
+
+        `common` names a sidecar that serves several points of this node; by default one is started.
+        """
         self._power = power
         self._control = Control() if control is None else control
         self._node = node
         self._spool = spool
+        self._common = common
         self._ready_timeout_s = ready_timeout_s
         self._changed = threading.Condition()
         self._watcher: threading.Thread | None = None
-        self._process: SidecarProcess | None = None
-        self._warm: SidecarProcess | None = None  # started before there is an attempt to record
+        self._process: SidecarProcess | SidecarConnection | None = None
+        self._warm: SidecarProcess | SidecarConnection | None = (
+            None  # started before there is an attempt to record
+        )
         self._forget()
 
     def _forget(self) -> None:
@@ -59,6 +68,7 @@ class Sidecar:
         self._closed = False
         self._lost: str | None = None
         self._so_far: EnergySoFar | None = None
+        self._beside: Beside | None = None
         self._before_j = 0.0  # by processes of this attempt that died
 
     def __enter__(self) -> Self:
@@ -156,7 +166,12 @@ class Sidecar:
             self.close()
         self.check()
         energy_j = None if so_far is None else so_far["energy_j"]
-        return {**ready, "sidecar_restarts": self._restarts, "energy_j": energy_j}
+        return {
+            **ready,
+            "sidecar_restarts": self._restarts,
+            "energy_j": energy_j,
+            "beside": self._beside,
+        }
 
     def close(self) -> None:
         """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
@@ -189,7 +204,9 @@ class Sidecar:
             self._warm.end_idle()
             self._warm = None
 
-    def _spawn(self, log_path: Path) -> SidecarProcess:
+    def _spawn(self, log_path: Path) -> SidecarProcess | SidecarConnection:
+        if self._common is not None:
+            return SidecarConnection(self._common, self._power, self._control)
         return SidecarProcess(self._node, self._spool, self._power, self._control, log_path)
 
     # ---- the watching thread ----
@@ -243,7 +260,7 @@ class Sidecar:
             # the first restart is at once: the buffer holds 2.36 s
             time.sleep(0.1 * (failures - 1))
 
-    def _listen(self, process: SidecarProcess) -> str | None:
+    def _listen(self, process: SidecarProcess | SidecarConnection) -> str | None:
         """Handle a process's replies until it closes its end; returns the error that it reported, if any."""
         error = None
         for line in process.replies():
@@ -253,6 +270,8 @@ class Sidecar:
                 elif "so_far" in line:
                     so_far: EnergySoFar = line["so_far"]
                     self._so_far = {**so_far, "energy_j": self._before_j + so_far["energy_j"]}
+                elif "beside" in line:
+                    self._beside = line["beside"]
                 elif "closed" in line:
                     self._closed = True
                     if not self._stopping:

@@ -34,11 +34,11 @@ class SimulatedMeter(PolledMeter):
         super().__init__(node, "simulated", float(power.poll_ms))
 
     def _start(self) -> None:
-        self._last = _ticks()
+        self._last = cpu_ticks()
 
     def _sample(self) -> Row | None:
         """Return the load since the sample before, if a clock tick (10 ms) went by."""
-        busy, total = _ticks()
+        busy, total = cpu_ticks()
         past_busy, past_total = self._last
         if total <= past_total:
             return None
@@ -49,7 +49,8 @@ class SimulatedMeter(PolledMeter):
         return {**row, "power_w": self._idle_w + self._span_w * share}
 
 
-def _ticks() -> tuple[int, int]:
+def cpu_ticks() -> tuple[int, int]:
+    """Return clock ticks of all CPUs together since boot that were busy, and all of them; PowerError without Linux."""
     try:
         return busy_and_total(read_given(_STAT).decode())
     except (OSError, ValueError, IndexError) as error:

@@ -26,6 +26,10 @@ _DEVICE = (
     *("ordinal", "name", "ecc", "persistence"),
     *("power_limit_default_w", "power_limit_min_w", "power_limit_max_w"),
 )
+_BESIDE = (
+    *("slots", "neighbours", "neighbour_gpus", "neighbour_power_w", "neighbour_temperature_c"),
+    "host_load_pct",
+)
 _CONTROL = ("prior_limit_w", "power_limit_w", "sm_clock_mhz", "limit_in_force_w")
 
 _GROUPS = ("model", "dataset", "engine", "power", "grid")
@@ -130,6 +134,8 @@ def _node(info: NodeInfo, names: Pseudonyms) -> Json:
             "source": host["source"],
             "period_ms": host["period_ms"],
         }
+    if beside := info.get("beside"):
+        out["beside"] = _picked(beside, _BESIDE)
     if "control" in info:
         out["control"] = [
             {"uuid": names.device(one["uuid"]), **{key: cast(Json, one)[key] for key in _CONTROL}}

@@ -9,7 +9,7 @@ from typing import Any
 from wattflow.analysis.axes import axes_of, choice_columns, shown_axes
 from wattflow.analysis.means import APART, Mean, energies, settings
 from wattflow.report.html import render
-from wattflow.report.text import choice, count_of, mark
+from wattflow.report.text import choice, count_of, mark, source
 from wattflow.store.columns import REASONS
 from wattflow.store.schema import SCHEMA_VERSION
 from wattflow.store.sources import source_of
@@ -153,7 +153,9 @@ def table(
     """
     counting = [row for row in rows if row["counts"]]
     axes = axes_of(choice_columns(counting)) if axes is None else axes
-    found = settings(counting, axes, FIGURES, APART if by_sensor else ("boundary", "simulated"))
+    found = settings(
+        counting, axes, FIGURES, APART if by_sensor else ("boundary", "simulated", "beside")
+    )
     return [
         [*axes, "n", *FIGURES, *([SENSOR] if by_sensor else [])],
         *(
@@ -164,7 +166,7 @@ def table(
                     _mean_sd(one.means[name], mark(one.simulated and _is_energy(name)))
                     for name in FIGURES
                 ),
-                *([f"{one.power_source} ({one.boundary})"] if by_sensor else []),
+                *([source(one)] if by_sensor else []),
             ]
             for one in found
         ),

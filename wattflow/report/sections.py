@@ -10,6 +10,7 @@ import polars as pl
 from wattflow import __version__
 from wattflow.analysis import caps, comparisons
 from wattflow.analysis.axes import axes_of, is_measured, shown_axes
+from wattflow.analysis.beside import MixedError
 from wattflow.analysis.caps import Row as Cap
 from wattflow.analysis.comparisons import Arm, ConfoundedError
 from wattflow.analysis.costs import factor_lines
@@ -17,7 +18,7 @@ from wattflow.analysis.means import FIGURES, Energy, Setting, energies, settings
 from wattflow.analysis.sweep import Sweep
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.report.terminal import cost_table
-from wattflow.report.text import heading
+from wattflow.report.text import heading, sensor
 from wattflow.store.columns import CROSSCHECK, REASONS
 from wattflow.store.sources import source_of
 from wattflow.store.tables import read_table
@@ -115,7 +116,7 @@ def figures(sweep: Sweep) -> Figures:
     points = sweep.points
     axes = axes_of(points)
     rows = points.select(
-        "counts", "reasons", "boundary", "simulated", "power_source", "energy_j",
+        "counts", "reasons", "boundary", "simulated", "power_source", "beside", "energy_j",
         *dict.fromkeys([*axes, *FIGURES, *USE]),
     ).to_dicts()  # fmt: skip
     counting = [row for row in rows if row["counts"]]
@@ -126,7 +127,7 @@ def figures(sweep: Sweep) -> Figures:
         axes=axes,
         results=settings(rows, axes),
         comparisons=[found for axis in shown_axes(points) if (found := _comparison(sweep, axis))],
-        use=settings(counting, axes, known, apart=()) if known else [],
+        use=settings(counting, axes, known, apart=("beside",)) if known else [],
         caps=tables,
         caps_reference=reference,
         caps_refused=refused,
@@ -151,7 +152,7 @@ def _comparison(sweep: Sweep, by: str) -> Comparison | None:
     """Return the comparison by one choice, or why it is refused; null where one value alone counts."""
     try:
         arms = comparisons.arms(sweep.points, by, "energy_per_token_j")
-    except ConfoundedError as error:
+    except (ConfoundedError, MixedError) as error:
         return Comparison(by, [], [], str(error))
     except RefusedError:
         return None
@@ -171,7 +172,7 @@ def _caps(sweep: Sweep) -> tuple[int | None, list[CapTable], str | None]:
     reference = None if None in limits else max(limits)
     try:
         found = sweep.caps(reference)
-    except ConfoundedError as error:
+    except (ConfoundedError, MixedError) as error:
         return reference, [], str(error)
     tables = [
         CapTable(chosen, rows, [_best(rows, objective) for objective in ("energy", "edp", "ed2p")])
@@ -266,7 +267,7 @@ def by_choice(of: Figures) -> list[ByChoice]:
     groups: dict[tuple[str, bool, str], list[Setting]] = {}
     for one in of.results:
         if one.n:
-            kind = str(one.boundary), bool(one.simulated), str(one.power_source)
+            kind = str(one.boundary), bool(one.simulated), sensor(one)
             groups.setdefault(kind, []).append(one)
     return [
         ByChoice(*kind, chart=draw.by_choice(drawn, of.axes, simulated=kind[1]).to_dict())

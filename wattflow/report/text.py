@@ -112,10 +112,15 @@ NUMBERS = (
 )
 
 
+def sensor(one: Setting) -> str:
+    """Return the sensor of a setting's watts, and that its points ran side by side with others, if so."""
+    return f"{one.power_source}{', side by side' if one.beside else ''}"
+
+
 def source(one: Setting) -> str:
     """Return where the watts of a setting came from; why, where there are none."""
     if one.n:
-        return f"{one.power_source} ({one.boundary})"
+        return f"{one.power_source} ({one.boundary}){', side by side' if one.beside else ''}"
     return "; ".join(reason for reason in one.reasons if REASONS[reason][0])
 
 

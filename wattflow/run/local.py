@@ -17,14 +17,13 @@ from wattflow.errors import WattflowError
 from wattflow.process import die_with_parent, node_name, python
 from wattflow.run.device_locks import device_locks, visible_devices
 from wattflow.run.place import Place, Progress, TaskEnds
-from wattflow.run.record import close_failed
+from wattflow.run.record import close_left
 from wattflow.run.signals import Signals
 from wattflow.run.task import Todo, run_points
 from wattflow.store import rank_errors
-from wattflow.store.files import open_append, read_own, write_atomic
+from wattflow.store.files import open_append
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.rank_errors import RankError
-from wattflow.store.schema import SCHEMA_VERSION
 
 PointReport = Callable[[str, Progress], None]  # by point_id
 
@@ -43,7 +42,7 @@ class RankJob:
     def from_json(cls, text: str) -> "RankJob":
         """Read what `json.dumps(asdict(job))` makes of a job."""
         fields = json.loads(text)
-        parts = {"ends": TaskEnds(**fields["ends"]), "place": Place(**fields["place"])}
+        parts = {"ends": TaskEnds(**fields["ends"]), "place": Place.from_json(fields["place"])}
         return cls(**{**fields, **parts})
 
 
@@ -159,21 +158,14 @@ def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
 
 
 def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> None:
-    """Keep the ranks' logs, and close the record with what the ranks themselves could not write."""
-    for log in spool.glob("rank*.log"):
-        write_atomic(attempt.logs / log.name, read_own(log), durable=False)
+    """Close the record with what the ranks themselves could not write."""
     for rank, code in enumerate(codes):
         if code < 0 and code != -signal.SIGTERM and not attempt.error_path(rank).exists():
             # it comes first, as the others saw only that a peer went away
             error = f"rank {rank} was killed: {signal.Signals(-code).name}."
             rank_errors.write(attempt, RankError(rank, 0, interrupted=False, error=error))
-    record = attempt.read_record() or {
-        "schema_version": SCHEMA_VERSION,
-        "point_id": attempt.point_id,
-        "attempt": attempt.number,
-    }
     ended = ", ".join(f"rank {k} with {code}" for k, code in enumerate(codes) if code)
-    close_failed(attempt, record, f"ranks ended: {ended or 'all with 0, without a record'}")
+    close_left(attempt, spool, f"ranks ended: {ended or 'all with 0, without a record'}")
 
 
 # --- the process of one rank ----------------------------------------------------------------------

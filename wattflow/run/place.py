@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from wattflow.power.sidecar_connection import Common
 from wattflow.run.continuation import Continuation
 from wattflow.store.schema import JobInfo
 
@@ -19,6 +20,13 @@ class Place:
     init_method: str  # how ranks find each other: tcp://host:port, or file://path on one node
     spool: str  # a private folder of this node that its ranks share
     job: JobInfo
+    common: Common | None = None  # the sidecar of the points beside this one; null: one of its own
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Place":
+        """Read what `dataclasses.asdict` makes of a place."""
+        common = fields.get("common")
+        return cls(**{**fields, "common": None if common is None else Common(**common)})
 
 
 @dataclass(frozen=True)

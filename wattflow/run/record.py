@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from pathlib import Path
 from typing import Unpack
 
 from wattflow.errors import WattflowError
@@ -9,6 +10,7 @@ from wattflow.run.provenance import commit, versions
 from wattflow.run.signals import InterruptedRunError
 from wattflow.run.watchdog import HungError
 from wattflow.store import rank_errors
+from wattflow.store.files import read_own, write_atomic
 from wattflow.store.layout import AttemptDir
 from wattflow.store.rank_errors import RankError
 from wattflow.store.schema import SCHEMA_VERSION, JobInfo, PartialAttempt, Record
@@ -99,3 +101,18 @@ def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> No
             "ended_ns": time.time_ns(),
         }
     )
+
+
+def close_left(attempt: AttemptDir, spool: Path, otherwise: str) -> None:
+    """Close the attempt of ranks that are gone: keep the logs in their spool, and write the record as failed.
+
+    With the first error of any rank, else with `otherwise`.
+    """
+    for log in spool.glob("rank*.log"):
+        write_atomic(attempt.logs / log.name, read_own(log), durable=False)
+    record = attempt.read_record() or {
+        "schema_version": SCHEMA_VERSION,
+        "point_id": attempt.point_id,
+        "attempt": attempt.number,
+    }
+    close_failed(attempt, record, otherwise)

@@ -73,7 +73,9 @@ class NodeSidecar:
         settings = settings_of(config), control
         if self._sidecar is None or self._settings != settings:
             self.close()
-            self._sidecar = Sidecar(settings[0], self._place.node, self.spool, control)
+            self._sidecar = Sidecar(
+                settings[0], self._place.node, self.spool, control, common=self._place.common
+            )
             self._settings = settings
         ready = self._sidecar.start(attempt)
         self._recording = True
@@ -92,7 +94,7 @@ class NodeSidecar:
         """A node as it stands in the record of an attempt that was interrupted; its restarts are known here alone."""
         own = self._sidecar is not None and ready["node"] == self._place.node
         restarts = self._sidecar.restarts if own and self._sidecar is not None else 0
-        return {**ready, "sidecar_restarts": restarts, "energy_j": None}
+        return {**ready, "sidecar_restarts": restarts, "energy_j": None, "beside": None}
 
     def stop(self) -> NodeInfo | None:
         """Close the traces in the attempt and keep the process; PowerError where the energy is unknown."""

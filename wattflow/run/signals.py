@@ -29,10 +29,10 @@ class InterruptedRunError(WattflowError, RuntimeError):
 class Signals:
     """The signals that this rank received, and how it ends by them."""
 
-    def __init__(self, time_min: int | None = None) -> None:
-        """`time_min` is the time limit of the task, which begins now; null where there is none."""
+    def __init__(self, time_min: int | None = None, ran_s: float = 0.0) -> None:
+        """`time_min` is the time limit of the task, which has run for `ran_s`; null where there is none."""
         self._time_min = time_min
-        self._began_s = time.monotonic()
+        self._began_s = time.monotonic() - ran_s
         self.together = False  # set where there are other ranks to stop with
         self._first: int | None = None
 
@@ -60,8 +60,8 @@ class Signals:
             self._interrupt(signal.SIGUSR2)
 
     def _interrupt(self, signum: int) -> None:
-        is_first, self._first = self._first is None, self._first or signum
-        if self.together and is_first and signum == signal.SIGUSR2:
+        self._first = self._first or signum
+        if self.together and signum == signal.SIGUSR2:  # perhaps twice: by Slurm, and by its srun
             return
         self.stop()
 

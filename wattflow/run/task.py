@@ -10,7 +10,7 @@ import stat
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,11 +62,18 @@ class Todo:
 
 def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | None = None) -> None:
     """Run the points of a Slurm task; submitit calls it once on each rank."""
+    todo = Todo(SweepDir(Path(sweep_path)), point_ids, again or {})
+    with slurm_task(todo) as (place, signals):
+        run_points(todo, place, signals, progress_printer())
+
+
+@contextlib.contextmanager
+def slurm_task(todo: Todo) -> Iterator[tuple[Place, Signals]]:
+    """Handle signals and have a spool while a rank of a Slurm task works; what was interrupted is queued again."""
     import submitit  # noqa: PLC0415 (only under Slurm)
 
-    todo = Todo(SweepDir(Path(sweep_path)), point_ids, again or {})
-    config = todo.sweep.point(point_ids[0]).config()
-    limit_min = _limit_min(config)
+    config = todo.sweep.point(todo.point_ids[0]).config()
+    limit_min = time_limit_min(config)
     signals = Signals(limit_min)
     signals.install()  # submitit's own handler takes preemption for time-out where a limit is below 10 minutes
     env = submitit.JobEnvironment()
@@ -75,7 +82,7 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
     began_s = time.monotonic()
     before = todo.finished()
     try:
-        run_points(todo, place, signals, _progress_printer())
+        yield place, signals
     except InterruptedRunError as error:
         if place.rank != 0:
             time.sleep(LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others
@@ -88,7 +95,7 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
             shutil.rmtree(place.spool, ignore_errors=True)
 
 
-def _limit_min(config: Config) -> int:
+def time_limit_min(config: Config) -> int:
     """The task's time limit in minutes: Slurm's own, since a task of many points has a multiple of cluster.time_min."""
     try:
         begins_s, ends_s = (int(os.environ[f"SLURM_JOB_{at}_TIME"]) for at in ("START", "END"))
@@ -228,7 +235,7 @@ def _requeue(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
         print(f"not queued again, `wattflow resume` does so: {error}", flush=True)
 
 
-def _progress_printer() -> Report:
+def progress_printer() -> Report:
     """Print progress for a job's log, a line at each change of phase and at most one in 15 s else."""
     last_s: dict[str, float] = {}
 

@@ -22,6 +22,7 @@ from wattflow.store.files import read_own
 from wattflow.store.layout import SweepDir
 
 RUN_TASK = "wattflow.run.task:run_task"
+RUN_SIDE_BY_SIDE = "wattflow.run.side_by_side:run_side_by_side"
 
 _SIGNAL_BEFORE_END_S = 90  # how long before its time limit a task is signalled
 _COLLECT_MIN = 60
@@ -53,14 +54,14 @@ class OneOf:
         return self.calls[int(os.environ["SLURM_ARRAY_TASK_ID"])]()
 
 
-def _gpu_options(shape: Shape) -> dict[str, str]:
-    """Return the options that request one GPU a rank at this site."""
+def gpu_options(shape: Shape) -> dict[str, str]:
+    """Return the options that request one GPU a rank at this site, for all slots."""
     cluster = shape.cluster
     typed = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
     if cluster.gpu_request == "gpus-per-node":
-        return {"gpus-per-node": f"{typed}{shape.ranks_per_node}"}
+        return {"gpus-per-node": f"{typed}{shape.gpus_per_node}"}
     if cluster.gpu_request == "gres":
-        return {"gres": f"gpu:{typed}{shape.ranks_per_node}"}
+        return {"gres": f"gpu:{typed}{shape.gpus_per_node}"}
     return {}
 
 
@@ -82,6 +83,13 @@ def check_values(shape: Shape) -> None:
     """Raise RefusedError for a value that would begin a line of its own in a batch script."""
     refuse_controls("cluster", to_dict(shape.cluster))
     refuse_controls("cluster.power_caps", shape.control)
+
+
+def call_of(shape: Shape, sweep: SweepDir, point_ids: list[str], again: dict[str, int]) -> Call:
+    """Return what a task of a shape calls; `again` has the newest attempt of points that are run though finished."""
+    if shape.slots > 1:
+        return Call(RUN_SIDE_BY_SIDE, (str(sweep.path), point_ids, again, shape.slots))
+    return Call(RUN_TASK, (str(sweep.path), point_ids, again))
 
 
 def warned_before_s(time_min: int) -> int:
@@ -106,11 +114,15 @@ def points_job(shape: Shape, name: str, sweep: SweepDir) -> Job:
     check_values(shape)
     entered = _entered(shape, sweep)
     memory = cluster.mem_gb_per_node
+    # side by side one process a node starts the points' own steps, for which it leaves everything free
+    beside = shape.slots > 1
+    ranks = 1 if beside else shape.ranks_per_node
+    cpus = cluster.cpus_per_rank * (shape.gpus_per_node if beside else 1)
     parameters = {
         "job_name": name,
         "nodes": shape.nodes,
-        "ntasks_per_node": shape.ranks_per_node,
-        "cpus_per_task": cluster.cpus_per_rank,
+        "ntasks_per_node": ranks,
+        "cpus_per_task": cpus,
         "time": cluster.time_min,
         "mem": None if memory is None else f"{round(memory * 1024)}M",
         "array_parallelism": cluster.array_throttle,
@@ -122,13 +134,18 @@ def points_job(shape: Shape, name: str, sweep: SweepDir) -> Job:
         "setup": [
             *cluster.setup,
             *entered.setup,
-            f"export SRUN_CPUS_PER_TASK={cluster.cpus_per_rank}",
+            f"export SRUN_CPUS_PER_TASK={cpus}",
             "export SLURM_EXPORT_ENV=ALL",
         ],
-        "srun_args": ["--kill-on-bad-exit=1", *cluster.srun_options, *entered.srun_args],
+        "srun_args": [
+            "--kill-on-bad-exit=1",
+            *(["--overlap"] if beside else []),
+            *cluster.srun_options,
+            *entered.srun_args,
+        ],
         "additional_parameters": {
             "hold": True,
-            **_gpu_options(shape),
+            **gpu_options(shape),
             **_site_options(cluster),
             **shape.control,
         },
@@ -155,6 +172,7 @@ def collect_job(shape: Shape, name: str, sweep: SweepDir, after: list[str], wait
     cluster = replace(
         shape.cluster,
         gpu_request="none",
+        side_by_side=False,
         time_min=min(shape.cluster.time_min, _COLLECT_MIN),
         mem_gb_per_node=None if memory is None else min(memory, _COLLECT_GB),
         sbatch_options={k: v for k, v in shape.cluster.sbatch_options.items() if k != "exclusive"},
@@ -217,7 +235,7 @@ def batch_script(shape: Shape, sweep: SweepDir, name: str | None = None, array: 
     name = name or f"{sweep.name}-00000000"
     final = str(sweep.submitit / name)
     check_path(sweep)
-    calls = [Call(RUN_TASK, (str(sweep.path), task)) for task in shape.arrays[array]]
+    calls = [call_of(shape, sweep, task, {}) for task in shape.arrays[array]]
     with tempfile.TemporaryDirectory(prefix="wattflow-") as folder, client.recording_sbatch():
         sent = send(Path(folder), points_job(shape, name, sweep), calls)
         text = read_own(sent.paths.submission_file).decode()

@@ -30,10 +30,25 @@ class Shape:
     read: list[str] = field(default_factory=list)  # paths that the points read, beside their sweep
 
     @property
+    def slots(self) -> int:
+        """How many points a task runs at once, each on GPUs of its own; 1 without cluster.side_by_side."""
+        if not self.cluster.side_by_side or self.nodes > 1:
+            return 1
+        return self.cluster.gpus_per_node // self.ranks_per_node
+
+    @property
+    def gpus_per_node(self) -> int:
+        """How many GPUs a task asks for on each node: one a rank of all its slots."""
+        return self.ranks_per_node * self.slots
+
+    @property
     def tasks(self) -> list[list[str]]:
-        """The point ids of each task, in the order in which points are run; points_per_task counts whole blocks."""
+        """The point ids of each task, in the order in which points are run.
+
+        points_per_task counts whole blocks, and those of one slot.
+        """
         units = self.blocks or [[point_id] for point_id in self.point_ids]
-        tasks = _chunks(units, self.cluster.points_per_task)
+        tasks = _chunks(units, self.cluster.points_per_task * self.slots)
         return [list(itertools.chain.from_iterable(task)) for task in tasks]
 
     @property
@@ -54,12 +69,13 @@ class Shape:
             "control": " ".join(f"--{k}={v}" for k, v in self.control.items()) or None,
             "nodes": self.nodes,
             "ranks_per_node": self.ranks_per_node,
+            "slots": self.slots,
             "points": len(self.point_ids),
             "tasks": len(self.tasks),
             "jobs": 1 if self.is_local else len(self.arrays),
             "time_min": None if self.is_local else self.cluster.time_min,
             "node_hours": None if self.is_local else round(node_hours, 3),
-            "gpu_hours": None if self.is_local else round(node_hours * self.ranks_per_node, 3),
+            "gpu_hours": None if self.is_local else round(node_hours * self.gpus_per_node, 3),
         }
 
 

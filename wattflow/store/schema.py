@@ -154,10 +154,24 @@ class RankInfo(TypedDict):
     device: str  # cpu, or the GPU's name
 
 
+class Beside(TypedDict):
+    """What the rest of a node did in an attempt's measured window, where points run side by side on it."""
+
+    slots: int  # points that run there at once at most
+    neighbours: (
+        float | None
+    )  # other points that ran, the mean; null where the window was not seen whole
+    neighbour_gpus: int  # the task's GPUs that are not this point's
+    neighbour_power_w: float | None  # of one of them, the mean
+    neighbour_temperature_c: float | None  # of the hottest of them
+    host_load_pct: float | None  # busy share of all CPUs of the node, whoever used them
+
+
 class NodeInfo(MeterInfo):
     """One node of an attempt: what measured it, and what came of it."""
 
     sidecar_restarts: int
+    beside: NotRequired[Beside | None]  # of a point that runs side by side with others
     energy_j: NotRequired[float | None]  # of its devices from first to last sample, for `status`
 
 

@@ -305,10 +305,7 @@ def _send_array(
     sweep: SweepDir, shape: Shape, submission: Submission, held: SubmitLock, again: dict[str, int]
 ) -> SlurmError | None:
     """Send one array, held; null, or why Slurm refused it."""
-    calls = [
-        sbatch.Call(sbatch.RUN_TASK, (str(sweep.path), task, _of(task, again)))
-        for task in submission.tasks
-    ]
+    calls = [sbatch.call_of(shape, sweep, task, _of(task, again)) for task in submission.tasks]
     try:
         job = sbatch.points_job(shape, submission.name, sweep)
         _send_noted(sweep, submission, held, job, calls)

@@ -1,0 +1,165 @@
+"""Slots of a node: what runs in them, and what becomes of a step's points when it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweeps import choices, id_of, make_sweep
+
+from wattflow.config.choices import from_dict
+from wattflow.errors import PowerError
+from wattflow.run import side_by_side
+from wattflow.run.side_by_side import Slot, Slots, devices_of, slots_of, units_of
+from wattflow.run.signals import InterruptedRunError, Signals
+from wattflow.run.task import Todo
+
+# a step that makes an attempt at each of its points and ends as it is asked: finish, fail, die (by SIGKILL), nothing
+STEP = """
+import json, os, signal, sys, time
+from pathlib import Path
+from wattflow.store.layout import SweepDir
+sweep, spool, does = SweepDir(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(3))
+for point_id, what in does.items():
+    if what == "nothing":
+        print("no such account", file=(spool / "rank0.log").open("w"))
+        sys.exit(5)
+    attempt = sweep.claim_attempt(point_id)
+    record = {"schema_version": 1, "point_id": point_id, "attempt": attempt.number, "status": "running"}
+    attempt.write_record(record)
+    if what == "wait":
+        (spool.parent / "waits").touch()
+        time.sleep(600)
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "fail":
+        attempt.write_record({**record, "status": "failed", "error": "of its own"})
+        sys.exit(1)
+    attempt.write_record({**record, "status": "finished"})
+"""
+
+
+def todo_of(folder: Path, count: int, **over) -> Todo:
+    points = [choices(seed=seed, **over) for seed in range(count)]
+    folder.mkdir(exist_ok=True)
+    sweep = make_sweep(folder / "s", points)
+    return Todo(sweep, [id_of(point) for point in points], {})
+
+
+class Node:
+    """Two slots whose steps are processes of the test's own making."""
+
+    def __init__(self, todo: Todo, spool: Path, does: dict[str, str], slots: int = 2):
+        self.todo, self.does, self.began = todo, does, []
+        spool.mkdir()
+        self.signals = Signals()
+        self.signals.together = True
+        parts = [Slot(k, [k], [f"GPU-{k}"], []) for k in range(slots)]
+        self.slots = Slots(todo, parts, spool, self.start, self.signals)
+
+    def start(self, slot, point_ids, spool):
+        self.began.append((slot.number, point_ids))
+        does = json.dumps({point_id: self.does.get(point_id, "finish") for point_id in point_ids})
+        words = [sys.executable, "-c", STEP, str(self.todo.sweep.path), str(spool), does]
+        return subprocess.Popen(words)
+
+    def record(self, point_id):
+        return self.todo.sweep.attempts(point_id)[-1].read_record()
+
+
+def test_whatever_ends_a_step_frees_its_slot(tmp_path):
+    """Of five points one is killed, one fails with a reason, one's step never begins: the other two finish."""
+    todo = todo_of(tmp_path, 5)
+    a, b, c, d, e = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {a: "die", b: "fail", c: "nothing"})
+    failed = node.slots.run(units_of(todo, 2))
+    assert sorted(failed) == sorted([a, b, c])
+    assert all(todo.is_finished(point) for point in (d, e))
+    assert node.record(a)["error"] == "its step in slot 0 ended by SIGKILL."
+    assert node.record(b)["error"] == "of its own"
+    assert node.record(c)["error"].endswith("ended with code 5. no such account")
+    assert {slot for slot, _ in node.began} == {0, 1}
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert [path.name for path in todo.sweep.attempts(c)[-1].logs.iterdir()] == ["rank0.log"]
+
+
+def test_points_after_one_that_killed_its_step_run_in_a_new_step(tmp_path):
+    """Three points share a load in one slot; the second dies, and the third is run all the same."""
+    todo = todo_of(tmp_path, 3, sweep__load_shared_by=3)
+    a, b, c = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {b: "die"}, slots=1)
+    assert node.slots.run(units_of(todo, 1)) == [b]
+    assert [points for _, points in node.began] == [[a, b, c], [c]]
+    assert todo.is_finished(a)
+    assert todo.is_finished(c)
+
+
+def test_finished_points_are_left_alone(tmp_path):
+    """As after a requeue: no step is begun for them."""
+    todo = todo_of(tmp_path, 2)
+    Node(todo, tmp_path / "spool", {}).slots.run(units_of(todo, 2))
+    again = Node(todo, tmp_path / "again", {})
+    assert again.slots.run(units_of(todo, 2)) == []
+    assert again.began == []
+
+
+def test_a_warning_reaches_the_steps_and_no_further_point_begins(tmp_path):
+    """SIGUSR2 to the task: the step that runs is told, its attempt is left to its own word, the next is not begun."""
+    todo = todo_of(tmp_path, 2)
+    a, _b = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {a: "wait"}, slots=1)
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        node.signals.install()
+        code = "import os, sys, time\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\n"
+        code += "os.kill(int(sys.argv[2]), 12)"
+        waits = str(tmp_path / "spool" / "waits")
+        with (
+            subprocess.Popen([sys.executable, "-c", code, waits, str(os.getpid())]),
+            pytest.raises(InterruptedRunError, match="SIGUSR2"),
+        ):
+            node.slots.run(units_of(todo, 1))
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert [points for _, points in node.began] == [[a]]
+    assert node.record(a)["status"] == "running"  # Slurm's word says the rest
+
+
+def test_a_node_is_parted_by_its_gpus():
+    """Five GPUs for two slots are two each; fewer than slots are none."""
+    first, second = slots_of([f"GPU-{k}" for k in range(5)], 2)
+    assert (first.gpus, first.devices) == ([0, 1], ["GPU-0", "GPU-1"])
+    assert (second.gpus, second.devices) == ([2, 3], ["GPU-2", "GPU-3"])
+    with pytest.raises(PowerError, match="1 GPUs are visible for 2 slots"):
+        list(slots_of(["GPU-0"], 2))
+
+
+def test_a_host_cannot_be_parted():
+    """Its joules are those of all points together, so none can be billed."""
+    config = from_dict(choices(power__meter="simulated"))
+    with pytest.raises(PowerError, match="cannot be told apart"):
+        devices_of(config, "n1")
+
+
+def test_units_keep_blocks_and_shared_loads_together_and_no_slot_idle(tmp_path):
+    """A block a repeat; loads shared by four points of six are shared by three, so that both slots have some."""
+    shared = todo_of(tmp_path / "a", 6, sweep__load_shared_by=4)
+    assert [len(unit) for unit in units_of(shared, 2)] == [3, 3]
+    assert [len(unit) for unit in units_of(todo_of(tmp_path / "b", 5), 2)] == [1] * 5
+    points = [choices(batch_size=b, repeat=r, sweep__block="board") for r in (0, 1) for b in (1, 2)]
+    sweep = make_sweep(tmp_path / "c", points)
+    todo = Todo(sweep, [id_of(point) for point in points], {})
+    assert units_of(todo, 2) == [todo.point_ids[:2], todo.point_ids[2:]]
+
+
+def test_how_a_step_ended_in_words():
+    """srun's codes above 128 are signals, and so are those of a step that was killed itself."""
+    assert side_by_side._in_words(137) == "by SIGKILL"
+    assert side_by_side._in_words(-15) == "by SIGTERM"
+    assert side_by_side._in_words(2) == "with code 2"
+    assert side_by_side._in_words(255) == "with code 255"

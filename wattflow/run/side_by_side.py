@@ -1,0 +1,274 @@
+"""Points of one Slurm task side by side on its node: each slot has its own GPUs and CPUs, and one sidecar serves all.
+
+    task (this process)   sidecar_server        all GPUs of the task
+      slot 0   step 1: point a   step 3: point c ...     GPU 0
+      slot 1   step 2: point b (fails)   step 4: point d GPU 1
+
+Whatever ends a step frees its slot for the next points. A warning that the task must end reaches the steps too, which
+close their attempts; then the task is queued again if that helps, as one that runs a single point is.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wattflow.config.choices import Config
+from wattflow.errors import EngineError, PowerError
+from wattflow.power.common_sidecar import CommonSidecar
+from wattflow.power.open import choose, settings_of
+from wattflow.power.sidecar_connection import Common
+from wattflow.process import python
+from wattflow.run.cpus import shares
+from wattflow.run.place import Place
+from wattflow.run.record import close_left
+from wattflow.run.signals import Signals
+from wattflow.run.step import StepJob
+from wattflow.run.task import Todo, slurm_task, time_limit_min
+from wattflow.slurm import steps
+from wattflow.slurm.shapes import Shape, shapes
+from wattflow.store.files import read_own
+from wattflow.store.layout import AttemptDir, SweepDir
+
+_POLL_S = 0.1
+_CLOSE_S = (
+    20.0  # for steps that were ended to close their attempts; Slurm kills 30 s after its signal
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of the parts of a node that run points at once."""
+
+    number: int
+    gpus: list[int]  # by their place among the task's
+    devices: list[str]  # their UUIDs
+    cpus: list[list[int]]  # of each rank; none: all
+
+
+@dataclass
+class Step:
+    """The points that run in a slot now, one after another, and the attempts that each had before."""
+
+    slot: Slot
+    point_ids: list[str]
+    before: dict[str, int]
+    spool: Path
+    process: "subprocess.Popen[bytes]"
+
+
+Start = Callable[[Slot, list[str], Path], "subprocess.Popen[bytes]"]
+
+
+def run_side_by_side(
+    sweep_path: str, point_ids: list[str], again: Mapping[str, int], slots: int
+) -> None:
+    """Run the points of a Slurm task, so many at once; submitit calls it once a task."""
+    todo = Todo(SweepDir(Path(sweep_path)), point_ids, again)
+    with slurm_task(todo) as (place, signals):
+        signals.together = True  # a warning is for the steps first
+        (shape,) = shapes([(p, todo.sweep.point(p).config()) for p in point_ids[:1]])
+        config = todo.sweep.point(point_ids[0]).config()
+        parts = list(slots_of(devices_of(config, place.node), slots))
+        spool = Path(place.spool)
+        with CommonSidecar(place.node, spool / "sidecar", slots, os.getpid()):
+            start = _starter(todo, place, shape, time_limit_min(config))
+            failed = Slots(todo, parts, spool, start, signals).run(units_of(todo, slots))
+    if failed:
+        raise EngineError(f"{len(failed)} of {len(point_ids)} points failed: {', '.join(failed)}")
+
+
+def devices_of(config: Config, node: str) -> list[str]:
+    """Return the UUIDs of the task's GPUs; PowerError where a point's joules are not those of GPUs of its own."""
+    meter = choose(settings_of(config), node)
+    try:
+        if meter.boundary != "gpu":
+            raise PowerError(
+                f"cluster.side_by_side: {node} is measured as a whole ({meter.source}), so that the joules of points "
+                "beside each other cannot be told apart. It needs GPUs; leave it out to run points one by one."
+            )
+        return [device["uuid"] for device in meter.devices]
+    finally:
+        meter.close()
+
+
+def slots_of(uuids: Sequence[str], slots: int) -> Iterator[Slot]:
+    """Yield the slots of a node with so many GPUs; PowerError where they are fewer than slots."""
+    each = len(uuids) // slots
+    if each == 0:
+        raise PowerError(
+            f"cluster.side_by_side: {len(uuids)} GPUs are visible for {slots} slots. Look at how the profile asks for "
+            "GPUs, and at cluster.gpus_per_node."
+        )
+    of_ranks = shares(slots * each)
+    for k in range(slots):
+        mine = slice(k * each, (k + 1) * each)
+        yield Slot(k, list(range(len(uuids)))[mine], list(uuids[mine]), of_ranks[mine])
+
+
+def units_of(todo: Todo, slots: int) -> list[list[str]]:
+    """Return the points that a slot runs in one go: those of a block, those that share a load, or one alone."""
+    configs = {point_id: todo.sweep.point(point_id).config() for point_id in todo.point_ids}
+    first = configs[todo.point_ids[0]]
+    if first.sweep.block == "board":
+        blocks: dict[int, list[str]] = {}
+        for point_id, config in configs.items():
+            blocks.setdefault(config.repeat, []).append(point_id)
+        return list(blocks.values())
+    # points that share a load run in one process, but never while a slot has none
+    most = max(1, -(-len(configs) // slots))
+    each = min(first.sweep.load_shared_by, most)
+    ids = list(configs)
+    return [ids[start : start + each] for start in range(0, len(ids), each)]
+
+
+def _starter(todo: Todo, place: Place, shape: Shape, limit_min: int) -> Start:
+    """Return what starts a slot's points as a step of this job."""
+    began_s = time.time()
+    environment = steps.environment()
+
+    def start(slot: Slot, point_ids: list[str], spool: Path) -> "subprocess.Popen[bytes]":
+        own = replace(
+            place,
+            world=shape.ranks_per_node,
+            init_method=f"file://{spool}/rendezvous",
+            spool=str(spool),
+            common=Common(str(Path(place.spool) / "sidecar"), slot.devices),
+        )
+        again = {p: todo.again[p] for p in point_ids if p in todo.again}
+        job = StepJob(
+            str(todo.sweep.path), point_ids, again, own, slot.gpus, slot.cpus, limit_min, began_s
+        )
+        program = python("-u", "-m", "wattflow.run.step", job.text())
+        return subprocess.Popen(
+            steps.command(shape, program, spool / "rank%t.log"),
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+
+    return start
+
+
+class Slots:
+    """Runs units of points in slots, until all have been tried."""
+
+    def __init__(
+        self, todo: Todo, slots: Sequence[Slot], spool: Path, start: Start, signals: Signals
+    ) -> None:
+        """`start` begins a unit in a slot, with a spool of its own."""
+        self._todo, self._spool, self._start, self._signals = todo, spool, start, signals
+        self._free = deque(slots)
+        self._running: list[Step] = []
+        self._started = 0
+        self._failed: list[str] = []
+
+    def run(self, units: Sequence[Sequence[str]]) -> list[str]:
+        """Run all points and return those that failed; InterruptedRunError once no step is left, if asked to end."""
+        queue = deque([list(unit) for unit in units])
+        warned = False
+        try:
+            while self._running or (queue and not self._signals.received):
+                if self._signals.received and not warned:
+                    warned = True
+                    self._pass_on()
+                while queue and self._free and not self._signals.received:
+                    self._begin(queue.popleft())
+                for step in [one for one in self._running if one.process.poll() is not None]:
+                    if left := self._end(step):
+                        queue.appendleft(left)
+                time.sleep(_POLL_S)
+        finally:
+            self._wait_for_all()
+        if self._signals.received:
+            self._signals.stop()
+        return self._failed
+
+    def _begin(self, unit: list[str]) -> None:
+        """Start what is not finished of a unit in a free slot."""
+        point_ids = [point_id for point_id in unit if not self._todo.is_finished(point_id)]
+        if not point_ids:
+            return
+        slot = self._free.popleft()
+        self._started += 1
+        spool = self._spool / f"step-{self._started}"
+        spool.mkdir(mode=0o700)
+        before = {point_id: len(self._todo.sweep.attempts(point_id)) for point_id in point_ids}
+        process = self._start(slot, point_ids, spool)
+        print(f"slot {slot.number}: {', '.join(point_ids)}", flush=True)
+        self._running.append(Step(slot, point_ids, before, spool, process))
+
+    def _pass_on(self) -> None:
+        """Warn the steps: those that began after Slurm's own warning have not had it."""
+        for step in self._running:
+            with contextlib.suppress(OSError):
+                step.process.send_signal(signal.SIGUSR2)
+
+    def _end(self, step: Step) -> list[str]:
+        """Take a step that has ended, close what it could not, and return the points that it did not come to."""
+        self._running.remove(step)
+        self._free.append(step.slot)
+        code = step.process.returncode
+        unfinished = [p for p in step.point_ids if not self._todo.is_finished(p)]
+        try:
+            if self._signals.received:
+                return []  # its attempts are closed as interrupted, by itself or by Slurm's word
+            tried = [p for p in unfinished if self._newest(step, p) is not None]
+            if unfinished and not tried:
+                tried = unfinished[:1]
+                self._todo.sweep.claim_attempt(tried[0])
+            for point_id in tried:
+                self._close(step, point_id, code)
+            self._failed += tried
+            return [p for p in unfinished if p not in tried]
+        finally:
+            shutil.rmtree(step.spool, ignore_errors=True)
+
+    def _newest(self, step: Step, point_id: str) -> AttemptDir | None:
+        """The attempt that a step made at a point; null where it made none."""
+        attempts = self._todo.sweep.attempts(point_id)
+        return attempts[-1] if len(attempts) > step.before[point_id] else None
+
+    def _close(self, step: Step, point_id: str, code: int) -> None:
+        """Close the attempt of a failed point, unless that was done."""
+        attempt = self._newest(step, point_id)
+        assert attempt is not None
+        record = attempt.read_record()
+        why = f"its step in slot {step.slot.number} ended {_in_words(code)}"
+        if record is None or record["status"] == "running":
+            words = _last_line(step.spool)
+            close_left(attempt, step.spool, f"{why}. {words}".strip())
+        print(f"slot {step.slot.number}: point {point_id} failed; {why}", flush=True)
+
+    def _wait_for_all(self) -> None:
+        """Give steps that are asked to end their time, then end those that are left."""
+        deadline_s = time.monotonic() + (_CLOSE_S if self._running else 0.0)
+        for step in self._running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                step.process.wait(max(0.0, deadline_s - time.monotonic()))
+        for step in self._running:
+            step.process.kill()
+            step.process.wait()
+
+
+def _in_words(code: int) -> str:
+    """How a step ended by srun's exit code: 128 and the signal's number where a rank was killed."""
+    number = code - 128 if code > 128 else -code
+    with contextlib.suppress(ValueError):
+        if code > 128 or code < 0:
+            return f"by {signal.Signals(number).name}"
+    return f"with code {code}"
+
+
+def _last_line(spool: Path) -> str:
+    """The last line that a rank wrote; nothing where none wrote any."""
+    for log in sorted(spool.glob("rank*.log")):
+        lines = read_own(log).decode(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1]
+    return ""
