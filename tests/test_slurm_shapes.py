@@ -133,3 +133,64 @@ def test_several_shapes_share_what_a_profile_allows():
     ]
     asked = shapes.fitting(shapes_of(*points))
     assert [len(shape.tasks) for shape in asked] == [1, 1, 1]
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+def test_a_node_of_four_gpus_has_as_many_slots_as_a_shapes_points_fit():
+    """Points of one, two and three GPUs have four, two and one slots; a task holds as many, or so many times more."""
+    asked = {"cluster__side_by_side": True, "cluster__gpus_per_node": 4}
+    found = shapes_of(
+        *seeds(9, **asked),
+        *seeds(3, shards=2, **asked),
+        *seeds(1, shards=3, **asked),
+        *seeds(1, shards=8, **asked),
+    )
+    assert [shape.slots for shape in found] == [4, 2, 1, 1]
+    assert [[len(task) for task in shape.tasks] for shape in found] == [[4, 4, 1], [2, 1], [1], [1]]
+    assert [shape.gpus_per_node for shape in found] == [4, 4, 3, 4]
+    (twice,) = shapes_of(*seeds(9, cluster__points_per_task=2, **asked))
+    assert [len(task) for task in twice.tasks] == [8, 1]
+    row = found[0].row()
+    assert (row["slots"], row["node_hours"], row["gpu_hours"]) == (4, 3.0, 12.0)
+
+
+def test_blocks_stay_whole_beside_each_other():
+    """sweep.block=board: each of three repeats is one slot's, two of them a task."""
+    asked = {"cluster__side_by_side": True, "cluster__gpus_per_node": 2, "sweep__block": "board"}
+    points = [point(seed=s, repeat=r, **asked) for r in range(3) for s in range(2)]
+    (shape,) = shapes_of(*points)
+    assert [len(task) for task in shape.tasks] == [4, 2]
+    assert shape.cluster.time_min == 120
+
+
+@pytest.mark.parametrize(
+    ("over", "why"),
+    [
+        ({"cluster__launcher": "local"}, "one after another"),
+        ({"cluster__container__kind": "pyxis"}, "container"),
+        ({"power__meter": "simulated"}, "cannot be told apart"),
+        ({"engine__device": "cpu"}, "cannot be told apart"),
+    ],
+)
+def test_points_that_cannot_share_a_node_say_why(over, why):
+    """No launcher for it, no srun, or one meter for all; without the wish there is nothing to say."""
+    asked = point(cluster__side_by_side=True, **over)
+    assert why in feasible.why_not(asked.config)
+    assert "side_by_side" not in str(feasible.why_not(point(**over).config))
+
+
+def test_the_job_of_a_node_has_one_task_that_leaves_all_to_its_steps():
+    """One process with all CPUs and GPUs, whose own step overlaps the points'; alone a rank has its own share."""
+    asked = {"cluster__gpus_per_node": 4, "cluster__cpus_per_rank": 3}
+    text, alone = (
+        send.batch_scripts(plan(Path("/s"), point(cluster__side_by_side=beside, **asked)))[0]
+        for beside in (True, False)
+    )
+    for line in ("--ntasks-per-node=1", "--cpus-per-task=12", "--gpus-per-node=4"):
+        assert f"#SBATCH {line}" in text
+    assert "export SRUN_CPUS_PER_TASK=12" in text
+    assert "--overlap" in text
+    assert "--overlap" not in alone
+    assert "#SBATCH --gpus-per-node=1" in alone
