@@ -132,7 +132,7 @@ def test_a_task_of_slurm_s_runs_its_points_and_leaves_no_spool(tmp_path):
 
 def test_progress_is_printed_at_each_change_of_phase_and_at_its_end(capsys):
     """Three reports of one phase within 15 s are the first and the last one."""
-    report = task._progress_printer()
+    report = task.progress_printer()
     for progress in (Progress("idle", 0, 3), *(Progress("batches", k, 3) for k in (0, 1, 3))):
         report(progress)
     lines = capsys.readouterr().out.splitlines()
