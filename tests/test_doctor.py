@@ -8,6 +8,7 @@ import pytest
 import torch
 from fake_nvml import curves
 
+from wattflow import doctor
 from wattflow.doctor import examine
 
 pytest_plugins = ("fake_nvml.fixtures",)
@@ -99,3 +100,19 @@ def test_this_torch_on_these_gpus(fake_driver):
         "missing",
         f"torch {torch.__version__}",
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0 s"),
+        (12.34, "12.3 s"),
+        (59.96, "60 s"),
+        (320.0, "5 min 20 s"),
+        (25_500.0, "7 h 5 min"),
+        (266_400.0, "3 d 2 h"),
+    ],
+)
+def test_a_time_is_said_in_words(seconds, words):
+    """As that under the power cap, which the driver counts in nanoseconds."""
+    assert doctor._duration(seconds) == words

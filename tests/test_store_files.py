@@ -361,3 +361,43 @@ def test_no_module_goes_around_the_door():
             found[name] = calls
     assert {name: calls for name, calls in found.items() if name not in AROUND} == {}
     assert set(AROUND) <= set(found)
+
+
+def test_a_home_that_nobody_knows_stays_as_it_is_written(monkeypatch):
+    """A user without HOME and without an entry, and a name that is nobody's: no such path, and no traceback."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expanded("~/sweeps") == Path("/home/me/sweeps")
+    assert files.expanded("~nobody-of-that-name/sweeps") == Path("~nobody-of-that-name/sweeps")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert files.expanded("~/sweeps") == Path("~/sweeps")
+
+
+def by_locale(tree):
+    """The calls in a module's source that depend on a home that may not be there, or on the locale's letters."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        given = {word.arg: word.value for word in node.keywords}
+        name, text = node.func.attr, given.get("text") or given.get("universal_newlines")
+        if name in ("expanduser", "home", "getuser", "getlogin"):
+            yield f"line {node.lineno}: {name}, which raises where there is none"
+        elif isinstance(text, ast.Constant) and text.value and "errors" not in given:
+            yield f"line {node.lineno}: {name}, which raises on bytes that are no text: errors="
+        elif (name in ("read_text", "write_text") and not ("encoding" in given or node.args)) or (
+            name == "open" and given.keys() & {"newline", "errors"} and "encoding" not in given
+        ):
+            yield f"line {node.lineno}: {name}, by the locale: encoding="
+
+
+def test_no_module_depends_on_a_home_or_on_the_locales_letters():
+    """Where one is not there, or a byte is none of its letters, a verb would end in a traceback."""
+    package = Path(files.__file__).parents[1]
+    found = {
+        path.relative_to(package).as_posix(): calls
+        for path in sorted(package.rglob("*.py"))
+        if (calls := list(by_locale(ast.parse(path.read_text()))))
+    }
+    (door,) = found.pop("store/files.py")  # `expanded`, by os.path, which does not raise
+    assert door.endswith("expanduser, which raises where there is none")
+    assert found == {}

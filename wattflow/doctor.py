@@ -81,6 +81,7 @@ def _slurm() -> Iterator[Finding]:
             ["sacct", "--noheader", "--allocations", "--starttime", "now"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
             check=False,
         )
@@ -162,7 +163,12 @@ def _torch_on_gpus() -> Iterator[Finding]:
     command = process.python("-m", "wattflow.engine.device")
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TORCH_LIMIT_S, check=True
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TORCH_LIMIT_S,
+            check=True,
         )
         why = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
@@ -203,10 +209,12 @@ def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
         ("temperature", "temperature_c", "C"),
         ("power limit in force", "power_limit_w", "W"),
         ("throttle reasons", "throttle_reasons", "(bits)"),
-        ("time under the power cap", "under_cap_ns", "ns"),
     ):
         value = conditions[column]
         yield _reported(check, value, f"{value} {unit}")
+    spent_ns = conditions["under_cap_ns"]
+    spent = _duration((spent_ns or 0) / 1e9)
+    yield _reported("time under the power cap", spent_ns, f"{spent} since the driver was loaded")
     limits = call_or_none("nvmlDeviceGetPowerManagementLimitConstraints", handle)
     low_mw, high_mw = limits or (0, 0)
     yield _reported("power limits", limits, f"{low_mw / 1e3:g} to {high_mw / 1e3:g} W")
@@ -221,6 +229,16 @@ def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
         yield Finding(check, "note", "no answer" if mode is None else _on(mode[0]))
     mode = call_or_none("nvmlDeviceGetPersistenceMode", handle)
     yield Finding("persistence mode", "note", "no answer" if mode is None else _on(mode))
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words: 12.3 s, 5 min 20 s, 7 h 5 min, 3 d 2 h."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, hours, days = (int(seconds // size_s) for size_s in (60, 3600, 86400))
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds) % 60} s"
 
 
 def _on(mode: int) -> str:

@@ -70,7 +70,7 @@ def _stat(pid: int) -> list[str] | None:
     """The state of a process and the fields after it, as proc(5) lists them; null for none, or only a zombie."""
     try:
         # the command's name stands in brackets and may hold spaces
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] == "Z" else fields

@@ -3,7 +3,6 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from wattflow.config.choices import Cost
 from wattflow.config.overrides import with_cost
 from wattflow.errors import RefusedError
 from wattflow.store.columns import COST
-from wattflow.store.files import read_given
+from wattflow.store.files import expanded, read_given
 from wattflow.store.sources import source_of
 
 Row = Mapping[str, Any]  # of results/points.parquet
@@ -101,7 +100,7 @@ def _factor(
 
 def _read_factor(path: str, column: str, source: str) -> cost.Factor:
     try:
-        return cost.table(read_given(Path(path).expanduser()).decode(), column, source)
+        return cost.table(read_given(expanded(path)).decode(), column, source)
     except (OSError, ValueError, csv.Error) as error:
         raise RefusedError(
             f"{path}: {getattr(error, 'strerror', None) or error}. It has to be a CSV with the columns time (ISO 8601 "

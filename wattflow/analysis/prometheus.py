@@ -15,7 +15,6 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from wattflow.energy.curve import Floats, Ints
 from wattflow.errors import RefusedError, SiteError
-from wattflow.store.files import read_given
+from wattflow.store.files import expanded, read_given
 from wattflow.store.sources import SECOND_NS
 
 TIMEOUT_S = 30.0
@@ -234,7 +233,7 @@ def read_token(path: str | None) -> str | None:
     if path is None:
         return os.environ.get("WATTFLOW_PROMETHEUS_TOKEN") or None
     try:
-        return read_given(Path(path).expanduser()).decode().strip()
+        return read_given(expanded(path)).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RefusedError(
             f"--token-file {path}: cannot be read ({type(error).__name__})."

@@ -12,7 +12,7 @@ from typing import Any
 from wattflow import __version__
 from wattflow.config.choices import Config
 from wattflow.errors import EngineError
-from wattflow.store.files import read_given, read_own, write_json
+from wattflow.store.files import expanded, read_given, read_own, write_json
 
 # most tokens a second; least joules a token; least product of joules and seconds
 GOALS = ("speed", "energy", "edp")
@@ -22,14 +22,13 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 def path() -> Path:
     """Return the file: tuned.json in wattflow's folder of $XDG_CACHE_HOME, else of ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "wattflow" / "tuned.json"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "wattflow" / "tuned.json"
 
 
 def driver() -> str | None:
     """Return the version of NVIDIA's kernel module, or null where there is none."""
     try:
-        return version_in(read_given(_DRIVER).decode())
+        return version_in(read_given(_DRIVER).decode(errors="replace"))
     except OSError:
         return None
 

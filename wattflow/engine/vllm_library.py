@@ -18,7 +18,7 @@ from wattflow.config.choices import Config
 from wattflow.engine.installed import Library
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError
-from wattflow.store.files import write_json
+from wattflow.store.files import expanded, write_json
 from wattflow.workload import model as arithmetic
 from wattflow.workload import vllm_fit
 from wattflow.workload.config_json import document
@@ -75,7 +75,7 @@ def arguments(config: Config, folder: Path) -> dict[str, Any]:
 def model_folder(config: Config) -> Iterator[Path]:
     """Yield the folder that vLLM reads: the checkpoint's, or for shapes alone one with nothing but a config.json."""
     if config.model.path is not None:
-        folder = Path(config.model.path).expanduser()
+        folder = expanded(config.model.path)
         if not (folder / "config.json").is_file():
             raise RefusedError(
                 f"{folder}: no config.json there. engine={config.engine.name} reads Hugging Face's folders; is "

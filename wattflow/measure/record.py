@@ -31,7 +31,7 @@ from wattflow.run.provenance import commit, versions
 from wattflow.run.record import new_record
 from wattflow.spans import reports_to
 from wattflow.store.columns import PHASE, POINT, REASONS
-from wattflow.store.files import create, read_json, read_own, write_json
+from wattflow.store.files import create, expanded, read_json, read_own, write_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import NOT_WITHIN
@@ -49,7 +49,7 @@ _ABOUT = {"schema_version": str(SCHEMA_VERSION)}
 def _directory(request: Request, place: Place) -> SweepDir:
     """Where the measurement goes: `--out`, else a new name below ./sweeps, the same on all nodes of a step."""
     if request.out is not None:
-        return SweepDir(request.out.expanduser().absolute())
+        return SweepDir(expanded(request.out).absolute())
     name = f"measure-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     if place.nodes > 1:
         name = f"measure-{place.job['job_id']}.{place.job['step']}"

@@ -19,7 +19,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from wattflow.errors import RefusedError
-from wattflow.store.files import open_given, others_write, read_given, trusted
+from wattflow.store.files import expanded, open_given, others_write, read_given, trusted
 
 SCHEME = "wattflow"
 _TEXT = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
@@ -42,10 +42,9 @@ def searched_dirs() -> list[Path]:
     """Return where configs are looked for, first one first: ./conf, the user's own, then what wattflow ships."""
     shipped = _shipped()
     own = [Path.cwd() / "conf"]
-    # not Path.expanduser, which raises for a user without HOME and without an entry
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
-    if Path(home).is_absolute():
-        own.append(Path(home) / "wattflow" / "conf")
+    home = expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    if home.is_absolute():
+        own.append(home / "wattflow" / "conf")
     return [folder for folder in own if not _is_same(folder, shipped)] + [shipped]
 
 

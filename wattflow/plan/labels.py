@@ -5,7 +5,6 @@ a name, as on the command line, brings its own: `dataset.path=letters.jsonl` is 
 of conf/dataset/ is called, and `model.path=/data/vicuna-7b` a revision `vicuna-7b` of the model.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from wattflow.config.choices import Config, Dataset, Model, reads_folders
 from wattflow.plan.conf import written
+from wattflow.store.files import expanded
 from wattflow.workload import folder as folders
 from wattflow.workload.checkpoint import kind_at
 from wattflow.workload.tokenizer import kind_beside
@@ -20,7 +20,7 @@ from wattflow.workload.tokenizer import kind_beside
 
 def whole(path: str) -> str:
     """Return a path from the root: a job starts in another directory."""
-    return str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111 (Path's raises for ~nobody)
+    return str(expanded(path).absolute())
 
 
 class Labels:

@@ -225,7 +225,7 @@ def _without_nvml(error: PowerError) -> str | None:
 
 def text(value: str | bytes) -> str:
     """Return the text of a name, which NVML gives as bytes in some versions."""
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def uuids_shown() -> list[str]:

@@ -9,9 +9,9 @@ so that logs, answers, journals and whatever else lies in a sweep stay there.
 """
 
 import csv
-import getpass
 import io
 import json
+import os
 import platform
 import pwd
 import secrets
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from wattflow import process
 from wattflow.analysis.axes import choice_columns, shown_axes
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish import archive, records, tables
@@ -33,7 +34,7 @@ from wattflow.report import methods
 from wattflow.report.html import render
 from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
-from wattflow.store.files import read_json, read_own, write_atomic, write_json
+from wattflow.store.files import expanded, read_json, read_own, write_atomic, write_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import ITERATION, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
@@ -101,7 +102,7 @@ def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundl
 
     RefusedError where the sweep was not collected, the file exists, or a choice that makes a point_id holds a name.
     """
-    path = (out or Path(f"{sweep.name}.zip")).expanduser().absolute()
+    path = expanded(out or f"{sweep.name}.zip").absolute()
     if path.exists() and not dry_run:
         raise RefusedError(f"{path}: exists. Name another --out, or remove it.")
     if not path.parent.is_dir():
@@ -205,11 +206,17 @@ def _surroundings(contents: _Contents) -> Surroundings:
         except _DAMAGE:  # the attempt is left out when it is written
             continue
     return Surroundings(
-        users=frozenset({getpass.getuser(), *_owners(contents.sweep.path)}),
+        users=frozenset({*_callers(), *_owners(contents.sweep.path)}),
         nodes=frozenset(name for name in nodes if isinstance(name, str)),
         private=private_texts(contents.choices.values()),
         hardware=hardware_words(name for name in devices if isinstance(name, str)),
     )
+
+
+def _callers() -> set[str]:
+    """Return the names by which this user may be called here."""
+    said = (os.environ.get(name) for name in ("LOGNAME", "USER", "USERNAME"))
+    return {process.user_name(), *filter(None, said)}
 
 
 def _owners(path: Path) -> set[str]:
@@ -280,7 +287,7 @@ def _write_overrides(contents: _Contents, target: SweepDir, names: Pseudonyms) -
         )
         return
     try:
-        lines = read_own(contents.sweep.sweep_yaml).decode().splitlines()
+        lines = read_own(contents.sweep.sweep_yaml).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return
     # as `submit` writes them: JSON's lists are YAML too

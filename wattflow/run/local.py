@@ -127,6 +127,7 @@ def _spawn(job: RankJob, threads: int) -> subprocess.Popen[str]:
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             text=True,
+            errors="replace",
         )
 
 

@@ -32,6 +32,7 @@ def commit() -> str | None:
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=10,
             check=True,
         )

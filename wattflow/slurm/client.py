@@ -24,7 +24,7 @@ from wattflow import process
 from wattflow.errors import SlurmError
 from wattflow.process import user_name
 from wattflow.slurm import task_ids
-from wattflow.store.files import read_own, write_atomic
+from wattflow.store.files import expanded, read_own, write_atomic
 
 # Slurm's states of a task that has ended, of one that waits; all others are those of one that runs.
 _OVER = frozenset(
@@ -282,10 +282,11 @@ def cancel(keys: Sequence[str]) -> None:
 def cache_folder() -> Path | None:
     """The caller's folder of kept answers, of mode 0700; null where there can be none, as in a read-only home."""
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = base / "wattflow"
+        folder = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "wattflow"
+        if not folder.is_absolute():  # no HOME, and no entry for the user
+            return None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: no HOME, and no entry for the user
+    except OSError:
         return None
     return folder
 

@@ -8,7 +8,6 @@ Folders keep their paths inside, so that what the login node wrote means the sam
 joins them. Neither an image nor a package is fetched.
 """
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from wattflow.config.choices import Cluster, Config, Container
 from wattflow.errors import RefusedError
+from wattflow.store.files import expanded
 
 _PYTHON = "python3"  # an image's own, where the profile names none
 
@@ -33,7 +33,7 @@ def paths_of(config: Config) -> list[str]:
     """Return the files and folders of this machine that a point reads, beside its sweep."""
     model, dataset = config.model, config.dataset
     named = [model.path, model.tokenizer_path, dataset.path]
-    return [os.path.expanduser(path) for path in named if path]  # noqa: PTH111 (Path's raises for ~nobody)
+    return [str(expanded(path)) for path in named if path]
 
 
 def launch(cluster: Cluster, sweep: Path, read: Sequence[str]) -> Launch:

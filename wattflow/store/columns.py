@@ -22,7 +22,7 @@ class Reason(NamedTuple):
 
 
 def _reasons() -> dict[str, Reason]:
-    with Path(__file__).with_name("reasons.csv").open(newline="") as file:
+    with Path(__file__).with_name("reasons.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
     return {code: Reason(effect == "withheld", meaning) for code, effect, meaning in rows}
 

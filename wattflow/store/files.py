@@ -47,6 +47,11 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with its `~` replaced; as it stands where this machine does not know that home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's raises for a user without a home)
+
+
 def own_files(folder: Path, pattern: str) -> list[Path]:
     """Return a folder's files of a pattern by name, without hidden ones: those a file manager or an editor left."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
@@ -323,8 +328,8 @@ def trusted() -> set[int]:
     """
     trusted = {0, os.geteuid()}
     with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/self/uid_map").read_text().splitlines()
+        lines = Path("/proc/self/uid_map").read_text("ascii").splitlines()
         outside = [int(line.split()[1]) for line in lines]
         if outside and 0 not in outside:
-            trusted.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+            trusted.add(int(Path("/proc/sys/kernel/overflowuid").read_text("ascii")))
     return trusted

@@ -25,6 +25,7 @@ from wattflow.store.files import (
     check_name,
     check_safe,
     clear_temporaries,
+    expanded,
     make_folder,
     open_append,
     open_to_group,
@@ -145,7 +146,7 @@ class SweepDir:
     @classmethod
     def named(cls, sweeps_dir: str | Path, name: str) -> "SweepDir":
         """The sweep of that name, whether or not it exists; RefusedError for a name that is no name."""
-        return cls(Path(sweeps_dir).expanduser().absolute() / check_name(name, "sweep"))
+        return cls(expanded(sweeps_dir).absolute() / check_name(name, "sweep"))
 
     @classmethod
     def existing(cls, path: str | Path) -> "SweepDir":

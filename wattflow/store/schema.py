@@ -47,7 +47,7 @@ _TYPES = {
 
 @cache
 def _columns() -> list[Column]:
-    with Path(__file__).with_name("columns.csv").open(newline="") as file:
+    with Path(__file__).with_name("columns.csv").open(newline="", encoding="utf-8") as file:
         return [Column(*row) for row in csv.reader(file)][1:]
 
 

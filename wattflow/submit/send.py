@@ -136,7 +136,7 @@ def _write_sweep_yaml(plan: "Plan") -> None:
     """Write sweep.yaml: the overrides of each submit, for people; JSON's strings are YAML too."""
     path = plan.sweep.sweep_yaml
     text = (
-        read_own(path).decode()
+        read_own(path).decode(errors="replace")
         if path.is_file()
         else f"# The submits of {plan.name}, oldest first.\n"
     )

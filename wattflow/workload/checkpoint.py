@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
-from wattflow.store.files import open_given, read_given
+from wattflow.store.files import expanded, open_given, read_given
 from wattflow.workload.matrices import Matrix, matrices
 from wattflow.workload.readahead import Range
 
@@ -57,7 +57,7 @@ def checkpoint_folder(model: Model, weights: str) -> Path:
         raise RefusedError(
             f"weights={weights} needs model.path, the folder of {model.name}'s checkpoint."
         )
-    folder = Path(model.path).expanduser()
+    folder = expanded(model.path)
     if not folder.is_dir():
         raise RefusedError(f"model.path={folder}: no such folder.")
     return folder

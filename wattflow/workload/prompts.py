@@ -18,6 +18,7 @@ import numpy as np
 
 from wattflow.config.choices import Config, Dataset
 from wattflow.errors import RefusedError
+from wattflow.store.files import expanded
 from wattflow.store.schema import PromptInfo
 from wattflow.workload import conversations, prompt_files
 from wattflow.workload import tokenizer as tokenizers
@@ -193,7 +194,7 @@ def _read_as(
 def _entries(dataset: Dataset) -> list[Entry]:
     """Return the records of dataset.path, or of the prompts that are shipped under the dataset's name."""
     if dataset.path is not None:
-        path = Path(dataset.path).expanduser()
+        path = expanded(dataset.path)
         return read(path, dataset.format, dataset.split, dataset.turns)
     if dataset.name not in _SHIPPED:
         raise RefusedError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
-from wattflow.store.files import read_given
+from wattflow.store.files import expanded, read_given
 from wattflow.workload.conversations import Message
 
 if TYPE_CHECKING:  # only some models need them, and each takes a while to load
@@ -180,9 +180,9 @@ class TokenizerJson:
 def _find(model: Model, name: str) -> Path:
     """Return the tokenizer's file: model.tokenizer_path, or `name` in model.path, or beside it, as Meta has it."""
     if model.tokenizer_path is not None:
-        candidates = [Path(model.tokenizer_path).expanduser()]
+        candidates = [expanded(model.tokenizer_path)]
     elif model.path is not None:
-        folder = Path(model.path).expanduser()
+        folder = expanded(model.path)
         candidates = [folder / name, folder.parent / name]
     else:
         raise RefusedError(

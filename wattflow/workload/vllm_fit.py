@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wattflow.config.choices import BYTES_PER_VALUE, Config, Model
 from wattflow.errors import RefusedError
+from wattflow.store.files import expanded
 from wattflow.workload import folder as folders
 from wattflow.workload import model as arithmetic
 from wattflow.workload.folder import Folder
@@ -25,7 +26,7 @@ def folder_of(config: Config) -> Folder | None:
     """
     if config.model.path is None:
         return None if is_llama(config.model) else folders.of_shapes(config.model)
-    path = Path(config.model.path).expanduser() / "config.json"
+    path = expanded(config.model.path) / "config.json"
     try:
         changed_ns = path.stat().st_mtime_ns
     except OSError:
