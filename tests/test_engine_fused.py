@@ -7,10 +7,12 @@ import pytest
 import torch
 from fast_engine import choices, some_prompts, wide_model
 
+from wattflow.engine import packed
 from wattflow.engine.checks import DTYPES
 from wattflow.engine.fused import FusedLlama, draw
 from wattflow.engine.ops import EAGER
 from wattflow.engine.weights import reader
+from wattflow.workload import model as arithmetic
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,70 @@ def test_rows_of_a_long_prefill_are_read_in_groups(model, monkeypatch):
     few = tools.generate(chosen, tools.ALONE, asked).tokens
     monkeypatch.undo()
     assert few == tools.generate(chosen, tools.ALONE, asked).tokens
+
+
+def test_packed_prompts_are_each_alone_and_not_their_neighbours(model):
+    """Hidden states of a packed batch are those of each prompt alone within 1e-12, and no row is another's."""
+    fused = FusedLlama(model, tools.ALONE, reader(model, "meta", "cpu"), dtype=DTYPES["fp64"])
+    fused = fused.with_cache(rows=5, length=24)
+    asked = some_prompts([17, 1, 9, 23, 5])
+    with torch.inference_mode():
+        together = fused.prefill(asked, EAGER)
+        cache = fused.cache.clone()
+        for row, prompt in enumerate(asked):
+            alone = fused.prefill([prompt], EAGER)[0]
+            assert (together[row] - alone).abs().max() < 1e-12 * alone.abs().max()
+            kept = cache[:, :, row, :, : len(prompt)]
+            written = fused.cache[:, :, 0, :, : len(prompt)]
+            assert (kept - written).abs().max() < 1e-12 * written.abs().max()
+            other = together[(row + 1) % 5]
+            assert (other - alone).abs().max() > 1e-2 * alone.abs().max()
+
+
+def test_a_bound_that_is_one_off_is_seen(model, monkeypatch):
+    """Negative control: where each prompt begins one token early, hidden states are others."""
+    fused = FusedLlama(model, tools.ALONE, reader(model, "meta", "cpu"), dtype=DTYPES["fp64"])
+    fused = fused.with_cache(rows=3, length=24)
+    asked = some_prompts([7, 6, 9])
+    with torch.inference_mode():
+        right = fused.prefill(asked, EAGER)
+        pack = packed.pack
+
+        def shifted(prompts, first_row, device):
+            made = pack(prompts, first_row, device)
+            first, *middle, last = made.lengths
+            return replace(made, lengths=(first - 1, *middle, last + 1))
+
+        monkeypatch.setattr(packed, "pack", shifted)
+        wrong = fused.prefill(asked, EAGER)
+    assert (wrong[1:] - right[1:]).abs().max() > 1e-3 * right.abs().max()
+
+
+def test_quantised_weights_move_logits_by_a_known_share(model):
+    """fp8 in every product of two layers of wide weights: logits off by 17 %; head, norms and table are as they were.
+
+    Each product is off by some 3.7 %. A weight takes one byte for four, and each output of the two layers four more.
+    """
+    read = reader(model, "meta", "cpu")
+    logits, sizes = [], []
+    for fp8 in (False, True):
+        fused = FusedLlama(model, tools.ALONE, read, dtype=torch.float32, fp8=fp8)
+        fused = fused.with_cache(rows=3, length=24)
+        with torch.inference_mode():
+            last = fused.prefill(some_prompts([9, 5, 12]), EAGER)
+            first = fused.logits(last, None, EAGER)
+            step = fused.step(torch.tensor([3, 4, 5]), torch.tensor([9, 5, 12]), 24, EAGER)
+        logits.append(torch.cat([first, step]))
+        sizes.append(fused.weight_bytes)
+        assert fused.head.scales is None
+    off = float((logits[1] - logits[0]).norm() / logits[0].norm())
+    assert 0.05 < off < 0.25
+    by_precision = {
+        name: arithmetic.weight_bytes(model, 1, name) for name in ("fp32", "bf16", "fp8")
+    }
+    matrices = by_precision["bf16"] - by_precision["fp8"]
+    outputs = 2 * (64 + 32 + 64 + 2 * 96 + 64)
+    assert sizes == [by_precision["fp32"], by_precision["fp32"] - 3 * matrices + 4 * outputs]
 
 
 def test_swapped_shards_fail(tmp_path, model):

@@ -13,6 +13,7 @@ sys.path.insert(0, sys.argv[1])
 import engine_ranks as tools
 from wattflow.config.choices import Model
 from wattflow.engine.kernels import check
+from wattflow.engine.ops import HeadNorms
 from wattflow.engine.kernels.sets import cublas, one_row
 from wattflow.engine.fused import FusedLlama
 from wattflow.engine.ops import EAGER
@@ -39,7 +40,10 @@ for step in (cublas(), one_row({})):
 for dtype in (torch.float32, torch.float16):  # the interpreter's products take bf16 for integers
     from wattflow.engine.llama import rotary_table
     rotary = rotary_table(model, 200, dtype, "cpu").contiguous()
-    print(dtype, check.why_not(torch.zeros(1, 2, 1, 1, 200, 16, dtype=dtype), rotary))
+    gains = torch.rand(2, 16, generator=torch.Generator().manual_seed(2)).to(dtype)
+    for heads, norms in ((1, None), (4, HeadNorms(gains, 1e-5)), (7, None)):
+        cache = torch.zeros(1, 2, 64, 1, 200, 16, dtype=dtype)
+        print(dtype, check.why_not(cache, rotary, heads, norms))
 # the interpreter drops the carry of a mantissa that rounds up to the next power of two, so some numbers are halved
 from wattflow.engine import products
 from wattflow.engine.kernels import rowwise
@@ -71,8 +75,8 @@ def test_kernels_compute_what_plain_torch_does():
     lines = [line.rsplit(maxsplit=1) for line in done.stdout.splitlines()]
     assert [line[0] for line in lines[:2]] == ["cublas", "triton"]
     assert all(float(error) < 1e-5 for _, error in lines[:2])
-    assert [reason for _, reason in lines[2:4]] == ["None"] * 2
-    others, scales = map(float, done.stdout.splitlines()[4].split())
+    assert [reason for _, reason in lines[2:8]] == ["None"] * 6
+    others, scales = map(float, done.stdout.splitlines()[8].split())
     assert others < 0.05
     assert scales == 0.0
-    assert float(done.stdout.splitlines()[5]) < 1e-3
+    assert float(done.stdout.splitlines()[9]) < 1e-3

@@ -78,3 +78,19 @@ def test_activations_that_came_quantised_are_taken_as_they_are():
     assert torch.equal(product(made, weight), product(x, weight))
     doubled = Rows8(made.values, made.scales * 2, made.dtype)
     assert torch.allclose(product(doubled, weight), 2 * product(x, weight))
+
+
+def test_ranks_that_share_outputs_quantise_as_one_does():
+    """Each output's scale is its own, so parts by output are the whole's, bit by bit."""
+    x, matrix = normal(8, 256, seed=1), normal(64, 256)
+    whole = product(x, quantised(matrix))
+    parts = [product(x, quantised(part)) for part in matrix.chunk(2)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_ranks_that_share_inputs_add_up_to_the_product():
+    """Parts by input have scales of their own: their sum is as near to the product as the whole is."""
+    x, matrix = normal(8, 256, seed=1), normal(64, 256)
+    parts = zip(x.chunk(4, dim=1), matrix.chunk(4, dim=1), strict=True)
+    made = sum(product(a, quantised(b)) for a, b in parts)
+    assert 0.01 < off(made, x @ matrix.t()) < 0.04

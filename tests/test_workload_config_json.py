@@ -134,9 +134,22 @@ def test_a_folder_and_its_shapes_are_one_model(points, tmp_path):
 @pytest.mark.parametrize("engine", ["paper", "fast"])
 def test_other_engines_refuse_by_the_feature(name, named, engine):
     """The reason in `plan` names what the engine does not compute, and who does."""
-    (point,) = grid.plan([f"engine={engine}", f"model={name}"], repeats=1).points
+    words = [f"engine={engine}", f"model={name}", "max_seq_len=4097"]
+    (point,) = grid.plan(words, repeats=1).points
     assert named in point.reason
     assert point.reason.endswith("use engine=vllm")
+
+
+@pytest.mark.parametrize("name", ["mistral-7b", "mistral-7b-v0.1", "qwen3-0.6b", "qwen3-32b"])
+@pytest.mark.parametrize("engine", ["paper", "fast"])
+def test_relatives_of_llama_run_on_our_own_engines(name, engine):
+    """Nothing refuses them, fp8 in `fast` neither, and both counts of their parameters agree."""
+    words = [f"engine={engine}", f"model={name}", "max_seq_len=512"]
+    precision = ["precision=fp8"] * (engine == "fast")
+    (point,) = grid.plan([*words, *precision], repeats=1).points
+    assert point.reason is None
+    counted = folders.of_shapes(point.config.model).counts.parameters
+    assert arithmetic.parameters(point.config.model) == counted
 
 
 def test_plan_knows_what_fits():

@@ -37,7 +37,7 @@ from wattflow.engine.ranks import join
 DRY, say, stage = bench.DRY, bench.say, bench.stage
 EIGHT = engine_vllm.shapes()
 WIDTH = EIGHT.dim // EIGHT.n_heads
-ROWS = (1, 2) if DRY else (1, 64, 256)
+ROWS = (1, 2) if DRY else (64, 256, 1)
 LENGTHS = (9, 20) if DRY else (177, 1024, 4096)
 BEYOND_L2 = 2**16 if DRY else 2**29  # bytes of caches or matrices that are read in turn
 MOST_LAYERS = 3 if DRY else 192
@@ -58,31 +58,32 @@ SCANS = [
 def right(who, found):
     """What the engine's own checks say here, replays against eager steps, and float32 against `paper`."""
     device = torch.device(who.device)
-    found["fp8 products"] = products.why_no_scaled(device)
+    faults = found["faults by check"] = {"fp8 products": products.why_no_scaled(device)}
     if not DRY:
         from wattflow.engine.kernels import check
         from wattflow.engine.kernels.launch import Launch
 
-        for kind, width in itertools.product(
-            (torch.bfloat16, torch.float16, torch.float32), (64, 128)
+        for kind, heads, rows in (
+            (torch.bfloat16, 32, 64),
+            (torch.float16, 32, 64),
+            (torch.float32, 8, 64),
         ):
-            shape = dataclasses.replace(EIGHT, dim=width * EIGHT.n_heads)
-            rotary = rotary_table(shape, 256, kind, who.device).contiguous()
-            cache = torch.zeros(1, 2, 1, 1, 256, width, dtype=kind, device=device)
-            found[f"kernels, {kind}, {width}"] = check.why_not(cache, rotary)
+            rotary = rotary_table(EIGHT, 384, kind, who.device).contiguous()
+            cache = torch.zeros(1, 2, rows, 8, 384, 128, dtype=kind, device=device)
+            faults[f"kernels, {kind}"] = check.why_not(cache, rotary, heads, None)
         found["early"] = Launch.early
-        found["fp8 kernels"] = check.why_not_fp8(torch.bfloat16, device)
-        found["varlen"] = packed.why_not_varlen(who.device, torch.bfloat16, 32, 8, 128)
+        faults["fp8 kernels"] = check.why_not_fp8(torch.bfloat16, device)
+        faults["varlen"] = packed.why_not_varlen(who.device, torch.bfloat16, 32, 8, 128)
         found["off, bf16 logits against float64"] = bench.bf16_error(who, "cublas")
         found["the same with a position off by one"] = bench.bf16_error(who, "cublas", off=1)
-    grouped = dataclasses.replace(bench.CHECK, n_kv_heads=bench.CHECK.n_heads // 2)
-    bench.CHECK = grouped
-    for rows, kernels in ((5, "auto"), (1, "auto"), *([] if DRY else [(1, "triton")])):
+    bench.CHECK = dataclasses.replace(bench.CHECK, n_kv_heads=bench.CHECK.n_heads // 2)
+    for rows, kernels in ((5, "auto"), *([] if DRY else [(1, "triton")])):
         name = f"replay equals eager, {kernels}, {rows} rows"
         found[name] = bench.replay_equals_eager(who, kernels, rows, 0.0)
         say(name, found[name])
     found["float32 equals paper"] = bench.equals_paper(who)
     say(json.dumps({k: v for k, v in found.items() if not isinstance(v, dict)}))
+    say("faults:", {k: v for k, v in faults.items() if v is not None} or "none", "of", len(faults))
 
 
 # --- attention ------------------------------------------------------------------------------------
@@ -194,16 +195,15 @@ class Case:
         }
         if not DRY:
             bounds = torch.arange(self.rows + 1, dtype=torch.int32, device=self.device)
-            pack = packed.Packed(*[bounds] * 3, bounds, bounds, (1,) * self.rows)
             out |= {
                 "sdpa, flash": by(backends.FLASH_ATTENTION),
                 "sdpa, cudnn": by(backends.CUDNN_ATTENTION),
-                "varlen": lambda kv: varlen_decode(query, kv, bounds, self.length, pack),
+                "varlen": lambda kv: varlen_decode(query, kv, bounds),
             }
         return out
 
 
-def varlen_decode(query, kv, bounds, length, _pack):
+def varlen_decode(query, kv, bounds):
     """torch's variable-length attention with one query a row, over the same bytes laid out as it wants them."""
     import inspect
 
@@ -217,37 +217,54 @@ def varlen_decode(query, kv, bounds, length, _pack):
         if "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
         else {}
     )
-    del length
     return varlen.varlen_attn(query, key, value, bounds, bounds * room, 1, room, **more)
 
 
 def attention(who, found):
+    """Every case; where HOLD names a file, once more, the best of each, when others have left the GPU alone."""
     if not DRY:
         compile_ahead(found)
-    copy = bench.RESULT["machine"]["copy_bytes_per_s"]
     for rows, length in itertools.product(ROWS, LENGTHS):
-        case = Case(who, rows, length)
-        row = found[f"{rows} x {length}"] = {"bytes": case.bytes, "us": {}, "off": {}}
-        for name, work in case.others().items():
-            try:
-                row["us"][name] = case.us(work)
-            except Exception as error:  # noqa: BLE001 - what cannot run is one of the results
-                row["us"][name] = str(error)[:200]
-        if not DRY:
-            ours(case, row)
-        known = {k: v for k, v in row["us"].items() if not isinstance(v, str)}
-        row["share_of_copy"] = {k: case.bytes / (v * 1e-6) / copy for k, v in known.items()}
-        best = sorted(known, key=known.__getitem__)[:6]
-        rest = [k for k in row["us"] if not k.startswith("ours")]
-        say(f"{rows} x {length}:", {k: round(known[k], 1) for k in best})
-        say("   ", {k: f"{row['share_of_copy'][k]:.0%}" for k in best[:3]}, "others", {
-            k: round(known[k], 1) if k in known else row["us"][k][:60] for k in rest
-        })  # fmt: skip
-        bench.save()
-        del case
+        one_case(who, rows, length, SCANS, found)
+    started = bench.OUT / "started"
+    if "HOLD" not in os.environ:
+        return
+    while not started.exists() and bench.left_s() > 15:
+        time.sleep(0.2)
+    found["others had left"] = started.exists()
+    for rows, length in itertools.product(ROWS, LENGTHS):
+        first = found[f"{rows} x {length}"]["us"]
+        known = {k: v for k, v in first.items() if k.startswith("ours") and not isinstance(v, str)}
+        best = sorted(known, key=known.__getitem__)[:4]
+        scans = [scan for scan in SCANS if any(str(scan) in name for name in best)]
+        one_case(who, rows, length, scans, found, again=" again")
 
 
-def ours(case, row):
+def one_case(who, rows, length, scans, found, *, again=""):
+    """Time everything on the caches of some rows and a length."""
+    copy = bench.RESULT["machine"]["copy_bytes_per_s"]
+    case = Case(who, rows, length)
+    row = found[f"{rows} x {length}{again}"] = {"bytes": case.bytes, "us": {}, "off": {}}
+    for name, work in case.others().items():
+        try:
+            row["us"][name] = case.us(work)
+        except Exception as error:  # noqa: BLE001 - what cannot run is one of the results
+            row["us"][name] = str(error)[:200]
+    if not DRY:
+        ours(case, row, scans)
+    known = {k: v for k, v in row["us"].items() if not isinstance(v, str)}
+    row["share_of_copy"] = {k: case.bytes / (v * 1e-6) / copy for k, v in known.items()}
+    best = sorted(known, key=known.__getitem__)[:6]
+    rest = [k for k in row["us"] if not k.startswith("ours")]
+    say(f"{rows} x {length}:", {k: round(known[k], 1) for k in best})
+    say("   ", {k: f"{row['share_of_copy'][k]:.0%}" for k in best[:3]}, "others", {
+        k: round(known[k], 1) if k in known else row["us"][k][:60] for k in rest
+    })  # fmt: skip
+    bench.save()
+    del case
+
+
+def ours(case, row, scans):
     """Every scan in several splits, and how far each is off."""
     from wattflow.engine.kernels import attention as kernels
 
@@ -262,7 +279,7 @@ def ours(case, row):
         if 256 <= programs * n <= 2100 or (n == 1 and programs > 256)
     ]
     splits = [n for n in splits if n == 1 or n * 32 <= case.length] or [4]
-    for scan, parts in itertools.product(SCANS, splits):
+    for scan, parts in itertools.product(scans, splits):
         name = f"ours {scan} / {parts}"
         block, warps, stages = scan
         one = kernels.Scan(block, warps, stages, busy=2)
@@ -392,7 +409,16 @@ def on_gpu(x, narrow, plain):
     """The ways that only a GPU has."""
     from wattflow.engine.kernels import gemv, rowwise
 
-    out = {"fp8, quantising": (narrow, lambda w: products.product(rowwise.rows8(x), w))}
+    rows, one = products.rows8(x), torch.ones((), device=x.device)
+    out = {
+        "fp8, quantising": (narrow, lambda w: products.product(rowwise.rows8(x), w)),
+        "fp8, one scale": (narrow, lambda w: one_scale(rows, w, one)),
+    }
+    if "PROTOTYPES" in os.environ:
+        sys.path.insert(0, os.environ["PROTOTYPES"])
+        import skinny
+
+        skinny.add(out, x, rows, narrow)
     if len(x) == 1:
         tiles = {
             name: gemv.quickest_tile(weights, x.dtype)
@@ -401,6 +427,18 @@ def on_gpu(x, narrow, plain):
         out["one row, fp8 weights"] = narrow, lambda w: gemv.gemv(x, w, tile=tiles["narrow"])
         out["one row, plain"] = plain, lambda w: gemv.gemv(x, w, tile=tiles["plain"])
     return out
+
+
+def one_scale(rows, weight, one):
+    """The same product as if all scales were 1."""
+    return torch._scaled_mm(
+        rows.values,
+        weight.values.t(),
+        scale_a=one,
+        scale_b=one,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )
 
 
 def product_us(weights, one):
@@ -427,27 +465,53 @@ def ceiling(who, found):
     time.sleep(0.1 if DRY else 3)
     found["row's, after 3 s of rest"] = ceilings.measure(who, "fp32" if DRY else "bf16")
     for gib, what in itertools.product((0.001,) if DRY else (1, 4, 8), ("ones", "random")):
-        count = int(gib * 2**28)
-        source = torch.ones(count, device=who.device)
-        if what == "random":
-            source = torch.empty(count, dtype=torch.int32, device=who.device).random_()
-        target = torch.empty_like(source)
-        if not DRY:
-            torch.cuda.synchronize()
-            time.sleep(1.0)
-        rates = [
-            2 * source.nbytes / bench.timed(who, lambda t=target, s=source: t.copy_(s))
-            for _ in range(40)
-        ]
-        found[f"{gib} GiB of {what}"] = [round(r / 1e12, 3) for r in rates]
-        say(
-            f"copy of {gib} GiB of {what}:",
-            found[f"{gib} GiB of {what}"][:12],
-            "best",
-            max(rates) / 1e12,
-        )
-        del source, target
+        copies(who, found, gib, what, 1.0)
     say(json.dumps({k: v for k, v in found.items() if k.startswith("row")}))
+
+
+def ceiling_hot(who, found):
+    """The same after 5 s of the largest product, as a row measures it after its batches, and once it has rested."""
+    side, kind = (64, torch.float32) if DRY else (8192, torch.bfloat16)
+    a, b = (torch.randn(side, side, device=who.device).to(kind) for _ in range(2))
+    for rest_s in (0.0, 3.0):
+        end = time.monotonic() + (0.1 if DRY else 3.0)
+        while time.monotonic() < end:
+            for _ in range(50):
+                a @ b
+            bench.synchronize(who)
+        time.sleep(0.0 if DRY else rest_s)
+        found[f"memory C, {rest_s:g} s of rest"] = memory_celsius()
+        found[f"row's, {rest_s:g} s of rest"] = ceilings.measure(who, "fp32" if DRY else "bf16")
+        copies(who, found, 0.001 if DRY else 4, "random", 0.0)
+    found["memory C, at the end"] = memory_celsius()
+    say(json.dumps({k: v for k, v in found.items() if "GiB" not in k}))
+
+
+def memory_celsius():
+    """The temperature of the memory; null where none is said."""
+    if DRY:
+        return None
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    (value,) = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_MEMORY_TEMP])
+    return value.value.uiVal
+
+
+def copies(who, found, gib, what, rest_s):
+    """The rates of forty copies one after another, in TB/s, after a rest."""
+    count = int(gib * 2**28)
+    source = torch.ones(count, device=who.device)
+    if what == "random":
+        source = torch.empty(count, dtype=torch.int32, device=who.device).random_()
+    target = torch.empty_like(source)
+    bench.synchronize(who)
+    time.sleep(0.0 if DRY else rest_s)
+    rates = [2 * source.nbytes / bench.timed(who, lambda: target.copy_(source)) for _ in range(40)]
+    name = f"{gib} GiB of {what}"
+    found[name] = [round(rate / 1e12, 3) for rate in rates]
+    say(f"copy of {name}:", found[name][:12], "best", max(rates) / 1e12)
 
 
 def main():
@@ -456,11 +520,12 @@ def main():
     torch.set_num_threads(2)
     stages = {  # what does it, seconds that must be left, seconds that it may take
         "machine": (bench.machine, 5, 20),
-        "ceiling": (ceiling, 5, 15),
-        "right": (right, 10, 40),
-        "attention": (attention, 20, 75),
-        "fp8": (fp8, 10, 30),
+        "right": (right, 10, 60),
         "prefill": (prefill, 15, 40),
+        "fp8": (fp8, 10, 30),
+        "attention": (attention, 20, 100),
+        "ceiling": (ceiling, 5, 15),
+        "ceiling, hot": (ceiling_hot, 10, 25),
     }
     wanted = os.environ.get("STAGES", ";".join(stages)).split(";")
     for name, (work, least_s, most_s) in stages.items():

@@ -7,6 +7,7 @@ ARMS   what is compared, some of the keys of ARM below, "fast vllm fast-fp8 vllm
        products of one row by Triton, at batch 1 alone
 BATCHES, PROMPT, NEW, WINDOW_S, REPEATS, DEADLINE_S   1 8 64 256, 128, 256, 10, 3, 900
 BEFORE   another checkout of wattflow, for the arm `before`
+HOLD     a file to wait for once all have their weights, made by whoever uses the GPU meanwhile
 
 Each arm is a process with its weights on the GPU all the time; one of them works at a time. A block is one window an
 arm, in an order of its own, of whole batches: prefill and decode, greedy, Llama-3.1-8B's shapes, weights of one law.
@@ -14,6 +15,7 @@ Joules are wattflow's own, by its sidecar. A ratio is the mean over blocks of th
 block gave, its interval by Student's t. $OUT/engine_vllm.json is replaced after each batch size.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -60,7 +62,7 @@ class Engine:
         self.who = join(0, 1, 0, "node", "", "cpu" if DRY else "cuda", 60.0, 60.0)
         self.weights = self.made = None
 
-    def choices(self, batch, kernels):
+    def choices(self, batch, kernels, new=NEW):
         from wattflow.config import choices
 
         vllm = {}
@@ -78,14 +80,14 @@ class Engine:
             nodes=1,
             batch_size=batch,
             n_prompts=batch,
-            max_gen_len=NEW,
+            max_gen_len=new,
             max_seq_len=PROMPT + NEW,
         )
 
-    def build(self, batch, kernels="auto"):
+    def build(self, batch, kernels="auto", new=NEW):
         from wattflow.engine.build import build
 
-        return build(self.choices(batch, kernels), self.who, eos_ids=(), pad_id=0)
+        return build(self.choices(batch, kernels, new), self.who, eos_ids=(), pad_id=0)
 
     def load(self):
         """Bring the weights; vLLM starts as a whole, for the largest batch."""
@@ -100,7 +102,6 @@ class Engine:
         self.made = self.build(batch, kernels)
         self.made.load(self.weights)
         self.prompts = [prompts(batch, seed) for seed in range(POOL)]
-        self.batch()
         out = self.batch()
         distinct = len({token for row in out.tokens for token in row})
         assert all(len(row) == NEW for row in out.tokens)
@@ -125,6 +126,31 @@ class Engine:
         end = time.time_ns()
         tokens = count * NEW * len(self.prompts[0])
         return {"start_ns": start, "end_ns": end, "tokens": tokens, "prefill_s": prefill_ns / 1e9}
+
+    def profile(self, batch, kernels):
+        """The kernels of a decode step in the middle of a batch: name, calls and microseconds a step, largest first."""
+        from torch.profiler import ProfilerActivity, profile
+
+        if self.name != "vllm":
+            self.made.close()
+        new = min(17, NEW)
+        made = self.build(batch, kernels, new)
+        made.load(self.weights)
+        asked = [(prompt * 3)[: PROMPT + NEW // 2 - new] for prompt in self.prompts[0]]
+        activities = [ProfilerActivity.CPU if DRY else ProfilerActivity.CUDA]
+        for counts in (False, True):
+            made.prefill(asked)
+            made.synchronize()
+            with profile(activities=activities) if counts else contextlib.nullcontext() as seen:
+                made.decode()
+                made.synchronize()
+        rows = [
+            [one.key[:90], one.count / (new - 1), one.device_time_total / (new - 1)]
+            for one in seen.key_averages()
+        ]
+        rows.sort(key=lambda row: -row[2])
+        self.made = made
+        return {"kernels": rows[:25], "length": PROMPT + NEW // 2 - new / 2}
 
 
 def shapes():
@@ -249,6 +275,10 @@ def compare(who, arms, batch, found):
                 one_window(arm, shape, meter, f"{name} {repeat}", found["arms"][name])
     for one in found["arms"].values():
         one["windows"] = [measured(window, meter) for window in one["windows"]]
+    for name, (arm, kernels) in wanted.items():
+        if arm.fault is None and bench.left_s() > 5:
+            found["arms"][name]["profile"] = arm.ask("profile", batch=batch, kernels=kernels)
+            arm.shape = None
     found["summary"] = {name: summary(one["windows"]) for name, one in found["arms"].items()}
     found["ratios"] = ratios(found["arms"])
     for name, row in found["summary"].items():
@@ -341,6 +371,9 @@ def main():
         found["vllm"] = vllm_version()
         found["settings"] = {"prompt": PROMPT, "new": NEW, "window_s": WINDOW_S, "arms": ARMS}
     arms = started()
+    (bench.OUT / "started").touch()
+    while "HOLD" in os.environ and not Path(os.environ["HOLD"]).exists() and bench.left_s() > 0:
+        time.sleep(0.2)
     try:
         for batch in BATCHES:
             with bench.stage(f"batch {batch}", 2 * WINDOW_S, 600) as found:

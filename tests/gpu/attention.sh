@@ -4,6 +4,8 @@
 #
 #   tests/gpu/attention.sh pack FOLDER [COMMIT]            here: this checkout, the older one, four wheels; 3 MB
 #   PARTS=FOLDER OUT=results tests/gpu/attention.sh measure [ATTENTION_S BATCHES_S]
+#   PARTS=FOLDER OUT=results VLLM=SITE tests/gpu/attention.sh beside [ATTENTION_S ALL_S]   with vLLM in SITE, which starts
+#                                                          meanwhile (tests/gpu/vllm.sh unpacks it), then both in turns
 #   DRY=1 PARTS=FOLDER OUT=results tests/gpu/attention.sh measure      (here, without a GPU)
 #
 # Python >= 3.11 with torch, pyarrow, numpy, nvidia-ml-py and safetensors must be there.
@@ -35,12 +37,29 @@ unpack() {
     --root-user-action=ignore --upgrade --target "$WORK/site" "$PARTS"/wheels/*.whl
 }
 
-measure() { # [ATTENTION_S BATCHES_S]
+prepare() {
   OUT=$(realpath -m "${OUT:?a folder for the results}")
   export OUT PYTHONUNBUFFERED=1 PYTHONPATH=$WORK/now:$WORK/site BEFORE=$WORK/older
   mkdir -p "$OUT"
   unpack
   cd "$WORK/now"
+}
+
+beside() { # [ATTENTION_S ALL_S]
+  prepare
+  export VLLM_PYTHONPATH=$WORK/now:$WORK/site:${VLLM:-} HOLD=$OUT/go
+  export VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_USE_DEEP_GEMM=0 GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo TP_SOCKET_IFNAME=lo
+  ARMS=${ARMS:-fast vllm fast-fp8 vllm-fp8} BATCHES=${BATCHES:-64 256 1} WINDOW_S=${WINDOW_S:-4} REPEATS=${REPEATS:-2} \
+    DEADLINE_S=${2:-250} timeout $((${2:-250} + 30)) "$PYTHON" tests/benchmarks/engine_vllm.py >"$OUT/turns.txt" 2>&1 &
+  DEADLINE_S=${1:-110} timeout $((${1:-110} + 20)) "$PYTHON" tests/benchmarks/engine_attention.py || true
+  touch "$HOLD"
+  wait
+  cat "$OUT/turns.txt"
+  ls -l "$OUT"
+}
+
+measure() { # [ATTENTION_S BATCHES_S]
+  prepare
   DEADLINE_S=${1:-150} timeout $((${1:-150} + 30)) "$PYTHON" tests/benchmarks/engine_attention.py || true
   ARMS="before fast fast-fp8" BATCHES=${BATCHES:-64 256} WINDOW_S=${WINDOW_S:-5} REPEATS=${REPEATS:-2} \
     DEADLINE_S=${2:-110} timeout $((${2:-110} + 30)) "$PYTHON" tests/benchmarks/engine_vllm.py || true

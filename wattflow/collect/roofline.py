@@ -11,7 +11,7 @@ from typing import cast
 from wattflow.config.choices import Config
 from wattflow.nullable import quotient
 from wattflow.store.schema import Ceilings, Record, WorkInfo
-from wattflow.workload.model import Work, decode_work, prefill_work
+from wattflow.workload.model import Work, decode_work, prefill_work, query_width
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def all_prefills(config: Config, work: WorkInfo) -> Work:
     """Return the least that one device reads and computes in all prefills: weights once a batch."""
     model, tokens = config.model, work["prefill_tokens"]
     linear = prefill_work(model, config.shards, config.precision, tokens, 1)
-    attention = 2 * work["prefill_squares"] * model.n_layers * model.dim / config.shards
+    each = 2 * model.n_layers * query_width(model) / config.shards
     # prefill_work counts the attention of one token a row as well, which the squares hold already
-    one_each = 2 * tokens * model.n_layers * model.dim / config.shards
+    attention = each * (work["prefill_squares"] - tokens)
     read = linear.read_bytes * work["prefills"]
-    return Work(read, linear.flops - one_each + attention)
+    return Work(read, linear.flops + attention)
 
 
 def _share(work: Work, ceilings: Ceilings | None, seconds: float) -> float | None:

@@ -187,9 +187,11 @@ def _why_not_ours(config: Config) -> str | None:
     name = config.engine.name
     if name == "synthetic":
         return None
-    if config.precision == "fp8" or config.kv_precision is not None:
-        return f"precision or kv_precision is fp8: engine={name} does not quantise; use engine=vllm"
-    missing = why_not_computed(config.model, name)
+    if config.kv_precision is not None:
+        return f"kv_precision=fp8: engine={name} does not quantise its cache; use engine=vllm"
+    if config.precision == "fp8" and name != "fast":
+        return f"precision=fp8: engine={name} does not quantise; use engine=fast or vllm"
+    missing = why_not_computed(config.model, name, config.max_seq_len)
     return None if missing is None else f"{missing}; use engine=vllm or transformers"
 
 

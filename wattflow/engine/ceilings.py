@@ -2,13 +2,9 @@
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from wattflow.engine.ranks import Ranks
 from wattflow.store.schema import Ceilings
-
-if TYPE_CHECKING:
-    import torch
 
 # 1 GiB takes 0.7 ms on an H100: too short: a first run there measured 2.5 TB/s on a board that copies 3.0
 COPY_BYTES, CPU_COPY_BYTES = 2**32, 2**25  # a CPU's last level may hold part
@@ -24,15 +20,13 @@ def measure(ranks: Ranks, precision: str) -> Ceilings:
     """
     import torch  # noqa: PLC0415 - the synthetic engine runs without
 
-    from wattflow.engine.checks import DTYPES  # noqa: PLC0415 - as above
-
     cuda = ranks.device.startswith("cuda")
     size, side = (COPY_BYTES, SIDE) if cuda else (CPU_COPY_BYTES, CPU_SIDE)
     if cuda:  # weights that other points share may still lie there
         size = min(size, torch.cuda.mem_get_info(ranks.device)[0] // 8)
     with torch.inference_mode():
         copy_s = _copy_s(ranks, size)
-        product_s = _product_s(ranks, side, DTYPES[precision])
+        product_s = _product_s(ranks, side, precision)
     rates = ranks.gather([2 * size / copy_s, 2 * side**3 / product_s])
     return {
         "copy_bytes_per_s": min(copy for copy, _ in rates),
@@ -49,15 +43,21 @@ def _copy_s(ranks: Ranks, size: int) -> float:
     return _best_s(ranks, lambda: target.copy_(source))
 
 
-def _product_s(ranks: Ranks, side: int, dtype: "torch.dtype") -> float:
+def _product_s(ranks: Ranks, side: int, precision: str) -> float:
     import torch  # noqa: PLC0415 - as above
+
+    from wattflow.engine.checks import DTYPES  # noqa: PLC0415 - as above
+    from wattflow.engine.products import product, quantised, rows8  # noqa: PLC0415 - as above
 
     # random numbers: a GPU multiplies zeros faster than data
     generator = torch.Generator(ranks.device).manual_seed(0)
     a, b = (
-        torch.randn(side, side, device=ranks.device, generator=generator).to(dtype)
+        torch.randn(side, side, device=ranks.device, generator=generator).to(DTYPES[precision])
         for _ in range(2)
     )
+    if precision == "fp8":
+        rows, weight = rows8(a), quantised(b)
+        return _best_s(ranks, lambda: product(rows, weight))
     out = torch.empty_like(a)
     return _best_s(ranks, lambda: torch.mm(a, b, out=out))
 

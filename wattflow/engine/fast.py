@@ -29,8 +29,10 @@ from wattflow.engine.decode_state import LOOK_EVERY, EndLook, State
 from wattflow.engine.fused import Chooser, FusedLlama
 from wattflow.engine.kernel_choice import check_kernels
 from wattflow.engine.ops import Ops
+from wattflow.engine.products import why_no_scaled
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
+from wattflow.errors import EngineError
 from wattflow.workload import model as arithmetic
 
 _WARM_UP = 3  # steps before a capture: kernels compile, libraries and NCCL set themselves up
@@ -88,6 +90,7 @@ class Fast:
         config, ranks = self._config, self._ranks
         torch.set_num_threads(config.engine.threads_per_rank)
         check_precision(config, ranks)
+        check_fp8(config, ranks)
         with (
             memory_explained(config, ranks),
             torch.inference_mode(),
@@ -162,6 +165,7 @@ class Fast:
             "linears": decode.linears,
             "attention": decode.attention,
             "prefill_attention": prefill.prefill_attention,
+            "quantization": quantization(self._config, self._ranks, decode),
             "length_buckets": buckets,
         }
         return Kernels(decode, prefill, buckets, {}, info)
@@ -306,6 +310,24 @@ class Fast:
             self.__dict__.pop(name, None)
         if self._cuda:
             torch.cuda.empty_cache()
+
+
+def check_fp8(config: Config, ranks: Ranks) -> None:
+    """EngineError for precision=fp8 on a GPU without such products."""
+    if config.precision != "fp8" or not ranks.device.startswith("cuda"):
+        return
+    reason = why_no_scaled(torch.device(ranks.device))
+    if reason is not None:
+        raise EngineError(f"precision=fp8 on {ranks.device_name}: {reason}. Take precision=bf16.")
+
+
+def quantization(config: Config, ranks: Ranks, decode: Ops) -> str | None:
+    """Return what is in fp8, and with what scales; null where nothing is."""
+    if config.precision != "fp8":
+        return None
+    where = "in prefill" if decode.name == "triton" else "everywhere"
+    how = "" if ranks.device.startswith("cuda") else ", multiplied as the numbers that they are"
+    return f"fp8 e4m3: weights by output; activations by token, {where}{how}"
 
 
 def batch_work(config: Config, lengths: list[int], rows_computed: int, steps: int) -> BatchWork:

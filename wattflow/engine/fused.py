@@ -62,6 +62,7 @@ class FusedLlama:
         self._ranks = ranks
         self._dtype = dtype
         self._alone = ranks.world == 1
+        self.heads = model.n_heads // ranks.world
         self.reduce = Reduce()  # of all ranks' parts
         self._read_weights(read, fp8=fp8)
 

@@ -82,8 +82,9 @@ def _why_no_kernels(device: str, llama: FusedLlama) -> str | None:
         from wattflow.engine.kernels import check  # noqa: PLC0415 - Triton comes with torch for GPUs alone
     except ImportError as error:
         return f"no Triton ({error})"
-    reason = check.why_not(llama.cache, llama.rotary)
-    if reason is None and llama.layers[0].wqkv.scales is not None:
+    layer = llama.layers[0]
+    reason = check.why_not(llama.cache, llama.rotary, llama.heads, layer.head_norms)
+    if reason is None and layer.wqkv.scales is not None:
         reason = check.why_not_fp8(llama.cache.dtype, llama.cache.device)
     return reason
 
@@ -114,9 +115,8 @@ def _on_gpu(wanted: str, llama: FusedLlama) -> tuple[Ops, Ops, str | None]:
 def _with_packed_attention(ops: Ops, llama: FusedLlama) -> Ops:
     """Return operations whose attention of a prefill takes all prompts at once, where torch has such a kernel."""
     kv_heads, _, width = llama.cache.shape[-3:]
-    heads = llama.layers[0].wqkv.values.shape[0] // width - 2 * kv_heads
     reason = packed.why_not_varlen(
-        str(llama.cache.device), llama.cache.dtype, heads, kv_heads, width
+        str(llama.cache.device), llama.cache.dtype, llama.heads, kv_heads, width
     )
     if reason is not None:
         return replace(ops, prefill_attention=f"{ops.prefill_attention}: {reason}")

@@ -37,18 +37,20 @@ def share_among(ranks: Ranks | None) -> None:
     initialize._MODEL_PARALLEL_GROUP = group  # noqa: SLF001 - fairscale's only way to set it also prints
 
 
-def _empty(rows: int, columns: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(rows, columns), requires_grad=False)
+def _empty(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape), requires_grad=False)
 
 
 class Column(fairscale.ColumnParallelLinear):  # type: ignore[misc] # fairscale has no types
     """A linear whose outputs are shared: this rank makes `n_mine` of them, or all gathered."""
 
-    def __init__(self, n_in: int, n_mine: int, *, gather_output: bool = False) -> None:
+    def __init__(
+        self, n_in: int, n_mine: int, *, gather_output: bool = False, bias: bool = False
+    ) -> None:
         nn.Module.__init__(self)  # theirs builds the whole matrix on every rank
         self.gather_output = gather_output
         self.weight = _empty(n_mine, n_in)
-        self.register_parameter("bias", None)
+        self.register_parameter("bias", _empty(n_mine) if bias else None)
 
 
 class Row(fairscale.RowParallelLinear):  # type: ignore[misc] # fairscale has no types

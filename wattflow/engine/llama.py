@@ -1,5 +1,7 @@
 """One rank's part of a LLaMA model: RMSNorm, rotary positions, grouped KV heads, SwiGLU, a head shared by vocabulary.
 
+Qwen2's biases and Qwen3's norms of heads are here too; Mistral differs in neither.
+
 Rotary positions are half-split (a head's first half pairs with its second), so checkpoints that interleave the pairs
 are permuted when they are loaded. Norms, rotations and the softmax are computed in float32 at least.
 """
@@ -12,7 +14,7 @@ from torch.nn import functional
 
 from wattflow.config.choices import Model, RopeScaling
 from wattflow.engine.layers import Column, Embedding, Row, apply
-from wattflow.workload.model import head_dim, kv_heads_of_rank
+from wattflow.workload.model import has_biases, has_head_norms, head_dim, kv_heads_of_rank
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # [batch, length, KV heads, head_dim] each
 Cache = list[KeysValues]  # a layer each
@@ -82,10 +84,14 @@ class Attention(nn.Module):
         self.head_dim = head_dim(model)
         self.heads = model.n_heads // shards
         self.kv_heads = kv_heads_of_rank(model, shards)
-        self.wq = Column(model.dim, self.heads * self.head_dim)
-        self.wk = Column(model.dim, self.kv_heads * self.head_dim)
-        self.wv = Column(model.dim, self.kv_heads * self.head_dim)
+        biased = has_biases(model)
+        self.wq = Column(model.dim, self.heads * self.head_dim, bias=biased)
+        self.wk = Column(model.dim, self.kv_heads * self.head_dim, bias=biased)
+        self.wv = Column(model.dim, self.kv_heads * self.head_dim, bias=biased)
         self.wo = Row(self.heads * self.head_dim, model.dim)
+        normed = has_head_norms(model)
+        self.q_norm = RMSNorm(self.head_dim, model.norm_eps) if normed else None
+        self.k_norm = RMSNorm(self.head_dim, model.norm_eps) if normed else None
 
     def forward(
         self,
@@ -102,6 +108,8 @@ class Attention(nn.Module):
         query = apply(self.wq, x).view(batch, new, self.heads, self.head_dim)
         key = apply(self.wk, x).view(batch, new, self.kv_heads, self.head_dim)
         value = apply(self.wv, x).view(batch, new, self.kv_heads, self.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         keys[:batch, start:end] = rotated(key, rotary)
         values[:batch, start:end] = value
         read = self._read(rotated(query, rotary), keys[:batch, :end], values[:batch, :end], mask)

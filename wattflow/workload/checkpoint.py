@@ -20,6 +20,7 @@ from wattflow.config.choices import Model
 from wattflow.errors import RefusedError
 from wattflow.store.files import expanded, open_given, read_given
 from wattflow.workload.matrices import Matrix, matrices
+from wattflow.workload.model import head_dim
 from wattflow.workload.readahead import Range
 
 Shapes = dict[str, tuple[int, ...]]
@@ -278,8 +279,10 @@ def _check_hf_config(model: Model, folder: Path) -> None:
     path = folder / "config.json"
     found = _read_json(path)
     kind = found.get("model_type", "llama")
-    if kind != "llama":
-        raise RefusedError(f"{path}: model_type {kind!r}; this engine runs llama alone.")
+    if kind != model.architecture:
+        raise RefusedError(
+            f"{path}: model_type is {kind}, but {model.name} is a {model.architecture}. Check model= and model.path."
+        )
     quantised = found.get("quantization_config")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
@@ -308,15 +311,19 @@ def _check_hf_config(model: Model, folder: Path) -> None:
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_theta,
         "tie_word_embeddings": model.tied_embeddings,
-        "head_dim": model.dim // model.n_heads,
+        "head_dim": head_dim(model),
         "hidden_act": "silu",
-        "attention_bias": False,
+        "attention_bias": False,  # of queries, keys, values and the output; Qwen2's go without saying
         "mlp_bias": False,
+        "use_sliding_window": False,
         "rope_type": "default" if scaling is None else "llama3",
     }
     found["rope_type"] = rotary.get("rope_type", rotary.get("type", "default"))
     if found.get("head_dim") is None:
         found.pop("head_dim", None)
+    if kind == "mistral":
+        found.setdefault("sliding_window", 4096)  # transformers' default
+        expected["sliding_window"] = model.more.get("sliding_window")
     if scaling is not None:
         expected |= {
             "factor": scaling.factor,

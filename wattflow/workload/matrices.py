@@ -6,7 +6,7 @@ Parts are ranges of indices of the *whole* matrix, so any number of files can be
 from dataclasses import dataclass
 
 from wattflow.config.choices import Model
-from wattflow.workload.model import head_dim
+from wattflow.workload.model import has_biases, has_head_norms, head_dim, query_width
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def _layer(model: Model, layer: int) -> list[Matrix]:
     width, ffn_width, head = model.dim, model.ffn_dim, head_dim(model)
     heads = model.n_kv_heads
     meta, hf = f"layers.{layer}.", f"model.layers.{layer}."
-    query, key_value = (width, width), (heads * head, width)
+    query, key_value = (query_width(model), width), (heads * head, width)
     return [
+        *_of_heads(model, meta + "attention.", hf + "self_attn."),
         Matrix(meta + "attention_norm.weight", hf + "input_layernorm.weight", (width,), None),
         Matrix(
             meta + "attention.wq.weight",
@@ -74,9 +75,26 @@ def _layer(model: Model, layer: int) -> list[Matrix]:
             split=0,
             parts=heads,
         ),
-        Matrix(meta + "attention.wo.weight", hf + "self_attn.o_proj.weight", (width, width), 1),
+        Matrix(meta + "attention.wo.weight", hf + "self_attn.o_proj.weight", query[::-1], 1),
         Matrix(meta + "ffn_norm.weight", hf + "post_attention_layernorm.weight", (width,), None),
         Matrix(meta + "feed_forward.w1.weight", hf + "mlp.gate_proj.weight", (ffn_width, width), 0),
         Matrix(meta + "feed_forward.w2.weight", hf + "mlp.down_proj.weight", (width, ffn_width), 1),
         Matrix(meta + "feed_forward.w3.weight", hf + "mlp.up_proj.weight", (ffn_width, width), 0),
     ]
+
+
+def _of_heads(model: Model, meta: str, hf: str) -> list[Matrix]:
+    """Return the biases of queries, keys and values, and the norms of heads, of a layer that has them."""
+    out = []
+    if has_biases(model):
+        kv_width = model.n_kv_heads * head_dim(model)
+        for name, rows, parts in (
+            ("q", query_width(model), None),
+            ("k", kv_width, model.n_kv_heads),
+            ("v", kv_width, model.n_kv_heads),
+        ):
+            out.append(Matrix(f"{meta}w{name}.bias", f"{hf}{name}_proj.bias", (rows,), 0, parts))
+    if has_head_norms(model):
+        names = ("q_norm.weight", "k_norm.weight")
+        out += [Matrix(meta + name, hf + name, (head_dim(model),), None) for name in names]
+    return out

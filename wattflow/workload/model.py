@@ -1,6 +1,8 @@
-"""The arithmetic of a LLaMA-architecture model: parameters, bytes, FLOPs, shard counts that work, what fits, roofline.
+"""The arithmetic of LLaMA's decoder and its relatives: parameters, bytes, FLOPs, shards that work, what fits, roofline.
 
-Pure: no torch, no numpy, no files. A login node uses it to refuse points, and the engine to explain a lack of memory.
+Mistral, Qwen2 and Qwen3 are relatives: heads of a width of their own, biases, norms of heads. With precision=fp8 the
+layers' matrices take a byte a weight, all else 16 bit. Pure: no torch, no numpy, no files. A login node uses it to
+refuse points, and the engine to explain a lack of memory.
 """
 
 from dataclasses import dataclass
@@ -15,21 +17,50 @@ _PREFILL_GUESS = 128  # tokens a row: prompts are not known when a sweep is plan
 
 def head_dim(model: Model) -> int:
     """Return the width of one attention head."""
-    return model.dim // model.n_heads
+    own: int | None = model.more.get("head_dim")
+    return model.dim // model.n_heads if own is None else own
+
+
+def query_width(model: Model) -> int:
+    """Return the width of all heads together, which need not be the model's."""
+    return model.n_heads * head_dim(model)
+
+
+def has_biases(model: Model) -> bool:
+    """Whether queries, keys and values have a bias, as Qwen2's."""
+    return model.architecture == "qwen2"
+
+
+def has_head_norms(model: Model) -> bool:
+    """Whether each head's queries and keys are normed, as Qwen3's."""
+    return model.architecture == "qwen3"
 
 
 def parameters(model: Model) -> int:
     """Return the number of weights of the whole model; tied embeddings count once."""
-    layer = _matrix_weights(model) + 2 * model.dim
-    tables = 1 if model.tied_embeddings else 2
-    return model.n_layers * layer + tables * model.vocab_size * model.dim + model.dim
+    return rank_parameters(model, 1)
 
 
 def rank_parameters(model: Model, shards: int) -> int:
     """Return the number of weights of one rank: KV heads repeat above their number, norms are whole everywhere."""
+    return model.n_layers * _layer_matrices(model, shards) + _other_parameters(model, shards)
+
+
+def _layer_matrices(model: Model, shards: int) -> int:
+    """Return the number of weights in the matrices of one layer on one rank."""
     kv_width = kv_heads_of_rank(model, shards) * head_dim(model)
-    split = 2 * model.dim * model.dim + 3 * model.dim * model.ffn_dim
-    layer = split // shards + 2 * model.dim * kv_width + 2 * model.dim
+    split = 2 * model.dim * query_width(model) + 3 * model.dim * model.ffn_dim
+    return split // shards + 2 * model.dim * kv_width
+
+
+def _other_parameters(model: Model, shards: int) -> int:
+    """Return the number of all other weights on one rank: tables, norms, biases."""
+    layer = 2 * model.dim
+    if has_biases(model):
+        kv_width = kv_heads_of_rank(model, shards) * head_dim(model)
+        layer += query_width(model) // shards + 2 * kv_width
+    if has_head_norms(model):
+        layer += 2 * head_dim(model)
     tables = 1 if model.tied_embeddings else 2
     vocab_rows = -(-model.vocab_size // shards)  # the last rank's part is padded
     return model.n_layers * layer + tables * vocab_rows * model.dim + model.dim
@@ -41,20 +72,26 @@ def kv_heads_of_rank(model: Model, shards: int) -> int:
 
 
 def weight_bytes(model: Model, shards: int, precision: str) -> int:
-    """Return the bytes of weights on one rank."""
-    return rank_parameters(model, shards) * BYTES_PER_VALUE[precision]
+    """Return the bytes of weights on one rank, without the scales of quantised ones."""
+    matrices = model.n_layers * _layer_matrices(model, shards) * BYTES_PER_VALUE[precision]
+    return matrices + _other_parameters(model, shards) * plain_bytes(precision)
+
+
+def plain_bytes(precision: str) -> int:
+    """Return the bytes of a value that is not quantised: of tables, norms, activations and the cache."""
+    return BYTES_PER_VALUE["bf16" if precision == "fp8" else precision]
 
 
 def kv_bytes_per_token(model: Model, precision: str) -> int:
     """Return the bytes of keys and values of one token of one row in the whole model, without repeated heads."""
     values = 2 * model.n_layers * model.n_kv_heads * head_dim(model)
-    return values * BYTES_PER_VALUE[precision]
+    return values * plain_bytes(precision)
 
 
 def kv_cache_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
     """Return the bytes of the cache that one rank allocates for `batch` rows of `length` tokens."""
     values = 2 * model.n_layers * kv_heads_of_rank(model, shards) * head_dim(model)
-    return batch * length * values * BYTES_PER_VALUE[precision]
+    return batch * length * values * plain_bytes(precision)
 
 
 def workspace_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
@@ -63,7 +100,7 @@ def workspace_bytes(model: Model, shards: int, precision: str, batch: int, lengt
     It takes the larger of a prefill of 128 tokens a row and a decode step, which copies one layer's keys, and adds
     the logits with what sampling makes of them. Longer prompts need more.
     """
-    value = BYTES_PER_VALUE[precision]
+    value = plain_bytes(precision)
     tokens = min(_PREFILL_GUESS, length)
     heads = model.n_heads // shards
     feed_forward = tokens * (4 * model.dim + 3 * model.ffn_dim // shards) * value
@@ -160,8 +197,10 @@ def valid_shards(model: Model) -> list[int]:
 
 
 def _why_no_model(model: Model) -> str | None:
-    if model.dim % model.n_heads or head_dim(model) % 2:
+    if "head_dim" not in model.more and model.dim % model.n_heads:
         return f"dim {model.dim} over {model.n_heads} heads gives no even head width"
+    if head_dim(model) % 2:
+        return f"heads {head_dim(model)} wide have no halves to rotate"
     if model.n_heads % model.n_kv_heads:
         return f"{model.n_heads} heads cannot share {model.n_kv_heads} KV heads evenly"
     return None
@@ -191,26 +230,23 @@ class Work:
 
 def read_parameters(model: Model) -> int:
     """Return the number of weights that a decode step reads: all matrices and the head, no norms and no table."""
-    return model.n_layers * _matrix_weights(model) + model.vocab_size * model.dim
-
-
-def _matrix_weights(model: Model) -> int:
-    kv_width = model.n_kv_heads * head_dim(model)
-    return 2 * model.dim * model.dim + 2 * model.dim * kv_width + 3 * model.dim * model.ffn_dim
+    return model.n_layers * _layer_matrices(model, 1) + model.vocab_size * model.dim
 
 
 def decode_work(model: Model, shards: int, precision: str, batch: float, length: float) -> Work:
     """Return the work of one decode step of `batch` rows whose mean length is `length`, per GPU."""
-    weights = read_parameters(model) * BYTES_PER_VALUE[precision]
+    matrices = model.n_layers * _layer_matrices(model, 1) * BYTES_PER_VALUE[precision]
+    weights = matrices + model.vocab_size * model.dim * plain_bytes(precision)
     repeats = max(1.0, shards / model.n_kv_heads)
     cache = batch * length * kv_bytes_per_token(model, precision) * repeats
-    attention = 4 * batch * length * model.n_layers * model.dim
+    attention = 4 * batch * length * model.n_layers * query_width(model)
     flops = 2 * read_parameters(model) * batch + attention
     return Work((weights + cache) / shards, flops / shards)
 
 
 def prefill_work(model: Model, shards: int, precision: str, batch: int, length: int) -> Work:
     """Return the work of the prefill of `batch` prompts of `length` tokens, per GPU, without the head's."""
-    matrices = read_parameters(model) - model.vocab_size * model.dim
-    flops = 2 * matrices * batch * length + 2 * batch * model.n_layers * model.dim * length**2
+    matrices = model.n_layers * _layer_matrices(model, 1)
+    attention = 2 * batch * model.n_layers * query_width(model) * length**2
+    flops = 2 * matrices * batch * length + attention
     return Work(matrices * BYTES_PER_VALUE[precision] / shards, flops / shards)

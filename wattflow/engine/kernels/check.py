@@ -2,7 +2,6 @@
 # mypy: disable-error-code="import-not-found, unused-ignore"
 """Whether the Triton kernels give on this device what plain torch gives."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -24,37 +23,45 @@ _NARROWEST = 16  # head that a product of tensor cores takes
 _log = logging.getLogger(__name__)
 
 
-def why_not(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
+def why_not(
+    cache: torch.Tensor, rotary: torch.Tensor, heads: int, norms: HeadNorms | None
+) -> str | None:
     """Return why these kernels cannot serve a cache [layers, 2, rows, KV heads, length, head_dim]; None if they can.
 
-    They run once, on a small cache of that dtype and head width, and are compared with ops.py.
+    They run once as that cache's batches have them run, on fewer rows, and are compared with ops.py. Each variant takes
+    a compiler seconds, so no others are tried.
     """
     if cache.dtype == torch.float64:
         return "the fused kernels compute in float32"
     width = cache.shape[-1]
     if width & (width - 1) or width < _NARROWEST:
         return f"heads are {width} wide, which is no power of two from {_NARROWEST} on"
-    reason = _why_wrong(cache, rotary)
+    reason = _why_wrong(cache, rotary, heads, norms)
     if reason is not None and Launch.early:
         _log.warning("kernels are not launched early: %s", reason)
         Launch.early = False
-        reason = _why_wrong(cache, rotary)
+        reason = _why_wrong(cache, rotary, heads, norms)
     return reason
 
 
-def _why_wrong(cache: torch.Tensor, rotary: torch.Tensor) -> str | None:
+def _why_wrong(
+    cache: torch.Tensor, rotary: torch.Tensor, heads: int, norms: HeadNorms | None
+) -> str | None:
     try:
-        worst = _disagreement(cache, rotary)
+        worst = _disagreement(cache, rotary, heads, norms)
     except Exception as error:  # noqa: BLE001 - a compiler or driver fails as it likes, and plain torch can still run
         return f"Triton {triton.__version__} failed: {str(error).partition(chr(10))[0]}"
     allowed = {torch.bfloat16: 2e-2, torch.float16: 2e-3}.get(cache.dtype, 1e-4)
     return None if worst <= allowed else f"they differ from plain torch by {worst:.1e}"
 
 
-def _disagreement(cache: torch.Tensor, rotary: torch.Tensor) -> float:
+def _disagreement(
+    cache: torch.Tensor, rotary: torch.Tensor, heads: int, norms: HeadNorms | None
+) -> float:
     """Return the largest relative difference between these kernels and ops.py on random inputs."""
     dtype = cache.dtype
-    pairs = [*_attention(cache, rotary), *_rows(dtype, cache.device, 8 * cache.shape[-1])]
+    width = heads * cache.shape[-1]
+    pairs = [*_attention(cache, rotary, heads, norms), *_rows(dtype, cache.device, width)]
     return max(
         float((a.to(wide(dtype)) - b.to(wide(dtype))).norm() / b.to(wide(dtype)).norm())
         for a, b in pairs
@@ -69,30 +76,29 @@ def _random(dtype: torch.dtype, device: torch.device) -> Callable[..., torch.Ten
     return lambda *shape: torch.randn(shape, device=device, generator=generator).to(dtype)
 
 
-def _attention(cache: torch.Tensor, rotary: torch.Tensor) -> Pairs:
-    """Yield what attention and the writes before it give, ours and theirs, in groups of 1 and 4 heads."""
-    device, width = cache.device, cache.shape[-1]
+def _attention(
+    cache: torch.Tensor, rotary: torch.Tensor, heads: int, norms: HeadNorms | None
+) -> Pairs:
+    """Yield what attention and the writes before it give, ours and theirs, for a whole batch's scan and one row's."""
+    device = cache.device
+    batch, kv_heads, length, width = cache.shape[2:]
     random = _random(cache.dtype, device)
-    length = min(rotary.shape[1], 200)
-    angles = rotary[:, :length].contiguous()
     positions = torch.tensor([length - 1, length // 2, 0], device=device)
-    norms = HeadNorms(random(2, width), 1e-5)
-    for group, normed, kv_heads in ((1, None, 2), (4, norms, 2), (7, None, 1)):
-        caches = random(2, 3, kv_heads, length, width)
-        ours, theirs = caches.clone(), caches.clone()
-        qkv = random(3, (group + 2) * kv_heads * width)
-        for splits, scan in itertools.product((1, 4), attention.scans(cache.dtype)):
-            yield (
-                attend(qkv, normed, angles, ours[0], ours[1], positions, scan, splits),
-                ops.attend(qkv.clone(), normed, angles, theirs[0], theirs[1], positions, length),
-            )
+    caches = random(2, 3, kv_heads, length, width)
+    ours, theirs = caches.clone(), caches.clone()
+    qkv = random(3, (heads + 2 * kv_heads) * width)
+    right = ops.attend(qkv.clone(), norms, rotary, theirs[0], theirs[1], positions, length)
+    for rows in {1, batch}:
+        scan = attention.scan_for(rows * kv_heads, cache)
+        splits = attention.splits_for(rows * kv_heads, length, scan, device)
+        yield attend(qkv, norms, rotary, ours[0], ours[1], positions, scan, splits), right
         yield ours, theirs
-        packed, rows = qkv.clone(), torch.tensor([0, 0, 2], device=device)
-        places = torch.tensor([0, 1, 0], device=device)
-        rotate_store(packed, normed, angles, rows, places, *ours)
-        ops.rotate_store(qkv, normed, angles, rows, places, *theirs)
-        yield packed, qkv
-        yield ours, theirs
+    packed, each = qkv.clone(), torch.tensor([0, 0, 2], device=device)
+    places = torch.tensor([0, 1, 0], device=device)
+    rotate_store(packed, norms, rotary, each, places, *ours)
+    ops.rotate_store(qkv, norms, rotary, each, places, *theirs)
+    yield packed, qkv
+    yield ours, theirs
 
 
 def _rows(dtype: torch.dtype, device: torch.device, width: int) -> Pairs:
