@@ -145,7 +145,7 @@ def install(monkeypatch, version="0.32.0", device="cpu"):
         "vllm": {"EngineArgs": dict, "LLMEngine": LLMEngine, "SamplingParams": Some},
         "vllm.sampling_params": {"RequestOutputKind": Some(FINAL_ONLY=2)},
         "vllm.platforms": {"current_platform": Some(device_type=device)},
-        "wattflow.engine.vllm_dummy": {"register": lambda _: None},
+        "wattflow.engine.vllm_dummy": {"register": lambda *_: None},
     }
     for name, holds in modules.items():
         module = types.ModuleType(name)

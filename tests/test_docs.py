@@ -18,7 +18,7 @@ import wattflow
 from wattflow.cli.app import VERBS as ALL_VERBS
 from wattflow.cli.app import command as command_of
 from wattflow.collect.collect import collect
-from wattflow.collect.figures import DUMMY_DATA
+from wattflow.collect.dummy import CONTROLS
 from wattflow.config.choices import Config, with_leaves
 from wattflow.config.identity import DEFAULTS, hashed
 from wattflow.plan import grid
@@ -385,7 +385,8 @@ def test_dummy_rows_carry_the_widest_difference_that_was_measured(monkeypatch):
     found = [joules_page.differences(arms) for arms in told["weights"]["batches"].values()]
     widest = max(abs(mean) + half for of_batch in found for mean, half in of_batch.values())
     assert widest == pytest.approx(1.67, abs=0.01)
-    assert widest / 100 <= DUMMY_DATA < widest / 100 + 0.0005
+    bound = CONTROLS["llama", "bf16"].share
+    assert widest / 100 <= bound < widest / 100 + 0.0005
 
 
 def test_the_figures_of_the_readme_are_the_bundles():

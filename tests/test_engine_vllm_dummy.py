@@ -107,5 +107,16 @@ def test_a_loader_is_registered_once(dummy):
     """vLLM warns where a name is taken a second time."""
     names = []
     dummy.register_model_loader = lambda name: lambda cls: names.append((name, cls))
-    dummy.register("x")
+    dummy.register("x", "normal")
     assert names == [("x", dummy.Loader)]
+
+
+def test_heavy_tails_have_the_same_deviation_and_more_far_values(dummy):
+    """Student's t with 3 degrees of freedom: within a tenth of 0.02, and beyond 6 deviations 3,000 of a million."""
+    dummy.register("x", "heavy")
+    layer = loaded(dummy, torch.nn.ModuleDict({"a": torch.nn.Linear(1024, 1024)}))["a"].weight
+    assert float(layer.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert 2000 < int((layer.abs() > 0.12).sum()) < 4000
+    dummy.register("x", "normal")
+    layer = loaded(dummy, torch.nn.ModuleDict({"a": torch.nn.Linear(1024, 1024)}))["a"].weight
+    assert int((layer.abs() > 0.12).sum()) == 0

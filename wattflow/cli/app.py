@@ -89,6 +89,12 @@ VERBS = {
             "Compare the values of one choice: means, intervals, ratios.",
         ),
         Verb(
+            "crossover",
+            "crossover",
+            "Results",
+            "Show where one setting stops being dearer than another.",
+        ),
+        Verb(
             "caps",
             "results",
             "Results",

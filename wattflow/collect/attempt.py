@@ -15,6 +15,7 @@ import pyarrow as pa
 from wattflow.collect import merge, nodes, roofline
 from wattflow.collect.conditions import conditions
 from wattflow.collect.description import Description, describe, reason
+from wattflow.collect.dummy import Bias, bias
 from wattflow.collect.figures import (
     Amount,
     Throughput,
@@ -180,8 +181,7 @@ def _measured(
     found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes_seen)
     yield found
     if devices:
-        dummy_weights = not command and config.weights == "dummy"
-        found = _with_energy(found, devices, dummy_weights=dummy_weights)
+        found = _with_energy(found, devices, None if command else bias(config))
         yield found
         # the meter of a measured command leaves the command's own processes out of its count
         ranks_there = [] if command else record["ranks"]
@@ -250,13 +250,11 @@ def _throughput(
     return known, [*(["missing_rank"] if too_few else []), *doubts]
 
 
-def _with_energy(found: Figures, devices: list[Device], *, dummy_weights: bool) -> Figures:
+def _with_energy(found: Figures, devices: list[Device], dummy: Bias | None) -> Figures:
     """Return the figures with what the devices took in the window and in each phase."""
     parts = [device.energy() for device in devices]
     simulated = bool(found.about.simulated)
-    total, doubts = energy(
-        devices, parts, found.throughput, simulated=simulated, dummy_weights=dummy_weights
-    )
+    total, doubts = energy(devices, parts, found.throughput, simulated=simulated, dummy=dummy)
     samples, gaps = sampling(devices, parts)
     if not simulated and is_implausible(devices):
         gaps = [*gaps, "implausible_power"]

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wattflow.collect.dummy import Bias
 from wattflow.collect.reading import MOST_TOKENS, Device, DeviceEnergy, DeviceKey, Spans, Window
 from wattflow.energy import counter, curve
 from wattflow.energy.boards import METERED
@@ -25,9 +26,6 @@ from wattflow.store.sources import SECOND_NS, source_of
 
 LEAST_AVERAGED_S = 10.0  # of a window, where a sensor averages over 1 s
 COVERAGE = 2  # factor of an expanded uncertainty, about 95 %
-# joules of dummy weights may be off those of real ones by this much: the widest difference between kinds of weights
-# and tokens with its 95 % interval, LLaMA-7B's decode at batch 1 and 64 on an H100 (docs/measurement.md)
-DUMMY_DATA = 0.017
 LEAST_SAMPLES = 0.9
 MOST_TOKENS_PER_S = 1e9  # of a node: a count beyond that is none
 EDGES_APART_S = 0.1  # ranks of a node begin and end a batch this near to each other
@@ -221,6 +219,7 @@ class Energy:
     phases: Mapping[str, Amount] = field(default_factory=dict)
     budget: Budget | None = None
     dummy_data_u_j: float | None = None
+    dummy_bias: str | None = None
     idle_power_w: float | None = None
     idle_after_power_w: float | None = None
 
@@ -242,6 +241,7 @@ class Energy:
             },
             **vars(self.budget or Budget()),
             "dummy_data_u_j": self.dummy_data_u_j,
+            "dummy_bias": self.dummy_bias,
             "idle_power_w": self.idle_power_w,
             "idle_after_power_w": self.idle_after_power_w,
         }
@@ -314,7 +314,7 @@ def energy(
     known: Throughput,
     *,
     simulated: bool,
-    dummy_weights: bool,
+    dummy: Bias | None,
 ) -> tuple[Energy, list[str]]:
     """Return the energy of all devices, whose own `parts` are in the same order, and reason codes."""
     windows = [part.window for part in parts]
@@ -340,7 +340,8 @@ def energy(
         apart_s = max(abs(window.seconds - duration_s) for window in windows)
         reasons.append("window_too_short" if apart_s < EDGES_APART_S else "energy_power_time")
     idle_w = complete_sum(_mean_w(part, "idle") for part in parts)
-    dummy_u_j = DUMMY_DATA * sum(energies_j) / 3**0.5
+    dummy = None if simulated else dummy
+    bound = None if dummy is None else dummy.share
     return Energy(
         window=total,
         counter=by_counter,
@@ -349,7 +350,8 @@ def energy(
         steady=_steady(parts, known),
         phases=phases,
         budget=None if simulated else budget(devices, windows),
-        dummy_data_u_j=dummy_u_j if dummy_weights and not simulated else None,
+        dummy_data_u_j=None if bound is None else bound * sum(energies_j) / 3**0.5,
+        dummy_bias=None if dummy is None else dummy.words,
         idle_power_w=idle_w,
         idle_after_power_w=complete_sum(_mean_w(part, "idle_after") for part in parts),
     ), reasons

@@ -25,6 +25,7 @@ _ALLOWED = {
     "dataset.turns": ("last", "all"),
     "dataset.template": ("default", "plain"),
     "dataset.on_bad": ("error", "skip", "truncate"),
+    "model.dummy": ("normal", "heavy"),
     "model.tokenizer": ("bytes", "sentencepiece", "tokenizer_json"),
     "engine.name": ("paper", "fast", "vllm", "transformers", "synthetic"),
     "engine.kernels": ("auto", "cublas", "triton", "eager", "speed", "energy", "edp"),
@@ -172,6 +173,13 @@ _OF_HOSTS = ("rapl", "simulated")
 
 def why_not_engine(config: Config) -> str | None:
     """Return why an engine cannot run what is asked of it, before anything of it is looked at; null where it can."""
+    law = config.model.dummy
+    if law != "normal" and config.weights != "dummy":
+        return f"model.dummy={law}: weights={config.weights} are real ones"
+    return _why_not_computed(config)
+
+
+def _why_not_computed(config: Config) -> str | None:
     name = config.engine.name
     if config.workload.mode == "offline" and name != "vllm":
         return f"workload.mode=offline: engine={name} has no scheduler that refills a batch; use engine=vllm"

@@ -45,6 +45,7 @@ class Model:
     more: dict[str, Any] = field(
         default_factory=dict
     )  # other entries of Hugging Face's config.json
+    dummy: str = "normal"  # normal | heavy: how dummy weights are drawn, deviation 0.02 either way
     tokenizer: str = "bytes"  # bytes | sentencepiece | tokenizer_json
     chat: bool = False  # wrap each prompt in the tokenizer's chat template
     revision: str | None = None  # names the checkpoint in the point_id, where its path does not

@@ -46,6 +46,11 @@ def features(model: Model) -> tuple[str, ...]:
     return found
 
 
+def has_experts(model: Model) -> bool:
+    """Whether a token uses some of a model's experts alone."""
+    return _EXPERTS in features(model)
+
+
 def why_not_computed(model: Model, engine: str, max_seq_len: int | None) -> str | None:
     """Return which features our own engines lack for a model; null where they have all.
 

@@ -166,12 +166,19 @@ def _dummy(config: Config, ranks: Ranks, settings: Any) -> Any:
         for layer_name, layer in model.named_modules():
             for own, parameter in layer.named_parameters(recurse=False):
                 name = f"{layer_name}.{own}" if layer_name else own
-                _draw(parameter, name, type(layer).__name__, ours.get(name), read)
+                about = name, type(layer).__name__, ours.get(name)
+                _draw(parameter, *about, read, law=config.model.dummy)
     return model
 
 
 def _draw(
-    parameter: torch.Tensor, name: str, kind: str, matrix: Matrix | None, read: weights.Reader
+    parameter: torch.Tensor,
+    name: str,
+    kind: str,
+    matrix: Matrix | None,
+    read: weights.Reader,
+    *,
+    law: str,
 ) -> None:
     """Fill one parameter by the law; a part of one is that part of the whole."""
     if not torch.is_floating_point(parameter):
@@ -184,7 +191,7 @@ def _draw(
         if dummy_law.is_norm_weight(kind, own, whole.dim()):
             whole.fill_(1.0)
         else:
-            dummy_law.fill(whole, name)
+            dummy_law.fill(whole, name, law)
     parts = getattr(parameter, "placements", None)
     if parts is None:
         parameter.copy_(whole)

@@ -1,4 +1,4 @@
-"""Dummy weights for vLLM by the law of the other engines: normal with deviation 0.02, norms 1, a seed a tensor.
+"""Dummy weights for vLLM by the law of the other engines: deviation 0.02, norms 1, a seed a tensor.
 
 vLLM's own are uniform within 1e-3, with one seed for all tensors and norms too, which changes watts. This module is
 imported by vLLM's side alone.
@@ -13,8 +13,13 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from wattflow.engine import dummy_law
 
 
-def register(name: str) -> None:
-    """Have vLLM know the loader by a load format's name."""
+_law = "normal"  # of the model that is loaded next: vLLM makes the loader by itself
+
+
+def register(name: str, law: str) -> None:
+    """Have vLLM know the loader by a load format's name, and draw weights by a law from now on."""
+    global _law  # noqa: PLW0603 - as above
+    _law = law
     from vllm.model_executor import model_loader  # noqa: PLC0415 - the registry itself
 
     if name not in model_loader._LOAD_FORMAT_TO_MODEL_LOADER:  # noqa: SLF001 - vLLM warns of a second time
@@ -58,4 +63,4 @@ class _Drawing:
         if dummy_law.is_norm_weight(self._kind, name, tensor.dim()):
             tensor.fill_(1.0)
         else:
-            dummy_law.fill(tensor, f"{self._layer}:{self._count}")
+            dummy_law.fill(tensor, f"{self._layer}:{self._count}", _law)

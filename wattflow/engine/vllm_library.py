@@ -135,7 +135,7 @@ def start(config: Config, ranks: Ranks, version: str) -> Any:
         if config.weights == "dummy":
             from wattflow.engine import vllm_dummy  # noqa: PLC0415 - see the module
 
-            vllm_dummy.register(_DUMMY)
+            vllm_dummy.register(_DUMMY, config.model.dummy)
         return LLMEngine.from_engine_args(EngineArgs(**wanted))
 
 

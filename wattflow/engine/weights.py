@@ -33,7 +33,7 @@ def reader(model: Model, weights: str, device: str) -> Reader:
         return _meta_reader(meta_files(model))
     if weights == "hf":
         return _hf_reader(hf_files(model))
-    return _dummy_reader(device)
+    return _dummy_reader(device, model.dummy)
 
 
 @contextmanager
@@ -149,14 +149,15 @@ def _hf_reader(where: dict[str, Path]) -> Reader:
     return read
 
 
-def _dummy_reader(device: str) -> Reader:
+def _dummy_reader(device: str, law: str) -> Reader:
     """Read matrices of the law of dummy weights."""
 
     def read(matrix: Matrix, start: int, stop: int) -> torch.Tensor:
         if matrix.split is None:
             return torch.ones(matrix.shape, device=device)
         first = start // _BLOCK
-        blocks = [_block(matrix, number, device) for number in range(first, -(-stop // _BLOCK))]
+        numbers = range(first, -(-stop // _BLOCK))
+        blocks = [_block(matrix, number, device, law) for number in numbers]
         if not blocks:
             return torch.empty((0, *matrix.shape[1:]), device=device)
         drawn = torch.cat(blocks, dim=matrix.split)
@@ -165,10 +166,10 @@ def _dummy_reader(device: str) -> Reader:
     return read
 
 
-def _block(matrix: Matrix, number: int, device: str) -> torch.Tensor:
+def _block(matrix: Matrix, number: int, device: str, law: str) -> torch.Tensor:
     """Return one block of a dummy matrix, drawn in float32; its seed is the matrix's name and the block's place."""
     assert matrix.split is not None
     generator = dummy_law.generator(f"{matrix.name}:{number}", device)
     shape = list(matrix.shape)
     shape[matrix.split] = _BLOCK
-    return torch.empty(shape, device=device).normal_(0.0, dummy_law.STD, generator=generator)
+    return dummy_law.draw(torch.empty(shape, device=device), law, generator)
