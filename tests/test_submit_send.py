@@ -59,7 +59,7 @@ def test_a_plan_tells_what_collected_points_of_other_sweeps_took(tmp_path):
     make_attempt(other, done, Made([Gpu("GPU-1")]))
     collect.collect(other)
     made = plan(tmp_path, *seeds(2, cluster__points_per_task=2), point(model__name="unseen"))
-    known, unknown = (row["expected"] for row in send.shape_rows(made))
+    known, unknown = (row["expected"] for row in send.preview(made).rows)
     assert known["gpu_hours"] == pytest.approx(120.0 / 3600.0)
     assert known["longest_task_min"] == pytest.approx(2.0)
     assert (known["same"], known["shape"], known["unknown"], known["attempts"]) == (2, 0, 0, 1)

@@ -205,3 +205,13 @@ def test_resume_after_the_mend_runs_that_point_alone(failure):
     attempts = {row.point_id: row.attempts for row in fresh(failure.sweep)}
     assert attempts.pop(failure.point_id) == 2
     assert set(attempts.values()) == {1}
+
+
+def test_the_sweep_leaves_what_plan_said(job):
+    """Within 10 % of the files and folders and a factor of 1.5 of the bytes, once the times are those that it took."""
+    said = send.preview(job.made).footprint
+    assert said.unknown == 0
+    left = list(job.sweep.path.rglob("*"))
+    assert len(left) + 1 == pytest.approx(said.files, rel=0.1)
+    size = sum(path.lstat().st_size for path in left if path.is_file() and not path.is_symlink())
+    assert size / 1.5 < said.bytes < size * 1.5

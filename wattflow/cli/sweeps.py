@@ -80,6 +80,7 @@ def plan(
     if test:
         _print_tested(send.test_only(made), as_json=as_json)
         return
+    before = send.preview(made)
     if as_json:
         print_json(
             {
@@ -90,7 +91,8 @@ def plan(
                     {"point_id": p.point_id, "reason": p.reason, **to_dict(p.config)}
                     for p in made.points
                 ],
-                "shapes": send.shape_rows(made),
+                "shapes": before.rows,
+                "footprint": vars(before.footprint),
             }
         )
         return
@@ -105,11 +107,13 @@ def plan(
         ],
     )
     talk("")
-    _print_shapes(send.shape_rows(made))
+    _print_shapes(before.rows)
     left_out = len(made.points) - len(made.feasible)
     talk(
         f"sweep {made.name}: {len(made.feasible)} points to run, {left_out} left out with a reason above."
     )
+    if made.feasible:
+        talk(f"It {before.footprint.words()}.")
     for note in made.notes:
         talk(note)
     if made.duplicates:

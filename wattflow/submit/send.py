@@ -29,6 +29,7 @@ from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal, lock, shared_disk
 from wattflow.submit.differences import ignored
+from wattflow.submit.footprint import Footprint, footprint
 from wattflow.submit.journal import Submission
 from wattflow.submit.local import COLLECT, start_local
 from wattflow.submit.lock import LostLockError, SubmitLock
@@ -62,12 +63,21 @@ class SubmitResult:
     ignored: list[str] = field(default_factory=list)  # what points sent before have otherwise
 
 
-def shape_rows(plan: "Plan") -> list[dict[str, Any]]:
-    """What each shape of a plan asks for, see `Shape.row`, and what it should take by what has finished."""
+@dataclass(frozen=True)
+class Preview:
+    """What a plan asks for and leaves: a row a shape, see `Shape.row`, with what it should take by what finished."""
+
+    rows: list[dict[str, Any]]
+    footprint: Footprint
+
+
+def preview(plan: "Plan") -> Preview:
+    """Return what a submit of a plan would ask for, should take and would leave on the disk."""
     requested = fitting(shapes([(p.point_id, p.config) for p in plan.feasible]))
     configs = {point.point_id: point.config for point in plan.feasible}
     past = estimate.past_of(plan.sweep.path.parent, configs.values())
-    return [{**shape.row(), "expected": _expected(shape, configs, past)} for shape in requested]
+    rows = [{**shape.row(), "expected": _expected(shape, configs, past)} for shape in requested]
+    return Preview(rows, footprint(requested, configs, past))
 
 
 def _expected(shape: Shape, configs: dict[str, Config], past: estimate.Past) -> dict[str, Any]:
