@@ -46,7 +46,7 @@ def test_points_run_in_an_image_and_are_collected_there(cluster, tmp_path, site)
         binds=[f"{FOLDER}/packages"],
         options=["--userns"],
     )
-    made = plan(tmp_path / "it's a `folder`", *QUICK, "seed=1,2,3", "sweep=inside")
+    made = plan(tmp_path / "two words", *QUICK, "seed=1,2,3", "sweep=inside")
     path = f"export PATH={FOLDER}/apptainer/usr/bin:$PATH"
     made = with_cluster(made, container=container, setup=[path])
     send.submit(made)

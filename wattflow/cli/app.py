@@ -31,6 +31,11 @@ class Verb:
     group: str
     help: str  # the first line of the function's docstring
 
+    @property
+    def function(self) -> str:
+        """The function's name."""
+        return self.name.replace("-", "_")
+
 
 VERBS = {
     verb.name: verb
@@ -145,6 +150,12 @@ VERBS = {
             "Show what this machine can measure, and what is missing.",
         ),
         Verb(
+            "init-site",
+            "site",
+            "This machine",
+            "Write a first profile of this cluster for you to check.",
+        ),
+        Verb(
             "measure",
             "measure",
             "This machine",
@@ -217,7 +228,7 @@ _HELP = "wattflow.help"
 
 def command(verb: Verb) -> Any:
     """The command of a verb, from the function of its name."""
-    function = getattr(importlib.import_module(f"wattflow.cli.{verb.module}"), verb.name)
+    function = getattr(importlib.import_module(f"wattflow.cli.{verb.module}"), verb.function)
     one = typer.Typer(add_completion=False, context_settings=_SETTINGS)
     # what stands behind `measure` belongs to the command that it runs
     one.command(verb.name, context_settings={"allow_interspersed_args": verb.name != "measure"})(

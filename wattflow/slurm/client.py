@@ -88,7 +88,7 @@ def _run(command: Sequence[str], timeout_s: float) -> "subprocess.CompletedProce
         ) from error
 
 
-def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
+def ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
     """What a Slurm command prints; SlurmError when it fails, is missing, or does not answer in time."""
     done = _run(command, timeout_s)
     if done.returncode != 0:
@@ -100,7 +100,7 @@ def _ask(command: Sequence[str], timeout_s: float = _TIMEOUT_S) -> str:
 def queue(user: str | None = None) -> dict[str, TaskState]:
     """Return the state of each task of a user (the caller) that waits, runs, or ended some minutes ago, by task."""
     user = user or user_name()
-    out = _ask(["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%r|%j"])
+    out = ask(["squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%T|%r|%j"])
     tasks = {}
     for key, state, reason, name in _task_rows(out, 4):
         tasks[key] = TaskState(state, None if reason in ("None", "") else reason, name)
@@ -123,7 +123,7 @@ def ended(job_ids: Iterable[str]) -> dict[str, TaskState]:
         ",".join(job_ids),
     ]
     tasks = {}
-    for key, state, reason in _task_rows(_ask(command), 3):
+    for key, state, reason in _task_rows(ask(command), 3):
         for task in task_ids.expand(key):
             # CANCELLED by 1000, or CANCELLED+ where the column is too narrow
             tasks[task] = TaskState(
@@ -149,7 +149,7 @@ def consumed_energy_j(job_ids: Sequence[str]) -> dict[str, float]:
     Each step of a job counts all of its nodes' energy, so that steps are not added: the largest is the job's. It is
     what the site's AcctGatherEnergyType reads, and holds no NVIDIA GPU.
     """
-    out = _ask(["sacct", "-n", "-P", "-o", "JobID,ConsumedEnergyRaw", "-j", ",".join(job_ids)])
+    out = ask(["sacct", "-n", "-P", "-o", "JobID,ConsumedEnergyRaw", "-j", ",".join(job_ids)])
     found: dict[str, float] = {}
     for line in out.splitlines():
         step, _, text = line.partition("|")
@@ -166,7 +166,7 @@ _NO_JOULES = 0xFFFFFFFE  # Slurm's NO_VAL and what is above it: not known
 def jobs_named(name: str) -> list[str]:
     """The ids of the caller's jobs of that name which wait or run."""
     user = user_name()
-    out = _ask(["squeue", "-h", "-u", user, "-n", name, "-o", "%F"])
+    out = ask(["squeue", "-h", "-u", user, "-n", name, "-o", "%F"])
     lines = {line.strip() for line in out.splitlines()}  # among which there may be a banner's
     return sorted((line for line in lines if _JOB.fullmatch(line)), key=int)
 
@@ -178,7 +178,7 @@ def limits() -> tuple[int | None, int | None]:
     """MaxJobCount and MaxArraySize of this cluster; null where it does not say."""
     settings: dict[str, str] = {}
     with contextlib.suppress(SlurmError):
-        text = _ask(["scontrol", "show", "config"])
+        text = ask(["scontrol", "show", "config"])
         settings = dict(re.findall(r"^(\w+)\s*= (\d+)$", text, re.MULTILINE))
     numbers = {key: int(value) for key, value in settings.items()}
     return numbers.get("MaxJobCount"), numbers.get("MaxArraySize")
@@ -193,7 +193,7 @@ def most_submitted(account: str | None) -> int | None:
     command = ["sacctmgr", "-nP", "show", "assoc", "where", f"user={user}"]
     found = []
     with contextlib.suppress(SlurmError):
-        table = _ask([*command, "format=Account,MaxSubmitJobs"], timeout_s=20.0)
+        table = ask([*command, "format=Account,MaxSubmitJobs"], timeout_s=20.0)
         for line in table.splitlines():
             of, _, most = line.partition("|")
             if most.isdecimal() and account in (None, of):
@@ -205,7 +205,7 @@ def other_node() -> str | None:
     """The name of a node that is not this machine; null where there is none, or Slurm does not say."""
     here = platform.node().partition(".")[0]
     with contextlib.suppress(SlurmError):
-        for line in _ask(["sinfo", "-h", "-N", "-o", "%n|%o"], timeout_s=20.0).splitlines():
+        for line in ask(["sinfo", "-h", "-N", "-o", "%n|%o"], timeout_s=20.0).splitlines():
             host, _, address = line.partition("|")
             if host.partition(".")[0] != here and not re.match(r"127\.|::1$|localhost$", address):
                 return host
@@ -229,13 +229,13 @@ def test_only(script: str) -> tuple[bool, str]:
 
 def requeue(task: str) -> None:
     """Have a running task start again from its beginning, with a new time limit."""
-    _ask(["scontrol", "requeue", task])
+    ask(["scontrol", "requeue", task])
 
 
 def was_preempted(job_id: str) -> bool | None:
     """Whether a running job is being preempted; null where Slurm does not say."""
     with contextlib.suppress(SlurmError):
-        found = re.search(r"\bPreemptTime=(\S+)", _ask(["scontrol", "-o", "show", "job", job_id]))
+        found = re.search(r"\bPreemptTime=(\S+)", ask(["scontrol", "-o", "show", "job", job_id]))
         return None if found is None else found[1] != "None"
     return None
 
@@ -248,7 +248,7 @@ def release(job_ids: Sequence[str]) -> tuple[list[str], str]:
     if not job_ids:
         return [], ""
     try:
-        _ask(["scontrol", "release", ",".join(job_ids)])
+        ask(["scontrol", "release", ",".join(job_ids)])
     except SlurmError as error:
         return _held(job_ids, error), str(error)
     return [], ""
@@ -258,7 +258,7 @@ def _held(job_ids: Sequence[str], trouble: SlurmError) -> list[str]:
     """The jobs that are held, after a release of each alone; SlurmError where Slurm does not say."""
     for job_id in job_ids:
         with contextlib.suppress(SlurmError):
-            _ask(["scontrol", "release", job_id])
+            ask(["scontrol", "release", job_id])
     try:
         tasks = queue()
     except SlurmError:
@@ -273,7 +273,7 @@ _HELD = ("JobHeldUser", "JobHeldAdmin")
 def cancel(keys: Sequence[str]) -> None:
     """End tasks, or whole jobs."""
     if keys:
-        _ask(["scancel", *keys])
+        ask(["scancel", *keys])
 
 
 # --- answers kept for half a minute, so that a watching person costs the controller little --------
@@ -426,7 +426,7 @@ def sbatch(script: Path, program: str, trouble: SlurmError) -> str:
         try:
             if found := jobs_named(name):
                 return found[0]
-            answer = _ask([program, str(script)], timeout_s=_SBATCH_LIMIT_S)
+            answer = ask([program, str(script)], timeout_s=_SBATCH_LIMIT_S)
         except SlurmError as error:
             trouble = error
             continue
