@@ -22,7 +22,9 @@ def generator(text: str, device: str | torch.device) -> torch.Generator:
 def draw(tensor: torch.Tensor, law: str, drawn_by: torch.Generator) -> torch.Tensor:
     """Draw a tensor of 16 bit or more in its place, and return it."""
     tensor.normal_(0.0, STD, generator=drawn_by)
-    if law == "heavy":  # t = z / sqrt(chi2 / 3) has a variance of 3, so z / sqrt(chi2) has that of z
+    if (
+        law == "heavy"
+    ):  # t = z / sqrt(chi2 / 3) has a variance of 3, so z / sqrt(chi2) has that of z
         squares = torch.zeros_like(tensor)
         for _ in range(3):
             squares += torch.empty_like(tensor).normal_(generator=drawn_by).square_()

@@ -12,7 +12,6 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from wattflow.engine import dummy_law
 
-
 _law = "normal"  # of the model that is loaded next: vLLM makes the loader by itself
 
 
