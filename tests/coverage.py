@@ -1,12 +1,14 @@
 """How often the truth lies within wattflow's uncertainty: seeded simulations, and traces with a meter beside them.
 
-    WATTFLOW_DATA=FOLDER python tests/coverage.py >docs/measurements/coverage.json
+    WATTFLOW_DATA=FOLDER python tests/coverage.py      writes docs/measurements/coverage.json and its tables in
+                                                       docs/uncertainty.md: some minutes
 
 Only U of the sampling is judged: gain and offset are in none of the simulated sensors, and are taken off the metered
 ones. Counts, not rates, so that they can be compared.
 """
 
 import csv
+import json
 import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -299,3 +301,103 @@ def phases(random, pattern, rows):
             off[name].append(found.energy_j / truth_j - 1)
             count.add(found.energy_j - truth_j, found.u_j, 0.0, marked=False)
     return counts, withheld, {k: float(np.sqrt(np.mean(np.square(v)))) for k, v in off.items()}
+
+
+# --- what is published ----------------------------------------------------------------------------
+
+DOCS = Path(__file__).parent.parent / "docs"
+RESULT, PAGE = DOCS / "measurements" / "coverage.json", DOCS / "uncertainty.md"
+BEGIN, END = "<!-- coverage: begin -->", "<!-- coverage: end -->"
+SEED = 15
+EACH, ANY, WINDOWS, CASES = (
+    10,
+    200,
+    200,
+    150,
+)  # waves a locked period, of any; windows a trace; cases a pattern
+
+
+def counts(*, each=EACH, any_of=ANY, windows=WINDOWS, cases=CASES):
+    """All counts, as JSON has them; those of metered traces only where there are such."""
+    found = {"seed": SEED, "locked": {}, "any": {}, "metered": {}, "lines": {}, "phases": {}}
+    for sensor in SENSORS:
+        for seconds in (5.0, 30.0):
+            name, random = f"{sensor}, {seconds:g} s", np.random.default_rng(SEED)
+            of_locked, of_any = Count(), Count()
+            for period_ms in LOCKED_MS:
+                locked(random, sensor, seconds, each, of_locked, period_s=period_ms / 1e3)
+            locked(random, sensor, seconds, any_of, of_any)
+            found["locked"][name], found["any"][name] = vars(of_locked), vars(of_any)
+    for name in METERED if FOLDER.is_dir() else ():
+        count = Count()
+        found["lines"][name] = metered(np.random.default_rng(SEED), name, windows, count)
+        found["metered"][name] = vars(count)
+    for pattern in PATTERNS:
+        of_phases, withheld, off = phases(np.random.default_rng(SEED), pattern, cases)
+        found["phases"][pattern] = {
+            name: {**vars(count), "rms_pct": round(100 * off[name], 2)}
+            for name, count in of_phases.items()
+        }
+        found["phases"][pattern]["withheld"] = withheld
+    return found
+
+
+def percent(part, whole):
+    """A share in percent, of nothing a dash."""
+    return f"{100 * part / whole:.1f}" if whole else "-"
+
+
+def tables(found):
+    """The tables of docs/uncertainty.md."""
+    lines = [
+        "| locked waves of 5 to 1,000 ms | rows | `may_alias` | the others inside U | inside U / 2 | without |",
+        f"|{' --- |' * 6}",
+    ]
+    lines += [_line(name, of) for name, of in found["locked"].items()]
+    lines += [
+        "",
+        "| waves of any period | rows | `may_alias` | the others inside U | inside U / 2 | without |",
+    ]
+    lines += [f"|{' --- |' * 6}", *(_line(name, of) for name, of in found["any"].items())]
+    lines += [
+        "",
+        "| metered trace | windows | `may_alias` | the others inside U | inside U / 2 | without |",
+    ]
+    lines += [f"|{' --- |' * 6}", *(_line(name, of) for name, of in found["metered"].items())]
+    lines += [
+        "",
+        "| batches, 30 to 60 | phase | cases | off, rms % | inside U, % | inside U / 2, % |",
+    ]
+    lines += [f"|{' --- |' * 6}"]
+    for pattern, of in found["phases"].items():
+        for phase in ("prefill", "decode"):
+            one = of[phase]
+            shares = percent(one["within"], one["rows"]), percent(one["within_half"], one["rows"])
+            lines.append(
+                f"| {pattern} | {phase} | {one['rows']} | {one['rms_pct']} | {' | '.join(shares)} |"
+            )
+    return "\n".join(lines)
+
+
+def _line(name, of):
+    unmarked = of["rows"] - of["marked"]
+    shares = [percent(of[k], unmarked) for k in ("within", "within_half", "within_without")]
+    return f"| {name} | {of['rows']} | {of['marked']} | {' | '.join(f'{s} %' for s in shares)} |"
+
+
+def between_marks(text):
+    """What stands between the marks of the page."""
+    return text.split(BEGIN)[1].split(END)[0].strip()
+
+
+def main():
+    """Count all, and write the counts and their tables."""
+    found = counts()
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    text = PAGE.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables(found)}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -103,7 +103,7 @@ def test_long_phases_are_left_as_they_are():
 @pytest.mark.parametrize("pattern", coverage.PATTERNS)
 def test_phases_of_30_batches_and_more_are_covered(pattern):
     """Prefill and decode are in 95 % inside U, not inside half of it, and known in at least 80 % of cases."""
-    counts, withheld, _ = coverage.phases(np.random.default_rng(12), pattern, 25)
+    counts, withheld, _ = coverage.phases(np.random.default_rng(12), pattern, 16)
     rows = sum(one.rows for one in counts.values())
     assert sum(one.within for one in counts.values()) >= 0.95 * rows
     assert sum(one.within_half for one in counts.values()) < 0.95 * rows

@@ -59,3 +59,41 @@ def test_sensors_come_best_first():
     assert sources.of_kind("power", "nvml") == (
         *("nvml_buffer", "nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean"),
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "gpu", "polled_ms", "expected"),
+    [
+        ("nvml_buffer", "NVIDIA H100 80GB HBM3", 20.0, (20.0, 13.7, "exponential")),
+        ("nvml_buffer", "NVIDIA H200", 20.0, (20.0, 13.7, "exponential")),
+        ("nvml_buffer", "NVIDIA B200", 20.0, (20.0, 0.0, "box")),
+        ("nvml_usage", "NVIDIA A100-SXM4-80GB", 50.0, (100.0, 25.0, "box")),
+        ("nvml_usage", "NVIDIA A100-SXM4-80GB", 130.0, (130.0, 25.0, "box")),
+        ("dcgm", "NVIDIA A30", 50.0, (100.0, 25.0, "box")),
+        ("nvml_usage", "Tesla V100-SXM2-16GB", 10.0, (20.0, 10.0, "box")),
+        ("nvml_usage", "Tesla T4", 50.0, (100.0, 100.0, "box")),
+        ("nvml_usage", "Tesla K40m", 10.0, (15.0, 53.0, "exponential")),
+        ("nvml_instant", "NVIDIA RTX A5000", 50.0, (100.0, 100.0, "box")),
+        ("nvml_instant", "NVIDIA GH200 480GB", 50.0, (100.0, 20.0, "box")),
+        ("nvml_instant", "NVIDIA RTX A3000", 50.0, (100.0, 100.0, "box")),
+        ("nvml_instant", "somebody's GPU", 50.0, (100.0, 25.0, "box")),
+        ("nvml_usage_mean", "NVIDIA GH200 480GB", 50.0, (100.0, 1000.0, "box")),
+        ("dcgm_mean", "NVIDIA H100 PCIe", 100.0, (100.0, 1000.0, "box")),
+        ("rapl", "", 50.0, (50.0, 50.0, "box")),
+    ],
+)
+def test_what_a_sensor_averages_by_gpu(source, gpu, polled_ms, expected):
+    """Period, window and shape as measured of a family; of a GPU that nobody measured the least that was seen."""
+    found = sources.response_of(source, gpu, polled_ms)
+    assert (found.period_ms, found.window_ms, found.shape) == expected
+
+
+def test_only_what_a_passport_measured_is_corrected_by_it():
+    """The lag of H100's and H200's buffer is known, that of no other sensor."""
+    measured = {
+        (source, gpu)
+        for source in sources.of_kind("power")
+        for gpu in ("NVIDIA H100 PCIe", "NVIDIA H200", "NVIDIA A100-PCIE-40GB", "Tesla K40m", "")
+        if sources.response_of(source, gpu, 20.0).lag_u_ms is not None
+    }
+    assert measured == {("nvml_buffer", "NVIDIA H100 PCIe"), ("nvml_buffer", "NVIDIA H200")}

@@ -22,9 +22,10 @@ from wattflow.energy.curve import Curve, Floats
 from wattflow.store.sources import SECOND_NS, Response
 
 LEAST_SAMPLES = 16  # below, no line can be seen
+MOST_SAMPLES = 10_000  # that are looked at
 HIGHEST_HZ = 250.0  # no load repeats faster than each 4 ms and still shows
 _ABOVE_NOISE = 25.0  # power of a line over the noise around it
-_AROUND = 24  # bins of noise on both sides
+_AROUND = 48  # bins of noise, of which a line is one or two
 _STRONG = 0.3  # of the steepest line: what counts as one of the load's
 _LINE_OFF = 0.06  # of 1 / t: how well a line's frequency is known
 _DRIFT = 0.0005  # by which step times and the sensor's period wander
@@ -79,18 +80,19 @@ def _by_lines(
     if found is None:
         return 0.0
     seconds, line_hz, amplitude_w = found
+    length_s = (end_ns - start_ns) / SECOND_NS
     steepness = line_hz * amplitude_w / np.maximum(passes(response, line_hz), 0.1)
     strong = steepness >= _STRONG * steepness.max()
     squares = 0.0
     for hidden_hz in _multiples(response):
         order = np.maximum(np.rint(hidden_hz / line_hz[strong]), 1)
         off_hz = np.abs(order * line_hz[strong] - hidden_hz) - order * _LINE_OFF / seconds
-        share = _left(float(off_hz.min()), seconds) * float(passes(response, hidden_hz))
+        share = _left(float(off_hz.min()), length_s) * float(passes(response, hidden_hz))
         squares += (steepness.max() / hidden_hz * share) ** 2
     if response.blind:
         for hz, watts in zip(line_hz, amplitude_w, strict=True):
             if not any(_explains(period_s, hz, seconds) for period_s in known_s):
-                squares += (watts * _left(float(hz), seconds)) ** 2
+                squares += (watts * _left(float(hz), length_s)) ** 2
     return squares / 2
 
 
@@ -145,7 +147,9 @@ def _lines(
 ) -> tuple[float, Floats, Floats] | None:
     """Return the seconds that were looked at, frequencies and amplitudes (W) of the lines there; null without any."""
     first, last = np.searchsorted(power.time_ns, [start_ns, end_ns])
-    stamps, watts = power.time_ns[first:last], power.power_w[first:last]
+    beside = max((last - first - MOST_SAMPLES) // 2, 0)  # of a longer window the middle
+    inside = slice(first + beside, last - beside)
+    stamps, watts = power.time_ns[inside], power.power_w[inside]
     if len(stamps) < 2:
         return None
     period_ns = response.period_ms * 1e6
@@ -162,27 +166,15 @@ def _lines(
     amplitude_w = 2 * np.abs(found) / taper.sum()
     hz = np.arange(len(amplitude_w)) / (_PADDED * seconds)
     inner = amplitude_w[1:-1]
-    peak = np.append(
+    line = np.append(
         np.append(False, (inner >= amplitude_w[:-2]) & (inner > amplitude_w[2:])), True
     )
-    peak &= hz >= 1 / seconds
-    at_peak = np.flatnonzero(peak)
-    line = np.array([_stands_out(amplitude_w, int(k)) for k in at_peak], dtype=bool)
-    if not line.any():
-        return None
-    return seconds, hz[at_peak[line]], amplitude_w[at_peak[line]]
+    line &= (hz >= 1 / seconds) & (amplitude_w**2 > _ABOVE_NOISE * _noise_w2(amplitude_w))
+    return (seconds, hz[line], amplitude_w[line]) if line.any() else None
 
 
-def _stands_out(amplitude_w: Floats, at: int) -> bool:
-    """Return whether a line is far above the noise beside it, its own width left out."""
-    width = 2 * _PADDED + 1
-    beside = np.concatenate(
-        [
-            amplitude_w[max(at - width - _PADDED * _AROUND, _PADDED) : max(at - width, 0)],
-            amplitude_w[at + width : at + width + _PADDED * _AROUND],
-        ]
-    )
-    if not len(beside):
-        return True
-    noise = float(np.median(beside**2)) / math.log(2)
-    return bool(amplitude_w[at] ** 2 > _ABOVE_NOISE * noise)
+def _noise_w2(amplitude_w: Floats) -> Floats:
+    """Return the mean square of the noise at each frequency: by the median of those around it, which no line moves."""
+    blocks = max(len(amplitude_w) // (_PADDED * _AROUND), 1)
+    parts = np.array_split(amplitude_w**2, blocks)
+    return np.concatenate([np.full(len(of), np.median(of) / math.log(2)) for of in parts])

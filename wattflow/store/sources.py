@@ -181,7 +181,8 @@ def response_of(source: str, gpu_name: str, period_ms: float) -> Response:
         return replace(_SECOND, period_ms=max(_SECOND.period_ms, period_ms))
     if known.renewal_ns:
         return replace(_PART_TIME, period_ms=max(known.renewal_ns / MS, period_ms))
-    return Response(period_ms)
+    # RAPL's samples are means since the poll before, as is the load that is simulated
+    return Response(period_ms, period_ms if known.boundary == "host" else 0.0)
 
 
 def most_w(source: str = "", limit_w: float | None = None) -> float:
