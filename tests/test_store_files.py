@@ -318,6 +318,7 @@ OPENS = {
 AROUND = {
     "store.files": "the door",
     "store.tables": "the door for tables",
+    "store.removal": "folders alone, to remove what is in them",
     "process": "/proc; below the store",
     "spans": "/proc, and the spans that the user's own program reports",
     "store.schema": "columns.csv, which is the package's",

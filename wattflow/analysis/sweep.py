@@ -23,9 +23,9 @@ from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
 from wattflow.store.files import own_files
-from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.layout import SweepDir
 from wattflow.store.phases import NOT_WITHIN
-from wattflow.store.schema import SPAN
+from wattflow.store.schema import SPAN, TRACE
 from wattflow.store.tables import open_table, read_rows, read_table
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class Sweep:
         found = COLLECTED_TRACE.empty_table()
         if path.is_file():
             found = read_rows(path, COLLECTED_TRACE, "point_id", str(row["point_id"]))
+        if not found.num_rows and row["energy_j"] is not None:  # pruned: the raw ones may be there
+            found = self._raw_traces(row)
         samples = (
             _frame(found)
             .filter(
@@ -201,6 +203,25 @@ class Sweep:
             .drop("bin")
         )
 
+    def _raw_traces(self, row: Mapping[str, Any]) -> pa.Table:
+        """Return the raw traces of an attempt's devices in the form of collected ones; empty where they are gone."""
+        attempt = self.directory.attempt(str(row["point_id"]), int(row["attempt"] or 0))
+        devices = self._all_spans(row).select("node", "gpu_uuid").unique().rows()
+        tables = [COLLECTED_TRACE.empty_table()]
+        for node, uuid in devices:
+            path = attempt.trace_path(node, uuid)
+            if path.is_file():
+                trace = read_table(path, TRACE).select(TRACE.names).replace_schema_metadata(None)
+                owner = (attempt.point_id, attempt.number, node, uuid)
+                named = zip(COLLECTED_TRACE, owner, strict=False)
+                columns = [
+                    pa.repeat(pa.scalar(one, field.type), trace.num_rows) for field, one in named
+                ]
+                tables.append(
+                    pa.Table.from_arrays([*columns, *trace.columns], schema=COLLECTED_TRACE)
+                )
+        return pa.concat_tables(tables)
+
     def spans(self, point: str) -> pl.DataFrame:
         """Return the spans of each node's lowest rank, straight from the point's attempt; empty if it has none."""
         spans = self._all_spans(self.row(point))
@@ -216,8 +237,7 @@ class Sweep:
         """Return the spans of all ranks, straight from the attempt of a row; empty where it has none."""
         tables = []
         if isinstance(row["attempt"], int):
-            folder = self.directory.point_path(str(row["point_id"])) / f"attempt-{row['attempt']}"
-            attempt = AttemptDir(folder, str(row["point_id"]), row["attempt"])
+            attempt = self.directory.attempt(str(row["point_id"]), row["attempt"])
             for node in _listed(row["node_names"]):
                 path = attempt.spans_path(str(node))
                 if path.is_file():

@@ -82,6 +82,12 @@ VERBS = {
             "Merge power traces and timings into tables, as often as you like.",
         ),
         Verb(
+            "prune",
+            "prune",
+            "Sweep",
+            "Remove files that collected results no longer need; a dry run unless --apply.",
+        ),
+        Verb(
             "report",
             "results",
             "Results",

@@ -40,6 +40,8 @@ def collect(sweep: SweepArgument) -> None:
             f"{summary.gone} attempts have no files any more: their rows are kept as they were, marked files_gone. To "
             "drop them, remove results/points.parquet and collect again."
         )
+    if summary.pruned:
+        talk(f"{summary.pruned} attempts were pruned: their rows are kept as they were collected.")
     for line in summary.damaged:
         talk(f"damaged: {line}")
     talk(

@@ -5,40 +5,40 @@
     points/<id>/attempt-<n>/  ->  results/points.parquet  phases.parquet  traces/<first two hex digits>.parquet
 
 It may run at any time and as often as one likes: each file is replaced whole, and what was collected before and has
-not changed is taken over. A damaged file costs its attempt alone.
+not changed is taken over, as are the rows of attempts whose files `wattflow prune` removed. A damaged file costs its
+attempt alone.
 """
 
-import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from wattflow import __version__
 from wattflow.collect.attempt import collect_attempt
+from wattflow.collect.copies import CopiedAttempts, copy_traces
 from wattflow.collect.description import Description
-from wattflow.collect.reading import DeviceKey
-from wattflow.collect.row import AttemptRows, Choices, Figures, Row, attempt_rows
+from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows
 from wattflow.errors import DamagedError
-from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.store.columns import PHASE, POINT
 from wattflow.store.grid import GridPoint
+from wattflow.store.kept import Kept, Key, of_attempts
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import SCHEMA_VERSION, TRACE
-from wattflow.store.tables import GroupedTable, read_schema, read_table, write_table, write_tables
-
-Key = tuple[str, int]  # point_id, attempt
+from wattflow.store.lock import folder_lock
+from wattflow.store.schema import SCHEMA_VERSION
+from wattflow.store.tables import read_table, write_table
 
 _log = logging.getLogger(__name__)
 # what may be put right later without a change of the record
 _LOOK_AGAIN = {"files_gone", "damaged", "missing_trace", "missing_node", "missing_rank"}
 _ENDED = ("finished", "failed", "interrupted")
 _ABOUT = {"schema_version": str(SCHEMA_VERSION), "wattflow": __version__}
+_PATIENCE_S = 300.0  # how long a collection waits for another one's end
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Summary:
     counting: int  # points with a valid finished attempt
     new: int  # attempts read by this collection, the others were taken over
     gone: int  # attempts whose files were removed since an earlier collection, whose rows are kept
+    pruned: int  # attempts whose files `prune` removed, whose rows are kept
     unfinished: int  # points that could run and have no finished attempt
     damaged: list[str]  # one line an attempt: its name and the fault
     seconds: float
@@ -63,29 +64,55 @@ def collect_task(sweep_path: str) -> Summary:
 
 
 def collect(sweep: SweepDir) -> Summary:
-    """Write the sweep's results/ anew and return what was found; DamagedError where grid.parquet cannot be read."""
+    """Write the sweep's results/ anew and return what was found.
+
+    DamagedError where grid.parquet or the rows of pruned attempts cannot be read; RefusedError where another process
+    collects the sweep for minutes.
+    """
     began = time.monotonic()
     sweep.make()
+    with collect_lock(sweep):
+        return _collect(sweep, began)
+
+
+def collect_lock(sweep: SweepDir) -> AbstractContextManager[object]:
+    """Hold within what lets one process at a time replace a sweep's results, or remove what they are made of."""
+    return folder_lock(sweep.path / "collecting", "collecting", _PATIENCE_S)
+
+
+def _collect(sweep: SweepDir, began: float) -> Summary:
     grid = sweep.points()
+    known = {point.point_id for point in grid}
     before = _Before.read(sweep)
-    gone = before.gone(sweep, {point.point_id for point in grid})
-    point_rows: list[Row] = before.marked(gone)
-    phase_rows: list[Row] = []
-    kept: list[Key] = []
-    for bucket, points in _buckets(grid).items():
-        new, same = _collect_bucket(sweep, bucket, points, before, gone)
-        point_rows += [one.point for one in new]
-        phase_rows += [row for one in new for row in one.phases]
-        kept += same
-    table = _in_order(_with_rows(before.points, kept, point_rows, POINT), grid)
+    kept = _of_points(Kept.read(sweep), known)
+    gone = before.gone(sweep, known) - kept.keys
+    points, phases = [before.marked(gone), kept.points], [kept.phases]
+    same: list[Key] = []
+    for bucket, some in _buckets(grid).items():
+        new, held = _collect_bucket(sweep, bucket, some, before, gone | kept.keys)
+        points.append(pa.Table.from_pylist([one.point for one in new], POINT))
+        phases.append(pa.Table.from_pylist([row for one in new for row in one.phases], PHASE))
+        same += held
+    table = _in_order(_joined(before.points, same, points, POINT), grid)
     table = _counted(table)
-    phases = _in_order(_with_rows(before.phases, [*kept, *gone], phase_rows, PHASE), grid)
-    write_table(sweep.phases_path, phases.replace_schema_metadata(_ABOUT))
+    write_table(
+        sweep.phases_path,
+        _in_order(
+            _joined(before.phases, [*same, *gone], phases, PHASE), grid
+        ).replace_schema_metadata(_ABOUT),
+    )
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
     first = grid[:1]
     if any(Choices.of(point.choices()).config.cluster.group_readable for point in first):
         sweep.open_to_group()
-    return _summary(table, len(grid), (len(kept), len(gone)), time.monotonic() - began)
+    taken = Taken(len(same), len(gone), len(kept.keys))
+    return _summary(table, len(grid), taken, time.monotonic() - began)
+
+
+def _of_points(kept: Kept, points: Collection[str]) -> Kept:
+    """Return the kept rows of these points."""
+    keys = {key for key in kept.keys if key[0] in points}
+    return Kept(of_attempts(kept.points, keys), of_attempts(kept.phases, keys))
 
 
 @dataclass(frozen=True)
@@ -139,12 +166,13 @@ class _Before:
                 found.add((row["point_id"], row["attempt"]))
         return found
 
-    def marked(self, gone: set[Key]) -> list[Row]:
+    def marked(self, gone: set[Key]) -> pa.Table:
         """Return the earlier rows of attempts whose files are gone, which say so."""
-        rows = _with_rows(self.points, list(gone), [], POINT).to_pylist()
-        return [
+        rows = of_attempts(self.points, gone).to_pylist()
+        marked = [
             row | {"reasons": list(dict.fromkeys([*row["reasons"], "files_gone"]))} for row in rows
         ]
+        return pa.Table.from_pylist(marked, POINT)
 
 
 def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
@@ -156,23 +184,26 @@ def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
 
 
 def _collect_bucket(
-    sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before, gone: set[Key]
+    sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before, taken: set[Key]
 ) -> tuple[list[AttemptRows], list[Key]]:
-    """Write the traces of what is new in one bucket; return it, and the attempts whose earlier rows still hold."""
+    """Write the traces of what is new in one bucket; return it, and the attempts whose earlier rows still hold.
+
+    Attempts that are `taken` have rows already.
+    """
     path = sweep.traces / f"{bucket}.parquet"
-    traced = _traced(path)
+    copied = CopiedAttempts.read(path)
     new: list[AttemptRows] = []
     same: list[Key] = []
-    gone_points = {point_id for point_id, _ in gone}
+    taken_points = {point_id for point_id, _ in taken}
     for point in points:
         there = sweep.attempts(point.point_id)
-        attempts = [one for one in there if (one.point_id, one.number) not in gone]
-        kept = [one for one in attempts if _is_kept(one, traced, before)]
+        attempts = [one for one in there if (one.point_id, one.number) not in taken]
+        kept = [one for one in attempts if _is_kept(one, copied, before)]
         same += [(one.point_id, one.number) for one in kept]
         if attempts and len(kept) == len(attempts):
             continue
         choices = Choices.of(point.choices())
-        if not attempts and point.point_id not in gone_points:
+        if not attempts and point.point_id not in taken_points:
             new.append(untried(point, choices))
         for attempt in attempts:
             if attempt not in kept:
@@ -180,19 +211,19 @@ def _collect_bucket(
                 reasons = new[-1].point["reasons"]
                 _log.debug("point %s, attempt %d: %s", point.point_id, attempt.number, reasons)
     recorded = {
-        (one.point["point_id"], one.point["attempt"]): one
+        (one.point["point_id"], one.point["attempt"]): one.traces
         for one in new
         if one.point["record_stamp_ns"]
     }
     if recorded:
-        _write_traces(path, traced, recorded)
+        copy_traces(path, copied, recorded)
     return new, same
 
 
-def _is_kept(attempt: AttemptDir, traced: set[Key], before: _Before) -> bool:
+def _is_kept(attempt: AttemptDir, copied: CopiedAttempts, before: _Before) -> bool:
     """Return whether the earlier rows of an attempt still hold: its record has not changed since."""
     key = (attempt.point_id, attempt.number)
-    if key not in traced or key not in before.stamps:
+    if key not in copied.attempts or key not in before.stamps:
         return False
     try:
         return attempt.record_path.stat().st_mtime_ns == before.stamps[key]
@@ -207,59 +238,16 @@ def untried(point: GridPoint, choices: Choices) -> AttemptRows:
     return attempt_rows(point.point_id, None, choices, Figures(about, [state]))
 
 
-def _traced(path: Path) -> set[Key]:
-    """Return the attempts whose traces a file holds; none where it is absent or damaged."""
-    try:
-        about = read_schema(path).metadata or {}
-        return {(point_id, attempt) for point_id, attempt in json.loads(about[b"attempts"])}
-    except (OSError, KeyError, TypeError, ValueError):
-        return set()
-
-
-def _write_traces(path: Path, traced: set[Key], new: dict[Key, AttemptRows]) -> None:
-    """Replace a file of traces: what it held of other attempts, then the new ones, a row group a device."""
-    attempts = sorted(traced | set(new))
-    schema = COLLECTED_TRACE.with_metadata(
-        {"schema_version": str(SCHEMA_VERSION), "attempts": json.dumps(attempts)}
-    )
-
-    def tables() -> Iterator[pa.Table]:
-        if traced - set(new):
-            old = GroupedTable(path)
-            for table in map(old.read, range(len(old))):
-                key = (table["point_id"][0].as_py(), table["attempt"][0].as_py())
-                if key not in new:
-                    yield table.replace_schema_metadata(schema.metadata)
-        for key, one in new.items():
-            for device, trace_path in one.traces.items():
-                trace = read_table(trace_path, TRACE)
-                if trace.num_rows:
-                    yield _owned(trace, key, device, schema)
-
-    write_tables(path, schema, tables())
-
-
-def _owned(trace: pa.Table, key: Key, device: DeviceKey, schema: pa.Schema) -> pa.Table:
-    """Return a device's trace in order of time, with its attempt and device beside each row."""
-    owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *device), strict=True))
-    columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
-    columns += in_order_of_time(trace).select(TRACE.names).columns
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def in_order_of_time(trace: pa.Table) -> pa.Table:
-    """Return a trace as it is collected: sorted by its stamps where they do not rise already."""
-    rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
-    return trace if rising else trace.sort_by("time_ns")
-
-
-def _with_rows(table: pa.Table, kept: list[Key], new: list[Row], schema: pa.Schema) -> pa.Table:
-    """Return the rows of the kept attempts of an earlier table, then the new ones."""
-    keys = set(kept)
-    rows = zip(table["point_id"].to_pylist(), table["attempt"].to_pylist(), strict=True)
-    held = [i for i, key in enumerate(rows) if key in keys]
-    earlier = table.take(pa.array(held, pa.int64())).select(schema.names).cast(schema)
-    return pa.concat_tables([earlier, pa.Table.from_pylist(new, schema=schema)])
+def _joined(
+    before: pa.Table, same: Collection[Key], tables: list[pa.Table], schema: pa.Schema
+) -> pa.Table:
+    """Return the rows of the attempts that stay the same of an earlier table, then those of other tables."""
+    earlier = of_attempts(before, set(same))
+    plain = [
+        one.select(schema.names).cast(schema).replace_schema_metadata(None)
+        for one in (earlier, *tables)
+    ]
+    return pa.concat_tables(plain)
 
 
 def _in_order(table: pa.Table, grid: list[GridPoint]) -> pa.Table:
@@ -287,8 +275,16 @@ def _counted(table: pa.Table) -> pa.Table:
     return table.set_column(at, POINT.field("counts"), counts)
 
 
-def _summary(table: pa.Table, points: int, taken: tuple[int, int], seconds: float) -> Summary:
-    kept, gone = taken
+@dataclass(frozen=True)
+class Taken:
+    """How many attempts were not read anew."""
+
+    same: int  # their records have not changed
+    gone: int  # their files were removed, by whomever
+    pruned: int  # their files were removed by `prune`
+
+
+def _summary(table: pa.Table, points: int, taken: Taken, seconds: float) -> Summary:
     rows = table.select(["point_id", "attempt", "status", "counts", "reasons", "error"]).to_pylist()
     tried = [row for row in rows if row["attempt"] is not None]
     finished = {row["point_id"] for row in tried if row["status"] == "finished"}
@@ -297,8 +293,9 @@ def _summary(table: pa.Table, points: int, taken: tuple[int, int], seconds: floa
         points=points,
         attempts=len(tried),
         counting=sum(row["counts"] for row in rows),
-        new=len(tried) - kept - gone,
-        gone=gone,
+        new=len(tried) - taken.same - taken.gone - taken.pruned,
+        gone=taken.gone,
+        pruned=taken.pruned,
         unfinished=points - infeasible - len(finished),
         damaged=[
             f"point {row['point_id']}, attempt {row['attempt']}: {row['error']}"

@@ -36,6 +36,7 @@ from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
 from wattflow.store.files import expanded, read_json, read_own, write_atomic, write_json
 from wattflow.store.grid import GridPoint, write_grid
+from wattflow.store.kept import PRUNED, Kept
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import ITERATION, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
 from wattflow.store.tables import read_table, write_table
@@ -96,6 +97,15 @@ class _Contents:
     points: pa.Table
     phases: pa.Table
 
+    @property
+    def pruned(self) -> set[tuple[str, int]]:
+        """Attempts whose files `wattflow prune` removed."""
+        names = ("point_id", "attempt", "reasons")
+        rows = zip(*(self.points[name].to_pylist() for name in names), strict=True)
+        return {
+            (point_id, number) for point_id, number, reasons in rows if PRUNED in (reasons or ())
+        }
+
 
 def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundle:
     """Write the bundle of a sweep, by default NAME.zip here, and return what is in it; a dry run writes nothing.
@@ -109,6 +119,7 @@ def bundle(sweep: SweepDir, out: Path | None, *, dry_run: bool = False) -> Bundl
         raise RefusedError(f"{path.parent}: no such folder.")
     contents = _read(sweep)
     _refuse_older(contents)
+    _refuse_pruned(contents)
     around = _surroundings(contents)
     names = Pseudonyms(_salt(sweep, keep=not dry_run), around, measured=contents.measured)
     with tempfile.TemporaryDirectory(prefix="wattflow-bundle-") as name:
@@ -192,6 +203,22 @@ def _refuse_older(contents: _Contents) -> None:
             )
 
 
+def _refuse_pruned(contents: _Contents) -> None:
+    """RefusedError where the traces of an attempt that counts are gone: nobody could check its figures."""
+    names = ("point_id", "attempt", "counts")
+    rows = zip(*(contents.points[name].to_pylist() for name in names), strict=True)
+    pruned = contents.pruned | Kept.read(contents.sweep).keys
+    kept = [
+        point_id for point_id, number, counts in rows if counts and (point_id, number) in pruned
+    ]
+    if kept:
+        raise RefusedError(
+            f"{contents.sweep.path}: the traces of {len(kept)} points that count were pruned, such as {kept[0]}. A "
+            "bundle is there for others to recompute its figures, so bundle a sweep before `wattflow prune --traces`. "
+            f"`wattflow export {contents.sweep.path}` writes the results alone."
+        )
+
+
 def _surroundings(contents: _Contents) -> Surroundings:
     """Return whose machine and account this is, on which nodes the attempts ran, and what choices withhold."""
     nodes: set[object] = {platform.node(), platform.node().split(".")[0]}
@@ -240,6 +267,7 @@ def _write(contents: _Contents, folder: Path, names: Pseudonyms) -> list[str]:
     published: list[Record] = []
     traced: set[tuple[str, int]] = set()
     left_out = []
+    pruned = contents.pruned
     for attempt, record in _attempts(contents):
         point_id = names.point(attempt.point_id)
         path = target.path / "points" / point_id / attempt.path.name
@@ -252,8 +280,9 @@ def _write(contents: _Contents, folder: Path, names: Pseudonyms) -> list[str]:
             if isinstance(record, DamagedError):
                 raise record
             own = AttemptDir(path, point_id, attempt.number)
-            published.append(_write_attempt(attempt, record, own, names))
-            if _is_measured(record):
+            whole = _is_measured(record) and (attempt.point_id, attempt.number) not in pruned
+            published.append(_write_attempt(attempt, record, own, names, whole=whole))
+            if whole:
                 traced.add((attempt.point_id, attempt.number))
         except RefusedError:
             raise
@@ -305,12 +334,12 @@ def _is_measured(record: Record) -> bool:
 
 
 def _write_attempt(
-    attempt: AttemptDir, record: Record, target: AttemptDir, names: Pseudonyms
+    attempt: AttemptDir, record: Record, target: AttemptDir, names: Pseudonyms, *, whole: bool
 ) -> Record:
-    """Write an attempt's record, and its tables where it was measured; return the record as it is published."""
+    """Write an attempt's record, and its tables where they are `whole`; return the record as it is published."""
     target.path.mkdir(parents=True)
     published = records.published_record(record, names)
-    if _is_measured(record):
+    if whole:
         _write_tables(attempt, record, target, names)
     _write_json(target.record_path, published)
     return published

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.collect.collect import in_order_of_time
+from wattflow.collect.copies import CopiedAttempts, in_order_of_time
 from wattflow.collect.row import AttemptRows
 from wattflow.errors import DamagedError
 from wattflow.store.columns import COLLECTED_TRACE
@@ -20,6 +20,7 @@ class Copies:
         self._bucket: str | None = None
         self._groups: dict[tuple[str, int, str, str], int] = {}
         self._file: GroupedTable | None = None
+        self._pruned: frozenset[tuple[str, int]] = frozenset()
 
     def wrong(self, one: AttemptRows, key: tuple[str, int]) -> list[str]:
         """Return which raw traces of an attempt are not the copies that were collected of them."""
@@ -27,6 +28,8 @@ class Copies:
             return []
         wrong = []
         self._open(key[0][:2])
+        if key in self._pruned:  # `Results.notes` says so
+            return []
         for (node, uuid), path in one.traces.items():
             group = self._groups.get((*key, node, uuid))
             trace = read_table(path, TRACE)
@@ -53,8 +56,10 @@ class Copies:
         if bucket == self._bucket:
             return
         self._bucket, self._groups, self._file = bucket, {}, None
+        path = self._sweep.traces / f"{bucket}.parquet"
+        self._pruned = CopiedAttempts.read(path).pruned
         try:
-            self._file = GroupedTable(self._sweep.traces / f"{bucket}.parquet")
+            self._file = GroupedTable(path)
             owner = COLLECTED_TRACE.names[:4]
             for group in range(len(self._file)):
                 first = self._file.read(group, owner).slice(0, 1).to_pylist()[0]

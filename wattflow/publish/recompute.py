@@ -10,7 +10,7 @@ from wattflow.collect.row import AttemptRows, Choices
 from wattflow.config import choices as config_choices
 from wattflow.config import identity
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.publish import plausibility
+from wattflow.publish import kept, plausibility
 from wattflow.publish.copies import Copies
 from wattflow.publish.results import Results, Row
 from wattflow.publish.verdict import AttemptCheck, Difference, Key, Verdict, named
@@ -84,7 +84,25 @@ class Recomputation:
         self, attempt: AttemptDir, choices: dict[str, Any], problem: str | None
     ) -> None:
         key: Key = (attempt.point_id, attempt.number)
-        problems = []
+        record, chosen, problems = self._read(attempt, choices)
+        one = collect_attempt(attempt, chosen)
+        if key in self._results.pruned:
+            self._check_kept(key, one, [*problems, *([problem] if problem else [])])
+            return
+        if record is not None and self._has_figures(key, record, one):
+            problems += self._implausible(attempt, record, chosen)
+        check = self._compare(one, problem)
+        if check.damaged:
+            return
+        check.problems[:0] = problems  # causes before their effects
+        if record is not None:
+            check.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
+
+    def _read(
+        self, attempt: AttemptDir, choices: dict[str, Any]
+    ) -> tuple[Record | None, Choices, list[str]]:
+        """Read an attempt's record; return it, the choices that its row follows from, and what is wrong with it."""
+        problems: list[str] = []
         chosen = Choices.of(choices)
         try:
             record = attempt.read_record()
@@ -99,17 +117,32 @@ class Recomputation:
         except RefusedError:
             raise
         except (DamagedError, LookupError, TypeError, AttributeError, ValueError) as error:
-            problems.append(f"record.json is none ({error!a}).")
-            record = None
-        one = collect_attempt(attempt, chosen)
-        if record is not None and self._has_figures(key, record, one):
-            problems += self._implausible(attempt, record, chosen)
-        check = self._compare(one, problem)
-        if check.damaged:
+            return None, chosen, [*problems, f"record.json is none ({error!a})."]
+        return record, chosen, problems
+
+    def _check_kept(self, key: Key, one: AttemptRows, problems: list[str]) -> None:
+        """Hold the row of a pruned attempt to what is left: its other files, its own sums, the copy laid aside."""
+        results = self._results
+        published, phases = results.points.get(key), results.phases.get(key, [])
+        if published is None:
+            self._verdict.problems.append(f"{named(key)}: pruned, and not in the results.")
             return
-        check.problems[:0] = problems  # causes before their effects
-        if record is not None:
-            check.problems += self._copies.wrong(one, (attempt.point_id, attempt.number))
+        self.rows[key] = dict(published)
+        check = self.checks[key] = _check_of(key, published, one.point, published)
+        check.kept = True
+        check.recomputed_j = None
+        check.problems += problems
+        columns = [name for name in results.columns if name not in results.redefined]
+        kept.compare_left(check, published, one.point, columns)
+        kept.compare_sums(check, published, phases)
+        if results.bundled:
+            if published["counts"]:
+                check.problems.append("it counts, and nothing in the bundle shows how it was made.")
+        elif (copy := results.kept_points.get(key)) is None:
+            check.problems.append("it is marked as pruned, and `wattflow prune` kept no row of it.")
+        else:
+            kept.compare_copy(check, published, copy, columns)
+            _compare_phases(check, phases, results.kept_phases.get(key, []))
 
     def _has_figures(self, key: Key, record: Record, one: AttemptRows) -> bool:
         """Return whether an attempt has figures, now or in the results; of others a reason in their row says why."""
@@ -146,16 +179,7 @@ class Recomputation:
         key: Key = (row["point_id"], row["attempt"])
         published = self._results.points.get(key)
         self.rows[key] = row
-        check = self.checks[key] = AttemptCheck(
-            point_id=row["point_id"],
-            attempt=row["attempt"],
-            status=(published or row)["status"],
-            counts=bool(published and published["counts"]),
-            simulated=bool(row["simulated"]),
-            energy_j=published["energy_j"] if published else None,
-            recomputed_j=row["energy_j"],
-            **{name: row[name] for name in ("gpus", "samples", "samples_expected", "coverage")},
-        )
+        check = self.checks[key] = _check_of(key, published, row, row)
         if problem is not None:
             check.problems.append(problem)
         if published is None:
@@ -202,7 +226,7 @@ class Recomputation:
             if key[0] in grid and key not in self.rows:
                 if row["status"] == "waiting" and any(one[0] == key[0] for one in self.rows):
                     self._verdict.notes.append(f"{named(key)}: tried since it was collected.")
-                elif key in self._results.gone:
+                elif key in self._results.gone | self._results.pruned:
                     text = f"{named(key)}: its files are gone, so that nothing is left to verify it by."
                     (problems if row["counts"] else self._verdict.notes).append(text)
                 elif key in damaged:
@@ -220,6 +244,19 @@ class Recomputation:
             for key in self._results.phases
             if key not in self._results.points
         ]
+
+
+def _check_of(key: Key, published: Row | None, recomputed: Row, shown: Row) -> AttemptCheck:
+    """Return an attempt's check before anything is compared, with the samples of the row that is shown."""
+    return AttemptCheck(
+        *key,
+        status=(published or recomputed)["status"],
+        counts=bool(published and published["counts"]),
+        simulated=bool(shown["simulated"]),
+        energy_j=published["energy_j"] if published else None,
+        recomputed_j=recomputed["energy_j"],
+        **{name: shown[name] for name in ("gpus", "samples", "samples_expected", "coverage")},
+    )
 
 
 # --- one record -----------------------------------------------------------------------------------

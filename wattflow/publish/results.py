@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from wattflow import __version__
+from wattflow.collect.copies import CopiedAttempts
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.publish.verdict import Key
 from wattflow.store.columns import PHASE, POINT
+from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
+from wattflow.store.kept import PRUNED, Kept
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.phases import WITHIN
 from wattflow.store.tables import read_schema, read_table
@@ -56,6 +61,8 @@ class Results:
         str
     ]  # columns of this version that the points lack, or hold by an older definition
     unknown: list[str]  # columns of the points that this version does not know
+    kept_points: Mapping[Key, Row]  # rows that `prune` laid aside; a bundle has none
+    kept_phases: Mapping[Key, list[Row]]
 
     @property
     def redefined_phases(self) -> set[str]:
@@ -75,6 +82,12 @@ class Results:
     def gone(self) -> set[Key]:
         """Attempts whose files had been removed when the results were made."""
         return {key for key, row in self.points.items() if "files_gone" in (row["reasons"] or ())}
+
+    @property
+    def pruned(self) -> set[Key]:
+        """Attempts whose files `wattflow prune` removed, by the rows that it laid aside or by their mark."""
+        marked = {key for key, row in self.points.items() if PRUNED in (row["reasons"] or ())}
+        return marked | set(self.kept_points)
 
     def unrecorded(self, point_id: str) -> list[AttemptDir]:
         """Return the attempts at a point that had no record when they were collected, of which a bundle has nothing."""
@@ -105,6 +118,12 @@ class Results:
             out.append(
                 "results/traces is not there, so the raw traces have no second copy to be held against."
             )
+        files = [] if self.bundled else own_files(self.sweep.traces, "*.parquet")
+        if copies := sum(len(CopiedAttempts.read(path).pruned) for path in files):
+            out.append(
+                f"the second copies of the traces of {copies} attempts were pruned: there is nothing to hold the raw "
+                "ones against."
+            )
         return out
 
 
@@ -114,6 +133,7 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         grid = sweep.points()
         points = read_table(sweep.points_path, POINT)
         phases = read_table(sweep.phases_path, PHASE)
+        kept = Kept(POINT.empty_table(), PHASE.empty_table()) if bundled else Kept.read(sweep)
         there = set(read_schema(sweep.points_path).names)
     except FileNotFoundError:
         raise RefusedError(
@@ -121,10 +141,7 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         ) from None
     except DamagedError as error:
         raise RefusedError(str(error)) from error
-    keyed = [((row["point_id"], row["attempt"]), row) for row in points.to_pylist()]
-    of_attempts: dict[Key, list[Row]] = defaultdict(list)
-    for row in phases.to_pylist():
-        of_attempts[row["point_id"], row["attempt"]].append(row)
+    keyed = _keyed(points)
     times = Counter(key for key, _ in keyed)
     redefined = {name for name, since in REDEFINED.items() if since not in there}
     return Results(
@@ -134,10 +151,23 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         made_by=(points.schema.metadata or {}).get(b"wattflow", b"?").decode(errors="replace"),
         grid=grid,
         points=dict(keyed),
-        phases=dict(of_attempts),
+        phases=_by_attempt(phases),
+        kept_points=dict(_keyed(kept.points)),
+        kept_phases=_by_attempt(kept.phases),
         doubled=[key for key, n in times.items() for _ in range(n - 1)],
         columns=[name for name in POINT.names if name in there - NO_FIGURES],
         redefined=redefined,
         absent=sorted(set(POINT.names) - there | redefined),
         unknown=sorted(there - set(POINT.names)),
     )
+
+
+def _keyed(points: pa.Table) -> list[tuple[Key, Row]]:
+    return [((row["point_id"], row["attempt"]), row) for row in points.to_pylist()]
+
+
+def _by_attempt(phases: pa.Table) -> dict[Key, list[Row]]:
+    found: dict[Key, list[Row]] = defaultdict(list)
+    for row in phases.to_pylist():
+        found[row["point_id"], row["attempt"]].append(row)
+    return dict(found)

@@ -54,6 +54,7 @@ class AttemptCheck:
     counts: bool
     simulated: bool
     damaged: bool = False  # not whole when it was collected, so it has no figures to compare
+    kept: bool = False  # `wattflow prune` removed files of it: what they gave cannot be recomputed
     figures: int = 0  # values compared, nulls aside
     largest: float = 0.0  # the largest relative difference, those within the tolerance too
     energy_j: float | None = None  # published
@@ -100,8 +101,13 @@ class Verdict:
     notes: list[str] = field(default_factory=list)  # what was not checked, and why
 
     @property
+    def kept(self) -> int:
+        """How many attempts that count have figures which cannot be recomputed any more."""
+        return sum(one.kept and one.counts for one in self.attempts)
+
+    @property
     def verified(self) -> bool:
-        """Whether every published figure follows from the traces, and nothing else was found wrong."""
+        """Whether every figure that is not kept follows from the traces, and nothing else was found wrong."""
         return not (self.wrong_files or self.problems) and all(one.ok for one in self.attempts)
 
 
@@ -152,6 +158,8 @@ def _short(one: AttemptCheck) -> str:
     """Return the verdict on one attempt in a cell: what differs most, by how much, and how much else does."""
     if one.damaged:
         return "damaged, does not count"
+    if one.ok and one.kept:
+        return "kept, not recomputable" + ("" if one.counts else f", {one.status}, does not count")
     if one.ok:
         return "ok" if one.counts or one.attempt is None else f"ok, {one.status}, does not count"
     more = len(one.problems) + len(one.differences) - 1
@@ -224,6 +232,13 @@ def _summary(verdict: Verdict) -> list[str]:
         f"traces   {samples:,} power samples in the windows, {expected:,} by the sensors' periods{covered}",
         f"values   {values:,} recomputed, {differ} differ; the largest by {largest:.2g} of it, allowed {TOLERANCE:g}",
     ]
+    if verdict.verified and verdict.kept:
+        counting = sum(one.counts for one in attempts)
+        kept = (
+            f"verified in part: {verdict.kept} of {counting} points that count are kept, not recomputable: their "
+            "traces were pruned, and their rows are as they were collected. All other figures follow from the traces."
+        )
+        return [*out, kept]
     if verdict.verified:
         return [*out, "verified: every published figure follows from the traces."]
     bad = sum(not one.ok for one in attempts)
@@ -239,7 +254,12 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     document: dict[str, Any] = _plain(asdict(verdict))
     for one, plain in zip(verdict.attempts, document["attempts"], strict=True):
         plain["ok"] = one.ok
-    about = {"verified": verdict.verified, "tolerance": TOLERANCE, "checked_by": __version__}
+    about = {
+        "verified": verdict.verified,
+        "kept": verdict.kept,
+        "tolerance": TOLERANCE,
+        "checked_by": __version__,
+    }
     return {**about, **document}
 
 

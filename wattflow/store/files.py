@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _OLD_S = 24 * 3600.0  # a writer that lives has touched its temporary file since
 # folders of a sweep: the sweep's own folder may be a link to another disk, these may not
-_FOLDERS = {"points", "submitit", "results", "traces", "timings", "logs"}
+_FOLDERS = {"points", "submitit", "results", "traces", "timings", "logs", "pruned"}
 _KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",
@@ -181,11 +181,16 @@ def write_json(path: Path, value: object, mode: int = 0o600) -> None:
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), mode)
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a name is one that `replacing` gives a file until it is whole."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def clear_temporaries(folder: Path) -> None:
     """Remove what writers that were killed a day ago or earlier left of `replacing` in a folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
                 about = entry.stat(follow_symlinks=False)
                 if about.st_uid == os.geteuid() and time.time() - about.st_mtime > _OLD_S:
                     (folder / entry.name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ Slurm may start a task again while its old processes still run, where a node onl
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -144,6 +145,14 @@ def _count(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def silence_s(attempt: AttemptDir) -> float:
+    """Seconds since an attempt's heartbeat was renewed; infinite where there is none."""
+    try:
+        return time.time() - _path(attempt).stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def lives(attempt: AttemptDir) -> bool:

@@ -5,6 +5,7 @@
       points/<point_id>/attempt-<n>/   record.json  requests.parquet  timings/  traces/  logs/
       submitit/                        pickles and job logs, mode 0700
       results/                         points.parquet  phases.parquet  traces/  report.html
+      pruned/                          points.parquet  phases.parquet: rows of attempts whose files `prune` removed
 
 A file is either written to another name and then renamed, or append-only and readable up to its last whole record.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from wattflow.errors import DamagedError, RefusedError
+from wattflow.store.collected import CollectedAttempt, read_collected
 from wattflow.store.files import (
     check_folder,
     check_name,
@@ -213,6 +215,11 @@ class SweepDir:
         return self.results / "phases.parquet"
 
     @property
+    def pruned(self) -> Path:
+        """The rows of attempts whose files `prune` removed."""
+        return self.path / "pruned"
+
+    @property
     def traces(self) -> Path:
         """results/traces: the collected traces."""
         return self.results / "traces"
@@ -289,19 +296,43 @@ class SweepDir:
         numbers = sorted(int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name)))
         return [AttemptDir(folder / f"attempt-{n}", point_id, n) for n in numbers]
 
+    def attempt(self, point_id: str, number: int) -> AttemptDir:
+        """One attempt of a point, whether or not it is there."""
+        return AttemptDir(self.point_path(point_id) / f"attempt-{number}", point_id, number)
+
+    def collected(self, point_id: str) -> list[CollectedAttempt]:
+        """What results/ has of the attempts at a point, whose files may have been removed since."""
+        return read_collected(self.points_path).get(point_id, [])
+
     def is_finished(self, point_id: str, after: int = 0) -> bool:
-        """Whether a finished attempt at a point lies on disk, with a number above `after`."""
+        """Whether a point has a finished attempt with a number above `after`: on disk, or collected and then removed.
+
+        A record that is there says more than results that were made of it once.
+        """
         newest_first = reversed(self.attempts(point_id))
-        return any(attempt.is_finished() for attempt in newest_first if attempt.number > after)
+        if any(attempt.is_finished() for attempt in newest_first if attempt.number > after):
+            return True
+        return any(
+            one.finished
+            and one.number > after
+            and not os.path.lexists(self.attempt(point_id, one.number).record_path)
+            for one in self.collected(point_id)
+        )
+
+    def last_number(self, point_id: str) -> int:
+        """The highest number that an attempt at a point has had, 0 where there was none: none is given twice."""
+        numbers = [attempt.number for attempt in self.attempts(point_id)]
+        return max([*numbers, *(one.number for one in self.collected(point_id))], default=0)
 
     def claim_attempt(self, point_id: str) -> AttemptDir:
         """A new attempt that is the caller's alone: mkdir succeeds for exactly one of those who try."""
         folder = self.point_path(point_id)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)  # somebody may have removed it
         folder.mkdir(mode=0o700, exist_ok=True)
-        number = max((attempt.number for attempt in self.attempts(point_id)), default=0)
+        number = self.last_number(point_id)
         while True:
             number += 1
-            attempt = AttemptDir(folder / f"attempt-{number}", point_id, number)
+            attempt = self.attempt(point_id, number)
             try:
                 attempt.path.mkdir(mode=0o700)
             except FileExistsError:

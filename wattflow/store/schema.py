@@ -287,11 +287,14 @@ class JournalLine(TypedDict, total=False):
     schema_version: int
     journal_version: int  # of the functions and commands that its jobs name (intent); none: 1
     time_ns: int
-    event: Literal["intent", "submitted", "released", "failed", "cancelled"]
+    event: Literal["intent", "submitted", "released", "failed", "cancelled", "pruning", "pruned"]
     submission: str  # a name unique to this call, and the Slurm job's name
     kind: Literal["points", "collect"]
     tasks: list[list[str]]  # point ids, a list a task (intent)
     job_id: str  # (submitted)
     sha256: str  # of the pickle that its tasks load (submitted)
     folder: str  # submitit's folder, relative to the sweep (intent)
+    kinds: list[str]  # of files that `prune` removes, or has removed (pruning, pruned)
+    files: int  # how many (pruned)
+    bytes: int  # that were freed (pruned)
     error: str

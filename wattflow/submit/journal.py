@@ -105,6 +105,32 @@ def intend(sweep: SweepDir, sent: Submission) -> None:
     )
 
 
+def note_prune(
+    sweep: SweepDir, kinds: Sequence[str], removed: tuple[int, int] | None = None
+) -> None:
+    """Add that files of some kinds are about to be removed; then how many were, and their bytes."""
+    line: JournalLine = {
+        "time_ns": time.time_ns(),
+        "event": "pruning" if removed is None else "pruned",
+        "submission": "prune",  # of which an older version knows that it is none of its submissions
+        "kinds": list(kinds),
+    }
+    if removed is not None:
+        line["files"], line["bytes"] = removed
+    sweep.append_journal(line)
+
+
+def unfinished_prune(sweep: SweepDir) -> list[str]:
+    """Return the kinds of files whose removal was begun and cut short."""
+    kinds: set[str] = set()
+    for line in sweep.journal():
+        if line.get("event") == "pruning":
+            kinds |= set(line.get("kinds", []))
+        elif line.get("event") == "pruned":
+            kinds -= set(line.get("kinds", []))
+    return sorted(kinds)
+
+
 def begin(
     sweep: SweepDir, kind: Literal["points", "collect"], tasks: list[list[str]]
 ) -> Submission:

@@ -80,12 +80,15 @@ def _unfinished(
     left: Counter[str] = Counter()
     for point in feasible:
         point_id = point.point_id
-        attempts = sweep.attempts(point_id)
-        if _needs_another_try(point_id, attempts, newest, live, anew.force):
+        finished = sweep.is_finished(point_id)
+        if finished and not anew.force:
+            continue
+        last = sweep.last_number(point_id)
+        if _may_be_tried(point_id, sweep.attempts(point_id), last, newest, live):
             todo.append((point_id, with_leaves(point.config(), anew.settings)))
-            if anew.force and attempts:
-                again[point_id] = attempts[-1].number
-        elif not any(attempt.is_finished() for attempt in reversed(attempts)):
+            if anew.force and last:
+                again[point_id] = last
+        elif not finished:
             left[_WAITS if point_id in newest else _UNTRIED] += 1
     result = SubmitResult(
         sweep,
@@ -143,19 +146,17 @@ def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> 
         )
 
 
-def _needs_another_try(
+def _may_be_tried(
     point_id: str,
     attempts: Sequence[AttemptDir],
+    last: int,
     newest: dict[str, tuple[Submission, int]],
     live: dict[str, client.TaskState],
-    force: bool,
 ) -> bool:
-    """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
-    if not force and any(attempt.is_finished() for attempt in reversed(attempts)):
-        return False
+    """Whether a point was tried, up to attempt number `last`, and neither waits nor runs."""
     if point_id not in newest:
         # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
-        return bool(attempts)
+        return last > 0
     submission, task = newest[point_id]
     return submission.key(task) not in live or _has_failed(attempts, submission, task)
 

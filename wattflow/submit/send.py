@@ -24,6 +24,7 @@ from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client, guard, sbatch
 from wattflow.slurm.shapes import Shape, fitting, shapes
+from wattflow.store.collected import read_collected
 from wattflow.store.files import read_own, write_atomic
 from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
@@ -237,8 +238,9 @@ def _why_none(sweep: SweepDir, chosen: Sequence["Point"]) -> list[str]:
 
 
 def _attempted(sweep: SweepDir) -> set[str]:
-    """The points that have an attempt."""
-    return {point_id for point_id in sweep.points_on_disk() if sweep.attempts(point_id)}
+    """The points that have an attempt, or had one whose row was collected."""
+    there = {point_id for point_id in sweep.points_on_disk() if sweep.attempts(point_id)}
+    return there | set(read_collected(sweep.points_path))
 
 
 def check_commands(requested: Sequence[Shape]) -> None:

@@ -36,6 +36,7 @@ State = Literal[
     "done", "running", "waiting", "failed", "interrupted", "unknown", "untried", "infeasible"
 ]
 
+_FILES_GONE = "its files were removed; its row is kept as it was collected"
 _BROKE = {"FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
 
 
@@ -102,7 +103,11 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
     on_disk = sweep.points_on_disk()
     collected = _collected(sweep)
     done = [
-        collected[point_id] for point_id in reasons if point_id in collected and point_id in on_disk
+        collected[point_id]
+        if point_id in on_disk
+        else replace(collected[point_id], reason=_FILES_GONE)
+        for point_id in reasons
+        if point_id in collected
     ]
     known = {row.point_id for row in done}
     left = [

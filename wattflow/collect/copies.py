@@ -1,0 +1,92 @@
+"""results/traces: a second copy of every trace, the attempts of 1/256 of the points a file.
+
+    results/traces/<first two hex digits>.parquet       a row group a device; metadata: attempts, pruned
+
+`wattflow prune --copies` leaves such a file without rows, and with the list of the attempts that it held.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from wattflow.collect.reading import DeviceKey
+from wattflow.store.columns import COLLECTED_TRACE
+from wattflow.store.kept import Key
+from wattflow.store.schema import SCHEMA_VERSION, TRACE
+from wattflow.store.tables import GroupedTable, read_schema, read_table, write_tables
+
+Traces = Mapping[DeviceKey, Path]  # an attempt's own
+
+
+@dataclass(frozen=True)
+class CopiedAttempts:
+    """The attempts of one file of copies."""
+
+    attempts: frozenset[Key] = frozenset()
+    pruned: frozenset[Key] = frozenset()  # those of them whose copies were removed
+
+    @classmethod
+    def read(cls, path: Path) -> "CopiedAttempts":
+        """Read a file's metadata; no attempts where it is absent or damaged."""
+        try:
+            about = read_schema(path).metadata or {}
+            return cls(*(_keys(about.get(name, b"[]")) for name in (b"attempts", b"pruned")))
+        except (OSError, TypeError, ValueError):
+            return cls()
+
+    def schema(self) -> pa.Schema:
+        """Return the columns of a file of these, with its metadata."""
+        lists = {"attempts": self.attempts, "pruned": self.pruned & self.attempts}
+        texts = {name: json.dumps(sorted(keys)) for name, keys in lists.items()}
+        return COLLECTED_TRACE.with_metadata({"schema_version": str(SCHEMA_VERSION), **texts})
+
+
+def _keys(text: bytes) -> frozenset[Key]:
+    return frozenset((str(point_id), int(attempt)) for point_id, attempt in json.loads(text))
+
+
+def copy_traces(path: Path, before: CopiedAttempts, new: Mapping[Key, Traces]) -> None:
+    """Replace a file of copies: what it held of other attempts, then the traces of the new ones."""
+    after = CopiedAttempts(before.attempts | new.keys(), before.pruned - new.keys())
+    schema = after.schema()
+
+    def tables() -> Iterator[pa.Table]:
+        if before.attempts - new.keys():
+            old = GroupedTable(path)
+            for table in map(old.read, range(len(old))):
+                key = (table["point_id"][0].as_py(), table["attempt"][0].as_py())
+                if key not in new:
+                    yield table.replace_schema_metadata(schema.metadata)
+        for key, traces in new.items():
+            for device, trace_path in traces.items():
+                trace = read_table(trace_path, TRACE)
+                if trace.num_rows:
+                    yield _owned(trace, key, device, schema)
+
+    write_tables(path, schema, tables())
+
+
+def drop_copies(paths: Sequence[Path]) -> None:
+    """Replace files of copies by files without rows, which say of which attempts they were."""
+    for path in paths:
+        held = CopiedAttempts.read(path)
+        schema = CopiedAttempts(held.attempts, held.attempts).schema()
+        write_tables(path, schema, [])
+
+
+def _owned(trace: pa.Table, key: Key, device: DeviceKey, schema: pa.Schema) -> pa.Table:
+    """Return a device's trace in order of time, with its attempt and device beside each row."""
+    owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *device), strict=True))
+    columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
+    columns += in_order_of_time(trace).select(TRACE.names).columns
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def in_order_of_time(trace: pa.Table) -> pa.Table:
+    """Return a trace as it is collected: sorted by its stamps where they do not rise already."""
+    rising = bool(np.all(np.diff(trace["time_ns"].to_numpy()) >= 0))
+    return trace if rising else trace.sort_by("time_ns")
