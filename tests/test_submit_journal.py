@@ -123,9 +123,7 @@ class Journal(RuleBasedStateMachine):
         todo = [
             point
             for point in POINTS
-            if resume._needs_another_try(
-                point, self.sweep.attempts(point), newest, words, force=False
-            )
+            if resume._needs_another_try(self.sweep, point, newest, words, force=False)
         ]
         assert not [p for p in todo if self.sweep.is_finished(p)], "run again"
         if todo:

@@ -80,15 +80,11 @@ def _unfinished(
     left: Counter[str] = Counter()
     for point in feasible:
         point_id = point.point_id
-        finished = sweep.is_finished(point_id)
-        if finished and not anew.force:
-            continue
-        last = sweep.last_number(point_id)
-        if _may_be_tried(point_id, sweep.attempts(point_id), last, newest, live):
+        if _needs_another_try(sweep, point_id, newest, live, force=anew.force):
             todo.append((point_id, with_leaves(point.config(), anew.settings)))
-            if anew.force and last:
+            if anew.force and (last := sweep.last_number(point_id)):
                 again[point_id] = last
-        elif not finished:
+        elif not sweep.is_finished(point_id):
             left[_WAITS if point_id in newest else _UNTRIED] += 1
     result = SubmitResult(
         sweep,
@@ -146,19 +142,24 @@ def _refuse_unknown(sweep: SweepDir, only: set[str] | None, known: set[str]) -> 
         )
 
 
-def _may_be_tried(
+def _needs_another_try(
+    sweep: SweepDir,
     point_id: str,
-    attempts: Sequence[AttemptDir],
-    last: int,
     newest: dict[str, tuple[Submission, int]],
     live: dict[str, client.TaskState],
+    *,
+    force: bool,
 ) -> bool:
-    """Whether a point was tried, up to attempt number `last`, and neither waits nor runs."""
+    """Whether a point was tried, is not finished (or is forced), and neither waits nor runs."""
+    if not force and sweep.is_finished(point_id):
+        return False
     if point_id not in newest:
         # `wattflow run` leaves attempts without a submission; a point never tried is submit's to send
-        return last > 0
+        return sweep.last_number(point_id) > 0
     submission, task = newest[point_id]
-    return submission.key(task) not in live or _has_failed(attempts, submission, task)
+    return submission.key(task) not in live or _has_failed(
+        sweep.attempts(point_id), submission, task
+    )
 
 
 def _has_failed(attempts: Sequence[AttemptDir], submission: Submission, task: int) -> bool:
