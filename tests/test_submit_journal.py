@@ -248,7 +248,7 @@ class Journal(RuleBasedStateMachine):
                 or point in queued
                 or point in open_
                 or (point not in newest and not attempts)  # submit's to send
-                or resume._needs_another_try(point, attempts, newest, self.words(), force=False)
+                or resume._needs_another_try(self.sweep, point, newest, self.words(), force=False)
                 or any(t.key == newest[point][0].key(newest[point][1]) for t in self.tasks.values())
             ), point
 
