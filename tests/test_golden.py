@@ -172,6 +172,8 @@ def verdict(text):
         del found[name]
     for one in [found, *found["attempts"]]:
         one["problems"] = len(one["problems"])
+    assert not found.pop("kept")  # nothing of it was pruned
+    assert not any(one.pop("kept") for one in found["attempts"])
     for one in found["attempts"]:
         one["largest"] = one["largest"] < RELATIVE
     found["attempts"] = columns(found["attempts"])
