@@ -142,7 +142,9 @@ class Recomputation:
             check.problems.append("it is marked as pruned, and `wattflow prune` kept no row of it.")
         else:
             kept.compare_copy(check, published, copy, columns)
-            _compare_phases(check, phases, results.kept_phases.get(key, []))
+            _compare_phases(
+                check, phases, results.kept_phases.get(key, []), results.redefined_phases
+            )
 
     def _has_figures(self, key: Key, record: Record, one: AttemptRows) -> bool:
         """Return whether an attempt has figures, now or in the results; of others a reason in their row says why."""
