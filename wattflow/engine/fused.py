@@ -194,9 +194,8 @@ class FusedLlama:
         return self.reduce(ops.linear(x, weight, self.reduce.buffer(stream.shape)))
 
     def logits(self, stream: torch.Tensor, delta: torch.Tensor | None, ops: Ops) -> torch.Tensor:
-        """Return this rank's part of the vocabulary's scores, [tokens, part], in float32 at least; then -inf."""
+        """Return this rank's part of the vocabulary's scores, [tokens, part]; beyond the vocabulary they are -inf."""
         scores = ops.norm_linear(stream, delta, self.norm, self._model.norm_eps, self.head)
-        scores = scores.to(wide(scores.dtype))
         if self.mine < scores.shape[1]:
             scores[:, self.mine :] = -torch.inf
         return scores
@@ -226,7 +225,8 @@ class Chooser:
         """The likeliest token of each row at temperature 0, else a drawn one, int64 [rows]."""
         if self._temperature == 0:
             return self._greedy(scores)
-        return draw(self._whole(scores), self._temperature, self._top_p, self._generator)
+        wider = self._whole(scores).to(wide(scores.dtype))
+        return draw(wider, self._temperature, self._top_p, self._generator)
 
     def _greedy(self, scores: torch.Tensor) -> torch.Tensor:
         value, place = scores.max(dim=-1)
@@ -234,7 +234,9 @@ class Chooser:
             return place
         # a sum of zeros and one rank's pair is that pair, so one kind of collective serves all; float32 holds any
         # token's number exactly
-        pairs = scores.new_zeros((self._ranks.world, 2, len(scores)))
+        pairs = torch.zeros(
+            (self._ranks.world, 2, len(scores)), dtype=wide(scores.dtype), device=scores.device
+        )
         pairs[self._ranks.rank, 0] = value
         pairs[self._ranks.rank, 1] = place + self._first
         dist.all_reduce(pairs)

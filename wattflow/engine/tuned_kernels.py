@@ -16,7 +16,10 @@ from wattflow.store.files import expanded, read_given, read_own, write_json
 
 # most tokens a second; least joules a token; least product of joules and seconds
 GOALS = ("speed", "energy", "edp")
-_SHAPES = ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size")
+_SHAPES = (
+    *("architecture", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "vocab_size"),
+    "more",
+)
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 

@@ -15,6 +15,7 @@ from wattflow.plan.conf import written
 from wattflow.store.files import expanded
 from wattflow.workload import folder as folders
 from wattflow.workload.checkpoint import kind_at
+from wattflow.workload.own_shapes import model_at
 from wattflow.workload.tokenizer import kind_beside
 
 
@@ -56,8 +57,8 @@ class Labels:
             path=model.path and whole(model.path),
             tokenizer_path=model.tokenizer_path and whole(model.tokenizer_path),
         )
-        if reads_folders(config) and model.path is not None and "model" not in self._named:
-            model = folders.model_of(folders.read(Path(model.path)), model)
+        if model.path is not None and "model" not in self._named:
+            model = _of_folder(config, Path(model.path), model)
         if weights == "auto":
             weights = "dummy" if model.path is None else self._kind_at(model.path)
         if model.tokenizer == "bytes" and "model.tokenizer" not in self._named:
@@ -86,3 +87,14 @@ class Labels:
         if "name" not in own:  # another file's, by its defaults
             return True
         return own["name"] == name and (not own.get("path") or whole(str(own["path"])) != path)
+
+
+def _of_folder(config: Config, path: Path, model: Model) -> Model:
+    """Return a model with the shapes of a Hugging Face folder; as it is where it has them already."""
+    if reads_folders(config):
+        return folders.model_of(folders.read(path), model)
+    ours = config.engine.name in ("paper", "fast") and config.weights != "meta"
+    if not ours or not (path / "config.json").is_file():
+        return model
+    found = model_at(path, model)
+    return model if replace(found, name=model.name, revision=model.revision) == model else found
