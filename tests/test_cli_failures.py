@@ -35,22 +35,23 @@ def test_points_that_failed_for_one_cause_are_told_once(fake, tmp_path):
         ("failed", "task 101_0 ended as OUT_OF_MEMORY", ids[:1]),
         ("failed", "task 101_1 ended as TIMEOUT", ids[1:]),
     ]
+    twice = 2 * made.points[1].config.cluster.time_min
+    assert rows[1].rerun.endswith(f" --only {ids[1]} cluster.time_min={twice}")  # in --json too
     told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
     assert told.endswith(
         f"{ids[0]} failed: task 101_0 ended as OUT_OF_MEMORY\n"
         f"  again  wattflow resume {made.sweep.path} --only {ids[0]}\n"
         f"3 points failed: task 101_1 ended as TIMEOUT\n"
         f"  points {' '.join(ids[1:])}\n"
-        f"  again  wattflow resume {made.sweep.path} --state failed\n"
+        f"  again  wattflow resume {made.sweep.path} --state failed cluster.time_min={twice}\n"
     )
 
 
 def test_a_point_that_met_its_time_limit_is_given_twice_as_much(capsys):
     """The same limit would end it for ever."""
     why = "the job was near its time limit of 10 min, cluster.time_min (SIGUSR2)."
-    row = status.Row(
-        "0123456789ab", "interrupted", 1, why, rerun="wattflow resume s --only 0123456789ab"
-    )
+    again = "wattflow resume s --only 0123456789ab cluster.time_min=20"
+    row = status.Row("0123456789ab", "interrupted", 1, why, rerun=again, more_time_min=20)
     say_failures(SweepDir(Path("s")), [row])
     said = capsys.readouterr().err
     assert "again  wattflow resume s --only 0123456789ab cluster.time_min=20\n" in said

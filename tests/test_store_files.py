@@ -307,6 +307,14 @@ def test_a_group_of_ones_own_is_no_other(tmp_path, monkeypatch):
                 files.check_safe(tmp_path / "lab")
 
 
+def test_a_users_home_that_there_is_none_of_is_refused(monkeypatch, tmp_path):
+    """`~nosuchuser` and a missing HOME are one line, not a traceback; `~` is the home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.expanded("~/sweeps") == tmp_path / "sweeps"
+    with pytest.raises(RefusedError, match=r"^~no-such-user/x: .*Write the folder in full"):
+        files.expanded("~no-such-user/x")
+
+
 # --- no module goes around it ---------------------------------------------------------------------
 
 OPENS = {

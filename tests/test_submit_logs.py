@@ -34,6 +34,17 @@ def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(
         logs.logs(made.sweep, point_id, rank=5)
 
 
+def test_a_file_managers_files_are_no_logs(fake, tmp_path):
+    """Nor an editor's copies: what nobody of ours wrote is not shown."""
+    made = sent(tmp_path, 1)
+    one = attempt(made, 0, "failed", "101")
+    (one.logs / "rank0.log").write_text("boom")
+    for name in (".DS_Store", "Thumbs.db", ".rank0.log.swp", "rank0.log~"):
+        (one.logs / name).write_bytes(b"\0\1")
+    found = logs.logs(made.sweep, made.points[0].point_id)
+    assert [log.path.name for log in found] == ["rank0.log"]
+
+
 def test_following_a_log_shows_what_is_added_until_the_attempt_ends(fake, tmp_path):
     """First what is there, then each new line, those of a new file too; the closed record ends it."""
     made = sent(tmp_path, 1)

@@ -274,6 +274,35 @@ DISCOVERY = b"""1 GPU found.
 """
 
 
+def case_sbatch(made: Others, random_: random.Random) -> None:
+    """A job has the number of a line that says `Submitted batch job`, after an exit code 0; else there is none."""
+    parts = [
+        "Submitted batch job 17",
+        "Submitted batch job",
+        "cost of this job 12.5",
+        "sbatch: 9",
+        "17",
+        "",
+    ]
+    answer = "\n".join(random_.choices(parts, k=random_.randint(0, 4))).encode()
+    if random_.random() < 0.5:
+        answer = made.damage(answer, random_)
+    code = random_.choice([0, 0, 0, 1, 124])
+    folder = made.zip.parent
+    (folder / "answer").write_bytes(answer)
+    fake = folder / "sbatch"
+    fake.write_text(f'#!/bin/sh\ncat "{folder / "answer"}"\nexit {code}\n')
+    fake.chmod(0o700)
+    first = client._FIRST_TRY.format(sbatch=fake, limit_s=60, again="false")
+    done = subprocess.run(
+        ["sh", "-c", first, str(folder / "first")], capture_output=True, check=False
+    )
+    said = re.findall(rb"^Submitted batch job (\d+)", answer.replace(b"\0", b""), re.MULTILINE)
+    assert (done.returncode == 0) == (code == 0 and bool(said)), (answer, code, done)
+    if done.returncode == 0:
+        assert re.match(rb"Submitted batch job (\d+)", done.stdout)[1] in said
+
+
 def case_dcgm(made: Others, random_: random.Random) -> None:
     """Rows of `dcgmi dmon` with cells that are no numbers have null there; no number is made of other text."""
     text = made.damage(DMON, random_)
@@ -291,5 +320,6 @@ CASES: dict[str, tuple[float, Callable[[Others, random.Random], None]]] = {
     "spans": (0.1, case_spans),
     "prices": (0.1, case_prices),
     "slurm": (0.1, case_slurm),
+    "sbatch": (0.02, case_sbatch),
     "dcgm": (0.1, case_dcgm),
 }

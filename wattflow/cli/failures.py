@@ -1,12 +1,12 @@
 """Say why points did not finish, and what tries them again."""
 
-import re
 import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from wattflow.cli.printing import shown, talk
 from wattflow.submit import status as stage
+from wattflow.submit.advice import asking_for
 
 _SOME = 4  # points of one cause that are named
 
@@ -23,14 +23,8 @@ def say_failures(sweep: Any, rows: Iterable[Any], say: Callable[[str], None] = t
         if first.log is not None:
             say(f"  log    {shown(first.log)}{' (the first of them)' if count > 1 else ''}")
         alone = first.rerun if count == 1 else None
-        again = alone or f"wattflow resume {_quoted(sweep)} --state {cause.state}"
-        say(f"  again  {again}{_more_time(cause.reason)}")
-
-
-def _more_time(reason: str) -> str:
-    """What to add for points that would meet their time limit for ever: twice as much."""
-    found = re.search(r"time limit of (\d+) min", reason)
-    return f" cluster.time_min={2 * int(found[1])}" if found else ""
+        more = asking_for(max(row.more_time_min or 0 for row in cause.rows) or None)
+        say(f"  again  {alone or f'wattflow resume {_quoted(sweep)} --state {cause.state}{more}'}")
 
 
 def _quoted(sweep: Any) -> str:

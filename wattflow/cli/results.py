@@ -16,17 +16,28 @@ from wattflow.analysis.prometheus import Prometheus, read_token
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
-from wattflow.errors import RefusedError
+from wattflow.errors import RefusedError, WattflowError
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
 from wattflow.report.text import break_even, change, heading, interval, mark, number, rests_on
 from wattflow.store.columns import column_of
+from wattflow.submit.status import states
 
 
 def report(sweep: SweepArgument) -> None:
     """Write an HTML report that opens offline, and print its path."""
-    print_text(write_report(open_sweep(sweep)))
+    opened = open_sweep(sweep)
+    points = opened.points
+    waiting = points.filter(points["status"] == "waiting")["point_id"].to_list()
+    unstarted: dict[str, tuple[str, str | None]] = {}
+    if waiting:
+        try:
+            rows = states(opened.directory, set(waiting))
+            unstarted = {row.point_id: (row.state, row.reason) for row in rows}
+        except WattflowError as error:  # a damaged journal
+            talk(f"what became of {len(waiting)} points without an attempt is unknown: {error}")
+    print_text(write_report(opened, unstarted))
 
 
 Along = Annotated[

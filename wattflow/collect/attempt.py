@@ -212,8 +212,19 @@ def _measured(
         traces={key: attempt.trace_path(*key) for key in keys},
     )
     restarted = ["sidecar_restarted"] if about.sidecar_restarts else []
+    stood = ["stopped"] if command and _stood_still(record["parts"], windows) else []
     failed = self_checks(found.columns(), found.phases, found.rates)
-    yield replace(found, reasons=[*found.reasons, *lost, *restarted, *failed])
+    yield replace(found, reasons=[*found.reasons, *lost, *stood, *restarted, *failed])
+
+
+def _stood_still(parts: Sequence[Part], windows: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether a command stood still, as after Ctrl-Z, within the window of a node."""
+    return any(
+        start_ns < windows[part["node"]][1] and end_ns > windows[part["node"]][0]
+        for part in parts
+        if part["node"] in windows
+        for start_ns, end_ns in part.get("stopped", [])
+    )
 
 
 def _rates(

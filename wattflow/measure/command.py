@@ -27,6 +27,7 @@ from wattflow.config.choices import Power
 from wattflow.config.overrides import with_settings
 from wattflow.errors import CommandError, RefusedError
 from wattflow.measure.request import CommandRun, Outcome, Place, Request
+from wattflow.measure.stops import Stops
 from wattflow.measure.tokens import STDOUT, Output, count_tokens
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.spans import ENVIRONMENT
@@ -151,24 +152,30 @@ def _run(request: Request, signals: _Signals, mark: Callable[[], None]) -> Comma
             raise CommandError(f"{request.command[0]}: {error.strerror}.", code) from error
         set_group(process.pid)
     output = Output(process, request.tokens_key or "") if reads else None
-    with _terminal(process.pid) as stopped:
-        code = _wait(process.pid, stopped)
+    stops = Stops()
+    with stops.watched(process.pid), _terminal(process.pid) as stopped:
+        code = _wait(process.pid, stopped, stops)
     end_ns = time.time_ns()
     mark()
     process.returncode = code
     signals.close()
     tokens = None if output is None else output.tokens()
     fault = None if output is None else output.fault
-    return CommandRun(code if code >= 0 else 128 - code, start_ns, end_ns, tokens, fault)
+    exit_code = code if code >= 0 else 128 - code
+    return CommandRun(exit_code, start_ns, end_ns, tokens, fault, stops.intervals())
 
 
-def _wait(pid: int, stopped: Callable[[], None]) -> int:
-    """Wait for a child; its exit code, negative for a signal."""
+def _wait(pid: int, stopped: Callable[[], None], stops: Stops) -> int:
+    """Wait for a child, and note when it stands still; its exit code, negative for a signal."""
     while True:
-        _, status = os.waitpid(pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
+        _, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED)
+        if os.WIFSTOPPED(status):
+            stops.begin()
+            stopped()
+        elif os.WIFCONTINUED(status):
+            stops.end()
+        else:
             return os.waitstatus_to_exitcode(status)
-        stopped()
 
 
 # --- from start to end ----------------------------------------------------------------------------

@@ -198,6 +198,8 @@ class Measurement:
         self._part["exit_code"] = run.exit_code
         self._part["still_running"] = _still_running(spans_file)
         self._part["tokens_out"] = tokens_out
+        if run.stopped:
+            self._part["stopped"] = [list(interval) for interval in run.stopped]
         info = sidecar.stop()
         spans, self._part["bad_lines"] = _reported(spans_file)
         write_table(

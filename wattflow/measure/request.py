@@ -1,6 +1,6 @@
 """The values of a measurement: what to run, on which node of a step, and how it ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,3 +74,4 @@ class CommandRun:
     end_ns: int
     tokens_out: int | None
     tokens_fault: str | None = None  # why the output's are unknown, where it has some
+    stopped: Sequence[tuple[int, int]] = ()  # when it stood still, as after Ctrl-Z; unix ns

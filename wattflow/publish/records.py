@@ -98,6 +98,7 @@ def published_part(part: Part, names: Pseudonyms) -> Part:
     """Return a timings/<node>.json of a measured command as a bundle has it."""
     out = {
         **{key: cast(Json, part)[key] for key in _PART},
+        **_picked(cast(Json, part), ("stopped",)),
         "node": names.node(part["node"]),
         "error": part["error"] and WITHHELD,
         "ranks": _ranks(part["ranks"], names),

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 import stat
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ from wattflow.store.files import write_atomic
 FIGURES_VERSION = 1  # of the JSON; raised when a name in it changes its meaning
 
 
-def report(sweep: Sweep) -> Path:
-    """Write results/report.html, which needs nothing but itself, and return its path."""
+def report(sweep: Sweep, unstarted: Mapping[str, tuple[str, str | None]] | None = None) -> Path:
+    """Write results/report.html, which needs nothing but itself, and return its path.
+
+    `unstarted` has the state of points without an attempt, and why, where somebody knows.
+    """
     figures = sections.figures(sweep)
     lone_command = len(figures.results) == 1 and is_measured(sweep.points)
     text = render(
@@ -38,14 +42,16 @@ def report(sweep: Sweep) -> Path:
         # of one dot, the table has its number
         by_choice=None if lone_command else sections.by_choice(figures),
         timelines=sections.timelines(sweep),
-        **_sections(sweep, figures),
+        **_sections(sweep, figures, unstarted or {}),
     )
     shared = sweep.directory.results.stat().st_mode & stat.S_IRGRP  # cluster.group_readable
     write_atomic(sweep.directory.report_path, text.encode(), 0o640 if shared else 0o600)
     return sweep.directory.report_path
 
 
-def _sections(sweep: Sweep, figures: Figures) -> dict[str, Any]:
+def _sections(
+    sweep: Sweep, figures: Figures, unstarted: Mapping[str, tuple[str, str | None]]
+) -> dict[str, Any]:
     """Return what `sections.html.j2` lays out, but for the charts."""
     return {
         "name": sweep.name,
@@ -61,7 +67,7 @@ def _sections(sweep: Sweep, figures: Figures) -> dict[str, Any]:
         "about": sections.about(sweep.points),
         "cost": sections.cost(sweep),
         "crosscheck": sections.crosscheck(sweep),
-        "failures": sections.failures(sweep.points),
+        "failures": sections.failures(sweep.points, unstarted),
         "remarks": sections.remarks(sweep.points),
         "provenance": sections.provenance(sweep.attempts),
     }
@@ -92,7 +98,7 @@ def texts(text: str) -> dict[str, list[str]]:
 
 def texts_of_sweep(sweep: Sweep) -> dict[str, list[str]]:
     """Return the same of the page that `report` would write of a sweep now."""
-    values = _sections(sweep, sections.figures(sweep))
+    values = _sections(sweep, sections.figures(sweep), {})
     return texts(render("report/sections.html.j2", by_choice=None, timelines=[], **values))
 
 

@@ -310,14 +310,33 @@ class Failure:
     what: str  # what happened, in words
 
 
-def failures(points: pl.DataFrame) -> list[Failure]:
-    """Return the points without a number."""
+def failures(
+    points: pl.DataFrame, unstarted: Mapping[str, tuple[str, str | None]] | None = None
+) -> list[Failure]:
+    """Return the points without a number.
+
+    `unstarted` has the state of points without an attempt, and why, as far as the journal and Slurm know: one whose
+    task has ended waits for nothing.
+    """
     found = []
     for row in points.filter(~pl.col("counts")).to_dicts():
         reasons = [reason for reason in row["reasons"] if REASONS[reason][0]]
         what = row["error"] or " ".join(REASONS[reason][1] for reason in reasons)
-        found.append(Failure(row["point_id"], row["status"], reasons, what))
+        status = row["status"]
+        if status == "waiting" and unstarted and row["point_id"] in unstarted:
+            status, why = unstarted[row["point_id"]]
+            what = _UNSTARTED.get(status, "Never started") + (f": {why}" if why else ".")
+        found.append(Failure(row["point_id"], status, reasons, what))
     return found
+
+
+_UNSTARTED = {
+    "done": "Finished since it was collected; `wattflow collect` adds it",
+    "running": "Runs, and was not collected yet",
+    "waiting": "Waits in the queue",
+    "untried": "Never sent",
+    "unknown": "Never started, as far as is known",
+}
 
 
 @dataclass(frozen=True)

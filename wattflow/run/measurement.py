@@ -30,8 +30,8 @@ from wattflow.run.spans import SpanLog, close_node
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import Device, MeterInfo, RankInfo
 from wattflow.store.tables import write_table
+from wattflow.workload import confined_tokenizer
 from wattflow.workload import prompts as workload_prompts
-from wattflow.workload import tokenizer
 
 
 class PointMeasurement:
@@ -49,8 +49,9 @@ class PointMeasurement:
         self._task, self._config, self._attempt, self._record = task, config, attempt, record
         self._spool = task.spool_of(attempt)
         self._spool.mkdir(mode=0o700, exist_ok=True)
-        self._text = tokenizer.load(config.model, config.weights)
+        self._text = confined_tokenizer.load(config.model, config.weights)
         prompts = workload_prompts.load(config, self._text)
+        self._text.close()  # no process beside the measured one
         record.add(prompts=prompts.info)
         first = 0
         if continuation.prompts_sha256 == prompts.info["sha256"]:
@@ -167,6 +168,7 @@ class PointMeasurement:
             if self._may_continue and answers.batches:
                 self._record.add_partial_attempt(answers.first_batch, answers.batches)
             write_table(self._attempt.requests_path, answers.table())
+            self._text.close()
 
 
 def _device_of(ranks: Ranks, place: Place, devices: list[Device]) -> Device:

@@ -361,7 +361,7 @@ _SBATCH_LIMIT_S = 120
 # Nearly always the first try is the last: in plain sh it is spared the start of a Python.
 _FIRST_TRY = """answer=$(timeout {limit_s} {sbatch} "$@" 2>"$0.err")
 code=$?
-line=$(printf '%s\\n' "$answer" | grep '^Submitted batch job [0-9]')
+line=$(printf '%s\\n' "$answer" | LC_ALL=C grep -a '^Submitted batch job [0-9]')
 case "$code $line" in "0 Submitted"*) printf '%s\\n' "$line"; exit 0 ;; esac
 export WATTFLOW_SBATCH_CODE=$code WATTFLOW_SBATCH_SAID="$(cat "$0.err") $answer"
 exec {again} "$@\""""

@@ -48,8 +48,11 @@ def check_name(name: str, what: str) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with its `~` replaced; as it stands where this machine does not know that home."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's raises for a user without a home)
+    """Return a path with `~` and `~user` spelled out; RefusedError where there is no such user, or no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RefusedError(f"{path}: {error} Write the folder in full.") from error
 
 
 def own_files(folder: Path, pattern: str) -> list[Path]:

@@ -248,6 +248,9 @@ class Part(TypedDict):
     tokens_out: int | None  # by --tokens-json
     bad_lines: int  # lines of WATTFLOW_SPANS that are no spans
     still_running: int  # processes of the command that outlived it
+    stopped: NotRequired[
+        list[list[int]]
+    ]  # starts and ends, unix ns, of times in which it stood still
 
 
 class Record(TypedDict, total=False):

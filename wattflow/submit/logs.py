@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wattflow.errors import RefusedError
 from wattflow.store import rank_errors
-from wattflow.store.files import open_own
+from wattflow.store.files import open_own, own_files
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal
 from wattflow.submit.status import decisive_record, states
@@ -139,7 +139,12 @@ def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
             submission.log_path(task).name.replace("_0_log.err", "_*_log.*")
         )
     if attempts:
-        paths += attempts[-1].logs.glob("*")
+        # a file manager's or an editor's files are no logs
+        paths += [
+            path
+            for pattern in ("*.log", "*.json")
+            for path in own_files(attempts[-1].logs, pattern)
+        ]
     if rank is not None:
         paths = [path for path in paths if re.search(rf"(_|-rank){rank}(_log)?\.\w+$", path.name)]
     return sorted(paths)

@@ -8,7 +8,6 @@ answer from Slurm makes a point unknown, never finished.
 """
 
 import contextlib
-import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +24,11 @@ from wattflow.slurm import client
 from wattflow.store import heartbeat, rank_errors
 from wattflow.store.columns import REASONS
 from wattflow.store.faults import full_disk
+from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import Record
 from wattflow.store.tables import read_columns
-from wattflow.submit import journal
+from wattflow.submit import advice, journal
 from wattflow.submit.journal import Submission
 from wattflow.submit.last_words import last_words
 
@@ -51,6 +51,7 @@ class Row:
     job: str | None = None  # Slurm's name of the task that holds it: 123_4
     log: Path | None = None
     rerun: str | None = None  # the command that tries the point once more
+    more_time_min: int | None = None  # what that asks for, where the point ran out of time
     seconds: float | None = None  # of its finished attempts, the mean
     energy_j: float | None = None  # of its finished attempts, or so far of the one that runs
     power_w: float | None = None  # of the attempt that runs, now
@@ -96,9 +97,7 @@ class _Findings:
 def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
     """One row a point (of `only`), in the order in which points are run. Slurm is queried at most once in 30 s."""
     points = sweep.points()
-    reasons = {
-        point.point_id: point.reason for point in points if only is None or point.point_id in only
-    }
+    chosen = {point.point_id: point for point in points if only is None or point.point_id in only}
     newest = journal.newest_task(journal.read(sweep))
     on_disk = sweep.points_on_disk()
     collected = _collected(sweep)
@@ -106,28 +105,30 @@ def states(sweep: SweepDir, only: Collection[str] | None = None) -> list[Row]:
         collected[point_id]
         if point_id in on_disk
         else replace(collected[point_id], reason=_FILES_GONE)
-        for point_id in reasons
+        for point_id in chosen
         if point_id in collected
     ]
     known = {row.point_id for row in done}
     left = [
         _look(sweep, point_id, newest.get(point_id), point_id in on_disk)
-        for point_id in reasons
+        for point_id in chosen
         if point_id not in known
     ]
     wanted = {
         findings.at
         for findings in left
-        if findings.at is not None and not findings.is_done and reasons[findings.point_id] is None
+        if findings.at is not None
+        and not findings.is_done
+        and chosen[findings.point_id].reason is None
     }
-    accounting = bool(reasons) and points[0].config().cluster.accounting
+    accounting = bool(chosen) and points[0].config().cluster.accounting
     answers = _ask(sweep, wanted, accounting)
     rows = {row.point_id: row for row in done}
     rows |= {
-        findings.point_id: _row(sweep, findings, reasons[findings.point_id], answers)
+        findings.point_id: _row(sweep, findings, chosen[findings.point_id], answers)
         for findings in left
     }
-    return [rows[point_id] for point_id in reasons]
+    return [rows[point_id] for point_id in chosen]
 
 
 def _collected(sweep: SweepDir) -> dict[str, Row]:
@@ -249,13 +250,13 @@ def _of_tasks(
     return found
 
 
-def _row(sweep: SweepDir, findings: _Findings, infeasible: str | None, answers: _Answers) -> Row:
+def _row(sweep: SweepDir, findings: _Findings, point: GridPoint, answers: _Answers) -> Row:
     """A point's row, with the log and the command where it came to grief."""
     attempts = len(findings.attempts)
     if findings.is_done and findings.record is not None:
         return _done(findings.point_id, attempts, findings.record)
-    if infeasible is not None:
-        return Row(findings.point_id, "infeasible", attempts, infeasible)
+    if point.reason is not None:
+        return Row(findings.point_id, "infeasible", attempts, point.reason)
     state, reason = (
         _never_sent(findings) if findings.at is None else _sent(findings, *findings.at, answers)
     )
@@ -266,11 +267,10 @@ def _row(sweep: SweepDir, findings: _Findings, infeasible: str | None, answers: 
         return _watched(row, findings.attempts)
     if state not in ("failed", "interrupted", "unknown"):
         return row
-    rerun = f"wattflow resume {shlex.quote(str(sweep.path))} --only {findings.point_id}"
-    if findings.record is not None and "measure" in findings.record:
-        command = shlex.join(findings.record["measure"]["command"])
-        rerun = f"wattflow measure --out {shlex.quote(str(sweep.path))} -- {command}"
-    return replace(row, log=_decisive_log(findings), rerun=rerun)
+    answer = answers.by_task.get(at[0].key(at[1])) if at is not None else None
+    more_min = advice.more_time_min(point, row.reason, answer)
+    again = advice.rerun(sweep, findings.point_id, findings.record, more_min)
+    return replace(row, log=_decisive_log(findings), rerun=again, more_time_min=more_min)
 
 
 def _done(point_id: str, attempts: int, record: Record) -> Row:

@@ -20,8 +20,7 @@ from wattflow.config.choices import Config, Dataset
 from wattflow.errors import RefusedError
 from wattflow.store.files import expanded
 from wattflow.store.schema import PromptInfo
-from wattflow.workload import conversations, prompt_files
-from wattflow.workload import tokenizer as tokenizers
+from wattflow.workload import confined_tokenizer, conversations, prompt_files
 from wattflow.workload.conversations import Message
 from wattflow.workload.tokenizer import Tokenizer
 
@@ -107,6 +106,7 @@ class Checker:
     def __init__(self) -> None:
         self._entries: dict[tuple[str | None, ...], list[Entry]] = {}
         self._encoders: dict[str, Encode] = {}
+        self._open: Tokenizer | None = None
 
     def records(self, dataset: Dataset) -> int:
         """Return how many records a dataset has; RefusedError for what is wrong with its file."""
@@ -116,7 +116,10 @@ class Checker:
         """Raise RefusedError for whatever `load` would refuse on a compute node: file, draw, tokenizer or a prompt."""
         entries, model = self._entries_of(config.dataset), repr((config.model, config.weights))
         if model not in self._encoders:
-            self._encoders[model] = cache(tokenizers.load(config.model, config.weights).encode)
+            if self._open is not None:
+                self._open.close()
+            self._open = confined_tokenizer.load(config.model, config.weights)
+            self._encoders[model] = cache(self._open.encode)
         _draw(config, entries, self._encoders[model])
 
     def _entries_of(self, dataset: Dataset) -> list[Entry]:

@@ -38,14 +38,16 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids below vocab_size, without special tokens; ids that mean nothing are left out."""
 
+    def close(self) -> None:
+        """Give up what it holds for a while; the next call takes it again."""
+
 
 def load(model: Model, weights: str = "dummy") -> Tokenizer:
     """Return the model's tokenizer; RefusedError when its file is missing, damaged or made for a larger vocabulary.
 
     A model with dummy weights for which neither `model.tokenizer_path` nor `model.path` is set gets bytes.
     """
-    configured = model.tokenizer_path is not None or model.path is not None
-    if model.tokenizer == "bytes" or (weights == "dummy" and not configured):
+    if not reads_file(model, weights):
         return Bytes(model)
     if model.tokenizer == "sentencepiece":
         return SentencePiece(model, _find(model, "tokenizer.model"))
@@ -54,6 +56,12 @@ def load(model: Model, weights: str = "dummy") -> Tokenizer:
     raise RefusedError(
         f"model.tokenizer={model.tokenizer}: not one of bytes, sentencepiece, tokenizer_json."
     )
+
+
+def reads_file(model: Model, weights: str) -> bool:
+    """Return whether a model's tokenizer is read from a file, by a library."""
+    configured = model.tokenizer_path is not None or model.path is not None
+    return model.tokenizer != "bytes" and (weights != "dummy" or configured)
 
 
 def kind_beside(path: str | None, folder: str | None) -> str:
@@ -87,6 +95,9 @@ class Bytes:
                 f"256 bytes, BOS, EOS and padding. Set model.vocab_size to at least {self.pad_id + 1}."
             )
         self.vocab_size = model.vocab_size
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
         """Return BOS and the bytes of the text."""
@@ -128,6 +139,9 @@ class SentencePiece:
         pad_id = _present(self._pieces.pad_id())  # LLaMA's file has none
         self.pad_id = pad_id if pad_id is not None else self.eos_id or 0
 
+    def close(self) -> None:
+        """It holds the file's tables, for as long as it is there."""
+
     def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
         """Return BOS, where the file has one, and the pieces of the text."""
         del messages  # there is no chat template
@@ -159,6 +173,9 @@ class TokenizerJson:
         self._add_bos = settings.add_bos
         self._chat = settings.chat_template(model) if model.chat else None
         self._special = settings.special_texts()
+
+    def close(self) -> None:
+        """It holds the file's tables, for as long as it is there."""
 
     def encode(self, text: str, messages: Sequence[Message] = ()) -> list[int]:
         """Return the ids by the file's own post-processor, or those of the chat that the template makes."""
@@ -387,9 +404,16 @@ def _render(
         return template.render(
             messages=listed, add_generation_prompt=True, tools=None, documents=None, **special
         )
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        if isinstance(error, RefusedError):
-            raise
+    except RefusedError:
+        raise
+    except (
+        jinja2.TemplateError,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise RefusedError(
             f"the chat template failed ({_first_line(error)}). Set model.chat=false, or mend the template."
         ) from error
