@@ -142,7 +142,7 @@ def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
         # a file manager's or an editor's files are no logs
         paths += [
             path
-            for pattern in ("*.log", "*.json")
+            for pattern in ("*.log", "*.err", "*.out", "*.json")
             for path in own_files(attempts[-1].logs, pattern)
         ]
     if rank is not None:
