@@ -308,10 +308,10 @@ def test_a_group_of_ones_own_is_no_other(tmp_path, monkeypatch):
 
 
 def test_a_users_home_that_there_is_none_of_is_refused(monkeypatch, tmp_path):
-    """`~nosuchuser` and a missing HOME are one line, not a traceback; `~` is the home."""
+    """`~nosuchuser` is one line and no folder of that name; `~` is the home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.expanded("~/sweeps") == tmp_path / "sweeps"
-    with pytest.raises(RefusedError, match=r"^~no-such-user/x: .*Write the folder in full"):
+    with pytest.raises(RefusedError, match=r"^~no-such-user/x: this machine knows no such user"):
         files.expanded("~no-such-user/x")
 
 

@@ -48,11 +48,14 @@ def check_name(name: str, what: str) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with `~` and `~user` spelled out; RefusedError where there is no such user, or no home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise RefusedError(f"{path}: {error} Write the folder in full.") from error
+    """Return a path with its `~` replaced; as it stands where this machine does not know the caller's home.
+
+    RefusedError for the home of a user that there is none of, which would become a folder of that name.
+    """
+    whole = os.path.expanduser(path)  # noqa: PTH111 (Path's raises for a user without a home)
+    if re.match(r"~[^/]", whole):
+        raise RefusedError(f"{path}: this machine knows no such user. Write the folder in full.")
+    return Path(whole)
 
 
 def own_files(folder: Path, pattern: str) -> list[Path]:
