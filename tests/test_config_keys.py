@@ -20,17 +20,17 @@ def test_every_key_has_a_type_and_says_what_it_takes(key):
         ("shards", "takes a whole number, such as shards=1, and shards=1,2 for two points."),
         ("power.idle_s", "takes a number of seconds, such as power.idle_s=5.0."),
         ("power.host", "takes true or false, such as power.host=true."),
-        ("nodes", "takes a whole number, or null, such as nodes=4, and nodes=1,2 for two points."),
+        ("nodes", "takes a whole number, or null, such as nodes=4, and nodes=4,8 for two points."),
         ("cluster.time_min", "takes a whole number of minutes, such as cluster.time_min=60."),
         (
             "cluster.mem_gb_per_node",
-            "takes a number of GB, or null, such as cluster.mem_gb_per_node=0.5.",
+            "takes a number of GB, or null, such as cluster.mem_gb_per_node=64.",
         ),
         (
             "control.power_limit_w",
             (
-                "takes a whole number of watts, or null, such as control.power_limit_w=4, and "
-                "control.power_limit_w=1,2 for two points."
+                "takes a whole number of watts, or null, such as control.power_limit_w=300, and "
+                "control.power_limit_w=300,600 for two points."
             ),
         ),
         ("precision", "takes one of fp64, fp32, bf16, fp16, fp8, such as precision=bf16."),

@@ -92,8 +92,8 @@ def test_a_comparison_may_have_an_exponent():
 @pytest.mark.parametrize(
     ("when", "message"),
     [
-        ({"shard": "2"}, "no key shard"),
-        ({"shard": None}, "no key shard"),
+        ({"shard": "2"}, "shard: no such key. Did you mean shards?"),
+        ({"shard": None}, "shard: no such key. Did you mean shards?"),
         ({"control": "2"}, "control has keys of its own"),
         ({"shards": "two"}, "sweep.exclude: shards: two: takes a whole number"),
         ({"shards": "> two"}, "sweep.exclude: shards: > two: takes a whole number"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import tempfile
 
 import engine_ranks as tools
@@ -10,11 +11,13 @@ import torch
 from typer.testing import CliRunner
 
 from wattflow import tune
-from wattflow.cli.app import app
+from wattflow.cli.app import app, main
 from wattflow.engine import tuned_kernels
 from wattflow.errors import RefusedError
 from wattflow.run.device_locks import device_locks
 from wattflow.tune import WindowResult
+
+pytest_plugins = ("fake_nvml.fixtures",)
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +109,32 @@ def test_the_verb_measures_chooses_and_keeps(monkeypatch):
     (entry,) = json.loads(tuned_kernels.path().read_text()).values()
     assert entry["kernels"] == {"speed": "eager", "energy": "eager", "edp": "eager"}
     assert entry["frontier"][0]["windows"] == 2
+
+
+CPU = ["model=tiny", "precision=fp32", "batch_size=1", "max_gen_len=8"]
+REFUSED = {
+    "a GPU is asked for": (["engine.device=cuda"], 1, "sees 0 GPUs there"),
+    "no GPU computes beside GPUs": ([], 1, "would compute on the CPU beside 1 GPUs"),
+    "a meter of GPUs": (["engine.device=cpu", "power=nvml"], 2, "power.meter=nvml measures GPUs"),
+    "another engine": (["engine=synthetic"], 2, "engine=synthetic has one way only"),
+}
+
+
+@pytest.mark.fake_nvml
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a torch that computes on GPUs")
+@pytest.mark.parametrize("why", REFUSED)
+def test_tune_refuses_a_cpu_that_nobody_asked_for(why, fake_driver, monkeypatch, capsys):
+    """The CPU's kernels are never kept as those of the node's GPUs: one line, no table, nothing in tuned.json."""
+    overrides, code, said = REFUSED[why]
+    monkeypatch.chdir(tools.ROOT)
+    monkeypatch.setattr(sys, "argv", ["wattflow", "tune", *CPU, *overrides, "--windows", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (code, "")
+    assert said in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not tuned_kernels.path().exists()
 
 
 def test_tune_waits_for_a_sweep_on_the_same_device(monkeypatch):

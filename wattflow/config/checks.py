@@ -2,6 +2,7 @@
 
 import math
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from wattflow.config.choices import (
@@ -70,6 +71,8 @@ _AT_LEAST = {
     "engine.vllm.kv_cache_memory_bytes": 1,
     "engine.vllm.max_num_batched_tokens": 1,
     "cluster.gpus_per_node": 1,
+    "cluster.mem_gb_per_node": 0.001,
+    "cluster.gpu_memory_gib": 0.001,
     "cluster.cpus_per_rank": 1,
     "cluster.time_min": 1,
     "cluster.points_per_task": 1,
@@ -101,12 +104,33 @@ def check_value(key: str, value: Any) -> None:
     if isinstance(value, int) and abs(value) >= _TOO_LARGE:
         raise RefusedError(f"{key}={value}: must be less than 2^63.")
     if key in _ALLOWED and value not in _ALLOWED[key]:
-        raise RefusedError(f"{key}={value}: not one of {', '.join(allowed(key))}.")
+        raise RefusedError(
+            f"{key}={value}: not one of {', '.join(allowed(key))}.{_meant(str(value), allowed(key))}"
+        )
     least = _AT_LEAST.get(key)
     if least is not None and value is not None and value < least:
         raise RefusedError(f"{key}={value}: must be at least {least}.")
     if key == "top_p" and not 0.0 < value <= 1.0:
         raise RefusedError(f"top_p={value}: must be above 0 and at most 1.")
+
+
+# what a value is called elsewhere
+_ELSEWHERE = {
+    **dict.fromkeys(("float16", "half"), "fp16"),
+    **dict.fromkeys(("float32", "float", "full"), "fp32"),
+    **dict.fromkeys(("float64", "double"), "fp64"),
+    "bfloat16": "bf16",
+    "float8": "fp8",
+    "gpu": "cuda",
+    "none": "null",
+}
+
+
+def _meant(value: str, names: tuple[str, ...]) -> str:
+    """Return the question whether another value was meant; empty where none is near."""
+    typed = value.lower()
+    found = [_ELSEWHERE.get(typed), *get_close_matches(typed, names, n=1, cutoff=0.8)]
+    return next((f" Did you mean {one}?" for one in found if one in names), "")
 
 
 def refuse_controls(key: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """What each key takes, in words for a person who wrote another: its type, an example, the nearest key."""
 
 import difflib
+import re
 from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType
@@ -22,6 +23,15 @@ _WORDS: dict[Any, tuple[str, str]] = {
     list[Exclude]: ("a list of rules", "[{when:{shards:2},reason:too slow}]"),
     dict[str, Any]: ("values by name", "{seed: 1}"),
     dict[str, str]: ("texts by name, set in a file of conf/", "{'name': text}"),
+}
+
+# of keys whose default is null: a value that one may ask for
+_EXAMPLES = {
+    "control.power_limit_w": "300",
+    "control.sm_clock_mhz": "1410",
+    "cluster.mem_gb_per_node": "64",
+    "cluster.gpu_memory_gib": "80",
+    "n_prompts": "512",
 }
 
 # by the end of a number's key
@@ -78,25 +88,63 @@ def from_text(key: str, text: str) -> Any:
     return kind(text) if kind in (int, float) else text
 
 
+# what people call it elsewhere, by the key's end
+_ELSEWHERE = {
+    "batch_size": ("bs", "batch", "global_batch_size", "max_batch_size", "max_num_seqs"),
+    "shards": (
+        "tp",
+        "tensor_parallel",
+        "tensor_parallel_size",
+        "model_parallel_size",
+        "world_size",
+    ),
+    "max_gen_len": ("max_tokens", "max_new_tokens", "output_len", "new_tokens", "gen_tokens"),
+    "precision": ("dtype", "torch_dtype", "quant"),
+    "n_prompts": ("prompts", "num_prompts", "samples", "num_samples", "limit"),
+    "temperature": ("temp",),
+    "nodes": ("nodes", "num_nodes", "nnodes"),
+    "cluster.gpus_per_node": ("gpu", "gpus", "ngpus", "num_gpus", "n_gpus", "gres"),
+    "cluster.mem_gb_per_node": ("mem", "memory", "mem_gb", "ram"),
+    "cluster.time_min": ("walltime", "time_limit", "timelimit", "hours", "minutes"),
+    "control.power_limit_w": ("cap", "power_cap", "powercap", "power_limit", "tdp", "watts"),
+    "control.sm_clock_mhz": ("clock", "clocks", "sm_clock", "frequency", "freq"),
+    "sweep.repeats": ("repeats", "reps", "repetitions", "trials", "runs"),
+}
+_MEANT = {word: key for key, words in _ELSEWHERE.items() for word in words}
+
+
 def nearest(name: str, names: list[str]) -> str | None:
-    """Return the name that a misspelt one was probably meant for, or null."""
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
-    if found:
-        return found[0]
+    """Return the name that a misspelt one was probably meant for, or null.
+
+    Of keys too what is called otherwise elsewhere: `tp` for shards. Names that only rhyme are none.
+    """
+    typed = re.sub(r"[\s-]+", "_", name.strip(" -+~").lower())
     by_end = {one.rpartition(".")[2]: one for one in reversed(names)}
-    end = name.rpartition(".")[2]
-    begun = [one for one in by_end if len(one) > 2 and end.startswith(one)]
-    found = begun or difflib.get_close_matches(
-        end, by_end, n=1, cutoff=0.65 if len(end) > 2 else 1.0
-    )
+    alike = {re.sub(r"-", "_", one.lower()): one for one in (*by_end, *names)}
+    end = re.split(r"[./]", typed)[-1]
+    whole = alike.get(typed) or (_MEANT[end] if _MEANT.get(end) in names else alike.get(end))
+    if whole is not None:
+        return by_end.get(whole, whole)
+    found = _close(typed, [one for one in alike if one[:1] == typed[:1]], 0.8)
+    found = found or [one for one in by_end if len(one) > 2 and end.startswith(one)]
+    found = found or _close(end, [one for one in by_end if one[:1].lower() == end[:1]], 0.65)
     found = found or [one for one in by_end if len(end) > 2 and one.startswith(end)]
-    return by_end[found[0]] if found else None
+    return by_end.get(found[0], alike.get(found[0])) if found else None
+
+
+def _close(name: str, names: list[str], cutoff: float) -> list[str]:
+    return difflib.get_close_matches(name, names, n=1, cutoff=cutoff if len(name) > 2 else 1.0)
 
 
 def no_such_key(key: str) -> str:
     """Return the message for a key that there is not."""
     meant = nearest(key, [*DEFAULTS, *GROUPS])
     return f"no such key.{f' Did you mean {meant}?' if meant else ''} {_LISTED}"
+
+
+def _another(example: str) -> str:
+    """Return a second value beside an example: the double of a whole number."""
+    return str(2 * int(example)) if example.isdecimal() else "1"
 
 
 def wrong_type(key: str) -> str:
@@ -115,9 +163,10 @@ def wrong_type(key: str) -> str:
     default = DEFAULTS.get(key)
     if kind in (int, float, bool, str) and default not in (None, "???"):
         example = str(default).lower() if kind is bool else str(default)
+    example = _EXAMPLES.get(key, example)
     if key.startswith("cluster.sbatch_options."):
         words += f", and '' for a bare --{key.rpartition('.')[2]}"
     several = ""
     if kind in (int, float) and key.split(".", maxsplit=1)[0] not in ("sweep", "cluster", "power"):
-        several = f", and {key}=1,2 for two points"
+        several = f", and {key}={example},{_another(example)} for two points"
     return f"takes {words}, such as {key}={example}{several}."

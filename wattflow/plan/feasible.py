@@ -17,7 +17,7 @@ from wattflow.config.choices import (
     ranks_of,
     reads_folders,
 )
-from wattflow.config.keys import from_text, kind_of, not_null, wrong_type
+from wattflow.config.keys import from_text, kind_of, no_such_key, not_null, wrong_type
 from wattflow.errors import RefusedError
 from wattflow.plan.points import Point
 from wattflow.workload import transformers_fit, vllm_fit
@@ -50,7 +50,7 @@ def _wanted(key: str, value: Any) -> Any:
     try:
         kind = not_null(kind_of(key))
     except KeyError:
-        raise RefusedError(f"sweep.exclude: no key {key}.") from None
+        raise RefusedError(f"sweep.exclude: {key}: {no_such_key(key)}") from None
     if is_dataclass(kind):
         raise RefusedError(f"sweep.exclude: {wrong_type(key)}")
     if value is None:

@@ -18,8 +18,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wattflow.config.choices import Config, Dataset, Sweep, leaves, resolve, with_leaves
-from wattflow.config.identity import hashed, point_id
+from wattflow.config.choices import GROUPS, Config, Dataset, Sweep, leaves, resolve, with_leaves
+from wattflow.config.identity import DEFAULTS, hashed, point_id
+from wattflow.config.keys import no_such_key
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
 from wattflow.plan.feasible import check_inputs, excluded, why_not
@@ -61,7 +62,12 @@ def _blocks(
             if key in zipped:
                 raise RefusedError(f"sweep.zip: {key} stands in two blocks.")
             if key not in axes:
-                raise RefusedError(f"sweep.zip: {key} has no list of values to advance.")
+                why = (
+                    "has no list of values to advance."
+                    if key in (*DEFAULTS, *GROUPS)
+                    else no_such_key(key)
+                )
+                raise RefusedError(f"sweep.zip: {key}: {why}")
             zipped[key] = number
         lengths = {key: len(axes[key]) for key in keys}
         if len(set(lengths.values())) > 1:

@@ -99,6 +99,8 @@ def _unreadable(override: str) -> str:
         return no_such_key(bare)
     if any(value.count(mark) != value.count(end) for mark, end in ("()", "[]", "{}")):
         return "a bracket is not closed."
+    if re.search(r"^\s*,|,\s*,|,\s*$", value):
+        return "a value is missing beside a comma."
     return (
         "the value cannot be read. Quote it twice, for wattflow and for the shell, where it holds other characters "
         f"than letters, digits and -_./:%+@*?$: '{key}=\"{value}\"'."
@@ -144,11 +146,19 @@ def _check_group(override: Override) -> None:
             )
         if group_file(f"{group}/{name}") is None:
             known = group_files(group)
-            meant = nearest(name, known)
+            instead = _path_instead(group, name)
+            if not instead and (meant := nearest(name, known)):
+                instead = f" Did you mean {meant}?"
             raise RefusedError(
-                f"{group}={name}: {no_such_file(f'{group}/{name}')}"
-                f"{f' Did you mean {meant}?' if meant else ''} There are {', '.join(known)}."
+                f"{group}={name}: {no_such_file(f'{group}/{name}')}{instead} There are {', '.join(known)}."
             )
+
+
+def _path_instead(group: str, name: str) -> str:
+    """Return how a file or folder of one's own is named, where one was given for a group's file; else nothing."""
+    if group not in ("model", "dataset") or not name.startswith(("/", "./", "~")):
+        return ""
+    return f" A path of your own is {group}.path={name}."
 
 
 def listed(override: Override) -> list[str]:
