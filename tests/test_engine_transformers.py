@@ -3,8 +3,11 @@
 import engine_ranks as tools
 import pytest
 import torch
+import transformers
+from local_runs import SMALL, call
 from transformers_models import FAMILIES, FP32, LENGTHS, chosen, greedy, prompts, save
 
+import wattflow
 from wattflow.config.choices import Engine, Transformers
 from wattflow.engine.build import build
 from wattflow.errors import EngineError, RefusedError
@@ -173,3 +176,38 @@ def test_a_token_beyond_the_vocabulary_is_refused(folders):
     engine.load()
     with pytest.raises(EngineError, match="beyond the model's vocabulary"):
         engine.prefill([[1, 300]])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")  # of torch's compiler
+def test_a_compiled_step_answers_as_generate(folders):
+    """Two batches and a shorter one, which other rows fill up: they count as computed alone."""
+    folder = folders["qwen3"]
+    engine = Engine(name="transformers", device="cpu", transformers=Transformers(compile=True))
+    made = build(chosen(folder, engine=engine), tools.ALONE, eos_ids=(), pad_id=0)
+    made.load()
+    for batch in (prompts(), prompts()[::-1], prompts()[:2]):
+        made.prefill(batch)
+        out = made.decode()
+        assert out.tokens == greedy(folder, batch)
+        assert out.decode_tokens_computed == 3 * 11
+    assert made.info["compiled"]
+
+
+def test_a_point_of_a_folder_is_a_whole_row(tmp_path):
+    """By `wattflow run` over a checkpoint of OPT: the row counts, and says what ran."""
+    folder = save("opt", tmp_path / "opt-tiny")
+    words = ("engine=transformers", "engine.device=cpu", "power.meter=simulated", "sweep=own")
+    call("run", *SMALL, *words, f"model.path={folder}", "weights=hf", "stop=length", cwd=tmp_path)
+    (row,) = wattflow.open_sweep(tmp_path / "sweeps" / "own").points.to_dicts()
+    assert (row["valid"], row["model"], row["weights"]) == (True, "opt-tiny", "hf")
+    assert (row["tokens_kept"], row["responses"]) == (48, 6)
+    assert (row["cache_kind"], row["compiled"]) == ("static", False)
+    assert (row["attention_backend"], row["cuda_graphs"], row["precision"]) == (
+        "sdpa",
+        "NONE",
+        "fp32",
+    )
+    assert row["engine_version"] == transformers.__version__
+    assert row["words"] is not None
+    assert row["energy_per_token_j"] == pytest.approx(row["energy_j"] / 48)
