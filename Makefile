@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[engine]"
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
@@ -72,7 +72,7 @@ lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv "$(TORCH)" "pytest>=8.3,<9.2" pytest-xdist hypothesis jsonschema
 	$(LOWEST)/bin/python -m pip freeze | grep '^torch==' > $(LOWEST)/torch.txt
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --constraint $(LOWEST)/torch.txt --editable .
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --constraint $(LOWEST)/torch.txt --editable ".[engine]"
 	$(LOWEST)/bin/python -m pytest -W default -p no:cacheprovider tests/test_store_tables.py tests/test_collect_collect.py \
 	  tests/test_analysis_sweep.py tests/test_report_page.py tests/test_plan_grid.py tests/test_cli_app.py tests/test_workload_checkpoint.py
 

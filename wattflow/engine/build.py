@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 
 from wattflow.config.choices import Config
+from wattflow.engine.installed import OF_ENGINE
 from wattflow.engine.protocol import Engine
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import RefusedError
@@ -20,6 +21,8 @@ def build(
 
     `pulse` is called between the steps of an engine whose batches may take hours, with requests done and all of them.
     """
+    for library in OF_ENGINE.get(config.engine.name, ()):
+        library.require(f"engine={config.engine.name}")
     if config.engine.name == "paper":
         from wattflow.engine.paper import Paper  # noqa: PLC0415 - torch takes seconds to import
 

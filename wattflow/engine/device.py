@@ -5,9 +5,13 @@ python -m wattflow.engine.device      prints why not as JSON: null where it can
 
 import json
 
+from wattflow.engine.installed import TORCH
+
 
 def why_no_cuda() -> str | None:
     """Return why torch cannot compute on a GPU here, in words; null where it can."""
+    if not TORCH.is_there:
+        return "torch is not installed"
     import torch  # noqa: PLC0415 - takes seconds, and points on the CPU alone run without
 
     if torch.cuda.is_available():

