@@ -70,6 +70,7 @@ class Made:
     counter: bool = True
     hosts: dict[str, Power] = field(default_factory=dict)  # by node, where RAPL answers
     started_s: float = 0.0
+    beside: dict[str, Any] | None = None  # what the sidecar saw of the rest of the node
 
     @property
     def window_s(self) -> float:
@@ -298,6 +299,7 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
                 ],
                 "host": _host(node) if node in made.hosts else None,
                 "sidecar_restarts": 0,
+                "beside": made.beside,
             }
             for node in nodes
         ],

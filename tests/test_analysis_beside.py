@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from wattflow.analysis.beside import MixedError, is_mixed, refuse_mixed
+from wattflow.analysis.beside import MixedError, is_mixed
 from wattflow.analysis.cheapest import cheapest
 from wattflow.analysis.comparisons import arms
 
@@ -17,13 +17,6 @@ def test_rows_of_before_ran_alone():
     assert not is_mixed(rows(None, False))
     assert not is_mixed(rows(True, True))
     assert is_mixed(rows(None, True))
-
-
-def test_a_mixture_is_refused_with_the_way_out():
-    """How many ran beside others, and the control that would bound what that changes."""
-    with pytest.raises(MixedError, match=r"1 of these 2 points .* side by side .*grid=neighbours"):
-        refuse_mixed(rows(True, False), "batch_size")
-    refuse_mixed(rows(False, None), "batch_size")
 
 
 def test_neither_a_comparison_nor_the_cheapest_setting_mixes_them(tmp_path):

@@ -13,7 +13,7 @@ from sweeps import choices, id_of, make_sweep
 from wattflow.config.choices import from_dict
 from wattflow.errors import PowerError
 from wattflow.run import side_by_side
-from wattflow.run.side_by_side import Slot, Slots, devices_of, slots_of, units_of
+from wattflow.run.side_by_side import Slot, Slots, devices_of, slots_of, stages_of
 from wattflow.run.signals import InterruptedRunError, Signals
 from wattflow.run.task import Todo
 
@@ -58,6 +58,7 @@ class Node:
         spool.mkdir()
         self.signals = Signals()
         self.signals.together = True
+        self.count = slots
         parts = [Slot(k, [k], [f"GPU-{k}"], []) for k in range(slots)]
         self.slots = Slots(todo, parts, spool, self.start, self.signals)
 
@@ -66,6 +67,11 @@ class Node:
         does = json.dumps({point_id: self.does.get(point_id, "finish") for point_id in point_ids})
         words = [sys.executable, "-c", STEP, str(self.todo.sweep.path), str(spool), does]
         return subprocess.Popen(words)
+
+    def run(self):
+        for stage in stages_of(self.todo, self.count):
+            self.slots.run(stage)
+        return self.slots.failed
 
     def record(self, point_id):
         return self.todo.sweep.attempts(point_id)[-1].read_record()
@@ -76,7 +82,7 @@ def test_whatever_ends_a_step_frees_its_slot(tmp_path):
     todo = todo_of(tmp_path, 5)
     a, b, c, d, e = todo.point_ids
     node = Node(todo, tmp_path / "spool", {a: "die", b: "fail", c: "nothing"})
-    failed = node.slots.run(units_of(todo, 2))
+    failed = node.run()
     assert sorted(failed) == sorted([a, b, c])
     assert all(todo.is_finished(point) for point in (d, e))
     assert node.record(a)["error"] == "its step in slot 0 ended by SIGKILL."
@@ -92,7 +98,7 @@ def test_points_after_one_that_killed_its_step_run_in_a_new_step(tmp_path):
     todo = todo_of(tmp_path, 3, sweep__load_shared_by=3)
     a, b, c = todo.point_ids
     node = Node(todo, tmp_path / "spool", {b: "die"}, slots=1)
-    assert node.slots.run(units_of(todo, 1)) == [b]
+    assert node.run() == [b]
     assert [points for _, points in node.began] == [[a, b, c], [c]]
     assert todo.is_finished(a)
     assert todo.is_finished(c)
@@ -101,9 +107,9 @@ def test_points_after_one_that_killed_its_step_run_in_a_new_step(tmp_path):
 def test_finished_points_are_left_alone(tmp_path):
     """As after a requeue: no step is begun for them."""
     todo = todo_of(tmp_path, 2)
-    Node(todo, tmp_path / "spool", {}).slots.run(units_of(todo, 2))
+    Node(todo, tmp_path / "spool", {}).run()
     again = Node(todo, tmp_path / "again", {})
-    assert again.slots.run(units_of(todo, 2)) == []
+    assert again.run() == []
     assert again.began == []
 
 
@@ -122,7 +128,7 @@ def test_a_warning_reaches_the_steps_and_no_further_point_begins(tmp_path):
             subprocess.Popen([sys.executable, "-c", code, waits, str(os.getpid())]),
             pytest.raises(InterruptedRunError, match="SIGUSR2"),
         ):
-            node.slots.run(units_of(todo, 1))
+            node.run()
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
@@ -146,15 +152,39 @@ def test_a_host_cannot_be_parted():
         devices_of(config, "n1")
 
 
+def units(todo: Todo, slots: int) -> list[list[str]]:
+    (stage,) = stages_of(todo, slots)
+    return [unit.point_ids for unit in stage]
+
+
 def test_units_keep_blocks_and_shared_loads_together_and_no_slot_idle(tmp_path):
     """A block a repeat; loads shared by four points of six are shared by three, so that both slots have some."""
     shared = todo_of(tmp_path / "a", 6, sweep__load_shared_by=4)
-    assert [len(unit) for unit in units_of(shared, 2)] == [3, 3]
-    assert [len(unit) for unit in units_of(todo_of(tmp_path / "b", 5), 2)] == [1] * 5
+    assert [len(unit) for unit in units(shared, 2)] == [3, 3]
+    assert [len(unit) for unit in units(todo_of(tmp_path / "b", 5), 2)] == [1] * 5
     points = [choices(batch_size=b, repeat=r, sweep__block="board") for r in (0, 1) for b in (1, 2)]
     sweep = make_sweep(tmp_path / "c", points)
     todo = Todo(sweep, [id_of(point) for point in points], {})
-    assert units_of(todo, 2) == [todo.point_ids[:2], todo.point_ids[2:]]
+    assert units(todo, 2) == [todo.point_ids[:2], todo.point_ids[2:]]
+
+
+def test_a_control_runs_each_slot_alone_then_all_and_the_other_way_round(tmp_path):
+    """Eight repeats in two slots are two rounds; every repeat has the slot of its place, shuffled as they come."""
+    points = [choices(repeat=r, sweep__block="neighbours") for r in (5, 0, 3, 6, 1, 7, 2, 4)]
+    sweep = make_sweep(tmp_path / "s", points)
+    todo = Todo(sweep, [id_of(point) for point in points], {})
+    repeat_of = {id_of(point): point["repeat"] for point in points}
+    found = [
+        [(repeat_of[unit.point_ids[0]], unit.slot) for unit in stage]
+        for stage in stages_of(todo, 2)
+    ]
+    assert found == [
+        *([(0, 0)], [(1, 1)], [(2, 0), (3, 1)]),
+        *([(6, 0), (7, 1)], [(5, 1)], [(4, 0)]),
+    ]
+    node = Node(todo, tmp_path / "spool", {})
+    assert node.run() == []
+    assert [slot for slot, _ in node.began[:2]] == [0, 1]
 
 
 def test_how_a_step_ended_in_words():

@@ -45,6 +45,7 @@ DRY_RUNS = {
 }
 # scripts that run a packed checkout: a sweep of what they bring home, and how many of its attempts count
 PACKED = {
+    "gpu/beside.sh": ("beside", "neighbours", 4),
     "gpu/bundle.sh": ("bundle", "llama-7b", 4),
     "gpu/h100.sh": ("h100", "h100", 3),
     "gpu/h200x2.sh": ("h200x2", "twonodes", 2),

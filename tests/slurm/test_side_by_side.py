@@ -130,3 +130,24 @@ def test_a_killed_point_frees_its_slot_and_costs_its_attempt_alone(gpus, tmp_pat
     again = collected(made).filter((pl.col("point_id") == victim) & pl.col("counts"))
     assert again["attempt"].to_list() == [2]
     assert again["neighbours"].to_list() == [0.0]
+
+
+def test_a_control_bounds_what_neighbours_change(gpus, tmp_path):
+    """grid=neighbours: each GPU of a node alone, then both; the fake watts know no neighbours, so the ratio is 1."""
+    curve = "constant"  # a window's joules do not depend on when it lies
+    made = plan(
+        tmp_path,
+        *POINT,
+        "grid=neighbours",
+        "sweep.repeats=4",
+        f"cluster.setup=[export FAKE_NVML_CURVE={curve}]",
+    )
+    assert [len(task) for task in send.submit(made).shapes[0].tasks] == [4]
+    until(lambda: states(made.sweep) == {"done"})
+    rows = collected(made).sort("repeat")
+    assert rows["beside"].to_list() == [False, False, True, True]
+    assert rows["boards"].to_list()[:2] == rows["boards"].to_list()[2:]
+    assert rows["neighbours"].to_list()[:2] == [0.0, 0.0]
+    (control,) = open_sweep(made.sweep.path).controls
+    assert control.bounds["power"].ratio == pytest.approx(1.0, abs=2e-3)
+    assert (control.cluster, control.slots) == ("testcluster", 2)

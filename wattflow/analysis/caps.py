@@ -12,8 +12,8 @@ import polars as pl
 
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import Along, along_in_words
-from wattflow.analysis.beside import refuse_mixed
 from wattflow.analysis.comparisons import alike, moved_along, refuse_confounded
+from wattflow.analysis.controls import bounding
 from wattflow.analysis.statistics import Boards, BreakEven, Ratio, Value
 from wattflow.errors import RefusedError
 
@@ -130,7 +130,7 @@ def by_cap(
         of_cap = {cap: group.filter(pl.col(by).eq_missing(pl.lit(cap))) for cap in found}
         of_cap = {cap: rows for cap, rows in of_cap.items() if len(rows)}
         if reference in of_cap and len(of_cap) > 1:
-            refuse_mixed(group, by)
+            bounding(group, (), by)
             runs = {cap: _runs(rows) for cap, rows in of_cap.items()}
             moved = {cap: moved_along(rows, of_cap[reference], by) for cap, rows in of_cap.items()}
             refuse_confounded(by, moved.values(), along)

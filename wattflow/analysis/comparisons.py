@@ -8,13 +8,14 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import Along, along_in_words, in_words, moving, varying
-from wattflow.analysis.beside import refuse_mixed
+from wattflow.analysis.beside import is_mixed
+from wattflow.analysis.controls import Control, bounding, widened
 from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
 from wattflow.store.columns import CHOICE_KEYS, POINT
@@ -37,6 +38,7 @@ class Arm:
     ratio: Ratio | None = None  # null for the reference
     break_even: BreakEven | None = None
     along: Along = field(default_factory=dict)
+    control: Control | None = None  # where points beside others are compared with points alone
 
     def row(self, by: str) -> dict[str, Any]:
         """Return the arm as a row of `Sweep.compare`."""
@@ -61,9 +63,12 @@ def arms(
     metric: str,
     reference: object = None,
     along: Collection[str] = (),
+    *,
+    controls: Sequence[Control] = (),
 ) -> list[Arm]:
     """Return an arm a value of `by`, in order, for each combination of the other choices that vary.
 
+    `controls` say what neighbours change; without one for their site points beside others and alone are MixedError.
     RefusedError for a column that is no choice, no number, or has one value only; ConfoundedError where two choices
     move along with `by` that are not in `along`.
     """
@@ -77,10 +82,16 @@ def arms(
     found = [
         arm
         for chosen, group in alike(rows, by)
-        for arm in _arms_of(group, chosen, by, metric, reference)
+        for arm in _arms_of(group, chosen, _Question(by, metric, reference, controls))
     ]
     refuse_confounded(by, [arm.along for arm in found], along)
-    return _as_family(found)
+    return [_widened(arm, metric) for arm in _as_family(found)]
+
+
+def _widened(arm: Arm, metric: str) -> Arm:
+    if arm.control is None or arm.ratio is None:
+        return arm
+    return replace(arm, ratio=widened(arm.ratio, arm.control, metric))
 
 
 def _is(value: object, word: object) -> bool:
@@ -135,11 +146,19 @@ def alike(rows: pl.DataFrame, by: str) -> Iterator[tuple[dict[str, Any], pl.Data
         yield dict(zip(others, key, strict=True)), group
 
 
-def _arms_of(
-    group: pl.DataFrame, chosen: dict[str, Any], by: str, metric: str, reference: object
-) -> Iterator[Arm]:
+class _Question(NamedTuple):
+    """What is compared: a choice, by a metric, with one of its values, under what is known of neighbours."""
+
+    by: str
+    metric: str
+    reference: object
+    controls: Sequence[Control]
+
+
+def _arms_of(group: pl.DataFrame, chosen: dict[str, Any], asked_for: _Question) -> Iterator[Arm]:
     """Return the arms of one combination."""
-    refuse_mixed(group, by)
+    by, metric, reference, controls = asked_for
+    control = bounding(group, controls, by)
     values = _values_of(group, by)
     of_value = {value: group.filter(pl.col(by).eq_missing(pl.lit(value))) for value in values}
     asked = [value for value in values if reference is not None and _is(value, reference)]
@@ -154,7 +173,8 @@ def _arms_of(
         if simulated:
             ratio = replace(ratio, established=False, why_not="simulated")
         even, along = _break_even(rows, of_value[base]), moved_along(rows, of_value[base], by)
-        yield Arm(chosen, value, mean, base, ratio, even, along)
+        mixed = control if is_mixed(rows.vstack(of_value[base])) else None
+        yield Arm(chosen, value, mean, base, ratio, even, along, mixed)
 
 
 def of_watts(metric: str) -> bool:

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from wattflow.analysis import bills, caps, comparisons
+from wattflow.analysis.controls import Control, near
 from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
@@ -88,9 +89,14 @@ class Sweep:
         RefusedError for a column that is no choice, no number, or has one value only, and where two choices move along
         with `by` that are not in `along`.
         """
-        arms = comparisons.arms(self.points, by, metric, reference, along)
+        arms = comparisons.arms(self.points, by, metric, reference, along, controls=self.controls)
         found = [arm.row(by) for arm in arms]
         return pl.DataFrame(found, infer_schema_length=None)
+
+    @cached_property
+    def controls(self) -> list[Control]:
+        """What neighbours change, by the controls in the sweeps beside this one (grid=neighbours)."""
+        return near(self.directory)
 
     def cost(self, settings: Sequence[str] = ()) -> pl.DataFrame:
         """Return a row an attempt: GPU-hours, kWh, and price and carbon by the factors that its site profile declares.

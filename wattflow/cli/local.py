@@ -1,5 +1,6 @@
 """The verbs that do a sweep's work in this process: run points, collect what they left."""
 
+from wattflow.analysis import controls
 from wattflow.cli.arguments import Multirun, Overrides, SweepArgument
 from wattflow.cli.follow import Follower, finish
 from wattflow.cli.printing import talk
@@ -42,6 +43,9 @@ def collect(sweep: SweepArgument) -> None:
         )
     if summary.pruned:
         talk(f"{summary.pruned} attempts were pruned: their rows are kept as they were collected.")
+    for one in controls.of(SweepDir.existing(sweep)):
+        for line in one.in_words():
+            talk(line)
     for line in summary.damaged:
         talk(f"damaged: {line}")
     talk(

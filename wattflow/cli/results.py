@@ -70,7 +70,9 @@ def compare(
     refused unless --with names them.
     """
     opened = open_sweep(sweep)
-    arms = comparisons.arms(opened.points, by, metric, reference, _columns(along))
+    arms = comparisons.arms(
+        opened.points, by, metric, reference, _columns(along), controls=opened.controls
+    )
     if as_json:
         print_json([arm.row(by) for arm in arms])
         return

@@ -105,6 +105,8 @@ def _collect(sweep: SweepDir, began: float) -> Summary:
     first = grid[:1]
     if any(Choices.of(point.choices()).config.cluster.group_readable for point in first):
         sweep.open_to_group()
+    if any(Choices.of(point.choices()).config.sweep.block == "neighbours" for point in first):
+        _keep_controls(sweep)
     taken = Taken(len(same), len(gone), len(kept.keys))
     return _summary(table, len(grid), taken, time.monotonic() - began)
 
@@ -113,6 +115,17 @@ def _of_points(kept: Kept, points: Collection[str]) -> Kept:
     """Return the kept rows of these points."""
     keys = {key for key in kept.keys if key[0] in points}
     return Kept(of_attempts(kept.points, keys), of_attempts(kept.phases, keys))
+
+
+def _keep_controls(sweep: SweepDir) -> None:
+    """Write what neighbours change, by the points of a control; a compute node may lack what that needs."""
+    try:
+        from wattflow.analysis import control_runs, controls  # noqa: PLC0415 - they load polars
+        from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415 - as above
+    except ImportError as error:
+        _log.warning("what neighbours change is not written, collect elsewhere once more: %s", error)
+        return
+    controls.keep(sweep, control_runs.measure(sweep.name, open_sweep(sweep.path).points))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from wattflow.config.choices import (
     Cost,
     computes_on_cpu,
     leaves,
+    ranks_of,
+    slots_of,
 )
 from wattflow.config.features import why_not_computed
 from wattflow.errors import RefusedError
@@ -33,7 +35,7 @@ _ALLOWED = {
     "engine.device": ("auto", "cuda", "cpu"),
     "engine.transformers.cache": ("auto", "static", "dynamic"),
     "workload.mode": ("static", "offline"),
-    "sweep.block": ("board", None),
+    "sweep.block": ("board", "neighbours", None),
     "sweep.on_interrupt": ("restart", "continue"),
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
     "control.by": ("auto", "nvml", "slurm"),
@@ -178,9 +180,9 @@ _OF_GPUS = ("nvml", "dcgm")
 
 def why_not_side_by_side(config: Config) -> str | None:
     """Return why points cannot run side by side as asked; null where they can, or nobody asked."""
-    cluster = config.cluster
+    cluster, is_control = config.cluster, config.sweep.block == "neighbours"
     if not cluster.side_by_side:
-        return None
+        return "sweep.block=neighbours: it needs cluster.side_by_side=true" if is_control else None
     if cluster.launcher == "local":
         return "cluster.side_by_side: this machine runs points one after another; it is for Slurm"
     if cluster.container.kind is not None:
@@ -188,6 +190,12 @@ def why_not_side_by_side(config: Config) -> str | None:
     if config.power.meter in _OF_HOSTS or computes_on_cpu(config):
         return (
             "cluster.side_by_side: joules of a host cannot be told apart by points; it needs GPUs"
+        )
+    slots = slots_of(cluster, config.nodes or 1, ranks_of(config) // (config.nodes or 1))
+    if is_control and (slots < 2 or config.sweep.repeats % (2 * slots)):
+        return (
+            f"sweep.block=neighbours: each of {slots} slots runs the point alone, then all at once; sweep.repeats="
+            f"{config.sweep.repeats} is no multiple of {2 * max(2, slots)}"
         )
     return None
 

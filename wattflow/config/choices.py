@@ -239,7 +239,9 @@ class Sweep:
     zip: list[list[str]] = field(default_factory=list)  # keys whose values advance together
     exclude: list[Exclude] = field(default_factory=list)
     block: str | None = (
-        None  # board: one task a repeat runs all points of a shape, on the same GPUs
+        # board: one task a repeat runs all points of a shape, on the same GPUs
+        # neighbours: one task a point runs its repeats, half alone on a node, half in all its slots at once
+        None
     )
     on_interrupt: str = (
         "restart"  # restart | continue: a point that was cut short, from its last finished batch
@@ -323,6 +325,13 @@ def _with_prompts(config: Config, records: Callable[[Dataset], int]) -> Config:
 def ranks_of(config: Config) -> int:
     """Return how many ranks, and so GPUs, a point takes: the shards of all stages."""
     return config.shards * config.pipeline
+
+
+def slots_of(cluster: Cluster, nodes: int, ranks_per_node: int) -> int:
+    """Return how many points a task runs at once, each on GPUs of its own; 1 without cluster.side_by_side."""
+    if not cluster.side_by_side or nodes > 1:
+        return 1
+    return cluster.gpus_per_node // ranks_per_node
 
 
 def controls_itself(config: Config) -> bool:

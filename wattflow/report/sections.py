@@ -151,7 +151,7 @@ def _cards(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> Cards:
 def _comparison(sweep: Sweep, by: str) -> Comparison | None:
     """Return the comparison by one choice, or why it is refused; null where one value alone counts."""
     try:
-        arms = comparisons.arms(sweep.points, by, "energy_per_token_j")
+        arms = comparisons.arms(sweep.points, by, "energy_per_token_j", controls=sweep.controls)
     except (ConfoundedError, MixedError) as error:
         return Comparison(by, [], [], str(error))
     except RefusedError:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from wattflow.run.signals import Signals
 from wattflow.run.step import StepJob
 from wattflow.run.task import Todo, slurm_task, time_limit_min
 from wattflow.slurm import steps
-from wattflow.slurm.shapes import Shape, shapes
+from wattflow.slurm.shapes import Shape, block_of, shapes
 from wattflow.store.files import read_own
 from wattflow.store.layout import AttemptDir, SweepDir
 
@@ -52,10 +52,19 @@ class Slot:
     cpus: list[list[int]]  # of each rank; none: all
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Points that a slot runs in one go."""
+
+    point_ids: list[str]
+    slot: int | None = None  # null: whichever is free
+
+
 @dataclass
 class Step:
     """The points that run in a slot now, one after another, and the attempts that each had before."""
 
+    unit: Unit
     slot: Slot
     point_ids: list[str]
     before: dict[str, int]
@@ -79,7 +88,10 @@ def run_side_by_side(
         spool = Path(place.spool)
         with CommonSidecar(place.node, spool / "sidecar", slots, os.getpid()):
             start = _starter(todo, place, shape, time_limit_min(config))
-            failed = Slots(todo, parts, spool, start, signals).run(units_of(todo, slots))
+            node = Slots(todo, parts, spool, start, signals)
+            for stage in stages_of(todo, slots):
+                node.run(stage)
+    failed = node.failed
     if failed:
         raise EngineError(f"{len(failed)} of {len(point_ids)} points failed: {', '.join(failed)}")
 
@@ -112,15 +124,42 @@ def slots_of(uuids: Sequence[str], slots: int) -> Iterator[Slot]:
         yield Slot(k, list(range(len(uuids)))[mine], list(uuids[mine]), of_ranks[mine])
 
 
-def units_of(todo: Todo, slots: int) -> list[list[str]]:
-    """Return the points that a slot runs in one go: those of a block, those that share a load, or one alone."""
+def stages_of(todo: Todo, slots: int) -> list[list[Unit]]:
+    """Return what is run in turn: all units at once, or the rounds of a control."""
     configs = {point_id: todo.sweep.point(point_id).config() for point_id in todo.point_ids}
-    first = configs[todo.point_ids[0]]
-    if first.sweep.block == "board":
-        blocks: dict[int, list[str]] = {}
-        for point_id, config in configs.items():
-            blocks.setdefault(config.repeat, []).append(point_id)
-        return list(blocks.values())
+    if configs[todo.point_ids[0]].sweep.block != "neighbours":
+        return [[Unit(unit) for unit in units_of(configs, slots)]]
+    stages = []
+    for block in _blocks(configs):
+        rounds: dict[int, dict[int, str]] = {}
+        for point_id in block:
+            number, place = divmod(configs[point_id].repeat, 2 * slots)
+            rounds.setdefault(number, {})[place] = point_id
+        for number in sorted(rounds):
+            stages += _round(rounds[number], slots, all_first=number % 2 == 1)
+    return stages
+
+
+def _round(points: Mapping[int, str], slots: int, *, all_first: bool) -> list[list[Unit]]:
+    """Return a control's round: each slot alone in turn, and all at once, the other way round every other time."""
+    each = [[Unit([points[k]], k)] for k in range(slots) if k in points]
+    together = [Unit([points[slots + k]], k) for k in range(slots) if slots + k in points]
+    both = [*each, together] if together else each
+    return both[::-1] if all_first else both
+
+
+def _blocks(configs: Mapping[str, Config]) -> list[list[str]]:
+    blocks: dict[Hashable, list[str]] = {}
+    for point_id, config in configs.items():
+        blocks.setdefault(block_of(config), []).append(point_id)
+    return list(blocks.values())
+
+
+def units_of(configs: Mapping[str, Config], slots: int) -> list[list[str]]:
+    """Return the points that a slot runs in one go: those of a block, those that share a load, or one alone."""
+    first = next(iter(configs.values()))
+    if first.sweep.block is not None:
+        return _blocks(configs)
     # points that share a load run in one process, but never while a slot has none
     most = max(1, -(-len(configs) // slots))
     each = min(first.sweep.load_shared_by, most)
@@ -166,42 +205,54 @@ class Slots:
         self._free = deque(slots)
         self._running: list[Step] = []
         self._started = 0
-        self._failed: list[str] = []
+        self.failed: list[str] = []  # points
 
-    def run(self, units: Sequence[Sequence[str]]) -> list[str]:
-        """Run all points and return those that failed; InterruptedRunError once no step is left, if asked to end."""
-        queue = deque([list(unit) for unit in units])
+    def run(self, units: Sequence[Unit]) -> None:
+        """Try all points of some units; InterruptedRunError once no step is left, if asked to end."""
+        queue = list(units)
         warned = False
         try:
             while self._running or (queue and not self._signals.received):
                 if self._signals.received and not warned:
                     warned = True
                     self._pass_on()
-                while queue and self._free and not self._signals.received:
-                    self._begin(queue.popleft())
+                while not self._signals.received and (found := self._next(queue)) is not None:
+                    queue.remove(found[0])
+                    self._begin(*found)
                 for step in [one for one in self._running if one.process.poll() is not None]:
                     if left := self._end(step):
-                        queue.appendleft(left)
+                        queue.insert(0, Unit(left, step.unit.slot))
                 time.sleep(_POLL_S)
         finally:
             self._wait_for_all()
         if self._signals.received:
             self._signals.stop()
-        return self._failed
 
-    def _begin(self, unit: list[str]) -> None:
-        """Start what is not finished of a unit in a free slot."""
-        point_ids = [point_id for point_id in unit if not self._todo.is_finished(point_id)]
+    def _next(self, queue: Sequence[Unit]) -> tuple[Unit, Slot] | None:
+        """The first unit for which there is a free slot, with the slot that has been free longest."""
+        return next(
+            (
+                (unit, slot)
+                for unit in queue
+                for slot in self._free
+                if unit.slot in (None, slot.number)
+            ),
+            None,
+        )
+
+    def _begin(self, unit: Unit, slot: Slot) -> None:
+        """Start what is not finished of a unit in a slot."""
+        point_ids = [p for p in unit.point_ids if not self._todo.is_finished(p)]
         if not point_ids:
             return
-        slot = self._free.popleft()
+        self._free.remove(slot)
         self._started += 1
         spool = self._spool / f"step-{self._started}"
         spool.mkdir(mode=0o700)
         before = {point_id: len(self._todo.sweep.attempts(point_id)) for point_id in point_ids}
         process = self._start(slot, point_ids, spool)
         print(f"slot {slot.number}: {', '.join(point_ids)}", flush=True)
-        self._running.append(Step(slot, point_ids, before, spool, process))
+        self._running.append(Step(unit, slot, point_ids, before, spool, process))
 
     def _pass_on(self) -> None:
         """Warn the steps: those that began after Slurm's own warning have not had it."""
@@ -224,7 +275,7 @@ class Slots:
                 self._todo.sweep.claim_attempt(tried[0])
             for point_id in tried:
                 self._close(step, point_id, code)
-            self._failed += tried
+            self.failed += tried
             return [p for p in unfinished if p not in tried]
         finally:
             shutil.rmtree(step.spool, ignore_errors=True)

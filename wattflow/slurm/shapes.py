@@ -6,7 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from wattflow.config.choices import Cluster, Config, controls_itself, ranks_of
+from wattflow.config import identity
+from wattflow.config.choices import Cluster, Config, controls_itself, ranks_of, slots_of
 from wattflow.errors import RefusedError
 from wattflow.slurm import client
 from wattflow.slurm.containers import paths_of
@@ -28,13 +29,12 @@ class Shape:
     blocks: list[list[str]] = field(default_factory=list)  # that must not be parted; empty: none
     control: dict[str, str] = field(default_factory=dict)  # options by which the site sets limits
     read: list[str] = field(default_factory=list)  # paths that the points read, beside their sweep
+    takes_all: bool = False  # whether one block takes all slots of a node
 
     @property
     def slots(self) -> int:
         """How many points a task runs at once, each on GPUs of its own; 1 without cluster.side_by_side."""
-        if not self.cluster.side_by_side or self.nodes > 1:
-            return 1
-        return self.cluster.gpus_per_node // self.ranks_per_node
+        return slots_of(self.cluster, self.nodes, self.ranks_per_node)
 
     @property
     def gpus_per_node(self) -> int:
@@ -48,7 +48,8 @@ class Shape:
         points_per_task counts whole blocks, and those of one slot.
         """
         units = self.blocks or [[point_id] for point_id in self.point_ids]
-        tasks = _chunks(units, self.cluster.points_per_task * self.slots)
+        at_once = 1 if self.takes_all else self.slots
+        tasks = _chunks(units, self.cluster.points_per_task * at_once)
         return [list(itertools.chain.from_iterable(task)) for task in tasks]
 
     @property
@@ -86,7 +87,7 @@ def _chunks(items: Sequence[_Item], size: int) -> list[list[_Item]]:
 def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
     """Points (id, resolved choices) by what they ask of Slurm, in the order of each shape's first point."""
     by_shape: dict[Hashable, Shape] = {}
-    repeats: dict[Hashable, dict[int, list[str]]] = {}
+    blocks: dict[Hashable, dict[Hashable, list[str]]] = {}
     profiles: dict[int, str] = {}  # points share them
     for point_id, config in points:
         nodes, ranks, cluster = config.nodes, ranks_of(config), config.cluster
@@ -106,10 +107,17 @@ def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
         by_shape[key].point_ids.append(point_id)
         known = by_shape[key].read
         known.extend(path for path in paths_of(config) if path not in known)
-        if config.sweep.block == "board":
-            of_shape = repeats.setdefault(key, {})
-            of_shape.setdefault(config.repeat, []).append(point_id)
-    return [_blocked(shape, list(repeats.get(key, {}).values())) for key, shape in by_shape.items()]
+        if config.sweep.block is not None:
+            by_shape[key] = replace(by_shape[key], takes_all=config.sweep.block == "neighbours")
+            blocks.setdefault(key, {}).setdefault(block_of(config), []).append(point_id)
+    return [_blocked(shape, list(blocks.get(key, {}).values())) for key, shape in by_shape.items()]
+
+
+def block_of(config: Config) -> Hashable:
+    """Return what the points of a block share: their repeat, or all but their repeat."""
+    if config.sweep.block == "neighbours":
+        return identity.point_id(replace(config, repeat=0))
+    return config.repeat
 
 
 def _in_words(config: Config) -> str:
@@ -123,6 +131,8 @@ def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:
     if not blocks:
         return shape
     longest = max(map(len, blocks))
+    if shape.takes_all:  # each slot in turn, then all at once
+        longest = math.ceil(longest / (2 * shape.slots)) * (shape.slots + 1)
     cluster = replace(shape.cluster, time_min=shape.cluster.time_min * longest)
     return replace(shape, cluster=cluster, blocks=blocks)
 

@@ -230,6 +230,11 @@ class SweepDir:
         return self.results / "crosscheck.parquet"
 
     @property
+    def controls_path(self) -> Path:
+        """results/neighbours.json: what neighbours change, where the sweep is the control that measured it."""
+        return self.results / "neighbours.json"
+
+    @property
     def report_path(self) -> Path:
         """results/report.html."""
         return self.results / "report.html"
