@@ -194,3 +194,18 @@ def test_the_job_of_a_node_has_one_task_that_leaves_all_to_its_steps():
     assert "--overlap" in text
     assert "--overlap" not in alone
     assert "#SBATCH --gpus-per-node=1" in alone
+
+
+def test_a_round_of_a_control_is_a_task_of_a_node():
+    """Eight repeats in two slots: two tasks of four with the time of three; other numbers of repeats say why not."""
+    asked = {"cluster__side_by_side": True, "cluster__gpus_per_node": 2, "cluster__time_min": 10}
+    asked |= {"sweep__block": "neighbours", "sweep__repeats": 8}
+    points = [point(repeat=r, **asked) for r in range(8)]
+    (shape,) = shapes_of(*points)
+    assert shape.tasks == [[p.point_id for p in points[:4]], [p.point_id for p in points[4:]]]
+    assert shape.cluster.time_min == 30
+    assert feasible.why_not(points[0].config) is None
+    six = point(**{**asked, "sweep__repeats": 6})
+    assert "6 is no multiple of 4" in feasible.why_not(six.config)
+    alone = point(**{**asked, "cluster__side_by_side": False})
+    assert "needs cluster.side_by_side=true" in feasible.why_not(alone.config)

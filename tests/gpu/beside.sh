@@ -7,12 +7,12 @@
 #
 # Brings home beside.json and beside-sweeps.tar.gz: `wattflow collect sweeps/neighbours` here prints the ratio.
 set -euo pipefail
+DEADLINE_S=${DEADLINE_S:-150}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/gpu/machine.sh
 . "$HERE/machine.sh"
 
 export CLUSTER_DIR=$WORK/cluster PREFIX=$WORK/slurm ACCOUNTING=none NODES=1 GPUS=2 REALGPU=2 CPUS=8
-DEADLINE_S=${DEADLINE_S:-150}
 
 profile() {
   cat <<END
@@ -23,7 +23,7 @@ gpus_per_node: 2
 gpu_model: h200
 gpu_memory_gib: 139
 cpus_per_rank: 4
-mem_gb_per_node: 16
+mem_gb_per_node: 12
 time_min: 5
 accounting: false # this Slurm has no sacct
 END
@@ -56,7 +56,7 @@ fi
 mkdir -p conf/cluster
 profile >conf/cluster/onenode.yaml
 # shellcheck disable=SC2046  # several words
-told submit grid=neighbours cluster=onenode sweep=neighbours sweep.repeats=4 $(words) \
+told submit grid=neighbours cluster=onenode sweep=neighbours sweep.repeats="${REPEATS:-4}" $(words) \
   model.tokenizer_path=data/llama2_tokenizer.model dataset=gsm8k dataset.path=data/gsm8k_test.jsonl
 follow beside "$WORK/sweeps/neighbours" "$DEADLINE_S" || true
 wattflow status sweeps/neighbours || true

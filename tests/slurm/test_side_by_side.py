@@ -132,16 +132,10 @@ def test_a_killed_point_frees_its_slot_and_costs_its_attempt_alone(gpus, tmp_pat
     assert again["neighbours"].to_list() == [0.0]
 
 
-def test_a_control_bounds_what_neighbours_change(gpus, tmp_path):
+def test_a_control_bounds_what_neighbours_change(gpus, tmp_path, monkeypatch):
     """grid=neighbours: each GPU of a node alone, then both; the fake watts know no neighbours, so the ratio is 1."""
-    curve = "constant"  # a window's joules do not depend on when it lies
-    made = plan(
-        tmp_path,
-        *POINT,
-        "grid=neighbours",
-        "sweep.repeats=4",
-        f"cluster.setup=[export FAKE_NVML_CURVE={curve}]",
-    )
+    monkeypatch.setenv("FAKE_NVML_CURVE", "constant")  # joules do not depend on when a window lies
+    made = plan(tmp_path, *POINT, "grid=neighbours", "sweep.repeats=4")
     assert [len(task) for task in send.submit(made).shapes[0].tasks] == [4]
     until(lambda: states(made.sweep) == {"done"})
     rows = collected(made).sort("repeat")

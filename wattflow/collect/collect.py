@@ -123,7 +123,9 @@ def _keep_controls(sweep: SweepDir) -> None:
         from wattflow.analysis import control_runs, controls  # noqa: PLC0415 - they load polars
         from wattflow.analysis.sweep import open_sweep  # noqa: PLC0415 - as above
     except ImportError as error:
-        _log.warning("what neighbours change is not written, collect elsewhere once more: %s", error)
+        _log.warning(
+            "what neighbours change is not written, collect elsewhere once more: %s", error
+        )
         return
     controls.keep(sweep, control_runs.measure(sweep.name, open_sweep(sweep.path).points))
 

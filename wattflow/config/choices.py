@@ -240,7 +240,7 @@ class Sweep:
     exclude: list[Exclude] = field(default_factory=list)
     block: str | None = (
         # board: one task a repeat runs all points of a shape, on the same GPUs
-        # neighbours: one task a point runs its repeats, half alone on a node, half in all its slots at once
+        # neighbours: one task runs a point alone in each slot of a node, and in all at once
         None
     )
     on_interrupt: str = (

@@ -131,12 +131,9 @@ def stages_of(todo: Todo, slots: int) -> list[list[Unit]]:
         return [[Unit(unit) for unit in units_of(configs, slots)]]
     stages = []
     for block in _blocks(configs):
-        rounds: dict[int, dict[int, str]] = {}
-        for point_id in block:
-            number, place = divmod(configs[point_id].repeat, 2 * slots)
-            rounds.setdefault(number, {})[place] = point_id
-        for number in sorted(rounds):
-            stages += _round(rounds[number], slots, all_first=number % 2 == 1)
+        places = {configs[point_id].repeat % (2 * slots): point_id for point_id in block}
+        number = configs[block[0]].repeat // (2 * slots)
+        stages += _round(places, slots, all_first=number % 2 == 1)
     return stages
 
 

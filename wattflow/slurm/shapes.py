@@ -114,10 +114,12 @@ def shapes(points: Sequence[tuple[str, Config]]) -> list[Shape]:
 
 
 def block_of(config: Config) -> Hashable:
-    """Return what the points of a block share: their repeat, or all but their repeat."""
-    if config.sweep.block == "neighbours":
-        return identity.point_id(replace(config, repeat=0))
-    return config.repeat
+    """Return what the points of a block share: their repeat, or a round of the repeats of one point."""
+    if config.sweep.block != "neighbours":
+        return config.repeat
+    nodes = config.nodes or 1
+    slots = slots_of(config.cluster, nodes, ranks_of(config) // nodes)
+    return identity.point_id(replace(config, repeat=0)), config.repeat // (2 * slots)
 
 
 def _in_words(config: Config) -> str:
@@ -131,8 +133,8 @@ def _blocked(shape: Shape, blocks: list[list[str]]) -> Shape:
     if not blocks:
         return shape
     longest = max(map(len, blocks))
-    if shape.takes_all:  # each slot in turn, then all at once
-        longest = math.ceil(longest / (2 * shape.slots)) * (shape.slots + 1)
+    if shape.takes_all:  # each slot in turn, and all at once
+        longest = shape.slots + 1
     cluster = replace(shape.cluster, time_min=shape.cluster.time_min * longest)
     return replace(shape, cluster=cluster, blocks=blocks)
 

@@ -35,7 +35,6 @@ def command(shape: Shape, program: Sequence[str], log: Path) -> list[str]:
         "ntasks": str(ranks),
         "cpus-per-task": str(cpus // ranks),
         "mem": "0",  # all of the job's, as its slots share it
-        "cpu-bind": "none",
         "input": "none",
         "output": str(log),
         "error": str(log),
