@@ -194,6 +194,9 @@ FITTING = {  # a shipped grid: a shipped profile whose GPUs it is for, or this m
     "shards": "local",
     "paper-scaling": "example-v100",
     "power-caps": "local",  # whose jobs set caps themselves
+    "neighbours": "example-v100",  # of four slots a node
+    "precision": "local",
+    "dummy-weights": "local",
 }
 
 
@@ -206,7 +209,8 @@ def test_every_shipped_grid_has_a_profile_that_it_is_planned_for():
 @pytest.mark.parametrize("dataset", ["alpaca", "gsm8k"])
 def test_every_shipped_grid_is_planned_with_the_shipped_prompts(name, dataset):
     """A newcomer names the grid, and has no file of prompts yet."""
-    overrides = [f"grid={name}", f"cluster={FITTING[name]}", "sweep.repeats=1"]
+    repeats = 8 if name == "neighbours" else 1  # each slot once alone, once beside the others
+    overrides = [f"grid={name}", f"cluster={FITTING[name]}", f"sweep.repeats={repeats}"]
     overrides += [f"dataset={dataset}"] * (name != "paper-scaling")
     planned = grid.plan(overrides)
     assert planned.feasible

@@ -170,7 +170,9 @@ def test_units_keep_blocks_and_shared_loads_together_and_no_slot_idle(tmp_path):
 
 def test_a_control_runs_each_slot_alone_then_all_and_the_other_way_round(tmp_path):
     """Eight repeats in two slots are two rounds, as they come; each repeat has the slot of its place."""
-    points = [choices(repeat=r, sweep__block="neighbours") for r in (5, 0, 3, 6, 1, 7, 2, 4)]
+    asked = {"sweep__block": "neighbours", "cluster__side_by_side": True}
+    asked |= {"cluster__gpus_per_node": 2}
+    points = [choices(repeat=r, **asked) for r in (5, 0, 3, 6, 1, 7, 2, 4)]
     sweep = make_sweep(tmp_path / "s", points)
     todo = Todo(sweep, [id_of(point) for point in points], {})
     repeat_of = {id_of(point): point["repeat"] for point in points}
