@@ -53,6 +53,7 @@ PACKED = {
 # pages made from what is committed: the test that makes each anew
 PAGES = {
     "benchmarks/engine_page.py": "test_benchmark_engine.py",
+    "benchmarks/engine_vllm_page.py": "test_benchmark_engine.py",
     "gpu/joules_page.py": "test_docs.py",
     "gpu/page.py": "test_first_measurements.py",
     "gpu/passports.py": "test_scripts.py",

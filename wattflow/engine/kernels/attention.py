@@ -151,7 +151,7 @@ class Scan:
     busy: int
 
 
-# by how many rows times KV heads there are; from tests/gpu/attention.py
+# by how many rows times KV heads there are; from tests/benchmarks/engine_attention.py
 FEW, MANY = Scan(32, 2, 3, busy=4), Scan(64, 4, 2, busy=2)
 _EXACT = Scan(16, 4, 1, busy=2)  # float32, by products that do not round
 
@@ -165,15 +165,11 @@ def _multiprocessors(device: torch.device) -> int:
     )
 
 
-def scans(dtype: torch.dtype) -> tuple[Scan, ...]:
-    """Return the scans that caches of a type are read by: of few rows times KV heads, and of many."""
-    return (FEW, MANY) if dtype in (torch.bfloat16, torch.float16) else (_EXACT,)
-
-
-def scan_for(programs: int, tensor: torch.Tensor) -> Scan:
+def scan_for(programs: int, cache: torch.Tensor) -> Scan:
     """Return the scan for so many rows times KV heads of a cache."""
-    few, *many = scans(tensor.dtype)
-    return few if not many or programs < _multiprocessors(tensor.device) else many[0]
+    if cache.dtype not in (torch.bfloat16, torch.float16):
+        return _EXACT
+    return FEW if programs < _multiprocessors(cache.device) else MANY
 
 
 def splits_for(programs: int, length: int, scan: Scan, device: torch.device) -> int:

@@ -1,0 +1,230 @@
+"""Sections of docs/performance.md: what engine_vllm.py and engine_attention.py measured. engine_page.py joins them."""
+
+GOALS = {
+    "vllm": (1.03, 0.98),
+    "vllm-fp8": (1.05, 0.95),
+}  # tokens a second at least, joules a token at most
+# a kernel's group by a part of its name, in this order
+GROUPS = (
+    ("attention", ("_attend", "_join", "flash", "Flash", "fmha", "reshape_and_cache")),
+    (
+        "products",
+        ("nvjet", "gemm", "Gemm", "cutlass", "cublas", "splitK", "_gemv", "scaled_mm", "GEMM"),
+    ),
+)
+
+
+def table(head, rows):
+    """A Markdown table."""
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]) + "\n"
+
+
+def with_interval(ratio, form=".3f"):
+    """A ratio, and its interval where there is one."""
+    if ratio is None:
+        return ""
+    middle = format(ratio["ratio"], form)
+    if ratio["low"] is None:
+        return f"{middle} (one block)"
+    return f"{middle} ({ratio['low']:{form}} to {ratio['high']:{form}})"
+
+
+def batches(turns):
+    """The stages of batches by size, ascending."""
+    found = {int(name.split()[1]): one for name, one in turns.items() if name.startswith("batch ")}
+    return sorted((size, one) for size, one in found.items() if one.get("summary"))
+
+
+def verdict(ratios, other):
+    """Whether both goals against another engine were met, by the middle of the ratios."""
+    speed, joules = ratios["tokens_per_s"], ratios["j_per_token"]
+    if speed is None or joules is None:
+        return ""
+    quick, cheap = GOALS[other]
+    faults = []
+    if speed["ratio"] < quick:
+        faults.append(f"tokens/s missed by {1 - speed['ratio'] / quick:.1%}")
+    if joules["ratio"] > cheap:
+        faults.append(f"joules missed by {joules['ratio'] / cheap - 1:.1%}")
+    return "; ".join(faults) or "met"
+
+
+def ratio_rows(turns):
+    """A row for each batch and pair: both ratios and what became of the goals."""
+    for size, found in batches(turns):
+        for pair, ratios in found["ratios"].items():
+            ours, other = pair.split(" / ")
+            if other in GOALS:
+                yield (
+                    f"{size}, {'fp8' if 'fp8' in other else 'bf16'}{', products of one row by Triton' * (':' in ours)}",
+                    with_interval(ratios["tokens_per_s"]),
+                    with_interval(ratios["j_per_token"]),
+                    f">= {GOALS[other][0]}, <= {GOALS[other][1]}",
+                    verdict(ratios, other),
+                )
+
+
+def arm_rows(turns):
+    """A row for each batch and arm: what it made and took."""
+    for size, found in batches(turns):
+        for name, row in found["summary"].items():
+            if row["tokens_per_s"] is not None:
+                clock = "" if row["sm_clock_mhz"] is None else f"{row['sm_clock_mhz']:.0f}"
+                yield (
+                    size,
+                    name,
+                    f"{row['tokens_per_s']:,.1f}",
+                    f"{row['power_w']:.0f}",
+                    f"{row['j_per_token']:.4f}",
+                    clock,
+                    row["windows"],
+                )
+
+
+def group_of(kernel):
+    """Which group a kernel belongs to by its name."""
+    return next((name for name, parts in GROUPS if any(p in kernel for p in parts)), "the rest")
+
+
+def profile_rows(turns):
+    """A row for each batch and arm that was profiled: microseconds of a step by group."""
+    for size, found in batches(turns):
+        for name, arm in found["arms"].items():
+            kernels = (arm.get("profile") or {}).get("kernels") or []
+            sums = dict.fromkeys(("attention", "products", "the rest"), 0.0)
+            for kernel, _, us in kernels:
+                sums[group_of(kernel)] += us
+            if sum(sums.values()) > 0:
+                yield (size, name, *(f"{us:,.0f}" for us in sums.values()))
+
+
+def beside(turns):
+    """Both engines in turns: ratios first, then what they made, then where a step's time goes."""
+    machine, settings = turns["machine"], turns["machine"]["settings"]
+    parts = [
+        "\n## Beside vLLM\n",
+        (
+            f"`fast` and vLLM {machine['vllm']} in turns on one {machine['device']} (copy "
+            f"{machine['copy_bytes_per_s'] / 1e12:.2f} TB/s, product {machine['gemm_flops_per_s'] / 1e12:.0f} TF/s), "
+            f"Llama-3.1-8B's shapes, weights of one law, {settings['prompt']} tokens in and {settings['new']} out, "
+            "greedy, prefill included, vLLM with its graphs, compiled, without prefix cache. Each arm is a process; a "
+            f"block is a window of {settings['window_s']:g} s or more of whole batches for each arm, in random order. "
+            "Ratios are ours over vLLM's, means over blocks with 95 % intervals by Student's t, which two blocks "
+            "make wide.\n"
+        ),
+        table(("batch", "tokens/s, ratio", "J a token, ratio", "goal", ""), ratio_rows(turns)),
+        "\n### What each made\n",
+        table(("batch", "arm", "tok/s", "W", "J a token", "SM MHz", "windows"), arm_rows(turns)),
+    ]
+    rows = list(profile_rows(turns))
+    if rows:
+        parts += [
+            "\n### Where a step's time goes\n",
+            "Microseconds of a decode step by the profiler, in the middle of a batch; its kernels may overlap.\n",
+            table(("batch", "arm", "attention", "products", "the rest"), rows),
+        ]
+    return parts
+
+
+def before(turns):
+    """What the engine gained against an older commit, in turns on one board."""
+    rows = []
+    for size, found in batches(turns):
+        for pair, ratios in found["ratios"].items():
+            ours, other = pair.split(" / ")
+            if other == "before":
+                cells = (with_interval(ratios[c]) for c in ("tokens_per_s", "j_per_token"))
+                rows.append((size, ours, *cells))
+    words = (
+        "In turns with the engine of commit 5fb5009, which padded prompts and read each KV head once for every query "
+        "head of its group:\n"
+    )
+    head = ("batch", "arm", "tokens/s, ratio", "J a token, ratio")
+    return ["\n### Against the engine of before\n", words, table(head, rows)]
+
+
+def attention(found):
+    """One layer's attention over grouped heads, against what else there is."""
+    rows = []
+    for name, case in found["attention"].items():
+        again = found["attention"].get(f"{name} again") if isinstance(case, dict) else None
+        if not isinstance(case, dict) or name.endswith("again"):
+            continue
+        row = again or case
+        known = {k: v for k, v in row["us"].items() if not isinstance(v, str)}
+        others = {k: v for k, v in known.items() if not k.startswith("ours")}
+        ours = row.get("as it is") or min(
+            (v for k, v in known.items() if k.startswith("ours")), default=None
+        )
+        if ours is None or not others:
+            continue
+        best = min(others, key=others.__getitem__)
+        share = row["bytes"] / (ours * 1e-6) / found["machine"]["copy_bytes_per_s"]
+        rows.append(
+            (
+                name,
+                f"{row['bytes'] / 1e6:.1f}",
+                f"{ours:.1f}",
+                f"{share:.0%}",
+                f"{others[best]:.1f} ({best})",
+            )
+        )
+    words = (
+        f"32 query heads over 8 KV heads of 128, one query a row, one layer, on {found['machine']['device']}: keys and "
+        "values read once over the time, as a share of a copy. Ours also turns its queries and writes its key.\n"
+    )
+    head = ("rows x tokens", "MB", "us", "share of copy", "best of torch, us")
+    return ["\n### Attention of one layer\n", words, table(head, rows)]
+
+
+def prefills(found):
+    """Ragged prompts against equal ones."""
+    words = (
+        f"64 prompts of 2 to {found['longest']} tokens against 64 of 128, in turn, medians: {found['ragged']:,.0f} "
+        f"against {found['equal']:,.0f} tokens/s, a ratio of {found['ragged / equal']:.3f} (goal: 0.92), by "
+        f"{found['attention']}; with attention a prompt at a time {found['ragged, a prompt at a time']:,.0f}. A packed "
+        "batch's hidden states are off each prompt's alone by "
+        f"{found['off, packed against each alone']:.1e} of their norm in bf16, since products of other sizes add up in "
+        "another order.\n"
+    )
+    return ["\n### Prompts of unequal lengths\n", words]
+
+
+def products(found):
+    """fp8 products of a layer against bf16's."""
+    rows = []
+    for name, row in found.items():
+        if isinstance(row, dict) and isinstance(row.get("fp8"), float):
+            one_row = row.get("one row, fp8 weights")
+            rows.append(
+                (
+                    name,
+                    f"{row['plain']:.1f}",
+                    f"{row['fp8']:.1f}",
+                    f"{one_row:.1f}" if isinstance(one_row, float) else "",
+                    f"{row['off, fp8']:.3f}" if "off, fp8" in row else "",
+                )
+            )
+    head = ("product", "bf16, us", "fp8, us", "fp8 weights by Triton, us", "fp8 is off by")
+    words = (
+        "Weights beyond the L2, activations quantised already. Off by: the norm of the difference over that of the "
+        "exact product, of normal numbers.\n"
+    )
+    return ["\n### Products in fp8\n", words, table(head, rows)]
+
+
+def sections(told):
+    """All of them, as far as there is what they need."""
+    parts = beside(told["engine-vllm"]) if "engine-vllm" in told else []
+    if "engine-before" in told:
+        parts += before(told["engine-before"])
+    measured = told.get("engine-attention", {})
+    for name, maker in (
+        ("attention", lambda _: attention(measured)),
+        ("prefill", prefills),
+        ("fp8", products),
+    ):
+        if measured.get(name) and "error" not in measured[name]:
+            parts += maker(measured[name])
+    return parts
