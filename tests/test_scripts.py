@@ -53,12 +53,12 @@ PACKED = {
 # pages made from what is committed: the test that makes each anew
 PAGES = {
     "benchmarks/engine_page.py": "test_benchmark_engine.py",
-    "benchmarks/engine_vllm_page.py": "test_benchmark_engine.py",
     "gpu/joules_page.py": "test_docs.py",
     "gpu/page.py": "test_first_measurements.py",
     "gpu/passports.py": "test_scripts.py",
 }
 PARTS = {
+    "benchmarks/engine_vllm_page.py",
     "chaos/__init__.py",
     "chaos/fuzz_inputs.py",
     "chaos/model_slurm.py",
