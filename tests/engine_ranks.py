@@ -289,6 +289,25 @@ def buffered(who: ranks.Ranks) -> list[torch.Tensor]:
     return out
 
 
+def quantised(who: ranks.Ranks) -> list[float]:
+    """How far this rank's logits of three steps in fp8 are off those in float32: over all ranks, and by one."""
+    model = tiny()
+    read = weights.reader(model, "dummy", "cpu")
+    seen = []
+    for place, fp8 in ((who, True), (ALONE, True), (ALONE, False)):
+        llama = FusedLlama(model, place, read, dtype=torch.float32, fp8=fp8).with_cache(1, 8)
+        with torch.inference_mode():
+            steps = [
+                llama.step(torch.tensor([5 + n]), torch.tensor([n]), 8, EAGER) for n in range(3)
+            ]
+        if place is who:
+            first, mine = llama.first, llama.mine
+            seen.append(torch.stack(steps)[..., :mine])
+        else:
+            seen.append(torch.stack(steps)[..., first : first + mine])
+    return [float((made - seen[2]).norm() / seen[2].norm()) for made in seen[:2]]
+
+
 def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
     """Logits of every asked model and kind of weights, tokens of every asked generation, and what ranks told."""
     tokens = torch.tensor(ask["tokens"])
@@ -314,6 +333,7 @@ def answer(who: ranks.Ranks, ask: dict[str, Any]) -> dict[str, Any]:
         "summed": summed,
         "reduce": about,
         "buffered": buffered(who),
+        "quantised": quantised(who),
     }
 
 

@@ -27,6 +27,15 @@ def test_products_may_be_summed_in_one_buffer(two, four):
         assert anywhere.abs().max() > 0
 
 
+def test_quantised_shards_are_no_further_off_than_one_rank(alone, two, four):
+    """fp8 moves logits; ranks that quantise their own parts move them by as much, a quarter more at most."""
+    (one, again) = alone["quantised"]
+    assert one == again > 0
+    for told in [*two, *four]:
+        shared, whole = told["quantised"]
+        assert 0 < shared < 1.25 * whole
+
+
 def test_one_rank_sums_nothing(alone):
     """Without peers there is no all-reduce, and the record has none."""
     assert alone["reduce"] == {"allreduce": None}
