@@ -4,11 +4,14 @@ from typing import Annotated
 
 import typer
 
+from wattflow.cli import completion
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE,...]...",
         help="Choices in Hydra's grammar: grid=NAME model=a,b shards=1,2 batch_size=range(8,65,8).",
+        autocompletion=completion.overrides,
     ),
 ]
 
@@ -20,11 +23,21 @@ Multirun = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 SweepArgument = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A sweep's directory, or its name below ./sweeps.")
+    str,
+    typer.Argument(
+        metavar="SWEEP",
+        help="A sweep's directory, or its name below ./sweeps.",
+        autocompletion=completion.sweeps,
+    ),
 ]
 
 SweepArguments = Annotated[
-    list[str], typer.Argument(metavar="SWEEP...", help="Sweeps; a quoted pattern works too.")
+    list[str],
+    typer.Argument(
+        metavar="SWEEP...",
+        help="Sweeps; a quoted pattern works too.",
+        autocompletion=completion.sweeps,
+    ),
 ]
 
 Wait = Annotated[bool, typer.Option("--wait", help="Follow until every point has ended.")]
@@ -50,5 +63,6 @@ Filters = Annotated[
     typer.Argument(
         metavar="[KEY=VALUE,...]...",
         help="Only points with these choices: batch_size=8,16 model=tiny.",
+        autocompletion=completion.overrides,
     ),
 ]
