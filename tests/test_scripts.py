@@ -22,6 +22,7 @@ SCRIPTS = {
     "benchmarks/collect.py": ("1 30", "| 20 Hz | 27,"),
     "benchmarks/login.py": ("", "| `wattflow --help` |"),
     "benchmarks/measure.py": ("1", "start and stop add"),
+    "benchmarks/peers.py": ("--cells 1 --alone", '"reasons": []'),
     "benchmarks/submit.py": ("--points 168", '"task": "status", "points": 168'),
     "benchmarks/verify.py": ("1 30", "| verify the bundle |"),
     "chaos/fuzz.py": ("--cases 300 --seed 2", "300 cases, seed 2"),
@@ -182,6 +183,29 @@ def test_the_page_of_passports_is_what_its_files_say():
     spec.loader.exec_module(passports)
     between = (ROOT / "docs" / "calibrate.md").read_text().split(passports.BEGIN)[1]
     assert between.split(passports.END)[0].strip() == passports.page().strip()
+
+
+def test_the_page_of_peers_is_what_its_file_says():
+    """docs/peers.md is made of docs/measurements/peers.json; in no cell is wattflow neither best nor inside its U."""
+    spec = importlib.util.spec_from_file_location("peers", TESTS / "benchmarks" / "peers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    peers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peers)
+    found = json.loads(peers.RESULT.read_text())
+    assert peers.PAGE.read_text() == peers.page(found)
+    assert len(found["cells"]) == len(list(peers.cells(None)))
+    assert all(peers.is_best(cell) or peers.is_within(cell) for cell in found["cells"])
+    halved = [
+        {**cell, "tools": {**cell["tools"], "wattflow": half(cell)}} for cell in found["cells"]
+    ]
+    assert not all(peers.is_best(cell) or peers.is_within(cell) for cell in halved)
+
+
+def half(cell):
+    """What wattflow measured in a cell, with half of its uncertainty."""
+    ours = cell["tools"]["wattflow"]
+    return {**ours, "u_j": ours["u_j"] / 2}
 
 
 @pytest.mark.parametrize("script", PAGES)
