@@ -1,5 +1,6 @@
 """Throughput and energy of an attempt, worked out by hand for constant power, ramps and waves."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,10 @@ from sweeps import ABOUT, Gpu, Made, choices, constant, make_attempt, make_sweep
 
 from wattflow.store.columns import POINT
 from wattflow.store.schema import SPAN, TRACE
+from wattflow.store.sources import response_of
 from wattflow.store.tables import write_table
+
+HOPPER = response_of("nvml_buffer", "NVIDIA H100 80GB HBM3", 20.0)
 
 
 def test_words_of_real_weights(tmp_path):
@@ -276,6 +280,46 @@ def test_the_counter_is_in_the_uncertainty_of_aliasing_alone(factor, tmp_path):
         apart_j = abs(found[0]["energy_j"] - found[0]["counter_energy_j"])
         assert found[0]["aliasing_u_j"] == pytest.approx(apart_j / 3**0.5)
         assert "counter_contradicts" in found[0]["reasons"]
+
+
+def recorded(tmp_path, made, change):
+    """The row of an attempt whose record was changed, as text, before it was collected."""
+    point = choices()
+    sweep = make_sweep(tmp_path, [point])
+    attempt = make_attempt(sweep, point, made)
+    attempt.record_path.write_text(change(attempt.record_path.read_text()))
+    (row,) = rows(sweep)
+    return row
+
+
+@pytest.mark.parametrize(("steps", "remarked"), [(300, True), (351, False), (0, False)])
+def test_decode_steps_in_step_with_the_samples_are_remarked(steps, remarked, tmp_path):
+    """6 s of decode in 300 steps take 20 ms each, as samples do: all watts are in doubt, the row says so and counts."""
+    work = {"decode_steps": steps, "decode_rows": steps, "decode_positions": 1, "prefills": 2}
+    work |= {"prefill_tokens": 8, "prefill_squares": 32}
+    with_work = lambda text: json.dumps({**json.loads(text), "work": work})  # noqa: E731
+    row = recorded(tmp_path / "s", Made([Gpu("GPU-a")]), with_work)
+    assert ("may_alias" in row["reasons"]) is remarked
+    assert (row["aliasing_u_j"] > 0.1 * row["energy_j"]) is remarked
+    assert row["valid"]
+
+
+def test_short_prefills_of_an_h100_are_put_right(tmp_path):
+    """Seen 17 ms late, 40 prefills of 60 ms at 700 W are 1680 J, of which an integral over them lacks 13 % and more."""
+    made = Made([], batches=40, prefill_s=0.06, decode_s=0.31, pause_s=0.013)
+    fine = np.arange(-1.0, 25.0, 1e-4)
+    inside = (fine >= 3.0) & (fine < 3.0 + made.window_s)
+    watts = np.where(inside, np.where((fine - 3.0) % 0.383 < 0.06, 700.0, 300.0), 100.0)
+    answer = np.exp(-np.arange(0, 0.2, 1e-4) / HOPPER.window_ms * 1e3)
+    shown = np.convolve(watts, answer / answer.sum())[: len(fine)]
+    made = replace(made, gpus=[Gpu("GPU-a", lambda s: np.interp(s - 0.0039, fine, shown))])
+    unknown = recorded(tmp_path / "a", made, lambda text: text.replace("H100", "B300"))
+    known = recorded(tmp_path / "b", made, str)
+    assert known["energy_j"] == unknown["energy_j"]
+    assert unknown["prefill_energy_j"] < 0.87 * 1680
+    assert known["prefill_energy_j"] == pytest.approx(1680, rel=0.02)
+    assert abs(known["prefill_energy_j"] - 1680) <= 2 * known["prefill_energy_u_j"]
+    assert known["reasons"] == unknown["reasons"]
 
 
 def test_samples_are_counted_against_the_sensors_period(tmp_path):

@@ -31,7 +31,7 @@ PACKAGES = {"zeus": "zeus==0.16.0", "jpwr": "jpwr==0.0.10", "codecarbon": "codec
 LOCKED_MS = (5, 10, 20, 25, 40, 50, 60, 80, 100, 200, 500, 1000)  # to 20 ms samples or 100 ms ticks
 UNLOCKED_MS = (7.3, 33.7, 63.1, 104.8, 137.9, 731)
 WINDOWS_S = (1, 5, 30)
-AT_ONCE = 3  # cells; they wait for the clock, and hardly need the processor
+AT_ONCE = 4  # cells; they wait for the clock, and hardly need the processor
 SWING = "150:400"  # W at all times, and W more for half of each period
 NODE = "n1"
 

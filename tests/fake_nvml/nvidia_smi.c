@@ -2,6 +2,7 @@
 
      nvidia-smi --query-gpu=uuid,power.limit,... --format=csv,noheader,nounits [-i UUID]
      nvidia-smi -i UUID -pl WATTS
+     nvidia-smi --help          by which others see that there is one
 
    It is run with an empty environment, so the file fake.env beside it holds the library's settings, a NAME=VALUE a line.
    Watts outside the board's bounds and callers other than root are refused, as by the real one. */
@@ -122,6 +123,8 @@ int main(int count, char **words) {
             which = words[++i];
         else if (!strcmp(words[i], "-pl") && i + 1 < count)
             watts = words[++i];
+        else if (!strcmp(words[i], "--help"))
+            return puts("NVIDIA System Management Interface") == EOF;
         else if (!strncmp(words[i], "--query-gpu=", 12))
             query = words[i] + 12;
         else if (!strncmp(words[i], "--format=", 9))
