@@ -13,11 +13,11 @@ from wattflow.store.sources import Response
 PATTERN = ("prefill", 0.05, 700.0), ("decode", 0.513, 400.0), ("other", 0.01, 150.0)
 
 
-def batches(count, pattern=PATTERN):
+def batches(count):
     """A load of alike batches from 1 s on, and the edges of its phases in ns."""
-    edges, watts, spans = [1.0], [100.0], {name: [] for name, _, _ in pattern}
+    edges, watts, spans = [1.0], [100.0], {name: [] for name, _, _ in PATTERN}
     for _ in range(count):
-        for name, seconds, level in pattern:
+        for name, seconds, level in PATTERN:
             spans[name].append((edges[-1], edges[-1] + seconds))
             edges.append(edges[-1] + seconds)
             watts.append(level)
@@ -86,6 +86,18 @@ def test_of_a_long_window_a_part_is_solved_for(monkeypatch):
     assert right["prefill"].energy_j == pytest.approx(truth["prefill"], rel=0.03)
     assert abs(right["prefill"].energy_j - truth["prefill"]) <= 2 * right["prefill"].u_j
     assert sum(one.energy_j for one in right.values()) == pytest.approx(found["window"].energy_j)
+
+
+def test_no_phase_draws_less_than_nothing(monkeypatch):
+    """Pauses of 1 ms, of which samples show next to nothing, have 0 J or more, and all still add up."""
+    short = ("prefill", 0.05, 700.0), ("decode", 0.513, 400.0), ("other", 0.001, 20.0)
+    monkeypatch.setattr(f"{__name__}.PATTERN", short)
+    for most in (10_000, 500):
+        monkeypatch.setattr(phases, "MOST_SAMPLES", most)
+        found, right, _ = both(40)
+        assert min(one.energy_j for one in right.values()) >= 0
+        whole_j = found["window"].energy_j
+        assert sum(one.energy_j for one in right.values()) == pytest.approx(whole_j)
 
 
 def test_long_phases_are_left_as_they_are():

@@ -113,7 +113,8 @@ def _extended(
     moved = {}
     for name, one in solved.items():
         times = phases[name].seconds / inner[name].seconds if inner[name].seconds else 0.0
-        moved[name] = times, times * ((one.energy_j or 0.0) - (inner[name].energy_j or 0.0))
+        move_j = times * ((one.energy_j or 0.0) - (inner[name].energy_j or 0.0))
+        moved[name] = times, max(move_j, -(phases[name].energy_j or 0.0))
     longest = max(moved, key=lambda name: phases[name].seconds)
     left_j = sum(move for _, move in moved.values())
     found = {}
@@ -162,7 +163,7 @@ def _solved(
     # as far as the fit may be off, what the window has more is shared out by that; the rest evenly, by joules
     gain = covariance.sum(axis=1) / (covariance.sum() + whole.u_j**2)
     kept = np.eye(len(gain)) - np.outer(gain, np.ones(len(gain)))
-    joules = joules + gain * (whole.energy_j - joules.sum())
+    joules = np.maximum(joules + gain * (whole.energy_j - joules.sum()), 0.0)
     even = joules / joules.sum()
     joules = even * whole.energy_j
     response_j2 = np.maximum(np.diag(kept @ doubt @ kept.T), 0.0)
