@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import coverage
+import coverage_counts as coverage
 import numpy as np
 import pytest
 from waves import ns, sampled, wave

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-import coverage
+import coverage_counts as coverage
 import numpy as np
 import pytest
 from waves import Steps, ns, sampled

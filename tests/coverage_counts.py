@@ -1,7 +1,7 @@
 """How often the truth lies within wattflow's uncertainty: seeded simulations, and traces with a meter beside them.
 
-    WATTFLOW_DATA=FOLDER python tests/coverage.py      writes docs/measurements/coverage.json and its tables in
-                                                       docs/uncertainty.md: some minutes
+    WATTFLOW_DATA=FOLDER python tests/coverage_counts.py      writes docs/measurements/coverage.json and its tables in
+                                                              docs/uncertainty.md: some minutes
 
 Only U of the sampling is judged: gain and offset are in none of the simulated sensors, and are taken off the metered
 ones. Counts, not rates, so that they can be compared.
