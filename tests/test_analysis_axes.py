@@ -3,6 +3,7 @@
 import polars as pl
 from sweeps import choices
 
+from wattflow.analysis import axes
 from wattflow.analysis.axes import (
     axes_of,
     choice_columns,
@@ -11,7 +12,7 @@ from wattflow.analysis.axes import (
     shown_axes,
     varying,
 )
-from wattflow.store.columns import choice_values
+from wattflow.store.columns import CHOICE_KEYS, choice_values
 
 
 def points(*over):
@@ -119,3 +120,21 @@ def test_how_a_point_was_asked_for_moves_nothing():
     """A time limit, an account and a partition's quality of service change no joule."""
     over = {"cluster__time_min": 10, "cluster__account": "x", "cluster__qos": "long"}
     assert moving(points({}, over)) == varying(points({}, over)) == []
+
+
+def test_columns_of_many_points_hold_what_all_share_once():
+    """The same values as a row a point has, and the same choices move; nothing of no points."""
+    points = [
+        choices(batch_size=size, seed=seed, model__rope_theta=theta)
+        for size, theta in ((4, 1e4), (8, 1e4), (8, 5e5))
+        for seed in (0, 1)
+    ]
+    columns = axes.columns_of(iter(points))
+    rows = [choice_values(point) for point in points]
+    for name in CHOICE_KEYS:
+        assert list(columns[name]) == [row[name] for row in rows], name
+    assert axes.moving(columns) == axes.moving(axes.choice_columns(rows))
+    assert "batch_size" in axes.moving(columns)
+    held = [name for name, column in columns.items() if not isinstance(column, axes.Repeated)]
+    assert sorted(held) == ["batch_size", "model_rope_theta", "seed"]
+    assert axes.columns_of([]) == {name: axes.Repeated(None, 0) for name in ("counts", "command")}

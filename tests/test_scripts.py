@@ -21,6 +21,7 @@ TESTS = ROOT / "tests"
 SCRIPTS = {
     "benchmarks/collect.py": ("1 30", "| 20 Hz | 27,"),
     "benchmarks/login.py": ("", "| `wattflow --help` |"),
+    "benchmarks/many.py": ("60", "| collect one more |"),
     "benchmarks/measure.py": ("1", "start and stop add"),
     "benchmarks/peers.py": ("--cells 1 --alone", '"reasons": []'),
     "benchmarks/submit.py": ("--points 168", '"task": "status", "points": 168'),

@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from wattflow.errors import DamagedError
-from wattflow.store.schema import SCHEMA_VERSION, TRACE
-from wattflow.store.tables import TableStream, read_stream, read_table, write_table
+from wattflow.store.grid import GridPoint, write_grid
+from wattflow.store.schema import GRID, SCHEMA_VERSION, TRACE
+from wattflow.store.tables import HeldTable, TableStream, read_stream, read_table, write_table
 
 # the columns that no trace lacks; all behave alike, and a short file has fewer places to be cut at
 SHORT = pa.schema([TRACE.field(name) for name in ("time_ns", "source", "power_w", "gap")])
@@ -61,3 +62,24 @@ def test_a_large_table_is_read_like_a_small_one(tmp_path):
     told = TRACE.with_metadata({"schema_version": str(SCHEMA_VERSION)})
     write_table(path, pa.Table.from_pylist([sample(i) for i in range(25_000)], schema=told))
     assert read_table(path, TRACE).equals(pq.read_table(path))
+
+
+def test_a_held_table_is_what_it_was_when_its_file_is_replaced(tmp_path):
+    """Values in any order, from several row groups; columns whole; damage is named when it is met."""
+    path = tmp_path / "grid.parquet"
+    points = [GridPoint(f"{i:012x}", i, None, f"text {i}") for i in range(2500)]
+    write_grid(path, points)
+    held = HeldTable(path, GRID)
+    write_grid(path, points[:1])
+    assert held.read(["position"])["position"].to_pylist() == list(range(2500))
+    for row in (0, 999, 1000, 2499, 5):
+        assert held.value("choices", row) == f"text {row}"
+    data = bytearray(path.read_bytes())
+    at = pq.read_metadata(path).row_group(0).column(3).data_page_offset
+    data[at + 60] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(DamagedError, match=r"grid\.parquet"):
+        HeldTable(path, GRID).value("choices", 0)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DamagedError, match=r"grid\.parquet"):
+        HeldTable(path, GRID)

@@ -1,11 +1,12 @@
 """What varies over the points of a sweep: the axes of its tables, figures, comparisons and papers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol
 
 from wattflow.analysis import derived
-from wattflow.store.columns import CHOICE_KEYS
+from wattflow.store.columns import CHOICE_KEYS, choice_value, choice_values
 
 # The axes that a person names first; others follow in the order of the columns.
 _FIRST = (
@@ -153,6 +154,46 @@ def choice_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         name: [row.get(name) for row in rows]
         for name in (*_CANDIDATES, *derived.READ, "counts", "command")
     }
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A column whose value is the same in all rows."""
+
+    value: Any
+    rows: int
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the value, as often as there are rows."""
+        return repeat(self.value, self.rows)
+
+
+def columns_of(choices: Iterable[Mapping[str, Any]]) -> dict[str, Iterable[Any]]:
+    """Return the choices of points by results column, one point at a time: what all share is held once."""
+    first: Mapping[str, Any] = {}
+    shared: dict[str, Any] = {}
+    found: dict[str, list[Any]] = {}
+    rows = 0
+    for rows, one in enumerate(choices, 1):
+        if rows == 1:
+            first, shared = one, choice_values(dict(one))
+        moved = {key for key in {*first, *one} if first.get(key) != one.get(key)}
+        for column in (column for key in moved for column in _COLUMNS_OF.get(key, ())):
+            if column not in found and choice_value(one, column) != shared[column]:
+                found[column] = [shared[column]] * (rows - 1)
+        for column, held in found.items():
+            apart = CHOICE_KEYS[column].partition(".")[0] in moved
+            held.append(choice_value(one, column) if apart else shared[column])
+    return {
+        **{column: Repeated(value, rows) for column, value in shared.items()},
+        **dict.fromkeys(("counts", "command"), Repeated(None, rows)),
+        **found,
+    }
+
+
+_COLUMNS_OF: dict[str, list[str]] = {}  # by the first part of their keys
+for _column, _key in CHOICE_KEYS.items():
+    _COLUMNS_OF.setdefault(_key.partition(".")[0], []).append(_column)
 
 
 def in_words(value: object) -> str:

@@ -15,19 +15,19 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wattflow import __version__
 from wattflow.collect.attempt import collect_attempt
-from wattflow.collect.copies import CopiedAttempts, copy_traces
+from wattflow.collect.copies import CopiedAttempts, Traces, copy_traces
 from wattflow.collect.description import Description
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows
 from wattflow.errors import DamagedError
 from wattflow.store.columns import PHASE, POINT
 from wattflow.store.grid import GridPoint
-from wattflow.store.kept import Kept, Key, of_attempts
+from wattflow.store.kept import Kept, Key, keys_of, of_attempts
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.lock import folder_lock
 from wattflow.store.schema import SCHEMA_VERSION
@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 _LOOK_AGAIN = {"files_gone", "damaged", "missing_trace", "missing_node", "missing_rank"}
 _ENDED = ("finished", "failed", "interrupted")
 _ABOUT = {"schema_version": str(SCHEMA_VERSION), "wattflow": __version__}
+_AT_ONCE = 1000  # points whose rows are Python's objects
 _PATIENCE_S = 300.0  # how long a collection waits for another one's end
 
 
@@ -87,20 +88,18 @@ def _collect(sweep: SweepDir, began: float) -> Summary:
     kept = _of_points(Kept.read(sweep), known)
     gone = before.gone(sweep, known) - kept.keys
     points, phases = [before.marked(gone), kept.points], [kept.phases]
-    same: list[Key] = []
-    for bucket, some in _buckets(grid).items():
-        new, held = _collect_bucket(sweep, bucket, some, before, gone | kept.keys)
+    copied = _Copied(sweep)
+    same: set[Key] = set()
+    for start in range(0, len(grid), _AT_ONCE):
+        some = grid[start : start + _AT_ONCE]
+        new, held = _collect_some(sweep, some, before, gone | kept.keys, copied)
         points.append(pa.Table.from_pylist([one.point for one in new], POINT))
         phases.append(pa.Table.from_pylist([row for one in new for row in one.phases], PHASE))
-        same += held
-    table = _in_order(_joined(before.points, same, points, POINT), grid)
-    table = _counted(table)
-    write_table(
-        sweep.phases_path,
-        _in_order(
-            _joined(before.phases, [*same, *gone], phases, PHASE), grid
-        ).replace_schema_metadata(_ABOUT),
-    )
+        same |= held
+    copied.copy()
+    table = _counted(_merged(before.points, same, points, grid, POINT))
+    rows = _merged(before.phases, same | gone, phases, grid, PHASE)
+    write_table(sweep.phases_path, rows.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
     first = grid[:1]
     if any(Choices.of(point.choices()).config.cluster.group_readable for point in first):
@@ -190,31 +189,53 @@ class _Before:
         return pa.Table.from_pylist(marked, POINT)
 
 
-def _buckets(grid: list[GridPoint]) -> dict[str, list[GridPoint]]:
-    """Return the points by the first two digits of their ids: a file of traces each, which spares inodes."""
-    buckets: dict[str, list[GridPoint]] = defaultdict(list)
-    for point in grid:
-        buckets[point.point_id[:2]].append(point)
-    return buckets
+class _Copied:
+    """The copies of traces in files by the first two digits of points, which spares inodes, and what they lack."""
+
+    def __init__(self, sweep: SweepDir) -> None:
+        self._sweep = sweep
+        self._held: dict[str, CopiedAttempts] = {}
+        self._new: dict[str, dict[Key, Traces]] = defaultdict(dict)
+
+    def holds(self, key: Key) -> bool:
+        """Return whether the copies of an attempt's traces were made."""
+        return key in self._of(key[0][:2]).attempts
+
+    def add(self, one: AttemptRows) -> None:
+        """Note an attempt's traces to be copied, if it has a record."""
+        if one.point["record_stamp_ns"]:
+            point_id = one.point["point_id"]
+            self._new[point_id[:2]][point_id, one.point["attempt"]] = one.traces
+
+    def copy(self) -> None:
+        """Copy what was added."""
+        for bucket, new in self._new.items():
+            copy_traces(self._path(bucket), self._of(bucket), new)
+
+    def _path(self, bucket: str) -> Path:
+        return self._sweep.traces / f"{bucket}.parquet"
+
+    def _of(self, bucket: str) -> CopiedAttempts:
+        if bucket not in self._held:
+            self._held[bucket] = CopiedAttempts.read(self._path(bucket))
+        return self._held[bucket]
 
 
-def _collect_bucket(
-    sweep: SweepDir, bucket: str, points: list[GridPoint], before: _Before, taken: set[Key]
-) -> tuple[list[AttemptRows], list[Key]]:
-    """Write the traces of what is new in one bucket; return it, and the attempts whose earlier rows still hold.
+def _collect_some(
+    sweep: SweepDir, points: list[GridPoint], before: _Before, taken: set[Key], copied: _Copied
+) -> tuple[list[AttemptRows], set[Key]]:
+    """Return the rows of what is new at some points, and the attempts whose earlier rows still hold.
 
     Attempts that are `taken` have rows already.
     """
-    path = sweep.traces / f"{bucket}.parquet"
-    copied = CopiedAttempts.read(path)
     new: list[AttemptRows] = []
-    same: list[Key] = []
+    same: set[Key] = set()
     taken_points = {point_id for point_id, _ in taken}
     for point in points:
         there = sweep.attempts(point.point_id)
         attempts = [one for one in there if (one.point_id, one.number) not in taken]
         kept = [one for one in attempts if _is_kept(one, copied, before)]
-        same += [(one.point_id, one.number) for one in kept]
+        same |= {(one.point_id, one.number) for one in kept}
         if attempts and len(kept) == len(attempts):
             continue
         choices = Choices.of(point.choices())
@@ -223,22 +244,16 @@ def _collect_bucket(
         for attempt in attempts:
             if attempt not in kept:
                 new.append(collect_attempt(attempt, choices))
+                copied.add(new[-1])
                 reasons = new[-1].point["reasons"]
                 _log.debug("point %s, attempt %d: %s", point.point_id, attempt.number, reasons)
-    recorded = {
-        (one.point["point_id"], one.point["attempt"]): one.traces
-        for one in new
-        if one.point["record_stamp_ns"]
-    }
-    if recorded:
-        copy_traces(path, copied, recorded)
     return new, same
 
 
-def _is_kept(attempt: AttemptDir, copied: CopiedAttempts, before: _Before) -> bool:
+def _is_kept(attempt: AttemptDir, copied: _Copied, before: _Before) -> bool:
     """Return whether the earlier rows of an attempt still hold: its record has not changed since."""
     key = (attempt.point_id, attempt.number)
-    if key not in copied.attempts or key not in before.stamps:
+    if key not in before.stamps or not copied.holds(key):
         return False
     try:
         return attempt.record_path.stat().st_mtime_ns == before.stamps[key]
@@ -253,26 +268,31 @@ def untried(point: GridPoint, choices: Choices) -> AttemptRows:
     return attempt_rows(point.point_id, None, choices, Figures(about, [state]))
 
 
-def _joined(
-    before: pa.Table, same: Collection[Key], tables: list[pa.Table], schema: pa.Schema
+def _merged(
+    before: pa.Table,
+    same: Collection[Key],
+    tables: list[pa.Table],
+    grid: list[GridPoint],
+    schema: pa.Schema,
 ) -> pa.Table:
-    """Return the rows of the attempts that stay the same of an earlier table, then those of other tables."""
-    earlier = of_attempts(before, set(same))
+    """Return the rows of the attempts that stay the same of an earlier table, and those of other tables.
+
+    They are in the grid's order, then by attempt; rows of one attempt keep theirs.
+    """
+    position = {point.point_id: i for i, point in enumerate(grid)}
     plain = [
         one.select(schema.names).cast(schema).replace_schema_metadata(None)
-        for one in (earlier, *tables)
+        for one in (before, *tables)
     ]
-    return pa.concat_tables(plain)
-
-
-def _in_order(table: pa.Table, grid: list[GridPoint]) -> pa.Table:
-    """Return the rows in the grid's order, then by attempt; rows of one attempt keep theirs."""
-    position = {point.point_id: i for i, point in enumerate(grid)}
-    at = [position[point_id] for point_id in table["point_id"].to_pylist()]
-    order = pa.table({"at": pa.array(at, pa.int64()), "attempt": table["attempt"]})
-    order = order.append_column("row", pa.array(range(len(at)), pa.int64()))
-    by = [("at", "ascending"), ("attempt", "ascending"), ("row", "ascending")]
-    return table.take(pc.sort_indices(order, sort_keys=by))
+    whole = pa.concat_tables(plain)
+    order = sorted(
+        (position[point_id], attempt or 0, row)
+        for row, (point_id, attempt) in enumerate(keys_of(whole))
+        if row >= before.num_rows or (point_id, attempt) in same
+    )
+    rows = [row for _, _, row in order]
+    # a copy of all takes as much again
+    return whole if rows == list(range(whole.num_rows)) else whole.take(pa.array(rows, pa.int64()))
 
 
 def newest_valid(rows: Iterable[tuple[str, bool]]) -> set[int]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,12 +87,17 @@ COLLECTED_TRACE = pa.schema(
 )
 
 
+_PARTS = {column: key.split(".") for column, key in CHOICE_KEYS.items()}
+
+
+def choice_value(choices: Mapping[str, Any], column: str) -> Any:
+    """Return one choice of a point by its results column: a list or mapping as JSON, an absent one null."""
+    value: Any = choices
+    for part in _PARTS[column]:
+        value = value.get(part) if isinstance(value, dict) else None
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
 def choice_values(choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the choices of a point by results column: lists and mappings as JSON, absent ones null."""
-    out: dict[str, Any] = {}
-    for column, key in CHOICE_KEYS.items():
-        value: Any = choices
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        out[column] = json.dumps(value) if isinstance(value, dict | list) else value
-    return out
+    """Return the choices of a point by results column, in the manner of `choice_value`."""
+    return {column: choice_value(choices, column) for column in CHOICE_KEYS}

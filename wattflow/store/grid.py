@@ -1,8 +1,9 @@
 """grid.parquet: one row a point of a sweep, in the order in which points are run."""
 
+import functools
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,40 @@ import pyarrow as pa
 from wattflow.config.choices import Config, from_dict, to_dict
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.schema import GRID, SCHEMA_VERSION
-from wattflow.store.tables import open_table, read_table, write_tables
+from wattflow.store.tables import HeldTable, open_table, write_tables
 
 _ROWS_A_GROUP = 1000  # of the file, so that one point is read without all others
 
 
-@dataclass(frozen=True)
 class GridPoint:
-    """One row. Its choices are text until they are asked for: most readers want those of few points."""
+    """One row. Its choices are text that is read when they are asked for: most readers want those of few points."""
 
-    point_id: str
-    position: int
-    reason: str | None  # why the point cannot run; null for a point that can
-    text: str  # the resolved choices, as JSON
+    __slots__ = ("_text", "point_id", "position", "reason")
+
+    def __init__(
+        self, point_id: str, position: int, reason: str | None, text: "str | Callable[[], str]"
+    ) -> None:
+        """`reason` says why the point cannot run, null for one that can; `text` is its choices as JSON, or reads it."""
+        self.point_id = point_id
+        self.position = position
+        self.reason = reason
+        self._text = text
+
+    @property
+    def text(self) -> str:
+        """The resolved choices, as JSON; DamagedError where they cannot be read."""
+        return self._text if isinstance(self._text, str) else self._text()
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another has the same id, place, reason and choices."""
+        return isinstance(other, GridPoint) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        """Return what equal points share."""
+        return hash(self.point_id)
+
+    def _values(self) -> tuple[object, ...]:
+        return self.point_id, self.position, self.reason, self.text
 
     def choices(self) -> dict[str, Any]:
         """Decode the resolved choices as they are written; DamagedError where they are no JSON object."""
@@ -57,14 +79,34 @@ class GridPoint:
 
 
 def read_grid(path: Path) -> list[GridPoint]:
-    """Read all points, in the order in which they are run; DamagedError where the file is none of ours."""
-    points = _points(path, read_table(path, GRID))
+    """Read all points, in the order in which they are run; DamagedError where the file is none of ours.
+
+    Their choices stay packed until they are asked for, best in this order.
+    """
+    held = HeldTable(path, GRID)
+    table = held.read(_ABOUT)
+    texts = [functools.partial(_text, path, held, row) for row in range(table.num_rows)]
+    points = _points(path, table, texts)
     seen: set[str] = set()
     for point in points:
         if point.point_id in seen:
             raise DamagedError(f"{path}: names point {point.point_id!a} twice; no sweep does.")
         seen.add(point.point_id)
     return points
+
+
+_ABOUT = [name for name in GRID.names if name != "choices"]
+
+
+def _text(path: Path, held: HeldTable, row: int) -> str:
+    """Return the choices of a row; DamagedError where they are none."""
+    try:
+        text = held.value("choices", row)
+    except ValueError as error:  # bytes that are no text
+        raise DamagedError(f"{path}: not the points of a sweep ({error}).") from error
+    if not isinstance(text, str):
+        raise DamagedError(f"{path}: column choices has nulls.")
+    return text
 
 
 def read_point(path: Path, point_id: str) -> GridPoint:
@@ -80,12 +122,16 @@ def read_point(path: Path, point_id: str) -> GridPoint:
         while row >= (rows := file.metadata.row_group(group).num_rows):
             row, group = row - rows, group + 1
         table = file.read_row_group(group, columns=GRID.names, use_threads=False)
-        return _points(path, table.slice(row, 1))[0]
+        one = table.slice(row, 1)
+        return _points(path, one, one["choices"].to_pylist())[0]
 
 
-def _points(path: Path, table: pa.Table) -> list[GridPoint]:
+def _points(path: Path, table: pa.Table, texts: Sequence[Any]) -> list[GridPoint]:
     try:
-        rows = zip(*(table[name].to_pylist() for name in GRID.names), strict=True)
+        rows = list(zip(*(table[name].to_pylist() for name in _ABOUT), texts, strict=True))
+        for name in ("point_id", "position"):
+            if table[name].null_count:
+                raise DamagedError(f"{path}: column {name} has nulls.")
         return sorted((GridPoint(*row) for row in rows), key=lambda point: point.position)
     except (TypeError, ValueError) as error:  # a null position, bytes that are no text
         raise DamagedError(f"{path}: not the points of a sweep ({error}).") from error

@@ -4,7 +4,9 @@ Arrow's stream format loses nothing but the batch being written when its writer 
 cleanly ended to a reader, so whoever needs to know that a table is complete looks for the closed Parquet file.
 """
 
+import bisect
 import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wattflow.errors import DamagedError, WattflowError
-from wattflow.store.files import create, open_own, replacing
+from wattflow.store.files import create, open_own, read_own, replacing
 from wattflow.store.schema import SCHEMA_VERSION
 
 _MANY_ROWS = 20_000
@@ -223,3 +225,43 @@ class GroupedTable:
         """Read one group, or some columns of it; DamagedError where that cannot be."""
         with _opened(self._path, self._metadata) as file:
             return file.read_row_group(group, columns=columns)
+
+
+class HeldTable:
+    """A closed table of ours, held as the bytes of its file: a column is unpacked when it is asked for.
+
+    So it stays what it was when the file is replaced meanwhile.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Read the file; DamagedError as of `open_table`."""
+        self._path, self._data = path, read_own(path)
+        with self._opened() as file:
+            _check_columns(path, file.schema_arrow, schema)
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._at_hand: tuple[str, int, pa.ChunkedArray] | None = None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        with (
+            _damage_named(self._path),
+            pq.ParquetFile(pa.BufferReader(self._data), page_checksum_verification=True) as file,
+        ):
+            if (rows := file.metadata.num_rows) > _MOST_ROWS:
+                raise DamagedError(f"{self._path}: {rows} rows, where {_MOST_ROWS} are the most.")
+            yield file
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """Read some columns whole."""
+        with self._opened() as file:
+            return file.read(columns=list(names), use_threads=False)
+
+    def value(self, name: str, row: int) -> Any:
+        """Read one value; those of neighbouring rows are then at hand."""
+        group = bisect.bisect_right(self._starts, row) - 1
+        if self._at_hand is None or self._at_hand[:2] != (name, group):
+            with self._opened() as file:
+                column = file.read_row_group(group, columns=[name], use_threads=False)[name]
+            self._at_hand = name, group, column
+        return self._at_hand[2][row - self._starts[group]].as_py()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from wattflow.analysis.axes import choice_columns, moving
+from wattflow.analysis.axes import columns_of, moving
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.nullable import known_sum
-from wattflow.store.columns import CHOICE_KEYS, choice_values
+from wattflow.store.columns import CHOICE_KEYS
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import SweepDir
 from wattflow.submit import status
@@ -114,10 +114,10 @@ def state_of(counts: dict[Any, int]) -> str:
 
 def _varies(points: Sequence[GridPoint]) -> list[str]:
     """Return the keys that vary; `command` for a measurement."""
-    if any(point.command() is not None for point in points):
+    if any(point.command() is not None for point in points[:1]):  # it has one point
         return ["command"]
-    rows = [choice_values(point.choices()) for point in points]
-    return [CHOICE_KEYS[name].removesuffix(".name") for name in moving(choice_columns(rows))]
+    columns = columns_of(point.choices() for point in points)
+    return [CHOICE_KEYS[name].removesuffix(".name") for name in moving(columns)] if points else []
 
 
 def _kwh(rows: Sequence[status.Row]) -> float | None:

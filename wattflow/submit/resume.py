@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from wattflow import process
@@ -11,7 +11,7 @@ from wattflow.config.choices import with_leaves
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.slurm import client, sbatch, task_ids
 from wattflow.slurm.shapes import fitting, shapes
-from wattflow.store.grid import encoded, write_grid
+from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.submit import journal, lock
 from wattflow.submit.journal import Submission
@@ -105,7 +105,10 @@ _UNTRIED = "points were never tried; `wattflow submit` with their overrides send
 def _keep(sweep: SweepDir, todo: Todo) -> None:
     """Write the choices of these points into the grid."""
     texts = dict(zip([i for i, _ in todo], encoded(config for _, config in todo), strict=True))
-    points = [replace(p, text=texts.get(p.point_id, p.text)) for p in sweep.points()]
+    points = [
+        GridPoint(p.point_id, p.position, p.reason, texts.get(p.point_id) or p.text)
+        for p in sweep.points()
+    ]
     write_grid(sweep.grid_path, points)
 
 

@@ -3,14 +3,15 @@
 import contextlib
 import json
 from collections.abc import Collection, Sequence
+from itertools import repeat
 
-from wattflow.analysis.axes import choice_columns, in_words, moving
+from wattflow.analysis.axes import columns_of, in_words, moving
 from wattflow.config import choices, identity
 from wattflow.config import choices as config_choices
 from wattflow.config.identity import is_hashed, is_replaceable
 from wattflow.config.overrides import split
 from wattflow.errors import RefusedError
-from wattflow.store.columns import CHOICE_KEYS, choice_values
+from wattflow.store.columns import CHOICE_KEYS
 from wattflow.store.layout import SweepDir
 
 _SOME = 8  # points that an error lists
@@ -106,11 +107,14 @@ def choices_in_words(sweep: SweepDir) -> dict[str, str]:
     points = sweep.points()
     if len(points) > _MOST_IN_WORDS or any(point.command() is not None for point in points[:1]):
         return {}
-    rows = [choice_values(point.choices()) for point in points]
-    names = moving(choice_columns(rows))
-    names += ["repeat"] * (len({row["repeat"] for row in rows}) > 1)
-    keys = [(name, CHOICE_KEYS[name].removesuffix(".name")) for name in names]
+    columns = columns_of(point.choices() for point in points)
+    names = moving(columns) if points else []
+    names += ["repeat"] * (len({*columns.get("repeat", ())}) > 1)
+    keys = [CHOICE_KEYS[name].removesuffix(".name") for name in names]
+    rows = zip(*(columns[name] for name in names), strict=True) if names else repeat(())
     return {
-        point.point_id: " ".join(f"{key}={in_words(row[name])}" for name, key in keys)
-        for point, row in zip(points, rows, strict=True)
+        point.point_id: " ".join(
+            f"{key}={in_words(value)}" for key, value in zip(keys, row, strict=True)
+        )
+        for point, row in zip(points, rows)  # noqa: B905 (repeat is endless)
     }

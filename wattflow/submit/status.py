@@ -483,6 +483,8 @@ def left(sweep: SweepDir, rows: Iterable[Row]) -> estimate.Sum:
         for row in rows
         if row.state == "done" and row.seconds
     )
+    if not past.attempts:  # as with every choice; decoding those of very many takes its time
+        return past.add_up([(0, None)] * len(to_do))
     return past.sum(points[row.point_id].config() for row in to_do)
 
 
