@@ -114,11 +114,15 @@ def test_a_nodes_part():
     part = {
         "schema_version": 1, "node": "n17", "task": 1, "status": "finished", "error": "quill's", "exit_code": 3,
         "ranks": [RANK], "nodes": [NODE], "tokens_out": 7, "bad_lines": 0, "still_running": 0,
+        "stopped": [[5, 9]],
     }  # fmt: skip
     found = published_part(part, NAMES)
     assert set(found) == set(part) == set(Part.__annotations__)
     assert found["node"] == found["ranks"][0]["node"] == NAMES.node("n17")
     assert (found["error"], found["exit_code"], found["tokens_out"]) == ("withheld", 3, 7)
+    assert found["stopped"] == [[5, 9]]
+    del part["stopped"]  # of a command that never stood still
+    assert set(published_part(part, NAMES)) == set(part)
 
 
 def test_choices_of_a_site_are_left_out():

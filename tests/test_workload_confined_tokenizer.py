@@ -72,10 +72,10 @@ def test_bytes_need_no_child():
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 HOSTILE = {
     "an endless loop": (LOOP, "it takes more than 3 s of a CPU"),
-    "six gigabytes": ("{{ 'a' * 6000000000 }}", "it takes more than 1 GiB of memory"),
+    "six gigabytes": ("{{ 'a' * 6000000000 }}", "memory"),
     "doubling": (
         "{% set n = namespace(s='a') %}{% for i in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
-        "it takes more than 1 GiB of memory",
+        "memory",
     ),
     "endless calls": (
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",

@@ -406,6 +406,10 @@ def _render(
         )
     except RefusedError:
         raise
+    except MemoryError as error:
+        raise RefusedError(
+            "the chat template failed: it takes more memory than it may. Set model.chat=false, or mend the template."
+        ) from error
     except (
         jinja2.TemplateError,
         ArithmeticError,
