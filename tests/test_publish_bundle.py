@@ -3,7 +3,6 @@
 The grep of this file looks into every member of a bundle: its bytes, and of Parquet files all texts and all metadata.
 """
 
-import base64
 import getpass
 import json
 import os
@@ -51,11 +50,10 @@ def texts(member, data):
         schema = file.schema_arrow
         metadata = [file.metadata.metadata or {}, schema.metadata or {}]
         metadata += [column.metadata or {} for column in schema]
+        # ARROW:schema is that schema once more as numbers and text, in whose bytes a short name comes up by chance
         for one in metadata:
-            for key, value in one.items():
-                yield key + b" " + value
-                if key == b"ARROW:schema":
-                    yield base64.b64decode(value)
+            yield from (key + b" " + value for key, value in one.items() if key != b"ARROW:schema")
+        yield " ".join(schema.names).encode()
         for column in file.read().columns:
             yield "\n".join(map(str, column.to_pylist())).encode()
 
