@@ -25,6 +25,8 @@ from wattflow.store.layout import SweepDir
 sweep, spool, does = SweepDir(Path(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
 signal.signal(signal.SIGUSR2, lambda *_: sys.exit(3))
 for point_id, what in does.items():
+    if what == "give way":
+        continue
     if what == "nothing":
         print("no such account", file=(spool / "rank0.log").open("w"))
         sys.exit(5)
@@ -111,6 +113,16 @@ def test_finished_points_are_left_alone(tmp_path):
     again = Node(todo, tmp_path / "again", {})
     assert again.run() == []
     assert again.began == []
+
+
+def test_a_step_that_gives_way_leaves_the_point_to_its_process(tmp_path):
+    """As where Slurm begins a task again beside its living old steps: no attempt is made, and none is failed."""
+    todo = todo_of(tmp_path, 2)
+    a, b = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {a: "give way"})
+    assert node.run() == []
+    assert todo.sweep.attempts(a) == []
+    assert todo.is_finished(b)
 
 
 def test_a_warning_reaches_the_steps_and_no_further_point_begins(tmp_path):

@@ -336,3 +336,22 @@ def test_submitting_loads_neither_torch_nor_pynvml_nor_altair(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_more_node_hours_than_the_bound_are_refused_and_nothing_is_written(fake, tmp_path):
+    """Five tasks of an hour against 4.5: neither a job nor a folder; side by side they are three, and are sent."""
+    bound = {"cluster__max_node_hours": 4.5, "cluster__time_min": 60, "cluster__gpus_per_node": 2}
+    with pytest.raises(RefusedError, match=r"5 node-hours .*max_node_hours is 4\.5"):
+        send.submit(plan(tmp_path, *seeds(5, **bound)))
+    assert fake.scripts() == {}
+    assert not (tmp_path / "demo").exists()
+    sent = send.submit(plan(tmp_path, *seeds(5, **bound, cluster__side_by_side=True)))
+    assert [shape.row()["node_hours"] for shape in sent.shapes] == [3.0]
+
+
+def test_points_of_one_site_count_together(fake, tmp_path):
+    """Two shapes of three and four hours are seven."""
+    bound = {"cluster__max_node_hours": 5.0, "cluster__time_min": 60, "cluster__gpus_per_node": 2}
+    points = [*seeds(3, **bound), *[point(seed=s, shards=2, **bound) for s in range(4)]]
+    with pytest.raises(RefusedError, match="7 node-hours"):
+        send.submit(plan(tmp_path, *points))

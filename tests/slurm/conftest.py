@@ -76,6 +76,23 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture
+def gpus(cluster: Cluster, nvml_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The cluster, with two fake GPUs a node that each node knows by its own name."""
+    for name in list(os.environ):
+        if name.startswith(("FAKE_NVML_", "CUDA_", "WATTFLOW_SPANS")):
+            monkeypatch.delenv(name)
+    settings = {
+        "LD_LIBRARY_PATH": str(nvml_folder),
+        "FAKE_NVML_GPUS": "2",
+        "FAKE_NVML_PROCESSES": "0",
+        "PYTHONPATH": str(SCRIPTS.parents[1]),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return cluster
+
+
 # refuses what other sites refuse; what it says reaches the person
 STRICT_LUA = """
 local function refuse(what)

@@ -1,9 +1,7 @@
 """Points side by side on the nodes of a real Slurm, each on a fake GPU of its own whose curve is known."""
 
 import itertools
-import os
 from collections import Counter
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -22,27 +20,9 @@ from wattflow.submit import resume, send
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
 pytest_plugins = ("fake_nvml.fixtures",)
 
-ROOT = Path(__file__).parents[2]
 # two batches of 4 steps: a window of 0.8 s
 POINT = (*QUICK, "power.meter=nvml", "engine.synthetic_ms_per_token=100", "power.host=false")
 BESIDE = "cluster.side_by_side=true"
-
-
-@pytest.fixture
-def gpus(cluster, nvml_folder, monkeypatch):
-    """The cluster, with two fake GPUs a node that each node knows by its own name."""
-    for name in list(os.environ):
-        if name.startswith(("FAKE_NVML_", "CUDA_", "WATTFLOW_SPANS")):
-            monkeypatch.delenv(name)
-    settings = {
-        "LD_LIBRARY_PATH": str(nvml_folder),
-        "FAKE_NVML_GPUS": "2",
-        "FAKE_NVML_PROCESSES": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    return cluster
 
 
 def seeds(count: int) -> str:

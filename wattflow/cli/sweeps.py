@@ -120,6 +120,7 @@ def plan(
         talk(f"{made.duplicates} combinations came to a point already listed.")
     try:
         check_axes(made)
+        send.check_node_hours(before.shapes)
     except RefusedError as error:
         talk(f"`wattflow submit` would refuse them: {error}")
 
@@ -149,6 +150,7 @@ def _print_shapes(rows: Sequence[dict[str, Any]]) -> None:
     """What each resource shape asks of the cluster; the hours are an upper bound, from the time limit."""
     for row in rows:
         asked = f"{row['points']} points on {row['nodes']} x {row['ranks_per_node']} ranks"
+        asked += f", {row['slots']} at once on a node" * (row["slots"] > 1)
         if row["time_min"] is None:
             talk(f"{row['cluster']}: {asked}, one after another on this machine")
         else:

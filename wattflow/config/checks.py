@@ -81,6 +81,7 @@ _AT_LEAST = {
     "cluster.array_throttle": 1,
     "cluster.max_array_size": 2,
     "cluster.max_tasks": 1,
+    "cluster.max_node_hours": 0.0,
     "cluster.cost.price_per_kwh": 0.0,
     "cluster.cost.carbon_g_per_kwh": 0.0,
     "cluster.cost.pue": 1.0,

@@ -267,6 +267,8 @@ class Slots:
             if self._signals.received:
                 return []  # its attempts are closed as interrupted, by itself or by Slurm's word
             tried = [p for p in unfinished if self._newest(step, p) is not None]
+            if code == 0 and not tried:
+                return []  # other processes run them, and this step gave way
             if unfinished and not tried:
                 tried = unfinished[:1]
                 self._todo.sweep.claim_attempt(tried[0])

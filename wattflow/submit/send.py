@@ -66,8 +66,9 @@ class SubmitResult:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a plan asks for and leaves: a row a shape, see `Shape.row`, with what it should take by what finished."""
+    """What a plan asks for and leaves: shapes, a row of each (`Shape.row`) with what it should take by what finished."""
 
+    shapes: list[Shape]
     rows: list[dict[str, Any]]
     footprint: Footprint
 
@@ -78,7 +79,7 @@ def preview(plan: "Plan") -> Preview:
     configs = {point.point_id: point.config for point in plan.feasible}
     past = estimate.past_of(plan.sweep.path.parent, configs.values())
     rows = [{**shape.row(), "expected": _expected(shape, configs, past)} for shape in requested]
-    return Preview(rows, footprint(requested, configs, past))
+    return Preview(requested, rows, footprint(requested, configs, past))
 
 
 def _expected(shape: Shape, configs: dict[str, Config], past: estimate.Past) -> dict[str, Any]:
@@ -251,6 +252,21 @@ def check_commands(requested: Sequence[Shape]) -> None:
             raise RefusedError(
                 f"cluster={shape.cluster.name}: no sbatch and srun on the PATH. "
                 "Submit from a login node, or run here with cluster=local."
+            )
+    check_node_hours(requested)
+
+
+def check_node_hours(requested: Sequence[Shape]) -> None:
+    """Raise RefusedError where points ask for more node-hours, by their time limits, than cluster.max_node_hours."""
+    hours: dict[str, float] = {}
+    for shape in requested:
+        most, name = shape.cluster.max_node_hours, shape.cluster.name
+        hours[name] = hours.get(name, 0.0) + (shape.row()["node_hours"] or 0.0)
+        if most is not None and hours[name] > most:
+            raise RefusedError(
+                f"cluster={name}: these points may take {hours[name]:g} node-hours or more by their time limits, and "
+                f"cluster.max_node_hours is {most:g}. Nothing was sent. Send fewer points, shorten cluster.time_min, "
+                "have them share nodes (cluster.side_by_side=true), or raise the bound."
             )
 
 
