@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from processes import gone
-from slurm_sweeps import fresh, plan, states, until
+from slurm_sweeps import fresh, plan, states, until, with_cluster
 from test_cluster_faults import is_sidecar, preempt, processes, raw_id, records, sh
 from test_side_by_side import BESIDE, POINT, check_joules, collected, rank_of, seeds
 
@@ -99,10 +99,10 @@ def test_sixty_four_points_take_half_the_node_hours(gpus, tmp_path):
 
     Half as many hours are asked for. Of those taken somewhat more than half are left, as steps begin after their task.
     """
-    where = ('cluster.sbatch_options={exclusive: ""}', "cluster.array_throttle=4", seeds(64))
-    slow = "engine.synthetic_ms_per_token=500"
-    alone = plan(tmp_path, *POINT, slow, "sweep=alone", *where)
-    beside = plan(tmp_path, *POINT, slow, "sweep=beside", BESIDE, *where)
+    where = ("cluster.array_throttle=4", "engine.synthetic_ms_per_token=500", seeds(64))
+    whole = {"sbatch_options": {"exclusive": ""}}
+    alone = with_cluster(plan(tmp_path, *POINT, "sweep=alone", *where), **whole)
+    beside = with_cluster(plan(tmp_path, *POINT, "sweep=beside", BESIDE, *where), **whole)
     asked = [send.submit(alone).shapes[0].row()["node_hours"]]
     until(lambda: states(alone.sweep) == {"done"}, 1800)
     asked.append(send.submit(beside).shapes[0].row()["node_hours"])

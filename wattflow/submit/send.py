@@ -66,7 +66,7 @@ class SubmitResult:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a plan asks for and leaves: shapes, a row of each (`Shape.row`) with what it should take by what finished."""
+    """What a plan asks for and leaves: shapes, a row of each with what it should take by what finished."""
 
     shapes: list[Shape]
     rows: list[dict[str, Any]]
