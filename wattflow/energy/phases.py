@@ -86,17 +86,18 @@ def _batches(edges: Edges) -> Ints:
 
 
 def _excerpt(power: Curve, edges: Edges, window: tuple[int, int]) -> tuple[Edges, tuple[int, int]]:
-    """Return the edges and the window of whole batches in the middle that have few enough samples, or all."""
+    """Return the edges and the window of whole batches in the middle, twelve or those of few enough samples, or all."""
     first, last = np.searchsorted(power.time_ns, window)
     if last - first <= MOST_SAMPLES:
         return edges, window
-    middle = (first + last) // 2
-    from_ns, to_ns = power.time_ns[[middle - MOST_SAMPLES // 2, middle + MOST_SAMPLES // 2]]
-    starts = _batches(edges)
-    starts = starts[(starts >= from_ns) & (starts <= to_ns)]
-    if len(starts) <= LEAST_BATCHES:
+    starts, middle = _batches(edges), (first + last) // 2
+    near = power.time_ns[[middle - MOST_SAMPLES // 2, middle, middle + MOST_SAMPLES // 2]]
+    left, here, right = (int(at) for at in np.searchsorted(starts, near))
+    left, right = min(left, max(here - LEAST_BATCHES, 0)), max(right, here + LEAST_BATCHES)
+    inner = starts[left : right + 1]
+    if len(inner) <= LEAST_BATCHES:
         return edges, window
-    length = int(starts[0]), int(starts[-1])
+    length = int(inner[0]), int(inner[-1])
     inside = {
         name: (pair[0][of := (pair[0] >= length[0]) & (pair[1] <= length[1])], pair[1][of])
         for name, pair in edges.items()
