@@ -24,7 +24,8 @@ def test_explain_prints_a_budget(tmp_path, monkeypatch, capsys):
     out = called(monkeypatch, capsys, "explain", sweep.path, row["point_id"][:6])
     lines = [line.split("\t") for line in out.splitlines()]
     assert [line[0] for line in lines[1:]] == [
-        *("sampling", "edges", "missing", "ticks", "gain", "offset", "gain with offset"),
+        *("sampling", "edges", "response", "aliasing", "missing", "ticks"),
+        *("gain", "offset", "gain with offset"),
         *("combined, k = 1", "expanded, k = 2"),
     ]
     assert lines[-1][1] == f"{row['energy_expanded_u_j']:.4g}"
@@ -32,7 +33,7 @@ def test_explain_prints_a_budget(tmp_path, monkeypatch, capsys):
         called(monkeypatch, capsys, "explain", sweep.path, row["point_id"], "--json")
     )
     assert found["energy_expanded_u_j"] == row["energy_expanded_u_j"]
-    assert len(found["inputs"]) == 7
+    assert len(found["inputs"]) == 9
 
 
 def test_resolve_prints_what_can_be_established(monkeypatch, capsys):
