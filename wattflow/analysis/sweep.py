@@ -10,6 +10,7 @@ s.sql("select model, min(energy_per_token_j) from points where counts group by m
 wattflow.open_sweep(["sweeps/a", "sweeps/b"])    the same tables of several sweeps, with a column `sweep` in front
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -48,8 +49,8 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """The sweep's name."""
-        return self.directory.name
+        """The sweep's name, as text."""
+        return _text(self.directory.name)
 
     @cached_property
     def attempts(self) -> pl.DataFrame:
@@ -313,7 +314,12 @@ class Sweeps:
 
 def _named(sweep: Sweep, frame: _Frame) -> _Frame:
     """Return a table with the sweep's path as its first column."""
-    return frame.select(pl.lit(str(sweep.directory.path)).alias("sweep"), pl.all())
+    return frame.select(pl.lit(_text(str(sweep.directory.path))).alias("sweep"), pl.all())
+
+
+def _text(path: str) -> str:
+    """Return a path as text that a file can hold: a folder's name may have bytes that are none."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _together(frames: Sequence[_Frame]) -> _Frame:

@@ -289,5 +289,12 @@ def main() -> None:
             raise
         talk(f"wattflow: {in_words(error)}")
         raise SystemExit(1) from None
+    except UnicodeEncodeError as error:  # a path, or a word of the command, that had to go into a file
+        if debug:
+            raise
+        talk(
+            f"wattflow: {error.object}: has bytes that are no text, which no file of results can hold. Rename it."
+        )
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
