@@ -159,7 +159,7 @@ VERBS = {
             "init-site",
             "site",
             "This machine",
-            "Write a first profile of this cluster for you to check.",
+            "Write a first profile of this cluster, conf/cluster/NAME.yaml, for you to check.",
         ),
         Verb(
             "measure",
@@ -289,7 +289,9 @@ def main() -> None:
             raise
         talk(f"wattflow: {in_words(error)}")
         raise SystemExit(1) from None
-    except UnicodeEncodeError as error:  # a path, or a word of the command, that had to go into a file
+    except (
+        UnicodeEncodeError
+    ) as error:  # a path, or a word of the command, that had to go into a file
         if debug:
             raise
         talk(
