@@ -17,7 +17,14 @@ import engine_vllm_page
 KINDS = (
     *("engine", "engine-search", "engine-search2", "engine-shards"),
     *("engine-load", "engine-load-cpu", "engine-tune", "engine-row"),
-    *("engine-vllm", "engine-before", "engine-attention", "engine-shards-h200"),
+    *(
+        "engine-vllm",
+        "engine-alone",
+        "engine-before",
+        "engine-attention",
+        "engine-fa3",
+        "engine-13b",
+    ),
 )
 
 
@@ -129,7 +136,9 @@ def goals(told):
                 verdict(share, 0.6),
             )
         )
-    out += goals_of_shards(told.get("engine-shards", {}), told.get("engine-shards-h200", {}))
+    out += goals_of_shards(
+        told.get("engine-shards", {}), told.get("engine-13b", {"rows": []})["rows"]
+    )
     load = told.get("engine-load")
     if load:
         rss = load["rss_anon_bytes"] / 2**30
@@ -159,20 +168,21 @@ def goals(told):
     return table(("case", "goal", "reached", ""), out)
 
 
-def goals_of_shards(shards, h200):
+def goals_of_shards(shards, rows):
     """The goals of two GPUs, which name H200s; told with the cards that were had."""
     out = []
-    found = h200.get("13B, 2 shards", {})
-    ways = [row for row in found.values() if isinstance(row, dict) and "tokens_per_s" in row]
     newer = ""
-    if ways:
-        best = max(ways, key=lambda row: row["tokens_per_s"])
-        newer = verdict(best["tokens_per_s"], 215)
+    by_shards = {row["shards"]: row["decode_steps"] / row["decode_s"] for row in rows}
+    if 2 in by_shards:
+        (row,) = (row for row in rows if row["shards"] == 2)
+        newer = verdict(by_shards[2], 215)
+        share = row["decode_bytes_per_s"] / row["copy_bytes_per_s"]
         reached = (
-            f"{best['tokens_per_s']:.1f} tok/s, {best['share_of_copy']:.1%} of copy, "
-            f"{best['j_per_token']:.3f} J/token"
+            f"{by_shards[2]:.1f} tok/s in decode by cublas ({row['tokens_per_s']:.1f} with prefill), {share:.1%} of "
+            f"copy, {row['energy_per_token_j']:.2f} J/token; {by_shards[2] / by_shards[1]:.2f} of one shard"
         )
-        out.append(("13B, 2 shards, batch 1, 2x H200", ">= 215 tok/s", reached, newer))
+        card = f"13B, 2 shards, batch 1, 2x {row['gpu_name']}"
+        out.append((card, ">= 215 tok/s", reached, f"{newer}; `triton` was not run there"))
     two, one = (shards.get(f"13B, {n}", {}) for n in ("2 shards", "1 shard"))
     if "triton, quicker" in two and "triton, quicker" in one:
         card = two["machine"][0]["device"]
@@ -186,7 +196,7 @@ def goals_of_shards(shards, h200):
                     f"{rate:.1f} tok/s on 2x {card}, {two['triton, quicker']['share_of_copy']:.1%} of copy; "
                     f"{ratio:.2f} of one shard"
                 ),
-                f"see above: {newer}" if newer else "not run on H200s",
+                "see above" if newer else "not run on H200s",
             )
         )
     big = shards.get("65B, 2 shards", {}).get("cublas, quicker")
@@ -614,15 +624,6 @@ def shards_sections(shards):
     return out
 
 
-def newer_shards(shards):
-    """13B over two H200, with the kernels of a step."""
-    out = ["\n## 13B over two H200\n", *cases_of_shards(shards)]
-    row = shards["13B, 2 shards"].get("triton, quicker", {})
-    if row.get("kernels"):
-        out += kernels("13B, 2 shards, triton, H200", row["kernels"][:8])
-    return out
-
-
 def load_section(load):
     """What load.py found."""
     rows = [
@@ -654,7 +655,6 @@ def page(told):
         *(tune_section(told["engine-tune"], told) if "engine-tune" in told else []),
         *where_the_joules_go(told),
         *(row_section(told["engine-row"], told) if "engine-row" in told else []),
-        *(newer_shards(told["engine-shards-h200"]) if "engine-shards-h200" in told else []),
         *(shards_sections(told["engine-shards"]) if "engine-shards" in told else []),
         *(["\n## Loading\n"] if "engine-load" in told or "engine-load-cpu" in told else []),
         *(load_section(told["engine-load"]) if "engine-load" in told else []),

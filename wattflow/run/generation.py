@@ -94,6 +94,7 @@ class Instruments:
     log: SpanLog
     mark: Callable[[], None]  # at the edges of the measured window, for the sidecar
     report: Report
+    before_load: Callable[[], None] = lambda: None  # what is timed in no phase, once idle is over
 
 
 def generate(
@@ -108,6 +109,7 @@ def generate(
     with log.span("idle"):
         time.sleep(idle_s)
     report(Progress("load", 0, batches.count))
+    instruments.before_load()
     with log.span("load"):
         engine.load(weights)
     report(Progress("warmup", 0, batches.count))

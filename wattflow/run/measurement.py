@@ -133,7 +133,7 @@ class PointMeasurement:
             gpu_uuid=device["uuid"],
             edge=clock.read,
         )
-        instruments = Instruments(clock, log, task.sidecar.mark, report)
+        instruments = Instruments(clock, log, task.sidecar.mark, report, self._before_load)
         reference_s, rounds = self._config.sweep.reference_s, 0
         if reference_s and ends.first:
             rounds += run_reference(ranks, reference_s, instruments)
@@ -149,6 +149,11 @@ class PointMeasurement:
             rounds += run_reference(ranks, reference_s, instruments)
             self._record.add(reference_rounds=rounds)
         log.close()
+
+    def _before_load(self) -> None:
+        """Have a copy timed while the memory is fresh; vLLM looks at what is free, and `synthetic` has no torch."""
+        if self._config.engine.name not in ("vllm", "synthetic"):
+            ceilings.look_before_load(self._task.ranks)
 
     @property
     def _may_continue(self) -> bool:

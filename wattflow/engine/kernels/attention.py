@@ -151,8 +151,9 @@ class Scan:
     busy: int
 
 
-# by how many rows times KV heads there are; from tests/benchmarks/engine_attention.py
-FEW, MANY = Scan(32, 2, 3, busy=4), Scan(64, 4, 2, busy=2)
+# from tests/benchmarks/engine_attention.py on an H200: of few rows times KV heads, of many, and of many short ones
+FEW, MANY, SHORT = Scan(32, 2, 3, busy=1), Scan(64, 2, 2, busy=2), Scan(16, 1, 3, busy=2)
+_SHORT = 512  # tokens a row at most: at 177 it takes 0.9 of the time, at 1,024 as long or 1.08
 _EXACT = Scan(16, 4, 1, busy=2)  # float32, by products that do not round
 
 
@@ -166,10 +167,12 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def scan_for(programs: int, cache: torch.Tensor) -> Scan:
-    """Return the scan for so many rows times KV heads of a cache."""
+    """Return the scan for so many rows times KV heads of a cache [..., length, head_dim]."""
     if cache.dtype not in (torch.bfloat16, torch.float16):
         return _EXACT
-    return FEW if programs < _multiprocessors(cache.device) else MANY
+    if programs < _multiprocessors(cache.device):
+        return FEW
+    return SHORT if cache.shape[-2] <= _SHORT else MANY
 
 
 def splits_for(programs: int, length: int, scan: Scan, device: torch.device) -> int:

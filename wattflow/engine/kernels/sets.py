@@ -31,13 +31,13 @@ Tensor = torch.Tensor
 
 def cublas() -> Ops:
     """Return the set with products by cuBLAS, all else fused."""
-    few, many = attention.FEW, attention.MANY
+    scans = f"{attention.MANY}, short {attention.SHORT}, few rows {attention.FEW}"
     early = "launched early" if Launch.early else "launched one after another"
     return replace(
         EAGER,
         name="cublas",
         linears="cublas",
-        attention=f"triton over the used length, {many}, few rows {few}, {early}",
+        attention=f"triton over the used length, {scans}, {early}",
         reads_used_length=True,
         norm_linear=_norm_linear,
         norm_gate=_norm_gate,
