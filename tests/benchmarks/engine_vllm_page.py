@@ -237,8 +237,8 @@ def products(found):
             f"\nAt 64 tokens torch's product with a scale a token and an output takes {ratio:.2f} times as long as one "
             "with a single scale; the profile of a step at batch 64 shows one tile of 128 x 128 for all four products. "
             "This is what `fast` loses in fp8 at few rows. Products with one scale, and the scales in the kernels that "
-            "follow, are not built; at one row `engine.kernels=triton` reads fp8 weights itself, and was timed in single "
-            "products alone.\n"
+            "follow, are not built; at one row `engine.kernels=triton` reads fp8 weights itself, and was timed in "
+            "single products alone.\n"
         )
     return parts
 
