@@ -24,9 +24,9 @@ def init_site(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a profile of that name.")] = False,
 ) -> None:
-    """Write a first profile of this cluster, conf/cluster/NAME.yaml, for you to check.
+    """Write a first profile of this cluster for you to check.
 
-    It follows from sinfo, scontrol and sacctmgr; each line that Slurm cannot know is marked CHECK.
+    conf/cluster/NAME.yaml follows from sinfo, scontrol and sacctmgr; each line that Slurm cannot know is marked CHECK.
     """
     path = Path("conf") / "cluster" / f"{check_name(name, 'profile')}.yaml"
     if path.exists() and not (force or dry_run):
