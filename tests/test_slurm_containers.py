@@ -1,6 +1,7 @@
 """Containers as centres run them: the exact words in batch scripts, folders that are mounted, what is refused."""
 
 import os
+import pickle
 import shlex
 import subprocess
 from pathlib import Path
@@ -111,6 +112,29 @@ def test_hostile_names_stay_words(kind, fake, tmp_path):
     assert not sentinel.exists()
     called = fake.calls("srun")[0]
     assert evil in called or any(evil in word for word in called)
+
+
+def test_any_python_reads_what_is_pickled(fake, tmp_path):
+    """Names of submitit's and of ours with texts, lists and numbers: no path or code that another Python lacks."""
+    made = plan(tmp_path, *seeds(3, **profile("apptainer")))
+    send.submit(made)
+    known = {
+        ("submitit.core.utils", "DelayedSubmission"),
+        ("wattflow.slurm.sbatch", "OneOf"),
+        ("wattflow.slurm.sbatch", "Call"),
+    }
+    read = []
+
+    class Names(pickle.Unpickler):
+        def find_class(self, module, name):
+            assert (module, name) in known
+            read.append(name)
+            return super().find_class(module, name)
+
+    for path in made.sweep.submitit.glob("*/*_submitted.pkl"):
+        with path.open("rb") as file:
+            Names(file).load()
+    assert set(read) == {name for _, name in known}
 
 
 def test_links_bring_the_folders_to_which_they_lead(tmp_path):
