@@ -255,6 +255,25 @@ def test_tasks_that_wait_are_refused(fake, sweep):
     assert prune(sweep, ["logs"]).files == 2
 
 
+@pytest.mark.parametrize("where", ["points", "results", ".", "submitit/link"])
+def test_a_journal_that_names_another_folder_as_a_jobs_removes_nothing_of_it(
+    sweep, tmp_path, where
+):
+    """Only folders in submitit/ are a job's; a link there is refused. A refused submission asks Slurm nothing."""
+    if "link" in where:
+        (sweep.path / where).symlink_to(tmp_path)
+    (tmp_path / "mine").write_text("precious")
+    sent = journal.Submission("odd", "points", [[id_of(POINTS[0])]], sweep.path / where, 1)
+    journal.intend(sweep, sent)
+    journal.write(sweep, "failed", "odd", error="refused")
+    before = set(files_of(sweep))
+    logs = {name for name in before if "/logs/" in name}
+    with contextlib.suppress(DamagedError):
+        prune(sweep, ["logs"], apply=True)
+    assert before - set(files_of(sweep)) in (logs, set())
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
 def test_somebody_who_submits_is_waited_for(sweep, monkeypatch):
     """The submit lock and that of collections are held: nothing is sent or collected meanwhile."""
     seen = []

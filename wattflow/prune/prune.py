@@ -148,7 +148,7 @@ def _results(sweep: SweepDir) -> Kept:
 
 def _refuse_live(sweep: SweepDir, submissions: Sequence[journal.Submission]) -> None:
     """Raise RefusedError where a task of the sweep's points waits or runs."""
-    sent = [submission for submission in submissions if submission.kind == "points"]
+    sent = [one for one in submissions if one.kind == "points" and not one.refused]
     if not sent:
         return
     live = live_tasks(sent)
@@ -250,6 +250,8 @@ def _of_jobs(
 ) -> Iterator[File]:
     """Yield the pickles and logs of jobs that have ended, and all of whose points are settled."""
     for submission in submissions:
+        if submission.folder.parent != sweep.submitit:
+            continue  # a line of another's making: only what submitit keeps is a job's
         if all(point_id in settled for task in submission.tasks for point_id in task):
             yield from all_below(sweep.path, submission.folder.relative_to(sweep.path).parts)
 
