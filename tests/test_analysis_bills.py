@@ -32,6 +32,15 @@ def row(**over):
         "reference_energy_j": 0.2e6,
         "unfinished_energy_j": None,
         "energy_per_token_j": 36.0,
+        "energy_per_token_expanded_u_j": 3.6,
+        "job_energy_u_j": 0.0,
+        "unfinished_energy_u_j": 0.0,
+        "energy_j": 3.0e6,
+        "duration_s": 3000.0,
+        # 5 % of the energy by the gain, and nothing else
+        "board_gain_u_j": 0.15e6,
+        "board_offset_u_j": 0.0,
+        "board_u_j": 0.15e6,
         "command": None,
         "started": datetime(2026, 1, 1, tzinfo=UTC),
         **over,
@@ -49,6 +58,14 @@ def test_an_hour_on_two_gpus():
     assert (found["gpu_hours"], found["energy_kwh"], found["price"]) == (2.0, 1.0, 0.5)
     assert found["price_per_million_tokens"] == 5.0
     assert (found["boundary"], found["simulated"], found["why_not"]) == ("gpu", False, None)
+    # 5 % doubled is 10 %, of each figure
+    for name in (
+        "energy_expanded_u_kwh",
+        "price_expanded_u",
+        "price_per_million_tokens_expanded_u",
+    ):
+        of = name.replace("_expanded_u_kwh", "_kwh").replace("_expanded_u", "")
+        assert found[name] == pytest.approx(0.1 * found[of])
 
 
 def test_an_attempt_that_did_not_finish():

@@ -54,12 +54,12 @@ def test_the_lowest_mean_is_named_with_what_may_be_as_low(tmp_path):
 
 
 def test_simulated_joules_establish_nothing(tmp_path):
-    """All other settings stand, the page says why, and marks interval and mean."""
+    """All other settings stand, the page says why, and marks the mean."""
     sweep = made(tmp_path, {2: 400.0, 4: 300.0}, source="simulated")
     assert cheapest(sweep.points)[0].not_established == ["batch_size 2"]
     text = opening(sweep)
     assert "These joules are simulated" in text
-    assert "~12.7 J/token (~9.58 to ~15.9)" in text
+    assert "~12.7 J/token, the lowest of" in text
 
 
 def test_one_setting_is_no_cheapest(tmp_path):

@@ -10,6 +10,7 @@ def row(shards, energy_j, **over):
     return {
         "shards": shards,
         "energy_j": energy_j,
+        "energy_expanded_u_j": None if energy_j is None else 0.1 * energy_j,
         "counts": True,
         "boundary": "gpu",
         "simulated": False,
@@ -63,3 +64,6 @@ def test_joules_that_count_are_summed_by_kind():
     rows = [row(1, 1.0), row(2, 2.0), row(1, 8.0, boundary="host"), row(1, 99.0, counts=False)]
     found = energies(rows)
     assert [(one.energy_j, one.boundary) for one in found] == [(3.0, "gpu"), (8.0, "host")]
+    # runs may share their boards, so that uncertainties add up; one that is unknown makes the sum's unknown
+    assert [one.expanded_u_j for one in found] == [pytest.approx(0.3), pytest.approx(0.8)]
+    assert energies([row(1, 1.0, energy_expanded_u_j=None)])[0].expanded_u_j is None

@@ -1,10 +1,11 @@
 """What can be established at best, against the comparison itself."""
 
 import math
+import re
 
 import pytest
 
-from wattflow.analysis.resolve import resolvable
+from wattflow.analysis.resolve import PUBLISHED, SHARES, drawn, published, resolvable
 from wattflow.energy.boards import METERED
 from wattflow.errors import RefusedError
 
@@ -36,3 +37,33 @@ def test_what_no_comparison_is_is_refused(asked):
     """No watts, no boards, no repeats."""
     with pytest.raises(RefusedError):
         resolvable(*asked)
+
+
+def test_the_figure_is_of_the_same_code():
+    """Each point is what `resolvable` says; one run a side has no line, more boards and repeats resolve more."""
+    points = drawn()
+    for point in points[::37]:
+        boards, repeats = (int(part) for part in re.findall(r"\d+", point["line"]))
+        watts = (point["watts"], point["share"] * point["watts"])
+        assert point["least"] == pytest.approx(100 * resolvable(watts, boards, repeats))
+    assert {point["line"] for point in points} == {
+        *("1 board x 3", "1 board x 10", "3 boards x 3", "8 boards x 3")
+    }
+    assert {point["share"] for point in points} == set(SHARES)
+
+
+@pytest.mark.parametrize("one", PUBLISHED, ids=lambda one: one.name)
+def test_published_savings_have_a_source_and_a_place(one):
+    """Each has an arXiv number, and watts of both settings by which it stands in a panel."""
+    assert re.search(r"arXiv \d{4}\.\d{5}", one.source)
+    assert 0 < one.saving < 1
+    assert one.watts[0] > one.watts[1] > 0
+    assert one.share in SHARES
+
+
+def test_published_savings_of_more_than_a_board_may_be_off_are_named():
+    """On one board with three repeats all five would be established: the least, 11 % at 100 W, by a little."""
+    for dot in published():
+        least = 100 * dot["1 board x 3"]
+        print(f"{dot['name']}: {dot['saving']:.1f} % published, {least:.1f} % can be established")
+        assert dot["saving"] > least

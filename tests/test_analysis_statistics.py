@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wattflow.analysis import statistics
 from wattflow.analysis.intervals import Doubt, student_t
 from wattflow.analysis.statistics import Value, break_even, family, mean, ratio
 from wattflow.energy.boards import METERED
@@ -352,12 +353,13 @@ def test_a_verdict_names_what_it_rests_on():
     ours = [Value(90.0 + k / 10, 0.0, ("a",), 300.0, k, "job 1") for k in range(3)]
     theirs = [Value(100.0 + k / 10, 0.0, ("a",), 300.0, 10 + k, "job 2") for k in range(3)]
     assert ratio(ours, theirs).rests_on == (
-        "3 and 3 runs on the same boards; sensors as of 19 metered boards; no drift, as all runs of one setting came "
-        "first; no difference between jobs, as no job ran both"
+        "3 and 3 runs on the same boards; sensors as of 19 metered boards; a drift of 1 % at most, "
+        "1 % between the settings, as all runs of one setting came first; jobs that differ by 1 % (sd)"
     )
     mixed = [replace(one, started=one.started - 9.5, session="job 1") for one in theirs]
     assert ratio(ours, mixed).rests_on == (
-        "3 and 3 runs on the same boards; sensors as of 19 metered boards"
+        "3 and 3 runs on the same boards; sensors as of 19 metered boards; a drift of 1 % at most, 0.4 % between the "
+        "settings"
     )
 
 
@@ -415,3 +417,65 @@ def test_pairs_on_few_boards_establish_no_offsets(boards):
         false += ratio(*arms).established
     print(f"{boards} boards: {100 * false / size:.1f} % false")
     assert false / size <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / size)
+
+
+# --- what repeats need not show: drift and jobs ---------------------------------------------------
+
+
+def false_by(random, size, *, drift=0.0, sessions=0.0, order="in turn", jobs="one each"):
+    """The share of comparisons of equal joules on one board that are established, 0.3 % scatter, three runs a side.
+
+    `drift` is that from the first three runs to the others; `sessions` the deviation between jobs.
+    """
+    false = 0
+    for _ in range(size):
+        places = np.arange(6) if order == "one first" else random.permutation(6)
+        of_job = {name: random.normal(0, sessions) for name in range(6)}
+        arms = []
+        for side in (0, 1):
+            arm = []
+            for k, place in enumerate(places[3 * side : 3 * side + 3]):
+                job = {"one": 0, "one each": side, "one a run": 3 * side + k}[jobs]
+                level = (1 + drift * (place > 2)) * (1 + of_job[job]) * random.normal(1, 0.003)
+                arm.append(Value(level, 0.0, ("a",), 300.0, float(place), str(job)))
+            arms.append(arm)
+        false += ratio(*arms).established
+    return false / size
+
+
+CASES = [
+    ({"drift": 0.01, "order": "one first", "jobs": "one"}, 0.2),
+    ({"drift": 0.01, "order": "in turn", "jobs": "one"}, 0.0),
+    ({"sessions": 0.01, "jobs": "one each"}, 0.5),
+    ({"sessions": 0.01, "jobs": "one a run"}, 0.0),
+    ({"drift": 0.01, "sessions": 0.01, "order": "one first", "jobs": "one each"}, 0.5),
+]
+
+
+@pytest.mark.parametrize("size", [400, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("case", "before"), CASES)
+def test_drift_and_jobs_establish_nothing(case, before, size, monkeypatch):
+    """At most 5 % + 2 deviations are false; with neither in the interval, as before, more than a fifth or a half."""
+    found = false_by(np.random.default_rng(3), size, **case)
+    monkeypatch.setattr(statistics, "DRIFT", 0.0)
+    monkeypatch.setattr(statistics, "SESSION_SD", 0.0)
+    without = false_by(np.random.default_rng(3), size, **case)
+    print(f"{case}: {100 * found:.1f} % of {size} are false, {100 * without:.1f} % without")
+    assert found <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / size)
+    assert without >= before
+
+
+def test_half_of_what_drift_and_jobs_add_establishes_what_is_not(monkeypatch):
+    """A negative control: half of each interval is false in more than 10 %."""
+    halved(monkeypatch)
+    assert false_by(np.random.default_rng(3), 400, sessions=0.01) > 0.1
+
+
+def test_drift_by_hand():
+    """All of one setting came first: 1 % beside the repeats' own half."""
+    ours = [Value(v, 0.0, ("a",), 300.0, float(k)) for k, v in enumerate((99.0, 100.0, 101.0))]
+    theirs = [replace(one, started=one.started + 3) for one in ours]
+    plain = [replace(one, started=None) for one in theirs]
+    wider, own = ratio(ours, theirs), ratio(ours, plain)
+    assert math.log(wider.high / own.high) == pytest.approx(0.01, rel=1e-6)
+    assert "1 % between the settings, as all runs of one setting came first" in wider.rests_on

@@ -51,3 +51,23 @@ def test_resolve_prints_what_can_be_established(monkeypatch, capsys):
         ["8", "3"],
     ]
     assert table[1].endswith("none can be")
+
+
+@pytest.mark.parametrize(("name", "begins"), [("a.svg", "<svg"), ("a.html", "<!DOCTYPE html>")])
+def test_resolve_draws_its_figure(tmp_path, monkeypatch, capsys, name, begins):
+    """For all watts, with published savings, as SVG or as a page that opens offline."""
+    path = tmp_path / name
+    assert called(monkeypatch, capsys, "resolve", "--draw", path).strip() == str(path)
+    text = path.read_text()
+    assert text.lstrip().startswith(begins)
+    assert "LLaMA-65B, cap of 175 W" in text
+    assert 'src="http' not in text
+
+
+def test_resolve_refuses_a_figure_of_another_kind(tmp_path, monkeypatch):
+    """A name that is neither ends with 2, and nothing is written."""
+    monkeypatch.setattr("sys.argv", ["wattflow", "resolve", "--draw", str(tmp_path / "a.png")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,8 @@ from typer.testing import CliRunner
 
 from wattflow.cli.app import app
 from wattflow.collect.collect import collect
+from wattflow.energy.boards import METERED
+from wattflow.nullable import with_doubt
 from wattflow.submit import send
 
 
@@ -30,11 +32,31 @@ def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_p
     beats(one, energy_j=1000.0, power_w=250.0, nodes=1)
     fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_2|PENDING|None|{name_of(made)}")
     told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
-    assert "energy so far: 3,601,000 J (1 kWh) of 2 points\n" in told
+    assert "energy so far: 3,601,000 J (1.00 kWh) of 2 points\n" in told
     assert "power now: 250 W of 1 of 1 running points\n" in told
     assert (
-        "left, an estimate: 1 GPU-hours and 2 kWh for 2 points; 2 by the mean of the same" in told
+        "left, an estimate: 1 GPU-hours and 2.00 kWh for 2 points; 2 by the mean of the same"
+        in told
     )
+
+
+def test_status_says_what_joules_and_watts_may_be_off(fake, tmp_path):
+    """1 kWh by one board at 2 kW for 30 min, and 500 W of a running one: gain and offset of their sensors, k = 2."""
+    made = sent(tmp_path, 2)
+    send.keep(made)
+    node = {"node": "n1", "source": "nvml_buffer", "energy_j": 3.6e6}
+    ranks = [{"node": "n1", "gpu_uuid": "GPU-a", "rank": rank} for rank in range(2)]
+    times = {"started_ns": 0, "ended_ns": 1_800_000_000_000}
+    attempt(made, 0, "finished", "101_0", nodes=[node], ranks=ranks, **times)
+    told = {"energy_j": 5000.0, "power_w": 500.0, "seconds": 10.0, "devices": 1}
+    beats(attempt(made, 1, "running", "101_1"), source="nvml_buffer", nodes=1, **told)
+    fake.queue(f"101_1|RUNNING|None|{name_of(made)}")
+    text = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
+    both_j = sum(
+        2 * METERED.relative_u(watts) * energy_j for watts, energy_j in ((2000, 3.6e6), (500, 5000))
+    )
+    assert f"energy so far: {with_doubt(3.605e6, both_j, 'J')} (" in text
+    assert f"power now: {with_doubt(500.0, 1000 * METERED.relative_u(500), 'W')} of 1 of 1" in text
 
 
 def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
@@ -46,8 +68,8 @@ def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
     attempt(made, 0, "finished", "101_0", nodes=[node], **times)
     fake.queue(f"101_1|PENDING|None|{name_of(made)}")
     told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
-    assert "~3,600,000 J (~1 kWh)" in told
-    assert "and ~1 kWh for 1 points" in told
+    assert "~3,600,000 J (~1.00 kWh)" in told
+    assert "and ~1.00 kWh for 1 points" in told
 
 
 def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from collection import one
+from collection import one, retraced
 from sweeps import Gpu, Made
 
 
@@ -17,11 +17,14 @@ def wave(seconds):
         (wave, False),
         (lambda s: np.where((s > 5) & (s < 5.4), 0.0, wave(s)), True),  # 0.4 s of nothing
         (lambda s: np.where((s > 5) & (s < 5.1), 971.0, wave(s)), False),  # seen on a 700 W board
+        (lambda s: np.where((s > 5) & (s < 5.01), 4e6, wave(s)), True),  # one sample of 4 MW
         (lambda s: 300 + 0 * s, True),  # frozen, and no counter to check it by
+        (lambda s: np.where(s > 5, 300.0, wave(s)), True),  # frozen from some time on
+        (lambda s: np.where((s > 5) & (s < 5.4), 300.0, wave(s)), False),  # 0.4 s of calm
     ],
 )
 def test_what_no_board_does_is_named(tmp_path, curve, named):
-    """0.4 s of 0 W and a frozen sensor are remarks; a wave and a spike to 971 W are none."""
+    """0.4 s of 0 W, 4 MW and a frozen sensor are remarks; a wave and a spike to 971 W are none."""
     row = one(tmp_path, Made([Gpu("GPU-a", curve)], counter=False))[2]
     assert ("implausible_power" in row["reasons"]) is named
     assert row["valid"]
@@ -30,3 +33,20 @@ def test_what_no_board_does_is_named(tmp_path, curve, named):
 def test_a_still_sensor_with_a_counter_that_agrees_is_believed(tmp_path):
     """A constant load whose counter makes the same joules carries no remark."""
     assert "implausible_power" not in one(tmp_path, Made([Gpu("GPU-a")]))[2]["reasons"]
+
+
+def test_a_sensor_that_froze_beside_a_counter_is_named(tmp_path):
+    """Still at 300 W from some time on, while the counter goes on with a load of 290 to 310 W and 12 % more."""
+
+    def scaled(readings):
+        zero = 126_000_000_000
+        return [
+            {**r, "counter_mj": zero + round((r["counter_mj"] - zero) * 1.12)}
+            if r["counter_mj"] is not None
+            else r
+            for r in readings
+        ]
+
+    row = retraced(tmp_path, scaled)
+    assert {"implausible_power", "counter_contradicts"} <= set(row["reasons"])
+    assert not row["valid"]

@@ -1,5 +1,7 @@
 """Spans and traces as they are read: which device is billed, by which clock, and which trace is none of its own."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,3 +149,46 @@ def test_a_slewed_clock_withholds_joules(tmp_path, rate, withheld):
     row = retraced(tmp_path, slewed)
     assert ("clock_step" in row["reasons"]) is withheld
     assert (row["energy_j"] is None) is withheld
+
+
+REFERENCE = {
+    "gain": 0.05,
+    "offset_w": 5.0,
+    "gain_u": 0.004,
+    "offset_u_w": 0.3,
+    "correlation": -0.5,
+    "made": "2026-01-01T00:00:00Z",
+}
+
+
+def referred(tmp_path, reference):
+    """The row of one board at 150 W by its sensor before and after its record has a meter's reference."""
+    sweep, attempt, before = one(tmp_path, Made([Gpu("GPU-a", constant(150.0))]))
+    record = attempt.read_record()
+    record["nodes"][0]["devices"][0]["reference"] = reference
+    attempt.write_record(record)
+    sweep.points_path.unlink()
+    return before, rows(sweep)[0]
+
+
+def test_a_board_beside_which_a_meter_was_is_corrected(tmp_path):
+    """(150 - 5) / 1.05 W by samples and counter alike; the doubt is the meter's own, and the row says so."""
+    before, row = referred(tmp_path, REFERENCE)
+    assert row["power_w"] == pytest.approx(145.0 / 1.05, rel=1e-6)
+    assert row["counter_ratio"] == pytest.approx(before["counter_ratio"], abs=2e-3)
+    energy_j, seconds = row["energy_j"], row["duration_s"]
+    gain_j, offset_j = 0.004 * energy_j, 0.3 * seconds
+    assert (row["board_gain_u_j"], row["board_offset_u_j"]) == pytest.approx((gain_j, offset_j))
+    board_j = math.sqrt(gain_j**2 + offset_j**2 - gain_j * offset_j)
+    assert row["energy_expanded_u_j"] == pytest.approx(2 * math.hypot(board_j, row["energy_u_j"]))
+    assert row["energy_expanded_u_j"] < 0.15 * before["energy_expanded_u_j"]
+    assert row["board_reference"] == "1 of 1 boards, 2026-01-01T00:00:00Z"
+    assert before["board_reference"] is None
+
+
+def test_a_reference_that_is_none_of_a_board_damages_the_attempt(tmp_path):
+    """A gain of 300 %: a reason, and no joule."""
+    _, row = referred(tmp_path, {**REFERENCE, "gain": 3.0})
+    assert row["reasons"] == ["damaged"]
+    assert "the reference of GPU-a" in row["error"]
+    assert row["energy_j"] is None

@@ -53,3 +53,28 @@ def test_a_maximum_is_complete_or_null():
     assert nullable.complete(max, [1.0, 2.0]) == 2.0
     assert nullable.complete(max, [1.0, None]) is None
     assert nullable.complete(max, []) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expanded", "shown"),
+    [
+        (0.0686, 0.0027, "0.0686 ± 0.0027 J"),
+        (0.06857, 0.00094, "0.06857 ± 0.00094 J"),
+        (14678.2, 1023.0, "14,700 ± 1,000 J"),
+        (1500.0, 120.4, "1,500 ± 120 J"),
+        (70.0, 0.0996, "70.00 ± 0.10 J"),  # of which two digits are 0.10 and not 0.100
+        (0.4, 12.3, "0 ± 12 J"),
+        (1234.5, None, "1,234 J"),
+        (0.012345, None, "0.0123 J"),
+        (1.0, float("inf"), "1.00 J"),
+        (None, 1.0, "-"),
+    ],
+)
+def test_a_value_ends_where_its_doubt_does(value, expanded, shown):
+    """Two digits of the uncertainty, and the value to the same place (GUM 7.2.6); none known, three digits."""
+    assert nullable.with_doubt(value, expanded, "J") == shown
+
+
+def test_what_was_simulated_is_marked():
+    """`~` stands before the value."""
+    assert nullable.with_doubt(1500.0, None, "J", "~") == "~1,500 J"

@@ -90,7 +90,8 @@ def test_watts_now_are_the_mean_since_they_were_last_told():
     assert tally.so_far()["power_w"] == 70.0
     assert tally.so_far()["power_w"] is None
     tally.add("a", {"time_ns": 4_000_000_000, "power_w": 110.0, "source": "simulated"})
-    assert tally.so_far() == {"energy_j": 320.0, "power_w": 90.0, "source": "simulated"}
+    of = {"seconds": 4.0, "devices": 2}
+    assert tally.so_far() == {"energy_j": 320.0, "power_w": 90.0, "source": "simulated", **of}
 
 
 def test_a_sidecar_records_the_host_beside_its_gpus(powercap, tmp_path, nvml_path):

@@ -52,8 +52,8 @@ def test_a_figure_edited_in_the_json_is_found(sweep):
 @pytest.mark.parametrize(
     ("text", "other"),
     [
-        ('<td class="n">200</td>', '<td class="n">150</td>'),  # a cell of the results
-        ("<b>2,550 J</b>", "<b>2,050 J</b>"),  # what the sweep took
+        ('<td class="n">200 ± 14</td>', '<td class="n">150 ± 14</td>'),  # a cell of the results
+        ("<b>2,550 ± 210 J</b>", "<b>2,050 ± 210 J</b>"),  # what the sweep took
         ('<td class="n">2.000</td>', '<td class="n">1.000</td>'),  # the ratio of the two
         ("</tbody>", '<tr><td class="n">16</td></tr></tbody>'),  # a row more
     ],
@@ -96,7 +96,9 @@ def test_a_report_of_another_wattflow(sweep):
     """Its JSON is compared; how it laid the figures out is not, which a note says."""
     page = report(sweep)
     edit_json(page, lambda f: f.update(wattflow="0.0.9"))
-    page.write_text(page.read_text().replace('<td class="n">200</td>', '<td class="n">200.0</td>'))
+    page.write_text(
+        page.read_text().replace('<td class="n">200 ± 14</td>', '<td class="n">200.0</td>')
+    )
     verdict = verify(sweep.directory.path)
     assert verdict.verified
     assert "drawn by another wattflow" in verdict.notes[0]
@@ -106,7 +108,7 @@ def test_a_report_of_another_wattflow(sweep):
 
 def test_figures_in_a_form_of_another_version(sweep):
     """A later version's JSON is not guessed at."""
-    edit_json(report(sweep), lambda f: f.update(version=2))
+    edit_json(report(sweep), lambda f: f.update(version=3))
     verdict = verify(sweep.directory.path)
     assert verdict.verified
     assert "a form of another version, not compared" in verdict.notes[0]
@@ -130,9 +132,11 @@ def test_the_means_of_methods_follow(sweep):
     """Untouched nothing is found; with 170 W in place of 200 both lines are told."""
     text = methods.text(rows_of(sweep), [])
     assert means_problems(text, rows_of(sweep)) == ([], [])
-    ((problem,), notes) = means_problems(text.replace("| 200 |", "| 170 |"), rows_of(sweep))
-    assert problem.startswith("METHODS.md: | 8 | 1 | 23.529 | 170 |")
-    assert "where the means are | 8 | 1 | 23.529 | 200 |" in problem
+    ((problem,), notes) = means_problems(
+        text.replace("| 200 ± 14 |", "| 170 ± 14 |"), rows_of(sweep)
+    )
+    assert problem.startswith("METHODS.md: | 8 | 1 | 23.529 | 170 ± 14 |")
+    assert "where the means are | 8 | 1 | 23.529 | 200 ± 14 |" in problem
     assert notes == []
 
 
@@ -166,10 +170,11 @@ def test_an_older_table_is_held_to_its_own_heading(tmp_path):
 
 
 def test_the_joules_of_the_readme(sweep):
-    """850 and 1,700 J are 2,550 J."""
-    assert joules_problems("2 count: 2,550.0 J in their measured windows", rows_of(sweep)) == []
-    assert joules_problems("2 count: 2,540.0 J in their measured windows", rows_of(sweep)) == [
-        "README.md: does not state the joules that count, 2,550.0 J."
+    """850 and 1,700 J are 2,550 J, with their doubt, or as papers of before have them."""
+    for stated in ("2,550 ± 210 J", "2,550.0 J"):
+        assert joules_problems(f"2 count: {stated} in their measured windows", rows_of(sweep)) == []
+    assert joules_problems("2 count: 2,540 ± 210 J in their measured windows", rows_of(sweep)) == [
+        "README.md: does not state the joules that count, 2,550 ± 210 J."
     ]
 
 

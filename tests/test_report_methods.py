@@ -32,7 +32,10 @@ def test_two_profiles_are_two_rows(tmp_path):
     sweep = collected(tmp_path / "s", made, points)
     bundle(sweep.directory, tmp_path / "b.zip")
     rows = means_of(tmp_path / "b.zip")
-    assert sorted((row["n"], row["energy_per_token_j"]) for row in rows) == [("1", "1"), ("1", "3")]
+    assert sorted((row["n"], row["energy_per_token_j"]) for row in rows) == [
+        ("1", "1.00 ± 0.48"),
+        ("1", "3.00 ± 0.45"),
+    ]
     assert len({row["cluster"] for row in rows}) == 2
     # as the report has it
     assert sorted(row["J/token"] for row in table(sweep)) == ["1.00 ± 0.48", "3.00 ± 0.45"]
@@ -46,11 +49,11 @@ def test_measured_and_simulated_joules_are_added_nowhere(tmp_path):
     sweep = collected(tmp_path / "s", [gpu, host], [choices(batch_size=4), choices(batch_size=8)])
     bundle(sweep.directory, tmp_path / "b.zip")
     with zipfile.ZipFile(tmp_path / "b.zip") as packed:
-        assert "1,700.0 J (gpu), ~1,700.0 J (host)" in packed.read("README.md").decode()
+        assert "1,700 ± 120 J (gpu), ~1,700.0 J (host)" in packed.read("README.md").decode()
     alike = [{**row, "batch_size": 4, "repeat": i} for i, row in enumerate(sweep.points.to_dicts())]
     _, *means = methods.table(alike)
     assert [line[-2:] for line in means] == [
-        ["1700", "nvml_buffer (gpu)"],
+        ["1,700 ± 120", "nvml_buffer (gpu)"],
         ["~1700", "simulated (host)"],
     ]
 
@@ -98,14 +101,20 @@ def test_the_lock_names_the_exact_versions():
     ("kinds", "text"),
     [
         ([], "0.0 J"),
-        ([("gpu", False, 1234.56), ("gpu", False, 1.0)], "1,235.6 J"),
-        ([("gpu", False, 10.0), ("host", True, 20.0)], "10.0 J (gpu), ~20.0 J (host)"),
+        ([("gpu", False, 1234.56), ("gpu", False, 1.0)], "1,240 ± 120 J"),
+        ([("gpu", False, 10.0), ("host", True, 20.0)], "10.0 ± 1.0 J (gpu), ~20.0 J (host)"),
     ],
 )
 def test_joules_of_one_kind_are_summed(kinds, text):
-    """1,234.56 and 1 J are 1,235.56 J; another boundary is told apart."""
+    """1,234.56 and 1 J are 1,235.56 J, 10 % off; another boundary is told apart."""
     rows = [
-        {"counts": True, "boundary": boundary, "simulated": simulated, "energy_j": energy_j}
+        {
+            "counts": True,
+            "boundary": boundary,
+            "simulated": simulated,
+            "energy_j": energy_j,
+            "energy_expanded_u_j": None if simulated else 0.1 * energy_j,
+        }
         for boundary, simulated, energy_j in kinds
     ]
     assert methods.joules([*rows, {"counts": False, "energy_j": 99.0}]) == text

@@ -13,6 +13,7 @@ from sweeps import Gpu, Made, choices, collected, constant, demo, make_attempt, 
 
 import wattflow
 from wattflow.collect.collect import collect
+from wattflow.energy.boards import METERED
 from wattflow.errors import RefusedError
 from wattflow.report.page import read_figures, report, texts
 from wattflow.report.terminal import cost_table
@@ -178,7 +179,7 @@ def test_simulated_joules_are_not_added_to_measured_ones(tmp_path):
     """The page tells 1,700 J (gpu) and ~1,700 J (host) apart, and no ratio of the two."""
     sweep = of_two_kinds(tmp_path)
     text = body(report(sweep))
-    assert "<b>1,700 J (gpu), ~1,700 J (host)</b>" in text
+    assert "<b>1,700 ± 120 J (gpu), ~1,700 J (host)</b>" in text
     assert "3,400" not in text
     assert "J/token, ratio" not in text
     with pytest.raises(RefusedError, match=r"several kinds \(gpu, host, simulated\)"):
@@ -199,9 +200,14 @@ def test_the_figures_stand_in_the_page_as_json(tmp_path):
     point = choices(model__name="</script><b>")
     page = report(measured(tmp_path, Made([Gpu("GPU-a")]), points=[point])).read_text()
     held = read_figures(page)
-    assert held["version"] == 1
+    assert held["version"] == 2
     assert held["cards"]["energies"] == [
-        {"energy_j": pytest.approx(595.0), "boundary": "gpu", "simulated": False}
+        {
+            "energy_j": pytest.approx(595.0),
+            "boundary": "gpu",
+            "simulated": False,
+            "expanded_u_j": pytest.approx(2 * 8.5 * METERED.u(70.0, 1.0), rel=1e-3),
+        }
     ]
     (row,) = held["results"]
     assert row["chosen"] == {"model": "</script><b>"}

@@ -6,6 +6,7 @@ from sweeps import Gpu, Made, choices, collected, constant, demo
 import wattflow
 from wattflow.analysis.means import Energy
 from wattflow.collect.collect import collect
+from wattflow.energy.boards import METERED
 from wattflow.report import sections
 from wattflow.report.page import texts_of_sweep
 
@@ -31,7 +32,15 @@ def test_the_figures_of_a_sweep(measured):
     found = sections.figures(measured)
     assert (found.cards.counting, found.cards.feasible, found.cards.attempts) == (2, 2, 2)
     assert found.cards.tokens == 400
-    assert found.cards.energies == [Energy(pytest.approx(2550.0), "gpu", simulated=False)]
+    # 850 J at 100 W and 1,700 J at 200 W, on one board: what its sensor is off adds up
+    u_j = 2 * sum(
+        METERED.relative_u(watts) * energy_j for watts, energy_j in ((100, 850), (200, 1700))
+    )
+    assert found.cards.energies == [
+        Energy(
+            pytest.approx(2550.0), "gpu", simulated=False, expanded_u_j=pytest.approx(u_j, rel=1e-4)
+        )
+    ]
     assert found.axes == ["batch_size"]
     assert [one.means["energy_per_token_j"].mean for one in found.results] == pytest.approx(
         [4.25, 8.5]

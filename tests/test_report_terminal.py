@@ -42,7 +42,7 @@ def test_measured_watts_carry_no_mark(tmp_path):
     made = Made([Gpu("GPU-a")], decode_s=3.5, pause_s=1.0)
     (row,) = table(collected(tmp_path / "s", [made]))
     assert (row["W"], row["J/token"], row["source"]) == (
-        "70.0 ± 11",
+        "70 ± 11",
         "3.50 ± 0.53",
         "nvml_buffer (gpu)",
     )
@@ -54,7 +54,7 @@ def test_means_leave_out_what_does_not_count(tmp_path):
     made = [Made([Gpu("GPU-a", constant(w))]) for w in (70.0, 80.0)]
     failed = Made([Gpu("GPU-a")], status="failed")
     (row,) = table(collected(tmp_path / "s", [*made, failed], points))
-    assert (row["n"], row["W"]) == ("2", "75.0 ± 15")
+    assert (row["n"], row["W"]) == ("2", "75 ± 15")
 
 
 def test_costs_of_what_was_simulated_are_marked_and_factors_that_nobody_declared_left_out(sweep):

@@ -51,6 +51,7 @@ PACKED = {
     "gpu/bundle.sh": ("bundle", "llama-7b", 4),
     "gpu/h100.sh": ("h100", "h100", 3),
     "gpu/h200x2.sh": ("h200x2", "twonodes", 2),
+    "gpu/metrology.sh": ("metrology", "decode-64", 2),
 }
 # pages made from what is committed: the test that makes each anew
 PAGES = {

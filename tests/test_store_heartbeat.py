@@ -58,7 +58,7 @@ def test_a_heartbeat_holds_progress_and_the_energy_so_far(sweep, monkeypatch):
         heart.report_energy(lambda: {"energy_j": 70.0, "power_w": 35.0, "source": "rapl"}, 2)
         until(lambda: (now := heartbeat.read(heart.attempt)) and now.energy_j)
         beat = heartbeat.read(heart.attempt)
-    assert beat == Beat(beat.by, beat.beat, "batches", 1, 4, 70.0, 35.0, "rapl", 2)
+    assert beat == Beat(beat.by, beat.beat, "batches", 1, 4, 70.0, 35.0, "rapl", None, None, 2)
     assert process.lives(beat.by)
 
 
@@ -67,7 +67,7 @@ def test_a_field_of_another_type_is_null(sweep):
     attempt = left_by(sweep, None)
     path = attempt.path / "heartbeat.json"
     path.write_text(json.dumps({"by": "local:n:1:1", "phase": 3, "done": "1", "energy_j": [70]}))
-    assert heartbeat.read(attempt) == Beat("local:n:1:1", *[None] * 8)
+    assert heartbeat.read(attempt) == Beat("local:n:1:1", *[None] * 10)
     path.write_text(json.dumps({"by": 7, "phase": "idle"}))
     assert heartbeat.read(attempt) is None
 

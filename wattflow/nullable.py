@@ -1,5 +1,6 @@
-"""Arithmetic on values of which some are unknown: an unknown part makes the whole unknown."""
+"""Arithmetic on values of which some are unknown: an unknown part makes the whole unknown; and how such values read."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -47,8 +48,29 @@ def known_sum(values: Iterable[Number | None]) -> Number | None:
     return sum(known) if known else None
 
 
-def plus_minus(expanded: float | None) -> str:
-    """Return an expanded uncertainty as it stands behind its number, two digits of it; empty where unknown."""
-    if expanded is None:
-        return ""
-    return f" ± {expanded:.0f}" if expanded >= 100 else f" ± {expanded:#.2g}".rstrip(".")
+def number(value: float | None, mark: str = "") -> str:
+    """Return a number as a person reads it: three digits, or all before the point; `-` for null.
+
+    `mark` goes before it: `~` where it was simulated.
+    """
+    if value is None:
+        return "-"
+    if abs(value) >= 99.95:
+        return f"{mark}{value:,.0f}"
+    return f"{mark}{value:#.3g}" if value else f"{mark}0"
+
+
+def with_doubt(value: float | None, expanded: float | None, unit: str = "", mark: str = "") -> str:
+    """Return a value with its expanded uncertainty (k = 2): `0.0686 ± 0.0027 J/token`; `-` for null.
+
+    The uncertainty has two digits, and the value ends where it does (JCGM 100:2008, 7.2.6). A value whose uncertainty
+    is unknown has three digits. This is the one door by which joules, watts and what follows from them are printed.
+    """
+    unit = f" {unit}" if unit and value is not None else ""
+    if value is None or expanded is None or not 0 < expanded < math.inf:
+        return f"{number(value, mark)}{unit}"
+    decimals = 1 - math.floor(math.log10(expanded))
+    if round(expanded, decimals) >= 10.0 ** (2 - decimals):  # 0.0996 is 0.10
+        decimals -= 1
+    places = max(decimals, 0)
+    return f"{mark}{round(value, decimals):,.{places}f} ± {round(expanded, decimals):,.{places}f}{unit}"

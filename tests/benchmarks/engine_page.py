@@ -224,6 +224,8 @@ LEAD = """How far `engine=fast` is from the hardware's limits.
 engine_vllm.py, engine_attention.py, engine_shards.py and load.py beside it measured on GPUs; each section is one run.
 Joules are wattflow's own, by its sidecar, at the GPU, per generated token; decode alone unless said. LLaMA's shapes in
 bf16, random weights and prompts, 128 tokens in and 256 out unless said. A copy: 4 GiB, the best of ten.
+No ± here holds what a board's sensor may be off, 7 % of joules and watts (k = 2, [uncertainty](uncertainty.md)); ratios
+on one board are free of its gain.
 """
 EARLY = """A tile is outputs a program, inputs it takes at a time, and warps. Early: weights are loaded while the kernel
 before still runs.
@@ -642,7 +644,8 @@ def load_section(load):
 
 def page(told):
     """All of it."""
-    first = told["engine"]
+    first = dict(told["engine"])
+    withdrawn = first.pop("counter_withdrawn", None)
     parts = [
         "# Performance\n",
         LEAD,
@@ -651,6 +654,7 @@ def page(told):
         "\n## One GPU, all cases\n",
         about(first["machine"]) + " Kernels as they were before the search below.\n",
         first_run({k: v for k, v in first.items() if k not in ("machine", "correctness", "total")}),
+        *([f"**Integral and counter.** {withdrawn}\n"] if withdrawn else []),
         *search_sections(told),
         *(tune_section(told["engine-tune"], told) if "engine-tune" in told else []),
         *where_the_joules_go(told),

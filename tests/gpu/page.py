@@ -77,6 +77,14 @@ PHASES: tuple[Column, ...] = (
 )
 
 
+def measured(document: Row) -> Sequence[Column]:
+    """The columns of a measured row; where the counter was withdrawn as a check, its heading says so."""
+    if "counter_withdrawn" not in document:
+        return MEASURED
+    name = "integral / counter"
+    return [(f"{name} (withdrawn)" if head == name else head, get) for head, get in MEASURED]
+
+
 def percent(share: float | None) -> float | None:
     """A share of 1 in percent."""
     return None if share is None else 100.0 * share
@@ -138,7 +146,14 @@ def about_machine(told: dict[str, Any]) -> str:
         ("software", f"Python {machine['python']}, {versions}"),
         ("script, commit", f"`{told['script']}`, {told['commit']}"),
     ]
-    return table(["", ""], lines) + "\n" + code("\n".join(told["commands"])) + "\n"
+    withdrawn = told.get("counter_withdrawn")
+    return (
+        table(["", ""], lines)
+        + "\n"
+        + code("\n".join(told["commands"]))
+        + "\n"
+        + (f"**Integral and counter.** {withdrawn}\n\n" if withdrawn else "")
+    )
 
 
 def one_gpu(folder: Path, told: dict[str, Any]) -> str:
@@ -152,7 +167,7 @@ def one_gpu(folder: Path, told: dict[str, Any]) -> str:
     )
     text += about_machine(told)
     repeat: Column = ("repeat", lambda row: row["repeat"])
-    text += by_columns([repeat], MEASURED, rows) + "\n"
+    text += by_columns([repeat], measured(told), rows) + "\n"
     if len(rows) > 1:
         text += (
             f"Over {len(rows)} repeats, mean ± standard deviation: {spread(rows, 'tokens_per_s')} tokens/s, "
@@ -180,7 +195,7 @@ def ordinary_user(told: dict[str, Any]) -> str:
     own = counting(told["sweeps"].get("user", []))
     if own:
         text += "The same point with fewer prompts, measured by that user:\n\n"
-        text += by_columns([("prompts", lambda row: row["n_prompts"])], MEASURED, own) + "\n"
+        text += by_columns([("prompts", lambda row: row["n_prompts"])], measured(told), own) + "\n"
     return text
 
 
@@ -203,7 +218,7 @@ def two_gpus(folder: Path, told: dict[str, Any]) -> str:
     )
     if "devices" in told["told"]:
         text += code(told["told"]["devices"]) + "\n"
-    text += by_columns(attempts, MEASURED, slurm) + "\n"
+    text += by_columns(attempts, measured(told), slurm) + "\n"
     for name, about in (
         ("failed", "`wattflow status` after the failure:"),
         (
@@ -217,7 +232,7 @@ def two_gpus(folder: Path, told: dict[str, Any]) -> str:
     rows = counting(local)
     if rows:
         text += f"### {rows[0]['model']} on one GPU and on two, without Slurm\n\n"
-        text += by_columns([shards], MEASURED, rows) + "\n"
+        text += by_columns([shards], measured(told), rows) + "\n"
         text += by_columns([shards], PHASES, rows) + "\n"
         text += table(
             ["shards", "GPU", "J in the window", "W", "share of tokens/s, per GPU"],
@@ -283,7 +298,8 @@ def page(folder: Path) -> str:
         "# First measurements\n\nThe main job on real GPUs and real weights. Every number below stands in a file of "
         "[measurements/](measurements/) that a script wrote; `python tests/gpu/page.py` makes this page from them, and "
         "`docs/results.md` says what each number means. *integral / counter* holds two readings of one board against "
-        "each other: consistency, not accuracy, as each board's sensor may be off by about 5 %.\n\n"
+        "each other: consistency, not accuracy, as each board's sensor has a gain and "
+        "an offset of its own: 7 % of each joule and watt below (k = 2, [uncertainty](uncertainty.md)).\n\n"
     )
     sections: tuple[tuple[str, Callable[[Any], str]], ...] = (
         ("h100", lambda one: one_gpu(folder, one)),

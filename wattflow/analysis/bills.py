@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from wattflow.analysis import cost
+from wattflow.analysis.expanded import expanded as expanded_u
 from wattflow.config.checks import check_cost
 from wattflow.config.choices import Cost
 from wattflow.config.overrides import with_cost
@@ -64,13 +65,18 @@ def _used(row: Row) -> cost.Used:
     energy_j = row["job_energy_j"]
     if energy_j is not None and row["command"] is None:  # that of a command holds all phases
         energy_j += row["reference_energy_j"] or 0.0
+    source = row["power_source"] or row["unfinished_source"]
+    u_j = row["unfinished_energy_u_j"] if row["job_energy_j"] is None else row["job_energy_u_j"]
+    taken_j = row["unfinished_energy_j"] if energy_j is None else energy_j
     start_ns = None if row["started"] is None else round(row["started"].timestamp() * 1e9)
     end_ns = None if start_ns is None or not seconds else start_ns + round(seconds * 1e9)
     return cost.Used(
-        energy_j=row["unfinished_energy_j"] if energy_j is None else energy_j,
+        energy_j=taken_j,
         energy_per_token_j=row["energy_per_token_j"],
         start_ns=start_ns,
         end_ns=end_ns,
+        energy_expanded_u_j=None if source is None else expanded_u(row, taken_j, seconds, u_j),
+        energy_per_token_expanded_u_j=row["energy_per_token_expanded_u_j"],
     )
 
 

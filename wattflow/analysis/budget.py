@@ -43,17 +43,18 @@ def budget(row: Mapping[str, Any]) -> list[Input]:
             why = "its joules are simulated, and no sensor made them"
         raise RefusedError(f"point {row['point_id']}: no budget of uncertainty ({why}).")
     total_j2 = (row["energy_expanded_u_j"] / 2) ** 2
+    metered = row["board_reference"] or _METERED
     gain_j, offset_j = row["board_gain_u_j"], row["board_offset_u_j"]
     shared_j2 = row["board_u_j"] ** 2 - gain_j**2 - offset_j**2
     lines = [(name, row[f"{name}_u_j"], by, source) for name, by, source in _INPUTS]
     lines += [
-        ("gain", gain_j, "bivariate t", _METERED),
-        ("offset", offset_j, "bivariate t", _METERED),
+        ("gain", gain_j, "bivariate t", metered),
+        ("offset", offset_j, "bivariate t", metered),
         (
             "gain with offset",
             math.copysign(abs(shared_j2) ** 0.5, shared_j2),
             "correlated",
-            _METERED,
+            metered,
         ),
     ]
     return [

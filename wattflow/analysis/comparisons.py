@@ -16,6 +16,7 @@ from wattflow.analysis import statistics
 from wattflow.analysis.axes import Along, along_in_words, in_words, moving, varying
 from wattflow.analysis.beside import is_mixed
 from wattflow.analysis.controls import Control, bounding, widened
+from wattflow.analysis.expanded import BOARD_COLUMNS, COVERAGE, relative_board_u
 from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
 from wattflow.store.columns import CHOICE_KEYS, POINT
@@ -228,10 +229,31 @@ def runs_of(rows: pl.DataFrame, metric: str) -> list[Value]:
         pl.col("started").dt.epoch("us") / 1e6,
         "job_id",
     )
+    of_sensors = rows.select(*BOARD_COLUMNS, "power_source", "unfinished_source", "boards", "gpus")
     return [
-        Value(value, u_of, tuple(boards or ()), watts, started, job)
-        for value, u_of, boards, watts, started, job in found.iter_rows()
+        Value(
+            value,
+            u_of,
+            tuple(boards or ()),
+            watts,
+            started,
+            job,
+            _expanded(sensor, value, u_of, watts),
+        )
+        for (value, u_of, boards, watts, started, job), sensor in zip(
+            found.iter_rows(), of_sensors.to_dicts(), strict=True
+        )
     ]
+
+
+def _expanded(
+    row: Mapping[str, Any], value: float, u: float, board_watts: float | None
+) -> float | None:
+    """Return the expanded uncertainty of one run's value; null where that of its sensors is not known."""
+    if board_watts is None or not board_watts > 0:
+        return None
+    relative = relative_board_u(row, board_watts * max(1, len(row["boards"] or ())))
+    return None if relative is None else COVERAGE * math.hypot(relative * value, u)
 
 
 def _board_watts(metric: str) -> pl.Expr:

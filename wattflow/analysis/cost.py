@@ -128,12 +128,14 @@ class Factors:
 
 @dataclass(frozen=True)
 class Used:
-    """What one attempt took and when: J, unix ns, and J a token of its measured window."""
+    """What one attempt took and when: J, unix ns, J a token of its measured window, and their uncertainties (k = 2)."""
 
     energy_j: float | None
     energy_per_token_j: float | None
     start_ns: int | None
     end_ns: int | None
+    energy_expanded_u_j: float | None = None
+    energy_per_token_expanded_u_j: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,18 +143,24 @@ class Bill:
     """The columns of energy, price and carbon of columns.COST; null where one is not known, with `why_not`."""
 
     energy_kwh: float | None
+    energy_expanded_u_kwh: float | None
     pue: float | None
     pue_source: str | None
     facility_energy_kwh: float | None
+    facility_energy_expanded_u_kwh: float | None
     currency: str | None
     price_per_kwh: float | None
     price_source: str | None
     price: float | None
+    price_expanded_u: float | None
     price_per_million_tokens: float | None
+    price_per_million_tokens_expanded_u: float | None
     carbon_g_per_kwh: float | None
     carbon_source: str | None
     carbon_g: float | None
+    carbon_expanded_u_g: float | None
     carbon_g_per_million_tokens: float | None
+    carbon_g_per_million_tokens_expanded_u: float | None
     why_not: str | None
 
 
@@ -160,13 +168,17 @@ def bill(used: Used, factors: Factors) -> Bill:
     """Return what an attempt costs.
 
     A factor over time is taken as its mean over the attempt: when within it the joules were drawn makes a difference
-    only as far as the factor changes meanwhile.
+    only as far as the factor changes meanwhile. Factors are taken as declared: uncertainties are the energy's.
     """
+    own = _relative(used.energy_expanded_u_j, used.energy_j)
+    of_token = _relative(used.energy_per_token_expanded_u_j, used.energy_per_token_j)
     energy_kwh = kwh(used.energy_j)
     pue = factors.pue if factors.pue is not None else 1.0
     at_site_kwh = _times(energy_kwh, pue)
     million_kwh = kwh(_times(_times(used.energy_per_token_j, pue), 1e6))
     price, carbon = _mean(factors.price, used), _mean(factors.carbon, used)
+    cost, cost_million = _times(at_site_kwh, price), _times(million_kwh, price)
+    grams, grams_million = _times(at_site_kwh, carbon), _times(million_kwh, carbon)
     why_not = [] if used.energy_j is not None else ["no joules are known"]
     for name, factor, mean in (
         ("price_per_kwh", factors.price, price),
@@ -176,20 +188,30 @@ def bill(used: Used, factors: Factors) -> Bill:
             why_not.append(f"{name}: its table does not cover the attempt")
     return Bill(
         energy_kwh=energy_kwh,
+        energy_expanded_u_kwh=_times(energy_kwh, own),
         pue=factors.pue,
         pue_source=factors.pue_source,
         facility_energy_kwh=_times(energy_kwh, factors.pue),
+        facility_energy_expanded_u_kwh=_times(_times(energy_kwh, factors.pue), own),
         currency=factors.currency,
         price_per_kwh=price,
         price_source=None if factors.price is None else factors.price.source,
-        price=_times(at_site_kwh, price),
-        price_per_million_tokens=_times(million_kwh, price),
+        price=cost,
+        price_expanded_u=_times(cost, own),
+        price_per_million_tokens=cost_million,
+        price_per_million_tokens_expanded_u=_times(cost_million, of_token),
         carbon_g_per_kwh=carbon,
         carbon_source=None if factors.carbon is None else factors.carbon.source,
-        carbon_g=_times(at_site_kwh, carbon),
-        carbon_g_per_million_tokens=_times(million_kwh, carbon),
+        carbon_g=grams,
+        carbon_expanded_u_g=_times(grams, own),
+        carbon_g_per_million_tokens=grams_million,
+        carbon_g_per_million_tokens_expanded_u=_times(grams_million, of_token),
         why_not="; ".join(why_not) or None,
     )
+
+
+def _relative(expanded: float | None, value: float | None) -> float | None:
+    return None if expanded is None or not value else expanded / value
 
 
 def kwh(energy_j: float | None) -> float | None:

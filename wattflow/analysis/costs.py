@@ -7,13 +7,19 @@ from typing import Any
 import polars as pl
 
 from wattflow.analysis.axes import axes_of
-from wattflow.analysis.means import mean, nulls_last
+from wattflow.analysis.means import mean, nulls_last, of_mean, of_sum
 from wattflow.analysis.sweep import Sweep
 from wattflow.nullable import known_sum
 
 _APART = ("boundary", "simulated")
 _DECLARED = ("pue", "pue_source", "currency", "price_source", "carbon_source")
 _SUMS = ("gpu_hours", "energy_kwh", "facility_energy_kwh", "price", "carbon_g")
+_EXPANDED = {
+    "energy_kwh": "energy_expanded_u_kwh",
+    "facility_energy_kwh": "facility_energy_expanded_u_kwh",
+    "price": "price_expanded_u",
+    "carbon_g": "carbon_expanded_u_g",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class SettingCost:
     facility_energy_kwh: float | None
     price: float | None
     carbon_g: float | None
+    expanded: dict[str, float | None]  # uncertainties (k = 2) of these numbers, by their names
     # means over the attempts that count
     price_per_million_tokens: float | None
     carbon_g_per_million_tokens: float | None
@@ -54,6 +61,13 @@ def setting_costs(sweep: Sweep, settings: Sequence[str] = ()) -> list[SettingCos
 def _setting_cost(chosen: dict[str, Any], bills: pl.DataFrame) -> SettingCost:
     counting = bills.filter("counts")
     per_million = [f"{name}_per_million_tokens" for name in ("price", "carbon_g")]
+    means = {name: mean(counting[name]) for name in per_million}
+    expanded = {
+        name: of_sum(bills[u].filter(bills[name].is_not_null())) for name, u in _EXPANDED.items()
+    }
+    for name, one in means.items():
+        shared = mean(counting[f"{name}_expanded_u"]).mean
+        expanded[name] = None if shared is None else of_mean(shared, one.sd, len(counting))
     return SettingCost(
         chosen=chosen,
         boundary=bills["boundary"][0],
@@ -61,7 +75,8 @@ def _setting_cost(chosen: dict[str, Any], bills: pl.DataFrame) -> SettingCost:
         attempts=len(bills),
         unknown=bills["energy_kwh"].null_count(),
         **{name: known_sum(bills[name]) for name in _SUMS},
-        **{name: mean(counting[name]).mean for name in per_million},
+        expanded=expanded,
+        **{name: one.mean for name, one in means.items()},
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from wattflow.analysis.cost import HOUR_S
+from wattflow.analysis.means import of_sum
 from wattflow.analysis.prometheus import Prometheus, Series, selector
 from wattflow.analysis.sweep import Sweep
 from wattflow.energy import counter, curve
@@ -75,6 +76,7 @@ class Check:
     site_boundary: str
     simulated: bool | None
     energy_j: float | None
+    energy_expanded_u_j: float | None = None
     site_energy_j: float | None = None
     site_energy_u_j: float | None = None
     ratio: float | None = None
@@ -303,6 +305,7 @@ def _of_job(attempts: Sequence[Row], consumed_j: float | None, trouble: str | No
         site_boundary="node without NVIDIA GPUs",
         simulated=simulated,
         energy_j=energy_j,
+        energy_expanded_u_j=of_sum(row["job_energy_expanded_u_j"] for row in attempts),
         site_energy_j=consumed_j,
         ratio=quotient(consumed_j, energy_j) if why_not is None else None,
     )
@@ -332,6 +335,7 @@ def _ours(
         site_boundary="gpu",
         simulated=attempt["simulated"],
         energy_j=attempt["energy_j"],
+        energy_expanded_u_j=attempt["energy_expanded_u_j"],
         remark=remark,
         why_not=why_not,
     )

@@ -420,6 +420,36 @@ def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt
     return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
 
 
+def resolution(points: list[dict[str, Any]], dots: list[dict[str, Any]]) -> alt.HConcatChart:
+    """Draw the smallest difference that can be established, % over W, a panel a share of watts; dots: published."""
+    panels = []
+    for share in dict.fromkeys(point["share"] for point in points):
+        title = "both at these watts" if share == 1 else f"the other at {share:g} of these watts"
+        x = alt.X(
+            "watts:Q",
+            title="W a board",
+            scale=alt.Scale(type="log", domain=[40, 1000]),
+            axis=alt.Axis(grid=False, format="~r", values=[50, 100, 200, 500, 1000]),
+        )
+        y = alt.Y(
+            "least:Q",
+            title="smallest difference, %",
+            scale=alt.Scale(type="log", domain=[0.2, 50], clamp=True),
+            axis=alt.Axis(format="~r", values=[0.2, 0.5, 1, 2, 5, 10, 20, 50]),
+        )
+        of = alt.Chart(pl.DataFrame([point for point in points if point["share"] == share]))
+        layers: list[Any] = [of.mark_line().encode(x=x, y=y, color=alt.Color("line:N", title=None))]
+        if own := [dot for dot in dots if dot["share"] == share]:
+            base = alt.Chart(pl.DataFrame(own)).encode(x="watts:Q", y=alt.Y("saving:Q"))
+            tips = ["name", "saving", "source"]
+            layers += [
+                base.mark_point(filled=True, size=60, color=INK, opacity=1).encode(tooltip=tips),
+                base.mark_text(align="left", dx=7, fontSize=9, color=GREY).encode(text="name:N"),
+            ]
+        panels.append(alt.layer(*layers).properties(width=250, height=260, title=title))
+    return cast(alt.HConcatChart, _styled(alt.hconcat(*panels, spacing=24)))
+
+
 def _colours(names: Iterable[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=PALETTE)
 

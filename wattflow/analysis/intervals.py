@@ -66,12 +66,13 @@ class Doubt:
     parts: tuple[Part, ...]
     boards: Callable[[float], float] = _none  # the sensors' share at so many standard uncertainties
     least: Callable[[float], float] = _none  # and what boards alone make of it: no half is less
+    bias: float = 0.0  # added as it is: it may be off by so much each time, in one direction
 
     def half(self, level: float = LEVEL) -> float:
         """Return half of the interval of ln of the ratio at a level."""
         factor = student_t(METERED.freedom, level)
         squares = sum(student_t(one.freedom, level) ** 2 * one.variance for one in self.parts)
-        return max(math.sqrt(squares + self.boards(factor) ** 2), self.least(factor))
+        return max(math.sqrt(squares + self.boards(factor) ** 2), self.least(factor)) + self.bias
 
     def p(self, middle: float) -> float:
         """Return the smallest probability at which the interval around `middle` still leaves out 0, rounded up."""

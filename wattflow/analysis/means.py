@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wattflow.nullable import complete_sum
+
 Row = Mapping[str, Any]  # of results/points.parquet
 
 FIGURES = (
@@ -51,8 +53,7 @@ class Setting:
         own = self.means.get(re.sub(r"_(j|w)$", r"_expanded_u_\1", column))
         if own is None or own.mean is None or own is self.means[column]:
             return None
-        scatter = self.means[column].sd
-        return math.hypot(own.mean, 2 * (scatter or 0.0) / math.sqrt(max(1, self.n)))
+        return of_mean(own.mean, self.means[column].sd, self.n)
 
 
 def settings(
@@ -117,6 +118,11 @@ def mean(values: Iterable[float | None]) -> Mean:
     )
 
 
+def of_mean(shared: float, scatter: float | None, n: int) -> float:
+    """Return the expanded uncertainty (k = 2) of a mean of n repeats: what they share, and their scatter."""
+    return math.hypot(shared, 2 * (scatter or 0.0) / math.sqrt(max(1, n)))
+
+
 def nulls_last(key: Sequence[Any]) -> list[tuple[bool, Any]]:
     """Return what a combination of choices is sorted by."""
     return [(value is None, value) for value in key]
@@ -129,13 +135,29 @@ class Energy:
     energy_j: float
     boundary: str
     simulated: bool
+    expanded_u_j: float | None = None  # k = 2; null where that of a point is not known
 
 
 def energies(rows: Iterable[Row]) -> list[Energy]:
     """Return the joules that count, those of each boundary and what was simulated apart."""
-    sums: dict[tuple[str, bool], float] = {}
+    kinds: dict[tuple[str, bool], list[Row]] = {}
     for row in rows:
         if row["counts"]:
-            kind = (row["boundary"], row["simulated"])
-            sums[kind] = sums.get(kind, 0.0) + (row["energy_j"] or 0.0)
-    return [Energy(energy_j, *kind) for kind, energy_j in sums.items()]
+            kinds.setdefault((row["boundary"], row["simulated"]), []).append(row)
+    return [
+        Energy(
+            sum(row["energy_j"] or 0.0 for row in alike),
+            *kind,
+            expanded_u_j=of_sum(row["energy_expanded_u_j"] for row in alike),
+        )
+        for kind, alike in kinds.items()
+    ]
+
+
+def of_sum(expanded: Iterable[float | None]) -> float | None:
+    """Return the expanded uncertainty of a sum over runs, which may share their boards; null where one is unknown.
+
+    What a sensor is off is the same in each run on its board, so that uncertainties add up as they are; of runs on
+    different boards that is more than it needs to be.
+    """
+    return complete_sum(expanded)

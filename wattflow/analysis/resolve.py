@@ -1,6 +1,8 @@
 """The smallest difference between two settings that can be established, by the code that establishes it."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,33 @@ from wattflow.errors import RefusedError
 
 SCATTER = 0.005  # between repeats on one board, relative, where nobody says otherwise
 LINES = ((1, 1), (1, 3), (1, 10), (3, 3), (8, 3))  # boards x repeats
+SHARES = (1.0, 0.7, 0.5)  # of the dearer setting's watts, that the cheaper one takes in the figure
+_LEAST_W, _MOST_W, _STEPS = 40.0, 1000.0, 22
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A saving of energy that a paper states, relative, and the watts a board of both settings."""
+
+    name: str
+    saving: float
+    watts: tuple[float, float]  # the dearer setting's, the cheaper one's
+    source: str
+
+    @property
+    def share(self) -> float:
+        """The cheaper setting's watts over the dearer one's, as the nearest of SHARES."""
+        return min(SHARES, key=lambda share: abs(share - self.watts[1] / self.watts[0]))
+
+
+# what caps and boards are published to save, where watts are stated too: caps count as watts where they bound
+PUBLISHED = (
+    Saving("LLaMA-65B, cap of 175 W", 0.2321, (250.0, 175.0), "arXiv 2310.03003, Table III, mean"),
+    Saving("LLaMA-65B, cap of 150 W", 0.3400, (250.0, 150.0), "arXiv 2310.03003, Table III, mean"),
+    Saving("BERT, V100, cap of 200 W", 0.120, (250.0, 200.0), "arXiv 2205.09646"),
+    Saving("BERT, V100, cap of 150 W", 0.242, (250.0, 150.0), "arXiv 2205.09646"),
+    Saving("BERT, V100, cap of 100 W", 0.110, (250.0, 100.0), "arXiv 2205.09646"),
+)
 
 
 def resolvable(
@@ -40,6 +69,44 @@ def resolvable(
     ]
     found = ratio(*arms)
     return None if found.high is None else 1 - found.ratio / found.high
+
+
+def lines_in_words(boards: int, repeats: int) -> str:
+    """Return a line's name: `1 board x 3`."""
+    return f"{boards} board{'' if boards == 1 else 's'} x {repeats}"
+
+
+def drawn(scatter: float = SCATTER) -> list[dict[str, Any]]:
+    """Return the points of the figure: share, watts of the dearer setting, line, least difference in percent.
+
+    A line of one run a side has none, as it establishes nothing.
+    """
+    points = []
+    for share in SHARES:
+        for watts in np.geomspace(_LEAST_W, _MOST_W, _STEPS):
+            for line in LINES:
+                least = resolvable((float(watts), float(share * watts)), *line, scatter)
+                if least is not None:
+                    name = lines_in_words(*line)
+                    points.append(
+                        {"share": share, "watts": watts, "line": name, "least": 100 * least}
+                    )
+    return points
+
+
+def published() -> list[dict[str, Any]]:
+    """Return the published savings as dots of the figure, each with what three repeats on one board establish."""
+    return [
+        {
+            "name": one.name,
+            "share": one.share,
+            "watts": one.watts[0],
+            "saving": 100 * one.saving,
+            "source": one.source,
+            **{lines_in_words(*line): resolvable(one.watts, *line) for line in LINES},
+        }
+        for one in PUBLISHED
+    ]
 
 
 def _deviations(n: int) -> Floats:

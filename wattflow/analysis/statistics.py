@@ -14,10 +14,16 @@ import numpy as np
 
 from wattflow.analysis.cost import Spent, break_even_host_w
 from wattflow.analysis.intervals import Doubt, Part, holm, student_t, welch
+from wattflow.analysis.means import of_mean
 from wattflow.energy import curve
 from wattflow.energy.boards import METERED
+from wattflow.nullable import complete_sum
 
 LEAST_BETWEEN_BOARDS = 0.10
+# What repeats need not show (docs/uncertainty.md): how far a board may drift from the first half of a comparison's runs
+# to the second, and the deviation between jobs
+DRIFT = 0.01
+SESSION_SD = 0.01
 ONE_RUN = "one run a side shows no difference"
 
 Boards = tuple[str, ...]
@@ -35,6 +41,9 @@ class Value:
     watts: float | None = None
     started: float | None = None  # when, s
     session: str | None = None  # the job that ran it
+    expanded_u: float | None = (
+        None  # by sampling and the boards' sensors (k = 2), where they are known
+    )
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class Mean:
     sd_between: float | None
     low: float | None
     high: float | None
+    expanded_u: float | None = (
+        None  # k = 2: scatter, sampling and the boards' sensors; null where one is unknown
+    )
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,8 @@ def mean(values: Sequence[Value]) -> Mean:
     elif within is not None:
         half = student_t(n - 1) * within / math.sqrt(n)
     middle = float(means.mean())
+    shared = complete_sum(one.expanded_u for one in values)
+    scatter = float(np.std([one.value for one in values], ddof=1)) if n > 1 else None
     return Mean(
         n=n,
         boards=k,
@@ -114,6 +128,7 @@ def mean(values: Sequence[Value]) -> Mean:
         sd_between=between,
         low=None if half is None else middle - half,
         high=None if half is None else middle + half,
+        expanded_u=None if shared is None else of_mean(shared / n, scatter, n),
     )
 
 
@@ -135,8 +150,10 @@ def ratio(values: Sequence[Value], reference: Sequence[Value]) -> Ratio:
     if parts is None:
         over = math.exp(middle)
         return Ratio(over, None, None, how, len(both), False, ONE_RUN, rests_on)
-    sampling = [_sampling(arm) for arm in (values, reference)]
-    doubt = Doubt((*parts, *(one for one in sampling if one.variance)), boards, least)
+    arms = (values, reference)
+    beside = [*(_sampling(arm) for arm in arms), Part(_session_variance(arms), math.inf)]
+    parts = (*parts, *(one for one in beside if one.variance))
+    doubt = Doubt(parts, boards, least, DRIFT * _apart_in_time(arms))
     return _judged(middle, doubt, how, len(both), rests_on)
 
 
@@ -247,6 +264,45 @@ def _sampling(values: Sequence[Value]) -> Part:
     return Part(float(np.mean([one.u / one.value for one in values])) ** 2, math.inf)
 
 
+_Arms = tuple[Sequence[Value], Sequence[Value]]
+
+
+def _apart_in_time(arms: _Arms) -> float:
+    """Return how far apart two settings ran in the mean, over the time from the first run to the last.
+
+    A drift shifts their ratio by this share of it: 0 for runs in a balanced order, 1 where all of one setting came
+    first. Sets of boards that ran both have a time each.
+    """
+    of_boards = [_by_boards(arm) for arm in arms]
+    both = sorted(set(of_boards[0]) & set(of_boards[1]))
+    pairs: list[_Arms] = [(of_boards[0][b], of_boards[1][b]) for b in both] or [arms]
+    return min(1.0, 2 * abs(float(np.mean([_apart(ours, theirs) for ours, theirs in pairs]))))
+
+
+def _apart(ours: Sequence[Value], theirs: Sequence[Value]) -> float:
+    starts = [[one.started for one in arm if one.started is not None] for arm in (ours, theirs)]
+    if not all(starts):
+        return 0.0
+    every = [*starts[0], *starts[1]]
+    whole = max(every) - min(every)
+    return float(np.mean(starts[0]) - np.mean(starts[1])) / whole if whole > 0 else 0.0
+
+
+def _session_variance(arms: _Arms) -> float:
+    """Return the variance of ln of a ratio by jobs that differ, as far as repeats do not show it.
+
+    Each job that ran a larger share of one setting's repeats than of the other's counts with the difference. Where each
+    repeat is a job of its own their scatter has it.
+    """
+    jobs = [[one.session for one in arm if one.session is not None] for arm in arms]
+    if not all(jobs) or all(len(set(of)) == len(of) > 1 for of in jobs):
+        return 0.0
+    shares = [{job: of.count(job) / len(of) for job in of} for of in jobs]
+    return SESSION_SD**2 * sum(
+        (shares[0].get(job, 0.0) - shares[1].get(job, 0.0)) ** 2 for job in {*jobs[0], *jobs[1]}
+    )
+
+
 def _watts(values: Sequence[Value]) -> float | None:
     """Return the mean power of each board over some repeats; null where no power sensor made them."""
     known = [one.watts for one in values if one.watts is not None]
@@ -350,16 +406,21 @@ def _judged(middle: float, doubt: Doubt, how: str, pairs: int, rests_on: str) ->
 
 
 def _rests_on(values: Sequence[Value], reference: Sequence[Value], how: str) -> str:
-    """Return what a comparison takes for granted: how many runs, whose sensors, and that nothing else moved."""
+    """Return what a comparison takes for granted: how many runs, whose sensors, how much else moved at most."""
     arms = (values, reference)
     where = "different boards" if how == "between boards" else "the same boards"
     said = [f"{len(values)} and {len(reference)} runs on {where}"]
     if all(_watts(arm) is not None for arm in arms):
         said.append(f"sensors as of {METERED.n} metered boards")
-    starts = [[one.started for one in arm if one.started is not None] for arm in arms]
-    if all(starts) and (max(starts[0]) < min(starts[1]) or max(starts[1]) < min(starts[0])):
-        said.append("no drift, as all runs of one setting came first")
-    jobs = [{one.session for one in arm if one.session is not None} for arm in arms]
-    if all(jobs) and not jobs[0] & jobs[1]:
-        said.append("no difference between jobs, as no job ran both")
+    if (apart := _apart_in_time(arms)) > 0:
+        first = ", as all runs of one setting came first" if _one_came_first(arms) else ""
+        most, between = 100 * DRIFT, 100 * DRIFT * apart
+        said.append(f"a drift of {most:g} % at most, {between:.2g} % between the settings{first}")
+    if _session_variance(arms):
+        said.append(f"jobs that differ by {100 * SESSION_SD:g} % (sd)")
     return "; ".join(said)
+
+
+def _one_came_first(arms: _Arms) -> bool:
+    starts = [[one.started for one in arm if one.started is not None] for arm in arms]
+    return max(starts[0]) < min(starts[1]) or max(starts[1]) < min(starts[0])

@@ -15,9 +15,10 @@ from pathlib import Path
 import polars as pl
 
 from wattflow.analysis.cost import kwh
+from wattflow.analysis.means import of_sum
 from wattflow.analysis.sweep import Sweep, open_sweep
 from wattflow.errors import RefusedError, WattflowError
-from wattflow.nullable import known_sum
+from wattflow.nullable import known_sum, quotient
 from wattflow.store.layout import SweepDir
 
 # where the joules of an attempt go: a column of kWh each
@@ -44,6 +45,8 @@ class Row:
     failed: int  # and attempts that failed or were cut short
     gpu_hours: float | None
     kwh: dict[str, float | None]  # by KINDS
+    # k = 2, over the energy: that of the sensors above all, which all kinds share; null where that of a run is unknown
+    relative_expanded_u: float | None
     price: float | None
     currency: str | None
     price_source: str | None  # the words of where each factor is from
@@ -146,6 +149,7 @@ def _rows(name: str, sweep: Sweep, costs: pl.DataFrame) -> list[Row]:
         "simulated",
         "gpu_hours",
         "energy_kwh",
+        "energy_expanded_u_kwh",
         "price",
         "currency",
         "price_source",
@@ -214,11 +218,20 @@ def _row(name: str, group: pl.DataFrame) -> Row:
         failed=len(failed),
         gpu_hours=known_sum(group["gpu_hours"].to_list()),
         kwh=kwh,
+        relative_expanded_u=_relative_u(known),
         price=known_sum(group["price"].to_list()) if one_currency else None,
         currency=currencies[0] if one_currency else None,
         price_source=_named(group["price_source"].to_list()),
         carbon_g=known_sum(group["carbon_g"].to_list()),
         carbon_source=_named(group["carbon_source"].to_list()),
+    )
+
+
+def _relative_u(known: pl.DataFrame) -> float | None:
+    """Return the expanded uncertainty of what attempts took over what they took; null where one's is unknown."""
+    whole = known.drop_nulls("energy_kwh")
+    return quotient(
+        of_sum(whole["energy_expanded_u_kwh"].to_list()), known_sum(whole["energy_kwh"].to_list())
     )
 
 
@@ -249,6 +262,14 @@ def _total(rows: Sequence[Row]) -> Row:
         failed=sum(row.failed for row in rows),
         gpu_hours=known_sum([row.gpu_hours for row in rows]),
         kwh={kind: known_sum([row.kwh[kind] for row in rows]) for kind in KINDS},
+        relative_expanded_u=quotient(
+            of_sum(
+                None if row.relative_expanded_u is None else row.relative_expanded_u * row.total_kwh
+                for row in rows
+                if row.total_kwh
+            ),
+            known_sum([row.total_kwh for row in rows]),
+        ),
         price=known_sum([row.price for row in rows]) if one_currency else None,
         currency=currencies.pop() if one_currency else None,
         price_source=_named([row.price_source for row in rows]),

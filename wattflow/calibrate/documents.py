@@ -4,7 +4,7 @@ from typing import NotRequired, TypedDict
 
 from wattflow.energy.response import Shape
 from wattflow.power.calibration_steps import StepRecord
-from wattflow.store.schema import Device
+from wattflow.store.schema import Device, Reference
 
 PASSPORT_VERSION = 1
 
@@ -129,6 +129,18 @@ class Figures(TypedDict):
     answers: dict[str, Series]  # by source: ms since the edge, share of the step
 
 
+class BoardReference(Reference):
+    """Gain and offset of the board by an external meter, and how they were found."""
+
+    shift_s: float  # of the meter's clock against the node's
+    match: float  # the correlation of both traces there
+    bins: int  # stretches of even power
+    low_w: float
+    high_w: float
+    meter_u: float  # the meter's own, relative (k = 1)
+    meter_offset_u_w: float
+
+
 class Passport(TypedDict):
     """passport-<uuid>.json."""
 
@@ -148,3 +160,4 @@ class Passport(TypedDict):
     levels_w: Levels | None
     aliasing: list[Aliasing]
     figures: Figures
+    reference: NotRequired[BoardReference]  # where an external meter was beside the board

@@ -20,11 +20,18 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from wattflow import __version__
-from wattflow.calibrate import findings
-from wattflow.calibrate.documents import PASSPORT_VERSION, CalibrationRecord, Passport
+from wattflow.calibrate import findings, reference
+from wattflow.calibrate.documents import (
+    PASSPORT_VERSION,
+    BoardReference,
+    CalibrationRecord,
+    Passport,
+)
 from wattflow.calibrate.reads import Reads
+from wattflow.calibrate.sources import POWER
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.run.provenance import versions
+from wattflow.store import references
 from wattflow.store.files import read_own, write_atomic
 from wattflow.store.schema import READS, SCHEMA_VERSION, Device
 from wattflow.store.tables import read_table, write_table
@@ -98,6 +105,54 @@ def read_again(folder: Path, *, draw: bool) -> list[Path]:
         paths.append(folder / "passports.html")
         write_atomic(paths[-1], draw_page(passports).encode())
     return paths
+
+
+@dataclass(frozen=True)
+class Meter:
+    """The trace of an external meter, and what it may be off itself (k = 1)."""
+
+    path: Path
+    u: float  # relative
+    offset_u_w: float = 0.0
+
+
+def refer(folder: Path, meter: Meter, uuid: str | None) -> tuple[Path, Path, Passport]:
+    """Find gain and offset of one board of a recorded folder by an external meter's trace.
+
+    Kept in its passport, and where sidecars look for its UUID; both paths, and the passport. RefusedError where the
+    board is not clear, or the traces do not fit.
+    """
+    record = _record(folder)
+    boards = [gpu for gpu in record["gpus"] if uuid in (None, gpu["uuid"])]
+    if len(boards) != 1:
+        there = ", ".join(gpu["uuid"] for gpu in record["gpus"])
+        raise RefusedError(f"--gpu {uuid}: name the board that the meter saw. There are {there}.")
+    if not 0 < meter.u < 0.2 or not 0 <= meter.offset_u_w < 100:
+        raise RefusedError(
+            "--meter-u: percent of a reading that the meter may be off (k = 1), above 0 and below 20."
+        )
+    (gpu,) = boards
+    table = read_table(_reads_path(folder, gpu["uuid"]), READS)
+    reads = Reads(record["steps"], gpu["uuid"], table)
+    source = next((name for name in POWER if name in reads.sources), None)
+    if source is None:
+        raise RefusedError(f"{folder}: no power was read of {gpu['uuid']}.")
+    stamps, watts = reads.series(source, range(len(record["steps"])))
+    meter_s, meter_w = reference.read_meter(meter.path)
+    found = reference.fit(
+        stamps, watts, meter_s, meter_w, meter_u=meter.u, meter_offset_u_w=meter.offset_u_w
+    )
+    about = {
+        **vars(found),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "meter_u": meter.u,
+        "meter_offset_u_w": meter.offset_u_w,
+    }
+    kept = cast(BoardReference, about)
+    path = folder / f"passport-{gpu['uuid']}.json"
+    whole: Passport = {**passport(record, gpu, table), "reference": kept}
+    write_atomic(path, json.dumps(whole, indent=1).encode())
+    return path, references.keep(gpu["uuid"], kept), whole
 
 
 def passport(record: CalibrationRecord, gpu: Device, table: pa.Table) -> Passport:

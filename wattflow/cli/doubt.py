@@ -1,16 +1,19 @@
 """The verbs of uncertainty: what one figure's is made of, and what a comparison can establish."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wattflow.analysis import budget
-from wattflow.analysis.resolve import LINES, SCATTER, resolvable
+from wattflow.analysis.resolve import LINES, SCATTER, drawn, published, resolvable
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
-from wattflow.cli.printing import print_json, print_table, talk
-from wattflow.report.text import with_doubt
+from wattflow.cli.printing import print_json, print_table, print_text, talk
+from wattflow.errors import RefusedError
+from wattflow.nullable import with_doubt
+from wattflow.store.files import write_atomic
 
 
 def explain(
@@ -43,7 +46,7 @@ def explain(
     for column, unit in (("energy_j", "J"), ("power_w", "W"), ("energy_per_token_j", "J/token")):
         doubt = column.replace("_j", "_expanded_u_j").replace("_w", "_expanded_u_w")
         if row[column] is not None:
-            talk(f"{column}: {with_doubt(row[column], row[doubt])} {unit}")  # type: ignore[arg-type]
+            talk(f"{column}: {with_doubt(row[column], row[doubt], unit)}")  # type: ignore[arg-type]
     talk(
         "Scatter between repeats is in `wattflow compare` and in the tables' means, not in one row."
     )
@@ -53,7 +56,7 @@ def resolve(
     watts: Annotated[
         tuple[float, float],
         typer.Option("--watts", metavar="W W", help="Mean power of a board in both settings."),
-    ],
+    ] = (300.0, 300.0),
     boards: Annotated[
         int | None, typer.Option("--boards", help="Boards that run both settings.")
     ] = None,
@@ -63,13 +66,23 @@ def resolve(
     scatter: Annotated[
         float, typer.Option("--scatter", help="Deviation between repeats, relative.")
     ] = SCATTER,
+    *,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            "--draw", metavar="FILE", help="Draw it for all watts into FILE.svg or FILE.html."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the smallest difference that a comparison can establish.
 
-    By the code of `compare`: offsets of the boards' sensors, repeats, Student's t. Without --boards and --repeats a
-    line each for 1 x 1, 1 x 3, 1 x 10, 3 x 3 and 8 x 3.
+    By the code of `compare`, in one job and a balanced order: offsets of the boards' sensors, repeats, Student's t.
+    Without --boards and --repeats a line each for 1 x 1, 1 x 3, 1 x 10, 3 x 3 and 8 x 3.
     """
+    if draw is not None:
+        _draw(draw, scatter)
+        return
     lines = LINES if boards is None and repeats is None else ((boards or 1, repeats or 3),)
     found = [(*line, resolvable(watts, *line, scatter)) for line in lines]
     if as_json:
@@ -88,3 +101,15 @@ def resolve(
         f"At {watts[0]:g} against {watts[1]:g} W, repeats that scatter by {100 * scatter:g} %: smaller "
         "differences cannot be established."
     )
+
+
+def _draw(path: Path, scatter: float) -> None:
+    """Draw the figure into a file and print its path; RefusedError for a name of another kind."""
+    from wattflow.analysis import figures  # noqa: PLC0415 (altair is slow to import)
+
+    if path.suffix not in (".svg", ".html"):
+        raise RefusedError(f"--draw {path}: a name that ends in .svg or .html.")
+    chart = figures.resolution(drawn(scatter), published())
+    text = figures.svg(chart) if path.suffix == ".svg" else chart.to_html(inline=True)
+    write_atomic(path, text.encode(), 0o644)
+    print_text(path)

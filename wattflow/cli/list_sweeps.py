@@ -7,6 +7,7 @@ import typer
 
 from wattflow.cli.arguments import AsJson
 from wattflow.cli.printing import print_json, print_table, talk
+from wattflow.nullable import with_doubt
 from wattflow.submit.overview import Entry, overview
 
 
@@ -41,6 +42,6 @@ def _cells(entry: Entry) -> tuple[str | None, ...]:
         return (entry.sweep, entry.state, None, None, None, None)
     counts = ", ".join(f"{n} {state}" for state, n in entry.counts.items())
     mark = "~" if entry.simulated else ""
-    kwh = None if entry.energy_kwh is None else f"{mark}{entry.energy_kwh:.3g}"
+    kwh = with_doubt(entry.energy_kwh, entry.energy_expanded_u_kwh, mark=mark)
     when = None if entry.when is None else f"{entry.when:%Y-%m-%d %H:%M}"
     return (entry.sweep, entry.state, counts, ", ".join(entry.varies or []) or None, kwh, when)

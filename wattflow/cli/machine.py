@@ -13,6 +13,8 @@ from wattflow.calibrate import passport
 from wattflow.cli.arguments import AsJson, DryRun
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.config.choices import Control
+from wattflow.errors import RefusedError
+from wattflow.nullable import with_doubt
 from wattflow.power import control
 from wattflow.power.calibration_steps import plan
 from wattflow.power.load_process import load_command
@@ -56,6 +58,20 @@ def calibrate(  # noqa: PLR0917 - options, given by name
         str | None,
         typer.Option("--from", metavar="DIR", help="Read a recorded folder again; needs no GPU."),
     ] = None,
+    meter: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="CSV",
+            help="An external meter's time and power_w beside a board; with --from.",
+        ),
+    ] = None,
+    meter_u: Annotated[
+        float, typer.Option("--meter-u", help="What that meter may be off, % of a reading (k = 1).")
+    ] = 0.0,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="UUID", help="The board that it saw.")
+    ] = None,
     no_page: Annotated[
         bool, typer.Option("--no-page", help="Write JSON only, where altair is not installed.")
     ] = False,
@@ -65,6 +81,13 @@ def calibrate(  # noqa: PLR0917 - options, given by name
 
     Each GPU gets a passport, as JSON and a page: how often, how late and how smoothed its sensors report.
     """
+    if meter is not None:
+        if read is None:
+            raise RefusedError(
+                "--reference needs --from DIR: what was recorded while the meter ran."
+            )
+        _refer(Path(read), passport.Meter(meter, meter_u / 100), gpu)
+        return
     if read is not None:
         for path in passport.read_again(Path(read), draw=not no_page):
             print_text(path)
@@ -88,6 +111,20 @@ def calibrate(  # noqa: PLR0917 - options, given by name
     )
     for path in paths:
         print_text(path)
+
+
+def _refer(folder: Path, meter: passport.Meter, uuid: str | None) -> None:
+    """Find gain and offset of a board by a meter, and say what they are."""
+    path, kept, found = passport.refer(folder, meter, uuid)
+    of = found["reference"]
+    print_text(path)
+    print_text(kept)
+    gain = with_doubt(100 * of["gain"], 200 * of["gain_u"], "%")
+    offset = with_doubt(of["offset_w"], 2 * of["offset_u_w"], "W")
+    talk(
+        f"gain {gain}, offset {offset} (k = 2), over {of['low_w']:.0f} to {of['high_w']:.0f} W; the meter's clock is "
+        f"shifted by {of['shift_s']:.2f} s, correlation {of['match']:.3f}. New attempts on it are corrected."
+    )
 
 
 def tune(

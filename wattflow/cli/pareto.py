@@ -14,7 +14,8 @@ from wattflow.cli.arguments import AsJson, SweepArguments
 from wattflow.cli.opened import opened
 from wattflow.cli.printing import print_json, print_table, print_text, talk
 from wattflow.errors import RefusedError
-from wattflow.report.text import interval, mark, number
+from wattflow.nullable import with_doubt
+from wattflow.report.text import interval, mark
 from wattflow.store.files import write_atomic
 
 
@@ -71,7 +72,10 @@ def _print(found: list[Candidate], metric: str, against: str, *, simulated: bool
 
 
 def _cells(mean: Mean, sign: str) -> list[str]:
-    return [number(mean.mean, sign), interval(mean.low, mean.high, ".4g", sign)]
+    return [
+        with_doubt(mean.mean, mean.expanded_u, mark=sign),
+        interval(mean.low, mean.high, ".4g", sign),
+    ]
 
 
 def _words(chosen: dict[str, object]) -> str:

@@ -17,10 +17,11 @@ from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError, WattflowError
+from wattflow.nullable import number, with_doubt
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
-from wattflow.report.text import break_even, change, heading, interval, mark, number, rests_on
+from wattflow.report.text import break_even, change, heading, interval, mark, rests_on
 from wattflow.store.columns import column_of
 from wattflow.submit.status import states
 
@@ -85,7 +86,7 @@ def compare(
         [
             [
                 *(*arm.chosen.values(), arm.value, arm.mean.n, arm.mean.boards),
-                number(arm.mean.mean, own),
+                with_doubt(arm.mean.mean, arm.mean.expanded_u, mark=own),
                 interval(arm.mean.low, arm.mean.high, ".4g", own),
                 "-" if arm.ratio is None else f"{arm.ratio.ratio:.4f}",
                 "-" if arm.ratio is None else interval(arm.ratio.low, arm.ratio.high, ".4g"),
@@ -262,7 +263,12 @@ def usage(
 
 def _usage_cells(row: Any, kinds: Sequence[str], priced: Sequence[str]) -> list[Any]:
     def energy(value: float | None) -> str:
-        return number(value, mark(row.simulated and value))
+        doubt = (
+            None
+            if value is None or row.relative_expanded_u is None
+            else row.relative_expanded_u * value
+        )
+        return with_doubt(value, doubt, mark=mark(row.simulated and value))
 
     cells = [row.sweep, row.boundary, row.attempts, row.failed, row.unknown, number(row.gpu_hours)]
     cells += [energy(row.total_kwh), *(energy(row.kwh[kind]) for kind in kinds)]
@@ -299,18 +305,21 @@ def crosscheck(
         print_json([vars(row) for row in rows])
         return
     print_table(
-        ["point_id", "job", "source", "window", "s", "J", "site's J", "u", "ratio", "remark"],
+        ["point_id", "job", "source", "window", "s", "J", "site's J", "ratio", "remark"],
         [
             [
                 *(row.point_id, row.job_id, row.source, row.window, number(row.seconds)),
-                number(row.energy_j, mark(row.simulated)),
-                *(number(row.site_energy_j), number(row.site_energy_u_j)),
+                with_doubt(row.energy_j, row.energy_expanded_u_j, mark=mark(row.simulated)),
+                with_doubt(
+                    row.site_energy_j,
+                    None if row.site_energy_u_j is None else 2 * row.site_energy_u_j,
+                ),
                 "-" if row.ratio is None else f"{row.ratio:.4f}",
                 row.why_not or row.remark,
             ]
             for row in rows
         ],
-        numbers=range(4, 9),
+        numbers=range(4, 8),
     )
     if not rows:
         talk(

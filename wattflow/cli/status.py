@@ -11,6 +11,7 @@ import typer
 from wattflow.cli.arguments import AsJson, Filters, Only, States, SweepArgument
 from wattflow.cli.failures import say_failures
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
+from wattflow.nullable import with_doubt
 from wattflow.store.layout import SweepDir
 from wattflow.submit import logs as point_logs
 from wattflow.submit import select
@@ -101,14 +102,13 @@ def _say_energy(spent: Any) -> None:
         unknown = (
             f"; energy unknown for {spent.points_unknown} more" if spent.points_unknown else ""
         )
-        print_text(
-            f"energy so far: {mark}{spent.energy_j:,.0f} J ({mark}{spent.energy_j / 3.6e6:.4g} kWh) "
-            f"of {spent.points_known} points{unknown}"
-        )
+        doubt_j = spent.energy_expanded_u_j
+        kwh = with_doubt(spent.energy_j / 3.6e6, doubt_j and doubt_j / 3.6e6, "kWh", mark)
+        joules = with_doubt(spent.energy_j, doubt_j, "J", mark)
+        print_text(f"energy so far: {joules} ({kwh}) of {spent.points_known} points{unknown}")
     if spent.power_w is not None:
-        print_text(
-            f"power now: {mark}{spent.power_w:,.0f} W of {spent.watched} of {spent.running} running points"
-        )
+        watts = with_doubt(spent.power_w, spent.power_expanded_u_w, "W", mark)
+        print_text(f"power now: {watts} of {spent.watched} of {spent.running} running points")
     if spent.nodes_unheard:
         print_text(f"not in these: {spent.nodes_unheard} further nodes of running points")
 
@@ -123,7 +123,8 @@ def _say_left(left: Any) -> None:
         print_text(f"left: {left.unknown} points, for how long is unknown: {why}")
         return
     mark = "~" if left.simulated else ""
-    energy = "" if left.energy_kwh is None else f" and {mark}{left.energy_kwh:.3g} kWh"
+    kwh = with_doubt(left.energy_kwh, left.energy_expanded_u_kwh, "kWh", mark)
+    energy = "" if left.energy_kwh is None else f" and {kwh}"
     unknown = f"; {left.unknown} points are unknown and not in it" if left.unknown else ""
     print_text(
         f"left, an estimate: {left.gpu_hours:.3g} GPU-hours{energy} for {known} points; {left.same} by the mean of "

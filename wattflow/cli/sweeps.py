@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from wattflow.analysis.axes import choice_columns, shown_axes
+from wattflow.analysis.resolve import resolvable
 from wattflow.cli.arguments import (
     AsJson,
     DryRun,
@@ -24,6 +25,7 @@ from wattflow.config.checks import allowed
 from wattflow.config.choices import GROUPS, to_dict
 from wattflow.config.identity import DEFAULTS
 from wattflow.errors import RefusedError, WattflowError
+from wattflow.nullable import with_doubt
 from wattflow.plan import grid
 from wattflow.plan.hydra import group_files
 from wattflow.plan.settings import cluster_settings
@@ -114,7 +116,7 @@ def plan(
     )
     if made.feasible:
         talk(f"It {before.footprint.words()}.")
-    for note in made.notes:
+    for note in [*made.notes, *_least_claim(made)]:
         talk(note)
     if made.duplicates:
         talk(f"{made.duplicates} combinations came to a point already listed.")
@@ -123,6 +125,22 @@ def plan(
         send.check_node_hours(before.shapes)
     except RefusedError as error:
         talk(f"`wattflow submit` would refuse them: {error}")
+
+
+def _least_claim(made: Any) -> list[str]:
+    """What differences a sweep on GPUs can establish on one board with its repeats; nothing where no GPU is asked."""
+    configs = [point.config for point in made.feasible]
+    if not configs or any(config.cluster.gpu_model is None for config in configs):
+        return []
+    repeats = len({config.repeat for config in configs})
+    alike, apart = (resolvable(watts, 1, repeats) for watts in ((300.0, 300.0), (300.0, 150.0)))
+    if alike is None or apart is None:
+        return ["with one run of a setting no difference can be established: add sweep.repeats=3"]
+    claim = (
+        f"with {repeats} repeats on one board differences below {100 * alike:.1f} % cannot be established, nor below "
+        f"{100 * apart:.1f} % where one setting takes 300 W and the other 150; `wattflow resolve` has other watts"
+    )
+    return [claim]
 
 
 def _print_tested(tested: Sequence[Any], *, as_json: bool) -> None:
@@ -168,7 +186,8 @@ def _estimate(expected: dict[str, Any], time_min: int | None) -> str:
     if not known:
         return "time unknown: no finished point of this shape was collected in sweeps_dir"
     mark = "~" if expected["simulated"] else ""
-    energy = "" if expected["energy_kwh"] is None else f", {mark}{expected['energy_kwh']:.3g} kWh"
+    kwh = with_doubt(expected["energy_kwh"], expected["energy_expanded_u_kwh"], "kWh", mark)
+    energy = "" if expected["energy_kwh"] is None else f", {kwh}"
     text = (
         f"estimate: {expected['gpu_hours']:.3g} GPU-hours{energy}; {expected['same']} points by finished ones with "
         f"the same choices, {expected['shape']} by their shape's time a step"

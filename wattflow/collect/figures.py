@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wattflow.analysis.expanded import COVERAGE, board_parts, has_stated_gain, sensors_expanded
 from wattflow.collect.dummy import Bias
 from wattflow.collect.reading import MOST_TOKENS, Device, DeviceEnergy, DeviceKey, Spans, Window
 from wattflow.energy import counter, curve
-from wattflow.energy.boards import METERED
 from wattflow.energy.curve import Curve, Joules
 from wattflow.errors import DamagedError
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
@@ -25,7 +25,6 @@ from wattflow.store.schema import Part
 from wattflow.store.sources import SECOND_NS, source_of
 
 LEAST_AVERAGED_S = 10.0  # of a window, where a sensor averages over 1 s
-COVERAGE = 2  # factor of an expanded uncertainty, about 95 %
 LEAST_SAMPLES = 0.9
 MOST_TOKENS_PER_S = 1e9  # of a node: a count beyond that is none
 EDGES_APART_S = 0.1  # ranks of a node begin and end a batch this near to each other
@@ -167,7 +166,7 @@ class Amount:
 class Budget:
     """The parts of the uncertainty of the window's energy, standard ones in J, and all of them expanded (k = 2).
 
-    `board_u_j` holds gain and offset, which are correlated. Null where there is no energy, or a simulated one.
+    `board_u_j` holds gain and offset, which are correlated; null, as the expanded one, where nobody states them.
     """
 
     sampling_u_j: float | None = None
@@ -180,6 +179,7 @@ class Budget:
     board_offset_u_j: float | None = None
     board_u_j: float | None = None
     energy_expanded_u_j: float | None = None
+    board_reference: str | None = None
 
 
 _PARTS = ("edges", "response", "aliasing", "missing")  # of the uncertainty of one device's window
@@ -194,17 +194,14 @@ def budget(devices: Sequence[Device], windows: Sequence[Joules]) -> Budget:
         for name, j2 in parts_j2.items():
             own[name] += j2
         own["ticks" if device.by_counter else "sampling"] += rest_j2
+    sampling_u = {f"{name}_u_j": j2**0.5 for name, j2 in own.items()}
+    if not all(has_stated_gain(device.source) for device in devices):
+        return Budget(**sampling_u)
     energies_j = [cast(float, window.energy_j) for window in windows]
     seconds = [window.seconds for window in windows]
-    nothing = [0.0] * len(windows)
-    board_u_j = METERED.sum_u(energies_j, seconds)
-    return Budget(
-        **{f"{name}_u_j": j2**0.5 for name, j2 in own.items()},
-        board_gain_u_j=METERED.sum_u(energies_j, nothing),
-        board_offset_u_j=METERED.sum_u(nothing, seconds),
-        board_u_j=board_u_j,
-        energy_expanded_u_j=COVERAGE * (sum(own.values()) + board_u_j**2) ** 0.5,
-    )
+    of_boards = board_parts(energies_j, seconds, [device.reference for device in devices])
+    total_j2 = sum(own.values()) + of_boards["board_u_j"] ** 2
+    return Budget(**sampling_u, **of_boards, energy_expanded_u_j=COVERAGE * total_j2**0.5)
 
 
 @dataclass(frozen=True)
@@ -257,6 +254,7 @@ class PhaseEnergy:
     seconds: float
     energy_j: float | None
     energy_u_j: float | None
+    energy_expanded_u_j: float | None
     power_w: float | None
     tokens: int | None
     source: str
@@ -276,6 +274,9 @@ def phase_energies(
             seconds=joules.seconds,
             energy_j=joules.energy_j,
             energy_u_j=joules.u_j,
+            energy_expanded_u_j=sensors_expanded(
+                device.source, joules.energy_j, joules.seconds, 1, joules.u_j
+            ),
             power_w=quotient(joules.energy_j, joules.seconds),
             tokens=_tokens(device, phase, known),
             source=device.source,

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +21,8 @@ from wattflow.errors import DamagedError
 from wattflow.nullable import known_sum
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
-from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record
+from wattflow.store.references import checked
+from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record, Reference
 from wattflow.store.sources import SECOND_NS, Response, most_w, response_of, source_of
 from wattflow.store.tables import read_table
 
@@ -233,6 +235,10 @@ class Device:
     clock_stepped: bool  # its node's wall clock, inside the window, or slewed
     response: Response  # of its power sensor
     periods_s: Sequence[float] = ()  # with which its load is known to repeat: batches, decode steps
+    incredible: bool = False  # a sample in the window was of watts that no board draws
+    reference: Reference | None = (
+        None  # of its board by a meter; power and counter are corrected by it
+    )
 
     @property
     def by_counter(self) -> bool:
@@ -407,6 +413,12 @@ def _device(
     raw = bare["time_ns"].to_numpy(), bare["raw_ns"].to_numpy()
     of_device = [device for device in meter["devices"] if device["uuid"] == key.gpu_uuid]
     limit_w = of_device[0].get("power_limit_max_w") if of_device else None
+    reference = of_device[0].get("reference") if of_device else None
+    if reference is not None:
+        reference = checked(reference, f"record.json: the reference of {key.gpu_uuid}")
+    samples = _where(trace, pc.equal(trace["source"], source), "power_w")
+    at_ns, watts = samples["time_ns"].to_numpy(), samples["power_w"].to_numpy()
+    beyond = ~((watts >= 0) & (watts <= most_w(source, limit_w))) & ~np.isnan(watts)
     return Device(
         key=key,
         source=source,
@@ -414,16 +426,18 @@ def _device(
         spans=spans,
         window=window,
         readings=trace.filter(pc.not_equal(trace["source"], source)),
-        power=power_curve(trace, source, period_ms, limit_w),
+        power=power_curve(trace, source, period_ms, limit_w, reference),
         counter=counter(
             counted["time_ns"].to_numpy(),
-            counted["counter_mj"].to_numpy(),
+            _true_mj(counted, reference),
             age_ns=source_of(source).counter_age_ns,
             highest_w=most_w("", limit_w),
         ),
         clock_stepped=curve.clock_stepped(*stamps, *window) or curve.clock_slewed(*raw, *window),
         response=response_of(source, of_device[0]["name"] if of_device else "", period_ms),
         periods_s=spans.periods_s(steps),
+        reference=reference,
+        incredible=bool(np.any(beyond & (at_ns >= window[0]) & (at_ns <= window[1]))),
     )
 
 
@@ -432,17 +446,41 @@ def _where(trace: pa.Table, mask: pa.ChunkedArray, *columns: str) -> pa.Table:
     return trace.select(["time_ns", *columns]).filter(mask)
 
 
+def _true_mj(counted: pa.Table, reference: Reference | None) -> npt.NDArray[np.uint64]:
+    """Return the readings of an energy counter, as they would be without gain and offset where those are known."""
+    readings = counted["counter_mj"].to_numpy().astype(np.uint64)
+    if reference is None or not len(readings):
+        return cast("npt.NDArray[np.uint64]", readings)
+    since_s = (counted["time_ns"].to_numpy() - counted["time_ns"][0].as_py()) / SECOND_NS
+    rise_mj = readings.astype(np.float64) - float(readings[0])
+    true_mj = (rise_mj - reference["offset_w"] * since_s * 1e3) / (1 + reference["gain"])
+    # whole mJ above a base that nothing falls below
+    return cast(
+        "npt.NDArray[np.uint64]", np.rint(true_mj - min(true_mj.min(), 0.0)).astype(np.uint64)
+    )
+
+
 def power_curve(
-    trace: pa.Table, source: str, period_ms: float, limit_w: float | None = None
+    trace: pa.Table,
+    source: str,
+    period_ms: float,
+    limit_w: float | None = None,
+    reference: Reference | None = None,
 ) -> Curve:
-    """Return the power over time that one sensor reported; `limit_w` is its device's highest limit, where known."""
+    """Return the power over time that one sensor reported; `limit_w` is its device's highest limit, where known.
+
+    With a `reference` of the board, its true power: (reading - offset) / (1 + gain).
+    """
     # a row of the sensor without a value, flagged as a gap, is a reading that failed
     samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
+    watts = samples["power_w"].to_numpy()
+    if reference is not None:
+        watts = np.maximum(watts - reference["offset_w"], 0.0) / (1 + reference["gain"])
     return curve.curve_of(
         source,
         period_ms,
         samples["time_ns"].to_numpy(),
-        samples["power_w"].to_numpy(),
+        watts,
         samples["gap"].to_numpy(),
         limit_w=limit_w,
     )

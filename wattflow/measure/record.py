@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 
 from wattflow import process
+from wattflow.analysis.expanded import sensors_expanded
 from wattflow.config.identity import command_id
-from wattflow.energy.boards import METERED
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.measure.timeline import ReportedSpan, Segment, parse, segments
-from wattflow.nullable import plus_minus
+from wattflow.nullable import with_doubt
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
 from wattflow.run.record import new_record
@@ -282,14 +282,14 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
     about = [f"{row['duration_s']:.3f} s" if row["duration_s"] is not None else "no window"]
     if row["energy_j"] is not None:
         about += [
-            f"{mark}{row['energy_j']:.1f} J{plus_minus(row['energy_expanded_u_j'])}",
-            f"{mark}{row['power_w']:.1f} W{plus_minus(row['power_expanded_u_w'])}",
+            with_doubt(row["energy_j"], row["energy_expanded_u_j"], "J", mark),
+            with_doubt(row["power_w"], row["power_expanded_u_w"], "W", mark),
         ]
     if row["tokens_kept"]:
         about.append(f"{row['tokens_kept']} output tokens")
     if row["energy_per_token_j"] is not None:
-        doubt = plus_minus(row["energy_per_token_expanded_u_j"])
-        about.append(f"{mark}{row['energy_per_token_j']:.4g} J/token{doubt}")
+        doubt = row["energy_per_token_expanded_u_j"]
+        about.append(with_doubt(row["energy_per_token_j"], doubt, "J/token", mark))
     lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
     devices: dict[str, list[float | None]] = {}
     for phase in _rows(sweep.phases_path, PHASE, attempt):
@@ -299,10 +299,8 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
         known = [part for part in parts if part is not None]
         joules = "no joules"
         if len(known) == len(parts):
-            doubt_j = None
-            if not row["simulated"] and row["duration_s"] is not None:
-                doubt_j = 2 * METERED.u(sum(known), row["duration_s"])
-            joules = f"{mark}{sum(known):.1f} J{plus_minus(doubt_j)}"
+            doubt_j = sensors_expanded(row["power_source"], sum(known), row["duration_s"], 1)
+            joules = with_doubt(sum(known), doubt_j, "J", mark)
         lines.append(f"  {uuid}  {joules}")
     lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _COMMON_REASONS]
     return lines

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from wattflow.config.choices import Config, ranks_of
 from wattflow.errors import DamagedError
+from wattflow.nullable import complete, quotient
 from wattflow.store.layout import SweepDir
 from wattflow.store.tables import read_columns
 
@@ -39,6 +40,7 @@ class Finished:
     seconds: float
     energy_j: float | None
     simulated: bool = False  # joules that are arithmetic, not measured
+    energy_expanded_u_j: float | None = None  # k = 2; null where it is not known
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Sum:
     unknown: int
     attempts: int  # finished ones that all this rests on
     simulated: bool = False  # whether joules of any of those are
+    energy_expanded_u_kwh: float | None = (
+        None  # k = 2, by the sensors alone; null where one's is not known
+    )
 
 
 class Past:
@@ -71,13 +76,17 @@ class Past:
         shape: dict[Hashable, list[tuple[float, float | None]]] = defaultdict(list)  # s a step, W
         self.attempts = 0
         self.simulated = False
+        shares: list[float | None] = []  # expanded uncertainties over their J
         for one in finished:
             self.attempts += 1
             self.simulated |= one.simulated
+            if one.energy_j is not None:
+                shares.append(quotient(one.energy_expanded_u_j, one.energy_j))
             same[_work(one.config)].append((one.seconds, one.energy_j))
             busy_s = max(0.0, one.seconds - _waits_s(one.config))
             power_w = None if one.energy_j is None else one.energy_j / one.seconds
             shape[_shape(one.config)].append((busy_s / _steps(one.config), power_w))
+        self._relative_u = complete(max, shares)
         self._same = {key: _means(pairs) for key, pairs in same.items()}
         self._shape = {key: _means(pairs) for key, pairs in shape.items()}
 
@@ -110,6 +119,9 @@ class Past:
             unknown=len(points) - len(known),
             attempts=self.attempts,
             simulated=self.simulated,
+            energy_expanded_u_kwh=None
+            if energy_j is None or self._relative_u is None
+            else self._relative_u * energy_j / _J_PER_KWH,
         )
 
 
@@ -163,7 +175,8 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
     names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j"]
     names += ["simulated", "pieces"]
     try:
-        rows = read_columns(sweep.points_path, names).to_pylist()
+        newer = ["job_energy_expanded_u_j"]
+        rows = read_columns(sweep.points_path, names, newer).to_pylist()
         wanted = [
             row
             for row in rows
@@ -181,6 +194,7 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
                 float(row["attempt_s"]),
                 row["job_energy_j"],
                 bool(row["simulated"]),
+                row["job_energy_expanded_u_j"],
             )
             for row in wanted
         ]

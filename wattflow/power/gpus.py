@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from wattflow.errors import PowerError
+from wattflow.errors import DamagedError, PowerError
 from wattflow.power.credible import credible_watts
 from wattflow.power.nvml_calls import call, call_or_none, pynvml
-from wattflow.store.schema import Device, DeviceSettings
+from wattflow.store import references
+from wattflow.store.schema import Device, DeviceSettings, Reference
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +131,24 @@ def find_gpus(named: Sequence[str] | None = None) -> list[Gpu]:
                     "bus_id": None if pci is None else text(pci.busId),
                     "name": name,
                     **_fixed(handle),
+                    **_metered(uuid),
                 },
             )
         )
     return gpus
+
+
+class _Metered(TypedDict, total=False):
+    reference: Reference
+
+
+def _metered(uuid: str) -> _Metered:
+    """Return what an external meter found of a board, where somebody kept it; PowerError for a file that is none."""
+    try:
+        found = references.find(uuid)
+    except DamagedError as error:
+        raise PowerError(f"{error} Remove it, or measure anew by `wattflow calibrate`.") from error
+    return {} if found is None else {"reference": found}
 
 
 def _boards() -> list[tuple[Any, str, str] | None]:

@@ -85,12 +85,14 @@ class Tally:
         self._energy_j = 0.0
         self._reported_j = 0.0
         self._reported_ns: int | None = None
+        self._first_ns: int | None = None
 
     def add(self, uuid: str, row: Row) -> None:
         """Add one reading; those of other sensors and other devices are ignored."""
         if uuid not in self._last or row["source"] != self._source or row.get("power_w") is None:
             return
         now = row["time_ns"], row["power_w"]
+        self._first_ns = now[0] if self._first_ns is None else self._first_ns
         before = self._last[uuid]
         if before is not None and now[0] > before[0]:
             self._energy_j += (before[1] + now[1]) / 2 * (now[0] - before[0]) / 1e9
@@ -104,7 +106,14 @@ class Tally:
         power_w = None
         if now_ns is not None and past_ns is not None and now_ns > past_ns:
             power_w = (self._energy_j - past_j) / (now_ns - past_ns) * 1e9
-        return {"energy_j": self._energy_j, "power_w": power_w, "source": self._source}
+        first_ns = self._first_ns
+        return {
+            "energy_j": self._energy_j,
+            "power_w": power_w,
+            "source": self._source,
+            "seconds": None if now_ns is None or first_ns is None else (now_ns - first_ns) / 1e9,
+            "devices": len(self._last),
+        }
 
 
 class Recording:

@@ -14,7 +14,7 @@ from wattflow.publish import kept, plausibility
 from wattflow.publish.copies import Copies
 from wattflow.publish.results import Results, Row
 from wattflow.publish.verdict import AttemptCheck, Difference, Key, Verdict, named
-from wattflow.store.columns import CHOICE_KEYS, PHASE
+from wattflow.store.columns import CHOICE_KEYS
 from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
@@ -337,7 +337,7 @@ def _compare_phases(
             check.problems.append(f"{len(some)} phases {what}, such as {phase} of {uuid}.")
     for key in (key for key in theirs if key in ours):
         phase, _, uuid = key
-        for column in PHASE.names:
+        for column in theirs[key]:
             if column in redefined and phase not in NOT_WITHIN:
                 continue
             values = theirs[key][column], ours[key][column]

@@ -25,6 +25,7 @@ _NODE = ("meter", "source", "boundary", "driver", "period_ms", "sidecar_restarts
 _DEVICE = (
     *("ordinal", "name", "ecc", "persistence"),
     *("power_limit_default_w", "power_limit_min_w", "power_limit_max_w"),
+    "reference",
 )
 _BESIDE = (
     *("slots", "neighbours", "neighbour_gpus", "neighbour_power_w", "neighbour_temperature_c"),

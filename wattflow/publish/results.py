@@ -135,6 +135,7 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         phases = read_table(sweep.phases_path, PHASE)
         kept = Kept(POINT.empty_table(), PHASE.empty_table()) if bundled else Kept.read(sweep)
         there = set(read_schema(sweep.points_path).names)
+        of_phases = set(read_schema(sweep.phases_path).names)
     except FileNotFoundError:
         raise RefusedError(
             f"{sweep.path}: no results to verify. Run `wattflow collect {sweep.path}` first."
@@ -151,13 +152,16 @@ def read_results(sweep: SweepDir, *, bundled: bool) -> Results:
         made_by=(points.schema.metadata or {}).get(b"wattflow", b"?").decode(errors="replace"),
         grid=grid,
         points=dict(keyed),
-        phases=_by_attempt(phases),
+        phases=_by_attempt(phases.select([n for n in PHASE.names if n in of_phases])),
         kept_points=dict(_keyed(kept.points)),
         kept_phases=_by_attempt(kept.phases),
         doubled=[key for key, n in times.items() for _ in range(n - 1)],
         columns=[name for name in POINT.names if name in there - NO_FIGURES],
         redefined=redefined,
-        absent=sorted(set(POINT.names) - there | redefined),
+        absent=[
+            *sorted(set(POINT.names) - there | redefined),
+            *(f"{name} of the phases" for name in PHASE.names if name not in of_phases),
+        ],
         unknown=sorted(there - set(POINT.names)),
     )
 

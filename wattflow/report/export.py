@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from wattflow import __version__
+from wattflow.analysis.expanded import expanded
 from wattflow.analysis.sweep import Sweep
 from wattflow.config.identity import is_hashed
 from wattflow.errors import RefusedError
@@ -43,7 +44,7 @@ COSTS = [
     if name
     not in ("point_id", "attempt", "status", "counts", "boundary", "power_source", "simulated")
 ]
-PHASE_FIGURES = ("seconds", "energy_j", "energy_u_j")
+PHASE_FIGURES = ("seconds", "energy_j", "energy_u_j", "energy_expanded_u_j")
 
 
 def export(sweep: Sweep, out: Path, *, timestamps: bool = False) -> list[Path]:
@@ -102,25 +103,24 @@ def _document(sweep: str, row: Row, phases: Sequence[Row], cost: Row) -> Row:
         **{name: cost[name] for name in ("boundary", "power_source", "simulated")},
         "choices": {key: row[column] for column, key in CHOICES.items()},
         "figures": {name: row[name] for name in FIGURES},
-        "phases": _by_phase(phases),
+        "phases": _by_phase(row, phases),
         "cost": {name: cost[name] for name in COSTS},
     }
 
 
-def _by_phase(rows: Iterable[Row]) -> list[Row]:
+def _by_phase(row: Row, rows: Iterable[Row]) -> list[Row]:
     """Return each phase over all devices: their joules together, null where one is unknown, and the longest time."""
     of_phase: dict[str, list[Row]] = {}
-    for row in rows:
-        of_phase.setdefault(row["phase"], []).append(row)
-    return [
-        {
-            "phase": phase,
-            "seconds": max(row["seconds"] for row in devices),
-            "energy_j": complete_sum([row["energy_j"] for row in devices]),
-            "energy_u_j": quadrature([row["energy_u_j"] for row in devices]),
-        }
-        for phase, devices in of_phase.items()
-    ]
+    for one in rows:
+        of_phase.setdefault(one["phase"], []).append(one)
+    found = []
+    for phase, devices in of_phase.items():
+        seconds = max(one["seconds"] for one in devices)
+        energy_j = complete_sum([one["energy_j"] for one in devices])
+        u_j = quadrature([one["energy_u_j"] for one in devices])
+        values = (seconds, energy_j, u_j, expanded(row, energy_j, seconds, u_j))
+        found.append({"phase": phase, **dict(zip(PHASE_FIGURES, values, strict=True))})
+    return found
 
 
 def json_schema() -> Row:
@@ -202,17 +202,24 @@ class _Family:
 
 
 _ENERGY = "joules of an attempt by phase, whose sum is all that it took within its boundary"
+_OF_IT = "Its expanded uncertainty (k = 2)."
+_OF_ENERGY = "Its expanded uncertainty (k = 2), by that of the energy."
 _FAMILIES = (
     _Family("wattflow_attempt_info", "gauge", "", "1: an attempt, and the choices of its point."),
     _Family("wattflow_energy_joules", "counter", "joules", f"Measured {_ENERGY}."),
     _Family("wattflow_simulated_energy_joules", "counter", "joules", f"Simulated, not measured: {_ENERGY}."),
+    _Family("wattflow_energy_expanded_uncertainty_joules", "gauge", "joules", f"Uncertainty (k = 2) of {_ENERGY}."),
     _Family("wattflow_tokens", "counter", "", "Tokens of the measured window: in, kept, computed."),
     _Family("wattflow_gpu_seconds", "counter", "seconds", "GPUs times the attempt's time."),
     _Family("wattflow_window_seconds", "gauge", "seconds", "The measured window."),
     _Family("wattflow_power_watts", "gauge", "watts", "Mean power of all devices in the measured window."),
+    _Family("wattflow_power_expanded_uncertainty_watts", "gauge", "watts", _OF_IT),
     _Family("wattflow_energy_per_token_joules", "gauge", "joules", "Joules a kept output token."),
+    _Family("wattflow_energy_per_token_expanded_uncertainty_joules", "gauge", "joules", _OF_IT),
     _Family("wattflow_carbon_grams", "counter", "grams", "CO2 equivalents by the declared factor."),
+    _Family("wattflow_carbon_expanded_uncertainty_grams", "gauge", "grams", _OF_ENERGY),
     _Family("wattflow_price", "counter", "", "Price by the declared factor, in its currency."),
+    _Family("wattflow_price_expanded_uncertainty", "gauge", "", _OF_ENERGY),
 )  # fmt: skip
 
 
@@ -240,6 +247,7 @@ def openmetrics(documents: Sequence[Row], *, timestamps: bool = False) -> str:
     return "".join(f"{line}\n" for line in [*lines, "# EOF"])
 
 
+_DOUBT = "wattflow_energy_expanded_uncertainty_joules"
 _SUFFIX = {family.name: "_total" if family.kind == "counter" else "" for family in _FAMILIES}
 
 
@@ -260,7 +268,10 @@ def _values(one: Row) -> Iterable[tuple[str, dict[str, Any], float | None]]:
     # those of a piece that was kept of an attempt that was cut short are in its unfinished joules
     for phase in one["phases"] if one["status"] == "finished" else ():
         yield name, {**source, "phase": phase["phase"]}, phase["energy_j"]
-    yield name, {**source, "phase": "unfinished"}, figures["unfinished_energy_j"]
+        yield _DOUBT, {**source, "phase": phase["phase"]}, phase["energy_expanded_u_j"]
+    unfinished = {**source, "phase": "unfinished"}
+    yield name, unfinished, figures["unfinished_energy_j"]
+    yield _DOUBT, unfinished, figures["unfinished_energy_expanded_u_j"]
     for kind, column in (
         ("in", "tokens_in"),
         ("kept", "tokens_kept"),
@@ -272,10 +283,16 @@ def _values(one: Row) -> Iterable[tuple[str, dict[str, Any], float | None]]:
     yield "wattflow_window_seconds", {}, figures["duration_s"]
     marks = {**source, "simulated": bool(one["simulated"])}
     yield "wattflow_power_watts", marks, figures["power_w"]
+    yield "wattflow_power_expanded_uncertainty_watts", marks, figures["power_expanded_u_w"]
     yield "wattflow_energy_per_token_joules", marks, figures["energy_per_token_j"]
-    yield "wattflow_carbon_grams", {"factor": cost["carbon_source"], **marks}, cost["carbon_g"]
+    per_token = figures["energy_per_token_expanded_u_j"]
+    yield "wattflow_energy_per_token_expanded_uncertainty_joules", marks, per_token
+    emitted = {"factor": cost["carbon_source"], **marks}
+    yield "wattflow_carbon_grams", emitted, cost["carbon_g"]
+    yield "wattflow_carbon_expanded_uncertainty_grams", emitted, cost["carbon_expanded_u_g"]
     priced = {"currency": cost["currency"], "factor": cost["price_source"], **marks}
     yield "wattflow_price", priced, cost["price"]
+    yield "wattflow_price_expanded_uncertainty", priced, cost["price_expanded_u"]
 
 
 def _label(key: str) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from wattflow.analysis.axes import along_in_words
 from wattflow.errors import printable
+from wattflow.nullable import number, with_doubt
 from wattflow.report import text
 
 
@@ -65,6 +66,7 @@ _FILTERS = {
     "choice": text.choice,
     "count_of": text.count_of,
     "csp": lambda inline: Markup(f"'sha256-{_sha256(inline)}'"),  # noqa: S704 (base64, of no value)
+    "energy": text.energy,
     "established": text.established,
     "rests_on": text.rests_on,
     "heading": text.heading,
@@ -73,10 +75,11 @@ _FILTERS = {
     "listed": text.listed,
     "mark": text.mark,
     "markdown": text.markdown,
-    "number": text.number,
+    "number": number,
     "plain": text.plain,
     "repr": repr,
     "source": text.source,
+    "with_doubt": with_doubt,
     "span": text.span,
 }
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wattflow.analysis.axes import axes_of, choice_columns, shown_axes
-from wattflow.analysis.means import APART, Mean, energies, settings
+from wattflow.analysis.means import APART, Mean, Setting, energies, settings
+from wattflow.nullable import with_doubt
 from wattflow.report.html import render
 from wattflow.report.text import choice, count_of, mark, source
 from wattflow.store.columns import REASONS
@@ -50,6 +51,7 @@ class Methods:
     coverage: float
     sampling_u: float
     gain_u: float | None
+    expanded_u: float | None  # k = 2, all of it
     dummy_u: float | None
     counter_ratios: list[float]
     versions: list[str]
@@ -92,6 +94,7 @@ def methods(rows: Sequence[Row], records: Sequence[Record]) -> Methods:
         coverage=min((row["coverage"] for row in counting), default=0.0),
         sampling_u=_largest_share(counting, "energy_u_j") or 0.0,
         gain_u=_largest_share(counting, "board_u_j"),
+        expanded_u=_largest_share(counting, "energy_expanded_u_j"),
         dummy_u=_largest_share(counting, "dummy_data_u_j"),
         counter_ratios=_distinct(row["counter_ratio"] for row in counting),
         versions=_versions(records),
@@ -104,6 +107,7 @@ def text(rows: Sequence[Row], records: Sequence[Record]) -> str:
     laid_out = render(
         "report/methods.md.j2",
         **vars(methods(rows, records)),
+        doubt=DOUBT,
         table=[head, ["---"] * len(head), *body],
         schema_version=SCHEMA_VERSION,
     )
@@ -141,36 +145,52 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 FIGURES = ("tokens_per_s", "power_w", "energy_per_token_j", "energy_per_response_j", "energy_j")
 SENSOR = "watts from"
+DOUBT = (
+    "Of watts and joules ± is the expanded uncertainty (k = 2)"  # how a table says that it has them
+)
+_EXPANDED = tuple(re.sub(r"_(j|w)$", r"_expanded_u_\1", name) for name in FIGURES[1:])
 
 
 def table(
-    rows: Sequence[Row], axes: Sequence[str] | None = None, *, by_sensor: bool = True
+    rows: Sequence[Row],
+    axes: Sequence[str] | None = None,
+    *,
+    by_sensor: bool = True,
+    doubt: bool = True,
 ) -> list[list[str]]:
-    """Return a heading, then a row a setting: its choices, how many repeats count, mean ± deviation of each figure.
+    """Return a heading, then a row a setting: its choices, how many repeats count, the mean of each figure.
+
+    Behind watts and joules stands their expanded uncertainty, behind rates their deviation; behind all of them that in
+    tables of before (`doubt` is false).
 
     Joules of another boundary or sensor, and those that were simulated, are a row of their own. `axes` are what varies
     among the rows that count, unless given; without `by_sensor` neither the last column nor that difference is there.
     """
     counting = [row for row in rows if row["counts"]]
     axes = axes_of(choice_columns(counting)) if axes is None else axes
-    found = settings(
-        counting, axes, FIGURES, APART if by_sensor else ("boundary", "simulated", "beside")
-    )
+    columns = [*FIGURES, *_EXPANDED]
+    apart = APART if by_sensor else ("boundary", "simulated", "beside")
+    found = settings(counting, axes, columns, apart)
     return [
         [*axes, "n", *FIGURES, *([SENSOR] if by_sensor else [])],
         *(
             [
                 *(choice(axis, value) for axis, value in one.chosen.items()),
                 str(one.n),
-                *(
-                    _mean_sd(one.means[name], mark(one.simulated and _is_energy(name)))
-                    for name in FIGURES
-                ),
+                *(_cell(one, name, doubt=doubt) for name in FIGURES),
                 *([source(one)] if by_sensor else []),
             ]
             for one in found
         ),
     ]
+
+
+def _cell(one: Setting, name: str, *, doubt: bool) -> str:
+    shown = mark(one.simulated and _is_energy(name))
+    expanded = one.expanded_u(name)
+    if doubt and expanded is not None:
+        return with_doubt(one.means[name].mean, expanded, mark=shown)
+    return _mean_sd(one.means[name], shown)
 
 
 def _is_energy(column: str) -> bool:
@@ -185,10 +205,18 @@ def _mean_sd(of: Mean, mark: str) -> str:
     return f"{mark}{of.mean:.5g} ± {f'{of.sd:.0f}' if of.sd >= 10 else f'{of.sd:.2g}'}"
 
 
-def joules(rows: Sequence[Row]) -> str:
-    """Return the joules that count, those of each boundary and what was simulated apart: they make no sum."""
+def joules(rows: Sequence[Row], *, doubt: bool = True) -> str:
+    """Return the joules that count, those of each boundary and what was simulated apart: they make no sum.
+
+    Papers of before have no doubt behind them.
+    """
     found = energies(rows)
-    amounts = [f"{mark(one.simulated)}{one.energy_j:,.1f} J" for one in found]
+    amounts = [
+        with_doubt(one.energy_j, one.expanded_u_j, "J", mark(one.simulated))
+        if doubt and one.expanded_u_j is not None
+        else f"{mark(one.simulated)}{one.energy_j:,.1f} J"
+        for one in found
+    ]
     if len(found) < 2:
         return amounts[0] if amounts else "0.0 J"
     return ", ".join(

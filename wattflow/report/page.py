@@ -25,7 +25,7 @@ from wattflow.report.sections import Figures
 from wattflow.report.text import NUMBERS
 from wattflow.store.files import write_atomic
 
-FIGURES_VERSION = 1  # of the JSON; raised when a name in it changes its meaning
+FIGURES_VERSION = 2  # of the JSON; raised when a name in it changes its meaning
 
 
 def report(sweep: Sweep, unstarted: Mapping[str, tuple[str, str | None]] | None = None) -> Path:

@@ -116,7 +116,8 @@ def figures(sweep: Sweep) -> Figures:
     points = sweep.points
     axes = axes_of(points)
     rows = points.select(
-        "counts", "reasons", "boundary", "simulated", "power_source", "beside", "energy_j",
+        "counts", "reasons", "boundary", "simulated", "power_source", "beside",
+        "energy_j", "energy_expanded_u_j",
         *dict.fromkeys([*axes, *FIGURES, *USE]),
     ).to_dicts()  # fmt: skip
     counting = [row for row in rows if row["counts"]]

@@ -6,7 +6,8 @@ from wattflow.analysis.axes import axes_of
 from wattflow.analysis.costs import setting_costs
 from wattflow.analysis.means import Setting, settings
 from wattflow.analysis.sweep import Sweep
-from wattflow.report.text import NUMBERS, choice, mark, number, plain, source, with_doubt
+from wattflow.nullable import with_doubt
+from wattflow.report.text import NUMBERS, choice, mark, plain, source
 
 _COSTS = (
     ("gpu_hours", "GPU-hours"),
@@ -37,7 +38,7 @@ def _cells(one: Setting) -> dict[str, str]:
             shown.heading: with_doubt(
                 one.means[shown.column].mean,
                 one.expanded_u(shown.column),
-                mark(shown.power and one.simulated),
+                mark=mark(shown.power and one.simulated),
             )
             for shown in NUMBERS
         },
@@ -59,6 +60,7 @@ def cost_table(sweep: Sweep, factors: Sequence[str] = ()) -> list[dict[str, str]
         for name, heading in _COSTS:
             if name in names or name == "gpu_hours":
                 simulated = one.simulated and name != "gpu_hours"
-                cells[heading] = number(vars(one)[name], mark(simulated))
+                doubt = one.expanded.get(name)
+                cells[heading] = with_doubt(vars(one)[name], doubt, mark=mark(simulated))
         rows.append({**cells, "boundary": plain(one.boundary)})
     return rows

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wattflow.analysis.axes import Along, along_in_words
-from wattflow.analysis.means import Setting
+from wattflow.analysis.means import Energy, Setting
 from wattflow.analysis.statistics import BreakEven, Ratio
-from wattflow.nullable import plus_minus
+from wattflow.nullable import number, with_doubt
 from wattflow.store.columns import REASONS
 
 
@@ -19,22 +19,11 @@ def plain(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def number(value: float | None, mark: str = "") -> str:
-    """Return a number as a person reads it: three digits, or all before the point; `-` for null.
-
-    `mark` goes before it: `~` where it was simulated.
-    """
-    if value is None:
-        return "-"
-    if abs(value) >= 99.95:
-        return f"{mark}{value:,.0f}"
-    return f"{mark}{value:#.3g}" if value else f"{mark}0"
-
-
-def with_doubt(value: float | None, expanded: float | None, mark: str = "") -> str:
-    """Return a number with its expanded uncertainty (k = 2), where that is known."""
-    shown = number(value, mark)
-    return shown if value is None else f"{shown}{plus_minus(expanded)}"
+def energy(one: Energy) -> str:
+    """Return an energy with its doubt, in J, or in kJ from 100 kJ on."""
+    scale, unit = (1.0, "J") if one.energy_j < 1e5 else (1e3, "kJ")
+    doubt = None if one.expanded_u_j is None else one.expanded_u_j / scale
+    return with_doubt(one.energy_j / scale, doubt, unit, mark(one.simulated))
 
 
 def mark(simulated: object) -> str:

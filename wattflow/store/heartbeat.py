@@ -41,6 +41,8 @@ class Beat:
     energy_j: float | None  # of rank 0's node
     power_w: float | None
     source: str | None  # the sensor
+    seconds: float | None  # in which the energy was taken
+    devices: int | None  # of rank 0's node
     nodes: int | None  # of the attempt
 
 
@@ -131,6 +133,8 @@ def _beat(fields: dict[str, Any]) -> Beat:
         energy_j=_number(fields.get("energy_j")),
         power_w=_number(fields.get("power_w")),
         source=_text(fields.get("source")),
+        seconds=_number(fields.get("seconds")),
+        devices=_count(fields.get("devices")),
         nodes=_count(fields.get("nodes")),
     )
 

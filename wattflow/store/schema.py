@@ -94,6 +94,17 @@ class DeviceSettings(TypedDict, total=False):
     power_limit_max_w: float | None
 
 
+class Reference(TypedDict):
+    """What a meter found of one board's sensor: reading = (1 + gain) x true + offset, with standard uncertainties."""
+
+    gain: float
+    offset_w: float
+    gain_u: float
+    offset_u_w: float
+    correlation: float  # of gain and offset
+    made: str  # UTC
+
+
 class Device(DeviceSettings):
     """One measured device of a node, as the sidecar found it."""
 
@@ -101,6 +112,7 @@ class Device(DeviceSettings):
     uuid: str
     bus_id: str | None
     name: str
+    reference: NotRequired[Reference]  # where an external meter was beside this board
 
 
 class DeviceControl(TypedDict):
@@ -142,6 +154,9 @@ class EnergySoFar(TypedDict):
     energy_j: float
     power_w: float | None  # the mean of the last seconds; null where there were none
     source: str  # the sensor
+    # since the first sample, and of how many devices
+    seconds: NotRequired[float | None]
+    devices: NotRequired[int]
 
 
 class RankInfo(TypedDict):

@@ -169,12 +169,21 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read some columns of a table of any version; DamagedError where it lacks one, or is no Parquet file."""
+def read_columns(path: Path, names: Sequence[str], newer: Sequence[str] = ()) -> pa.Table:
+    """Read some columns of a table of any version; DamagedError where it lacks one, or is no Parquet file.
+
+    `newer` ones follow, null in a table of before.
+    """
     with _opened(path) as file:
-        if missing := set(names) - set(file.schema_arrow.names):
+        there = set(file.schema_arrow.names)
+        if missing := set(names) - there:
             raise DamagedError(f"{path}: no column {min(missing)}.")
-        return file.read(columns=list(names), use_threads=False)
+        known = [name for name in newer if name in there]
+        table = file.read(columns=[*names, *known], use_threads=False)
+    for name in newer:
+        if name not in there:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return table.select([*names, *newer])
 
 
 def read_schema(path: Path) -> pa.Schema:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from wattflow.analysis.axes import columns_of, moving
 from wattflow.errors import RefusedError, WattflowError
-from wattflow.nullable import known_sum
+from wattflow.nullable import complete_sum, known_sum
 from wattflow.store.columns import CHOICE_KEYS
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import SweepDir
@@ -39,6 +39,7 @@ class Entry:
     counts: dict[str, int] | None = None  # points by state
     varies: list[str] | None = None  # keys
     energy_kwh: float | None = None  # of finished attempts, known ones alone
+    energy_expanded_u_kwh: float | None = None  # k = 2; null where one's is not known
     simulated: bool = False
     when: datetime | None = None  # of the last submit
     problem: str | None = None
@@ -87,7 +88,8 @@ def _entry(folder: Path, path: Path) -> Entry:
             len(rows),
             {str(state): n for state, n in status.counts(rows).items()},
             _varies(points),
-            _kwh(rows),
+            _kwh([row.energy_j for row in rows]),
+            _kwh([row.energy_expanded_u_j for row in rows if row.energy_j is not None], whole=True),
             any(row.simulated for row in rows),
             datetime.fromtimestamp(sweep.grid_path.stat().st_mtime, UTC).astimezone(),
         )
@@ -120,6 +122,7 @@ def _varies(points: Sequence[GridPoint]) -> list[str]:
     return [CHOICE_KEYS[name].removesuffix(".name") for name in moving(columns)] if points else []
 
 
-def _kwh(rows: Sequence[status.Row]) -> float | None:
-    energy_j = known_sum([row.energy_j for row in rows])
+def _kwh(parts: Sequence[float | None], *, whole: bool = False) -> float | None:
+    """Return the sum of what is known in kWh; where `whole` asks for it, null unless all is."""
+    energy_j = complete_sum(parts) if whole else known_sum(parts)
     return None if energy_j is None else energy_j / 3.6e6

@@ -9,15 +9,17 @@ answer from Slurm makes a point unknown, never finished.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import pyarrow as pa
 
 from wattflow import process
+from wattflow.analysis.expanded import sensors_expanded
+from wattflow.analysis.means import of_sum
 from wattflow.errors import DamagedError, RefusedError, SlurmError
 from wattflow.plan import estimate
 from wattflow.slurm import client
@@ -54,7 +56,9 @@ class Row:
     more_time_min: int | None = None  # what that asks for, where the point ran out of time
     seconds: float | None = None  # of its finished attempts, the mean
     energy_j: float | None = None  # of its finished attempts, or so far of the one that runs
+    energy_expanded_u_j: float | None = None  # k = 2; null where it is not known
     power_w: float | None = None  # of the attempt that runs, now
+    power_expanded_u_w: float | None = None
     nodes_unheard: int = 0  # nodes of the attempt that runs whose watts and joules are not in these
     simulated: bool = False  # arithmetic, not measured
     doubt: str | None = (
@@ -135,30 +139,34 @@ def _collected(sweep: SweepDir) -> dict[str, Row]:
     """The rows of the points that the collector saw finished: one file instead of thousands of records."""
     columns = ["point_id", "attempt", "status", "job_id", "attempt_s", "job_energy_j", "simulated"]
     columns += ["counts", "reasons"]
+    newer = ["job_energy_expanded_u_j"]
     try:
-        table = read_columns(sweep.points_path, columns)
-        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        table = read_columns(sweep.points_path, columns, newer)
+        rows = zip(*(table[name].to_pylist() for name in (*columns, *newer)), strict=True)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return {}
     attempts: Counter[str] = Counter()
-    finished: dict[str, list[tuple[str | None, float | None, float | None, bool]]] = {}
+    finished: dict[
+        str, list[tuple[str | None, float | None, float | None, bool, float | None]]
+    ] = {}
     doubts: dict[str, str | None] = {}
-    for point_id, attempt, how, job, *took, counts, reasons in rows:
+    for point_id, attempt, how, job, *took, counts, reasons, expanded_u_j in rows:
         attempts[point_id] += attempt is not None
         if how == "finished" or counts:
             codes = [code for code in reasons or () if code in REASONS and REASONS[code].withheld]
             known = counts or doubts.get(point_id, "") is None
             doubts[point_id] = None if known else ", ".join(codes) or "not valid"
         if how == "finished":
-            finished.setdefault(point_id, []).append((job, *took))
+            finished.setdefault(point_id, []).append((job, *took, expanded_u_j))
     return {
         point_id: Row(
             point_id,
             "done",
             attempts[point_id],
             job=tries[-1][0],
-            seconds=_over(fmean, [seconds for _, seconds, _, _ in tries]),
-            energy_j=_over(sum, [energy_j for _, _, energy_j, _ in tries]),
+            seconds=_over(fmean, [seconds for _, seconds, *_ in tries]),
+            energy_j=_over(sum, [energy_j for _, _, energy_j, *_ in tries]),
+            energy_expanded_u_j=_over(sum, [tried[4] for tried in tries]),
             simulated=bool(tries[-1][3]),
             doubt=doubts[point_id],
         )
@@ -283,9 +291,18 @@ def _done(point_id: str, attempts: int, record: Record) -> Row:
             row,
             seconds=(cast(int, record["ended_ns"]) - record["started_ns"]) / 1e9,
             energy_j=_over(sum, [node.get("energy_j") for node in nodes]),
+            energy_expanded_u_j=_over(sum, [_node_expanded_u_j(record, node) for node in nodes]),
             simulated=any(node["source"] == "simulated" for node in nodes),
         )
     return row
+
+
+def _node_expanded_u_j(record: Record, node: Mapping[str, Any]) -> float | None:
+    """Return the expanded uncertainty by the sensors of one node's joules since its attempt started."""
+    seconds = (cast(int, record["ended_ns"]) - record["started_ns"]) / 1e9
+    ranks = [rank for rank in record.get("ranks", []) if rank["node"] == node["node"]]
+    boards = len({rank["gpu_uuid"] for rank in ranks})
+    return sensors_expanded(node["source"], node.get("energy_j"), seconds, boards)
 
 
 def _decisive_log(findings: _Findings) -> Path | None:
@@ -332,6 +349,10 @@ def _watched(row: Row, attempts: Sequence[AttemptDir]) -> Row:
         reason=row.reason or progress,
         energy_j=beat.energy_j,
         power_w=beat.power_w,
+        energy_expanded_u_j=sensors_expanded(
+            beat.source, beat.energy_j, beat.seconds, beat.devices
+        ),
+        power_expanded_u_w=sensors_expanded(beat.source, beat.power_w, 1.0, beat.devices),
         nodes_unheard=(beat.nodes or 1) - 1,
         simulated=beat.source == "simulated",
     )
@@ -444,6 +465,9 @@ class Spent:
     running: int
     nodes_unheard: int  # nodes of those points that are in neither
     simulated: bool  # whether any of it is
+    # k = 2; null where that of a point is not known
+    energy_expanded_u_j: float | None = None
+    power_expanded_u_w: float | None = None
 
 
 def spent(rows: Iterable[Row]) -> list[Spent]:
@@ -461,9 +485,11 @@ def _spent(rows: Sequence[Row]) -> Spent:
     watched = [row for row in rows if row.power_w is not None]
     return Spent(
         energy_j=_over(sum, [row.energy_j for row in known]),
+        energy_expanded_u_j=of_sum(row.energy_expanded_u_j for row in known),
         points_known=len(known),
         points_unknown=sum(row.attempts > 0 and row.energy_j is None for row in rows),
         power_w=_over(sum, [row.power_w for row in watched]),
+        power_expanded_u_w=of_sum(row.power_expanded_u_w for row in watched),
         watched=len(watched),
         running=sum(row.state == "running" for row in rows),
         nodes_unheard=sum(row.nodes_unheard for row in known),
@@ -479,7 +505,13 @@ def left(sweep: SweepDir, rows: Iterable[Row]) -> estimate.Sum:
         return estimate.Past([]).sum([])
     points = {point.point_id: point for point in sweep.points()}
     past = estimate.Past(
-        estimate.Finished(points[row.point_id].config(), row.seconds, row.energy_j, row.simulated)
+        estimate.Finished(
+            points[row.point_id].config(),
+            row.seconds,
+            row.energy_j,
+            row.simulated,
+            row.energy_expanded_u_j,
+        )
         for row in rows
         if row.state == "done" and row.seconds
     )
