@@ -338,7 +338,9 @@ def test_one_that_goes_on_is_waited_for(node):
     ("call", "seconds", "patience_s"),
     [
         ("nvmlDeviceSetPowerManagementLimit", 0.5, 3),
-        pytest.param("nvmlInit_v2", 5.0, 90, marks=pytest.mark.slow),  # each call of nvidia-smi
+        pytest.param(
+            "nvmlInitWithFlags", 5.0, 90, marks=pytest.mark.slow
+        ),  # each call of nvidia-smi
     ],
 )
 def test_jobs_that_start_at_once_wait_for_each_other_however_slow_nvidia_smi_is(
