@@ -81,7 +81,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
 
 def test_a_home_of_nobody_is_a_path_that_is_not_there():
     """No traceback."""
-    with pytest.raises(RefusedError, match="~nobody-here/x: no such folder"):
+    with pytest.raises(RefusedError, match="~nobody-here/x: this machine knows no such user"):
         points("model.path='~nobody-here/x'")
 
 

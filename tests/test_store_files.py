@@ -325,6 +325,7 @@ OPENS = {
 # what opens files by itself, and which
 AROUND = {
     "store.files": "the door",
+    "power.protocol": "the spool's own folder, to give its socket a short name",
     "store.tables": "the door for tables",
     "store.removal": "folders alone, to remove what is in them",
     "process": "/proc; below the store",
