@@ -65,12 +65,6 @@ class CommonSidecar:
                 one.kill()
         self._watcher.join()
 
-    @property
-    def lost(self) -> str | None:
-        """Why it is not started again; null while it runs, or is about to."""
-        with self._changed:
-            return self._lost
-
     def _watch(self) -> None:
         """Keep it alive; the kernel's parent-death signal follows this thread, which lives as long as the task."""
         failures = 0

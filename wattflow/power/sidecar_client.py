@@ -116,7 +116,7 @@ class Sidecar:
         if ready is None or lost is not None:
             self.close()
             fault = lost or f"not ready after {self._ready_timeout_s:g} s."
-            raise self._error(fault)
+            raise _error(self._node, fault, self._log_path, self._lost)
         return ready
 
     def mark(self) -> None:
@@ -135,12 +135,7 @@ class Sidecar:
         with self._changed:
             lost = self._lost
         if lost is not None:
-            raise self._error(lost)
-
-    def _error(self, fault: str) -> PowerError:
-        return PowerError(
-            f"the sidecar of {self._node}: {fault} {_log_hint(self._log_path, self._lost)}"
-        )
+            raise _error(self._node, lost, self._log_path, lost)
 
     def stop(self, timeout_s: float = CLOSE_TIMEOUT_S, *, keep: bool = False) -> "NodeInfo":
         """End recording; returns what measured this node once every trace lies in the attempt; PowerError if lost.
@@ -161,17 +156,11 @@ class Sidecar:
         if goes_on:
             self._watcher.join()
             self._watcher = None
-            self._drop_empty_log()
+            _drop_if_empty(self._log_path)
         else:
             self.close()
         self.check()
-        energy_j = None if so_far is None else so_far["energy_j"]
-        return {
-            **ready,
-            "sidecar_restarts": self._restarts,
-            "energy_j": energy_j,
-            "beside": self._beside,
-        }
+        return _closed(ready, self._restarts, so_far, self._beside)
 
     def close(self) -> None:
         """End the process whatever it is doing; what it recorded stays readable. Never raises for a dead one."""
@@ -192,12 +181,7 @@ class Sidecar:
         self._watcher.join()
         self._watcher = None
         self._process = None
-        self._drop_empty_log()
-
-    def _drop_empty_log(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._log_path.stat().st_size == 0:
-                self._log_path.unlink()
+        _drop_if_empty(self._log_path)
 
     def _end_warm(self) -> None:
         if self._warm is not None:
@@ -223,7 +207,9 @@ class Sidecar:
             try:
                 process, self._warm = self._warm or self._spawn(self._log_path), None
             except OSError as error:
-                self._set_lost(f"could not be started ({error}).")
+                with self._changed:
+                    self._lost = f"could not be started ({error})."
+                    self._changed.notify_all()
                 return
             with self._changed:
                 self._process = process
@@ -293,10 +279,22 @@ class Sidecar:
             if self._process is not None:
                 self._process.kill()
 
-    def _set_lost(self, why: str) -> None:
-        with self._changed:
-            self._lost = why
-            self._changed.notify_all()
+
+def _closed(
+    ready: "MeterInfo", restarts: int, so_far: "EnergySoFar | None", beside: "Beside | None"
+) -> "NodeInfo":
+    energy_j = None if so_far is None else so_far["energy_j"]
+    return {**ready, "sidecar_restarts": restarts, "energy_j": energy_j, "beside": beside}
+
+
+def _error(node: str, fault: str, log_path: Path, lost: str | None) -> PowerError:
+    return PowerError(f"the sidecar of {node}: {fault} {_log_hint(log_path, lost)}")
+
+
+def _drop_if_empty(log_path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if log_path.stat().st_size == 0:
+            log_path.unlink()
 
 
 def _log_hint(log_path: Path, lost: str | None) -> str:
