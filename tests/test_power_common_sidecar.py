@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 from fake_nvml import curves
 from processes import gone, until
@@ -18,7 +19,7 @@ BOARDS = [curves.uuid("n1", k) for k in range(2)]
 
 
 def test_after_a_kill_all_points_go_on_with_the_next_one(connect, tmp_path):
-    """kill -9 under two points: both have a restart, and no gap, as the driver's buffer reaches back."""
+    """kill -9 under two points: both have a restart, and a gap only where the next one began too late for the buffer."""
     points = [connect(board) for board in BOARDS]
     attempts = [new_attempt(tmp_path, k) for k in (1, 2)]
     for point, attempt in zip(points, attempts, strict=True):
@@ -32,7 +33,8 @@ def test_after_a_kill_all_points_go_on_with_the_next_one(connect, tmp_path):
     for attempt, board in zip(attempts, BOARDS, strict=True):
         stamps, _, gaps = power_of(attempt, board)
         assert len(stamps) > 10
-        assert not any(gaps)
+        missing = np.flatnonzero(np.diff(stamps) > 40_000_000) + 1
+        assert [*missing] == [*np.flatnonzero(gaps)]
 
 
 def test_its_end_closes_what_is_open_and_leaves_no_process(nvml_path, connect, common, tmp_path):
