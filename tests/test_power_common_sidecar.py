@@ -19,7 +19,7 @@ BOARDS = [curves.uuid("n1", k) for k in range(2)]
 
 
 def test_after_a_kill_all_points_go_on_with_the_next_one(connect, tmp_path):
-    """kill -9 under two points: both have a restart, and a gap only where the next one began too late for the buffer."""
+    """kill -9 under two points: both have a restart, and a gap only where the buffer did not reach back."""
     points = [connect(board) for board in BOARDS]
     attempts = [new_attempt(tmp_path, k) for k in (1, 2)]
     for point, attempt in zip(points, attempts, strict=True):
