@@ -5,6 +5,7 @@ from dataclasses import replace
 import engine_ranks as tools
 import fake_vllm
 import pytest
+import torch
 
 from wattflow.config.choices import Engine, Vllm, Workload
 from wattflow.engine.build import build
@@ -169,3 +170,25 @@ def test_offline_prompts_may_be_more_than_run_at_once():
     """Offline the prompts of a point are one batch."""
     config = chosen(workload=Workload(mode="offline"))
     assert len(answer(made(config), PROMPTS * 3).tokens) == 12
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        ValueError("No available memory for the cache blocks."),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(monkeypatch, error):
+    """At the start and in an iteration: vLLM's version and the device's or vLLM's own sentence."""
+
+    def fail(*_):
+        raise error
+
+    engine = made(chosen())
+    monkeypatch.setattr(fake_vllm.LLMEngine, "step", fail)
+    with pytest.raises(EngineError, match=r"vLLM 0.32.0 failed in an iteration: \w+: .*memory"):
+        answer(engine, PROMPTS)
+    monkeypatch.setattr(fake_vllm.LLMEngine, "from_engine_args", fail)
+    with pytest.raises(EngineError, match=r"vLLM 0.32.0 did not start test: \w+: .*memory"):
+        made(chosen())

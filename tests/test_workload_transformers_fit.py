@@ -75,3 +75,12 @@ def test_a_checkpoint_takes_what_its_precision_does(precision, gib):
     """Whatever the files hold."""
     words = transformers_fit.memory_in_words(point(precision=precision), 80)
     assert f"needs {gib} GiB weights" in words
+
+
+def test_a_quantised_checkpoint_is_left_to_vllm(tmp_path):
+    """What would be widened in silence is refused; its shapes alone, with dummy weights, are not."""
+    quantised = {**OPT, "quantization_config": {"quant_method": "mxfp4"}}
+    why = transformers_fit.why_not(at(tmp_path, quantised, max_seq_len=600, weights="hf"), None)
+    assert why is not None
+    assert "quantised (mxfp4)" in why
+    assert transformers_fit.why_not(at(tmp_path, quantised, max_seq_len=600), None) is None

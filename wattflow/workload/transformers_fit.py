@@ -16,13 +16,24 @@ _ACTIVATIONS = 8  # values of the model's width that a token's activations take 
 
 def why_not(config: Config, gpu_memory_gib: float | None) -> str | None:
     """Return why a point cannot run, or does not fit GPUs of that memory; null where it can."""
-    reason = why_not_shards(config) or vllm_fit.why_not_length(config)
+    reason = _why_not_quantised(config) or why_not_shards(config) or vllm_fit.why_not_length(config)
     if reason is not None or gpu_memory_gib is None:
         return reason
     need = _bytes(config)
     if need is None or sum(need) <= arithmetic.USABLE * gpu_memory_gib * arithmetic.GIB:
         return None
     return memory_in_words(config, gpu_memory_gib)
+
+
+def _why_not_quantised(config: Config) -> str | None:
+    """Return why a checkpoint is left to vLLM: what transformers cannot compute with as it is, it widens in silence."""
+    folder = vllm_fit.folder_of(config)
+    if config.weights != "hf" or folder is None or folder.quantization is None:
+        return None
+    return (
+        f"{config.model.name}: its weights are quantised ({folder.quantization}), which engine=transformers may compute "
+        "with as plain numbers; use engine=vllm"
+    )
 
 
 def why_not_shards(config: Config) -> str | None:
