@@ -3,6 +3,7 @@
 Each leaves a reason in one line and no process, and what `resume` then runs is what was left, exactly. `make vllm`.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -15,11 +16,12 @@ from processes import gone, until
 from test_real_vllm import PYTHON, ROOT, SMALL, pytestmark, wattflow
 from test_run_local import _rank
 
+from wattflow.errors import DamagedError
 from wattflow.store.tables import read_stream
 
 __all__ = ["pytestmark"]
 PROMPTS = 48
-LONG = (*SMALL, "max_gen_len=48", "temperature=0", "sweep=s")
+LONG = (*SMALL, "max_gen_len=400", "temperature=0", "max_seq_len=900", "sweep=s")
 
 
 @pytest.fixture
@@ -52,7 +54,8 @@ def begun(where, *words):
 def _batches(where):
     """How many batches rank 0 has finished so far."""
     for path in (where / "spool").glob("wattflow-*/*/spans-rank0.arrow"):
-        return read_stream(path)["phase"].to_pylist().count("decode")
+        with contextlib.suppress(DamagedError):  # it has not begun
+            return read_stream(path)["phase"].to_pylist().count("decode")
     return 0
 
 
@@ -84,7 +87,7 @@ def test_a_rank_that_dies_inside_vllm_ends_the_attempt(where):
     record = ended(where, running, pids)
     assert (record["status"], record["error"]) == ("failed", "rank 1 was killed: SIGKILL.")
     points, requests = resumed(where)
-    assert points.filter(pl.col("counts"))["tokens_kept"].to_list() == [PROMPTS * 48]
+    assert points.filter(pl.col("counts"))["tokens_kept"].to_list() == [PROMPTS * 400]
     assert requests[-1].height == PROMPTS
 
 
@@ -99,7 +102,7 @@ def test_a_time_limit_in_mid_batch_is_continued_exactly(where):
     answered = first["prompt"].to_list() + second["prompt"].to_list()
     assert answered == list(range(PROMPTS))
     assert first.height >= 8
-    assert set(first["tokens_kept"]) == set(second["tokens_kept"]) == {48}
+    assert set(first["tokens_kept"]) == set(second["tokens_kept"]) == {400}
 
 
 def test_ctrl_c_ends_all(where):

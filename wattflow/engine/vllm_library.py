@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -131,11 +132,25 @@ def start(config: Config, ranks: Ranks, version: str) -> Any:
 
         wanted = arguments(config, folder)
         _check_platform(ranks)
+        if ranks.device == "cpu" and ranks.world > 1:
+            _name_shared_memory(ranks.broadcast(secrets.token_hex(4)))
         if config.weights == "dummy":
             from wattflow.engine import vllm_dummy  # noqa: PLC0415 - see the module
 
             vllm_dummy.register(_DUMMY, config.model.dummy)
         return LLMEngine.from_engine_args(EngineArgs(**wanted))
+
+
+def _name_shared_memory(run: str) -> None:
+    """Have the shared memory of CPU ranks bear a run's own name.
+
+    vLLM's is one for all that an external launcher starts: two runs would meet in it, and none starts after a kill.
+    """
+    from vllm.distributed.device_communicators import cpu_communicator  # noqa: PLC0415 - see the module
+
+    shared = cpu_communicator._CPUSHMDistributed  # noqa: SLF001 - vLLM offers no name to choose
+    theirs = vars(shared)["make_group_name"].__func__
+    shared.make_group_name = staticmethod(lambda communicator: f"{theirs(communicator)}-{run}")
 
 
 def _check_platform(ranks: Ranks) -> None:

@@ -31,8 +31,8 @@ def _why_not_quantised(config: Config) -> str | None:
     if config.weights != "hf" or folder is None or folder.quantization is None:
         return None
     return (
-        f"{config.model.name}: its weights are quantised ({folder.quantization}), which engine=transformers may compute "
-        "with as plain numbers; use engine=vllm"
+        f"{config.model.name}: its weights are quantised ({folder.quantization}), which engine=transformers may "
+        "compute with as plain numbers; use engine=vllm"
     )
 
 
