@@ -1,6 +1,8 @@
 """What choices make of vLLM's arguments, and what is said where vLLM is missing, old or another device's."""
 
 import json
+import sys
+import types
 
 import engine_ranks as tools
 import fake_vllm
@@ -68,3 +70,21 @@ def test_one_rank_meets_nobody_but_itself():
     alone = vllm_library.environment(config(), tools.ALONE)
     assert (alone["MASTER_ADDR"], alone["VLLM_ENABLE_V1_MULTIPROCESSING"]) == ("127.0.0.1", "0")
     assert alone["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_shared_memory_of_cpu_ranks_bears_the_runs_own_name(monkeypatch):
+    """vLLM's name for a group of ranks, then the run's: two runs on a machine do not meet."""
+
+    class Shared:
+        @staticmethod
+        def make_group_name(communicator):
+            return f"-{communicator}-cpushm"
+
+    module = types.ModuleType("cpu_communicator")
+    module._CPUSHMDistributed = Shared
+    for name in ("vllm", "vllm.distributed", "vllm.distributed.device_communicators"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    parent = sys.modules["vllm.distributed.device_communicators"]
+    monkeypatch.setattr(parent, "cpu_communicator", module, raising=False)
+    vllm_library._name_shared_memory("a1b2")
+    assert Shared.make_group_name("tp:0") == "-tp:0-cpushm-a1b2"
