@@ -3,7 +3,7 @@
 from wattflow.collect import merge
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
-from wattflow.collect.figures import Amount, Energy, Sampling, Throughput
+from wattflow.collect.quantities import Amount, Energy, Sampling, Throughput
 from wattflow.collect.row import Figures
 
 

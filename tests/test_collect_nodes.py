@@ -9,8 +9,8 @@ import pytest
 from measurements import call, row
 
 from wattflow.collect.collect import collect
-from wattflow.collect.figures import Amount
 from wattflow.collect.nodes import rates
+from wattflow.collect.quantities import Amount
 from wattflow.collect.reading import DeviceKey, Spans
 from wattflow.energy.curve import Joules
 from wattflow.store.layout import SweepDir

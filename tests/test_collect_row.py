@@ -9,7 +9,7 @@ from collection import one, phases, retraced, rows
 from sweeps import START_NS, Gpu, Made, choices
 
 from wattflow.collect.description import Description
-from wattflow.collect.figures import PhaseEnergy
+from wattflow.collect.quantities import PhaseEnergy
 from wattflow.collect.ratios import RATIOS
 from wattflow.collect.row import Choices, Figures, attempt_rows, self_checks
 from wattflow.config.choices import Config

@@ -49,6 +49,13 @@ _BROUGHT_BY = {
     ("cluster",): tuple(name for name in CHOICE_KEYS if name.startswith("cluster_")),
 }
 
+# What is asked of a machine. Tokens of two models or lengths are two things: none is the cheaper way to the other.
+_WORK = {
+    *("model", "dataset", "weights", "max_gen_len", "max_seq_len", "n_prompts", "seed"),
+    *("temperature", "top_p", "stop", "workload_mode"),
+}
+_WORK_OF_GROUPS = ("model_", "dataset_")
+
 
 Along = dict[str, tuple[Any, Any]]  # what moved along: its value here, and in the reference
 
@@ -58,6 +65,11 @@ class Columns(Protocol):
 
     def __getitem__(self, name: str, /) -> Iterable[Any]:
         """Return the values of a column."""
+
+
+def is_work(name: str) -> bool:
+    """Return whether a choice says what is done, not how: settings that differ in it do not compete."""
+    return name in _WORK or name.startswith(_WORK_OF_GROUPS)
 
 
 def moving(points: Columns, *, meter: bool = False) -> list[str]:

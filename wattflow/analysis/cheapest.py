@@ -7,19 +7,12 @@ from typing import Any
 import polars as pl
 
 from wattflow.analysis import statistics
-from wattflow.analysis.axes import in_words, moving
+from wattflow.analysis.axes import in_words, is_work, moving
 from wattflow.analysis.beside import is_mixed
 from wattflow.analysis.comparisons import runs_of
 from wattflow.analysis.statistics import Mean, Value
 
 METRIC = "energy_per_token_j"
-
-# What is asked of a machine. Tokens of two models or lengths are two things: none is the cheaper way to the other.
-_WORK = {
-    *("model", "dataset", "weights", "max_gen_len", "max_seq_len", "n_prompts", "seed"),
-    *("temperature", "top_p", "stop", "workload_mode"),
-}
-_WORK_OF_GROUPS = ("model_", "dataset_")
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ def cheapest(points: pl.DataFrame) -> list[Cheapest]:
     """Return the setting of the lowest mean for each work of which two settings or more count, in the grid's order."""
     tried = points.filter(pl.col("status") != "infeasible")
     found = []
-    for work, rows in _by(tried, [name for name in moving(tried) if _is_work(name)]):
+    for work, rows in _by(tried, [name for name in moving(tried) if is_work(name)]):
         counting = rows.filter(pl.col("counts") & (pl.col(METRIC) > 0))
         settings = list(_by(counting, moving(counting)))
         if len(settings) > 1:
@@ -48,10 +41,6 @@ def cheapest(points: pl.DataFrame) -> list[Cheapest]:
             without = rows.select(axes).n_unique() - counting.select(axes).n_unique()
             found.append(_cheapest(work, counting, settings, without))
     return found
-
-
-def _is_work(name: str) -> bool:
-    return name in _WORK or name.startswith(_WORK_OF_GROUPS)
 
 
 def _by(rows: pl.DataFrame, axes: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:

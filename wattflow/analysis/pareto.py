@@ -6,21 +6,20 @@ would be off it; here a setting is off only where some setting of the front is e
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import polars as pl
 
 from wattflow.analysis import statistics
-from wattflow.analysis.axes import moving
+from wattflow.analysis.axes import is_work, moving
+from wattflow.analysis.beside import is_mixed
 from wattflow.analysis.comparisons import of_watts, runs_of
 from wattflow.analysis.statistics import Mean, Ratio
 from wattflow.errors import RefusedError
 from wattflow.store.columns import POINT
 
 State = Literal["front", "not established", "dominated"]
-
-# choices that say what is done, not how: settings that differ in one of them do not compete
-WORK = ("model", "dataset", "weights", "n_prompts", "max_gen_len", "stop", "temperature", "top_p")
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ class Candidate:
 def pareto(points: pl.DataFrame, metric: str, against: str) -> list[Candidate]:
     """Return the settings that count, the best in `metric` first; those that do other work have a front of their own.
 
-    A figure a second is better high, any other low. All comparisons are one family, corrected by Holm.
+    A figure a second is better high, any other low. All pairs of settings are one family, corrected by Holm.
     RefusedError for a column that is no number, fewer than two settings, or joules of several kinds.
     """
     rows = _comparable(points, metric, against)
     axes = moving(rows)
-    work = [name for name in axes if name in WORK]
+    work = [name for name in axes if is_work(name)]
     found: list[_Setting] = []
     for key, group in rows.group_by(axes, maintain_order=True):
         chosen = dict(zip(axes, key, strict=True))
@@ -81,6 +80,11 @@ def _comparable(points: pl.DataFrame, *metrics: str) -> pl.DataFrame:
             f"the points that count have joules of {kinds} kinds (boundary, measured or simulated), which share no "
             "front. Make a sweep a kind."
         )
+    if is_mixed(rows):
+        raise RefusedError(
+            "some points ran side by side with others on their node and some alone; they share no front. Make a sweep "
+            "a kind."
+        )
     return rows
 
 
@@ -102,7 +106,9 @@ def _judged(
 ) -> list[Candidate]:
     front = [one for one in settings if not any(_better(a, one, signs) for a in settings)]
     pairs = [(a, one) for one in settings for a in front if _better(a, one, signs)]
-    ratios = statistics.family([_weaker(a, one) for a, one in pairs])
+    # which pairs these are was chosen by these very runs, so that each pair that does the same work was a comparison
+    made = sum(a.work == b.work for a, b in combinations(settings, 2))
+    ratios = statistics.family([_weaker(a, one) for a, one in pairs], made=made)
     found = []
     for one in settings:
         against = [(r, a) for r, (a, b) in zip(ratios, pairs, strict=True) if b is one]

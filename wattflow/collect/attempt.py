@@ -16,7 +16,9 @@ from wattflow.collect import merge, nodes, roofline
 from wattflow.collect.conditions import conditions
 from wattflow.collect.description import Description, describe, reason
 from wattflow.collect.dummy import Bias, bias
-from wattflow.collect.figures import (
+from wattflow.collect.neighbours import neighbours
+from wattflow.collect.plausibility import is_implausible
+from wattflow.collect.quantities import (
     Amount,
     Throughput,
     command_throughput,
@@ -27,8 +29,6 @@ from wattflow.collect.figures import (
     sampling,
     throughput,
 )
-from wattflow.collect.neighbours import neighbours
-from wattflow.collect.plausibility import is_implausible
 from wattflow.collect.reading import (
     Batches,
     Device,

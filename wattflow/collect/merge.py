@@ -12,8 +12,8 @@ from typing import Any
 
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
-from wattflow.collect.figures import Amount, Budget, Energy, Sampling, Throughput
 from wattflow.collect.neighbours import Neighbours
+from wattflow.collect.quantities import Amount, Budget, Energy, Sampling, Throughput
 from wattflow.collect.row import Figures
 from wattflow.nullable import agreed, complete, joined_names
 from wattflow.store.phases import AROUND, WITHIN

@@ -9,7 +9,7 @@ Over either node's window alone the sums would make other watts and tokens a sec
 
 from collections.abc import Mapping, Sequence
 
-from wattflow.collect.figures import POWER_TIME, Amount, close
+from wattflow.collect.quantities import POWER_TIME, Amount, close
 from wattflow.collect.reading import Spans
 from wattflow.energy.curve import Joules
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient

@@ -16,7 +16,7 @@ from wattflow.energy import curve
 from wattflow.energy.aliasing import aliasing_w, is_near
 from wattflow.energy.counter import Counter, counter, counter_between
 from wattflow.energy.curve import Curve, Joules
-from wattflow.energy.phases import corrected
+from wattflow.energy.short_phases import corrected
 from wattflow.errors import DamagedError
 from wattflow.nullable import known_sum
 from wattflow.store.layout import AttemptDir

@@ -8,7 +8,8 @@ from typing import Any
 from wattflow.analysis.expanded import expanded
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
-from wattflow.collect.figures import (
+from wattflow.collect.neighbours import Neighbours
+from wattflow.collect.quantities import (
     Amount,
     Energy,
     PhaseEnergy,
@@ -16,7 +17,6 @@ from wattflow.collect.figures import (
     Throughput,
     close,
 )
-from wattflow.collect.neighbours import Neighbours
 from wattflow.collect.ratios import RATIOS, ratios
 from wattflow.collect.reading import DeviceKey
 from wattflow.collect.roofline import Roofline

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from wattflow.collect.figures import PhaseEnergy
+from wattflow.collect.quantities import PhaseEnergy
 from wattflow.collect.ratios import RATIOS
 from wattflow.collect.row import self_checks
 from wattflow.publish.verdict import AttemptCheck, Difference

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from waves import Steps, ns, sampled
 
-from wattflow.energy import curve, phases
+from wattflow.energy import curve, short_phases
 from wattflow.store.sources import Response
 
 PATTERN = ("prefill", 0.05, 700.0), ("decode", 0.513, 400.0), ("other", 0.01, 150.0)
@@ -39,7 +39,7 @@ def both(count, response=coverage.HOPPER, true=None):
         name: 1e-9 * float((pair[1] - pair[0]).sum()) * level
         for (name, _, level), pair in zip(PATTERN, edges.values(), strict=True)
     }
-    return found, phases.corrected(power, response, edges, window, found), truth
+    return found, short_phases.corrected(power, response, edges, window, found), truth
 
 
 def test_prefills_of_50_ms_are_put_right():
@@ -80,7 +80,7 @@ def test_a_wrong_lag_shows_in_the_uncertainty():
 
 def test_of_a_long_window_a_part_is_solved_for(monkeypatch):
     """With 500 samples at most, what is moved there is moved in all batches."""
-    monkeypatch.setattr(phases, "MOST_SAMPLES", 500)
+    monkeypatch.setattr(short_phases, "MOST_SAMPLES", 500)
     found, right, truth = both(60)
     assert found["prefill"].energy_j < 0.85 * truth["prefill"]
     assert right["prefill"].energy_j == pytest.approx(truth["prefill"], rel=0.03)
@@ -93,7 +93,7 @@ def test_no_phase_draws_less_than_nothing(monkeypatch):
     short = ("prefill", 0.05, 700.0), ("decode", 0.513, 400.0), ("other", 0.001, 20.0)
     monkeypatch.setattr(f"{__name__}.PATTERN", short)
     for most in (10_000, 500):
-        monkeypatch.setattr(phases, "MOST_SAMPLES", most)
+        monkeypatch.setattr(short_phases, "MOST_SAMPLES", most)
         found, right, _ = both(40)
         assert min(one.energy_j for one in right.values()) >= 0
         whole_j = found["window"].energy_j
@@ -108,7 +108,7 @@ def test_long_phases_are_left_as_they_are():
     found = {name: curve.summed(curve.between(power, *pair)) for name, pair in edges.items()}
     found["window"] = curve.summed(curve.between(power, ns([1.0]), ns([181.0])))
     window = int(edges["prefill"][0][0]), int(edges["decode"][1][0])
-    right = phases.corrected(power, coverage.HOPPER, edges, window, found)
+    right = short_phases.corrected(power, coverage.HOPPER, edges, window, found)
     assert right == {name: found[name] for name in edges}
 
 

@@ -185,7 +185,7 @@ class Budget:
 _PARTS = ("edges", "response", "aliasing", "missing")  # of the uncertainty of one device's window
 
 
-def budget(devices: Sequence[Device], windows: Sequence[Joules]) -> Budget:
+def uncertainty_budget(devices: Sequence[Device], windows: Sequence[Joules]) -> Budget:
     """Return the budget of the sum over devices, whose sensors are independent of each other."""
     own = dict.fromkeys((*_PARTS, "ticks", "sampling"), 0.0)
     for device, window in zip(devices, windows, strict=True):
@@ -350,7 +350,7 @@ def energy(
         job=_job(total, phases, parts[0], measured=measured),
         steady=_steady(parts, known),
         phases=phases,
-        budget=None if simulated else budget(devices, windows),
+        budget=None if simulated else uncertainty_budget(devices, windows),
         dummy_data_u_j=None if bound is None else bound * sum(energies_j) / 3**0.5,
         dummy_bias=None if dummy is None else dummy.words,
         idle_power_w=idle_w,
