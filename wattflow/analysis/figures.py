@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import altair as alt
 import polars as pl
@@ -431,21 +431,31 @@ def resolution(points: list[dict[str, Any]], dots: list[dict[str, Any]]) -> alt.
             scale=alt.Scale(type="log", domain=[40, 1000]),
             axis=alt.Axis(grid=False, format="~r", values=[50, 100, 200, 500, 1000]),
         )
-        y = alt.Y(
-            "least:Q",
-            title="smallest difference, %",
-            scale=alt.Scale(type="log", domain=[0.2, 50], clamp=True),
-            axis=alt.Axis(format="~r", values=[0.2, 0.5, 1, 2, 5, 10, 20, 50]),
-        )
+        percent: dict[str, Any] = {
+            "title": "smallest difference, %",
+            "scale": alt.Scale(type="log", domain=[0.2, 50], clamp=True, nice=False),
+            "axis": alt.Axis(format="~r", values=[0.2, 0.5, 1, 2, 5, 10, 20, 50]),
+        }
+        y = alt.Y("least:Q", **percent)
         of = alt.Chart(pl.DataFrame([point for point in points if point["share"] == share]))
         layers: list[Any] = [of.mark_line().encode(x=x, y=y, color=alt.Color("line:N", title=None))]
-        if own := [dot for dot in dots if dot["share"] == share]:
-            base = alt.Chart(pl.DataFrame(own)).encode(x="watts:Q", y=alt.Y("saving:Q"))
-            tips = ["name", "saving", "source"]
-            layers += [
-                base.mark_point(filled=True, size=60, color=INK, opacity=1).encode(tooltip=tips),
-                base.mark_text(align="left", dx=7, fontSize=9, color=GREY).encode(text="name:N"),
-            ]
+        own = sorted(
+            (dot for dot in dots if dot["share"] == share), key=lambda dot: float(dot["saving"])
+        )
+        # names to both sides in turn, as two dots may lie close together
+        sides: tuple[tuple[Any, Literal["left", "right"], int], ...]
+        sides = ((own[::2], "left", 7), (own[1::2], "right", -7))
+        for side, aligned, shift in sides:
+            if side:
+                base = alt.Chart(pl.DataFrame(side)).encode(
+                    x="watts:Q", y=alt.Y("saving:Q", **percent)
+                )
+                dot = base.mark_point(filled=True, size=60, color=INK, opacity=1)
+                name = base.mark_text(align=aligned, dx=shift, fontSize=9, color=GREY)
+                layers += [
+                    dot.encode(tooltip=["name", "saving", "source"]),
+                    name.encode(text="name:N"),
+                ]
         panels.append(alt.layer(*layers).properties(width=250, height=260, title=title))
     return cast(alt.HConcatChart, _styled(alt.hconcat(*panels, spacing=24)))
 
