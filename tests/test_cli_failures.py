@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from wattflow.cli.app import app
 from wattflow.cli.failures import say_failures
 from wattflow.store.layout import SweepDir
-from wattflow.submit import send, status
+from wattflow.submit import send, status, summary
 
 
 def test_the_command_that_tries_again_is_understood(fake, tmp_path):
@@ -30,7 +30,7 @@ def test_points_that_failed_for_one_cause_are_told_once(fake, tmp_path):
     fake.accounting("101_0|OUT_OF_MEMORY|None", "101_[1-3]|TIMEOUT|None")
     rows = status.states(made.sweep)
     ids = [row.point_id for row in rows]
-    found = [(c.state, c.reason, [r.point_id for r in c.rows]) for c in status.causes(rows)]
+    found = [(c.state, c.reason, [r.point_id for r in c.rows]) for c in summary.causes(rows)]
     assert found == [
         ("failed", "task 101_0 ended as OUT_OF_MEMORY", ids[:1]),
         ("failed", "task 101_1 ended as TIMEOUT", ids[1:]),

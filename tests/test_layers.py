@@ -142,3 +142,15 @@ def test_what_a_login_node_imports_is_light(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(name_of(p)))
+def test_what_one_reads_at_a_time_is_short(path):
+    """A file has 500 lines at most, a class 250, a function 80; Triton's kernels are long by their nature."""
+    text = path.read_text()
+    assert text.count("\n") <= 500
+    most = {ast.FunctionDef: 80, ast.AsyncFunctionDef: 80, ast.ClassDef: 250}
+    for node in ast.walk(ast.parse(text)):
+        lines = most.get(type(node))
+        if lines and path.parent.name != "kernels":
+            assert node.end_lineno - node.lineno + 1 <= lines, node.name

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from sent_sweeps import attempt, beats, make_plan, measured, name_of, only, sent
+from sent_sweeps import attempt, beats, make_plan, name_of, only, sent
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
 from wattflow.collect import collect
@@ -12,7 +12,7 @@ from wattflow.plan.points import Point
 from wattflow.slurm import client
 from wattflow.store import rank_errors
 from wattflow.store.rank_errors import RankError
-from wattflow.submit import journal, send, status
+from wattflow.submit import journal, send, status, summary
 
 
 def test_points_never_sent_are_untried(tmp_path):
@@ -238,37 +238,6 @@ def test_counts_follow_the_order_of_states():
     assert list(status.counts(rows).items()) == [("done", 2), ("failed", 1)]
 
 
-def test_energy_so_far_is_that_of_finished_and_running_attempts(fake, tmp_path):
-    """3,000 J and 1,000 J so far are 4,000 J; the failed point's are not known, and the waiting one has none."""
-    made = sent(tmp_path, 4)
-    measured(made, 0, 3000.0, 30.0)
-    beats(attempt(made, 1, "running", "101_1"), energy_j=1000.0, power_w=250.0, nodes=1)
-    attempt(made, 2, "failed", "101_2", error="boom")
-    fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_3|PENDING|None|{name_of(made)}")
-    rows = status.states(made.sweep)
-    assert status.spent(rows) == [status.Spent(4000.0, 2, 1, 250.0, 1, 1, 0, False)]
-
-
-def test_simulated_joules_so_far_are_not_added_to_measured_ones(fake, tmp_path):
-    """3,000 J measured and 1,000 J simulated are two sums; a point that told none stands with the measured ones."""
-    made = sent(tmp_path, 3)
-    measured(made, 0, 3000.0, 30.0)
-    measured(made, 1, 1000.0, 10.0, source="simulated")
-    attempt(made, 2, "failed", "101_2", error="boom")
-    assert status.spent(status.states(made.sweep)) == [
-        status.Spent(3000.0, 1, 1, None, 0, 0, 0, False),
-        status.Spent(1000.0, 1, 0, None, 0, 0, 0, True),
-    ]
-
-
-def test_joules_that_a_sidecar_did_not_tell_are_not_zero(fake, tmp_path):
-    """Without any joules the sum is null."""
-    made = sent(tmp_path, 1)
-    measured(made, 0, None, 30.0)
-    (told,) = status.spent(status.states(made.sweep))
-    assert told.energy_j is None
-
-
 def test_a_running_job_of_two_nodes_tells_those_of_its_first(fake, tmp_path):
     """The heartbeat is rank 0's; the other node is said to be missing."""
     made = sent(tmp_path, 1, shards=4, cluster__gpus_per_node=2)
@@ -290,17 +259,6 @@ def test_a_heartbeat_with_foreign_values_tells_no_watts(fake, tmp_path):
     assert (only(made).state, only(made).power_w) == ("running", None)
 
 
-def test_what_is_left_is_the_mean_of_what_finished(fake, tmp_path):
-    """Two of four seeds took 1,800 s at 3.6 MJ each: the others should take 1 GPU-hour and 2 kWh."""
-    made = sent(tmp_path, 4)
-    for number in (0, 1):
-        measured(made, number, 3.6e6, 1800.0)
-    fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (2, 3)))
-    left = status.left(made.sweep, status.states(made.sweep))
-    assert (left.gpu_hours, left.energy_kwh) == (1.0, 2.0)
-    assert (left.same, left.shape, left.unknown, left.attempts) == (2, 0, 0, 2)
-
-
 def test_collected_points_tell_the_same(tmp_path):
     """From results/ as from the record: one attempt of 60 s at 70 W in all of its phases."""
     points = [choices(seed=1), choices(seed=2)]
@@ -311,7 +269,7 @@ def test_collected_points_tell_the_same(tmp_path):
     row = status.states(sweep)[0]
     assert row.seconds == pytest.approx(60.0)
     assert row.energy_j == pytest.approx(70.0 * (made.before_s + made.window_s), rel=0.01)
-    assert status.left(sweep, status.states(sweep)).gpu_hours == pytest.approx(60.0 / 3600.0)
+    assert summary.left(sweep, status.states(sweep)).gpu_hours == pytest.approx(60.0 / 3600.0)
 
 
 def test_thousands_of_points_are_told_with_two_questions_in_seconds(fake, tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from wattflow.cli.printing import shown, talk
-from wattflow.submit import status as stage
+from wattflow.submit import summary
 from wattflow.submit.advice import asking_for
 
 _SOME = 4  # points of one cause that are named
@@ -13,7 +13,7 @@ _SOME = 4  # points of one cause that are named
 
 def say_failures(sweep: Any, rows: Iterable[Any], say: Callable[[str], None] = talk) -> None:
     """Why points did not finish, for each cause once: its log, and the command that tries them again."""
-    for cause in stage.causes(rows):
+    for cause in summary.causes(rows):
         first, count = cause.rows[0], len(cause.rows)
         who = first.point_id if count == 1 else f"{count} points"
         say(f"{who} {cause.state}: {cause.reason}")

@@ -14,7 +14,7 @@ from wattflow.cli.printing import print_json, print_table, print_text, shown, ta
 from wattflow.nullable import with_doubt
 from wattflow.store.layout import SweepDir
 from wattflow.submit import logs as point_logs
-from wattflow.submit import select
+from wattflow.submit import select, summary
 from wattflow.submit import status as stage
 
 
@@ -50,9 +50,9 @@ def status(
             print_text("")
             print_text(", ".join(f"{n} {name}" for name, n in stage.counts(rows).items()))
             _say_doubts(rows)
-            for spent in stage.spent(rows):
+            for spent in summary.spent(rows):
                 _say_energy(spent)
-            _say_left(stage.left(directory, rows))
+            _say_left(summary.left(directory, rows))
             say_failures(directory, chosen, print_text)
         code = stage.exit_code(rows)
         if not watch or code not in (4, 5):
