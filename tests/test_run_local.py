@@ -24,9 +24,10 @@ from wattflow.store.rank_errors import RankError
 JOB = {"job_id": None, "array_task": None, "restart": 0, "cluster": "local"}
 
 
-def process(code):
-    """A rank's stand-in."""
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+def process(code, rank=0):
+    """A rank's stand-in; rank 0 reports on its stdout."""
+    stdout = subprocess.PIPE if rank == 0 else None
+    return subprocess.Popen([sys.executable, "-c", code], stdout=stdout, text=True)
 
 
 def test_a_job_comes_out_of_json_as_it_went_in():
@@ -41,9 +42,29 @@ def test_only_lines_of_progress_are_passed_on():
     lines = 'print("hello"); print(\'{"progress": {"phase": "batches", "done": 1, "of": 4}}\')'
     seen = []
     rank0 = process(lines)
-    local._follow(rank0, "0123456789ab", lambda *one: seen.append(one))
+    local._follow([rank0], set(), "0123456789ab", lambda *one: seen.append(one))
     assert seen == [("0123456789ab", Progress("batches", 1, 4))]
     assert rank0.returncode == 0
+
+
+def test_a_rank_that_waits_for_a_dead_peer_is_ended(monkeypatch):
+    """Rank 1 dies of SIGKILL, and rank 0 would wait for ever: it goes too, and is not taken for the cause."""
+    monkeypatch.setattr(local, "_FAILED_PEER_S", 0.2)
+    ranks = [process("import time; time.sleep(3600)", rank) for rank in (0, 1)]
+    ranks[1].kill()
+    outlived = set()
+    local._follow(ranks, outlived, "0123456789ab", lambda *_: None)
+    assert local._end(ranks, outlived) == [-signal.SIGTERM, -signal.SIGKILL]
+
+
+def test_a_rank_that_closes_its_record_after_a_peer_failed_is_left_to_it(monkeypatch):
+    """Within its time rank 0 ends by itself, with its own code."""
+    monkeypatch.setattr(local, "_FAILED_PEER_S", 60.0)
+    closing = "import time, sys; time.sleep(1.5); sys.exit(5)"
+    ranks = [process(closing), process("raise SystemExit(3)", 1)]
+    outlived = set()
+    local._follow(ranks, outlived, "0123456789ab", lambda *_: None)
+    assert (local._end(ranks, outlived), outlived) == ([5, 3], set())
 
 
 def test_a_killed_rank_is_the_cause_where_others_only_lost_it(tmp_path):

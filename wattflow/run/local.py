@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,10 @@ from wattflow.store.rank_errors import RankError
 from wattflow.submit.last_words import last_words
 
 PointReport = Callable[[str, Progress], None]  # by point_id
+_FAILED_PEER_S = (
+    60.0  # in which rank 0 sees that a peer failed, stops its sidecar and closes the record
+)
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,15 @@ def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -
         tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
     ):
         ranks: list[subprocess.Popen[str]] = []
+        outlived: set[int] = set()
         try:
             for rank in range(ranks_of(config)):
                 place = _place(config, rank, spool)
                 job = RankJob(str(sweep.path), point_id, after, ends, place)
                 ranks.append(_spawn(job, config.engine.threads_per_rank))
-            _follow(ranks[0], point_id, report)
+            _follow(ranks, outlived, point_id, report)
         finally:
-            codes = _end(ranks)
+            codes = _end(ranks, outlived)
             attempts = [a for a in sweep.attempts(point_id) if a.number not in before]
             attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
             if not todo.is_finished(point_id):
@@ -132,8 +138,12 @@ def _spawn(job: RankJob, threads: int) -> subprocess.Popen[str]:
         )
 
 
-def _follow(rank0: subprocess.Popen[str], point_id: str, report: PointReport) -> None:
+def _follow(
+    ranks: Sequence[subprocess.Popen[str]], outlived: set[int], point_id: str, report: PointReport
+) -> None:
     """Pass rank 0's progress on until it ends."""
+    threading.Thread(target=_end_without_peer, args=(ranks, outlived), daemon=True).start()
+    rank0 = ranks[0]
     assert rank0.stdout is not None
     with rank0.stdout as lines:
         for line in lines:
@@ -142,10 +152,26 @@ def _follow(rank0: subprocess.Popen[str], point_id: str, report: PointReport) ->
     rank0.wait()
 
 
-def _end(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
-    """The exit codes of all ranks; those that outlive rank 0 by 5 s are ended, and have -SIGTERM however they end."""
+def _end_without_peer(ranks: Sequence[subprocess.Popen[str]], outlived: set[int]) -> None:
+    """End rank 0 where it has outlived a rank that failed by _FAILED_PEER_S, and note its pid.
+
+    By then it has closed its record; one that waits for the dead peer in shared memory would do so for ever.
+    """
+    rank0, *others = ranks
+    while not any(rank.poll() for rank in others):
+        if rank0.poll() is not None:
+            return
+        time.sleep(_LOOK_S)
+    try:
+        rank0.wait(_FAILED_PEER_S)
+    except subprocess.TimeoutExpired:
+        outlived.add(rank0.pid)
+        rank0.kill()
+
+
+def _end(ranks: Sequence[subprocess.Popen[str]], outlived: set[int]) -> list[int]:
+    """The exit codes of all ranks; those that outlive rank 0 by 5 s are ended too, and `outlived` have -SIGTERM."""
     deadline = time.monotonic() + 5.0
-    outlived: set[int] = set()
     for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
         for rank in ranks:
             with contextlib.suppress(subprocess.TimeoutExpired):
