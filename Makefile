@@ -51,7 +51,7 @@ slow: $(VENV)/.tested
 
 vllm: $(VENV)/.tested .venv-vllm/.installed
 	slurm/testcluster/install.sh
-	$(ENDS) $(BIN)/python -m pytest -m vllm tests/test_real_vllm.py tests/slurm/test_vllm.py
+	$(ENDS) $(BIN)/python -m pytest -m vllm tests/test_real_vllm.py tests/test_vllm_failures.py tests/slurm/test_vllm.py
 
 chaos: $(VENV)/.tested
 	$(BIN)/python tests/chaos/kills.py --kills 40 --seed $(SEED)
