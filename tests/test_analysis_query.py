@@ -30,6 +30,35 @@ def test_a_select_finds_its_rows(statement, rows):
     assert query(statement, TABLES).rows() == rows
 
 
+@pytest.mark.parametrize(
+    ("statement", "columns"),
+    [
+        ("select 1 a, 2 a, 3 a", {"a": [1], "a_2": [2], "a_3": [3]}),
+        ("select p.n, q.n from points p join points q using (n) limit 1", {"n": [1], "n_2": [1]}),
+        ("select sum(9223372036854775807) s from range(10)", {"s": [9223372036854775807 * 10.0]}),
+        ("select 1.25::decimal(10,2) d", {"d": [1.25]}),
+        ("select union_value(num := 2) u", {"u": ["2"]}),
+        ("select [1, 2] l", {"l": [[1, 2]]}),
+        ("select 'x'::blob b", {"b": ["b'x'"]}),
+    ],
+)
+def test_what_duckdb_finds_is_shown_in_plain_values(statement, columns):
+    """Names that come again are told apart, sums beyond 64 bits are floats, other kinds are text."""
+    assert query(statement, TABLES).to_dict(as_series=False) == columns
+
+
+def test_an_interval_is_text():
+    """As Arrow writes it."""
+    (text,) = query("select interval 1 day i", TABLES)["i"].to_list()
+    assert isinstance(text, str)
+
+
+def test_a_time_without_end_is_refused_by_its_column():
+    """No value of Python's has it; the message says what to do."""
+    with pytest.raises(RefusedError, match=r"column t.*::varchar"):
+        query("select timestamp 'infinity' t", TABLES)
+
+
 def test_readings_are_read_only_where_they_are_asked_for():
     """A lazy table that cannot be read stops no query that does not name it."""
 

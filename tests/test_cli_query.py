@@ -65,6 +65,7 @@ def test_files_hold_what_was_found(name, folder, tmp_path):
     ("words", "said"),
     [
         (["{a}", "--out", "x.xls"], "a name that ends in .csv, .json, .parquet"),
+        (["{a}", "--out", "none/x.csv"], "none is no folder"),
         (["{a}", "{a}"], "named twice"),
         (["{folder}/c*"], "no sweep matches"),
         (["{folder}/none"], "none"),
@@ -77,6 +78,13 @@ def test_what_cannot_be_asked_is_refused(words, said, folder, tmp_path):
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_json_has_null_for_what_is_no_number(folder, tmp_path):
+    """JSON has neither NaN nor an endless number."""
+    statement = "select 'nan'::double n, 'inf'::double i, 1.5::double x"
+    done = call("query", statement, str(folder / "a"), "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == [{"n": None, "i": None, "x": 1.5}]
 
 
 def test_several_sweeps_in_python(folder):

@@ -3,6 +3,7 @@
 wattflow query "select model, min(energy_per_token_j) from points where counts group by model" sweeps/*
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,11 +35,12 @@ def query(statement: str, tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> 
     with duckdb.connect(":memory:", config=_SETTINGS) as connection:
         connection.execute("set lock_configuration = true")
         try:
-            named = _read_by(connection, statement)
+            _refuse_other_than_select(connection, statement)
             for name, table in tables.items():
                 if isinstance(table, pl.DataFrame):
                     connection.register(name, table.to_arrow())
-                elif name in named:
+            for name, table in tables.items():
+                if isinstance(table, pl.LazyFrame) and _names(connection, statement, name):
                     connection.register(name, table.collect().to_arrow())
             found = connection.sql(statement).to_arrow_table()
         except duckdb.Error as error:
@@ -46,8 +48,8 @@ def query(statement: str, tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> 
     return _frame(found)
 
 
-def _read_by(connection: Any, statement: str) -> set[str]:
-    """Return the names of the tables that a statement reads; RefusedError unless it is one SELECT."""
+def _refuse_other_than_select(connection: Any, statement: str) -> None:
+    """Raise RefusedError unless a statement is one SELECT."""
     import duckdb  # noqa: PLC0415 (an extra)
 
     statements = connection.extract_statements(statement)
@@ -56,7 +58,16 @@ def _read_by(connection: Any, statement: str) -> set[str]:
             "the query is not one SELECT: results are read, never changed. Write one statement that begins with "
             "select, with, from, describe or summarize."
         )
-    return {name.lower() for name in connection.get_table_names(statement)}
+
+
+def _names(connection: Any, statement: str, table: str) -> bool:
+    """Return whether a statement reads a table; DuckDB may need the table's columns to say so, and then it does."""
+    import duckdb  # noqa: PLC0415 (an extra)
+
+    try:
+        return table in {name.lower() for name in connection.get_table_names(statement)}
+    except duckdb.Error:
+        return True
 
 
 def _first(error: Exception) -> str:
@@ -69,12 +80,42 @@ def _tables(tables: Mapping[str, object]) -> str:
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
-    """Return a table with plain numbers: DuckDB's sums of whole numbers are decimals, which JSON would have as text."""
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    plain = [
-        pl.col(name).cast(pl.Float64 if kind.scale else pl.Int64)
-        for name, kind in frame.schema.items()
-        if isinstance(kind, pl.Decimal)
-    ]
-    return frame.with_columns(plain)
+    """Return what DuckDB found as columns of plain values; a name that comes again has its number behind it."""
+    seen: Counter[str] = Counter()
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        seen[name] += 1
+        own = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        try:
+            columns.append(_column(column).alias(own))
+        except (ValueError, ArithmeticError, pa.ArrowException) as error:
+            raise RefusedError(
+                f"column {own}: its values cannot be shown ({error}). Cast it, such as {name}::varchar."
+            ) from error
+    return pl.DataFrame(columns)
+
+
+def _column(column: pa.ChunkedArray) -> pl.Series:
+    """Return a column as numbers, texts, times and lists of these; of other kinds as text.
+
+    DuckDB's sums of whole numbers are decimals, which become whole numbers where they fit 64 bits.
+    """
+    kind = column.type
+    values = (
+        column.to_pylist() if not pa.types.is_floating(kind) else []
+    )  # raises for times without end
+    if pa.types.is_decimal(kind):
+        whole = kind.scale == 0 and all(value is None or abs(value) < 2**63 for value in values)
+        number = int if whole else float
+        plain = pl.Int64 if whole else pl.Float64
+        return pl.Series(
+            [None if value is None else number(value) for value in values], dtype=plain
+        )
+    as_text = (pa.types.is_interval, pa.types.is_union, pa.types.is_map, pa.types.is_binary)
+    if any(is_kind(kind) for is_kind in (*as_text, pa.types.is_large_binary)):
+        return pl.Series(
+            [None if value is None else str(value) for value in values], dtype=pl.String
+        )
+    found = pl.from_arrow(column)
+    assert isinstance(found, pl.Series)
+    return found

@@ -51,9 +51,14 @@ def resolvable(
     values that scatter as is to be expected, each setting's deviation just `scatter` and each board's offset one of the
     metered ones': a real comparison is as good as that in the middle, and now and then better or worse.
     """
-    if min(watts) <= 0 or boards < 1 or repeats < 1 or not 0 <= scatter < 1:
+    if (
+        not all(0 < one < math.inf for one in watts)
+        or boards < 1
+        or repeats < 1
+        or not 0 <= scatter < 1
+    ):
         raise RefusedError(
-            "resolve: watts above 0, one board and one repeat at least, and a scatter from 0 to below 1."
+            "resolve: finite watts above 0, one board and one repeat at least, and a scatter from 0 to below 1."
         )
     names = [(f"board {k}",) for k in range(boards)]
     offset = METERED.offset_sd_w * abs(1 / watts[0] - 1 / watts[1])

@@ -1,10 +1,12 @@
 """Arguments and options that several verbs share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wattflow.cli import completion
+from wattflow.errors import RefusedError
 
 Overrides = Annotated[
     list[str] | None,
@@ -66,3 +68,9 @@ Filters = Annotated[
         autocompletion=completion.overrides,
     ),
 ]
+
+
+def check_folder_of(option: str, path: Path) -> None:
+    """Raise RefusedError where a file's folder is none, before the work whose result it is to hold."""
+    if not path.parent.is_dir():
+        raise RefusedError(f"{option} {path}: {path.parent} is no folder. Make it first.")

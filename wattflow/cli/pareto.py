@@ -10,7 +10,7 @@ from wattflow.analysis.comparisons import of_watts
 from wattflow.analysis.pareto import Candidate
 from wattflow.analysis.pareto import pareto as front
 from wattflow.analysis.statistics import Mean
-from wattflow.cli.arguments import AsJson, SweepArguments
+from wattflow.cli.arguments import AsJson, SweepArguments, check_folder_of
 from wattflow.cli.opened import opened
 from wattflow.cli.printing import print_json, print_table, print_text, talk
 from wattflow.errors import RefusedError
@@ -39,6 +39,8 @@ def pareto(
     """
     if svg is not None and svg.suffix != ".svg":
         raise RefusedError(f"--svg {svg}: a name that ends in .svg.")
+    if svg is not None:
+        check_folder_of("--svg", svg)
     points = opened(sweeps).points
     found = front(points, metric, against)
     simulated = bool(points.filter("counts")["simulated"].any())

@@ -8,7 +8,7 @@ from typing import Annotated
 import polars as pl
 import typer
 
-from wattflow.cli.arguments import AsJson, SweepArguments
+from wattflow.cli.arguments import AsJson, SweepArguments, check_folder_of
 from wattflow.cli.opened import opened
 from wattflow.cli.printing import print_json, print_table, print_text
 from wattflow.errors import RefusedError
@@ -35,12 +35,14 @@ def query(
     """
     if out is not None and out.suffix not in FORMATS:
         raise RefusedError(f"--out {out}: a name that ends in {', '.join(FORMATS)}.")
+    if out is not None:
+        check_folder_of("--out", out)
     found = opened(sweeps).sql(statement)
     if out is not None:
         write_atomic(out, _written(found, out.suffix))
         print_text(out)
     elif as_json:
-        print_json(found.to_dicts())
+        print_json(_without_nan(found).to_dicts())
     else:
         numbers = [i for i, kind in enumerate(found.dtypes) if kind.is_numeric()]
         print_table(found.columns, found.rows(), numbers=numbers)
@@ -49,7 +51,8 @@ def query(
 def _written(table: pl.DataFrame, suffix: str) -> bytes:
     """Return a table as the bytes of a file; CSV has no lists, which stand there as JSON."""
     if suffix == ".json":
-        return (json.dumps(table.to_dicts(), indent=1, default=str) + "\n").encode()
+        rows = _without_nan(table).to_dicts()
+        return (json.dumps(rows, indent=1, default=str) + "\n").encode()
     buffer = io.BytesIO()
     if suffix == ".parquet":
         table.write_parquet(buffer)
@@ -65,3 +68,11 @@ def _written(table: pl.DataFrame, suffix: str) -> bytes:
         ]
         table.with_columns(as_text).write_csv(buffer)
     return buffer.getvalue()
+
+
+def _without_nan(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table for JSON, which has no number that is none or endless: null there."""
+    numbers = pl.col(pl.Float64, pl.Float32)
+    return table.with_columns(
+        pl.when(numbers.is_finite()).then(numbers).otherwise(None).name.keep()
+    )

@@ -41,7 +41,7 @@ def _widths(cells: Cells, numbers: Collection[int], room: int, narrow: int) -> l
     ]
     if sum(least) > room:
         return None
-    level = next(n for n in range(room, 0, -1) if sum(_between(least, n, whole)) <= room)
+    level = next(n for n in range(room, -1, -1) if sum(_between(least, n, whole)) <= room)
     return _between(least, level, whole)
 
 
