@@ -4,6 +4,7 @@ Holds the fixture in which commands are measured.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ ROOT = Path(__file__).parent.parent
 # cores are shared, and what is slow on a busy machine is no fault of the tested code
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# what nohup or a shell's `&` has its child ignore, the processes of tests would ignore too
+for signum, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        signal.signal(signum, handler)
 
 MARKERS = ("slurm", "chromium", "fake_nvml", "prometheus", "vllm", "slow", "gpu")
 

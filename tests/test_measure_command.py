@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -363,7 +364,8 @@ def test_joules_are_the_curves_on_half_of_the_nodes_gpus(gpus, monkeypatch):
     found = joules("out")
     for uuid, true_j in expected.items():
         assert found[uuid] == pytest.approx(true_j, rel=0.005)
-        assert f"{uuid}  {found[uuid]:.1f} J" in done.stderr
+        printed = re.search(rf"{uuid}  ([\d.,]+) ± [\d.]+ J", done.stderr)
+        assert float(printed[1].replace(",", "")) == pytest.approx(found[uuid], rel=0.01)
     assert row()["energy_j"] == pytest.approx(sum(expected.values()), rel=0.005)
     assert row()["gpus"] == 2
     assert row()["valid"], row()["reasons"]

@@ -258,6 +258,14 @@ def test_json_special_ids_by_number(checkpoint):
     assert (text.bos_id, text.eos_id, text.pad_id) == (0, 2, 2)
 
 
+@pytest.mark.parametrize("number", [True, -1, 2**40, "0", None, [True]])
+def test_what_is_no_id_names_no_token(checkpoint, number):
+    """true is not token 1, and a number outside the vocabulary is none."""
+    (checkpoint / "tokenizer_config.json").write_text("{}")
+    (checkpoint / "config.json").write_text(json.dumps({"bos_token_id": number}))
+    assert from_json(checkpoint).bos_id is None
+
+
 @pytest.mark.parametrize(
     ("tokenizer_config", "generation", "config", "stops"),
     [

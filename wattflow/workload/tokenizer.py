@@ -308,7 +308,7 @@ class _Settings:
         for settings in (self._generation, self._config):
             number = settings.get(f"{kind}_token_id")
             number = number[0] if isinstance(number, list) and number else number
-            if isinstance(number, int) and tokens.id_to_token(number) is not None:
+            if type(number) is int and 0 <= number < 2**32 and tokens.id_to_token(number):
                 return number
         return None
 
