@@ -1,12 +1,18 @@
 """Which of two settings costs less, from sweeps on disk whose joules are known by hand."""
 
+import json
+
 import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
 from wattflow import open_sweep
+from wattflow.analysis.cheapest import cheapest
+from wattflow.analysis.pareto import pareto
 from wattflow.cli.app import main
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
+
+FIGURES = ("energy_per_token_j", "power_w")  # of the front
 
 
 def compared(tmp_path, boards_of_four):
@@ -117,6 +123,69 @@ def test_what_moves_along_is_named_in_the_verdict(tmp_path, capsys):
     assert not ended
     assert out.splitlines()[2].endswith(
         "established, of precision together with batch_size 2 against 4"
+    )
+
+
+def on_another_machine(tmp_path, change, **over):
+    """Batch 2 at 300 W and batch 4 at 200 W on one board, three repeats each; `change` the records of batch 4."""
+    points = [
+        choices(batch_size=size, repeat=k, **(over if size == 4 else {}))
+        for size in (2, 4)
+        for k in range(3)
+    ]
+    sweep = make_sweep(tmp_path / "s", points)
+    for i, point in enumerate(points):
+        watts = 300.0 if point["batch_size"] == 2 else 200.0
+        made = Made([Gpu("GPU-a", constant(watts + point["repeat"]))], started_s=60.0 * i)
+        attempt = make_attempt(sweep, point, made)
+        if point["batch_size"] == 4:
+            record = json.loads(attempt.record_path.read_text())
+            change(record)
+            attempt.record_path.write_text(json.dumps(record))
+    collect(sweep)
+    return open_sweep(sweep.path)
+
+
+def test_how_a_site_starts_one_setting_is_named(tmp_path):
+    """Clocks that an option of Slurm lowered for batch 4 alone may make the difference."""
+    options = {"cluster__sbatch_options": {"gpu-freq": "low"}}
+    sweep = on_another_machine(tmp_path, lambda record: None, **options)
+    row = sweep.compare("batch_size").to_dicts()[1]
+    assert row["moves_along"] == 'cluster_sbatch_options {"gpu-freq": "low"} against {}'
+    (found,) = cheapest(sweep.points)
+    assert (found.setting, found.not_established) == ("batch_size 4", ["batch_size 2"])
+    states = {one.chosen["batch_size"]: one.state for one in pareto(sweep.points, *FIGURES)}
+    assert states == {4: "front", 2: "not established"}
+
+
+def test_two_models_of_gpu_establish_nothing(tmp_path):
+    """A third fewer joules on an A100 than on an H100 are not known to be those of the batch size."""
+
+    def change(record):
+        for device in record["nodes"][0]["devices"]:
+            device["name"] = "NVIDIA A100-SXM4-80GB"
+
+    sweep = on_another_machine(tmp_path, change)
+    row = sweep.compare("batch_size").to_dicts()[1]
+    assert (row["established"], row["why_not"]) == (False, "two models of GPU")
+    assert row["moves_along"] == "gpu_name NVIDIA A100-SXM4-80GB against NVIDIA H100 80GB HBM3"
+    (found,) = cheapest(sweep.points)
+    assert (found.setting, found.not_established) == ("batch_size 4", ["batch_size 2"])
+    states = {one.chosen["batch_size"]: one.state for one in pareto(sweep.points, *FIGURES)}
+    assert states == {4: "front", 2: "not established"}
+
+
+def test_other_software_is_named(tmp_path):
+    """Another driver and torch are said beside the ratio; neither can be named by --with, and none has to be."""
+
+    def change(record):
+        record["versions"]["torch"] = "1.0.0"
+        record["nodes"][0]["driver"] = "400.1"
+
+    row = on_another_machine(tmp_path, change).compare("batch_size").to_dicts()[1]
+    assert row["established"]
+    assert row["moves_along"] == (
+        "driver 400.1 against 580.159.04, versions.torch 1.0.0 against 2.13.0"
     )
 
 

@@ -36,6 +36,21 @@ def test_the_values_that_a_key_may_have_are_listed_as_they_are_typed():
 @pytest.mark.parametrize(
     "over",
     [
+        {"cluster__sbatch_options": {"gpu-freq": "low"}},
+        {"cluster__srun_options": ["--cpu-freq=low"]},
+        {"cluster__srun_options": ["--gpu-freq", "low"]},
+    ],
+)
+def test_clocks_by_options_of_a_site_are_refused(over):
+    """They are no column of results; control.sm_clock_mhz is, and other options pass."""
+    with pytest.raises(RefusedError, match="by control\\.sm_clock_mhz"):
+        checks.check(resolved(**over))
+    checks.check(resolved(cluster__sbatch_options={"exclusive": ""}))
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
         {"pue": 0.5, "pue_source": "x"},
         {"pue": float("nan"), "pue_source": "x"},
         {"carbon_g_per_kwh": -1.0, "carbon_source": "x"},

@@ -36,6 +36,8 @@ _NO_AXES += tuple(
         *("accounting", "comment", "python", "spool_dir", "shared_sweeps_dir", "group_readable"),
     )
 )
+# No axes of a table, but among compared points they may make the difference: clocks that Slurm sets, another Python.
+SETUPS = ("cluster_setup", "cluster_python", "cluster_sbatch_options", "cluster_srun_options")
 _CANDIDATES = [
     *_FIRST,
     *(name for name in CHOICE_KEYS if name not in _FIRST and not name.startswith(_NO_AXES)),
@@ -77,9 +79,10 @@ def moving(points: Columns, *, meter: bool = False) -> list[str]:
 
     One that another brings with it by a rule of ours is none: the nodes of shards, the layers of a model. One that
     somebody moved along with another is, as it may be what makes the difference.
-    With `meter`, for points that are compared, also the meter: two sensors may differ as two settings do.
+    With `meter`, for points that are compared, also the meter, and how a site starts them: two sensors may differ as
+    two settings do, and options of Slurm may lower clocks.
     """
-    candidates = [*_CANDIDATES, "power_meter"] if meter else _CANDIDATES
+    candidates = [*_CANDIDATES, "power_meter", *SETUPS] if meter else _CANDIDATES
     moved = [name for name in candidates if len({*points[name]}) > 1]
     return [name for name in moved if not (_brought(points, name, moved) or _ruled(points, name))]
 

@@ -12,7 +12,13 @@ import polars as pl
 
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import Along, along_in_words
-from wattflow.analysis.comparisons import alike, moved_along, refuse_confounded
+from wattflow.analysis.comparisons import (
+    OTHER_MODELS,
+    alike,
+    has_other_models,
+    moved_along,
+    refuse_confounded,
+)
 from wattflow.analysis.controls import bounding
 from wattflow.analysis.statistics import Boards, BreakEven, Ratio, Value
 from wattflow.errors import RefusedError
@@ -134,8 +140,22 @@ def by_cap(
             runs = {cap: _runs(rows) for cap, rows in of_cap.items()}
             moved = {cap: moved_along(rows, of_cap[reference], by) for cap, rows in of_cap.items()}
             refuse_confounded(by, moved.values(), along)
-            out.append((chosen, [replace(r, along=moved[r.cap]) for r in table(runs, reference)]))
+            made = [replace(r, along=moved[r.cap]) for r in table(runs, reference)]
+            base = of_cap[reference]
+            other = [cap for cap, own in of_cap.items() if has_other_models(own.vstack(base))]
+            out.append((chosen, [_unsure(row) if row.cap in other else row for row in made]))
     return _as_families(out)
+
+
+def _unsure(row: Row) -> Row:
+    """Return a row of which no ratio is established, as other boards than the reference's may make it."""
+    if row.ratios is None:
+        return row
+    ratios = {
+        metric: replace(ratio, established=False, why_not=OTHER_MODELS)
+        for metric, ratio in row.ratios.items()
+    }
+    return replace(row, ratios=ratios)
 
 
 def _as_families(

@@ -9,7 +9,7 @@ import polars as pl
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import in_words, is_work, moving
 from wattflow.analysis.beside import is_mixed
-from wattflow.analysis.comparisons import runs_of
+from wattflow.analysis.comparisons import is_other_machine, runs_of
 from wattflow.analysis.statistics import Mean, Value
 
 METRIC = "energy_per_token_j"
@@ -68,7 +68,8 @@ def _cheapest(
         why_not = "some points ran side by side with others on their node and some alone; no comparison holds them"
         return Cheapest(work, len(settings), without, why_not=f"{why_not} against each other")
     read = [
-        _Setting(name, runs_of(group, METRIC), {*group["power_source"]}) for name, group in settings
+        _Setting(name, group, runs_of(group, METRIC), {*group["power_source"]})
+        for name, group in settings
     ]
     first, *others = sorted(read, key=lambda one: statistics.mean(one.runs).mean)
     simulated = bool(counting["simulated"].any())
@@ -76,7 +77,10 @@ def _cheapest(
     open_ = [
         one.name
         for one, known in zip(others, lower, strict=True)
-        if simulated or not known or one.sensors != first.sensors
+        if simulated
+        or not known
+        or one.sensors != first.sensors
+        or is_other_machine(one.rows, first.rows)
     ]
     mean = statistics.mean(first.runs)
     return Cheapest(work, len(settings), without, first.name, mean, open_, simulated)
@@ -87,6 +91,7 @@ class _Setting:
     """A setting with its repeats, and the sensors that read them: another one may make a difference by itself."""
 
     name: str
+    rows: pl.DataFrame
     runs: list[Value]
     sensors: set[str]
 

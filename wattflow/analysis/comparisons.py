@@ -4,6 +4,7 @@ Where another choice moves along with the compared one, their effects cannot be 
 ratio, and where two move along that nobody named, there is no ratio.
 """
 
+import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from wattflow.analysis import statistics
-from wattflow.analysis.axes import Along, along_in_words, in_words, moving, varying
+from wattflow.analysis.axes import SETUPS, Along, along_in_words, in_words, moving, varying
 from wattflow.analysis.beside import is_mixed
 from wattflow.analysis.controls import Control, bounding, widened
 from wattflow.analysis.expanded import BOARD_COLUMNS, COVERAGE, relative_board_u
@@ -21,6 +22,7 @@ from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
 from wattflow.store.columns import CHOICE_KEYS, POINT
 
+OTHER_MODELS = "two models of GPU"  # why nothing is established between them
 NO_TOKENS = BreakEven(None, None, None, "no output tokens are known")
 
 
@@ -106,24 +108,61 @@ def _values_of(rows: pl.DataFrame, by: str) -> list[Any]:
 
 
 def moved_along(rows: pl.DataFrame, base: pl.DataFrame, by: str) -> Along:
-    """Return the choices beside `by` that differ between two groups, with their values in each."""
+    """Return the choices beside `by` that differ between two groups, with their values in each.
+
+    After them the model of GPU, the driver and the versions of software, as far as both groups know them.
+    """
     moved = [name for name in moving(rows.vstack(base), meter=True) if name != by]
-    return {name: (_only(rows[name]), _only(base[name])) for name in moved}
+    along = {name: (_only(rows[name]), _only(base[name])) for name in moved}
+    here, there = _found_there(rows), _found_there(base)
+    differ = [name for name in here if name in there and len({*here[name], *there[name]}) > 1]
+    return along | {name: (_joined(here[name]), _joined(there[name])) for name in differ}
+
+
+def _found_there(rows: pl.DataFrame) -> dict[str, list[Any]]:
+    """Return what is known of the machines of some points, in order: `gpu_name`, `driver`, `versions.torch`."""
+    found: dict[str, set[Any]] = {}
+    for name in ("gpu_name", "driver"):
+        found[name] = {*rows[name].drop_nulls()}
+    for text in rows["versions"].drop_nulls().unique():
+        for name, version in json.loads(text).items():
+            found.setdefault(f"versions.{name}", set()).add(in_words(version))
+    return {name: sorted(values) for name, values in found.items() if values}
+
+
+def is_other_machine(rows: pl.DataFrame, base: pl.DataFrame) -> bool:
+    """Return whether two groups differ in what no setting names: the model of GPU, or how their site starts them."""
+    both = pl.concat(
+        [rows.select("cluster", "gpu_name", *SETUPS) for rows in (rows, base)]
+    ).unique()
+    return (
+        has_other_models(both)
+        or both.select("cluster", *SETUPS).n_unique() > both["cluster"].n_unique()
+    )
+
+
+def has_other_models(rows: pl.DataFrame) -> bool:
+    """Return whether points ran on two models of GPU."""
+    return rows["gpu_name"].drop_nulls().n_unique() > 1
 
 
 def _only(values: pl.Series) -> Any:
-    found = values.unique().sort(nulls_last=True).to_list()
-    return found[0] if len(found) == 1 else " and ".join(map(in_words, found))
+    return _joined(values.unique().sort(nulls_last=True).to_list())
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else " and ".join(map(in_words, values))
 
 
 def refuse_confounded(
     by: str, found: Collection[Mapping[str, object]], named: Collection[str]
 ) -> None:
     """Raise ConfoundedError where two choices that nobody named move along in one comparison."""
-    worst = max(({*along} - {*named} for along in found), key=len, default=set())
+    chosen = [[name for name in along if name in CHOICE_KEYS] for along in found]
+    worst = max(({*along} - {*named} for along in chosen), key=len, default=set())
     if len(worst) < 2:
         return
-    every = list(dict.fromkeys(name for along in found for name in along))
+    every = list(dict.fromkeys(name for along in chosen for name in along))
     raise ConfoundedError(
         f"{by}: {', '.join(every)} move along with it, so that no difference is known to be that of {by}. Compare "
         f"them as one by --with {','.join(every)}, or add points in which they stand still by `wattflow submit`."
@@ -173,6 +212,8 @@ def _arms_of(group: pl.DataFrame, chosen: dict[str, Any], asked_for: _Question) 
         ratio = statistics.ratio(runs_of(rows, metric), runs_of(of_value[base], metric))
         if simulated:
             ratio = replace(ratio, established=False, why_not="simulated")
+        if has_other_models(rows.vstack(of_value[base])):
+            ratio = replace(ratio, established=False, why_not=OTHER_MODELS)
         even, along = _break_even(rows, of_value[base]), moved_along(rows, of_value[base], by)
         mixed = control if is_mixed(rows.vstack(of_value[base])) else None
         yield Arm(chosen, value, mean, base, ratio, even, along, mixed)

@@ -14,7 +14,7 @@ import polars as pl
 from wattflow.analysis import statistics
 from wattflow.analysis.axes import is_work, moving
 from wattflow.analysis.beside import is_mixed
-from wattflow.analysis.comparisons import of_watts, runs_of
+from wattflow.analysis.comparisons import is_other_machine, of_watts, runs_of
 from wattflow.analysis.statistics import Mean, Ratio
 from wattflow.errors import RefusedError
 from wattflow.store.columns import POINT
@@ -51,7 +51,7 @@ def pareto(points: pl.DataFrame, metric: str, against: str) -> list[Candidate]:
         chosen = dict(zip(axes, key, strict=True))
         values = [runs_of(group, name) for name in (metric, against)]
         means = (statistics.mean(values[0]), statistics.mean(values[1]))
-        found.append(_Setting(chosen, tuple(chosen[name] for name in work), values, means))
+        found.append(_Setting(chosen, group, tuple(chosen[name] for name in work), values, means))
     if len(found) < 2:
         raise RefusedError("one setting counts: a front needs two or more.")
     signs = (_sign(metric), _sign(against))
@@ -63,6 +63,7 @@ def pareto(points: pl.DataFrame, metric: str, against: str) -> list[Candidate]:
 @dataclass(frozen=True)
 class _Setting:
     chosen: dict[str, Any]
+    rows: pl.DataFrame
     work: tuple[Any, ...]
     values: list[list[statistics.Value]]  # of each figure
     means: tuple[Mean, Mean]
@@ -125,8 +126,12 @@ def _judged(
 def _weaker(one: _Setting, other: _Setting) -> Ratio:
     """Return of both figures' ratios the less sure one: better in both is established where both are.
 
+    On another model of GPU, or started in another way, neither is: that may make the difference.
+
     By the intersection-union test (Berger, Technometrics 24, 1982) the larger p is that of both together.
     """
     ratios = [statistics.ratio(a, b) for a, b in zip(one.values, other.values, strict=True)]
     weaker = max(ratios, key=lambda r: (not r.established, 1.0 if r.p is None else r.p))
+    if is_other_machine(one.rows, other.rows):
+        weaker = replace(weaker, established=False, why_not="another machine")
     return replace(weaker, p=1.0 if weaker.p is None else weaker.p)

@@ -163,6 +163,22 @@ def check(config: Config) -> None:
         check_value(key, value)
     check_cost(config.cluster.cost)
     check_container(config.cluster)
+    _check_clocks(config.cluster)
+
+
+def _check_clocks(cluster: Cluster) -> None:
+    """Raise RefusedError where options of a site set clocks: no row would say so, as it does of `control`'s."""
+    words = {
+        "cluster.sbatch_options": cluster.sbatch_options,
+        "cluster.srun_options": [word.lstrip("-").split("=")[0] for word in cluster.srun_options],
+    }
+    for key, names in words.items():
+        for name in names:
+            if name in ("gpu-freq", "cpu-freq"):
+                raise RefusedError(
+                    f"{key}: {name} sets clocks that no result shows. Choose GPU clocks by control.sm_clock_mhz, and "
+                    "caps by control.power_limit_w with cluster.power_caps."
+                )
 
 
 def why_not_metered(config: Config) -> str | None:
