@@ -1,6 +1,7 @@
 """What sweeps took, by where it went: against kilowatt-hours worked out by hand."""
 
 import json
+import shutil
 
 import pytest
 from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
@@ -48,6 +49,18 @@ def test_where_the_energy_went(tmp_path):
     assert row.kwh["failed"] == row.kwh["not_counting"] == row.kwh["running"] == 0.0
     assert row.total_kwh == pytest.approx(13.5e-4, rel=1e-3)
     assert row.gpu_hours == pytest.approx(60 / 3600)
+
+
+def test_a_copy_of_a_sweep_is_counted_once(tmp_path):
+    """13.5e-4 kWh of one sweep and its copy, which ran once; what began later at the same point is another attempt."""
+    sweep = a_sweep(tmp_path / "a", attempt())
+    shutil.copytree(sweep.path, tmp_path / "b")
+    found = usage([tmp_path])
+    assert [row.sweep for row in found.rows] == ["a"]
+    assert found.rows[0].total_kwh == pytest.approx(13.5e-4, rel=1e-3)
+    assert found.notes == ["b: 1 attempts are those of a: a copy; they are counted there alone"]
+    a_sweep(tmp_path / "c", attempt(started_s=600.0))
+    assert [row.sweep for row in usage([tmp_path]).rows] == ["a", "c"]
 
 
 def test_failures_have_their_own_column(tmp_path):
@@ -112,7 +125,7 @@ def test_what_is_not_known_is_counted_and_no_zero(tmp_path):
 def test_simulated_and_measured_are_never_added(tmp_path, monkeypatch, capsys):
     """A measured and a simulated sweep have a total each, and the simulated one carries a ~."""
     a_sweep(tmp_path / "a", attempt())
-    a_sweep(tmp_path / "b", attempt())
+    a_sweep(tmp_path / "b", attempt(started_s=600.0))
     collect(demo(tmp_path / "c"))
     found = usage([tmp_path])
     assert [row.sweep for row in found.rows] == ["a", "b", "c"]
@@ -198,8 +211,8 @@ def test_declared_factors_are_in_it(tmp_path, monkeypatch, capsys):
 def test_sweeps_of_one_name_are_named_by_their_paths(tmp_path, monkeypatch):
     """Two called `demo` are told apart; a third is called by its name."""
     monkeypatch.chdir(tmp_path)
-    for place in ("mine/demo", "theirs/demo", "mine/other"):
+    for i, place in enumerate(("mine/demo", "theirs/demo", "mine/other")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
-        a_sweep(tmp_path / place, attempt())
+        a_sweep(tmp_path / place, attempt(started_s=600.0 * i))
     found = usage([tmp_path / "mine", tmp_path / "theirs"])
     assert {row.sweep for row in found.rows} == {"mine/demo", "theirs/demo", "other"}
