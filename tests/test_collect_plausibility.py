@@ -15,7 +15,7 @@ def wave(seconds):
     ("curve", "named"),
     [
         (wave, False),
-        (lambda s: np.where((s > 5) & (s < 5.4), 0.0, wave(s)), True),  # 0.4 s of nothing
+        (lambda s: np.where((s > 5) & (s < 5.01), 0.0, wave(s)), True),  # one sample of nothing
         (lambda s: np.where((s > 5) & (s < 5.1), 971.0, wave(s)), False),  # seen on a 700 W board
         (lambda s: np.where((s > 5) & (s < 5.01), 4e6, wave(s)), True),  # one sample of 4 MW
         (lambda s: 300 + 0 * s, True),  # frozen, and no counter to check it by
@@ -24,7 +24,7 @@ def wave(seconds):
     ],
 )
 def test_what_no_board_does_is_named(tmp_path, curve, named):
-    """0.4 s of 0 W, 4 MW and a frozen sensor are remarks; a wave and a spike to 971 W are none."""
+    """A sample of 0 W, one of 4 MW and a frozen sensor are remarks; a wave and a spike to 971 W are none."""
     row = one(tmp_path, Made([Gpu("GPU-a", curve)], counter=False))[2]
     assert ("implausible_power" in row["reasons"]) is named
     assert row["valid"]
@@ -50,3 +50,13 @@ def test_a_sensor_that_froze_beside_a_counter_is_named(tmp_path):
     row = retraced(tmp_path, scaled)
     assert {"implausible_power", "counter_contradicts"} <= set(row["reasons"])
     assert not row["valid"]
+
+
+@pytest.mark.parametrize("power_w", [0.0, 0.004])
+def test_joules_of_a_board_that_draws_nothing_are_withheld(tmp_path, power_w):
+    """0.4 s of 0 W or of 4 mW, without a counter, are a gap of 0.42 s and never joules; the row says so."""
+    nothing = lambda s: np.where((s > 5) & (s < 5.4), power_w, wave(s))  # noqa: E731 (a curve)
+    row = one(tmp_path, Made([Gpu("GPU-a", nothing)], counter=False))[2]
+    assert {"gap", "implausible_power"} <= set(row["reasons"])
+    assert (row["energy_j"], row["valid"]) == (None, False)
+    assert row["longest_gap_s"] == pytest.approx(0.42, abs=0.021)

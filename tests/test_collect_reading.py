@@ -9,6 +9,7 @@ import pytest
 from collection import at, one, phases, relabelled, retraced, rows
 from sweeps import START_NS, Gpu, Made, choices, constant, make_attempt, make_sweep, trace_of
 
+from wattflow.collect.reading import power_curve
 from wattflow.store.tables import write_table
 
 
@@ -192,3 +193,48 @@ def test_a_reference_that_is_none_of_a_board_damages_the_attempt(tmp_path):
     assert row["reasons"] == ["damaged"]
     assert "the reference of GPU-a" in row["error"]
     assert row["energy_j"] is None
+
+
+def around(power_w):
+    """A load as boards have it, 10 W around some watts."""
+    return lambda seconds: power_w + 10 * np.sin(seconds * 31)
+
+
+def joules_within(tmp_path, power_w, limit_w, limits):
+    """The joules of a load, without a counter, where the trace has one limit in force and the record others."""
+    made = Made([Gpu("GPU-a", around(power_w))], limit_w=limit_w, counter=False)
+    sweep, attempt, _ = one(tmp_path, made)
+    record = attempt.read_record()
+    record["nodes"][0]["devices"][0].update(limits)
+    attempt.write_record(record)
+    sweep.points_path.unlink()
+    return rows(sweep)[0]["energy_j"]
+
+
+@pytest.mark.parametrize("limit_w", [700.0, None])
+def test_watts_far_above_the_highest_limit_are_no_readings(tmp_path, limit_w):
+    """4900 W of a board of 700 W give no joule: by the record's highest limit, or by the limit in its trace alone."""
+    limits = {} if limit_w else {"power_limit_max_w": 700.0}
+    assert joules_within(tmp_path, 4900.0, limit_w, limits) is None
+
+
+def test_a_cap_is_no_highest_limit(tmp_path):
+    """680 W under a cap of 300 W count where the record has a limit of 700 W, be it the default one: 8.5 s, 5780 J."""
+    for i, limit in enumerate(("max", "default")):
+        joules = joules_within(tmp_path / str(i), 680.0, 300.0, {f"power_limit_{limit}_w": 700.0})
+        assert joules == pytest.approx(5780.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(("source", "boundary"), [("simulated", "host"), ("rapl", "host")])
+def test_a_host_may_read_nothing(tmp_path, source, boundary):
+    """A host of 0 W makes 0 J, where a GPU of 0 W makes none."""
+    host = Made([Gpu("host-node1", constant(0.0))], source=source, boundary=boundary, period_s=0.05)
+    assert one(tmp_path / "host", host)[2]["energy_j"] == 0.0
+    assert one(tmp_path / "gpu", Made([Gpu("GPU-a", constant(0.0))]))[2]["energy_j"] is None
+
+
+def test_a_reading_of_nothing_is_none_beside_a_reference_either(tmp_path):
+    """-1 W less an offset of -5 W are not 4 W: a sample that is none is left out before it is corrected."""
+    trace = trace_of(Made([]), Gpu("GPU-a", constant(-1.0)))
+    curve = power_curve(trace, "nvml_buffer", 20.0, None, {**REFERENCE, "offset_w": -5.0})
+    assert len(curve.time_ns) == 0

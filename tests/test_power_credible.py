@@ -11,10 +11,11 @@ AT = {"time_ns": 1, "monotonic_ns": 1, "gap": False}
 
 
 @pytest.mark.parametrize(
-    "power_w", [None, math.nan, math.inf, -math.inf, -0.001, 0.0, 5000.1, 4_294_967.295, 1e300]
+    "power_w",
+    [None, math.nan, math.inf, -math.inf, -0.001, 0.0, 0.004, 5000.1, 4_294_967.295, 1e300],
 )
 def test_watts_that_no_board_draws(power_w):
-    """Below or at 0 W, beyond any board, and what is no number: -1 mW as a whole number without sign is 4.29 MW."""
+    """Below 0.1 W, beyond any board, and what is no number: -1 mW as a whole number without sign is 4.29 MW."""
     assert not credible_watts(power_w, "nvml_buffer")
 
 

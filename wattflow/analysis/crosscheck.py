@@ -25,7 +25,7 @@ from wattflow.nullable import complete_sum, quadrature, quotient
 from wattflow.slurm import client
 from wattflow.store.columns import CROSSCHECK
 from wattflow.store.schema import SCHEMA_VERSION
-from wattflow.store.sources import MOST_HOST_W, SECOND_NS, most_w
+from wattflow.store.sources import MOST_HOST_W, SECOND_NS, least_w, most_w
 from wattflow.store.tables import write_table
 
 Row = Mapping[str, Any]  # of results/points.parquet
@@ -252,6 +252,7 @@ def _joules(  # noqa: PLR0917 (samples, and what they are of)
         watts,
         longest_ns=_GAP_SPACINGS * spacing_ns,
         lag_ns=spacing_ns,
+        lowest_w=least_w(),
         highest_w=highest_w,
     )
     return curve.summed(curve.between(power, start, end))

@@ -1,7 +1,7 @@
 """What no board does: no power at all, watts beyond any board, or not a milliwatt more or less for a second and longer.
 
-Watts beyond any board are no readings to begin with (energy/curve.py): the time around one is a gap. They are named
-here all the same, as a sensor that says so once may be wrong elsewhere, too.
+Watts below or beyond any board are no readings to begin with (energy/curve.py): the time around one is a gap. They are
+named here all the same, as a sensor that says so once may be wrong elsewhere, too.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from wattflow.collect.reading import Device
 from wattflow.energy import curve
 from wattflow.energy.counter import counter_between
 
-LEAST_W = 1e-3  # below, a board that is on reads nothing
+LEAST_W = 1e-3  # below, a host that is on reads nothing
 FROZEN_SAMPLES = 50  # alike to the last digit in a row, though no sensor is that still
 BORNE_OUT = 0.02  # so near, beside both uncertainties, a counter makes as many joules of a power that stood still
 

@@ -22,8 +22,8 @@ from wattflow.nullable import known_sum
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
 from wattflow.store.references import checked
-from wattflow.store.schema import SPAN, TRACE, NodeInfo, Record, Reference
-from wattflow.store.sources import SECOND_NS, Response, most_w, response_of, source_of
+from wattflow.store.schema import SPAN, TRACE, DeviceSettings, NodeInfo, Record, Reference
+from wattflow.store.sources import SECOND_NS, Response, least_w, most_w, response_of, source_of
 from wattflow.store.tables import read_table
 
 MOST_TOKENS = 10**12  # of one span
@@ -412,13 +412,13 @@ def _device(
     bare = _where(trace, pc.is_valid(trace["raw_ns"]), "raw_ns")
     raw = bare["time_ns"].to_numpy(), bare["raw_ns"].to_numpy()
     of_device = [device for device in meter["devices"] if device["uuid"] == key.gpu_uuid]
-    limit_w = of_device[0].get("power_limit_max_w") if of_device else None
+    limit_w = _highest_limit_w(of_device, trace)
     reference = of_device[0].get("reference") if of_device else None
     if reference is not None:
         reference = checked(reference, f"record.json: the reference of {key.gpu_uuid}")
     samples = _where(trace, pc.equal(trace["source"], source), "power_w")
     at_ns, watts = samples["time_ns"].to_numpy(), samples["power_w"].to_numpy()
-    beyond = ~((watts >= 0) & (watts <= most_w(source, limit_w))) & ~np.isnan(watts)
+    beyond = ~_is_reading(watts, source, limit_w) & ~np.isnan(watts)
     return Device(
         key=key,
         source=source,
@@ -439,6 +439,19 @@ def _device(
         reference=reference,
         incredible=bool(np.any(beyond & (at_ns >= window[0]) & (at_ns <= window[1]))),
     )
+
+
+def _highest_limit_w(of_device: Sequence[DeviceSettings], trace: pa.Table) -> float | None:
+    """Return the highest limit that a device accepts, else the highest that it is known to have had; null for none."""
+    if of_device and (most := of_device[0].get("power_limit_max_w")) is not None:
+        return most
+    default_w = of_device[0].get("power_limit_default_w") if of_device else None
+    return max(default_w or 0.0, pc.max(trace["power_limit_w"]).as_py() or 0.0) or None
+
+
+def _is_reading(watts: curve.Floats, source: str, limit_w: float | None) -> curve.Bools:
+    """Return, per sample, whether the device can have drawn that."""
+    return (watts >= least_w(source)) & (watts <= most_w(source, limit_w))
 
 
 def _where(trace: pa.Table, mask: pa.ChunkedArray, *columns: str) -> pa.Table:
@@ -469,13 +482,14 @@ def power_curve(
 ) -> Curve:
     """Return the power over time that one sensor reported; `limit_w` is its device's highest limit, where known.
 
-    With a `reference` of the board, its true power: (reading - offset) / (1 + gain).
+    With a `reference` of the board, its true power: (reading - offset) / (1 + gain). Gaps are readings that failed.
     """
-    # a row of the sensor without a value, flagged as a gap, is a reading that failed
     samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
     watts = samples["power_w"].to_numpy()
     if reference is not None:
-        watts = np.maximum(watts - reference["offset_w"], 0.0) / (1 + reference["gain"])
+        true_w = (watts - reference["offset_w"]) / (1 + reference["gain"])
+        is_reading = _is_reading(watts, source, limit_w)
+        watts = np.where(is_reading, np.maximum(true_w, least_w(source)), np.nan)
     return curve.curve_of(
         source,
         period_ms,

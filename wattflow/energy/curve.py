@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wattflow.store.sources import MS, SECOND_NS, lag_ns, longest_spacing_ns, most_w, source_of
+from wattflow.store.sources import (
+    MS,
+    SECOND_NS,
+    lag_ns,
+    least_w,
+    longest_spacing_ns,
+    most_w,
+    source_of,
+)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -95,21 +103,22 @@ def curve(
     longest_ns: int = 100 * MS,
     lag_ns: int = 20 * MS,
     renewal_ns: int = 0,
+    lowest_w: float = 0.0,
     highest_w: float = np.inf,
 ) -> Curve:
     """Return the curve through samples in any order; a gap is a row flagged `gap`, or a spacing above `longest_ns`.
 
-    Samples that are no numbers, below 0 W or above `highest_w` are no readings and are left out (which may open a
-    gap). Of samples with one stamp the last counts. Values above the board's limit are kept: a 700 W board was seen at
-    971 W. Samples closer than `renewal_ns` may repeat one value of the sensor, so scatter is judged over that time at
-    least.
+    Samples that are no numbers, below `lowest_w` or above `highest_w` are no readings and are left out (which may
+    open a gap). Of samples with one stamp the last counts. Values above the board's limit are kept: a 700 W board was
+    seen at 971 W. Samples closer than `renewal_ns` may repeat one value of the sensor, so scatter is judged over that
+    time at least.
     """
     stamps = np.asarray(time_ns, dtype=np.int64)
     watts = np.asarray(power_w, dtype=np.float64)
     flags = np.zeros(len(stamps), bool) if gap is None else np.asarray(gap, dtype=np.bool_)
     order = np.argsort(stamps, kind="stable")
     stamps, watts, lost = stamps[order], watts[order], np.cumsum(flags[order])
-    kept = np.isfinite(watts) & (watts >= 0) & (watts <= highest_w)
+    kept = np.isfinite(watts) & (watts >= lowest_w) & (watts <= highest_w)
     stamps, watts, lost = stamps[kept], watts[kept], lost[kept]
     last = np.append(stamps[1:] != stamps[:-1], np.ones(min(1, len(stamps)), bool))
     stamps, watts, lost = stamps[last], watts[last], lost[last]
@@ -150,6 +159,7 @@ def curve_of(
         longest_ns=longest_spacing_ns(source, period_ms),
         lag_ns=lag_ns(source, period_ms),
         renewal_ns=source_of(source).renewal_ns,
+        lowest_w=least_w(source),
         highest_w=most_w(source, limit_w),
     )
 

@@ -7,7 +7,7 @@ each other is judged where they are counted (energy/counter.py).
 import math
 
 from wattflow.power.meter import Row
-from wattflow.store.sources import most_w, source_of
+from wattflow.store.sources import least_w, most_w
 
 _MOST_RATE_MIB_S = 1e8  # of a link, far beyond any
 _INT32 = 2**31 - 1
@@ -38,11 +38,10 @@ _WATTS = ("power_w", "power_limit_w")
 
 
 def credible_watts(power_w: float | None, source: str, limit_w: float | None = None) -> bool:
-    """Return whether a device can draw so much: a board that answers draws more than 0 W."""
+    """Return whether a device can draw so much: of a board that answers neither 0 W nor some milliwatts."""
     if power_w is None or not math.isfinite(power_w):
         return False
-    above_0 = power_w > 0 or (power_w == 0 and source_of(source).boundary == "host")
-    return above_0 and power_w <= most_w(source, limit_w)
+    return least_w(source) <= power_w <= most_w(source, limit_w)
 
 
 def credible(row: Row, limit_w: float | None = None) -> Row:

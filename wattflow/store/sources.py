@@ -9,6 +9,7 @@ from typing import Literal
 
 SECOND_NS = 1_000_000_000
 MS = 1_000_000  # ns
+LEAST_GPU_W = 0.1  # a board that answers draws more, also when it sleeps
 MOST_GPU_W = 5000.0  # several times what any board draws
 MOST_HOST_W = 100_000.0  # of the packages and memory of one node
 OVER_LIMIT = 2.0  # so far above the highest limit it accepts no board was seen: 971 W at 700 W were
@@ -183,6 +184,11 @@ def response_of(source: str, gpu_name: str, period_ms: float) -> Response:
         return replace(_PART_TIME, period_ms=max(known.renewal_ns / MS, period_ms))
     # RAPL's samples are means since the poll before, as is the load that is simulated
     return Response(period_ms, period_ms if known.boundary == "host" else 0.0)
+
+
+def least_w(source: str = "") -> float:
+    """Return the watts below which a value of a sensor is no reading: a host may read 0 W, a board may not."""
+    return 0.0 if source_of(source).boundary == "host" else LEAST_GPU_W
 
 
 def most_w(source: str = "", limit_w: float | None = None) -> float:
