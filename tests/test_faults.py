@@ -188,15 +188,19 @@ def test_damaged_results_are_collected_anew(model, tmp_path):
     assert pq.read_table(made.sweep.points_path)["counts"].to_pylist() == [True, False]
 
 
-def test_a_collected_point_whose_attempts_were_removed_is_not_called_done_for_ever(model, tmp_path):
-    """Its folder is gone: what results/ says of it is no longer true of the disk."""
+def test_a_collected_point_whose_attempts_were_removed_stays_done_by_its_row(model, tmp_path):
+    """Its folder is gone and its row is kept: it is done, and the reason says what it is so by."""
     made = kills.demo(tmp_path, 1)
     send.submit(made)
     attempt = make_attempt(made.sweep, to_dict(made.points[0].config), Made([Gpu("GPU-0")]))
     collect.collect(made.sweep)
     attempt.path.parent.rename(tmp_path / "elsewhere")
     client.forget()
-    assert [row.state for row in status.states(made.sweep)] == ["waiting"]
+    (row,) = status.states(made.sweep)
+    assert (row.state, row.reason) == (
+        "done",
+        "its files were removed; its row is kept as it was collected",
+    )
 
 
 def test_a_sweep_moved_to_another_path_goes_on_there(model, tmp_path):

@@ -22,7 +22,8 @@ from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
 from wattflow.store.columns import CHOICE_KEYS, POINT
 
-OTHER_MODELS = "two models of GPU"  # why nothing is established between them
+OTHER_MODELS = "two models of GPU"  # why nothing else is established between them
+_OF_MODELS = ("cluster_gpu_model", "cluster")  # who compares these asks for just that
 NO_TOKENS = BreakEven(None, None, None, "no output tokens are known")
 
 
@@ -212,7 +213,7 @@ def _arms_of(group: pl.DataFrame, chosen: dict[str, Any], asked_for: _Question) 
         ratio = statistics.ratio(runs_of(rows, metric), runs_of(of_value[base], metric))
         if simulated:
             ratio = replace(ratio, established=False, why_not="simulated")
-        if has_other_models(rows.vstack(of_value[base])):
+        if by not in _OF_MODELS and has_other_models(rows.vstack(of_value[base])):
             ratio = replace(ratio, established=False, why_not=OTHER_MODELS)
         even, along = _break_even(rows, of_value[base]), moved_along(rows, of_value[base], by)
         mixed = control if is_mixed(rows.vstack(of_value[base])) else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.files import read_json, write_json
+from wattflow.store.files import expanded, read_json, write_json
 from wattflow.store.schema import Reference
 
 _NUMBERS = {
@@ -26,8 +26,7 @@ _NUMBERS = {
 
 def folder() -> Path:
     """Return where references lie: below $XDG_DATA_HOME, else ~/.local/share."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "wattflow" / "references"
+    return expanded(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "wattflow" / "references"
 
 
 def path_of(uuid: str) -> Path:
