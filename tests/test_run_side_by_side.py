@@ -30,13 +30,29 @@ for point_id, what in does.items():
     if what == "nothing":
         print("no such account", file=(spool / "rank0.log").open("w"))
         sys.exit(5)
+    if what == "replaced":
+        elsewhere = sweep.path.parent / "elsewhere"
+        elsewhere.mkdir()
+        sweep.point_path(point_id).parent.mkdir(exist_ok=True)
+        sweep.point_path(point_id).symlink_to(elsewhere)
+        sys.exit(1)
     attempt = sweep.claim_attempt(point_id)
     record = {"schema_version": 1, "point_id": point_id, "attempt": attempt.number, "status": "running"}
     attempt.write_record(record)
     if what == "wait":
         (spool.parent / "waits").touch()
         time.sleep(600)
-    if what == "die":
+    if what == "long log":
+        with (spool / "rank0.log").open("w") as log:
+            log.truncate(300 * 2**20)
+    if what == "link":
+        os.symlink("/etc/hostname", spool / "rank0.log")
+    if what == "damage":
+        attempt.record_path.write_text("{")
+        print("half a record", file=(spool / "rank0.log").open("w"))
+    if what == "fifo":
+        os.mkfifo(spool / "rank0.log")
+    if what in ("die", "long log", "link", "damage", "fifo"):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "fail":
         attempt.write_record({**record, "status": "failed", "error": "of its own"})
@@ -93,6 +109,47 @@ def test_whatever_ends_a_step_frees_its_slot(tmp_path):
     assert {slot for slot, _ in node.began} == {0, 1}
     assert list((tmp_path / "spool").iterdir()) == []
     assert [path.name for path in todo.sweep.attempts(c)[-1].logs.iterdir()] == ["rank0.log"]
+
+
+@pytest.mark.parametrize("what", ["long log", "link", "fifo"])
+def test_no_log_of_a_slot_ends_the_node(tmp_path, what):
+    """300 MiB of a log, or what is none: its point fails with its reason, and the other three finish."""
+    todo = todo_of(tmp_path, 4)
+    first, *others = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {first: what})
+    assert node.run() == [first]
+    assert all(todo.is_finished(point) for point in others)
+    assert node.record(first)["status"] == "failed"
+    assert node.record(first)["error"] == "its step in slot 0 ended by SIGKILL."
+    logs = {log.name: log.stat().st_size for log in todo.sweep.attempts(first)[-1].logs.iterdir()}
+    assert logs == ({"rank0.log": 2**26 + 29} if what == "long log" else {})
+
+
+def test_a_damaged_record_of_a_slot_ends_no_other_point(tmp_path, capsys):
+    """It stays as it is, beside its log, and is named; the other three finish."""
+    todo = todo_of(tmp_path, 4)
+    first, *others = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {first: "damage"})
+    assert node.run() == [first]
+    assert all(todo.is_finished(point) for point in others)
+    (attempt,) = todo.sweep.attempts(first)
+    assert attempt.record_path.read_text() == "{"
+    assert (attempt.logs / "rank0.log").read_text() == "half a record\n"
+    assert (
+        f"point {first} failed; its step in slot 0 ended by SIGKILL, and" in capsys.readouterr().out
+    )
+
+
+def test_a_point_whose_folder_is_a_link_fails_alone(tmp_path):
+    """Put there while its step ran, which began nothing: no attempt can be made, and the other point finishes."""
+    todo = todo_of(tmp_path, 2)
+    first, other = todo.point_ids
+    node = Node(todo, tmp_path / "spool", {first: "replaced"})
+    assert node.run() == [first]
+    assert todo.is_finished(other)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    again = Node(todo, tmp_path / "again", {})
+    assert (again.run(), again.began) == ([first], [])
 
 
 def test_points_after_one_that_killed_its_step_run_in_a_new_step(tmp_path):

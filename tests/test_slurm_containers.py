@@ -164,12 +164,25 @@ def test_a_folder_inside_another_is_mounted_once():
     assert args[1] == "--container-mounts=/scratch:/scratch"
 
 
-@pytest.mark.parametrize("folder", ["/a,b/s", "/a:b:c:d/s"])
-def test_a_folder_that_no_mount_can_name_is_refused(folder):
-    """Commas and colons separate mounts."""
-    cluster = Cluster(name="c", container=Container(kind="apptainer", image="i"))
-    with pytest.raises(RefusedError, match="cannot be mounted"):
+@pytest.mark.parametrize("kind", ["apptainer", "pyxis"])
+@pytest.mark.parametrize("folder", ["/a,b/s", "/a:b:c:d/s", "/a:b/s", "/a:b"])
+def test_a_folder_that_no_mount_can_name_is_refused(folder, kind):
+    """Commas and colons separate mounts: one colon would show /a at the place b/s."""
+    cluster = Cluster(name="c", container=Container(kind=kind, image="i"))
+    with pytest.raises(RefusedError, match=f"'{folder}': .* cannot be mounted"):
         containers.launch(cluster, Path(folder), [])
+    with pytest.raises(RefusedError, match=f"'{folder}': .* cannot be mounted"):
+        containers.launch(cluster, Path("/s"), [f"{folder}/model.json"])
+    cluster.container.pythonpath = folder
+    with pytest.raises(RefusedError, match=f"'{folder}': .* cannot be mounted"):
+        containers.launch(cluster, Path("/s"), [])
+
+
+def test_the_profiles_binds_may_name_their_place_inside():
+    """Where a colon is the profile's own, it parts the two."""
+    container = Container(kind="pyxis", image="i", binds=["/a:/b"])
+    args = containers.launch(Cluster(name="c", container=container), Path("/s"), []).srun_args
+    assert args[1] == "--container-mounts=/s:/s,/a:/b"
 
 
 @pytest.mark.parametrize(

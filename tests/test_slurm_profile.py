@@ -1,6 +1,7 @@
 """First profiles of six kinds of sites: the exact one of one, and each used by `plan --script`."""
 
 import pytest
+import yaml
 from slurm_sites import MANY_ACCOUNTS, MIXED, SITES, TYPED, asked
 
 from wattflow.errors import RefusedError
@@ -110,3 +111,23 @@ def test_hostile_names_stay_texts(tmp_path, monkeypatch):
     site.partitions[0].accounts = None
     text = profile(site, "mine").text
     assert 'account: "a: \\"b\\"\\nsetup: [touch /tmp/x]" # or proj2' in text
+
+
+@pytest.mark.parametrize("end", ["\r", "\x85", "\u2028", "\u2029", "\x1b", "\x00"])
+def test_no_name_ends_the_line_of_its_comment(end):
+    """YAML ends lines at more letters than \\n, and refuses controls: each is a question mark."""
+    expected = made(MANY_ACCOUNTS).text
+    site = look(asked(MANY_ACCOUNTS))
+    site.cluster, site.qos = f"c{end}evil: 1", ["normal", f"x{end}evil: 1"]
+    text = profile(site, "mine").text
+    assert text.startswith("# A first profile of c?evil: 1, Slurm 25.05.2")
+    assert "qos: null # yours: normal, x?evil: 1\n" in text
+    assert yaml.safe_load(text) == yaml.safe_load(expected)
+
+
+def test_a_partition_of_no_gpus_is_not_chosen():
+    """`gpu:0` is how some sites write nodes without any."""
+    sinfo = MANY_ACCOUNTS["sinfo"].splitlines()[0].split("|")
+    none = "|".join([sinfo[0], "gpu:0", *sinfo[2:]]) + "\n"
+    with pytest.raises(RefusedError, match="no partition that you may use has GPUs"):
+        made({**MANY_ACCOUNTS, "sinfo": none})

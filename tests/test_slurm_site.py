@@ -77,3 +77,11 @@ def test_lines_that_nobody_knows_are_passed_over(name):
     """A banner, an empty line and a cut one."""
     site = {**SITES[name], "sinfo": f"Welcome!\n\n{SITES[name]['sinfo']}x|y\n"}
     assert look(asked(site)).partitions == look(asked(SITES[name])).partitions
+
+
+def test_a_count_of_no_gpus_is_none():
+    """Beside others, and alone."""
+    sinfo = "a|gpu:0|1|64|1|1:00|f|up|idle\nb|gpu:a100:0,gpu:h100:4|1|64|1|1:00|f|up|idle\n"
+    first, second = look(asked({**TYPED, "sinfo": sinfo})).partitions
+    assert first.nodes[0].gpus == ()
+    assert second.nodes[0].gpus == (("h100", 4),)

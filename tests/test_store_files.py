@@ -412,3 +412,14 @@ def test_no_module_depends_on_a_home_or_on_the_locales_letters():
     (door,) = found.pop("store/files.py")  # `expanded`, by os.path, which does not raise
     assert door.endswith("expanduser, which raises where there is none")
     assert found == {}
+
+
+def test_the_end_of_a_file_is_read_alone(tmp_path):
+    """So many bytes at most, and whether some were left; no link is followed."""
+    path = tmp_path / "log"
+    path.write_bytes(b"0123456789")
+    assert files.read_end(path, 4) == (b"6789", True)
+    assert files.read_end(path, 10) == (b"0123456789", False)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(DamagedError, match="a link"):
+        files.read_end(tmp_path / "link", 4)

@@ -1,19 +1,23 @@
 """The record of an attempt while it runs, and how a failed attempt is closed."""
 
+import contextlib
 import time
 import traceback
 from pathlib import Path
 from typing import Unpack
 
-from wattflow.errors import WattflowError
+from wattflow.errors import DamagedError, WattflowError
 from wattflow.run.provenance import commit, versions
 from wattflow.run.signals import InterruptedRunError
 from wattflow.run.watchdog import HungError
 from wattflow.store import rank_errors
-from wattflow.store.files import read_own, write_atomic
+from wattflow.store.files import read_end, write_atomic
 from wattflow.store.layout import AttemptDir
 from wattflow.store.rank_errors import RankError
 from wattflow.store.schema import SCHEMA_VERSION, JobInfo, PartialAttempt, Record
+
+_LOG_BYTES = 2**26  # of a rank's log, which a library may fill without end
+_CUT = b"... (the end alone was kept)\n"
 
 
 def new_record(attempt: AttemptDir, choices: dict[str, object], job: JobInfo) -> Record:
@@ -106,10 +110,13 @@ def close_failed(attempt: AttemptDir, record: Record, otherwise: str = "") -> No
 def close_left(attempt: AttemptDir, spool: Path, otherwise: str) -> None:
     """Close the attempt of ranks that are gone: keep the logs in their spool, and write the record as failed.
 
-    With the first error of any rank, else with `otherwise`.
+    With the first error of any rank, else with `otherwise`. Of a very long log the end is kept; what is a link or no
+    regular file is no log of a rank's. DamagedError where the record that is there is none of ours: it stays.
     """
     for log in spool.glob("rank*.log"):
-        write_atomic(attempt.logs / log.name, read_own(log), durable=False)
+        with contextlib.suppress(DamagedError, OSError):
+            end, cut = read_end(log, _LOG_BYTES)
+            write_atomic(attempt.logs / log.name, _CUT + end if cut else end, durable=False)
     record = attempt.read_record() or {
         "schema_version": SCHEMA_VERSION,
         "point_id": attempt.point_id,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wattflow.config.choices import Config
-from wattflow.errors import EngineError, PowerError
+from wattflow.errors import DamagedError, EngineError, PowerError
 from wattflow.power.common_sidecar import CommonSidecar
 from wattflow.power.open import choose, settings_of
 from wattflow.power.sidecar_connection import Common
@@ -33,8 +33,8 @@ from wattflow.run.step import StepJob
 from wattflow.run.task import Todo, slurm_task, time_limit_min
 from wattflow.slurm import steps
 from wattflow.slurm.shapes import Shape, block_of, shapes
-from wattflow.store.files import read_own
 from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.submit.last_words import last_words
 
 _POLL_S = 0.1
 _CLOSE_S = (
@@ -239,17 +239,29 @@ class Slots:
 
     def _begin(self, unit: Unit, slot: Slot) -> None:
         """Start what is not finished of a unit in a slot."""
-        point_ids = [p for p in unit.point_ids if not self._todo.is_finished(p)]
-        if not point_ids:
+        before = self._before(unit)
+        if not before:
             return
+        point_ids = list(before)
         self._free.remove(slot)
         self._started += 1
         spool = self._spool / f"step-{self._started}"
         spool.mkdir(mode=0o700)
-        before = {point_id: len(self._todo.sweep.attempts(point_id)) for point_id in point_ids}
         process = self._start(slot, point_ids, spool)
         print(f"slot {slot.number}: {', '.join(point_ids)}", flush=True)
         self._running.append(Step(unit, slot, point_ids, before, spool, process))
+
+    def _before(self, unit: Unit) -> dict[str, int]:
+        """Return how many attempts the points had that are not finished; one whose folder is damaged fails at once."""
+        before = {}
+        for point_id in unit.point_ids:
+            try:
+                if not self._todo.is_finished(point_id):
+                    before[point_id] = len(self._todo.sweep.attempts(point_id))
+            except (DamagedError, OSError) as error:
+                self.failed.append(point_id)
+                print(f"point {point_id} failed; {error}", flush=True)
+        return before
 
     def _pass_on(self) -> None:
         """Warn the steps: those that began after Slurm's own warning have not had it."""
@@ -262,16 +274,15 @@ class Slots:
         self._running.remove(step)
         self._free.append(step.slot)
         code = step.process.returncode
-        unfinished = [p for p in step.point_ids if not self._todo.is_finished(p)]
+        unfinished = [p for p in step.point_ids if not self._is_finished(p)]
         try:
             if self._signals.received:
                 return []  # its attempts are closed as interrupted, by itself or by Slurm's word
-            tried = [p for p in unfinished if self._newest(step, p) is not None]
+            tried = [p for p in unfinished if self._was_tried(step, p)]
             if code == 0 and not tried:
                 return []  # other processes run them, and this step gave way
             if unfinished and not tried:
                 tried = unfinished[:1]
-                self._todo.sweep.claim_attempt(tried[0])
             for point_id in tried:
                 self._close(step, point_id, code)
             self.failed += tried
@@ -279,20 +290,34 @@ class Slots:
         finally:
             shutil.rmtree(step.spool, ignore_errors=True)
 
+    def _is_finished(self, point_id: str) -> bool:
+        """Whether a point is finished; not where its folder is damaged."""
+        with contextlib.suppress(DamagedError, OSError):
+            return self._todo.is_finished(point_id)
+        return False
+
+    def _was_tried(self, step: Step, point_id: str) -> bool:
+        """Whether a step came to a point; so too where its folder is damaged: another step would fare no better."""
+        with contextlib.suppress(DamagedError, OSError):
+            return self._newest(step, point_id) is not None
+        return True
+
     def _newest(self, step: Step, point_id: str) -> AttemptDir | None:
         """The attempt that a step made at a point; null where it made none."""
         attempts = self._todo.sweep.attempts(point_id)
         return attempts[-1] if len(attempts) > step.before[point_id] else None
 
     def _close(self, step: Step, point_id: str, code: int) -> None:
-        """Close the attempt of a failed point, unless that was done."""
-        attempt = self._newest(step, point_id)
-        assert attempt is not None
-        record = attempt.read_record()
+        """Close the attempt of a failed point, unless that was done; a damaged one stays, and ends no other point."""
         why = f"its step in slot {step.slot.number} ended {_in_words(code)}"
-        if record is None or record["status"] == "running":
-            words = _last_line(step.spool)
-            close_left(attempt, step.spool, f"{why}. {words}".strip())
+        try:
+            attempt = self._newest(step, point_id) or self._todo.sweep.claim_attempt(point_id)
+            if not _is_closed(attempt):
+                logs = sorted(step.spool.glob("rank*.log"))
+                said = next((words for words in map(last_words, logs) if words), "")
+                close_left(attempt, step.spool, f"{why}. {said}".strip())
+        except (DamagedError, OSError) as error:
+            why += f", and its attempt could not be closed: {error}"
         print(f"slot {step.slot.number}: point {point_id} failed; {why}", flush=True)
 
     def _wait_for_all(self) -> None:
@@ -315,10 +340,9 @@ def _in_words(code: int) -> str:
     return f"with code {code}"
 
 
-def _last_line(spool: Path) -> str:
-    """The last line that a rank wrote; nothing where none wrote any."""
-    for log in sorted(spool.glob("rank*.log")):
-        lines = read_own(log).decode(errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1]
-    return ""
+def _is_closed(attempt: AttemptDir) -> bool:
+    """Whether an attempt's record says how it ended; a damaged one does not."""
+    with contextlib.suppress(DamagedError):
+        record = attempt.read_record()
+        return record is not None and record["status"] != "running"
+    return False

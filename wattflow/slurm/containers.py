@@ -45,15 +45,15 @@ def launch(cluster: Cluster, sweep: Path, read: Sequence[str]) -> Launch:
     # a home that is mounted holds packages of another Python
     inside = ["env", "PYTHONNOUSERSITE=1", f"PYTHONPATH={container.pythonpath or ''}"]
     inside += shlex.split(cluster.python) if cluster.python else [_PYTHON]
+    if container.kind == "edf":
+        return Launch([], [f"--environment={container.image}", *container.options], inside)
     folders = _folders(cluster, sweep, read)
     if container.kind == "apptainer":
         return _apptainer(container, folders, sweep, inside)
-    if container.kind == "pyxis":
-        mounts = ",".join(_mount(folder, both=True) for folder in folders)
-        args = [f"--container-image={container.image}", f"--container-mounts={mounts}"]
-        args.append(f"--container-workdir={sweep}")
-        return Launch([], [*args, *container.options], inside)
-    return Launch([], [f"--environment={container.image}", *container.options], inside)
+    mounts = ",".join(_mount(folder, both=True) for folder in folders)
+    args = [f"--container-image={container.image}", f"--container-mounts={mounts}"]
+    args.append(f"--container-workdir={sweep}")
+    return Launch([], [*args, *container.options], inside)
 
 
 def _apptainer(container: Container, folders: list[str], sweep: Path, inside: list[str]) -> Launch:
@@ -67,10 +67,16 @@ def _apptainer(container: Container, folders: list[str], sweep: Path, inside: li
 
 
 def _folders(cluster: Cluster, sweep: Path, read: Sequence[str]) -> list[str]:
-    """Return the folders that a container has to show: the sweep's, spool, what points read, the profile's own."""
+    """Return the folders that a container has to show: the sweep's, spool, what points read, the profile's own.
+
+    RefusedError for a colon in any but the profile's binds, where it parts a folder from its place inside.
+    """
     container = cluster.container
     wanted = [str(sweep), *(folder for path in read for folder in _shown(Path(path)))]
     wanted += [path for path in (cluster.spool_dir, container.pythonpath) if path]
+    for folder in wanted:
+        if ":" in folder:
+            raise RefusedError(_no_mount(folder))
     whole = [_without_slash(one) for one in [*wanted, *container.binds]]
     plain = [Path(one) for one in whole if ":" not in one]
     # a folder inside another is there already
@@ -96,8 +102,12 @@ def _without_slash(folder: str) -> str:
 def _mount(folder: str, *, both: bool = False) -> str:
     """Return a bind as Apptainer and pyxis write it; pyxis wants the path inside as well."""
     if "," in folder or folder.count(":") > 2:
-        raise RefusedError(
-            f"{folder!r}: a container's binds are separated by commas and colons, so that such a folder cannot be "
-            "mounted. Choose another, with sweeps_dir=DIR or model.path=DIR."
-        )
+        raise RefusedError(_no_mount(folder))
     return f"{folder}:{folder}" if both and ":" not in folder else folder
+
+
+def _no_mount(folder: str) -> str:
+    return (
+        f"{folder!r}: a container's binds are separated by commas and colons, so that such a folder cannot be mounted. "
+        "Choose another, with sweeps_dir=DIR or model.path=DIR."
+    )

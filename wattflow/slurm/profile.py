@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wattflow.errors import RefusedError
+from wattflow.errors import RefusedError, printable
 from wattflow.slurm.site import Nodes, Partition, Site, is_slice
 
 _TIME_MIN = 60
@@ -56,7 +56,8 @@ def profile(site: Site, name: str, wanted: str | None = None) -> Profile:
     ]
     lines += [f"# not answered: {' '.join(said.split())}" for said in site.unanswered]
     check += [f"not answered: {said}" for said in site.unanswered]
-    return Profile("\n".join(lines) + "\n", check)
+    # a comment with a letter that YAML takes for the end of a line would go on as a key
+    return Profile("".join(f"{printable(line)}\n" for line in lines), check)
 
 
 def _chosen(site: Site, wanted: str | None) -> Partition:

@@ -135,7 +135,9 @@ def _partitions(table: str) -> list[Partition]:
 
 
 def _gpus(gres: str) -> tuple[tuple[str | None, int], ...]:
-    return tuple((kind or None, int(count)) for kind, count in _GPU.findall(gres))
+    """Return what GPUs a GRES names; a count of 0, which some sites write for nodes without any, is none."""
+    counts = [(kind or None, int(count)) for kind, count in _GPU.findall(gres)]
+    return tuple((kind, count) for kind, count in counts if count > 0)
 
 
 def is_slice(kind: str | None) -> bool:

@@ -93,6 +93,14 @@ def read_given(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
         return _read_whole(file, path, most_bytes, RefusedError)
 
 
+def read_end(path: Path, most_bytes: int) -> tuple[bytes, bool]:
+    """Read so many bytes at most of a sweep's file from its end, as `open_own` opens it; and whether it has more."""
+    with open_own(path) as file:
+        start = max(0, os.fstat(file.fileno()).st_size - most_bytes)
+        file.seek(start)
+        return file.read(most_bytes), start > 0
+
+
 def read_json(path: Path) -> Any:
     """The JSON document at path; DamagedError names the file and the fault."""
     try:

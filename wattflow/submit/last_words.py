@@ -1,11 +1,10 @@
 """What a program said last in its log, where Slurm knows no more than that it failed."""
 
-import os
 import re
 from pathlib import Path
 
 from wattflow.errors import DamagedError
-from wattflow.store.files import open_own
+from wattflow.store.files import read_end
 
 _TAIL_BYTES = 16_384
 _MOST_LETTERS = 300
@@ -23,14 +22,11 @@ def last_words(log: Path) -> str | None:
     line is cut.
     """
     try:
-        with open_own(log) as file:
-            start = max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES)
-            file.seek(start)
-            text = file.read(_TAIL_BYTES).decode(errors="replace")
+        end, cut = read_end(log, _TAIL_BYTES)
     except (OSError, DamagedError):
         return None
-    lines = _COLOUR.sub("", text).splitlines()
-    if start and lines:
+    lines = _COLOUR.sub("", end.decode(errors="replace")).splitlines()
+    if cut and lines:
         lines[0] = f"... {lines[0].lstrip(chr(0xFFFD))}"
     said = [line for line in lines if any(map(str.isalnum, line)) and not _SLURM.match(line)]
     reasons = [line for line in said if not _AFTER.match(line)] or said
