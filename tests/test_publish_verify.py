@@ -143,10 +143,12 @@ def edits(folder):
             sweep / "results/points.parquet", set_cell("energy_j", 1690.0)
         ),
         "points.csv: energy_j 170, recomputed 1700": lambda: edit_csv(folder / "points.csv"),
-        "METHODS.md: | 4 | 1 | 23.529 | 170 |": lambda: replace(
-            folder / "METHODS.md", "| 23.529 | 200 |", "| 23.529 | 170 |"
+        "METHODS.md: | 4 | 1 | 23.529 | 170 ± 17 |": lambda: replace(
+            folder / "METHODS.md", "| 23.529 | 200 ± 17 |", "| 23.529 | 170 ± 17 |"
         ),
-        "README.md: does not state": lambda: replace(folder / "README.md", "00.0 J", "99.0 J"),
+        "README.md: does not state": lambda: replace(
+            folder / "README.md", "00 ± 280 J", "99 ± 280 J"
+        ),
         "lock.txt: its versions": lambda: replace(
             folder / "lock.txt", "torch==2.13", "torch==2.12"
         ),

@@ -20,7 +20,9 @@ cut_uuids() { sed -E 's/(GPU-[0-9a-f]{8})-[-0-9a-f]{27}/\1/g' "$1"; }
 
 calibrated() {
   if [ "$DRY" = 1 ]; then
-    FAKE_NVML_PROCESSES=0 wattflow calibrate --dry-run --minutes 2 --out passports --load "$PYTHON $ROOT/tests/fake_load.py"
+    mkdir -p load # a board that draws its idle watts, as no file there says that a load is on
+    FAKE_NVML_PROCESSES=0 FAKE_NVML_CURVE=load:100:300 FAKE_NVML_LOAD=$PWD/load \
+      wattflow calibrate --dry-run --minutes 2 --out passports --load "$PYTHON $ROOT/tests/fake_load.py"
     return
   fi
   told calibrate --out passports --minutes 2 --no-page

@@ -25,7 +25,7 @@ _AS_THEY_ARE = {
     *("status", "source", "power_source", "unfinished_source", "boundary", "stop_reason", "reason"),
     *("gpu_name", "driver", "power_profiles", "array_task", "prompts_sha256"),
     *("engine_version", "attention_backend", "cuda_graphs", "quantization"),
-    *("cache_kind", "dummy_bias"),
+    *("cache_kind", "dummy_bias", "board_reference"),
 }
 
 _TABLE_METADATA = (b"schema_version", b"wattflow")
