@@ -159,7 +159,7 @@ VERBS = {
             "init-site",
             "site",
             "This machine",
-            "Write a first profile of this cluster, conf/cluster/NAME.yaml, for you to check.",
+            "Write a first profile of this cluster for you to check.",
         ),
         Verb(
             "measure",
