@@ -425,7 +425,7 @@ def test_the_methods_say_what_the_records_say(tmp_path):
         "2 attempts of 2 count.",
         # 8.5 s of 200 and 202 W: 1,700 and 1,717 J
         "| tiny | 2 | 23.529 ± 0 | 201 ± 17 |",
-        "| 1708.5 ± 12 |",
+        "| 1,710 ± 140 |",
     ):
         assert words in text, text
 

@@ -90,8 +90,12 @@ def kv_bytes_per_token(model: Model, precision: str) -> int:
 
 def kv_cache_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:
     """Return the bytes of the cache that one rank allocates for `batch` rows of `length` tokens."""
-    values = 2 * model.n_layers * kv_heads_of_rank(model, shards) * head_dim(model)
-    return batch * length * values * plain_bytes(precision)
+    return kv_cache_values(model, shards, batch, length) * plain_bytes(precision)
+
+
+def kv_cache_values(model: Model, shards: int, batch: int, length: int) -> int:
+    """Return how many keys' and values' numbers one rank keeps for `batch` rows of `length` tokens."""
+    return batch * length * 2 * model.n_layers * kv_heads_of_rank(model, shards) * head_dim(model)
 
 
 def workspace_bytes(model: Model, shards: int, precision: str, batch: int, length: int) -> int:

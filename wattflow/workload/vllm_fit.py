@@ -139,7 +139,8 @@ def row_bytes(config: Config) -> int:
     folder, length = folder_of(config), config.max_seq_len or 0
     kept = config.kv_precision or ("bf16" if config.precision == "fp8" else config.precision)
     if folder is None:
-        whole = arithmetic.kv_cache_bytes(config.model, config.shards, kept, 1, length)
+        values = arithmetic.kv_cache_values(config.model, config.shards, 1, length)
+        whole = values * BYTES_PER_VALUE[kept]
     else:
         whole = folders.cache_bytes(folder, config.shards, length, BYTES_PER_VALUE[kept]) or 0
     return whole // config.pipeline
