@@ -61,7 +61,12 @@ def test_paths_and_json_are_on_stdout(sweep, capsys):
     (trace,) = sweep.path.glob("points/*/*/traces/*")
     assert verb(capsys, sweep.path, "--traces", "--files")[1].strip() == str(trace)
     size = trace.stat().st_size
-    said = {"kinds": {"traces": {"files": 1, "bytes": size}}, "counting": 1, "recomputable": 0}
+    said = {
+        "kinds": {"traces": {"files": 1, "bytes": size}},
+        "counting": 1,
+        "recomputable": 0,
+        "last_copies": 0,
+    }
     for words, applied in ((("--json",), False), (("--json", "--apply"), True)):
         code, out, _ = verb(capsys, sweep.path, "--traces", *words)
         assert (code, json.loads(out)) == (0, said | {"applied": applied})

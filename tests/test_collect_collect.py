@@ -1,6 +1,8 @@
 """Attempts on disk become tables: again and again, in order, each attempt read once."""
 
 import json
+import os
+import shutil
 import stat
 import time
 
@@ -208,3 +210,45 @@ def test_rows_whose_files_were_removed_stay_and_say_so(removed, tmp_path):
     collect(sweep)
     assert pq.read_table(sweep.points_path).to_pylist() == before
     assert verify(sweep.path).verified
+
+
+@pytest.mark.parametrize("files", ["traces/*.parquet", "timings/*.parquet", "*.parquet"])
+def test_rows_stay_where_files_alone_were_removed(files, tmp_path):
+    """Folders and records stay, newer than the rows, and other versions collect: no figure and no copy is lost."""
+    points = [choices(), choices(seed=1)]
+    sweep = make_sweep(tmp_path / "s", points)
+    for i, point in enumerate(points):
+        make_attempt(sweep, point, Made([Gpu("GPU-a"), Gpu("GPU-b")], started_s=100.0 * i))
+    failed = make_attempt(sweep, points[0], Made([Gpu("GPU-a")], status="failed", started_s=300.0))
+    shutil.rmtree(failed.path / "traces")  # it never had any, which is no loss
+    collect(sweep)
+    before = pq.read_table(sweep.points_path).to_pylist()
+    copies = {path: pq.read_table(path) for path in sweep.traces.iterdir()}
+    for point in points:
+        attempt = sweep.attempts(id_of(point))[0]
+        for path in attempt.path.glob(files):
+            path.unlink()
+        os.utime(attempt.record_path)
+    older = pq.read_table(sweep.points_path)
+    about = {**older.schema.metadata, b"wattflow": b"0.0.1"}
+    pq.write_table(older.replace_schema_metadata(about), sweep.points_path)
+    assert collect(sweep).gone == 2
+    after = pq.read_table(sweep.points_path).to_pylist()
+    assert [row["reasons"][-1] == "files_gone" for row in after] == [True, False, True]
+    for row, old in zip(after, before, strict=True):
+        assert row | {"reasons": None} == old | {"reasons": None}
+    assert all(pq.read_table(path).equals(copy) for path, copy in copies.items())
+
+
+def test_an_unfinished_attempt_keeps_its_bill_without_its_traces(tmp_path):
+    """Its joules stand in no ratio, but in what the sweep cost."""
+    sweep = make_sweep(tmp_path / "s", [choices()])
+    attempt = make_attempt(sweep, choices(), Made([Gpu("GPU-a")], status="failed"))
+    collect(sweep)
+    (before,) = pq.read_table(sweep.points_path).to_pylist()
+    assert before["unfinished_energy_j"] > 0
+    attempt.trace_path("node1", "GPU-a").unlink()
+    os.utime(attempt.record_path)
+    assert collect(sweep).gone == 1
+    (after,) = pq.read_table(sweep.points_path).to_pylist()
+    assert after["unfinished_energy_j"] == before["unfinished_energy_j"]

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 from sweeps import Gpu, Made, choices, id_of, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect
-from wattflow.collect.copies import CopiedAttempts, copy_traces, drop_copies
+from wattflow.collect.copies import CopiedAttempts, copy_traces, drop_copies, last_copies
 
 
 def test_dropped_copies_stay_named_until_an_attempt_is_copied_again(tmp_path):
@@ -32,3 +32,20 @@ def test_no_file_or_a_damaged_one_has_no_attempts(tmp_path):
     assert CopiedAttempts.read(path) == CopiedAttempts()
     path.write_bytes(b"PAR1 and no more")
     assert CopiedAttempts.read(path) == CopiedAttempts()
+
+
+def test_a_copy_is_never_replaced_by_nothing(tmp_path):
+    """An attempt that is collected anew without traces keeps the copy, the last one there is."""
+    sweep = make_sweep(tmp_path / "s", [choices()])
+    attempt = make_attempt(sweep, choices(), Made([Gpu("GPU-a")]))
+    collect(sweep)
+    key = attempt.point_id, 1
+    path = sweep.traces / f"{key[0][:2]}.parquet"
+    before = pq.read_table(path)
+    assert before.num_rows > 0
+    assert last_copies(sweep, path) == set()
+    attempt.trace_path("node1", "GPU-a").unlink()
+    assert last_copies(sweep, path) == {key}
+    copy_traces(path, CopiedAttempts.read(path), {key: {}})
+    assert pq.read_table(path).equals(before)
+    assert CopiedAttempts.read(path) == CopiedAttempts(frozenset({key}))

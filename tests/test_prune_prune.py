@@ -180,6 +180,19 @@ def test_copies_go_and_all_figures_can_still_be_recomputed(sweep):
     assert [len(part.files) for part in prune(sweep, ["copies"]).parts] == [1]
 
 
+def test_the_last_copy_of_a_trace_stays(sweep):
+    """Where somebody removed points/ the copies are all there is: no file of them goes, and nothing is recomputable."""
+    shutil.rmtree(sweep.path / "points")
+    rows = {path: pq.read_metadata(path).num_rows for path in sweep.traces.iterdir()}
+    assert sum(rows.values()) > 0
+    for _ in range(2):  # before and after the rows say so
+        found = prune(sweep, ["copies"], apply=True)
+        assert (found.counting, found.recomputable) == (2, 0)
+        assert found.last_copies >= 2
+        assert {path: pq.read_metadata(path).num_rows for path in sweep.traces.iterdir()} == rows
+        collect(sweep)
+
+
 def test_a_second_prune_has_nothing_to_do(sweep):
     """All kinds twice: the second changes no file."""
     prune(sweep, KINDS, apply=True)

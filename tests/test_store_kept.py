@@ -6,6 +6,7 @@ from sweeps import Gpu, Made, choices, id_of, make_attempt, make_sweep
 
 from wattflow.collect.collect import collect
 from wattflow.errors import DamagedError
+from wattflow.prune.prune import prune
 from wattflow.store.columns import PHASE, POINT
 from wattflow.store.kept import Kept
 from wattflow.store.tables import read_table
@@ -49,9 +50,20 @@ def test_damaged_rows_are_no_empty_ones(sweep, fault):
         path.write_bytes(path.read_bytes()[:-9])
     else:
         (sweep.pruned / "phases.parquet").unlink()
-    with pytest.raises(DamagedError, match="pruned/"):
+    with pytest.raises(DamagedError, match=r"pruned/.* Restore .*pruned from a backup"):
         Kept.read(sweep)
     before = pq.read_table(sweep.points_path)
     with pytest.raises(DamagedError):
         collect(sweep)
     assert pq.read_table(sweep.points_path).equals(before)
+
+
+def test_damaged_rows_that_are_moved_away_leave_those_of_the_results(sweep):
+    """As the error says: the next collection keeps each figure, and marks the attempt whose files are gone."""
+    prune(sweep, ["traces"], apply=True)
+    before = [row["energy_j"] for row in pq.read_table(sweep.points_path).to_pylist()]
+    sweep.pruned.rename(sweep.path.parent / "elsewhere")
+    assert collect(sweep).gone == 2
+    after = pq.read_table(sweep.points_path).to_pylist()
+    assert [row["energy_j"] for row in after] == before
+    assert all("files_gone" in row["reasons"] and row["counts"] for row in after)

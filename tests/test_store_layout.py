@@ -1,7 +1,14 @@
 """The directory of a sweep: which attempts finished."""
 
+import shutil
+
 import pytest
 from sweeps import Gpu, Made, choices, id_of, make_attempt, make_sweep
+
+from wattflow.collect.collect import collect
+from wattflow.store.columns import PHASE, POINT
+from wattflow.store.kept import Kept
+from wattflow.store.tables import read_table
 
 
 @pytest.fixture
@@ -35,3 +42,15 @@ def test_a_corrupt_record_counts_as_unfinished(sweep, data):
 def test_a_point_without_attempts_is_unfinished(sweep):
     """An id that nothing ran."""
     assert not sweep.is_finished("0" * 12)
+
+
+def test_a_number_of_a_pruned_attempt_is_not_given_twice(sweep):
+    """Though its files and the results were removed: pruned/ has its row."""
+    collect(sweep)
+    results = Kept(read_table(sweep.points_path, POINT), read_table(sweep.phases_path, PHASE))
+    point_id = id_of(choices())
+    Kept.read(sweep).with_attempts([(point_id, 2)], results).write(sweep)
+    shutil.rmtree(sweep.path / "points")
+    shutil.rmtree(sweep.results)
+    assert sweep.is_finished(point_id)
+    assert sweep.claim_attempt(point_id).number == 3

@@ -10,7 +10,7 @@ import pytest
 from sent_sweeps import attempt, name_of, sent
 from sweeps import choices, make_sweep
 
-from wattflow.errors import RefusedError
+from wattflow.errors import DamagedError, RefusedError
 from wattflow.store import rank_errors
 from wattflow.store.rank_errors import RankError
 from wattflow.submit import journal, logs, select, send
@@ -32,6 +32,17 @@ def test_logs_are_those_of_the_newest_task_and_attempt_and_of_one_rank_if_asked(
     ] == ["error-rank1.json", "101_1_log.err"]
     with pytest.raises(RefusedError, match="no log of rank 5"):
         logs.logs(made.sweep, point_id, rank=5)
+
+
+def test_a_link_in_the_place_of_a_jobs_folder_is_not_followed(fake, tmp_path):
+    """What lies outside of the sweep is no log of it."""
+    made = sent(tmp_path, 1)
+    folder = journal.read(made.sweep)[0].folder
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+    (tmp_path / "outside" / "101_0_log.err").write_text("another's")
+    with pytest.raises(DamagedError, match="a link in the place of a folder"):
+        logs.logs(made.sweep, made.points[0].point_id)
 
 
 def test_a_file_managers_files_are_no_logs(fake, tmp_path):

@@ -60,6 +60,7 @@ def prune(
                 },
                 "counting": found.counting,
                 "recomputable": found.recomputable,
+                "last_copies": found.last_copies,
             }
         )
         return
@@ -86,5 +87,10 @@ def _say(found: removing.Pruning, *, applied: bool) -> None:
             else "."
         )
     )
+    if found.last_copies:
+        talk(
+            f"results/traces has the last traces of {found.last_copies} attempts, whose own files were removed: the "
+            "files with them stay."
+        )
     if not applied and found.files:
         talk("Nothing was changed. --apply with the kinds to remove does it.")

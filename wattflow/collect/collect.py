@@ -26,6 +26,7 @@ from wattflow.collect.description import Description
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows
 from wattflow.errors import DamagedError
 from wattflow.store.columns import PHASE, POINT
+from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.kept import Kept, Key, keys_of, of_attempts
 from wattflow.store.layout import AttemptDir, SweepDir
@@ -74,6 +75,11 @@ def collect(sweep: SweepDir) -> Summary:
     sweep.make()
     with collect_lock(sweep):
         return _collect(sweep, began)
+
+
+def files_gone(sweep: SweepDir) -> set[Key]:
+    """Return the attempts whose figures can no longer be made anew: files that they were made of were removed."""
+    return _Before.read(sweep).gone(sweep, {point.point_id for point in sweep.points()})
 
 
 def collect_lock(sweep: SweepDir) -> AbstractContextManager[object]:
@@ -160,10 +166,11 @@ class _Before:
     def gone(self, sweep: SweepDir, points: set[str]) -> set[Key]:
         """Return the attempts at some points that ended, and whose files were removed since: rows are all there is.
 
-        An attempt is made with its folders, so where one of them is not there, somebody removed it.
+        An attempt needs its record, and the files that its figures were made of: those of each device with a phase.
         """
-        names = ["point_id", "attempt", "status", "reasons", "duration_s", "energy_j"]
+        names = ["point_id", "attempt", "status", "reasons", "energy_j", "unfinished_energy_j"]
         columns = self.points.select(names)
+        sources = self._sources(sweep)
         found: set[Key] = set()
         for row in columns.to_pylist():
             if row["status"] not in _ENDED or row["point_id"] not in points:
@@ -171,13 +178,33 @@ class _Before:
             empty = row["status"] == "finished" and row["energy_j"] is None
             if empty or "damaged" in row["reasons"]:  # nothing that would be lost
                 continue
-            path = sweep.point_path(row["point_id"]) / f"attempt-{row['attempt']}"
-            needed = [path / "record.json"]
-            # its figures were made of them; those of a point in pieces of other attempts' too
-            if row["duration_s"] is not None and "in_pieces" not in row["reasons"]:
-                needed += [path / "timings", path / "traces"]
-            if not all(one.exists() for one in needed):
-                found.add((row["point_id"], row["attempt"]))
+            key = row["point_id"], row["attempt"]
+            attempt = sweep.attempt(*key)
+            needed = {attempt.record_path, *sources[key]}
+            if "in_pieces" in row["reasons"]:  # earlier attempts' files too
+                needed.update(*(sources[key[0], number] for number in range(1, key[1])))
+            lost = row["unfinished_energy_j"] is not None and not own_files(
+                attempt.path / "traces", "*"
+            )
+            if lost or not all(one.exists() for one in needed):
+                found.add(key)
+        return found
+
+    def _sources(self, sweep: SweepDir) -> dict[Key, set[Path]]:
+        """Return the files that the phases of each attempt were made of."""
+        owners = ["point_id", "attempt", "node", "gpu_uuid"]
+        devices = self.phases.select(owners).group_by(owners).aggregate([])
+        measured = sweep.measured_path.is_file()  # a measured command has no requests
+        found: dict[Key, set[Path]] = defaultdict(set)
+        for row in devices.to_pylist():
+            attempt = sweep.attempt(row["point_id"], row["attempt"])
+            files = found[attempt.point_id, attempt.number]
+            files |= {
+                attempt.spans_path(row["node"]),
+                attempt.trace_path(row["node"], row["gpu_uuid"]),
+            }
+            if not measured:
+                files.add(attempt.requests_path)
         return found
 
     def marked(self, gone: set[Key]) -> pa.Table:

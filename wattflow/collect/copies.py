@@ -16,8 +16,9 @@ import pyarrow as pa
 from wattflow.collect.reading import DeviceKey
 from wattflow.store.columns import COLLECTED_TRACE
 from wattflow.store.kept import Key
+from wattflow.store.layout import SweepDir
 from wattflow.store.schema import SCHEMA_VERSION, TRACE
-from wattflow.store.tables import GroupedTable, read_schema, read_table, write_tables
+from wattflow.store.tables import GroupedTable, read_columns, read_schema, read_table, write_tables
 
 Traces = Mapping[DeviceKey, Path]  # an attempt's own
 
@@ -50,16 +51,20 @@ def _keys(text: bytes) -> frozenset[Key]:
 
 
 def copy_traces(path: Path, before: CopiedAttempts, new: Mapping[Key, Traces]) -> None:
-    """Replace a file of copies: what it held of other attempts, then the traces of the new ones."""
-    after = CopiedAttempts(before.attempts | new.keys(), before.pruned - new.keys())
+    """Replace a file of copies: what it held of other attempts, then the traces of the new ones.
+
+    A new one without traces keeps the copies that it has: they may be the last.
+    """
+    replaced = {key for key, traces in new.items() if traces}
+    after = CopiedAttempts(before.attempts | new.keys(), before.pruned - replaced)
     schema = after.schema()
 
     def tables() -> Iterator[pa.Table]:
-        if before.attempts - new.keys():
+        if before.attempts - replaced:
             old = GroupedTable(path)
             for table in map(old.read, range(len(old))):
                 key = (table["point_id"][0].as_py(), table["attempt"][0].as_py())
-                if key not in new:
+                if key not in replaced:
                     yield table.replace_schema_metadata(schema.metadata)
         for key, traces in new.items():
             for device, trace_path in traces.items():
@@ -68,6 +73,19 @@ def copy_traces(path: Path, before: CopiedAttempts, new: Mapping[Key, Traces]) -
                     yield _owned(trace, key, device, schema)
 
     write_tables(path, schema, tables())
+
+
+def last_copies(sweep: SweepDir, path: Path) -> set[Key]:
+    """Return the attempts that a file has copies of, and whose own trace of some device is not there."""
+    owners = COLLECTED_TRACE.names[:4]
+    devices = read_columns(path, owners).group_by(owners).aggregate([]).to_pylist()
+    return {
+        (row["point_id"], row["attempt"])
+        for row in devices
+        if not sweep.attempt(row["point_id"], row["attempt"])
+        .trace_path(row["node"], row["gpu_uuid"])
+        .is_file()
+    }
 
 
 def drop_copies(paths: Sequence[Path]) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from wattflow import process
-from wattflow.collect.collect import collect, collect_lock
-from wattflow.collect.copies import CopiedAttempts, drop_copies
+from wattflow.collect.collect import collect, collect_lock, files_gone
+from wattflow.collect.copies import CopiedAttempts, drop_copies, last_copies
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store import heartbeat
 from wattflow.store.columns import PHASE, POINT
@@ -63,6 +63,9 @@ class Pruning:
     newly_kept: set[Key]  # attempts whose rows are kept from now on
     counting: int  # attempts that count
     recomputable: int  # of these, attempts whose figures can be recomputed afterwards
+    last_copies: int = (
+        0  # attempts whose raw traces somebody removed: files with copies of them stay
+    )
 
     @property
     def files(self) -> int:
@@ -123,19 +126,21 @@ def _look(sweep: SweepDir, kinds: Sequence[str]) -> Pruning:
                     parts[kind].files.append(file)
                     if kind in _KEEPS_ROWS:
                         newly_kept.add((attempt.point_id, attempt.number))
+    last: set[Key] = set()
     if "copies" in parts:
-        parts["copies"].files.extend(_copies(sweep))
+        last = _add_copies(sweep, parts["copies"].files, kept | newly_kept)
     if "logs" in parts:
         parts["logs"].files.extend(_of_jobs(sweep, submissions, counting))
     if "leftovers" in parts:
         parts["leftovers"].files.extend(_leftovers(sweep, [point.point_id for point in points]))
-    gone = kept | newly_kept
+    gone = kept | newly_kept | files_gone(sweep)
     return Pruning(
         sweep,
         list(parts.values()),
         newly_kept - kept,
         len(counting),
         sum((point_id, number) not in gone for point_id, number in counting.items()),
+        len(last),
     )
 
 
@@ -233,6 +238,17 @@ def _of_attempt(
 def _may_go(folder: tuple[str, ...]) -> bool:
     """Return whether a folder may be removed once it is empty: one of a job, or one inside an attempt's."""
     return len(folder) > {"points": 3, "submitit": 1}.get(folder[0] if folder else "", len(folder))
+
+
+def _add_copies(sweep: SweepDir, files: list[File], kept: set[Key]) -> set[Key]:
+    """Add the files of copies that can go; return the attempts, but kept ones, whose last traces the others have."""
+    last: set[Key] = set()
+    for file in _copies(sweep):
+        lost = last_copies(sweep, sweep.path.joinpath(*file.parts)) - kept
+        last |= lost
+        if not lost:
+            files.append(file)
+    return last
 
 
 def _copies(sweep: SweepDir) -> Iterator[File]:

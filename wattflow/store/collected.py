@@ -1,4 +1,4 @@
-"""What results/points.parquet has of attempts: their files may be gone, their numbers and figures are not given up."""
+"""What results/ and pruned/ have of attempts: their files may be gone, their numbers and figures are not given up."""
 
 import functools
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def read_collected(path: Path) -> Collected:
     return _read(path, about.st_mtime_ns, about.st_ino)
 
 
-@functools.lru_cache(maxsize=2)  # asked for each point of a sweep
+@functools.lru_cache(maxsize=4)  # two files are asked for each point of a sweep
 def _read(path: Path, _changed_ns: int, _inode: int) -> Collected:
     found: Collected = {}
     try:

@@ -38,12 +38,16 @@ class Kept:
             points = read_table(sweep.pruned / "points.parquet", POINT)
         except FileNotFoundError:
             return cls(POINT.empty_table(), PHASE.empty_table())
+        except DamagedError as error:
+            raise DamagedError(f"{error} {_next_step(sweep)}") from error
         try:
             return cls(points, read_table(sweep.pruned / "phases.parquet", PHASE))
         except FileNotFoundError as error:
             raise DamagedError(
-                f"{error.filename}: not there, beside the rows of pruned attempts."
+                f"{error.filename}: not there, beside the rows of pruned attempts. {_next_step(sweep)}"
             ) from error
+        except DamagedError as error:
+            raise DamagedError(f"{error} {_next_step(sweep)}") from error
 
     @property
     def keys(self) -> set[Key]:
@@ -68,6 +72,14 @@ class Kept:
         for name, table in (("phases", self.phases), ("points", self.points)):
             path = sweep.pruned / f"{name}.parquet"
             write_table(path, table.replace_schema_metadata(_ABOUT))
+
+
+def _next_step(sweep: SweepDir) -> str:
+    """Return what to do where the kept rows are damaged."""
+    return (
+        f"Restore {sweep.pruned} from a backup. Without one, move it elsewhere: where results/ is whole, "
+        f"`wattflow collect {sweep.path}` keeps the rows with figures, marked files_gone."
+    )
 
 
 def with_mark(reasons: Sequence[str] | None) -> list[str]:

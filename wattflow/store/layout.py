@@ -306,8 +306,11 @@ class SweepDir:
         return AttemptDir(self.point_path(point_id) / f"attempt-{number}", point_id, number)
 
     def collected(self, point_id: str) -> list[CollectedAttempt]:
-        """What results/ has of the attempts at a point, whose files may have been removed since."""
-        return read_collected(self.points_path).get(point_id, [])
+        """What results/ and pruned/ have of the attempts at a point, whose files may have been removed since."""
+        found: dict[int, CollectedAttempt] = {}
+        for path in (self.pruned / "points.parquet", self.points_path):
+            found |= {one.number: one for one in read_collected(path).get(point_id, [])}
+        return [found[number] for number in sorted(found)]
 
     def is_finished(self, point_id: str, after: int = 0) -> bool:
         """Whether a point has a finished attempt with a number above `after`: on disk, or collected and then removed.

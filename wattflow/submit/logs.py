@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wattflow.errors import RefusedError
 from wattflow.store import rank_errors
-from wattflow.store.files import open_own, own_files
+from wattflow.store.files import check_folder, open_own, own_files
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal
 from wattflow.submit.status import decisive_record, states
@@ -135,6 +135,7 @@ def _log_paths(sweep: SweepDir, point_id: str, rank: int | None) -> list[Path]:
     paths: list[Path] = []
     if at is not None:
         submission, task = at
+        check_folder(submission.folder)
         paths += submission.folder.glob(
             submission.log_path(task).name.replace("_0_log.err", "_*_log.*")
         )
