@@ -75,8 +75,9 @@ def test_a_held_table_is_what_it_was_when_its_file_is_replaced(tmp_path):
     for row in (0, 999, 1000, 2499, 5):
         assert held.value("choices", row) == f"text {row}"
     data = bytearray(path.read_bytes())
-    at = pq.read_metadata(path).row_group(0).column(3).data_page_offset
-    data[at + 60] ^= 0xFF
+    column = pq.read_metadata(path).row_group(0).column(3)
+    at, size = column.data_page_offset, column.total_compressed_size
+    data[at : at + size] = b"\xff" * size
     path.write_bytes(bytes(data))
     with pytest.raises(DamagedError, match=r"grid\.parquet"):
         HeldTable(path, GRID).value("choices", 0)
