@@ -202,3 +202,10 @@ def test_a_file_with_too_many_records_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(prompt_files, "_MOST_RECORDS", 3)
     assert "5 records" in refusal(as_parquet(tmp_path, PROMPTS))
     assert "a prompt file has at most 3" in refusal(as_saved(tmp_path, PROMPTS))
+
+
+def test_a_short_csv_lowers_no_limit_of_other_tables(tmp_path):
+    """The library's limit belongs to the process: price tables are read by it too."""
+    before = csv.field_size_limit()
+    assert [*prompt_files._of_csv("prompt\nhi\n", "p.csv", None)]
+    assert csv.field_size_limit() >= before

@@ -126,7 +126,8 @@ def _of_csv(text: str, source: str, delimiter: str | None) -> Iterator[Record]:
     """Yield a record a row, by the names in the first one; the delimiter is the one most frequent there."""
     header = text.partition("\n")[0]
     delimiter = delimiter or max(",;\t", key=header.count)
-    csv.field_size_limit(len(text) + 1)  # a prompt may be longer than the library's 128 KiB
+    # a prompt may be longer than the library's 128 KiB; the limit is the process's, so it is only ever raised
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     try:
