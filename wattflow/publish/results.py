@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -69,7 +70,7 @@ class Results:
         """Columns of the phases within the window that an older version defined otherwise."""
         return PHASE_REDEFINED if f"{WITHIN[0]}_energy_j" in self.redefined else set()
 
-    @property
+    @cached_property
     def damaged(self) -> set[Key]:
         """Attempts whose files were damaged when they were collected, of which a bundle has none."""
         return {
@@ -78,12 +79,12 @@ class Results:
             if self.bundled and "damaged" in (row["reasons"] or ()) and not row["counts"]
         }
 
-    @property
+    @cached_property
     def gone(self) -> set[Key]:
         """Attempts whose files had been removed when the results were made."""
         return {key for key, row in self.points.items() if "files_gone" in (row["reasons"] or ())}
 
-    @property
+    @cached_property
     def pruned(self) -> set[Key]:
         """Attempts whose files `wattflow prune` removed, by the rows that it laid aside or by their mark."""
         marked = {key for key, row in self.points.items() if PRUNED in (row["reasons"] or ())}
