@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from wattflow.config.checks import FACTOR_RANGES
+from wattflow.nullable import quotient
 from wattflow.store.sources import SECOND_NS
 
 J_PER_KWH = 3.6e6
@@ -170,8 +171,8 @@ def bill(used: Used, factors: Factors) -> Bill:
     A factor over time is taken as its mean over the attempt: when within it the joules were drawn makes a difference
     only as far as the factor changes meanwhile. Factors are taken as declared: uncertainties are the energy's.
     """
-    own = _relative(used.energy_expanded_u_j, used.energy_j)
-    of_token = _relative(used.energy_per_token_expanded_u_j, used.energy_per_token_j)
+    own = quotient(used.energy_expanded_u_j, used.energy_j)
+    of_token = quotient(used.energy_per_token_expanded_u_j, used.energy_per_token_j)
     energy_kwh = kwh(used.energy_j)
     pue = factors.pue if factors.pue is not None else 1.0
     at_site_kwh = _times(energy_kwh, pue)
@@ -208,10 +209,6 @@ def bill(used: Used, factors: Factors) -> Bill:
         carbon_g_per_million_tokens_expanded_u=_times(grams_million, of_token),
         why_not="; ".join(why_not) or None,
     )
-
-
-def _relative(expanded: float | None, value: float | None) -> float | None:
-    return None if expanded is None or not value else expanded / value
 
 
 def kwh(energy_j: float | None) -> float | None:
