@@ -114,9 +114,20 @@ def _opened(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.
     with (
         _damage_named(path),
         open_own(path) as held,
-        # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
-        pq.ParquetFile(_native(held), metadata=metadata, page_checksum_verification=True) as file,
+        _parquet(path, _native(held), metadata) as file,
     ):
+        yield file
+
+
+@contextlib.contextmanager
+def _parquet(
+    path: Path,
+    source: str | BufferedReader | pa.BufferReader,
+    metadata: pq.FileMetaData | None = None,
+) -> Iterator[pq.ParquetFile]:
+    """Open what a Parquet file at a path holds; DamagedError for more rows than any of ours has."""
+    # not pq.read_table, which opens a data set and is three times slower for an attempt's small files
+    with pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True) as file:
         if (rows := file.metadata.num_rows) > _MOST_ROWS:
             raise DamagedError(f"{path}: {rows} rows, where {_MOST_ROWS} are the most.")
         yield file
@@ -255,10 +266,8 @@ class HeldTable:
     def _opened(self) -> Iterator[pq.ParquetFile]:
         with (
             _damage_named(self._path),
-            pq.ParquetFile(pa.BufferReader(self._data), page_checksum_verification=True) as file,
+            _parquet(self._path, pa.BufferReader(self._data)) as file,
         ):
-            if (rows := file.metadata.num_rows) > _MOST_ROWS:
-                raise DamagedError(f"{self._path}: {rows} rows, where {_MOST_ROWS} are the most.")
             yield file
 
     def read(self, names: Sequence[str]) -> pa.Table:
