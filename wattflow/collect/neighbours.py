@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from wattflow.errors import DamagedError
-from wattflow.store.schema import Record
+from wattflow.store.schema import Beside, Record
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,7 @@ class Neighbours:
     host_load_pct: float | None = None
 
 
-_FIELDS = (
-    *("slots", "neighbours", "neighbour_gpus", "neighbour_power_w", "neighbour_temperature_c"),
-    "host_load_pct",
-)
+_FIELDS = tuple(Beside.__annotations__)  # the columns but `beside`, which follows from them
 
 
 def neighbours(record: Record) -> Neighbours:
