@@ -50,7 +50,7 @@ class Setting:
 
     def expanded_u(self, column: str) -> float | None:
         """Return the expanded uncertainty (k = 2) of the mean of a column: its rows' own, and their scatter."""
-        own = self.means.get(re.sub(r"_(j|w)$", r"_expanded_u_\1", column))
+        own = self.means.get(expanded_column(column))
         if own is None or own.mean is None or own is self.means[column]:
             return None
         return of_mean(own.mean, self.means[column].sd, self.n)
@@ -116,6 +116,11 @@ def mean(values: Iterable[float | None]) -> Mean:
         statistics.fmean(known) if known else None,
         statistics.stdev(known) if len(known) > 1 else None,
     )
+
+
+def expanded_column(column: str) -> str:
+    """Return the column of a figure's expanded uncertainty: `power_expanded_u_w` of `power_w`; of rates itself."""
+    return re.sub(r"_(j|w)$", r"_expanded_u_\1", column)
 
 
 def of_mean(shared: float, scatter: float | None, n: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wattflow.analysis.axes import axes_of, choice_columns, shown_axes
-from wattflow.analysis.means import APART, Mean, Setting, energies, settings
+from wattflow.analysis.means import APART, Mean, Setting, energies, expanded_column, settings
 from wattflow.nullable import with_doubt
 from wattflow.report.html import render
 from wattflow.report.text import choice, count_of, mark, source
@@ -148,7 +148,7 @@ SENSOR = "watts from"
 DOUBT = (
     "Of watts and joules ± is the expanded uncertainty (k = 2)"  # how a table says that it has them
 )
-_EXPANDED = tuple(re.sub(r"_(j|w)$", r"_expanded_u_\1", name) for name in FIGURES[1:])
+_EXPANDED = tuple(map(expanded_column, FIGURES[1:]))
 
 
 def table(
