@@ -173,7 +173,7 @@ class Sweep:
         row = self.row(point)
         spans = self.spans(point)
         zero = _zero_ns(spans)
-        path = self.directory.traces / f"{str(row['point_id'])[:2]}.parquet"
+        path = self.directory.copies_path(str(row["point_id"]))
         found = COLLECTED_TRACE.empty_table()
         if path.is_file():
             found = read_rows(path, COLLECTED_TRACE, "point_id", str(row["point_id"]))

@@ -221,31 +221,29 @@ class _Copied:
 
     def __init__(self, sweep: SweepDir) -> None:
         self._sweep = sweep
-        self._held: dict[str, CopiedAttempts] = {}
-        self._new: dict[str, dict[Key, Traces]] = defaultdict(dict)
+        self._held: dict[Path, CopiedAttempts] = {}
+        self._new: dict[Path, dict[Key, Traces]] = defaultdict(dict)
 
     def holds(self, key: Key) -> bool:
         """Return whether the copies of an attempt's traces were made."""
-        return key in self._of(key[0][:2]).attempts
+        return key in self._of(self._sweep.copies_path(key[0])).attempts
 
     def add(self, one: AttemptRows) -> None:
         """Note an attempt's traces to be copied, if it has a record."""
         if one.point["record_stamp_ns"]:
             point_id = one.point["point_id"]
-            self._new[point_id[:2]][point_id, one.point["attempt"]] = one.traces
+            path = self._sweep.copies_path(point_id)
+            self._new[path][point_id, one.point["attempt"]] = one.traces
 
     def copy(self) -> None:
         """Copy what was added."""
-        for bucket, new in self._new.items():
-            copy_traces(self._path(bucket), self._of(bucket), new)
+        for path, new in self._new.items():
+            copy_traces(path, self._of(path), new)
 
-    def _path(self, bucket: str) -> Path:
-        return self._sweep.traces / f"{bucket}.parquet"
-
-    def _of(self, bucket: str) -> CopiedAttempts:
-        if bucket not in self._held:
-            self._held[bucket] = CopiedAttempts.read(self._path(bucket))
-        return self._held[bucket]
+    def _of(self, path: Path) -> CopiedAttempts:
+        if path not in self._held:
+            self._held[path] = CopiedAttempts.read(path)
+        return self._held[path]
 
 
 def _collect_some(

@@ -1,5 +1,7 @@
 """The second copy of each trace, collected in results/traces, held to the raw one."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,7 +19,7 @@ class Copies:
 
     def __init__(self, sweep: SweepDir) -> None:
         self._sweep = sweep
-        self._bucket: str | None = None
+        self._path: Path | None = None
         self._groups: dict[tuple[str, int, str, str], int] = {}
         self._file: GroupedTable | None = None
         self._pruned: frozenset[tuple[str, int]] = frozenset()
@@ -27,7 +29,7 @@ class Copies:
         if not self._sweep.traces.is_dir():
             return []
         wrong = []
-        self._open(key[0][:2])
+        self._open(self._sweep.copies_path(key[0]))
         if key in self._pruned:  # `Results.notes` says so
             return []
         for (node, uuid), path in one.traces.items():
@@ -52,11 +54,10 @@ class Copies:
                 )
         return wrong
 
-    def _open(self, bucket: str) -> None:
-        if bucket == self._bucket:
+    def _open(self, path: Path) -> None:
+        if path == self._path:
             return
-        self._bucket, self._groups, self._file = bucket, {}, None
-        path = self._sweep.traces / f"{bucket}.parquet"
+        self._path, self._groups, self._file = path, {}, None
         self._pruned = CopiedAttempts.read(path).pruned
         try:
             self._file = GroupedTable(path)

@@ -94,7 +94,7 @@ class Results:
         """Return the attempts at a point that had no record when they were collected, of which a bundle has nothing."""
         there = {attempt.number for attempt in self.sweep.attempts(point_id)}
         return [
-            AttemptDir(self.sweep.point_path(point_id) / f"attempt-{number}", point_id, number)
+            self.sweep.attempt(point_id, number)
             for (of_point, number), row in self.points.items()
             if self.bundled and of_point == point_id and row["status"] == "running"
             if number is not None and number not in there and "damaged" not in row["reasons"]

@@ -224,6 +224,10 @@ class SweepDir:
         """results/traces: the collected traces."""
         return self.results / "traces"
 
+    def copies_path(self, point_id: str) -> Path:
+        """The file of collected traces that a point shares with all whose ids begin with the same two digits."""
+        return self.traces / f"{point_id[:2]}.parquet"
+
     @property
     def crosscheck_path(self) -> Path:
         """results/crosscheck.parquet: what the site's own meters said, when it was last asked."""
