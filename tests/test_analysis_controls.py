@@ -104,12 +104,12 @@ def test_collect_keeps_what_a_control_measured(tmp_path, capsys):
     """Both boards took 3 % more in all slots: the ratio is 1.03, the rate's 1, and `collect` prints them."""
     sweep = made_control(tmp_path / "neighbours")
     verbs.collect(str(sweep.path))
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     (control,) = controls.of(sweep)
     assert control.bounds["energy"].ratio == pytest.approx(1.03, rel=1e-3)
     assert control.bounds["rate"].ratio == pytest.approx(1.0)
     assert (control.slots, control.bounds["power"].pairs, control.cluster) == (2, 2, "local")
-    assert "energy in all 2 slots of local" in told
+    assert "energy in all 2 slots of local" in printed
 
 
 def test_an_ordinary_sweep_makes_no_control(tmp_path):

@@ -43,7 +43,7 @@ def test_a_select_finds_its_rows(statement, rows):
     ],
 )
 def test_what_duckdb_finds_is_shown_in_plain_values(statement, columns):
-    """Names that come again are told apart, sums beyond 64 bits are floats, other kinds are text."""
+    """Names that come again are numbered, sums beyond 64 bits are floats, other kinds are text."""
     assert query(statement, TABLES).to_dict(as_series=False) == columns
 
 

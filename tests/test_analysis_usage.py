@@ -209,7 +209,7 @@ def test_declared_factors_are_in_it(tmp_path, monkeypatch, capsys):
 
 
 def test_sweeps_of_one_name_are_named_by_their_paths(tmp_path, monkeypatch):
-    """Two called `demo` are told apart; a third is called by its name."""
+    """Two called `demo` are distinguished; a third is called by its name."""
     monkeypatch.chdir(tmp_path)
     for i, place in enumerate(("mine/demo", "theirs/demo", "mine/other")):
         (tmp_path / place).parent.mkdir(exist_ok=True)

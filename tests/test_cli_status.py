@@ -31,12 +31,12 @@ def test_status_says_energy_power_and_what_is_left_with_their_source(fake, tmp_p
     one = attempt(made, 1, "running", "101_1")
     beats(one, energy_j=1000.0, power_w=250.0, nodes=1)
     fake.queue(f"101_1|RUNNING|None|{name_of(made)}", f"101_2|PENDING|None|{name_of(made)}")
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
-    assert "energy so far: 3,601,000 J (1.00 kWh) of 2 points\n" in told
-    assert "power now: 250 W of 1 of 1 running points\n" in told
+    printed = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
+    assert "energy so far: 3,601,000 J (1.00 kWh) of 2 points\n" in printed
+    assert "power now: 250 W of 1 of 1 running points\n" in printed
     assert (
         "left, an estimate: 1 GPU-hours and 2.00 kWh for 2 points; 2 by the mean of the same"
-        in told
+        in printed
     )
 
 
@@ -48,8 +48,8 @@ def test_status_says_what_joules_and_watts_may_be_off(fake, tmp_path):
     ranks = [{"node": "n1", "gpu_uuid": "GPU-a", "rank": rank} for rank in range(2)]
     times = {"started_ns": 0, "ended_ns": 1_800_000_000_000}
     attempt(made, 0, "finished", "101_0", nodes=[node], ranks=ranks, **times)
-    told = {"energy_j": 5000.0, "power_w": 500.0, "seconds": 10.0, "devices": 1}
-    beats(attempt(made, 1, "running", "101_1"), source="nvml_buffer", nodes=1, **told)
+    beat = {"energy_j": 5000.0, "power_w": 500.0, "seconds": 10.0, "devices": 1}
+    beats(attempt(made, 1, "running", "101_1"), source="nvml_buffer", nodes=1, **beat)
     fake.queue(f"101_1|RUNNING|None|{name_of(made)}")
     text = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
     both_j = sum(
@@ -67,9 +67,9 @@ def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):
     times = {"started_ns": 1_000_000_000, "ended_ns": 2_000_000_000}
     attempt(made, 0, "finished", "101_0", nodes=[node], **times)
     fake.queue(f"101_1|PENDING|None|{name_of(made)}")
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
-    assert "~3,600,000 J (~1.00 kWh)" in told
-    assert "and ~1.00 kWh for 1 points" in told
+    printed = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
+    assert "~3,600,000 J (~1.00 kWh)" in printed
+    assert "and ~1.00 kWh for 1 points" in printed
 
 
 def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake, tmp_path):
@@ -77,9 +77,9 @@ def test_status_says_that_nothing_is_known_before_the_first_point_finished(fake,
     made = sent(tmp_path, 2)
     send.keep(made)
     fake.queue(*(f"101_{i}|PENDING|None|{name_of(made)}" for i in (0, 1)))
-    told = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
-    assert "left: 2 points, for how long is unknown: no point has finished" in told
-    assert "energy" not in told
+    printed = CliRunner().invoke(app, ["status", str(made.sweep.path)]).stdout
+    assert "left: 2 points, for how long is unknown: no point has finished" in printed
+    assert "energy" not in printed
 
 
 def test_status_shows_points_by_what_varies(fake, tmp_path):

@@ -8,21 +8,21 @@ pytest_plugins = ("rank_groups",)
 
 
 def test_ranks_without_a_gpu_sum_over_gloo_and_say_how_long_it_takes(two, four):
-    """1 + 2 is 3 and 1 + 2 + 3 + 4 is 10; all ranks tell one time for each number of rows, and why gloo."""
+    """1 + 2 is 3 and 1 + 2 + 3 + 4 is 10; all ranks report one time for each number of rows, and why gloo."""
     for answers, total in ((two, 3), (four, 10)):
-        for told in answers:
-            assert told["summed"].tolist() == [[total, 10 * total]]
-            assert told["reduce"]["allreduce"] == "gloo"
-            assert told["reduce"]["allreduce_reason"] == "no GPU"
-            assert told["reduce"] == answers[0]["reduce"]
-            assert sorted(told["reduce"]["allreduce_us"]) == [1, 2]
-            assert all(us > 0 for us in told["reduce"]["allreduce_us"].values())
+        for answer in answers:
+            assert answer["summed"].tolist() == [[total, 10 * total]]
+            assert answer["reduce"]["allreduce"] == "gloo"
+            assert answer["reduce"]["allreduce_reason"] == "no GPU"
+            assert answer["reduce"] == answers[0]["reduce"]
+            assert sorted(answer["reduce"]["allreduce_us"]) == [1, 2]
+            assert all(us > 0 for us in answer["reduce"]["allreduce_us"].values())
 
 
 def test_products_may_be_summed_in_one_buffer(two, four):
     """Where all row-parallel products are written to one buffer, spoiled after each sum, logits stay bit-equal."""
-    for told in [*two, *four]:
-        anywhere, in_one = told["buffered"]
+    for answer in [*two, *four]:
+        anywhere, in_one = answer["buffered"]
         assert torch.equal(anywhere, in_one)
         assert anywhere.abs().max() > 0
 
@@ -31,8 +31,8 @@ def test_quantised_shards_are_no_further_off_than_one_rank(alone, two, four):
     """fp8 moves logits; ranks that quantise their own parts move them by as much, a quarter more at most."""
     (one, again) = alone["quantised"]
     assert one == again > 0
-    for told in [*two, *four]:
-        shared, whole = told["quantised"]
+    for answer in [*two, *four]:
+        shared, whole = answer["quantised"]
         assert 0 < shared < 1.25 * whole
 
 

@@ -109,8 +109,8 @@ def test_shards_make_one_rank_s_tokens(tmp_path, world):
             generations[name] = [shapes, {"engine": engine, "weights": "hf"}]
             expected[name] = [greedy(theirs, prompt) for prompt in PROMPTS]
     ask = {"prompts": PROMPTS, "tokens": [[1]], "models": {}, "generations": generations}
-    for told in tools.spawn(world, tmp_path / "ranks", ask):
-        assert told["made"] == expected
+    for answer in tools.spawn(world, tmp_path / "ranks", ask):
+        assert answer["made"] == expected
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def test_simulated_attempt(sidecar, attempt, tmp_path):
     info = one.stop()
     time_ns, power_w, gap = power_of(attempt, "host-n1")
     took_j = joules(time_ns, power_w, time_ns[0], time_ns[-1])
-    told = {"sidecar_restarts": 0, "energy_j": pytest.approx(took_j), "beside": None}
-    assert info == {**ready, **told}
+    closed = {"sidecar_restarts": 0, "energy_j": pytest.approx(took_j), "beside": None}
+    assert info == {**ready, **closed}
     assert joules(time_ns, power_w, start_ns, end_ns) == pytest.approx(
         70.0 * (end_ns - start_ns) / 1e9, rel=1e-9
     )

@@ -106,7 +106,7 @@ def test_the_lock_names_the_exact_versions():
     ],
 )
 def test_joules_of_one_kind_are_summed(kinds, text):
-    """1,234.56 and 1 J are 1,235.56 J, 10 % off; another boundary is told apart."""
+    """1,234.56 and 1 J are 1,235.56 J, 10 % off; another boundary has a line of its own."""
     rows = [
         {
             "counts": True,

@@ -183,7 +183,7 @@ def test_a_step_that_gives_way_leaves_the_point_to_its_process(tmp_path):
 
 
 def test_a_warning_reaches_the_steps_and_no_further_point_begins(tmp_path):
-    """SIGUSR2 to the task: the step that runs is told, its attempt is left to its own word, the next is not begun."""
+    """SIGUSR2 to the task: the step that runs hears it, its attempt is left to its own word, the next is not begun."""
     todo = todo_of(tmp_path, 2)
     a, _b = todo.point_ids
     node = Node(todo, tmp_path / "spool", {a: "wait"}, slots=1)
@@ -217,7 +217,7 @@ def test_a_node_is_parted_by_its_gpus():
 def test_a_host_cannot_be_parted():
     """Its joules are those of all points together, so none can be billed."""
     config = from_dict(choices(power__meter="simulated"))
-    with pytest.raises(PowerError, match="cannot be told apart"):
+    with pytest.raises(PowerError, match="cannot be separated"):
         devices_of(config, "n1")
 
 

@@ -170,8 +170,8 @@ def test_blocks_stay_whole_beside_each_other():
     [
         ({"cluster__launcher": "local"}, "one after another"),
         ({"cluster__container__kind": "pyxis"}, "container"),
-        ({"power__meter": "simulated"}, "cannot be told apart"),
-        ({"engine__device": "cpu"}, "cannot be told apart"),
+        ({"power__meter": "simulated"}, "cannot be separated"),
+        ({"engine__device": "cpu"}, "cannot be separated"),
     ],
 )
 def test_points_that_cannot_share_a_node_say_why(over, why):

@@ -17,7 +17,7 @@ def test_energy_so_far_is_that_of_finished_and_running_attempts(fake, tmp_path):
 
 
 def test_simulated_joules_so_far_are_not_added_to_measured_ones(fake, tmp_path):
-    """3,000 J measured and 1,000 J simulated are two sums; a point that told none stands with the measured ones."""
+    """3,000 J measured and 1,000 J simulated are two sums; a point that reported none stands with the measured ones."""
     made = sent(tmp_path, 3)
     measured(made, 0, 3000.0, 30.0)
     measured(made, 1, 1000.0, 10.0, source="simulated")
@@ -28,12 +28,12 @@ def test_simulated_joules_so_far_are_not_added_to_measured_ones(fake, tmp_path):
     ]
 
 
-def test_joules_that_a_sidecar_did_not_tell_are_not_zero(fake, tmp_path):
+def test_joules_that_a_sidecar_did_not_report_are_not_zero(fake, tmp_path):
     """Without any joules the sum is null."""
     made = sent(tmp_path, 1)
     measured(made, 0, None, 30.0)
-    (told,) = summary.spent(status.states(made.sweep))
-    assert told.energy_j is None
+    (found,) = summary.spent(status.states(made.sweep))
+    assert found.energy_j is None
 
 
 def test_what_is_left_is_the_mean_of_what_finished(fake, tmp_path):

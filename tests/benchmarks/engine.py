@@ -123,7 +123,7 @@ def stage(name, least_s, budget_s):
 
 
 class Meter:
-    """Joules of named spans, by a sidecar that runs while the context is open; told once it has closed."""
+    """Joules of named spans, by a sidecar that runs while the context is open; known once it has closed."""
 
     def __init__(self, who):
         self._who = who
@@ -159,13 +159,13 @@ class Meter:
         """What `wattflow tune` makes of a window; once this has closed."""
         return tune.window_result(window, self._trace(), self._ready)
 
-    def told_of_all(self, name, count):
-        """The joules and watts of the node's first devices together, else what `told` tells of the first."""
+    def read_all(self, name, count):
+        """The joules and watts of the node's first devices together, else what `read` finds for the first."""
         devices = [device["uuid"] for device in self._ready["devices"]][:count]
-        told = [self.told(name, uuid) for uuid in devices]
-        out = {**told[0], "devices": len(devices)}
+        readings = [self.read(name, uuid) for uuid in devices]
+        out = {**readings[0], "devices": len(devices)}
         for column in ("energy_j", "power_w", "counter_energy_j"):
-            parts = [t[column] for t in told]
+            parts = [one[column] for one in readings]
             out[column] = None if None in parts else sum(parts)
         return out
 
@@ -175,7 +175,7 @@ class Meter:
         device = next(d for d in self._ready["devices"] if self._who.gpu_uuid in (None, d["uuid"]))
         return read_table(self._attempt.trace_path("node", device["uuid"]), TRACE)
 
-    def told(self, name, uuid=None):
+    def read(self, name, uuid=None):
         """Seconds, joules by samples and by the counter, watts and clocks over the spans of one name."""
         trace = self._trace(uuid)
         source, period_ms = self._ready["source"], self._ready["period_ms"]
@@ -317,11 +317,11 @@ def correctness(who, found):
             continue
         name = f"{kernels}, {rows} rows, temperature {temperature}"
         try:
-            told = replay_equals_eager(who, kernels, rows, temperature)
+            check = replay_equals_eager(who, kernels, rows, temperature)
         except RuntimeError as error:  # the others are still worth knowing
             traceback.print_exc()
-            told = {"error": str(error)[:500]}
-        found["replay_equals_eager"][name] = told
+            check = {"error": str(error)[:500]}
+        found["replay_equals_eager"][name] = check
         say("replay equals eager:", name, found["replay_equals_eager"][name])
         save()
     found["float32_tokens_equal_paper"] = equals_paper(who)
@@ -387,7 +387,7 @@ def equals_paper(who):
 
 
 def endings(who):
-    """Whether EOS cuts and stops as told, and a smaller last batch makes its rows' own tokens, in float32."""
+    """Whether EOS cuts and stops where it has to, and a smaller last batch makes its rows' own tokens, in float32."""
     keys = {"batch_size": 4, "n_prompts": 6, "max_gen_len": 100, "max_seq_len": 180}
     chosen = choices(CHECK, "auto", precision="fp32", **keys)
     prompts = [p[: 3 + 9 * k] for k, p in enumerate(some_prompts(4, 60, CHECK.vocab_size))]
@@ -478,11 +478,11 @@ def decode_only(who, found, chosen, prompts, *, alone):
             if linears is not None:
                 count = repeat(who, linears, meter, "alone", WINDOW_S)
         rows = len(prompts)
-        told = meter.told("decode")
-        found |= {"info": made.info, **told}
-        found |= rates(told, steps, rows, made.info["last_batch"]["bytes_per_step"])
+        reading = meter.read("decode")
+        found |= {"info": made.info, **reading}
+        found |= rates(reading, steps, rows, made.info["last_batch"]["bytes_per_step"])
         if linears is not None:
-            only = meter.told("alone")
+            only = meter.read("alone")
             found["alone"] = {**only, "ms": only["seconds"] / count * 1e3}
             if only["energy_j"] is not None:
                 found["alone"]["j_per_step"] = only["energy_j"] / count
@@ -491,10 +491,10 @@ def decode_only(who, found, chosen, prompts, *, alone):
         found["kernels"] = kernels_of_a_step(who, made)
 
 
-def rates(told, steps, rows, bytes_per_step):
-    per_step = told["seconds"] / steps
+def rates(reading, steps, rows, bytes_per_step):
+    per_step = reading["seconds"] / steps
     copy = RESULT["machine"].get("copy_bytes_per_s")
-    joules = told["energy_j"]
+    joules = reading["energy_j"]
     return {
         "steps": steps,
         "ms_per_step": per_step * 1e3,
@@ -668,13 +668,13 @@ def against_transformers(who, found):
         torch._dynamo.reset()  # it holds the compiled model and its graphs' memory
         arms = {"fast": [], "transformers": []}
         for name, count in counts.items():
-            told = meter.told(name)
+            reading = meter.read(name)
             made_tokens = count * B64 * NEW
-            told["tokens_per_s"] = made_tokens / told["seconds"]
-            told["j_per_token"] = (
-                None if told["energy_j"] is None else told["energy_j"] / made_tokens
+            reading["tokens_per_s"] = made_tokens / reading["seconds"]
+            reading["j_per_token"] = (
+                None if reading["energy_j"] is None else reading["energy_j"] / made_tokens
             )
-            arms[name.partition("-")[0]].append(told)
+            arms[name.partition("-")[0]].append(reading)
     compare(found, arms)
 
 
@@ -708,14 +708,14 @@ def prefill(who, found):
                 made.prefill(prompts)
                 count += 1
             meter.add("prefill", start, edge(who))
-        told = meter.told("prefill")
-    seconds = told["seconds"] / count
+        reading = meter.read("prefill")
+    seconds = reading["seconds"] / count
     flops = model.prefill_work(SEVEN, 1, "bf16", rows, length).flops
-    found |= {**told, "seconds_each": seconds, "tokens_per_s": rows * length / seconds}
+    found |= {**reading, "seconds_each": seconds, "tokens_per_s": rows * length / seconds}
     found["flops_per_s"] = flops / seconds
     found["share_of_gemm"] = flops / seconds / RESULT["machine"]["gemm_flops_per_s"]
-    if told["energy_j"] is not None:
-        found["j_per_token"] = told["energy_j"] / (count * rows * length)
+    if reading["energy_j"] is not None:
+        found["j_per_token"] = reading["energy_j"] / (count * rows * length)
     say(f"prefill {seconds:.3f} s, {found['share_of_gemm']:.1%} of GEMM")
 
 

@@ -124,8 +124,8 @@ def compile_ahead(found):
     context = multiprocessing.get_context("spawn")
     workers = max(1, min(14, (os.cpu_count() or 2) - 2))
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        told = [pool.submit(compile_scan, *one) for one in work]
-        faults = [str(t.exception())[:200] for t in told if t.exception() is not None]
+        jobs = [pool.submit(compile_scan, *one) for one in work]
+        faults = [str(t.exception())[:200] for t in jobs if t.exception() is not None]
     found["compiled"], found["faults"] = len(work) - len(faults), faults[:3]
     say(
         f"compiled {found['compiled']} of {len(work)} in {time.monotonic() - began:.1f} s",

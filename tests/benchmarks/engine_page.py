@@ -63,25 +63,25 @@ def verdict(value, goal, *, at_most=False):
     return "met" if met else f"missed by {abs(value / goal - 1):.1%}"
 
 
-def latest(told, stage, key):
+def latest(results, stage, key):
     """The last run's value of a stage that has it."""
     for kind in ("engine-search2", "engine-search", "engine"):
-        found = told.get(kind, {}).get(stage, {})
+        found = results.get(kind, {}).get(stage, {})
         if key in found:
             return found[key]
     return None
 
 
-def best_of_frontier(told, kernels):
+def best_of_frontier(results, kernels):
     """The last frontier's row of one kernel set."""
-    rows = latest(told, "batch 1", "frontier") or []
+    rows = latest(results, "batch 1", "frontier") or []
     return next((row for row in rows if row["kernels"] == kernels), None)
 
 
-def goals(told):
+def goals(results):
     """Each goal of the engine, what was reached, and whether that is it."""
     out = []
-    quick, cheap = best_of_frontier(told, "triton"), best_of_frontier(told, "cublas")
+    quick, cheap = best_of_frontier(results, "triton"), best_of_frontier(results, "cublas")
     if quick:
         out.append(
             (
@@ -91,7 +91,7 @@ def goals(told):
                 verdict(quick["share_of_copy"], 0.86) + " (stretch)",
             )
         )
-    first = told["engine"].get("batch 1, cublas", {})
+    first = results["engine"].get("batch 1, cublas", {})
     alone = first.get("alone", {}).get("j_per_step")
     if alone:
         ratio = first["j_per_token"] / alone
@@ -108,8 +108,8 @@ def goals(told):
                 verdict(ratio, 1.1, at_most=True),
             )
         )
-    speed = latest(told, "against transformers", "speed_ratio")
-    energy = latest(told, "against transformers", "energy_ratio")
+    speed = latest(results, "against transformers", "speed_ratio")
+    energy = latest(results, "against transformers", "energy_ratio")
     if speed:
         out.append(
             (
@@ -119,13 +119,13 @@ def goals(told):
                 f"{verdict(speed, 1.3)}; {verdict(energy, 0.8, at_most=True)}",
             )
         )
-    long = told["engine"].get("context 512, batch 64", {})
+    long = results["engine"].get("context 512, batch 64", {})
     if "share_of_copy" in long:
         share = long["share_of_copy"]
         out.append(
             ("7B, batch 64, context 512", ">= 70 % of copy", f"{share:.1%}", verdict(share, 0.7))
         )
-    prefill = told["engine"].get("prefill", {})
+    prefill = results["engine"].get("prefill", {})
     if "share_of_gemm" in prefill:
         share = prefill["share_of_gemm"]
         out.append(
@@ -137,9 +137,9 @@ def goals(told):
             )
         )
     out += goals_of_shards(
-        told.get("engine-shards", {}), told.get("engine-13b", {"rows": []})["rows"]
+        results.get("engine-shards", {}), results.get("engine-13b", {"rows": []})["rows"]
     )
-    load = told.get("engine-load")
+    load = results.get("engine-load")
     if load:
         rss = load["rss_anon_bytes"] / 2**30
         out.append(
@@ -154,7 +154,7 @@ def goals(told):
         out.append(
             ("load of 7B safetensors, cold", ">= 80 % of dd", "", "not run on a GPU machine")
         )
-    load = told.get("engine-load-cpu")
+    load = results.get("engine-load-cpu")
     if load:
         share = load["rss_anon_bytes"] / load["loads"][0]["weight_bytes"]
         out.append(
@@ -169,7 +169,7 @@ def goals(told):
 
 
 def goals_of_shards(shards, rows):
-    """The goals of two GPUs, which name H200s; told with the cards that were had."""
+    """The goals of two GPUs, which name H200s; shown with the cards that were had."""
     out = []
     newer = ""
     by_shards = {row["shards"]: row["decode_steps"] / row["decode_s"] for row in rows}
@@ -350,17 +350,17 @@ def products(search):
     """The best tile of each product, early and late."""
     rows = []
     for name in ("wqkv", "wo", "w13", "w2", "head"):
-        told = search[name]
-        best = str(tuple(told["best"]))
-        early, late = told["early_again_us"].get(best), told["late_us"].get(best)
-        before = told["late_us"].get("(1, 2048, 4)")
+        results = search[name]
+        best = str(tuple(results["best"]))
+        early, late = results["early_again_us"].get(best), results["late_us"].get(best)
+        before = results["late_us"].get("(1, 2048, 4)")
         rows.append(
             (
                 name,
-                f"{told['bytes'] / 1e6:.1f}",
+                f"{results['bytes'] / 1e6:.1f}",
                 best,
                 cell(early, ".1f"),
-                cell(early and told["bytes"] / early / 1e6, ".2f"),
+                cell(early and results["bytes"] / early / 1e6, ".2f"),
                 cell(late, ".1f"),
                 cell(before, ".1f"),
             )
@@ -430,20 +430,20 @@ def later_correctness(right):
     return table(("what", "found"), rows)
 
 
-def search_sections(told):
+def search_sections(results):
     """What engine_search.py found, run by run."""
     out = []
     titles = {"engine-search": "Kernels searched", "engine-search2": "After the search"}
     for kind, title in titles.items():
-        if kind in told:
-            out += [f"\n## {title}\n", about(told[kind]["machine"]) + "\n"]
+        if kind in results:
+            out += [f"\n## {title}\n", about(results[kind]["machine"]) + "\n"]
             out += [
                 f"Stage {name}: {stage['error']}; what it had measured was not kept.\n"
-                for name, stage in told[kind].items()
+                for name, stage in results[kind].items()
                 if "error" in stage and "not begun" not in stage["error"]
             ]
-            out += batch_1_sections(told[kind])
-            out += other_sections(told[kind])
+            out += batch_1_sections(results[kind])
+            out += other_sections(results[kind])
     return out
 
 
@@ -472,20 +472,20 @@ def other_sections(result):
         out += ["### Attention at batch 64\n", old_and_new(result)]
     if "arms" in result.get("against transformers", {}):
         words = "Prefill and decode, windows in turn; compile time is not counted.\n"
-        told = transformers(result["against transformers"])
-        out += ["### Against transformers, batch 64\n", words, told]
+        results = transformers(result["against transformers"])
+        out += ["### Against transformers, batch 64\n", words, results]
     if "told" in result.get("out of memory", {}):
-        out += ["### Out of memory, as it is told\n", f"> {result['out of memory']['told']}\n"]
+        out += ["### Out of memory, as it is said\n", f"> {result['out of memory']['told']}\n"]
     if result.get("correctness"):
         out += ["### Correctness\n", later_correctness(result["correctness"])]
     return out
 
 
-def tune_section(result, told):
+def tune_section(result, results):
     """What `wattflow tune` printed on the machine of the second search."""
-    copy = told["engine-search2"]["machine"]["copy_bytes_per_s"]
+    copy = results["engine-search2"]["machine"]["copy_bytes_per_s"]
     rows = [{**row, "share_of_copy": row["bytes_per_s"] / copy} for row in result["frontier"]]
-    again, late = result["again"], best_of_frontier(told, "triton")
+    again, late = result["again"], best_of_frontier(results, "triton")
     best = ", ".join(f"{goal} {name}" for goal, name in result["best"].items())
     words = (
         "Two windows of 4 s a set, on a GPU of the machine of the section before, launched early:\n"
@@ -498,16 +498,16 @@ def tune_section(result, told):
     if late:
         out.append(
             f"Launched one after another, on another board, `triton` made {late['tokens_per_s']:.1f} tok/s (above): "
-            "early launches shorten single products, and no whole step that could be told."
+            "early launches shorten single products, and no whole step that could be seen."
         )
     return out
 
 
-def where_the_joules_go(told):
+def where_the_joules_go(results):
     """Why batch 64 is no cheaper: the parts of its joules that were measured apart."""
-    step, prefill = told["engine"].get("batch 64", {}), told["engine"].get("prefill", {})
-    ours = latest(told, "against transformers", "fast_j_per_token")
-    variants = told.get("engine-search", {}).get("batch 64", {})
+    step, prefill = results["engine"].get("batch 64", {}), results["engine"].get("prefill", {})
+    ours = latest(results, "against transformers", "fast_j_per_token")
+    variants = results.get("engine-search", {}).get("batch 64", {})
     if not (step.get("alone") and prefill.get("j_per_token") and ours and "old scan" in variants):
         return []
     whole, alone = step["j_per_token"] * 64, step["alone"]["j_per_step"]
@@ -526,9 +526,9 @@ def where_the_joules_go(told):
     return ["\n## Where the joules of batch 64 go\n", words]
 
 
-def row_section(row, told):
+def row_section(row, results):
     """One row of results, held to the copy of the second search, on whose machine it was made."""
-    copy = told["engine-search2"]["machine"]["copy_bytes_per_s"]
+    copy = results["engine-search2"]["machine"]["copy_bytes_per_s"]
     asked = f"{row['n_prompts']}, {row['batch_size']}, {row['max_gen_len']}"
     rate = f"{row['tokens_per_s']:.0f}, {row['energy_per_token_j']:.4f}, {row['power_w']:.0f}"
     prefill = f"{row['prefill_s']:.2f} s, {row['prefill_energy_j']:.0f} J"
@@ -601,12 +601,12 @@ def shards_sections(shards):
     rows = [
         (
             f"{width} x {n}",
-            f"{told['kib'][n]:.0f}",
-            cell((told.get("allreduce_nccl_us") or told["allreduce_us"])[n], ".1f"),
-            cell(told["allreduce_us"][n] if "allreduce_nccl_us" in told else None, ".1f"),
+            f"{results['kib'][n]:.0f}",
+            cell((results.get("allreduce_nccl_us") or results["allreduce_us"])[n], ".1f"),
+            cell(results["allreduce_us"][n] if "allreduce_nccl_us" in results else None, ".1f"),
         )
-        for width, told in check["allreduce_us"].items()
-        for n in told["kib"]
+        for width, results in check["allreduce_us"].items()
+        for n in results["kib"]
     ]
     out += [table(("width x rows", "KiB", "NCCL", "one-shot"), rows)]
     out += ["### Correctness over two shards\n"]
@@ -642,27 +642,27 @@ def load_section(load):
     ]
 
 
-def page(told):
+def page(results):
     """All of it."""
-    first = dict(told["engine"])
+    first = dict(results["engine"])
     withdrawn = first.pop("counter_withdrawn", None)
     parts = [
         "# Performance\n",
         LEAD,
-        goals(told),
-        *engine_vllm_page.sections(told),
+        goals(results),
+        *engine_vllm_page.sections(results),
         "\n## One GPU, all cases\n",
         about(first["machine"]) + " Kernels as they were before the search below.\n",
         first_run({k: v for k, v in first.items() if k not in ("machine", "correctness", "total")}),
         *([f"**Integral and counter.** {withdrawn}\n"] if withdrawn else []),
-        *search_sections(told),
-        *(tune_section(told["engine-tune"], told) if "engine-tune" in told else []),
-        *where_the_joules_go(told),
-        *(row_section(told["engine-row"], told) if "engine-row" in told else []),
-        *(shards_sections(told["engine-shards"]) if "engine-shards" in told else []),
-        *(["\n## Loading\n"] if "engine-load" in told or "engine-load-cpu" in told else []),
-        *(load_section(told["engine-load"]) if "engine-load" in told else []),
-        *(load_section(told["engine-load-cpu"]) if "engine-load-cpu" in told else []),
+        *search_sections(results),
+        *(tune_section(results["engine-tune"], results) if "engine-tune" in results else []),
+        *where_the_joules_go(results),
+        *(row_section(results["engine-row"], results) if "engine-row" in results else []),
+        *(shards_sections(results["engine-shards"]) if "engine-shards" in results else []),
+        *(["\n## Loading\n"] if "engine-load" in results or "engine-load-cpu" in results else []),
+        *(load_section(results["engine-load"]) if "engine-load" in results else []),
+        *(load_section(results["engine-load-cpu"]) if "engine-load-cpu" in results else []),
         "\n## Correctness, first run\n",
         correctness(first["correctness"]),
     ]
@@ -674,12 +674,12 @@ def page(told):
 
 def main():
     folder = Path(sys.argv[1])
-    told = {
+    results = {
         kind: json.loads((folder / f"{kind}.json").read_text())
         for kind in KINDS
         if (folder / f"{kind}.json").is_file()
     }
-    print(page(told))
+    print(page(results))
 
 
 if __name__ == "__main__":

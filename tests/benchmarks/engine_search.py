@@ -95,7 +95,7 @@ def compile_gemv(width, outs, tile, kind):
 
 
 def compile_ahead(found):
-    """All variants of the search; those that fail here are told and tried again where they are measured."""
+    """All variants of the search; those that fail here are named and tried again where they are measured."""
     shapes = [
         *((4096, 12288, "norm"), (4096, 4096, "add"), (4096, 11008, "gate")),
         *((11008, 4096, "add"), (4096, 32000, "norm")),
@@ -111,8 +111,8 @@ def compile_ahead(found):
     with concurrent.futures.ProcessPoolExecutor(
         max(1, min(14, (os.cpu_count() or 2) - 2)), mp_context=context
     ) as pool:
-        told = [pool.submit(function, *arguments) for function, arguments in work]
-        faults = [str(t.exception())[:200] for t in told if t.exception() is not None]
+        jobs = [pool.submit(function, *arguments) for function, arguments in work]
+        faults = [str(t.exception())[:200] for t in jobs if t.exception() is not None]
     found["compiled"] = len(work) - len(faults)
     found["faults"] = faults[:5]
     say(
@@ -255,9 +255,9 @@ def correctness(who, found):
     for kernels, rows, temperature in (("auto", 5, 0.0), ("triton", 1, 0.0), ("auto", 5, 0.8)):
         if kernels == "triton" and DRY:
             continue
-        told = bench.replay_equals_eager(who, kernels, rows, temperature)
-        found[f"{kernels}, {rows} rows, temperature {temperature}"] = told
-        say("replay equals eager:", kernels, told)
+        check = bench.replay_equals_eager(who, kernels, rows, temperature)
+        found[f"{kernels}, {rows} rows, temperature {temperature}"] = check
+        say("replay equals eager:", kernels, check)
     for kernels in ("eager",) if DRY else ("cublas", "triton"):
         found[f"bf16 error, {kernels}"] = bench.bf16_error(who, kernels)
     found["float32 equals paper"] = bench.equals_paper(who)

@@ -149,7 +149,7 @@ def ceilings(who):
 
 
 def windows(who, made, prompts):
-    """Batches until rank 0 has seen their decodes fill the window, and what the meter told of them."""
+    """Batches until rank 0 has seen their decodes fill the window, and what the meter read of them."""
     made.prefill(prompts)
     made.decode()
     steps, spent = 0, 0.0
@@ -166,11 +166,11 @@ def windows(who, made, prompts):
                 meter.add("decode", start, end)
             steps += made.last_batch.decode_steps
             spent += (end - start) / 1e9
-    told = {"seconds": spent, "energy_j": None}
+    reading = {"seconds": spent, "energy_j": None}
     if meter is not None:
-        told = meter.told_of_all("decode", who.world)
-    rates = bench.rates(told, steps, len(prompts), made.last_batch.bytes_per_step)
-    return {**told, **rates, "last_batch": dict(made.info["last_batch"])}
+        reading = meter.read_all("decode", who.world)
+    rates = bench.rates(reading, steps, len(prompts), made.last_batch.bytes_per_step)
+    return {**reading, **rates, "last_batch": dict(made.info["last_batch"])}
 
 
 def run_rank(case, rank, world, init, out):

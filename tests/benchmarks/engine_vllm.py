@@ -222,11 +222,11 @@ class Arm:
 
     def answer(self):
         line = self.process.stdout.readline()
-        told = json.loads(line) if line else {"error": f"{self.name} ended; see its log"}
-        if "error" in told:
-            self.fault = told["error"]
+        reply = json.loads(line) if line else {"error": f"{self.name} ended; see its log"}
+        if "error" in reply:
+            self.fault = reply["error"]
             bench.say(self.name, "FAILED:", self.fault)
-        return told
+        return reply
 
     def ask(self, call, **asked):
         self.send(call, **asked)
@@ -297,21 +297,21 @@ def one_window(arm, shape, meter, name, found):
     if arm.fault is not None:
         return
     meter.mark()
-    told = arm.ask("window", seconds=WINDOW_S)
+    reply = arm.ask("window", seconds=WINDOW_S)
     meter.mark()
     if arm.fault is None:
-        meter.add(name, told["start_ns"], told["end_ns"])
-        found["windows"].append({"name": name, "block": int(name.split()[-1]), **told})
+        meter.add(name, reply["start_ns"], reply["end_ns"])
+        found["windows"].append({"name": name, "block": int(name.split()[-1]), **reply})
 
 
 def measured(window, meter):
     """A window with its joules and rates."""
-    told = meter.told(window["name"])
-    joules, tokens = told["energy_j"], window["tokens"]
+    reply = meter.read(window["name"])
+    joules, tokens = reply["energy_j"], window["tokens"]
     return {
         **window,
-        **told,
-        "tokens_per_s": tokens / told["seconds"],
+        **reply,
+        "tokens_per_s": tokens / reply["seconds"],
         "j_per_token": None if joules is None else joules / tokens,
     }
 

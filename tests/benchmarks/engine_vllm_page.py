@@ -243,16 +243,16 @@ def products(found):
     return parts
 
 
-def sections(told):
+def sections(results):
     """All of them, as far as there is what they need."""
-    parts = beside(told["engine-vllm"]) if "engine-vllm" in told else []
-    if "engine-alone" in told:
-        parts += alone(told["engine-alone"])
-    if "engine-before" in told:
-        parts += before(told["engine-before"])
-    measured = told.get("engine-attention", {})
+    parts = beside(results["engine-vllm"]) if "engine-vllm" in results else []
+    if "engine-alone" in results:
+        parts += alone(results["engine-alone"])
+    if "engine-before" in results:
+        parts += before(results["engine-before"])
+    measured = results.get("engine-attention", {})
     for name, maker in (
-        ("attention", lambda _: attention(measured, told.get("engine-fa3", {}))),
+        ("attention", lambda _: attention(measured, results.get("engine-fa3", {}))),
         ("prefill", prefills),
         ("fp8", products),
     ):

@@ -56,7 +56,7 @@ fi
 mkdir -p conf/cluster
 profile >conf/cluster/onenode.yaml
 # shellcheck disable=SC2046  # several words
-told submit grid=neighbours cluster=onenode sweep=neighbours sweep.repeats="${REPEATS:-4}" $(words) \
+record submit grid=neighbours cluster=onenode sweep=neighbours sweep.repeats="${REPEATS:-4}" $(words) \
   model.tokenizer_path=data/llama2_tokenizer.model dataset=gsm8k dataset.path=data/gsm8k_test.jsonl
 follow beside "$WORK/sweeps/neighbours" "$DEADLINE_S" || true
 wattflow status sweeps/neighbours || true

@@ -21,14 +21,14 @@ trap 'bring_home bundle' EXIT
 cd "$WORK"
 
 # shellcheck disable=SC2046  # several words
-told submit sweep=llama-7b cluster=local cluster.gpu_model=h100-80gb $(model_words llama-7b) \
+record submit sweep=llama-7b cluster=local cluster.gpu_model=h100-80gb $(model_words llama-7b) \
   model.tokenizer_path=data/llama2_tokenizer.model dataset=gsm8k dataset.path=data/gsm8k_test.jsonl \
   engine=fast,paper n_prompts=$prompts batch_size=64 max_gen_len=$length power.idle_s=2 sweep.repeats=2
 follow bundle "$WORK/sweeps/llama-7b" $((DEADLINE_S - 60))
 bring_home bundle
 trap - EXIT
 
-told bundle sweeps/llama-7b --out llama-7b-h100.zip
-told verify llama-7b-h100.zip
+record bundle sweeps/llama-7b --out llama-7b-h100.zip
+record verify llama-7b-h100.zip
 cp llama-7b-h100.zip "$OUT/"
 say "done: $(du -k llama-7b-h100.zip | cut -f1) KiB"

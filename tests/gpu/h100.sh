@@ -44,7 +44,7 @@ else
 fi
 
 # shellcheck disable=SC2046  # several words
-told submit sweep=h100 $(words $prompts) sweep.repeats=3
+record submit sweep=h100 $(words $prompts) sweep.repeats=3
 in_time=0
 follow h100 "$WORK/sweeps/h100" $((DEADLINE_S - 60)) || in_time=1
 keep status wattflow status sweeps/h100

@@ -67,11 +67,11 @@ slurm_part() {
   profile >conf/cluster/twonodes.yaml
   cp data/gsm8k_test.jsonl data/lost.jsonl
   # shellcheck disable=SC2046  # several words
-  told submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl shards=1
+  record submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl shards=1
   follow h200x2 "$WORK/sweeps/twonodes" "$until_s" || return 0
   scontrol update nodename='node[1-2]' state=drain reason=preparing
   # shellcheck disable=SC2046  # several words
-  told submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl shards=2
+  record submit cluster=twonodes sweep=twonodes $(words llama-7b $few $short) dataset.path=data/lost.jsonl shards=2
   mv data/lost.jsonl data/kept.jsonl
   scontrol update nodename='node[1-2]' state=resume
   squeue
@@ -79,7 +79,7 @@ slurm_part() {
   keep failed wattflow status sweeps/twonodes
 
   mv data/kept.jsonl data/lost.jsonl
-  told resume sweeps/twonodes
+  record resume sweeps/twonodes
   follow h200x2 "$WORK/sweeps/twonodes" "$until_s" || return 0
   keep resumed wattflow status sweeps/twonodes
   # the collector that came after the resumed array
@@ -91,7 +91,7 @@ local_part() {
   # NCCL and gloo meet over the loopback interface: this machine may know no address of its own name
   export NCCL_SOCKET_IFNAME=lo GLOO_SOCKET_IFNAME=lo
   # shellcheck disable=SC2046  # several words
-  told submit cluster=local cluster.gpu_model=h200 sweep=local $(words llama-13b $prompts $length) \
+  record submit cluster=local cluster.gpu_model=h200 sweep=local $(words llama-13b $prompts $length) \
     dataset.path=data/gsm8k_test.jsonl shards=1,2
   follow h200x2 "$WORK/sweeps/local" "$DEADLINE_S" || true
   keep local wattflow status sweeps/local

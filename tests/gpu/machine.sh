@@ -20,7 +20,7 @@ export PYTHONUNBUFFERED=1
 say() { printf '%s %4d s  %s\n' "$(date -u +%H:%M:%S)" "$SECONDS" "$*"; }
 
 # Runs a wattflow command and notes it, as a person would type it, for the page.
-told() {
+record() {
   say "\$ wattflow $*"
   printf 'wattflow %s\n' "$*" >>"$WORK/commands.txt"
   wattflow "$@"

@@ -25,7 +25,7 @@ calibrated() {
       wattflow calibrate --dry-run --minutes 2 --out passports --load "$PYTHON $ROOT/tests/fake_load.py"
     return
   fi
-  told calibrate --out passports --minutes 2 --no-page
+  record calibrate --out passports --minutes 2 --no-page
   local number=0 path
   for path in passports/passport-*.json; do
     cut_uuids "$path" >"$OUT/passport-$number.json"
@@ -36,7 +36,7 @@ calibrated() {
 
 decoded() { # BATCH, PROMPTS
   # shellcheck disable=SC2046  # several words
-  told submit sweep="decode-$1" cluster=local cluster.gpu_model=h200 $(model_words llama-7b) \
+  record submit sweep="decode-$1" cluster=local cluster.gpu_model=h200 $(model_words llama-7b) \
     model.tokenizer_path=data/llama2_tokenizer.model dataset=gsm8k dataset.path=data/gsm8k_test.jsonl \
     engine=fast n_prompts="$2" batch_size="$1" max_gen_len=$length power.idle_s=3 sweep.repeats=2
   follow metrology "$WORK/sweeps/decode-$1" "$DEADLINE_S" || true

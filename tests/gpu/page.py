@@ -133,10 +133,10 @@ def images(folder: Path, script: str, sweep: str, rows: Sequence[Row]) -> str:
     return out
 
 
-def about_machine(told: dict[str, Any]) -> str:
+def about_machine(results: dict[str, Any]) -> str:
     """What ran: GPUs and driver as the rows have them, software, commit and commands."""
-    rows = [row for rows in told["sweeps"].values() for row in rows if row["gpu_name"]]
-    machine = told["machine"]
+    rows = [row for rows in results["sweeps"].values() for row in rows if row["gpu_name"]]
+    machine = results["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
     lines = [
         ("GPU", ", ".join(sorted({row["gpu_name"] for row in rows}))),
@@ -144,30 +144,30 @@ def about_machine(told: dict[str, Any]) -> str:
         ("sensor", ", ".join(sorted({row["power_source"] for row in rows}))),
         ("host", f"{machine['cpu']}, {machine['cores']} cores"),
         ("software", f"Python {machine['python']}, {versions}"),
-        ("script, commit", f"`{told['script']}`, {told['commit']}"),
+        ("script, commit", f"`{results['script']}`, {results['commit']}"),
     ]
-    withdrawn = told.get("counter_withdrawn")
+    withdrawn = results.get("counter_withdrawn")
     return (
         table(["", ""], lines)
         + "\n"
-        + code("\n".join(told["commands"]))
+        + code("\n".join(results["commands"]))
         + "\n"
         + (f"**Integral and counter.** {withdrawn}\n\n" if withdrawn else "")
     )
 
 
-def one_gpu(folder: Path, told: dict[str, Any]) -> str:
+def one_gpu(folder: Path, results: dict[str, Any]) -> str:
     """The section of h100.sh."""
-    rows = counting(told["sweeps"]["h100"])
+    rows = counting(results["sweeps"]["h100"])
     row = rows[0]
     text = (
         f"## One GPU: {row['model']}\n\n{row['n_prompts']} of GSM8K's test questions, batch {row['batch_size']}, "
         f"{row['max_gen_len']} new tokens each, {row['precision']}, {row['weights']} weights, "
         f"engine `{row['engine']}`.\n\n"
     )
-    text += about_machine(told)
+    text += about_machine(results)
     repeat: Column = ("repeat", lambda row: row["repeat"])
-    text += by_columns([repeat], measured(told), rows) + "\n"
+    text += by_columns([repeat], measured(results), rows) + "\n"
     if len(rows) > 1:
         text += (
             f"Over {len(rows)} repeats, mean ± standard deviation: {spread(rows, 'tokens_per_s')} tokens/s, "
@@ -175,12 +175,12 @@ def one_gpu(folder: Path, told: dict[str, Any]) -> str:
         )
     text += by_columns([repeat], PHASES, rows) + "\n"
     text += images(folder, "h100", "h100", rows)
-    return text + ordinary_user(told)
+    return text + ordinary_user(results)
 
 
-def ordinary_user(told: dict[str, Any]) -> str:
-    """What root and an ordinary user are told by the same GPU, and the latter's own measurement."""
-    root, user = told["doctor"].get("root"), told["doctor"].get("user")
+def ordinary_user(results: dict[str, Any]) -> str:
+    """What root and an ordinary user are answered by the same GPU, and the latter's own measurement."""
+    root, user = results["doctor"].get("root"), results["doctor"].get("user")
     text = "### As an ordinary user\n\n"
     if user is None:
         return text + "The machine let no process become an ordinary user.\n\n"
@@ -192,14 +192,16 @@ def ordinary_user(told: dict[str, Any]) -> str:
     ]
     text += "`wattflow doctor` as root, and as uid 65534 without root's rights:\n\n"
     text += table(["check", "root", "what it says", "ordinary user"], rows) + "\n"
-    own = counting(told["sweeps"].get("user", []))
+    own = counting(results["sweeps"].get("user", []))
     if own:
         text += "The same point with fewer prompts, measured by that user:\n\n"
-        text += by_columns([("prompts", lambda row: row["n_prompts"])], measured(told), own) + "\n"
+        text += (
+            by_columns([("prompts", lambda row: row["n_prompts"])], measured(results), own) + "\n"
+        )
     return text
 
 
-def two_gpus(folder: Path, told: dict[str, Any]) -> str:
+def two_gpus(folder: Path, results: dict[str, Any]) -> str:
     """The section of h200x2.sh: Slurm's part, then the local one."""
     shards: Column = ("shards", lambda row: row["shards"])
     attempts: Sequence[Column] = (
@@ -209,16 +211,16 @@ def two_gpus(folder: Path, told: dict[str, Any]) -> str:
         ("nodes", lambda row: ", ".join(row["node_names"]) or "-"),
         ("status", lambda row: row["status"]),
     )
-    slurm, local = told["sweeps"].get("twonodes", []), told["sweeps"].get("local", [])
-    text = "## Two GPUs\n\n" + about_machine(told)
+    slurm, local = results["sweeps"].get("twonodes", []), results["sweeps"].get("local", [])
+    text = "## Two GPUs\n\n" + about_machine(results)
     text += (
         "### The whole system under Slurm\n\nA real Slurm of two nodes with one GPU each: held arrays, a sidecar on "
         "each node, ranks over NCCL, a collector by `afterany`. The third point's prompts were moved away before it "
         "started.\n\n"
     )
-    if "devices" in told["told"]:
-        text += code(told["told"]["devices"]) + "\n"
-    text += by_columns(attempts, measured(told), slurm) + "\n"
+    if "devices" in results["told"]:
+        text += code(results["told"]["devices"]) + "\n"
+    text += by_columns(attempts, measured(results), slurm) + "\n"
     for name, about in (
         ("failed", "`wattflow status` after the failure:"),
         (
@@ -226,13 +228,13 @@ def two_gpus(folder: Path, told: dict[str, Any]) -> str:
             "and after the file was put back and `wattflow resume` had run that point alone:",
         ),
     ):
-        if name in told["told"]:
-            text += f"{about}\n\n{code(told['told'][name])}\n"
+        if name in results["told"]:
+            text += f"{about}\n\n{code(results['told'][name])}\n"
     text += images(folder, "h200x2", "twonodes", slurm)
     rows = counting(local)
     if rows:
         text += f"### {rows[0]['model']} on one GPU and on two, without Slurm\n\n"
-        text += by_columns([shards], measured(told), rows) + "\n"
+        text += by_columns([shards], measured(results), rows) + "\n"
         text += by_columns([shards], PHASES, rows) + "\n"
         text += table(
             ["shards", "GPU", "J in the window", "W", "share of tokens/s, per GPU"],
@@ -252,24 +254,24 @@ def two_gpus(folder: Path, told: dict[str, Any]) -> str:
     return text
 
 
-def on_the_cpu(told: dict[str, Any]) -> str:
+def on_the_cpu(results: dict[str, Any]) -> str:
     """The section of here.py: real weights and real prompts."""
     text = "## Real weights\n\n"
     text += (
-        f"{told['weights']['model']} through the Hugging Face loader on the CPU in float32: "
-        f"{told['weights']['prompts']} prompts with its chat template, at most "
-        f"{told['weights']['new_tokens']} greedy tokens, held against "
-        f"transformers {told['machine']['versions'].get('transformers')}.\n\n"
+        f"{results['weights']['model']} through the Hugging Face loader on the CPU in float32: "
+        f"{results['weights']['prompts']} prompts with its chat template, at most "
+        f"{results['weights']['new_tokens']} greedy tokens, held against "
+        f"transformers {results['machine']['versions'].get('transformers')}.\n\n"
     )
     text += table(
         ["shards", "tokens", "prompts that part", "top-2 logit gap there"],
         [
             [run["shards"], run["tokens"], run["parted"], ", ".join(map(str, run["gaps"])) or "-"]
-            for run in told["weights"]["runs"]
+            for run in results["weights"]["runs"]
         ],
     )
     text += "\nThree answers:\n\n"
-    for answer in told["weights"]["answers"]:
+    for answer in results["weights"]["answers"]:
         text += f"> **{' '.join(answer['prompt'].split())}** {' '.join(answer['text'].split())}\n\n"
     text += "Again: `tests/fetch_smollm2.sh FOLDER`, then "
     text += "`WATTFLOW_SMOLLM2=FOLDER python -m pytest tests/test_real_weights.py`.\n\n"
@@ -286,14 +288,17 @@ def on_the_cpu(told: dict[str, Any]) -> str:
     )
     text += table(
         ["", *(key.removeprefix("tokens_") for key in keys)],
-        [[name, *(number(info[key], 4) for key in keys)] for name, info in told["prompts"].items()],
+        [
+            [name, *(number(info[key], 4) for key in keys)]
+            for name, info in results["prompts"].items()
+        ],
     )
     return text + "\n"
 
 
 def page(folder: Path) -> str:
     """The page's text, from the files of docs/measurements."""
-    told = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     text = (
         "# First measurements\n\nThe main job on real GPUs and real weights. Every number below stands in a file of "
         "[measurements/](measurements/) that a script wrote; `python tests/gpu/page.py` makes this page from them, and "
@@ -306,7 +311,7 @@ def page(folder: Path) -> str:
         ("h200x2", lambda one: two_gpus(folder, one)),
         ("here", on_the_cpu),
     )
-    text += "".join(write(told[name]) for name, write in sections if name in told)
+    text += "".join(write(results[name]) for name, write in sections if name in results)
     mended = folder / "mended.md"
     if mended.is_file():
         text += f"## What broke, and how it was mended\n\n{mended.read_text().strip()}\n\n"

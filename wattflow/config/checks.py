@@ -205,9 +205,7 @@ def why_not_side_by_side(config: Config) -> str | None:
     if cluster.container.kind is not None:
         return "cluster.side_by_side: jobs in a container cannot start the steps of their points"
     if config.power.meter in _OF_HOSTS or computes_on_cpu(config):
-        return (
-            "cluster.side_by_side: joules of a host cannot be told apart by points; it needs GPUs"
-        )
+        return "cluster.side_by_side: joules of a host cannot be separated by points; it needs GPUs"
     slots = slots_of(cluster, config.nodes or 1, ranks_of(config) // (config.nodes or 1))
     if is_control and (slots < 2 or config.sweep.repeats % (2 * slots)):
         return (

@@ -103,7 +103,7 @@ def devices_of(config: Config, node: str) -> list[str]:
         if meter.boundary != "gpu":
             raise PowerError(
                 f"cluster.side_by_side: {node} is measured as a whole ({meter.source}), so that the joules of points "
-                "beside each other cannot be told apart. It needs GPUs; leave it out to run points one by one."
+                "beside each other cannot be separated. It needs GPUs; leave it out to run points one by one."
             )
         return [device["uuid"] for device in meter.devices]
     finally:

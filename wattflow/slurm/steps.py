@@ -26,7 +26,7 @@ def environment(of: Mapping[str, str] = os.environ) -> dict[str, str]:
 def command(shape: Shape, program: Sequence[str], log: Path) -> list[str]:
     """Return the srun of one slot: a process a rank, which sees all of the task's GPUs and CPUs and takes its own.
 
-    Steps are told apart by what they take, not by Slurm: with --overlap no step waits for another's end to be noticed,
+    Steps differ by what they take, not by Slurm: with --overlap no step waits for another's end to be noticed,
     and each slot has the same boards for the whole task. `log` has %t where a rank's number stands.
     """
     ranks, cpus = shape.ranks_per_node, shape.gpus_per_node * shape.cluster.cpus_per_rank

@@ -117,7 +117,7 @@ def _name(folder: Path) -> str:
 def _identity(config: bytes, folder: Path, files: Sequence[Path]) -> str:
     """Return the sha256 of config.json, the weights' index, and samples of each file of weights.
 
-    Two checkpoints of one shape have the same config.json and the same index: their weights alone tell them apart.
+    Two checkpoints of one shape have the same config.json and the same index: only their weights differ.
     """
     digest = hashlib.sha256(config)
     index = folder / _INDEX
