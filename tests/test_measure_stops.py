@@ -64,14 +64,18 @@ def test_a_command_that_never_stood_still_has_no_such_reason(where):
 def test_a_stop_outside_the_window_is_none_of_its(where):
     """While the program loads, before its first span that counts: the window is whole."""
     code = """
-import os, signal, time, wattflow
+import os, pathlib, signal, time, wattflow
 with wattflow.span("load"):
     pid = os.getpid()
     if os.fork() == 0:
-        time.sleep(0.3); os.kill(pid, signal.SIGCONT); os._exit(0)
+        while pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGCONT)
+        os._exit(0)
     os.kill(pid, signal.SIGSTOP)
+    time.sleep(2)  # the load goes on for longer than `measure` takes to hear of it
 with wattflow.span("decode"):
-    time.sleep(0.3)
+    time.sleep(0.3)  # the window's length
 """
     call(*python(code))
     assert "stopped" not in row()["reasons"]
