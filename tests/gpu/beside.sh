@@ -38,21 +38,11 @@ words() {
   fi
 }
 
-take_down_slurm() { "$ROOT/slurm/testcluster/down.sh" || true; }
-
 install_wattflow
 [ "$DRY" != 1 ] || pretend 2
 trap 'bring_home beside; take_down_slurm' EXIT
 cd "$WORK"
-tar -C "$WORK" -xzf "$PACKED/slurm.tgz"
-if [ "$DRY" = 1 ]; then
-  mkdir -p "$WORK/dev"
-  for number in 0 1; do mknod -m 666 "$WORK/dev/nvidia$number" c 1 3; done
-  export GPU_DEVICES=$WORK/dev/nvidia
-fi
-"$ROOT/slurm/testcluster/up.sh"
-# shellcheck source=/dev/null
-. "$CLUSTER_DIR/env.sh"
+bring_up_slurm
 mkdir -p conf/cluster
 profile >conf/cluster/onenode.yaml
 # shellcheck disable=SC2046  # several words

@@ -41,24 +41,13 @@ setup:
 END
 }
 
-bring_up_slurm() {
-  tar -C "$WORK" -xzf "$PACKED/slurm.tgz"
-  if [ "$DRY" = 1 ]; then
-    mkdir -p "$WORK/dev"
-    for number in 0 1; do mknod -m 666 "$WORK/dev/nvidia$number" c 1 3; done
-    export GPU_DEVICES=$WORK/dev/nvidia
-  fi
-  "$ROOT/slurm/testcluster/up.sh"
-  # shellcheck source=/dev/null
-  . "$CLUSTER_DIR/env.sh"
+show_slurm() {
   sinfo -N -o '%N %T %G'
   # shellcheck disable=SC2016  # for the task's shell
   keep devices timeout 60 srun -N2 -n2 --gpus-per-node=1 bash -c \
     'echo "$SLURMD_NODENAME on $(hostname) has CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"'
   keep doctor-node timeout 60 srun -N1 -n1 -w node2 --gpus-per-node=1 "$PYTHON" -m wattflow.cli doctor
 }
-
-take_down_slurm() { "$ROOT/slurm/testcluster/down.sh" || true; }
 
 # Two points of one sweep: shards 1, and shards 2 whose file is moved away while the nodes are drained.
 slurm_part() {
@@ -106,6 +95,7 @@ wattflow doctor --json >doctor-root.json || say "wattflow doctor fails"
 # a process of its own, so that the second part runs whatever becomes of the first
 (
   bring_up_slurm
+  show_slurm
   slurm_part 260
 ) &
 wait $! || say "the part under Slurm failed"

@@ -48,6 +48,21 @@ pretend() { # NUMBER OF GPUS
   export LD_LIBRARY_PATH=$WORK/nvml FAKE_NVML_GPUS=$1
 }
 
+# A Slurm of this machine, of the packed programs; in a dry run its GPUs are files.
+bring_up_slurm() {
+  tar -C "$WORK" -xzf "$PACKED/slurm.tgz"
+  if [ "$DRY" = 1 ]; then
+    mkdir -p "$WORK/dev"
+    for number in 0 1; do mknod -m 666 "$WORK/dev/nvidia$number" c 1 3; done
+    export GPU_DEVICES=$WORK/dev/nvidia
+  fi
+  "$ROOT/slurm/testcluster/up.sh"
+  # shellcheck source=/dev/null
+  . "$CLUSTER_DIR/env.sh"
+}
+
+take_down_slurm() { "$ROOT/slurm/testcluster/down.sh" || true; }
+
 # The model's words: NAME, or in a dry run a tiny model over the same vocabulary, so that prompts have their true lengths.
 model_words() { # NAME
   if [ "$DRY" = 1 ]; then

@@ -1,10 +1,8 @@
 """`wattflow measure` as a step over two nodes of a real Slurm: each writes its part, and collect merges them."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from fake_nvml import curves
@@ -19,7 +17,6 @@ from wattflow.store.tables import read_table
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
 pytest_plugins = ("fake_nvml.fixtures",)
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, time, wattflow
 first = os.environ["SLURM_NODEID"] == "0"
@@ -43,21 +40,11 @@ def srun(nodes, *words, tasks_a_node=1, **more):
 
 
 @pytest.fixture
-def nodes(cluster, nvml_folder, tmp_path, monkeypatch):
+def nodes(gpus, tmp_path, monkeypatch):
     """The cluster, with one fake GPU a node that each knows by its own name."""
-    for name in list(os.environ):
-        if name.startswith(("FAKE_NVML_", "CUDA_", "WATTFLOW_SPANS")):
-            monkeypatch.delenv(name)
-    settings = {
-        "LD_LIBRARY_PATH": str(nvml_folder),
-        "FAKE_NVML_GPUS": "1",
-        "FAKE_NVML_PROCESSES": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FAKE_NVML_GPUS", "1")
     monkeypatch.chdir(tmp_path)
-    return cluster
+    return gpus
 
 
 def true_joules(attempt):
