@@ -23,7 +23,7 @@ from wattflow.analysis import bills, caps, comparisons
 from wattflow.analysis.controls import Control, near
 from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT
+from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT, collected_trace
 from wattflow.store.files import own_files
 from wattflow.store.layout import SweepDir
 from wattflow.store.phases import NOT_WITHIN
@@ -218,15 +218,8 @@ class Sweep:
         for node, uuid in devices:
             path = attempt.trace_path(node, uuid)
             if path.is_file():
-                trace = read_table(path, TRACE).select(TRACE.names).replace_schema_metadata(None)
                 owner = (attempt.point_id, attempt.number, node, uuid)
-                named = zip(COLLECTED_TRACE, owner, strict=False)
-                columns = [
-                    pa.repeat(pa.scalar(one, field.type), trace.num_rows) for field, one in named
-                ]
-                tables.append(
-                    pa.Table.from_arrays([*columns, *trace.columns], schema=COLLECTED_TRACE)
-                )
+                tables.append(collected_trace(read_table(path, TRACE), owner))
         return pa.concat_tables(tables)
 
     def spans(self, point: str) -> pl.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from wattflow.collect.reading import DeviceKey
-from wattflow.store.columns import COLLECTED_TRACE
+from wattflow.store.columns import COLLECTED_TRACE, collected_trace
 from wattflow.store.kept import Key
 from wattflow.store.layout import SweepDir
 from wattflow.store.schema import SCHEMA_VERSION, TRACE
@@ -70,7 +70,8 @@ def copy_traces(path: Path, before: CopiedAttempts, new: Mapping[Key, Traces]) -
             for device, trace_path in traces.items():
                 trace = read_table(trace_path, TRACE)
                 if trace.num_rows:
-                    yield _owned(trace, key, device, schema)
+                    owned = collected_trace(in_order_of_time(trace), (*key, *device))
+                    yield owned.replace_schema_metadata(schema.metadata)
 
     write_tables(path, schema, tables())
 
@@ -94,14 +95,6 @@ def drop_copies(paths: Sequence[Path]) -> None:
         held = CopiedAttempts.read(path)
         schema = CopiedAttempts(held.attempts, held.attempts).schema()
         write_tables(path, schema, [])
-
-
-def _owned(trace: pa.Table, key: Key, device: DeviceKey, schema: pa.Schema) -> pa.Table:
-    """Return a device's trace in order of time, with its attempt and device beside each row."""
-    owner = dict(zip(("point_id", "attempt", "node", "gpu_uuid"), (*key, *device), strict=True))
-    columns = [pa.repeat(pa.scalar(owner[n], schema.field(n).type), trace.num_rows) for n in owner]
-    columns += in_order_of_time(trace).select(TRACE.names).columns
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def in_order_of_time(trace: pa.Table) -> pa.Table:

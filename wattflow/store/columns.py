@@ -87,6 +87,14 @@ COLLECTED_TRACE = pa.schema(
 )
 
 
+def collected_trace(trace: pa.Table, owner: tuple[str, int, str, str]) -> pa.Table:
+    """Return a device's raw trace as rows of COLLECTED_TRACE, whose first four values `owner` has."""
+    owned = zip(owner, COLLECTED_TRACE, strict=False)
+    columns = [pa.repeat(pa.scalar(one, field.type), trace.num_rows) for one, field in owned]
+    columns += trace.select(TRACE.names).columns
+    return pa.Table.from_arrays(columns, schema=COLLECTED_TRACE)
+
+
 _PARTS = {column: key.split(".") for column, key in CHOICE_KEYS.items()}
 
 
