@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,13 @@ def read(folder: Path) -> Folder:
 
 def of_shapes(model: Model) -> Folder:
     """Return what a folder of a model's shapes would say; RefusedError where its family lacks one of its own."""
-    return replace(_typed(values_of(model), f"model {model.name}"), name=model.name)
+    return _of_text(json.dumps(values_of(model)), model.name)
+
+
+@lru_cache(maxsize=64)
+def _of_text(config: str, name: str) -> Folder:
+    """Return what a config.json's text says; the points of a sweep share a few, and ask several times each."""
+    return replace(_typed(json.loads(config), f"model {name}"), name=name)
 
 
 def _typed(values: dict[str, Any], source: str) -> Folder:
