@@ -69,6 +69,15 @@ Filters = Annotated[
     ),
 ]
 
+Along = Annotated[
+    str,
+    typer.Option(
+        "--with",
+        metavar="COLUMN,...",
+        help="Choices that may move along with the compared one, and count as one with it.",
+    ),
+]
+
 
 def check_folder_of(option: str, path: Path) -> None:
     """Raise RefusedError where a file's folder is none, before the work whose result it is to hold."""

@@ -8,10 +8,10 @@ from wattflow.analysis import comparisons
 from wattflow.analysis.axes import along_in_words
 from wattflow.analysis.crossover import Crossover, crossovers
 from wattflow.analysis.sweep import open_sweep
-from wattflow.cli.arguments import AsJson, SweepArgument
+from wattflow.cli.arguments import Along, AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text
 from wattflow.report.text import interval, mark
-from wattflow.store.columns import column_of
+from wattflow.store.columns import column_of, columns_in
 
 
 def crossover(
@@ -30,14 +30,7 @@ def crossover(
         typer.Option("--reference", metavar="VALUE", help="The value that ratios are to."),
     ] = None,
     *,
-    along: Annotated[
-        str,
-        typer.Option(
-            "--with",
-            metavar="COLUMN,...",
-            help="Choices that may move along with the compared one, and count as one with it.",
-        ),
-    ] = "",
+    along: Along = "",
     as_json: AsJson = False,
 ) -> None:
     """Show where one setting stops being dearer than another.
@@ -46,8 +39,9 @@ def crossover(
     """
     opened = open_sweep(sweep)
     by, over = column_of(by), column_of(over)
-    named = [column_of(word.strip()) for word in along.split(",") if word.strip()]
-    found = crossovers(opened.points, by, over, metric, reference=reference, along=named)
+    found = crossovers(
+        opened.points, by, over, metric, reference=reference, along=columns_in(along)
+    )
     if as_json:
         print_json([_as_json(one, by) for one in found])
         return

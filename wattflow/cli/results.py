@@ -14,7 +14,7 @@ from wattflow.analysis.caps import METRICS, OBJECTIVES, Row, best
 from wattflow.analysis.costs import factor_lines
 from wattflow.analysis.prometheus import Prometheus, read_token
 from wattflow.analysis.sweep import open_sweep
-from wattflow.cli.arguments import AsJson, SweepArgument
+from wattflow.cli.arguments import Along, AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.nullable import number, with_doubt
@@ -22,7 +22,7 @@ from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
 from wattflow.report.text import break_even, change, heading, interval, mark, rests_on
-from wattflow.store.columns import column_of
+from wattflow.store.columns import columns_in
 from wattflow.submit.status import states
 
 
@@ -39,16 +39,6 @@ def report(sweep: SweepArgument) -> None:
         except WattflowError as error:  # a damaged journal
             talk(f"what became of {len(waiting)} points without an attempt is unknown: {error}")
     print_text(write_report(opened, unstarted))
-
-
-Along = Annotated[
-    str,
-    typer.Option(
-        "--with",
-        metavar="COLUMN,...",
-        help="Choices that may move along with the compared one, and count as one with it.",
-    ),
-]
 
 
 def compare(
@@ -72,7 +62,7 @@ def compare(
     """
     opened = open_sweep(sweep)
     arms = comparisons.arms(
-        opened.points, by, metric, reference, _columns(along), controls=opened.controls
+        opened.points, by, metric, reference, columns_in(along), controls=opened.controls
     )
     if as_json:
         print_json([arm.row(by) for arm in arms])
@@ -97,12 +87,6 @@ def compare(
             for arm in arms
         ],
     )
-
-
-def _columns(text: str) -> list[str]:
-    """Return the columns of a list, by the names of columns or of keys."""
-    words = [word.strip() for word in text.split(",")]
-    return [column_of(word) for word in words if word]
 
 
 def _verdict(by: str, arm: comparisons.Arm) -> str:
@@ -142,7 +126,7 @@ def caps(
     against = None if reference == "none" else int(reference)
     opened = open_sweep(sweep)
     by = "control_sm_clock_mhz" if clocks else "control_power_limit_w"
-    found = opened.caps(against, by, _columns(along))
+    found = opened.caps(against, by, columns_in(along))
     winners = [(chosen, *best(rows, objective)) for chosen, rows in found]
     if as_json:
         print_json(

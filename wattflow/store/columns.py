@@ -50,6 +50,12 @@ def column_of(key: str) -> str:
     return key.removesuffix(".name").replace(".", "_")
 
 
+def columns_in(text: str) -> list[str]:
+    """Return the columns of a list with commas, by the names of columns or of keys."""
+    words = [word.strip() for word in text.split(",")]
+    return [column_of(word) for word in words if word]
+
+
 def _arrow_type(annotation: Any) -> pa.DataType:
     kinds = [annotation]
     if isinstance(annotation, types.UnionType):
