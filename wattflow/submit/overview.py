@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from wattflow.analysis.axes import columns_of, moving
+from wattflow.analysis.means import of_sum
 from wattflow.errors import RefusedError, WattflowError
-from wattflow.nullable import complete_sum, known_sum
+from wattflow.nullable import known_sum
 from wattflow.store.columns import CHOICE_KEYS
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import SweepDir
@@ -88,8 +89,8 @@ def _entry(folder: Path, path: Path) -> Entry:
             len(rows),
             {str(state): n for state, n in status.counts(rows).items()},
             _varies(points),
-            _kwh([row.energy_j for row in rows]),
-            _kwh([row.energy_expanded_u_j for row in rows if row.energy_j is not None], whole=True),
+            _kwh(known_sum(row.energy_j for row in rows)),
+            _kwh(of_sum(row.energy_expanded_u_j for row in rows if row.energy_j is not None)),
             any(row.simulated for row in rows),
             datetime.fromtimestamp(sweep.grid_path.stat().st_mtime, UTC).astimezone(),
         )
@@ -122,7 +123,5 @@ def _varies(points: Sequence[GridPoint]) -> list[str]:
     return [CHOICE_KEYS[name].removesuffix(".name") for name in moving(columns)] if points else []
 
 
-def _kwh(parts: Sequence[float | None], *, whole: bool = False) -> float | None:
-    """Return the sum of what is known in kWh; where `whole` asks for it, null unless all is."""
-    energy_j = complete_sum(parts) if whole else known_sum(parts)
+def _kwh(energy_j: float | None) -> float | None:
     return None if energy_j is None else energy_j / 3.6e6

@@ -9,7 +9,7 @@ answer from Slurm makes a point unknown, never finished.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from wattflow import process
 from wattflow.analysis.expanded import sensors_expanded
+from wattflow.analysis.means import of_sum
 from wattflow.errors import DamagedError, RefusedError, SlurmError
+from wattflow.nullable import complete, complete_sum
 from wattflow.slurm import client
 from wattflow.store import heartbeat, rank_errors
 from wattflow.store.columns import REASONS
@@ -162,20 +164,14 @@ def _collected(sweep: SweepDir) -> dict[str, Row]:
             "done",
             attempts[point_id],
             job=tries[-1][0],
-            seconds=_over(fmean, [seconds for _, seconds, *_ in tries]),
-            energy_j=_over(sum, [energy_j for _, _, energy_j, *_ in tries]),
-            energy_expanded_u_j=_over(sum, [tried[4] for tried in tries]),
+            seconds=complete(fmean, [seconds for _, seconds, *_ in tries]),
+            energy_j=complete_sum(energy_j for _, _, energy_j, *_ in tries),
+            energy_expanded_u_j=of_sum(tried[4] for tried in tries),
             simulated=bool(tries[-1][3]),
             doubt=doubts[point_id],
         )
         for point_id, tries in finished.items()
     }
-
-
-def _over(what: Callable[[list[float]], float], values: list[float | None]) -> float | None:
-    """The sum or mean of values; null where one of them is not known."""
-    known = [value for value in values if value is not None]
-    return what(known) if known and len(known) == len(values) else None
 
 
 def _look(
@@ -288,8 +284,8 @@ def _done(point_id: str, attempts: int, record: Record) -> Row:
         row = replace(
             row,
             seconds=(cast(int, record["ended_ns"]) - record["started_ns"]) / 1e9,
-            energy_j=_over(sum, [node.get("energy_j") for node in nodes]),
-            energy_expanded_u_j=_over(sum, [_node_expanded_u_j(record, node) for node in nodes]),
+            energy_j=complete_sum(node.get("energy_j") for node in nodes),
+            energy_expanded_u_j=of_sum(_node_expanded_u_j(record, node) for node in nodes),
             simulated=any(node["source"] == "simulated" for node in nodes),
         )
     return row
