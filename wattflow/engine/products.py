@@ -42,9 +42,8 @@ class Rows8:
 
 def quantised(matrix: Tensor, bias: Tensor | None = None) -> Weight:
     """Return a matrix [out, in] in fp8, each output's weights scaled to the largest value that fp8 has."""
-    scales = matrix.abs().amax(dim=1, keepdim=True).float().clamp_min(LEAST) / LARGEST
-    values = (matrix.float() / scales).clamp(-LARGEST, LARGEST).to(E4M3)
-    return Weight(values, scales.t().contiguous(), bias)
+    rows = rows8(matrix)
+    return Weight(rows.values, rows.scales.t().contiguous(), bias)
 
 
 def rows8(x: Tensor) -> Rows8:
@@ -69,10 +68,15 @@ def product(x: Tensor | Rows8, weight: Weight, out: Tensor | None = None) -> Ten
 
 def _scaled(x: Rows8, weight: Weight) -> Tensor:
     assert weight.scales is not None
-    if not _has_scaled(x.values.device):
+    if why_no_scaled(x.values.device) is not None:
         wide = torch.promote_types(x.dtype, torch.float32)
         made = functional.linear(x.values.to(wide), weight.values.to(wide))
         return (made * x.scales * weight.scales).to(x.dtype)
+    return _scaled_mm(x, weight)
+
+
+def _scaled_mm(x: Rows8, weight: Weight) -> Tensor:
+    assert weight.scales is not None
     return torch._scaled_mm(  # noqa: SLF001 - the public name, torch.nn.functional.scaled_mm, is newer than 2.9
         x.values,
         weight.values.t(),
@@ -81,11 +85,6 @@ def _scaled(x: Rows8, weight: Weight) -> Tensor:
         out_dtype=x.dtype,
         use_fast_accum=True,
     )
-
-
-@cache
-def _has_scaled(device: torch.device) -> bool:
-    return why_no_scaled(device) is None
 
 
 @cache
@@ -103,14 +102,7 @@ def why_no_scaled(device: torch.device) -> str | None:
     try:
         rows, weight = rows8(x), quantised(matrix)
         assert weight.scales is not None
-        made = torch._scaled_mm(  # noqa: SLF001 - as above
-            rows.values,
-            weight.values.t(),
-            scale_a=rows.scales,
-            scale_b=weight.scales,
-            out_dtype=x.dtype,
-            use_fast_accum=True,
-        )
+        made = _scaled_mm(rows, weight)
     except (RuntimeError, TypeError, AttributeError) as error:
         return f"torch {torch.__version__}: {str(error).partition(chr(10))[0][:200]}"
     right = (rows.values.float() * rows.scales) @ (weight.values.float() * weight.scales.t()).t()
