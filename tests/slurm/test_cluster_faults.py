@@ -90,17 +90,21 @@ def finished_batches(spool: Path) -> int:
 
 
 def processes(job: str, **variables: str) -> list[int]:
-    """The pids of a job's Python processes whose environment has these values."""
+    """The pids of a job's Python processes whose environment has these values.
+
+    Every cluster numbers its jobs from 1: the path of its slurm.conf tells this one's from another test run's.
+    """
     found = []
-    wanted = {f"{key}={value}" for key, value in {"SLURM_JOB_ID": job, **variables}.items()}
+    variables |= {"SLURM_JOB_ID": job, "SLURM_CONF": os.environ["SLURM_CONF"]}
+    wanted = {f"{key}={value}" for key, value in variables.items()}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                told = set((folder / "environ").read_text(errors="replace").split("\0"))
+                environment = set((folder / "environ").read_text(errors="replace").split("\0"))
                 name = (folder / "comm").read_text()
             except OSError:
                 continue
-            if wanted <= told and name.startswith("python"):
+            if wanted <= environment and name.startswith("python"):
                 found.append(int(folder.name))
     return sorted(found)
 
