@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What h100.sh and h200x2.sh share: a working folder with wattflow and the packed wheels in it, following a sweep, and
+# What the scripts of a packed checkout share: a working folder with wattflow and the packed wheels in it, following a sweep, and
 # bringing its results home after each point, so that whatever ends the script costs the running point alone.
 #
 #   OUT     where results go                    PYTHON  an interpreter with torch and pyarrow (python3)
@@ -53,7 +53,9 @@ bring_up_slurm() {
   tar -C "$WORK" -xzf "$PACKED/slurm.tgz"
   if [ "$DRY" = 1 ]; then
     mkdir -p "$WORK/dev"
-    for number in 0 1; do mknod -m 666 "$WORK/dev/nvidia$number" c 1 3; done
+    for ((number = 0; number < ${REALGPU:-2}; number++)); do
+      [ -e "$WORK/dev/nvidia$number" ] || mknod -m 666 "$WORK/dev/nvidia$number" c 1 3
+    done
     export GPU_DEVICES=$WORK/dev/nvidia
   fi
   "$ROOT/slurm/testcluster/up.sh"
@@ -97,7 +99,7 @@ follow() { # NAME OF THE SCRIPT, SWEEP, SECOND OF THE SCRIPT
     # exit code 5 is an unanswered question, which the next round asks again
     local code=0
     states=$(wattflow status "$2" 2>/dev/null) || code=$?
-    states=$(awk -F'\t' 'NR > 1 {n[$2]++} END {for (s in n) printf "%d %s  ", n[s], s}' <<<"$states")
+    states=$(awk -F'\t' 'NR > 1 && NF > 1 {n[$2]++} END {for (s in n) printf "%d %s  ", n[s], s}' <<<"$states")
     if [ "$states" != "$shown" ]; then
       say "$(basename "$2"): $states"
       shown=$states
