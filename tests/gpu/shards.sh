@@ -38,7 +38,7 @@ gpus_per_node: $1
 gpu_model: h200
 gpu_memory_gib: 139
 cpus_per_rank: 2
-mem_gb_per_node: $((8 * $1))
+mem_gb_per_node: 12
 time_min: 9
 points_per_task: 4 # the batches and repeats of a shape share one load
 accounting: false # this Slurm has no sacct
