@@ -52,6 +52,7 @@ PACKED = {
     "gpu/h100.sh": ("h100", "h100", 3),
     "gpu/h200x2.sh": ("h200x2", "twonodes", 2),
     "gpu/metrology.sh": ("metrology", "decode-64", 2),
+    "gpu/shards.sh": ("shards", "between-nodes-of-1", 1),
 }
 # pages made from what is committed: the test that makes each anew
 PAGES = {
@@ -164,6 +165,10 @@ def test_a_packed_checkout_runs_without_a_gpu(script, packed, tmp_path):
     with tempfile.TemporaryDirectory(prefix="wattflow-") as work:
         Path(work).chmod(0o755)
         given = {"DRY": "1", "OUT": str(tmp_path / "out"), "WORK": f"{work}/gpu"}
+        given["PARTS"] = "paper nodes"  # of shards.sh
+        given["DEADLINE_S"] = (
+            "1100"  # of a GPU machine that is rented by the minute; here others may be at work
+        )
         run(script, **given, PACKED=str(packed), PYTHON=sys.executable)
     document = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     assert sum(row["counts"] for row in document["sweeps"][sweep]) == count

@@ -96,7 +96,7 @@ wattflow doctor --json >doctor-root.json || say "wattflow doctor fails"
 (
   bring_up_slurm
   show_slurm
-  slurm_part 260
+  slurm_part $((DEADLINE_S / 2))
 ) &
 wait $! || say "the part under Slurm failed"
 take_down_slurm

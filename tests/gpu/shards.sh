@@ -3,12 +3,12 @@
 # `fast` (batch 1 and 64), 7B in `paper` (batch 64), Llama-3.1-70B in vLLM's fp8 where the wheels of vllm_pack.sh are
 # unpacked; two repeats, some 58 points on 8 GPUs, and the same 7B over nodes of one and of two GPUs.
 #
-#   OUT=results tests/gpu/shards.sh [PART...]      (as root, in a checkout with the folder of pack.sh)
+#   OUT=results tests/gpu/shards.sh                (as root, in a checkout with the folder of pack.sh)
 #   DRY=1 OUT=/tmp/results tests/gpu/shards.sh     (here, without a GPU: tiny shapes on the CPU over a fake NVML)
 #
-# Parts, in this order unless named: fast, paper, vllm, nodes. Each is a sweep of its own, and what a part has brought
-# home stays when the next one is run by another call: a command may end after ten minutes.
-# HOST_GPUS is how many GPUs to use, all by default; a model is cut into 1, 2, 4 ... shards up to that number.
+# PARTS="fast paper vllm nodes" names what is run, in this order; where a command may take ten minutes alone, each part
+# has a call of its own. HOST_GPUS is how many GPUs to use, all by default; a model is cut into 1, 2, 4 ... shards up to
+# that number.
 set -euo pipefail
 DEADLINE_S=${DEADLINE_S:-540}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -118,8 +118,6 @@ trap 'bring_home shards; take_down_slurm' EXIT
 cd "$WORK"
 NODE=$((HOST_GPUS < 4 ? HOST_GPUS : 4))
 nodes_of $NODE
-for part in "${@:-fast paper vllm nodes}"; do
-  for name in $part; do
-    "${name}_part" || say "part $name was not run to its end"
-  done
+for part in ${PARTS:-fast paper vllm nodes}; do
+  "${part}_part" || say "part $part was not run to its end"
 done
