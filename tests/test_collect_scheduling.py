@@ -6,7 +6,7 @@ from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 
 import wattflow
 from wattflow.collect.collect import collect
-from wattflow.collect.scheduling import full_rows
+from wattflow.collect.scheduling import Part, full_rows
 from wattflow.publish.bundle import bundle
 from wattflow.publish.verify import verify
 from wattflow.store.schema import ITERATION, SCHEMA_VERSION, SPAN
@@ -35,9 +35,9 @@ def table(first_tokens, finished, start_ns=0, step_ns=10**9, node="n1"):
 
 
 def test_the_full_part_is_mlenergys():
-    """Two at once of eight: full from the second first token (row 1) until 8 - 2 - 1 = 5 are done (row 4)."""
+    """Two at once of eight: full after the second first token (row 1) until 8 - 2 - 1 = 5 are done (row 4)."""
     steps = table([1, 1, 2, 2, 2, 0, 0], [0, 0, 2, 2, 2, 1, 1])
-    assert full_rows(steps, 2) == (1, 4)
+    assert full_rows(steps, 2) == Part(2, 4)
 
 
 @pytest.mark.parametrize(

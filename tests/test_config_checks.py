@@ -4,7 +4,7 @@ import pytest
 from sweeps import resolved
 
 from wattflow.config import checks
-from wattflow.config.choices import Cost
+from wattflow.config.choices import Config, Cost, Engine, Workload
 from wattflow.errors import RefusedError
 
 
@@ -63,3 +63,30 @@ def test_factors_that_there_cannot_be(over):
     with pytest.raises(RefusedError, match="not between"):
         checks.check_cost(Cost(**over))
     checks.check_cost(Cost(price_per_kwh=-0.1, price_source="x", currency="EUR"))
+
+
+@pytest.mark.parametrize(
+    ("load", "engine", "why"),
+    [
+        ({"mode": "closed"}, "vllm", "how many requests at a time"),
+        ({"mode": "open"}, "vllm", "workload.rate_per_s=N, or a file"),
+        ({"mode": "open", "rate_per_s": 1.0}, "fast", "no scheduler that refills"),
+        ({"mode": "static", "rate_per_s": 1.0}, "vllm", "does not use it; it is for open"),
+        ({"mode": "open", "rate_per_s": 1.0, "concurrency": 2}, "vllm", "it is for closed"),
+        ({"mode": "offline", "trace": "a.csv"}, "vllm", "it is for closed and open"),
+        ({"mode": "open", "trace": "a.csv", "burstiness": 0.5}, "vllm", "no arrivals are drawn"),
+    ],
+)
+def test_loads_that_do_not_fit_their_mode(load, engine, why):
+    """Nothing that is asked for is passed over in silence."""
+    config = Config(engine=Engine(name=engine), workload=Workload(**load))
+    assert why in (checks.why_not_engine(config) or "")
+
+
+def test_a_load_that_fits_its_mode():
+    """Closed by concurrency, open by a rate or a trace."""
+    for load in ({"mode": "closed", "concurrency": 8}, {"mode": "open", "trace": "a.csv"}):
+        assert (
+            checks.why_not_engine(Config(engine=Engine(name="vllm"), workload=Workload(**load)))
+            is None
+        )

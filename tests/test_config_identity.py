@@ -1,5 +1,7 @@
 """The identity of a point: which choices are hashed, and ids that stand on people's disks."""
 
+from dataclasses import replace
+
 import pytest
 from sweeps import resolved
 
@@ -108,3 +110,20 @@ def test_a_measured_command_has_an_id_of_its_words():
     one = identity.command_id(["sleep", "1"])
     assert one == identity.command_id(["sleep", "1"])
     assert one != identity.command_id(["sleep", "2"])
+
+
+def test_a_trace_counts_by_its_files_name_and_targets_do_not():
+    """Another folder is the same load, another file another one; an SLO judges requests and changes none."""
+
+    def load(**more):
+        workload = config_choices.Workload(mode="open", **more)
+        return identity.point_id(replace(config_choices.Config(), workload=workload))
+
+    first = load(trace="/data/a.csv")
+    assert (
+        first
+        == load(trace="/elsewhere/a.csv")
+        == load(trace="a.csv", slo=config_choices.Slo(ttft_s=1.0))
+    )
+    assert first != load(trace="/data/b.csv")
+    assert first != load(rate_per_s=1.0)

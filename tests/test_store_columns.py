@@ -28,7 +28,7 @@ def test_each_key_has_its_column():
     """Every key of the config is a column, except those of the sweep itself and the folder of sweeps."""
     keys = {key for key in DEFAULTS if not key.startswith("sweep")}
     # one column for each table
-    whole = {re.sub(r"\.(cost|container|vllm|transformers)\..*", r".\1", key) for key in keys}
+    whole = {re.sub(r"\.(cost|container|vllm|transformers|slo)\..*", r".\1", key) for key in keys}
     assert whole == set(CHOICE_KEYS.values())
 
 

@@ -48,8 +48,8 @@ def is_derived(name: str, row: Mapping[str, Any]) -> bool:
 
 @cache
 def _count(name: str, text_format: str) -> int:
-    return Checker().records(Dataset(name=name, format=text_format))
+    return Checker().records(Config(dataset=Dataset(name=name, format=text_format)))
 
 
-def _shipped(dataset: Dataset) -> int:
-    return _count(dataset.name, dataset.format)
+def _shipped(config: Config) -> int:
+    return _count(config.dataset.name, config.dataset.format)

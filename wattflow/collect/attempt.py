@@ -16,6 +16,7 @@ from wattflow.collect import merge, nodes, roofline
 from wattflow.collect.conditions import conditions
 from wattflow.collect.description import Description, describe, reason
 from wattflow.collect.dummy import Bias, bias
+from wattflow.collect.latency import latency
 from wattflow.collect.neighbours import neighbours
 from wattflow.collect.plausibility import is_implausible
 from wattflow.collect.quantities import (
@@ -40,7 +41,7 @@ from wattflow.collect.reading import (
     read_spans,
 )
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
-from wattflow.collect.scheduling import scheduling
+from wattflow.collect.scheduling import read_load, scheduling
 from wattflow.collect.unfinished import unfinished
 from wattflow.config.choices import ranks_of
 from wattflow.config.identity import is_replaceable
@@ -196,8 +197,12 @@ def _measured(
         yield found
     if not command and batches is None:
         nodes_by_rank = list(dict.fromkeys(rank["node"] for rank in record["ranks"]))
-        steps, doubts = scheduling(attempt, devices, nodes_by_rank, config)
-        found = replace(found, reasons=[*found.reasons, *doubts], scheduling=steps)
+        load = read_load(attempt, nodes_by_rank, config)
+        if load is not None:
+            steps, doubts = scheduling(load, devices)
+            times, remarks = latency(load, config.workload.slo)
+            reasons = [*found.reasons, *doubts, *remarks]
+            found = replace(found, reasons=reasons, scheduling=steps, latency=times)
         yield found
     windows = {device.key.node: device.window for device in devices}
     hosts = read_hosts(attempt, record, list(windows))

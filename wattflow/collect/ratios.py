@@ -46,6 +46,9 @@ RATIOS = (
     Ratio("full_power_w", "full_energy_j", "full_s"),
     Ratio("full_energy_per_token_j", "full_energy_j", "full_tokens_kept"),
     Ratio("full_energy_per_token_u_j", "full_energy_u_j", "full_tokens_kept"),
+    Ratio("goodput_per_s", "good_requests", "full_s"),
+    Ratio("energy_per_good_request_j", "full_energy_j", "good_requests"),
+    Ratio("energy_per_good_request_u_j", "full_energy_u_j", "good_requests"),
     Ratio("communication_share", "communication_s", "decode_s"),
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 from wattflow.analysis.expanded import expanded
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
+from wattflow.collect.latency import Latency
 from wattflow.collect.neighbours import Neighbours
 from wattflow.collect.quantities import (
     Amount,
@@ -79,6 +80,7 @@ class Figures:
     neighbours: Neighbours = field(default_factory=Neighbours)
     roofline: Roofline = field(default_factory=Roofline)
     scheduling: Scheduling = field(default_factory=Scheduling)
+    latency: Latency = field(default_factory=Latency)
     unfinished: Unfinished = field(default_factory=Unfinished)
     rates: dict[str, float | None] = field(default_factory=dict)  # in place of ratios
     gpus: int | None = None
@@ -99,6 +101,7 @@ class Figures:
             **vars(self.neighbours),
             **vars(self.roofline),
             **vars(self.scheduling),
+            **vars(self.latency),
             **vars(self.unfinished),
             "gpus": self.gpus,
             "nodes_seen": self.nodes_seen,

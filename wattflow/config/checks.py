@@ -11,6 +11,8 @@ from wattflow.config.choices import (
     Config,
     Container,
     Cost,
+    Sweep,
+    Workload,
     computes_on_cpu,
     leaves,
     ranks_of,
@@ -34,7 +36,7 @@ _ALLOWED = {
     "engine.kernels": ("auto", "cublas", "triton", "eager", "speed", "energy", "edp"),
     "engine.device": ("auto", "cuda", "cpu"),
     "engine.transformers.cache": ("auto", "static", "dynamic"),
-    "workload.mode": ("static", "offline"),
+    "workload.mode": ("static", "offline", "closed", "open"),
     "sweep.block": ("board", "neighbours", None),
     "sweep.on_interrupt": ("restart", "continue"),
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
@@ -72,6 +74,12 @@ _AT_LEAST = {
     "engine.vllm.gpu_memory_utilization": 0.0,
     "engine.vllm.kv_cache_memory_bytes": 1,
     "engine.vllm.max_num_batched_tokens": 1,
+    "workload.concurrency": 1,
+    "workload.rate_per_s": 1e-4,
+    "workload.burstiness": 0.01,
+    "workload.ramp_s": 0.0,
+    "workload.slo.ttft_s": 0.0,
+    "workload.slo.itl_s": 0.0,
     "cluster.gpus_per_node": 1,
     "cluster.mem_gb_per_node": 0.001,
     "cluster.gpu_memory_gib": 0.001,
@@ -228,14 +236,39 @@ def why_not_engine(config: Config) -> str | None:
 
 def _why_not_computed(config: Config) -> str | None:
     name = config.engine.name
-    if config.workload.mode == "offline" and name != "vllm":
-        return f"workload.mode=offline: engine={name} has no scheduler that refills a batch; use engine=vllm"
+    load = config.workload
+    if load.mode != "static" and name != "vllm":
+        return f"workload.mode={load.mode}: engine={name} has no scheduler that refills a batch; use engine=vllm"
+    if (misfit := _why_not_load(load, config.sweep)) is not None:
+        return misfit
     if config.pipeline > 1 and name != "vllm":
         return (
             f"pipeline={config.pipeline}: engine={name} has no stages; use shards, or engine=vllm"
         )
     of_engine = {"vllm": _why_not_vllm, "transformers": _why_not_transformers}
     return of_engine.get(name, _why_not_ours)(config)
+
+
+def _why_not_load(load: Workload, sweep: Sweep) -> str | None:
+    """Return why requests cannot arrive as asked; null where they can."""
+    if load.mode == "closed" and load.concurrency is None:
+        return "workload.mode=closed: how many requests at a time? workload.concurrency=1,8,64"
+    if load.mode == "open" and load.rate_per_s is None and load.trace is None:
+        return (
+            "workload.mode=open: workload.rate_per_s=N, or a file of arrivals, workload.trace=FILE"
+        )
+    if load.mode in ("closed", "open") and sweep.on_interrupt == "continue":
+        return f"sweep.on_interrupt=continue: workload.mode={load.mode} is one load, without batches to go on from"
+    for key, value, modes in (
+        ("concurrency", load.concurrency, ("closed",)),
+        ("rate_per_s", load.rate_per_s, ("open",)),
+        ("trace", load.trace, ("closed", "open")),
+    ):
+        if value is not None and load.mode not in modes:
+            return f"workload.{key}={value}: workload.mode={load.mode} does not use it; it is for {' and '.join(modes)}"
+    if load.burstiness != 1.0 and load.rate_per_s is None:
+        return f"workload.burstiness={load.burstiness:g}: no arrivals are drawn without workload.rate_per_s"
+    return None
 
 
 def _why_not_ours(config: Config) -> str | None:

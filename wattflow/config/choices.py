@@ -112,10 +112,28 @@ class Engine:
 
 
 @dataclass
+class Slo:
+    """When a request is good; it changes no run, so no point_id."""
+
+    ttft_s: float | None = None  # most time from the intended sending to the first token
+    itl_s: float | None = None  # most of the request's own 99th percentile between tokens
+
+
+@dataclass
 class Workload:
     """How prompts reach the engine."""
 
-    mode: str = "static"  # static | offline: batches one after another, or all prompts at once
+    # static | offline: batches one after another, or all prompts at once
+    # closed | open: so many requests in work at any time, or requests that come by a clock
+    mode: str = "static"
+    concurrency: int | None = None  # of mode=closed
+    rate_per_s: float | None = None  # mean rate of arrivals of mode=open; null: a trace's own times
+    burstiness: float = (
+        1.0  # shape of gamma gaps between arrivals: 1 is Poisson's, below is burstier
+    )
+    trace: str | None = None  # a CSV of arrival times and lengths: Azure's, BurstGPT's
+    ramp_s: float = 5.0  # of mode=open: requests due before are in no figure of requests
+    slo: Slo = field(default_factory=Slo)
 
 
 @dataclass
@@ -291,10 +309,10 @@ MOST_PROMPTS = 4096  # of a point that does not say how many
 GROUPS = ("model", "dataset", "engine", "power", "cluster", "grid")
 
 
-def resolve(config: Config, records: Callable[[Dataset], int]) -> Config:
+def resolve(config: Config, records: Callable[[Config], int]) -> Config:
     """Return the same choices with what follows from others filled in where it was null.
 
-    nodes, max_seq_len and stop; n_prompts and dataset.cycle by `records`, which counts those of a dataset.
+    nodes, max_seq_len and stop; n_prompts and dataset.cycle by `records`, which counts those of a point's file.
     """
     nodes, max_seq_len, stop = config.nodes, config.max_seq_len, config.stop
     if nodes is None:
@@ -307,16 +325,16 @@ def resolve(config: Config, records: Callable[[Dataset], int]) -> Config:
     return _with_prompts(config, records)
 
 
-def _with_prompts(config: Config, records: Callable[[Dataset], int]) -> Config:
+def _with_prompts(config: Config, records: Callable[[Config], int]) -> Config:
     """Return the same choices with n_prompts and dataset.cycle filled in."""
     n_prompts, cycle = config.n_prompts, config.dataset.cycle
-    shipped = config.dataset.path is None
+    shipped = config.dataset.path is None and config.workload.trace is None
     if n_prompts is None:
-        n_prompts = min(records(config.dataset), MOST_PROMPTS)
+        n_prompts = min(records(config), MOST_PROMPTS)
         if cycle or (cycle is None and shipped):
             n_prompts = max(n_prompts, config.batch_size)
     if cycle is None:
-        cycle = shipped and n_prompts > records(config.dataset)
+        cycle = shipped and n_prompts > records(config)
     dataset = (
         config.dataset if cycle is config.dataset.cycle else replace(config.dataset, cycle=cycle)
     )
@@ -424,6 +442,7 @@ def from_dict(choices: dict[str, Any]) -> Config:
     parts["cluster"].container = Container(**container)
     options = choices.get("engine", {}).get("transformers", {})
     parts["engine"].transformers = Transformers(**options)
+    parts["workload"].slo = Slo(**choices.get("workload", {}).get("slo", {}))
     parts["cluster"].cost = Cost(**choices.get("cluster", {}).get("cost", {}))
     parts["sweep"].exclude = [Exclude(**rule) for rule in parts["sweep"].exclude]
     return Config(**{**choices, **parts})

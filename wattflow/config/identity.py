@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from operator import attrgetter
+from pathlib import PurePath
 from typing import Any
 
 from wattflow.config.choices import MOST_PROMPTS, Config, flat, leaves, to_dict
@@ -23,7 +24,10 @@ _NOT_HASHED = {
     "engine.init_timeout_s",
     "control.by",
     "control.journal_dir",
+    "workload.slo",
 }
+# a file that is part of what was chosen, by its name: its folder is not
+BY_NAME = ("workload.trace",)
 
 DEFAULTS = leaves(Config())
 # What resolved choices were compared with before these defaults followed from others: what is so is not hashed.
@@ -67,6 +71,7 @@ def hashed(config: Config) -> dict[str, Any]:
         for leaf, default in defaults.items():
             if (value := values[leaf]) != default:
                 key = f"{part}.{leaf}" if part else leaf
+                value = PurePath(value).name if key in BY_NAME else value
                 out.update(flat({key: to_dict(value)}) if is_dataclass(value) else {key: value})
     return out
 

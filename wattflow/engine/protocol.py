@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from wattflow.engine.serving import RequestTrace
 from wattflow.engine.vllm_iterations import Iteration
 from wattflow.errors import EngineError
 from wattflow.store.schema import WorkInfo
@@ -19,6 +20,9 @@ class Generated:
     decode_tokens_computed: int
     work: WorkInfo | None  # null where nothing is computed
     iterations: tuple[Iteration, ...] = ()  # of an engine that schedules by itself, in order
+    traces: tuple[
+        RequestTrace, ...
+    ] = ()  # of requests that came while others were in work, as rows
 
 
 def total_work(batches: Iterable[Generated]) -> WorkInfo | None:

@@ -4,6 +4,9 @@
     prefill  requests are added, and steps made until `batch_size` of them, or all, have their first token
     decode   steps until no request is left; the scheduler refills what ends (workload.mode=offline)
 
+Where requests come while others are in work (closed, open), they are sent by `serving`: *prefill* ends once all have
+their first token that run at once, or once all are sent that are due within ramp_s, and *decode* is the rest.
+
 Each step is one iteration, timed by the host when `step` returns: no synchronisation is added, so that an edge between
 prefill and decode may lie one launch early or late. At the end of a batch nothing is queued. Every rank makes the same
 steps with the same requests.
@@ -19,6 +22,7 @@ from wattflow.engine.checks import check_agreement, check_precision, check_split
 from wattflow.engine.installed import VLLM
 from wattflow.engine.protocol import Generated, check_prompts, kept
 from wattflow.engine.ranks import Ranks
+from wattflow.engine.vllm_arrivals import Arrivals, Calls
 from wattflow.engine.vllm_iterations import Iteration, Probe
 from wattflow.errors import EngineError
 from wattflow.store.schema import WorkInfo
@@ -63,6 +67,7 @@ class Vllm:
         self._outputs: dict[str, list[int]] = {}
         self._batch: list[list[int]] = []
         self._done = 0
+        self._arrivals: Arrivals | None = None
         self.info: dict[str, object] = {
             "engine": "vllm",
             "engine_version": self._version,
@@ -90,12 +95,14 @@ class Vllm:
         config, running = self._config, self._started()
         check_prompts(prompts, len(prompts), self._max_seq_len, config.model.vocab_size)
         self._rows, self._outputs, self._batch, self._done = [], {}, prompts, 0
-        params = self._sampling()
         first = self._requests
         self._requests += len(prompts)
-        with VLLM.explained(self._version, "took no request"):
-            for number, prompt in enumerate(prompts, first):
-                running.engine.add_request(str(number), {"prompt_token_ids": prompt}, params)
+        if self._warm and config.workload.mode in ("closed", "open"):
+            self._arrivals = self._arriving(running, first)
+            self._arrivals.begin()
+            return
+        for number in range(len(prompts)):
+            self._add(running, first, number, config.max_gen_len)
         wanted = min(config.batch_size, len(prompts))
         begun = 0
         while begun < wanted and running.engine.has_unfinished_requests():
@@ -104,9 +111,12 @@ class Vllm:
     def decode(self) -> Generated:
         """Step until all requests are done."""
         running = self._started()
+        arrivals, self._arrivals = self._arrivals, None
+        if arrivals is not None:
+            arrivals.finish()
         while running.engine.has_unfinished_requests():
             self._step(running)
-        out = self._generated()
+        out = self._generated() if arrivals is None else self._generated(arrivals)
         check_agreement(self._ranks, out.tokens)
         if not self._warm:  # what the warm-up left in the prefix cache would serve the first batch
             self._warm = True
@@ -118,13 +128,34 @@ class Vllm:
             raise EngineError("the engine was not loaded.")
         return self._running
 
-    def _sampling(self) -> Any:
+    def _arriving(self, running: Running, first: int) -> Arrivals:
+        """Return the load of a whole batch whose requests come while others are in work."""
+        return Arrivals(
+            self._config,
+            self._ranks,
+            len(self._batch),
+            Calls(
+                add=lambda number, most: self._add(running, first, number, most),
+                step=lambda: self._step(running),
+                unfinished=running.engine.has_unfinished_requests,
+                idle=self._beat,
+            ),
+            running.probe.watch(first),
+        )
+
+    def _add(self, running: Running, first: int, number: int, most_tokens: int) -> None:
+        """Add a prompt of the batch as a request of at most so many tokens; `first` is the name of its first."""
+        prompt = {"prompt_token_ids": self._batch[number]}
+        with VLLM.explained(self._version, "took no request"):
+            running.engine.add_request(str(first + number), prompt, self._sampling(most_tokens))
+
+    def _sampling(self, most_tokens: int) -> Any:
         from vllm import SamplingParams  # noqa: PLC0415 - imported when it started
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - as above
 
         config = self._config
         return SamplingParams(
-            max_tokens=config.max_gen_len,
+            max_tokens=most_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
             ignore_eos=True,  # the tokenizer is ours, so stop tokens are given
@@ -134,6 +165,7 @@ class Vllm:
         )
 
     def _step(self, running: Running) -> Iteration:
+        running.probe.number = len(self._rows)
         row = running.probe.row = Iteration(time.time_ns())
         with VLLM.explained(self._version, "failed in an iteration"):
             outputs = running.engine.step()
@@ -143,11 +175,15 @@ class Vllm:
             if output.finished:
                 self._outputs[output.request_id] = list(output.outputs[0].token_ids)
         self._done += row.finished
-        if self._pulse is not None:
-            self._pulse(self._done, len(self._batch))
+        self._beat()
         return row
 
-    def _generated(self) -> Generated:
+    def _beat(self) -> None:
+        """Report the requests that are done."""
+        if self._pulse is not None:
+            self._pulse(self._done, len(self._batch))
+
+    def _generated(self, arrivals: Arrivals | None = None) -> Generated:
         first = self._requests - len(self._batch)
         names = [str(number) for number in range(first, self._requests)]
         lost = [name for name in names if name not in self._outputs]
@@ -155,8 +191,10 @@ class Vllm:
             raise EngineError(
                 f"vLLM {self._version} ended without an answer to {len(lost)} of {len(names)} requests."
             )
+        limits = arrivals.most_tokens if arrivals else [self._config.max_gen_len] * len(names)
         rows = [
-            kept(self._outputs[name], self._config.max_gen_len, self._eos_ids) for name in names
+            kept(self._outputs[name], limit, self._eos_ids)
+            for name, limit in zip(names, limits, strict=True)
         ]
         return Generated(
             tokens=[tokens for tokens, _ in rows],
@@ -165,6 +203,7 @@ class Vllm:
             decode_tokens_computed=sum(row.decode_tokens for row in self._rows),
             work=self._work(),
             iterations=tuple(self._rows),
+            traces=() if arrivals is None else arrivals.traces(self._rows),
         )
 
     def _work(self) -> WorkInfo | None:

@@ -8,6 +8,8 @@ before: then the tokens scheduled and the tokens made in one row are of two laun
 from dataclasses import dataclass
 from typing import Any
 
+from wattflow.engine.serving import RequestTrace
+
 
 @dataclass
 class Iteration:
@@ -26,6 +28,8 @@ class Iteration:
     finished: int = 0
     positions: int = 0  # cached positions that the decoded rows read
     prefill_squares: int = 0  # sum of the squares of the prompt lengths read at once
+    draft_tokens: int = 0  # proposed by speculative decoding, scheduled to be checked
+    accepted_tokens: int = 0  # of these, those that came back as output
 
 
 class Probe:
@@ -34,6 +38,9 @@ class Probe:
     def __init__(self, scheduler: Any) -> None:
         """Wrap the scheduler's two calls; AttributeError where it has none of that name."""
         self.row = Iteration(0)
+        self.number = 0  # of the row among those of a batch
+        self._traces: list[RequestTrace] | None = None  # of requests that are watched one by one
+        self._first = 0  # the name of the first of them
         self._prompt: dict[str, int] = {}  # prompt tokens by request
         self._begun: set[str] = set()  # requests that have their first token
         self._schedule, self._update = scheduler.schedule, scheduler.update_from_output
@@ -44,20 +51,39 @@ class Probe:
         row, counts = self.row, output.num_scheduled_tokens
         row.requests += len(counts)
         row.preempted += len(getattr(output, "preempted_req_ids", None) or ())
+        drafts = getattr(output, "scheduled_spec_decode_tokens", None) or {}
+        row.draft_tokens += sum(map(len, drafts.values()))
         for new in output.scheduled_new_reqs:
             self._prompt[new.req_id] = len(new.prompt_token_ids)
             row.cached_tokens += new.num_computed_tokens
+            if (trace := self._trace(new.req_id)) is not None:
+                trace.cached_tokens = new.num_computed_tokens
             self._add(new.req_id, new.num_computed_tokens, counts[new.req_id])
         cached = output.scheduled_cached_reqs
         for name, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
             self._add(name, computed, counts[name])
         return output
 
+    def watch(self, first: int) -> list[RequestTrace]:
+        """Return the list of what becomes of each request from now on, named from `first` on, as they are added."""
+        self._traces, self._first = [], first
+        return self._traces
+
+    def _trace(self, name: str) -> RequestTrace | None:
+        """Return the trace of a request; vLLM adds a suffix to the names that it is given."""
+        if self._traces is None:
+            return None
+        number = int(name.partition("-")[0]) - self._first
+        return self._traces[number] if 0 <= number < len(self._traces) else None
+
     def _add(self, name: str, computed: int, count: int) -> None:
         row, prompt = self.row, self._prompt[name]
         of_prompt = min(count, max(0, prompt - computed))
         row.prefill_tokens += of_prompt
         row.prefill_squares += of_prompt * of_prompt
+        if of_prompt and (trace := self._trace(name)) is not None:
+            trace.prefill_steps.append(self.number)
+            trace.prefill_tokens.append(of_prompt)
         if count > of_prompt:
             row.decode_tokens += count - of_prompt
             row.positions += computed + count
@@ -69,6 +95,9 @@ class Probe:
             for output in outputs.outputs:
                 made = len(output.new_token_ids)
                 row.tokens_made += made
+                row.accepted_tokens += max(0, made - 1)
+                if (trace := self._trace(output.request_id)) is not None:
+                    trace.token_steps += [self.number] * made
                 row.tokens_kept += made
                 if made and output.request_id not in self._begun:
                     self._begun.add(output.request_id)

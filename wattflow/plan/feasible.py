@@ -141,7 +141,8 @@ def check_inputs(points: Sequence[Point], prompts: Checker) -> None:
             continue
         config = point.config
         sizes = (config.weights, config.seed, config.n_prompts, config.max_seq_len)
-        key = repr((config.engine.name, config.model, config.dataset, sizes))
+        lengths = (config.workload.trace, config.max_gen_len)
+        key = repr((config.engine.name, config.model, config.dataset, sizes, lengths))
         if key in checked:
             continue
         checked.add(key)

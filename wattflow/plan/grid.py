@@ -265,12 +265,14 @@ def _prompt_notes(configs: Sequence[Config], prompts: Checker) -> list[str]:
     """Return a line a dataset: how many prompts points take, of how many there are, and whether some are repeated."""
     by_file: dict[tuple[str, str | None], list[Config]] = {}
     for config in configs:
+        if config.workload.trace is not None:
+            continue  # its requests are the trace's, not the dataset's
         by_file.setdefault((config.dataset.name, config.dataset.path), []).append(config)
     notes = []
     for (name, path), alike in by_file.items():
         counts = sorted({config.n_prompts or 0 for config in alike})
         count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-        records = prompts.records(alike[0].dataset)
+        records = prompts.records(alike[0])
         repeating = sum((config.n_prompts or 0) > records for config in alike)
         points = f"{repeating} point{'s' * (repeating > 1)}"
         repeated = f", repeated in {points} (dataset.cycle)" if repeating else ""

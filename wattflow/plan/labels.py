@@ -47,6 +47,8 @@ class Labels:
             dataset = self._dataset(config.dataset, groups["dataset"])
             self._datasets[part] = (config.dataset, dataset)
         _, model, weights = self._models[key]
+        if (trace := config.workload.trace) is not None:
+            config = replace(config, workload=replace(config.workload, trace=whole(trace)))
         return replace(config, model=model, weights=weights, dataset=self._datasets[part][1])
 
     def _model(self, config: Config, file: str) -> tuple[Model, str]:

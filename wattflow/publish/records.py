@@ -5,10 +5,11 @@ What is carried is listed here; whatever else a record may come to hold is left 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 from typing import Any, cast
 
 from wattflow.config.checks import allowed
-from wattflow.config.identity import DEFAULTS, is_hashed
+from wattflow.config.identity import BY_NAME, DEFAULTS, is_hashed
 from wattflow.errors import RefusedError
 from wattflow.publish.pseudonyms import Pseudonyms, is_public
 from wattflow.store.schema import Device, JobInfo, MeasuredCommand, NodeInfo, Part, RankInfo, Record
@@ -179,6 +180,8 @@ def _choice(key: str, value: Any, names: Pseudonyms) -> Any:
         return names.cluster(value)
     if key.startswith("cluster.cost."):
         return None  # a factor means nothing without its source, which may name anything
+    if key in BY_NAME and value is not None:
+        value = PurePath(value).name  # which is all that the point_id is made of
     if is_hashed(key):
         ours = isinstance(value, str) and value in allowed(key)
         if isinstance(value, str) and not ours and names.term(value) != value:

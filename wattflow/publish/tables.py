@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -86,6 +87,7 @@ def _rename(column: str, names: Pseudonyms) -> Rename:
         "versions": lambda text: json.dumps(_versions(json.loads(text), names)),
         "command": lambda text: json.dumps(published_command(json.loads(text))),
         "ceilings_source": names.term,
+        "workload_trace": lambda path: PurePath(path).name,  # as in the point's choices
     }
     return of_names.get(column, names.text)
 

@@ -60,7 +60,9 @@ class Answers:
         rows: list[dict[str, object]] = []
         before = self.first_batch * self._size
         for batch, output in enumerate(self._outputs, self.first_batch):
-            for kept, stop_reason in zip(output.tokens, output.stop_reasons, strict=True):
+            for row, (kept, stop_reason) in enumerate(
+                zip(output.tokens, output.stop_reasons, strict=True)
+            ):
                 prompt = before + len(rows)  # its place in the drawn prompts
                 text = self._text.decode(kept) if meaningful else None
                 rows.append(
@@ -72,7 +74,20 @@ class Answers:
                         "stop_reason": stop_reason,
                         "words": None if text is None else len(text.split()),
                         "text": text,
+                        **_times(output, row),
                     }
                 )
         table = pa.Table.from_pylist(rows, schema=REQUEST)
         return table.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)})
+
+
+def _times(output: Generated, row: int) -> dict[str, object]:
+    """Return what became of one request of a load whose requests came while others were in work."""
+    if not output.traces:
+        return {}
+    trace = output.traces[row]
+    first = trace.token_steps[0] if trace.token_steps else None
+    return {
+        **vars(trace),
+        "first_token_ns": None if first is None else output.iterations[first].end_ns,
+    }

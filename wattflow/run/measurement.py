@@ -33,6 +33,8 @@ from wattflow.store.tables import write_table
 from wattflow.workload import confined_tokenizer
 from wattflow.workload import prompts as workload_prompts
 
+_WARM_UP = 16  # requests of the warm-up of a load that has no batch
+
 
 class PointMeasurement:
     """One rank's measurement of one point: prompts, answers so far, and where they go."""
@@ -57,9 +59,11 @@ class PointMeasurement:
         if continuation.prompts_sha256 == prompts.info["sha256"]:
             record.add(pieces=continuation.partial_attempts)
             first = continuation.batches
-        offline = config.workload.mode == "offline"
-        size = len(prompts.tokens) if offline else config.batch_size
-        self._batches = Batches(prompts.tokens, size, first, config.batch_size)
+        size = config.batch_size if config.workload.mode == "static" else len(prompts.tokens)
+        at_once = config.batch_size
+        if config.workload.mode in ("closed", "open"):
+            at_once = min(at_once, config.workload.concurrency or _WARM_UP)
+        self._batches = Batches(prompts.tokens, size, first, at_once)
         self._answers = Answers(config, self._text, prompts, first, size)
 
     def run(self, ends: TaskEnds, report: Report) -> None:

@@ -41,6 +41,7 @@ _TYPES = {
     "bool": pa.bool_(),
     "double": pa.float64(),
     "list<string>": pa.list_(pa.string()),
+    "list<int32>": pa.list_(pa.int32()),
     "timestamp[us, tz=UTC]": pa.timestamp("us", "UTC"),
 }
 

@@ -20,7 +20,7 @@ from wattflow.config.choices import Config, Dataset
 from wattflow.errors import RefusedError
 from wattflow.store.files import expanded
 from wattflow.store.schema import PromptInfo
-from wattflow.workload import confined_tokenizer, conversations, prompt_files
+from wattflow.workload import arrivals, confined_tokenizer, conversations, prompt_files
 from wattflow.workload.conversations import Message
 from wattflow.workload.tokenizer import Tokenizer
 
@@ -87,6 +87,8 @@ def load(config: Config, tokenizer: Tokenizer) -> Prompts:
     dataset.on_bad: `error` refuses it; `skip` draws the next one instead, so that fewer than n_prompts come back only
     where the file has no more; `truncate` keeps the first max_seq_len - 1 tokens, and refuses an empty prompt.
     """
+    if config.workload.trace is not None:
+        return _of_trace(config)
     entries = _entries(config.dataset)
     prompts, skipped = _draw(config, entries, tokenizer.encode)
     if config.dataset.cycle:
@@ -100,6 +102,23 @@ def load(config: Config, tokenizer: Tokenizer) -> Prompts:
     )
 
 
+def _of_trace(config: Config) -> Prompts:
+    """Return prompts of a trace's lengths, of random tokens; their hash is that of lengths and times."""
+    wanted = arrivals.load(config)
+    assert wanted.tokens_in is not None
+    whole = json.dumps(
+        [wanted.due_s, wanted.tokens_in, wanted.tokens_out, config.seed], separators=(",", ":")
+    )
+    count = len(wanted.tokens_in)
+    return Prompts(
+        texts=[""] * count,
+        tokens=arrivals.ids(wanted.tokens_in, config.model.vocab_size, config.seed),
+        indices=list(range(count)),
+        answers=[None] * count,
+        info=_about(whole, wanted.tokens_in, wanted.skipped, wanted.truncated),
+    )
+
+
 class Checker:
     """Checks the prompts of many points; each file is read once, and each text is cut into tokens once."""
 
@@ -108,12 +127,17 @@ class Checker:
         self._encoders: dict[str, Encode] = {}
         self._open: Tokenizer | None = None
 
-    def records(self, dataset: Dataset) -> int:
-        """Return how many records a dataset has; RefusedError for what is wrong with its file."""
-        return len(self._entries_of(dataset))
+    def records(self, config: Config) -> int:
+        """Return how many records a point's dataset or trace has; RefusedError for what is wrong with its file."""
+        if config.workload.trace is not None:
+            return arrivals.requests_in(config)
+        return len(self._entries_of(config.dataset))
 
     def check(self, config: Config) -> None:
         """Raise RefusedError for whatever `load` would refuse on a compute node: file, draw, tokenizer or a prompt."""
+        if config.workload.trace is not None:
+            arrivals.load(config)
+            return
         entries, model = self._entries_of(config.dataset), repr((config.model, config.weights))
         if model not in self._encoders:
             if self._open is not None:
@@ -255,13 +279,18 @@ def _prompt(config: Config, encode: Encode, entry: Entry, index: int) -> _Prompt
 def _info(prompts: Sequence[_Prompt], skipped: int) -> PromptInfo:
     """Return hash and token lengths of the prompts as they are sent."""
     canonical = json.dumps([prompt.text for prompt in prompts], separators=(",", ":"))
-    lengths = np.array([len(prompt.tokens) for prompt in prompts])
+    lengths = [len(prompt.tokens) for prompt in prompts]
+    return _about(canonical, lengths, skipped, sum(prompt.truncated for prompt in prompts))
+
+
+def _about(canonical: str, tokens_in: Sequence[int], skipped: int, truncated: int) -> PromptInfo:
+    lengths = np.array(tokens_in)
     p50, p95 = np.percentile(lengths, [50, 95])
     return PromptInfo(
         sha256=hashlib.sha256(canonical.encode()).hexdigest(),
-        count=len(prompts),
+        count=len(lengths),
         skipped=skipped,
-        truncated=sum(prompt.truncated for prompt in prompts),
+        truncated=truncated,
         tokens_min=int(lengths.min()),
         tokens_mean=float(lengths.mean()),
         tokens_p50=float(p50),
