@@ -1,4 +1,5 @@
 # make demo    the main job on this machine, without Slurm or GPU
+# make paper   arXiv 2310.03003 at scale cpu: eleven points, then paper-report/paper.html
 # make test    everything but the slow and GPU tests; as root it first installs what the tests need
 # make chaos   kills and faults by the hundred, seeded; prints its counts. SEED=7 chooses others
 # make slow    tests of minutes        make check   types, lint and format
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 ENDS := $(shell command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL)
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^ *\("[^"]*"\),.*/\1/p' pyproject.toml)
 
-.PHONY: demo test slow chaos vllm check docs env clean
+.PHONY: demo paper test slow chaos vllm check docs env clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +37,10 @@ env: $(VENV)/.tested
 demo: $(VENV)/.installed
 	$(BIN)/wattflow submit grid=demo sweep=demo --wait
 	$(BIN)/wattflow report sweeps/demo
+
+paper: $(VENV)/.installed
+	$(BIN)/wattflow paper submit --scale cpu --wait
+	$(BIN)/wattflow paper report --scale cpu
 
 test: $(VENV)/.tested
 	slurm/testcluster/install.sh

@@ -18,7 +18,7 @@ FLOORS = [
     ["plan", "analysis"],
     ["engine", "power", "submit", "collect", "report"],
     ["run", "doctor"],
-    ["measure", "calibrate", "publish", "prune", "tune"],
+    ["measure", "calibrate", "publish", "paper", "prune", "tune"],
     ["cli"],
     ["__main__"],
 ]

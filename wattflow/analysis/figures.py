@@ -1,4 +1,4 @@
-"""Figures from data frames: the only importer of Altair. Each says its units, and `~` where watts are simulated."""
+"""Figures from data frames. Each says its units, and `~` where watts are simulated."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
     watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
     layers = [_phases(_shades(spans, first)), *_lines(power, first, watts)]
     chart = alt.layer(*layers).resolve_scale(color="independent")
-    return cast(alt.LayerChart, _styled(chart.properties(width=760, height=230, title=title)))
+    return cast(alt.LayerChart, styled(chart.properties(width=760, height=230, title=title)))
 
 
 def _phases(shades: pl.DataFrame) -> alt.Chart:
@@ -139,7 +139,7 @@ def by_choice(settings: Sequence[Setting], axes: list[str], *, simulated: bool) 
         else [alt.hconcat(*rows[i : i + 2], spacing=40) for i in range(0, len(rows), 2)]
     )
     chart = alt.vconcat(*pairs, spacing=32).resolve_scale(color="shared")
-    return cast(alt.VConcatChart, _styled(chart))
+    return cast(alt.VConcatChart, styled(chart))
 
 
 def front(
@@ -176,7 +176,7 @@ def front(
             x=x, y=y, tooltip=["setting:N", "energy:Q", "other:Q"]
         ),
     ).properties(width=420, height=280)
-    return cast(alt.LayerChart, _styled(chart))
+    return cast(alt.LayerChart, styled(chart))
 
 
 def svg(chart: Any) -> str:
@@ -343,7 +343,7 @@ def sensor_traces(
     )
     return cast(
         alt.LayerChart,
-        _styled(alt.layer(shades, line).properties(width=760, height=240, title=title)),
+        styled(alt.layer(shades, line).properties(width=760, height=240, title=title)),
     )
 
 
@@ -364,7 +364,7 @@ def sensor_answers(
         dots = alt.Chart(seen).mark_circle(size=14, opacity=0.5).encode(x=x, y=y, color=colour)
         line = alt.Chart(fit).mark_line(color=INK, strokeWidth=1.2).encode(x=x, y=y)
         panels.append(alt.layer(dots, line).properties(width=220, height=170, title=name))
-    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+    return cast(alt.ConcatChart, styled(alt.concat(*panels, columns=3)))
 
 
 def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
@@ -389,7 +389,7 @@ def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
             )
         )
         panels.append(bars.properties(width=220, height=120, title=name))
-    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+    return cast(alt.ConcatChart, styled(alt.concat(*panels, columns=3)))
 
 
 def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt.ConcatChart:
@@ -417,7 +417,7 @@ def sensor_aliasing(ranges: list[tuple[str, float, float, float, float]]) -> alt
             y=alt.Y("long_pct:Q", scale=scale), tooltip=list(columns)
         )
         panels.append(alt.layer(rule, dots).properties(width=220, height=170, title=name))
-    return cast(alt.ConcatChart, _styled(alt.concat(*panels, columns=3)))
+    return cast(alt.ConcatChart, styled(alt.concat(*panels, columns=3)))
 
 
 def resolution(points: list[dict[str, Any]], dots: list[dict[str, Any]]) -> alt.HConcatChart:
@@ -457,14 +457,14 @@ def resolution(points: list[dict[str, Any]], dots: list[dict[str, Any]]) -> alt.
                     name.encode(text="name:N"),
                 ]
         panels.append(alt.layer(*layers).properties(width=250, height=260, title=title))
-    return cast(alt.HConcatChart, _styled(alt.hconcat(*panels, spacing=24)))
+    return cast(alt.HConcatChart, styled(alt.hconcat(*panels, spacing=24)))
 
 
 def _colours(names: Iterable[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), range=PALETTE)
 
 
-def _styled(chart: Any) -> Any:
+def styled(chart: Any) -> Any:
     """Return a chart in the house style: light, few lines, one font, numbers that align."""
     return (
         chart.configure(font=FONT, background="transparent")

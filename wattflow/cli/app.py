@@ -64,6 +64,12 @@ VERBS = {
             "Sweep",
             "Show each point's state, why some failed, and what to do next.",
         ),
+        Verb(
+            "paper",
+            "paper",
+            "Sweep",
+            "Run arXiv 2310.03003 as a preset: list its figures, send its grids, draw them.",
+        ),
         Verb("logs", "status", "Sweep", "Print the logs of a point's newest attempt."),
         Verb(
             "list",

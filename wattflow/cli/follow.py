@@ -11,6 +11,12 @@ from wattflow.submit import status as stage
 
 def follow_sweep(sweep: Any) -> None:
     """Show progress until no point waits or runs, collect, and print the closing table."""
+    wait_for(sweep)
+    finish(sweep)
+
+
+def wait_for(sweep: Any) -> None:
+    """Show progress until no point waits or runs."""
     with Follower() as follower:
         while True:
             rows = stage.states(sweep)
@@ -18,7 +24,6 @@ def follow_sweep(sweep: Any) -> None:
             if stage.exit_code(rows) not in (4, 5):
                 break
             time.sleep(1.0)
-    finish(sweep)
 
 
 def finish(sweep: Any) -> None:

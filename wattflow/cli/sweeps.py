@@ -221,14 +221,14 @@ def submit(
             "sweep.on_interrupt=continue: a point that is cut short and goes on counts in no figure; restart makes "
             "it anew as a whole."
         )
-    _say_sent(sent, dry_run=dry_run)
+    say_sent(sent, dry_run=dry_run)
     if wait and not dry_run:
         follow_sweep(made.sweep)
     else:
         _refuse_none(sent)
 
 
-def _say_sent(sent: Any, *, dry_run: bool) -> None:
+def say_sent(sent: Any, *, dry_run: bool) -> None:
     """What a submit or resume sent, job ids on stdout."""
     _print_shapes([shape.row() for shape in sent.shapes])
     left = f"{sent.tried} sent before, {sent.infeasible} cannot run"
@@ -275,7 +275,7 @@ def resume(
         chosen = {row.point_id for row in states(directory, chosen) if row.state in state}
     settings = cluster_settings(anew) if anew else {}
     sent = resuming.resume(directory, dry_run=dry_run, only=chosen, force=force, settings=settings)
-    _say_sent(sent, dry_run=dry_run)
+    say_sent(sent, dry_run=dry_run)
     if settings and sent.points:
         talk(f"{' '.join(anew)}: asked for these points, also by later resumes.")
     if wait and not dry_run:

@@ -206,12 +206,11 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Tod
     """What a submit of this plan has to send: the points that were neither sent nor tried."""
     sweep = plan.sweep
     check_axes(plan)
-    submissions = journal.read(sweep)
-    journal.refuse_other_versions(sweep, submissions)
-    tried = {*journal.newest_task(submissions), *_attempted(sweep)}
+    journal.refuse_other_versions(sweep, journal.read(sweep))
+    known = tried(sweep)
     chosen = [p for p in plan.points if only is None or p.point_id in only]
     feasible = [point for point in chosen if point.reason is None]
-    todo = [(point.point_id, point.config) for point in feasible if point.point_id not in tried]
+    todo = [(point.point_id, point.config) for point in feasible if point.point_id not in known]
     result = SubmitResult(
         sweep,
         fitting(shapes(todo)),
@@ -219,7 +218,7 @@ def _never_tried(plan: "Plan", only: set[str] | None) -> tuple[SubmitResult, Tod
         tried=len(feasible) - len(todo),
         infeasible=len(chosen) - len(feasible),
         left=[] if todo else _why_none(sweep, chosen),
-        ignored=ignored(plan, tried),
+        ignored=ignored(plan, known),
     )
     return result, todo
 
@@ -236,6 +235,11 @@ def _why_none(sweep: SweepDir, chosen: Sequence["Point"]) -> list[str]:
         return []
     way = f"`wattflow resume {sweep.path}` sends those that neither wait nor run"
     return [f"{unfinished} points were sent before and have not finished; {way}"]
+
+
+def tried(sweep: SweepDir) -> set[str]:
+    """Return the points of a sweep that were sent, or have an attempt."""
+    return {*journal.newest_task(journal.read(sweep)), *_attempted(sweep)}
 
 
 def _attempted(sweep: SweepDir) -> set[str]:
