@@ -59,6 +59,12 @@ VERBS = {
             "run", "local", "Sweep", "Run points here, one after another, as a Hydra application."
         ),
         Verb(
+            "optimize",
+            "optimize",
+            "Sweep",
+            "Search a grid for the setting that costs least, in as few runs as decide it.",
+        ),
+        Verb(
             "status",
             "status",
             "Sweep",

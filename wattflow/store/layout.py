@@ -239,6 +239,11 @@ class SweepDir:
         return self.results / "neighbours.json"
 
     @property
+    def search_path(self) -> Path:
+        """results/search.json: where `optimize` stood when it last looked."""
+        return self.results / "search.json"
+
+    @property
     def report_path(self) -> Path:
         """results/report.html."""
         return self.results / "report.html"
