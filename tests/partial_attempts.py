@@ -44,7 +44,7 @@ def start(sweep: SweepDir, point_id: str, spool: Path, world: int = 1) -> list[s
     ranks = []
     for rank in range(world):
         place = Place(rank, world, rank, "n1", f"file://{spool}/meet", str(spool), JOB)
-        text = json.dumps(asdict(RankJob(str(sweep.path), point_id, 0, TaskEnds(), place)))
+        text = json.dumps(asdict(RankJob(str(sweep.path), [point_id], {}, TaskEnds(), place)))
         with (spool / f"rank{rank}.log").open("w") as log:
             command = [sys.executable, "-m", "wattflow.run.local", text]
             ranks.append(subprocess.Popen(command, stdout=log, stderr=log))

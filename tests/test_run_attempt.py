@@ -12,7 +12,7 @@ from wattflow.run.place import Progress
 from wattflow.run.task import Todo, run_points
 
 
-def attempt_at(point, tmp_path, report=lambda progress: None):
+def attempt_at(point, tmp_path, report=lambda point, progress: None):
     """Run one point on one rank of this process; its attempt."""
     sweep = make_sweep(tmp_path / "demo", [point])
     point_id = id_of(point)
@@ -28,7 +28,7 @@ def test_a_finished_attempt_has_all_its_files_and_an_empty_spool(tmp_path):
     """Six batches are reported in order; record, requests, spans and trace lie there, and no heartbeat is left."""
     seen = []
     point = slow(engine__synthetic_ms_per_token=1.0)
-    attempt = attempt_at(point, tmp_path, seen.append)
+    attempt = attempt_at(point, tmp_path, lambda _, progress: seen.append(progress))
     record = attempt.read_record()
     assert (record["status"], record["choices"]) == ("finished", point)
     files = {path.name for path in attempt.path.rglob("*") if path.is_file()}

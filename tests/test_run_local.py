@@ -18,6 +18,7 @@ import wattflow
 from wattflow.run import local
 from wattflow.run.local import RankJob
 from wattflow.run.place import Place, Progress, TaskEnds
+from wattflow.run.task import Todo
 from wattflow.store import rank_errors
 from wattflow.store.rank_errors import RankError
 
@@ -33,16 +34,23 @@ def process(code, rank=0):
 def test_a_job_comes_out_of_json_as_it_went_in():
     """The ends of the task and the place are values again, not dictionaries."""
     place = Place(1, 2, 1, "n1", "file:///meet", "/spool", JOB)
-    job = RankJob("/sweeps/demo", "0123456789ab", 3, TaskEnds(first=True, last=False), place)
+    job = RankJob(
+        "/sweeps/demo",
+        ["0123456789ab"],
+        {"0123456789ab": 3},
+        TaskEnds(first=True, last=False),
+        place,
+    )
     assert RankJob.from_json(json.dumps(asdict(job))) == job
 
 
 def test_only_lines_of_progress_are_passed_on():
     """What else rank 0 prints is no progress; it is waited for."""
-    lines = 'print("hello"); print(\'{"progress": {"phase": "batches", "done": 1, "of": 4}}\')'
+    progress = '{"progress": {"phase": "batches", "done": 1, "of": 4}, "point": "0123456789ab"}'
+    lines = f"print('hello'); print('{progress}')"
     seen = []
     rank0 = process(lines)
-    local._follow([rank0], set(), "0123456789ab", lambda *one: seen.append(one))
+    local._follow([rank0], set(), lambda *one: seen.append(one))
     assert seen == [("0123456789ab", Progress("batches", 1, 4))]
     assert rank0.returncode == 0
 
@@ -53,7 +61,7 @@ def test_a_rank_that_waits_for_a_dead_peer_is_ended(monkeypatch):
     ranks = [process("import time; time.sleep(3600)", rank) for rank in (0, 1)]
     ranks[1].kill()
     outlived = set()
-    local._follow(ranks, outlived, "0123456789ab", lambda *_: None)
+    local._follow(ranks, outlived, lambda *_: None)
     assert local._end(ranks, outlived) == [-signal.SIGTERM, -signal.SIGKILL]
 
 
@@ -63,7 +71,7 @@ def test_a_rank_that_closes_its_record_after_a_peer_failed_is_left_to_it(monkeyp
     closing = "import time, sys; time.sleep(1.5); sys.exit(5)"
     ranks = [process(closing), process("raise SystemExit(3)", 1)]
     outlived = set()
-    local._follow(ranks, outlived, "0123456789ab", lambda *_: None)
+    local._follow(ranks, outlived, lambda *_: None)
     assert (local._end(ranks, outlived), outlived) == ([5, 3], set())
 
 
@@ -141,3 +149,51 @@ def test_a_killed_rank_fails_its_point_and_resume_runs_that_one_alone(tmp_path):
     (failed,) = results.attempts.filter(pl.col("status") == "failed").to_dicts()
     assert failed["unfinished_source"] == "simulated"
     assert 40.0 <= failed["unfinished_energy_j"] / failed["unfinished_s"] <= 120.0 * (1 + 1e-9)
+
+
+def synthetic(seed, **more):
+    """A point that a rank sleeps through in a moment."""
+    small = {"n_prompts": 2, "batch_size": 2, "max_gen_len": 4, "power__idle_s": 0.1}
+    engine = {"engine__name": "synthetic", "engine__device": "cpu", "power__meter": "simulated"}
+    return choices(seed=seed, **{**small, **engine, **more})
+
+
+def test_points_share_a_process_as_slurm_s_tasks_do(tmp_path):
+    """Two a task in their order; blocks of repeats; each alone, where nothing says otherwise, across shapes too."""
+
+    def tasks(*points):
+        sweep = make_sweep(tmp_path / str(len(list(tmp_path.iterdir()))), points)
+        ids = [id_of(point) for point in points]
+        made = local.tasks_of(Todo(sweep, ids, {}))
+        return [[ids.index(point_id) for point_id in task] for task in made]
+
+    assert tasks(*(synthetic(k, cluster__points_per_task=2) for k in range(3))) == [[0, 1], [2]]
+    blocks = [synthetic(k, repeat=k % 2, sweep__block="board") for k in range(4)]
+    assert tasks(*blocks) == [[0, 2], [1, 3]]
+    assert tasks(*(synthetic(k, shards=1 + k % 2) for k in range(4))) == [[0], [1], [2], [3]]
+
+
+def test_a_task_is_one_process_and_a_kill_costs_the_point_it_was_at(tmp_path, monkeypatch):
+    """The process of three points dies in the first one's batches: another runs the two that are left."""
+    slow = synthetic(1, cluster__points_per_task=3, engine__synthetic_ms_per_token=60e3)
+    points = [slow, *(synthetic(k, cluster__points_per_task=3) for k in (2, 3))]
+    sweep = make_sweep(tmp_path / "demo", points)
+    ids = [id_of(point) for point in points]
+    spawn, ranks, seen = local._spawn, [], []
+
+    def kill(point_id, progress):
+        seen.append(point_id)
+        if point_id == ids[0] and progress.phase == "warmup":
+            ranks[0].kill()
+
+    def counted(job, threads):
+        ranks.append(spawn(job, threads))
+        return ranks[-1]
+
+    monkeypatch.setattr(local, "_spawn", counted)
+    assert local.run_serially(str(sweep.path), ids, report=kill) == ids[:1]
+    assert len(ranks) == 2
+    assert list(dict.fromkeys(seen)) == ids
+    records = [sweep.attempts(point_id)[0].read_record() for point_id in ids]
+    assert [record["status"] for record in records] == ["failed", "finished", "finished"]
+    assert records[0]["error"] == "rank 0 was killed: SIGKILL."

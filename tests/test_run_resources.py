@@ -43,7 +43,7 @@ def sidecars():
             if b"wattflow.power.sidecar" in words and int(parent) == os.getpid():
                 found.append(folder.name)
     return found
-def report(progress):
+def report(point, progress):
     running = progress.phase == "batches"
     seen.append([progress.phase, progress.of, time.time_ns(), sidecars() if running else []])
     if running and job["aside"] and os.path.exists(job["aside"][0]):

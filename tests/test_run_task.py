@@ -134,6 +134,6 @@ def test_progress_is_printed_at_each_change_of_phase_and_at_its_end(capsys):
     """Three reports of one phase within 15 s are the first and the last one."""
     report = task.progress_printer()
     for progress in (Progress("idle", 0, 3), *(Progress("batches", k, 3) for k in (0, 1, 3))):
-        report(progress)
+        report("0123456789ab", progress)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["idle: 0/3 batches", "batches: 0/3 batches", "batches: 3/3 batches"]

@@ -49,11 +49,13 @@ DRY_RUNS = {
 PACKED = {
     "gpu/beside.sh": ("beside", "neighbours", 4),
     "gpu/bundle.sh": ("bundle", "llama-7b", 4),
+    "gpu/engines.sh": ("engines-others", "fast-bf16", 6),
     "gpu/h100.sh": ("h100", "h100", 3),
     "gpu/h200x2.sh": ("h200x2", "twonodes", 2),
     "gpu/metrology.sh": ("metrology", "decode-64", 2),
     "gpu/shards.sh": ("shards", "between-nodes-of-1", 1),
 }
+ARGUMENTS = {"gpu/engines.sh": ("others",)}  # parts with vLLM: tests/test_real_vllm.py
 # pages made from what is committed: the test that makes each anew
 PAGES = {
     "benchmarks/engine_page.py": "test_benchmark_engine.py",
@@ -69,8 +71,8 @@ PARTS = {
     "gpu/machine.sh",
 }  # of other scripts
 RUN_BY_SCRIPTS = {"gpu/measured.py", "gpu/pack.sh", "gpu/summary.py"}  # by those of PACKED
-# one takes weights and is tried in part below; two pack 3.5 GB of vLLM; one runs two benchmarks that are tried above
-BY_HAND = {"gpu/attention.sh", "gpu/here.py", "gpu/vllm.sh", "gpu/vllm_pack.sh"}
+# one takes weights and is tried in part below; one packs vLLM; one runs two benchmarks that are tried above
+BY_HAND = {"gpu/attention.sh", "gpu/here.py", "gpu/vllm_pack.sh"}
 
 NEEDS_QUESTIONS = pytest.mark.skipif(
     "WATTFLOW_DATA" not in os.environ,
@@ -169,7 +171,7 @@ def test_a_packed_checkout_runs_without_a_gpu(script, packed, tmp_path):
         given["DEADLINE_S"] = (
             "1100"  # of a GPU machine that is rented by the minute; here others may be at work
         )
-        run(script, **given, PACKED=str(packed), PYTHON=sys.executable)
+        run(script, *ARGUMENTS.get(script, ()), **given, PACKED=str(packed), PYTHON=sys.executable)
     document = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     assert sum(row["counts"] for row in document["sweeps"][sweep]) == count
 

@@ -5,7 +5,7 @@
 #   tests/gpu/attention.sh pack FOLDER [COMMIT]            here: this checkout, the older one, four wheels; 3 MB
 #   PARTS=FOLDER OUT=results tests/gpu/attention.sh measure [ATTENTION_S BATCHES_S]
 #   PARTS=FOLDER OUT=results VLLM=SITE tests/gpu/attention.sh beside [ATTENTION_S ALL_S]   with vLLM in SITE, which starts
-#                                                          meanwhile (tests/gpu/vllm.sh unpacks it), then both in turns
+#                                                          meanwhile (tests/gpu/engines.sh unpacks it), then both in turns
 #   DRY=1 PARTS=FOLDER OUT=results tests/gpu/attention.sh measure      (here, without a GPU)
 #
 # Python >= 3.11 with torch, pyarrow, numpy, nvidia-ml-py and safetensors must be there.

@@ -74,6 +74,7 @@ _AT_LEAST = {
     "engine.vllm.gpu_memory_utilization": 0.0,
     "engine.vllm.kv_cache_memory_bytes": 1,
     "engine.vllm.max_num_batched_tokens": 1,
+    "engine.vllm.max_num_seqs": 1,
     "workload.concurrency": 1,
     "workload.rate_per_s": 1e-4,
     "workload.burstiness": 0.01,
@@ -291,6 +292,18 @@ def _why_not_vllm(config: Config) -> str | None:
         return "precision=fp64: engine=vllm has no such arithmetic"
     if config.precision == "fp8" and quantization not in (None, "fp8"):
         return f"precision=fp8 and engine.vllm.quantization={quantization}: say one of them"
+    return _why_not_max_num_seqs(config)
+
+
+def _why_not_max_num_seqs(config: Config) -> str | None:
+    most, size = config.engine.vllm.max_num_seqs, config.batch_size
+    if most is not None and most < size:
+        return f"engine.vllm.max_num_seqs={most}: below batch_size={size}"
+    if most not in (None, size) and config.workload.mode != "static":
+        return (
+            f"engine.vllm.max_num_seqs={most}: workload.mode={config.workload.mode} fills a batch up to it, and batch_size is "
+            f"{size}; leave it out"
+        )
     return None
 
 

@@ -79,6 +79,7 @@ class Vllm:
     gpu_memory_utilization: float | None = None  # share of a GPU's memory that vLLM may take
     kv_cache_memory_bytes: int | None = None  # of the KV cache on one GPU; null: what is left
     max_num_batched_tokens: int | None = None  # most tokens of one iteration
+    max_num_seqs: int | None = None  # most requests of one iteration; null: batch_size
     enable_prefix_caching: bool | None = None
     enable_chunked_prefill: bool | None = None
     async_scheduling: bool | None = None  # schedule an iteration while the one before still runs

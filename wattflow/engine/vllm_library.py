@@ -43,6 +43,7 @@ def arguments(config: Config, folder: Path) -> dict[str, Any]:
     """Return the arguments of vLLM's EngineArgs for resolved choices whose model lies in `folder`."""
     options = dict(vars(config.engine.vllm))
     more = options.pop("more")
+    del options["max_num_seqs"]  # among ours, where it follows from the batch
     ours: dict[str, Any] = {
         "model": str(folder),
         "load_format": _DUMMY if config.weights == "dummy" else "auto",
@@ -50,7 +51,7 @@ def arguments(config: Config, folder: Path) -> dict[str, Any]:
         "generation_config": "vllm",  # stop rules and sampling are the point's, not the folder's
         "dtype": _DTYPES[config.precision],
         "max_model_len": config.max_seq_len,
-        "max_num_seqs": config.batch_size,
+        "max_num_seqs": vllm_fit.most_requests(config),
         "tensor_parallel_size": config.shards,
         "pipeline_parallel_size": config.pipeline,
         "distributed_executor_backend": "external_launcher",
@@ -105,7 +106,7 @@ def environment(config: Config, ranks: Ranks) -> dict[str, str]:
     if ranks.device == "cpu":
         threads = str(config.engine.threads_per_rank)
         found |= {"OMP_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        rows = vllm_fit.row_bytes(config) * (config.batch_size + 1)
+        rows = vllm_fit.row_bytes(config) * (vllm_fit.most_requests(config) + 1)
         found["VLLM_CPU_KVCACHE_SPACE"] = str(1 + rows // arithmetic.GIB)
     return found
 

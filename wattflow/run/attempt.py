@@ -43,7 +43,7 @@ def run_attempt(
                 watchdog.moved(progress)
                 if heart is not None:
                     heart.report_progress(progress.phase, progress.done, progress.of)
-                task.report(progress)
+                task.report(point.point_id, progress)
 
             measurement = PointMeasurement(task, config, attempt, claim.continuation, record)
             measurement.run(ends, report)

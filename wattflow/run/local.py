@@ -1,4 +1,4 @@
-"""Run points one after another on this machine, each rank a process of its own."""
+"""Run points one after another on this machine: a process a rank for each point, or for those of a task."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,17 +17,17 @@ from wattflow.config.choices import Config, ranks_of
 from wattflow.errors import WattflowError
 from wattflow.process import die_with_parent, node_name, python
 from wattflow.run.device_locks import device_locks, visible_devices
-from wattflow.run.place import Place, Progress, TaskEnds
+from wattflow.run.place import Place, PointReport, Progress, TaskEnds
 from wattflow.run.record import close_left
 from wattflow.run.signals import Signals
 from wattflow.run.task import Todo, run_points
+from wattflow.slurm.shapes import shapes
 from wattflow.store import rank_errors
 from wattflow.store.files import open_append
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.rank_errors import RankError
 from wattflow.submit.last_words import last_words
 
-PointReport = Callable[[str, Progress], None]  # by point_id
 _FAILED_PEER_S = (
     60.0  # in which rank 0 sees that a peer failed, stops its sidecar and closes the record
 )
@@ -39,8 +39,8 @@ class RankJob:
     """What one rank's process runs; it travels as JSON on the command line."""
 
     sweep: str
-    point_id: str
-    after: int
+    point_ids: list[str]
+    again: dict[str, int]
     ends: TaskEnds
     place: Place
 
@@ -61,16 +61,26 @@ def run_serially(
     again: Mapping[str, int] | None = None,
     report: PointReport | None = None,
 ) -> list[str]:
-    """Run points one after another, each rank a process of its own; the ids of those that failed."""
+    """Run points one after another, those of a task by one process a rank; the ids of those that failed."""
     todo = Todo(SweepDir(Path(sweep_path)), point_ids, again or {})
-    failed = []
-    for point_id in point_ids:
-        if not todo.is_finished(point_id):
-            ends = TaskEnds(point_id == point_ids[0], point_id == point_ids[-1])
-            _run_point(todo, point_id, ends, report or _print_progress)
-            if not todo.is_finished(point_id):
-                failed.append(point_id)
-    return failed
+    tried: list[str] = []
+    for task in tasks_of(todo):
+        left = [point_id for point_id in task if not todo.is_finished(point_id)]
+        while left:  # a process that is killed leaves points that it did not come to
+            ends = TaskEnds(point_ids[0] in left, point_ids[-1] in left)
+            now = _run_task(todo, left, ends, report or _print_progress)
+            tried += now
+            left = [point_id for point_id in left if point_id not in now]
+    return [point_id for point_id in tried if not todo.is_finished(point_id)]
+
+
+def tasks_of(todo: Todo) -> list[list[str]]:
+    """Return the points that one process a rank runs in turn, as Slurm's tasks have them; else each alone, in order."""
+    points = [(point_id, todo.sweep.point(point_id).config()) for point_id in todo.point_ids]
+    tasks = [task for shape in shapes(points) for task in shape.tasks]
+    if all(len(task) == 1 for task in tasks):
+        return [[point_id] for point_id in todo.point_ids]
+    return tasks
 
 
 def _print_progress(point_id: str, progress: Progress) -> None:
@@ -78,16 +88,21 @@ def _print_progress(point_id: str, progress: Progress) -> None:
     print(f"{point_id}: {progress.phase}{batches}", flush=True)
 
 
-def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -> None:
-    """Attempt a point by local processes; afterwards the attempt lies closed on disk, finished or not."""
-    sweep, after = todo.sweep, todo.after(point_id)
-    config = sweep.point(point_id).config()
-    before = {attempt.number for attempt in sweep.attempts(point_id)}
+def _run_task(
+    todo: Todo, point_ids: Sequence[str], ends: TaskEnds, report: PointReport
+) -> list[str]:
+    """Attempt points by local processes, and return those that they came to, at least the first.
+
+    Afterwards the attempts lie closed on disk, finished or not.
+    """
+    sweep = todo.sweep
+    config = sweep.point(point_ids[0]).config()
+    before = {point_id: sweep.last_number(point_id) for point_id in point_ids}
     base = config.cluster.spool_dir or tempfile.gettempdir()
     waiting = Progress("waiting for another sweep on this machine")
     with (
         visible_devices(ranks_of(config)),
-        device_locks(config, lambda: report(point_id, waiting)),
+        device_locks(config, lambda: report(point_ids[0], waiting)),
         tempfile.TemporaryDirectory(prefix="wattflow-", dir=base) as spool,
     ):
         ranks: list[subprocess.Popen[str]] = []
@@ -95,15 +110,24 @@ def _run_point(todo: Todo, point_id: str, ends: TaskEnds, report: PointReport) -
         try:
             for rank in range(ranks_of(config)):
                 place = _place(config, rank, spool)
-                job = RankJob(str(sweep.path), point_id, after, ends, place)
+                again = {p: todo.after(p) for p in point_ids}
+                job = RankJob(str(sweep.path), list(point_ids), again, ends, place)
                 ranks.append(_spawn(job, config.engine.threads_per_rank))
-            _follow(ranks, outlived, point_id, report)
+            _follow(ranks, outlived, report)
         finally:
             codes = _end(ranks, outlived)
-            attempts = [a for a in sweep.attempts(point_id) if a.number not in before]
-            attempt = attempts[-1] if attempts else sweep.claim_attempt(point_id)
-            if not todo.is_finished(point_id):
-                _close_unfinished(attempt, Path(spool), codes)
+            attempts = {
+                point_id: attempt
+                for point_id in point_ids
+                for attempt in sweep.attempts(point_id)[-1:]
+                if attempt.number > before[point_id]
+            }
+            if not attempts:
+                attempts = {point_ids[0]: sweep.claim_attempt(point_ids[0])}
+            for point_id, attempt in attempts.items():
+                if not todo.is_finished(point_id):
+                    _close_unfinished(attempt, Path(spool), codes)
+    return list(attempts)
 
 
 def _place(config: Config, rank: int, spool: str) -> Place:
@@ -139,7 +163,7 @@ def _spawn(job: RankJob, threads: int) -> subprocess.Popen[str]:
 
 
 def _follow(
-    ranks: Sequence[subprocess.Popen[str]], outlived: set[int], point_id: str, report: PointReport
+    ranks: Sequence[subprocess.Popen[str]], outlived: set[int], report: PointReport
 ) -> None:
     """Pass rank 0's progress on until it ends."""
     threading.Thread(target=_end_without_peer, args=(ranks, outlived), daemon=True).start()
@@ -148,7 +172,8 @@ def _follow(
     with rank0.stdout as lines:
         for line in lines:
             if line.startswith('{"progress"'):
-                report(point_id, Progress(**json.loads(line)["progress"]))
+                reported = json.loads(line)
+                report(reported["point"], Progress(**reported["progress"]))
     rank0.wait()
 
 
@@ -209,12 +234,12 @@ def main(text: str) -> None:
     stdout = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log, not between the lines of progress
 
-    def report(progress: Progress) -> None:
-        stdout.write(json.dumps({"progress": asdict(progress)}) + "\n")
+    def report(point_id: str, progress: Progress) -> None:
+        stdout.write(json.dumps({"progress": asdict(progress), "point": point_id}) + "\n")
 
     signals = Signals()
     signals.install()
-    todo = Todo(SweepDir(Path(job.sweep)), [job.point_id], {job.point_id: job.after})
+    todo = Todo(SweepDir(Path(job.sweep)), job.point_ids, job.again)
     run_points(todo, job.place, signals, report, job.ends)
 
 

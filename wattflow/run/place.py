@@ -60,3 +60,4 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+PointReport = Callable[[str, Progress], None]  # by point_id

@@ -12,10 +12,11 @@ from wattflow.engine.ranks import Ranks
 from wattflow.errors import PowerError
 from wattflow.power.open import settings_of
 from wattflow.power.sidecar_client import Sidecar
-from wattflow.run.place import Place, Report
+from wattflow.run.place import Place, PointReport
 from wattflow.run.signals import Signals
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import EnergySoFar, MeterInfo, NodeInfo
+from wattflow.workload import vllm_fit
 
 _CLOSE_FAILED_S = 3.0  # Slurm kills 30 s after its signal, and a rank that outlives rank 0 within 5
 
@@ -47,10 +48,11 @@ class SharedWeights:
 
 
 def _key(config: Config) -> object:
-    """What the weights of a rank depend on; with vLLM they are a started engine, made for a batch and a length."""
+    """What the weights of a rank depend on; with vLLM they are a started engine, made for requests of a length."""
     engine: tuple[object, ...] = config.engine.name, config.engine.device
     if config.engine.name == "vllm":
-        engine += config.engine.vllm, config.batch_size, config.max_seq_len, config.seed
+        most = vllm_fit.most_requests(config)
+        engine += config.engine.vllm, most, config.max_seq_len, config.seed
     split = config.shards, config.pipeline, config.nodes
     return config.model, config.weights, config.precision, split, engine
 
@@ -124,7 +126,7 @@ class Task:
     sweep: SweepDir
     ranks: Ranks
     place: Place
-    report: Report
+    report: PointReport
     signals: Signals
     sidecar: NodeSidecar
     weights: SharedWeights = field(default_factory=SharedWeights)

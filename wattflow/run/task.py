@@ -21,7 +21,7 @@ from wattflow.errors import EngineError, PowerError, SlurmError
 from wattflow.process import node_name
 from wattflow.run import continuation
 from wattflow.run.attempt import LET_RANK_0_CLOSE_S, run_attempt
-from wattflow.run.place import Claim, Place, Progress, Report, TaskEnds
+from wattflow.run.place import Claim, Place, PointReport, Progress, TaskEnds
 from wattflow.run.resources import NodeSidecar, Task
 from wattflow.run.signals import EARLY_S, InterruptedRunError, Signals
 from wattflow.run.watchdog import hang_limit_s
@@ -144,7 +144,7 @@ def _unguessable(env: "submitit.JobEnvironment") -> str:
 
 
 def run_points(
-    todo: Todo, place: Place, signals: Signals, report: Report, ends: TaskEnds | None = None
+    todo: Todo, place: Place, signals: Signals, report: PointReport, ends: TaskEnds | None = None
 ) -> None:
     """Run points one after another as one rank of a task; EngineError when some of them failed.
 
@@ -235,11 +235,11 @@ def _requeue(task: str, time_min: int, ran_s: float, progressed: bool) -> None:
         print(f"not queued again, `wattflow resume` does so: {error}", flush=True)
 
 
-def progress_printer() -> Report:
+def progress_printer() -> PointReport:
     """Print progress for a job's log, a line at each change of phase and at most one in 15 s else."""
     last_s: dict[str, float] = {}
 
-    def report(progress: Progress) -> None:
+    def report(_: str, progress: Progress) -> None:
         now_s = time.monotonic()
         if now_s - last_s.get(progress.phase, -math.inf) >= 15.0 or progress.done == progress.of:
             last_s[progress.phase] = now_s

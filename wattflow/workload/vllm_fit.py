@@ -134,6 +134,11 @@ def _weight_bytes(config: Config) -> int | None:
     return None if whole is None else whole // config.shards
 
 
+def most_requests(config: Config) -> int:
+    """Return how many requests a started vLLM takes into one iteration at most: its max_num_seqs."""
+    return config.engine.vllm.max_num_seqs or config.batch_size
+
+
 def row_bytes(config: Config) -> int:
     """Return the bytes that one rank keeps of one row of max_seq_len tokens; 0 for an unknown family."""
     folder, length = folder_of(config), config.max_seq_len or 0
