@@ -90,3 +90,15 @@ def test_a_load_that_fits_its_mode():
             checks.why_not_engine(Config(engine=Engine(name="vllm"), workload=Workload(**load)))
             is None
         )
+
+
+def test_a_vllm_takes_a_whole_batch_and_offline_no_more():
+    """max_num_seqs below the batch, or above it where the scheduler refills up to it, is refused before it is sent."""
+
+    def why(**over):
+        return checks.why_not_engine(resolved(engine__name="vllm", batch_size=8, **over))
+
+    assert "below batch_size=8" in why(engine__vllm__max_num_seqs=4)
+    assert "offline fills" in why(engine__vllm__max_num_seqs=16, workload__mode="offline")
+    assert why(engine__vllm__max_num_seqs=16) is None
+    assert why(engine__vllm__max_num_seqs=8, workload__mode="offline") is None

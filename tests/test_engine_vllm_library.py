@@ -11,6 +11,7 @@ import pytest
 from wattflow.config.choices import Engine, RopeScaling, Vllm
 from wattflow.engine import vllm_library
 from wattflow.errors import EngineError, RefusedError
+from wattflow.run.resources import _key
 
 
 def config(**changes):
@@ -41,6 +42,16 @@ def test_arguments_follow_from_the_choices(tmp_path):
     assert found["swap_space"] == 0
     assert "quantization" not in found
     assert found["distributed_executor_backend"] == "external_launcher"
+
+
+def test_one_start_serves_batches_up_to_its_most_requests(tmp_path):
+    """max_num_seqs is the engine's own where it is given, and then batches share a start; else the batch is."""
+    wide = Vllm(max_num_seqs=64)
+    found = [vllm_library.arguments(config(vllm=wide, batch_size=n), tmp_path) for n in (1, 64)]
+    assert [one["max_num_seqs"] for one in found] == [64, 64]
+    keys = [_key(config(vllm=wide, batch_size=n)) for n in (1, 64)]
+    assert keys[0] == keys[1]
+    assert _key(config(batch_size=1)) != _key(config(batch_size=64))
 
 
 def test_shapes_alone_become_a_folder_with_a_config_json():

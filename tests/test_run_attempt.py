@@ -46,7 +46,7 @@ def test_a_failed_attempt_says_why_in_its_record_and_with_a_traceback_beside_it(
     sweep = make_sweep(tmp_path / "demo", [point])
     point_id = id_of(point)
     with one_rank(tmp_path) as (place, signals), pytest.raises(EngineError, match="1 of 1 points"):
-        run_points(Todo(sweep, [point_id], {}), place, signals, lambda progress: None)
+        run_points(Todo(sweep, [point_id], {}), place, signals, lambda point_id, progress: None)
     (attempt,) = sweep.attempts(point_id)
     record = attempt.read_record()
     assert (record["status"], record["error_rank"]) == ("failed", 0)

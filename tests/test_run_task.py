@@ -67,7 +67,7 @@ def test_what_finished_is_left_alone(finished, tmp_path):
     """Only the second point gets an attempt."""
     sweep, ids = finished
     with one_rank(tmp_path) as (place, signals):
-        run_points(Todo(sweep, ids, {}), place, signals, lambda progress: None)
+        run_points(Todo(sweep, ids, {}), place, signals, lambda point_id, progress: None)
     assert [len(sweep.attempts(point_id)) for point_id in ids] == [1, 1]
     assert [sweep.is_finished(point_id) for point_id in ids] == [True, True]
 
