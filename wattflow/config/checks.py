@@ -301,8 +301,8 @@ def _why_not_max_num_seqs(config: Config) -> str | None:
         return f"engine.vllm.max_num_seqs={most}: below batch_size={size}"
     if most not in (None, size) and config.workload.mode != "static":
         return (
-            f"engine.vllm.max_num_seqs={most}: workload.mode={config.workload.mode} fills a batch up to it, and batch_size is "
-            f"{size}; leave it out"
+            f"engine.vllm.max_num_seqs={most}: workload.mode={config.workload.mode} fills a batch up to it, and "
+            f"batch_size is {size}; leave it out"
         )
     return None
 
