@@ -124,6 +124,7 @@ def test_only_the_engine_knows_torch_and_only_power_knows_nvml(name, ours, forei
     [
         *(
             "cli",
+            "cli.paper",
             "plan.grid",
             "submit.send",
             "submit.resume",

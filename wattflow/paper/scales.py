@@ -14,7 +14,7 @@ from wattflow.errors import RefusedError
 _COMMON = ("engine=paper", "dataset.on_bad=skip")
 _UNZIPPED = "sweep.zip=[]"
 _PAIRED = "sweep.zip=[[batch_size,max_gen_len]]"
-_H200 = ("n_prompts=128", "power.idle_s=2", "cluster.gpu_memory_gib=139")
+_H200 = ("n_prompts=64", "power.idle_s=2", "cluster.gpu_memory_gib=139")
 _MINI = ("n_prompts=64", "power.idle_s=2")
 _CPU: tuple[str, ...] = (
     "model=tiny",
@@ -35,7 +35,7 @@ SCALES: dict[str, dict[str, tuple[str, ...]]] = {
     "h200": {
         "paper-scaling": (
             *(*_COMMON, *_H200, "model=llama-13b", "dataset=gsm8k", "shards=1,2"),
-            *("batch_size=64,128,64", "max_gen_len=128,128,256", _PAIRED, "sweep.repeats=3"),
+            *("batch_size=32,64,64", "max_gen_len=64,64,128", _PAIRED, "sweep.repeats=3"),
         ),
         "paper-baseline": (*_COMMON, *_H200, "shards=1,1,2", "max_gen_len=128", "sweep.repeats=1"),
         "paper-lengths": (
