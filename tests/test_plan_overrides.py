@@ -98,7 +98,10 @@ WRONG = [
     ("model=llama-7", "model=llama-7: no such file: looked for "),
     ("model=llama-7", "conf/model/llama-7.yaml. Did you mean llama-7b? There are "),
     ("model=tiny,lama-7b", "model=lama-7b: no such file"),
-    ("cluster=nosuch", "There are example-a100, example-v100, local, testcluster."),
+    (
+        "cluster=nosuch",
+        "There are example-a100, example-perlmutter, example-v100, local, testcluster.",
+    ),
     ("grid=nosuch", "grid=nosuch: no such file"),
     ("model=null", "takes the name of a file in conf/model/, or several: model="),
     ("model=[tiny,llama-7b]", "takes the name of a file in conf/model/, or several"),

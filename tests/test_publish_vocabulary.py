@@ -178,7 +178,9 @@ def first_points(overrides, most=2):
     ]
 
 
-@pytest.mark.parametrize("profile", ["example-a100", "example-v100", "testcluster", "local"])
+@pytest.mark.parametrize(
+    "profile", ["example-a100", "example-perlmutter", "example-v100", "testcluster", "local"]
+)
 def test_each_shipped_profile_goes_through_bundle_and_verify(tmp_path, monkeypatch, profile):
     """A copy of it, as its first line says, makes bundles that verify and hold neither account nor setup."""
     points, reasons = first_points(

@@ -46,6 +46,17 @@ def test_a_cap_is_asked_for_by_the_sites_feature():
     ]
 
 
+def test_a_cap_may_be_any_option_of_sbatch():
+    """As of Perlmutter's users: #SBATCH --gpu-power=200; the profile's own constraint stays."""
+    asked = {"cluster__power_caps": {"200": "gpu-power=200"}, "cluster__constraint": "gpu"}
+    capped = point(control__power_limit_w=200, **asked)
+    (shape,) = shapes_of(capped)
+    assert shape.control == {"gpu-power": "200"}
+    (text,) = send.batch_scripts(plan(Path("/s"), capped))
+    assert "#SBATCH --gpu-power=200\n" in text
+    assert "#SBATCH --constraint=gpu\n" in text
+
+
 def test_a_clock_is_asked_for_by_gpu_freq():
     """Slurm's own option sets clocks without rights of the user."""
     (text,) = send.batch_scripts(plan(Path("/s"), point(control__sm_clock_mhz=1200)))

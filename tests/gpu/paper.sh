@@ -30,7 +30,7 @@ choices() {
   choices=(cluster=local "cluster.gpus_per_node=$GPUS")
   if [ "$DRY" = 1 ]; then
     scale=cpu
-    choices+=(engine.device=cpu power.meter=nvml cluster.gpu_model=fake)
+    choices+=(engine.device=cpu cluster.gpu_model=fake)
   else
     choices+=("cluster.gpu_model=${GPU_MODEL:-h200}" "model.tokenizer_path=$WORK/data/llama2_tokenizer.model")
   fi

@@ -130,7 +130,10 @@ def _submit(
         if not part.missing and part.plan.sweep.grid_path.is_file():
             talk(f"sweep {part.plan.name}: nothing is missing.")
             continue
-        say_sent(plans.submit(part, dry_run=dry_run), dry_run=dry_run)
+        sent = plans.submit(part, dry_run=dry_run)
+        say_sent(sent, dry_run=dry_run)
+        for line in sent.left:
+            talk(f"sweep {sent.sweep.name}: {line}")
     if wait and not dry_run:
         _follow([part.plan.sweep for part in parts])
     elif not dry_run:

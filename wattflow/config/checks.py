@@ -180,6 +180,7 @@ def _check_clocks(cluster: Cluster) -> None:
     words = {
         "cluster.sbatch_options": cluster.sbatch_options,
         "cluster.srun_options": [word.lstrip("-").split("=")[0] for word in cluster.srun_options],
+        "cluster.power_caps": [asked.partition("=")[0] for asked in cluster.power_caps.values()],
     }
     for key, names in words.items():
         for name in names:

@@ -210,7 +210,7 @@ class Cluster:
     constraint: str | None = None
     power_caps: dict[str, str] = field(
         default_factory=dict
-    )  # watts: what to ask for, a node feature or partition=NAME
+    )  # watts: what to ask for, a node feature or an option of sbatch: partition=NAME, gpu-power=300
     reservation: str | None = None
     wckey: str | None = None
     cpus_per_rank: int = 1

@@ -191,12 +191,12 @@ def _control_options(config: Config) -> dict[str, str]:
         return {}
     out = {}
     if control.power_limit_w is not None:
-        feature = cluster.power_caps[str(control.power_limit_w)]
-        kind, _, partition = feature.partition("partition=")
-        if partition and not kind:
-            out["partition"] = partition
+        asked = cluster.power_caps[str(control.power_limit_w)]
+        option, equals, value = asked.partition("=")
+        if equals and option and value:
+            out[option] = value
         else:
-            both = [cluster.constraint, feature] if cluster.constraint else [feature]
+            both = [cluster.constraint, asked] if cluster.constraint else [asked]
             out["constraint"] = "&".join(both)
     if control.sm_clock_mhz is not None:
         out["gpu-freq"] = str(control.sm_clock_mhz)
