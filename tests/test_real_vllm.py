@@ -116,6 +116,23 @@ def test_all_prompts_at_once_give_the_same_tokens(alone):
     assert found["offline"]["tokens"] == greedy
 
 
+@pytest.mark.parametrize("mode", ["closed", "open"])
+def test_requests_that_come_one_by_one_give_the_same_tokens(alone, mode):
+    """Three at a time, or twenty a second: the same tokens, and each request's own iterations add up to them all."""
+    found, greedy, _ = alone
+    assert found[mode]["tokens"] == greedy
+    rows, traces = found[mode]["iterations"], found[mode]["traces"]
+    for name, count in (("prefill_tokens", sum(LENGTHS)), ("tokens_made", 12 * len(LENGTHS))):
+        assert sum(row[name] for row in rows) == count
+    assert sum(sum(one["prefill_tokens"]) for one in traces) == sum(LENGTHS)
+    assert [len(one["token_steps"]) for one in traces] == [12] * len(LENGTHS)
+    for one in traces:
+        assert one["due_ns"] <= one["sent_ns"] <= rows[one["prefill_steps"][0]]["start_ns"]
+        assert one["end_ns"] == rows[one["token_steps"][-1]]["end_ns"]
+    if mode == "closed":
+        assert max(row["requests"] for row in rows) == 3
+
+
 def test_rows_end_before_their_eos(alone, model, prompts):
     """The stop rule is that of the other engines."""
     found, _, eos = alone
@@ -155,11 +172,15 @@ def test_two_ranks_answer_as_one(tmp_path, model, prompts, alone, pipeline):
     """Two shards, or two stages, over gloo, each with an engine of its own, in step; their group outlives vLLM."""
     _, greedy, eos = alone
     asked = {"model": vars(model), "weights": "hf", "prompts": prompts, "eos": eos, "again": True}
+    steps = []
     for found in ask(tmp_path, 2, **asked, pipeline=pipeline):
         assert found["alike"]
         assert found["static"]["tokens"] == greedy[:4]
         assert found["again"]["tokens"] == greedy[:4]
         assert found["offline"]["tokens"] == greedy
+        assert found["open"]["tokens"] == found["closed"]["tokens"] == greedy
+        steps.append([one["token_steps"] for one in found["open"]["traces"]])
+    assert steps[0] == steps[1]
 
 
 def wattflow(*words, cwd, code=0):
@@ -194,6 +215,23 @@ def test_a_point_offline_is_a_whole_row(tmp_path):
     assert 0 < row["full_tokens_kept"] < 96
     assert row["full_energy_j"] <= row["energy_j"]
     assert row["attention_backend"] == "CPU_ATTN"
+
+
+def test_an_open_load_is_a_whole_row(tmp_path):
+    """Four a second by `wattflow run`: valid, its latencies in order, its good requests counted."""
+    load = (
+        "workload.mode=open",
+        "workload.rate_per_s=4",
+        "workload.ramp_s=0.5",
+        "workload.slo.ttft_s=60",
+    )
+    wattflow("run", *SMALL, *load, "sweep=open", cwd=tmp_path)
+    (row,) = pl.read_parquet(tmp_path / "sweeps/open/results/points.parquet").to_dicts()
+    assert row["valid"], row["reasons"]
+    assert 0 < row["load_requests"] == row["good_requests"] < 12
+    assert 0 < row["queue_p50_s"] <= row["ttft_p50_s"] <= row["e2e_p50_s"]
+    assert 0 < row["itl_p50_s"] <= row["itl_p99_s"]
+    assert 0 < row["full_energy_j"] < row["energy_j"]
 
 
 def test_what_vllm_refuses_ends_the_attempt_with_one_line(tmp_path):

@@ -21,6 +21,7 @@ def answers(engine, prompts):
         "tokens": out.tokens,
         "reasons": out.stop_reasons,
         "iterations": [vars(row) for row in out.iterations],
+        "traces": [vars(trace) for trace in out.traces],
         "prefill": out.prefill_tokens_computed,
         "decode": out.decode_tokens_computed,
     }
@@ -52,7 +53,10 @@ def main():
         ("static", {}, prompts[:4]),
         ("eos", {"stop": "eos"}, prompts[:4]),
         ("offline", {"workload": Workload(mode="offline")}, prompts),
+        ("closed", {"workload": Workload(mode="closed", concurrency=3)}, prompts),
+        ("open", {"workload": Workload(mode="open", rate_per_s=20.0, ramp_s=0.2)}, prompts),
     ):
+        more["n_prompts"] = len(batch)
         engine = build(replace(config, **more), place, eos_ids=(ask["eos"],), pad_id=0)
         engine.load(shared)
         answers(engine, batch[:2])  # the warm-up
