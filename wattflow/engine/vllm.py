@@ -28,6 +28,7 @@ from wattflow.errors import EngineError
 from wattflow.store.schema import WorkInfo
 from wattflow.workload import vllm_fit
 
+_WARM_UP_TOKENS = 32
 Pulse = Callable[[int, int], None]  # called after each step with the requests done, and all of them
 
 
@@ -101,8 +102,11 @@ class Vllm:
             self._arrivals = self._arriving(running, first)
             self._arrivals.begin()
             return
+        most = config.max_gen_len
+        if config.workload.mode in ("closed", "open"):  # lengths differ: a few steps warm up
+            most = min(most, _WARM_UP_TOKENS)
         for number in range(len(prompts)):
-            self._add(running, first, number, config.max_gen_len)
+            self._add(running, first, number, most)
         wanted = min(config.batch_size, len(prompts))
         begun = 0
         while begun < wanted and running.engine.has_unfinished_requests():
