@@ -104,15 +104,19 @@ class Simulated:
 
         self.up_to = up_to
         sampled = np.arange(-1.0, self.end_s[-1] + 3.0, 0.02)
-        delays = np.concatenate([delays_s(self.response) - 5e-4, delays_s(self.response) + 5e-4])
-        watts = np.mean(
-            [(up_to(sampled - d + 5e-4) - up_to(sampled - d - 5e-4)) / 1e-3 for d in delays], axis=0
-        )
+        watts = self.shown_w(sampled)
         # the meter's noise is another one for each run, the load is not
         noise = np.random.default_rng([len(self.present), int(self.due[-1] * 1e6)])
         watts += noise.normal(0, self.noise_w, len(watts))
         stamps = BASE_NS + np.round(sampled * S).astype(np.int64)
         self.power = curve.curve(stamps, watts, lag_ns=0)
+
+    def shown_w(self, time_s):
+        """Watts that the sensor shows at some times since the first iteration, without noise."""
+        delays = np.concatenate([delays_s(self.response) - 5e-4, delays_s(self.response) + 5e-4])
+        at = np.asarray(time_s, float)
+        parts = [(self.up_to(at - d + 5e-4) - self.up_to(at - d - 5e-4)) / 1e-3 for d in delays]
+        return np.mean(parts, axis=0)
 
     @property
     def true_j(self):

@@ -214,6 +214,7 @@ def test_results_md_is_what_the_columns_make(monkeypatch):
     assert make_results.filled(page) == page
     tables = {
         "points",
+        "served",
         "phases",
         "cost",
         "crosscheck",

@@ -23,7 +23,7 @@ from wattflow.analysis import bills, caps, comparisons
 from wattflow.analysis.controls import Control, near
 from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT, collected_trace
+from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT, SERVED, collected_trace
 from wattflow.store.files import own_files
 from wattflow.store.layout import SweepDir
 from wattflow.store.phases import NOT_WITHIN
@@ -71,6 +71,13 @@ class Sweep:
     def phases(self) -> pl.DataFrame:
         """One row a point, attempt, phase and GPU."""
         return _read(self.directory.phases_path, PHASE)
+
+    @property
+    def requests(self) -> pl.DataFrame:
+        """One row a request of attempts whose requests came while others were in work; no rows where none did."""
+        if not self.directory.served_path.is_file():
+            return _frame(SERVED.empty_table())
+        return _read(self.directory.served_path, SERVED)
 
     def compare(
         self,

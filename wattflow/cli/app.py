@@ -154,6 +154,12 @@ VERBS = {
             "Results",
             "Show the settings that no other beats in energy and throughput both.",
         ),
+        Verb(
+            "price",
+            "price",
+            "Results",
+            "Show what a token of each kind costs in joules, by a model of each load.",
+        ),
         Verb("query", "query", "Results", "Ask SQL of the results of one or more sweeps."),
         Verb(
             "export",

@@ -42,6 +42,7 @@ from wattflow.collect.reading import (
 )
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
 from wattflow.collect.scheduling import read_load, scheduling
+from wattflow.collect.served import served
 from wattflow.collect.unfinished import unfinished
 from wattflow.config.choices import ranks_of
 from wattflow.config.identity import is_replaceable
@@ -203,6 +204,8 @@ def _measured(
             times, remarks = latency(load, config.workload.slo)
             reasons = [*found.reasons, *doubts, *remarks]
             found = replace(found, reasons=reasons, scheduling=steps, latency=times)
+            energies, rows = served(load, devices, found.phases, config)
+            found = replace(found, request_energy=energies, requests=rows)
         yield found
     windows = {device.key.node: device.window for device in devices}
     hosts = read_hosts(attempt, record, list(windows))

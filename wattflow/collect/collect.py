@@ -25,7 +25,7 @@ from wattflow.collect.copies import CopiedAttempts, Traces, copy_traces
 from wattflow.collect.description import Description
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows
 from wattflow.errors import DamagedError
-from wattflow.store.columns import PHASE, POINT
+from wattflow.store.columns import PHASE, POINT, SERVED
 from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.kept import Kept, Key, keys_of, of_attempts
@@ -94,6 +94,7 @@ def _collect(sweep: SweepDir, began: float) -> Summary:
     kept = _of_points(Kept.read(sweep), known)
     gone = before.gone(sweep, known) - kept.keys
     points, phases = [before.marked(gone), kept.points], [kept.phases]
+    requests: list[pa.Table] = []
     copied = _Copied(sweep)
     same: set[Key] = set()
     for start in range(0, len(grid), _AT_ONCE):
@@ -101,10 +102,14 @@ def _collect(sweep: SweepDir, began: float) -> Summary:
         new, held = _collect_some(sweep, some, before, gone | kept.keys, copied)
         points.append(pa.Table.from_pylist([one.point for one in new], POINT))
         phases.append(pa.Table.from_pylist([row for one in new for row in one.phases], PHASE))
+        requests.append(pa.Table.from_pylist([row for one in new for row in one.requests], SERVED))
         same |= held
     copied.copy()
     table = _counted(_merged(before.points, same, points, grid, POINT))
     rows = _merged(before.phases, same | gone, phases, grid, PHASE)
+    served = _merged(before.requests, same | gone | kept.keys, requests, grid, SERVED)
+    if served.num_rows or sweep.served_path.is_file():
+        write_table(sweep.served_path, served.replace_schema_metadata(_ABOUT))
     write_table(sweep.phases_path, rows.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
     first = grid[:1]
@@ -141,6 +146,7 @@ class _Before:
 
     points: pa.Table
     phases: pa.Table
+    requests: pa.Table
     stamps: dict[Key, int]  # the record's time of change, of attempts whose rows may be taken over
 
     @classmethod
@@ -151,6 +157,10 @@ class _Before:
             phases = read_table(sweep.phases_path, PHASE)
         except (FileNotFoundError, DamagedError):
             points, phases = POINT.empty_table(), PHASE.empty_table()
+        try:
+            requests = read_table(sweep.served_path, SERVED)
+        except (FileNotFoundError, DamagedError):
+            requests = SERVED.empty_table()
         about = points.schema.metadata or {}
         ours = about.get(b"wattflow") == __version__.encode() and points.schema.names == POINT.names
         columns = ["point_id", "attempt", "status", "reasons", "record_stamp_ns"]
@@ -161,7 +171,7 @@ class _Before:
             and row["record_stamp_ns"] is not None
             and not _LOOK_AGAIN & set(row["reasons"])
         }
-        return cls(points, phases, stamps)
+        return cls(points, phases, requests, stamps)
 
     def gone(self, sweep: SweepDir, points: set[str]) -> set[Key]:
         """Return the attempts at some points that ended, and whose files were removed since: rows are all there is.

@@ -22,6 +22,7 @@ from wattflow.collect.ratios import RATIOS, ratios
 from wattflow.collect.reading import DeviceKey
 from wattflow.collect.roofline import Roofline
 from wattflow.collect.scheduling import Scheduling
+from wattflow.collect.served import RequestEnergy
 from wattflow.collect.unfinished import Unfinished
 from wattflow.config.choices import Config, from_dict, to_dict
 from wattflow.errors import DamagedError
@@ -81,12 +82,14 @@ class Figures:
     roofline: Roofline = field(default_factory=Roofline)
     scheduling: Scheduling = field(default_factory=Scheduling)
     latency: Latency = field(default_factory=Latency)
+    request_energy: RequestEnergy = field(default_factory=RequestEnergy)
     unfinished: Unfinished = field(default_factory=Unfinished)
     rates: dict[str, float | None] = field(default_factory=dict)  # in place of ratios
     gpus: int | None = None
     nodes_seen: int | None = None
     pieces: int | None = None
     phases: Sequence[PhaseEnergy] = ()
+    requests: Sequence[Row] = ()  # of a load whose requests came while others were in work
     traces: Mapping[DeviceKey, Path] = field(default_factory=dict)
 
     def columns(self) -> Row:
@@ -102,6 +105,7 @@ class Figures:
             **vars(self.roofline),
             **vars(self.scheduling),
             **vars(self.latency),
+            **vars(self.request_energy),
             **vars(self.unfinished),
             "gpus": self.gpus,
             "nodes_seen": self.nodes_seen,
@@ -122,7 +126,7 @@ def _expanded(sums: Row) -> Row:
 
 @dataclass(frozen=True)
 class AttemptRows:
-    """One attempt's row of points.parquet, its rows of phases.parquet, and where its devices' traces lie.
+    """One attempt's row of points.parquet, its rows of other tables, and where its devices' traces lie.
 
     An hour of 32 GPUs is half a gigabyte of readings, so they are kept on the disk.
     """
@@ -130,6 +134,7 @@ class AttemptRows:
     point: dict[str, Any]
     phases: Sequence[Row]
     traces: Mapping[DeviceKey, Path]
+    requests: Sequence[Row] = ()
 
 
 def attempt_rows(
@@ -149,7 +154,9 @@ def attempt_rows(
         "valid": not any(REASONS[code].withheld for code in reasons),
         "reasons": reasons,
     }
-    return AttemptRows(point, [{**identity, **vars(phase)} for phase in found.phases], found.traces)
+    phases = [{**identity, **vars(phase)} for phase in found.phases]
+    requests = [{**identity, **one} for one in found.requests]
+    return AttemptRows(point, phases, found.traces, requests)
 
 
 def self_checks(row: Row, phases: Sequence[PhaseEnergy], rates: Collection[str] = ()) -> list[str]:

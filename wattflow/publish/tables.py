@@ -27,6 +27,7 @@ _AS_THEY_ARE = {
     *("gpu_name", "driver", "power_profiles", "array_task", "prompts_sha256"),
     *("engine_version", "attention_backend", "cuda_graphs", "quantization"),
     *("cache_kind", "dummy_bias", "board_reference"),
+    *("power_model", "power_model_dropped"),
 }
 
 _TABLE_METADATA = (b"schema_version", b"wattflow")

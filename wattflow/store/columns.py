@@ -77,6 +77,8 @@ _POINT = fields("points", described=True)
 _FIRST_MEASURED = [field.name for field in _POINT].index("tokens_in")
 POINT = pa.schema([*_POINT[:_FIRST_MEASURED], *_CHOICES, *_POINT[_FIRST_MEASURED:]])
 PHASE = pa.schema(fields("phases", described=True))
+# The requests of attempts whose requests came while others were in work: results/requests.parquet.
+SERVED = pa.schema(fields("served", described=True))
 # What each attempt costs by declared factors: computed on demand, as factors are declared at any time.
 COST = pa.schema(fields("cost", described=True))
 # What the site's own meters report for the same jobs and windows: results/crosscheck.parquet.

@@ -215,6 +215,11 @@ class SweepDir:
         return self.results / "phases.parquet"
 
     @property
+    def served_path(self) -> Path:
+        """results/requests.parquet."""
+        return self.results / "requests.parquet"
+
+    @property
     def pruned(self) -> Path:
         """The rows of attempts whose files `prune` removed."""
         return self.path / "pruned"
