@@ -9,6 +9,7 @@ from wattflow.collect.collect import collect
 from wattflow.publish.bundle import bundle
 from wattflow.publish.verify import verify
 from wattflow.store.columns import SERVED
+from wattflow.store.layout import served_path
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def test_requests_and_idle_are_the_loads_measured_joules(swept):
     """Their sum is the meter's from the first iteration to the last, and nearly the hidden truth."""
     sweep, run = swept
     (row,) = pq.read_table(sweep.points_path).to_pylist()
-    requests = pq.read_table(sweep.served_path, schema=SERVED).to_pylist()
+    requests = pq.read_table(served_path(sweep), schema=SERVED).to_pylist()
     total = row["requests_energy_j"] + row["requests_idle_energy_j"]
     assert sum(one["energy_j"] for one in requests) == pytest.approx(
         row["requests_energy_j"], rel=1e-9
@@ -54,9 +55,9 @@ def test_joules_of_tokens_are_the_hidden_laws(swept):
 def test_a_second_collect_keeps_the_rows(swept):
     """Nothing changed: they are taken over as they are."""
     sweep, _ = swept
-    before = pq.read_table(sweep.served_path)
+    before = pq.read_table(served_path(sweep))
     collect(sweep)
-    assert pq.read_table(sweep.served_path).equals(before)
+    assert pq.read_table(served_path(sweep)).equals(before)
 
 
 def test_a_bundle_verifies_them(swept, tmp_path):

@@ -25,7 +25,7 @@ from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT, SERVED, collected_trace
 from wattflow.store.files import own_files
-from wattflow.store.layout import SweepDir
+from wattflow.store.layout import SweepDir, served_path
 from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN, TRACE
 from wattflow.store.tables import open_table, read_rows, read_table
@@ -75,9 +75,9 @@ class Sweep:
     @property
     def requests(self) -> pl.DataFrame:
         """One row a request of attempts whose requests came while others were in work; no rows where none did."""
-        if not self.directory.served_path.is_file():
+        if not served_path(self.directory).is_file():
             return _frame(SERVED.empty_table())
-        return _read(self.directory.served_path, SERVED)
+        return _read(served_path(self.directory), SERVED)
 
     def compare(
         self,

@@ -29,7 +29,7 @@ from wattflow.store.columns import PHASE, POINT, SERVED
 from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.kept import Kept, Key, keys_of, of_attempts
-from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.layout import AttemptDir, SweepDir, served_path
 from wattflow.store.lock import folder_lock
 from wattflow.store.schema import SCHEMA_VERSION
 from wattflow.store.tables import read_table, write_table
@@ -108,8 +108,8 @@ def _collect(sweep: SweepDir, began: float) -> Summary:
     table = _counted(_merged(before.points, same, points, grid, POINT))
     rows = _merged(before.phases, same | gone, phases, grid, PHASE)
     served = _merged(before.requests, same | gone | kept.keys, requests, grid, SERVED)
-    if served.num_rows or sweep.served_path.is_file():
-        write_table(sweep.served_path, served.replace_schema_metadata(_ABOUT))
+    if served.num_rows or served_path(sweep).is_file():
+        write_table(served_path(sweep), served.replace_schema_metadata(_ABOUT))
     write_table(sweep.phases_path, rows.replace_schema_metadata(_ABOUT))
     write_table(sweep.points_path, table.replace_schema_metadata(_ABOUT))
     first = grid[:1]
@@ -158,7 +158,7 @@ class _Before:
         except (FileNotFoundError, DamagedError):
             points, phases = POINT.empty_table(), PHASE.empty_table()
         try:
-            requests = read_table(sweep.served_path, SERVED)
+            requests = read_table(served_path(sweep), SERVED)
         except (FileNotFoundError, DamagedError):
             requests = SERVED.empty_table()
         about = points.schema.metadata or {}

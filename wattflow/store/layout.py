@@ -215,11 +215,6 @@ class SweepDir:
         return self.results / "phases.parquet"
 
     @property
-    def served_path(self) -> Path:
-        """results/requests.parquet."""
-        return self.results / "requests.parquet"
-
-    @property
     def pruned(self) -> Path:
         """The rows of attempts whose files `prune` removed."""
         return self.path / "pruned"
@@ -394,3 +389,8 @@ class SweepDir:
                     f"{self.journal_path}, line {number}: not schema version {SCHEMA_VERSION}."
                 )
             yield cast(JournalLine, line)
+
+
+def served_path(sweep: SweepDir) -> Path:
+    """results/requests.parquet: the requests of loads, of all attempts."""
+    return sweep.results / "requests.parquet"
