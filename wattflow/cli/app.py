@@ -124,6 +124,12 @@ VERBS = {
             "Show what power caps change in time, energy and token rate.",
         ),
         Verb(
+            "quality",
+            "quality",
+            "Results",
+            "Show how many answers are right, and the joules of each right one.",
+        ),
+        Verb(
             "explain",
             "doubt",
             "Results",
