@@ -17,7 +17,7 @@ FLOORS = [
     ["workload", "slurm", "energy"],
     ["plan", "analysis"],
     ["engine", "power", "submit", "collect", "report"],
-    ["run", "doctor", "search"],
+    ["run", "doctor", "search", "predict"],
     ["measure", "calibrate", "publish", "paper", "prune", "tune"],
     ["cli"],
     ["__main__"],

@@ -65,6 +65,12 @@ VERBS = {
             "Search a grid for the setting that costs least, in as few runs as decide it.",
         ),
         Verb(
+            "predict",
+            "predict",
+            "Sweep",
+            "Predict time and energy of points never run, or check predictions that were frozen.",
+        ),
+        Verb(
             "status",
             "status",
             "Sweep",
