@@ -216,6 +216,12 @@ VERBS = {
             "Put back power limits and clocks that a killed job left behind.",
         ),
         Verb(
+            "appendix",
+            "results",
+            "Publish",
+            "Print an artifact description: hardware, software, commands, hashes.",
+        ),
+        Verb(
             "bundle",
             "publish",
             "Publish",

@@ -18,6 +18,7 @@ from wattflow.cli.arguments import Along, AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.nullable import number, with_doubt
+from wattflow.report.appendix import appendix as write_appendix
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
@@ -39,6 +40,14 @@ def report(sweep: SweepArgument) -> None:
         except WattflowError as error:  # a damaged journal
             talk(f"what became of {len(waiting)} points without an attempt is unknown: {error}")
     print_text(write_report(opened, unstarted))
+
+
+def appendix(sweep: SweepArgument) -> None:
+    """Print an artifact description: hardware, software, commands, hashes.
+
+    As Markdown, for the appendix of a paper. Paths and the names of accounts, nodes and jobs are left out.
+    """
+    print_text(write_appendix(open_sweep(sweep)), end="")
 
 
 def compare(
