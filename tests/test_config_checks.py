@@ -11,7 +11,7 @@ from wattflow.errors import RefusedError
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("precision", "int4", "fp64, fp32, bf16, fp16, fp8"),
+        ("precision", "int2", "fp64, fp32, bf16, fp16, fp8, int8, int4"),
         ("batch_size", 0, "at least 1"),
         ("top_p", 0.0, "above 0"),
         ("dataset__on_bad", "ignore", "error, skip, truncate"),

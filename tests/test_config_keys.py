@@ -33,7 +33,10 @@ def test_every_key_has_a_type_and_says_what_it_takes(key):
                 "control.power_limit_w=300,600 for two points."
             ),
         ),
-        ("precision", "takes one of fp64, fp32, bf16, fp16, fp8, such as precision=bf16."),
+        (
+            "precision",
+            "takes one of fp64, fp32, bf16, fp16, fp8, int8, int4, such as precision=bf16.",
+        ),
         ("sweep.zip", "takes a list of lists of keys, such as sweep.zip=[[shards,batch_size]]."),
     ],
 )

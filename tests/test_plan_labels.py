@@ -251,3 +251,14 @@ def test_a_folder_alone_is_the_model_of_vllm(tmp_path):
         assert (model.n_heads, model.ffn_dim, model.vocab_size) == (8, 96, 300)
         ids.add((point.point_id, model.revision))
     assert len(ids) == len({revision for _, revision in ids}) == 2
+
+
+def test_a_quantised_folder_brings_its_precision(folder):
+    """Alone it is int8 to vLLM; what is typed stays, and is then refused."""
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "gptq", "bits": 8}
+    (folder / "config.json").write_text(json.dumps(settings))
+    words = (f"model.path={folder}", "engine=vllm", "batch_size=2")
+    assert point(*words).precision == "int8"
+    (made,) = grid.plan([*ONE, *words, "precision=bf16"]).points
+    assert "has weights in int8 (gptq)" in (made.reason or "")

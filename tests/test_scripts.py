@@ -59,6 +59,7 @@ ARGUMENTS = {"gpu/engines.sh": ("others",)}  # parts with vLLM: tests/test_real_
 # pages made from what is committed: the test that makes each anew
 PAGES = {
     "benchmarks/engine_page.py": "test_benchmark_engine.py",
+    "gpu/engines_page.py": "test_scripts.py",
     "gpu/joules_page.py": "test_docs.py",
     "gpu/page.py": "test_first_measurements.py",
     "gpu/passports.py": "test_scripts.py",
@@ -192,6 +193,11 @@ def test_the_page_of_passports_is_what_its_files_say():
     spec.loader.exec_module(passports)
     between = (ROOT / "docs" / "calibrate.md").read_text().split(passports.BEGIN)[1]
     assert between.split(passports.END)[0].strip() == passports.page().strip()
+
+
+def test_the_tables_of_engines_are_what_their_file_says():
+    """What stands between the marks of docs/engines.md is made of docs/measurements/engines-h200.json."""
+    run("gpu/engines_page.py", "--check")
 
 
 def test_the_page_of_peers_is_what_its_file_says():

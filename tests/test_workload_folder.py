@@ -303,3 +303,30 @@ def test_shards_must_divide_heads(tmp_path):
     found = folders.read(saved(tmp_path, {**GATED, "model_type": "llama"}))
     assert folders.why_not_shards(found, 4) is None
     assert "which 3 shards do not divide" in folders.why_not_shards(found, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "int4"),
+        ({"quant_method": "gptq", "bits": 8}, "int8"),
+        ({"quant_method": "gptq", "bits": 3}, None),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "mxfp4"}, None),
+        ({"quant_method": "new"}, None),
+        *(
+            (
+                {
+                    "quant_method": "compressed-tensors",
+                    "config_groups": {"g": {"weights": {"num_bits": bits, "type": kind}}},
+                },
+                named,
+            )
+            for bits, kind, named in ((8, "int", "int8"), (8, "float", "fp8"), (4, "float", None))
+        ),
+    ],
+)
+def test_precisions_of_quantised_checkpoints(tmp_path, method, named):
+    """Integers of four and eight bits and floats of eight have a name as a precision."""
+    found = folders.read(saved(tmp_path, {**QUANTISED, "quantization_config": method}))
+    assert found.quantised_in == named

@@ -114,3 +114,31 @@ def test_a_folder_of_another_model_is_refused(tmp_path):
     other = replace(config, model=replace(config.model, n_layers=5))
     with pytest.raises(RefusedError, match="its n_layers is 3, and model m has 5"):
         vllm_fit.check_folder(other)
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+
+
+def test_a_checkpoint_runs_in_the_precision_of_its_weights(tmp_path):
+    """int4 is int4's alone: as bf16 it would be compared as what it is not, and plain weights are no int4."""
+    four = {**GATED, "model_type": "llama", "quantization_config": AWQ}
+    assert vllm_fit.why_not(at(tmp_path, four, precision="int4"), None) is None
+    why = vllm_fit.why_not(at(tmp_path, four), None)
+    assert why == "precision=bf16: m has weights in int4 (awq); precision=int4"
+    other = {**four, "quantization_config": {"quant_method": "mxfp4"}}
+    assert vllm_fit.why_not(at(tmp_path, other), None) is None
+    assert "quantised otherwise (mxfp4)" in vllm_fit.why_not(
+        at(tmp_path, other, precision="int8"), None
+    )
+    assert "8b is not quantised; name the folder" in vllm_fit.why_not(point(precision="int8"), 80)
+
+
+def test_a_row_of_a_quantised_model_is_bf16(tmp_path):
+    """Cache and workspace are those of bf16; the weights are not."""
+    four = {**GATED, "model_type": "llama", "quantization_config": AWQ}
+    narrow = at(tmp_path, four, precision="int4")
+    narrow_bytes = vllm_fit.weight_bytes(narrow)
+    plain = at(tmp_path, {**GATED, "model_type": "llama"})
+    assert vllm_fit.row_bytes(narrow) == vllm_fit.row_bytes(plain)
+    assert vllm_fit.workspace_bytes(narrow) == vllm_fit.workspace_bytes(plain)
+    assert narrow_bytes < vllm_fit.weight_bytes(plain)

@@ -27,7 +27,7 @@ def test_shards_run_on_one_and_on_two_nodes(cluster, tmp_path):
     made = plan(
         tmp_path,
         *("engine=vllm", "power.meter=simulated", "power.idle_s=0.2", "precision=fp32"),
-        *("n_prompts=96", "batch_size=4", "max_gen_len=64", "max_seq_len=512", "sweep=vllm"),
+        *("n_prompts=32", "batch_size=4", "max_gen_len=32", "max_seq_len=512", "sweep=vllm"),
         *("shards=1,2", "workload.mode=offline", "cluster.gpus_per_node=1"),
     )
     made = with_cluster(made, python=str(PYTHON))
@@ -39,6 +39,6 @@ def test_shards_run_on_one_and_on_two_nodes(cluster, tmp_path):
     assert sorted(rows) == [1, 2]
     assert {shards: row["reasons"] for shards, row in rows.items() if not row["valid"]} == {}
     assert [rows[shards]["nodes_seen"] for shards in (1, 2)] == [1, 2]
-    assert all(row["tokens_kept"] == 96 * 64 and row["full_s"] > 0 for row in rows.values())
+    assert all(row["tokens_kept"] == 32 * 32 and row["full_s"] > 0 for row in rows.values())
     (folder,) = (made.sweep.path / "points").glob(f"{rows[2]['point_id']}/attempt-1/timings")
     assert len(list(folder.glob("iterations-*.parquet"))) == 2

@@ -7,6 +7,7 @@ from typing import Any
 
 from wattflow.config.choices import (
     PRECISIONS,
+    QUANTISED,
     Cluster,
     Config,
     Container,
@@ -279,8 +280,11 @@ def _why_not_ours(config: Config) -> str | None:
         return None
     if config.kv_precision is not None:
         return f"kv_precision=fp8: engine={name} does not quantise its cache; use engine=vllm"
-    if config.precision == "fp8" and name != "fast":
-        return f"precision=fp8: engine={name} does not quantise; use engine=fast or vllm"
+    if config.precision in QUANTISED and (name, config.precision) != ("fast", "fp8"):
+        other = "fast or vllm" if config.precision == "fp8" else "vllm"
+        return (
+            f"precision={config.precision}: engine={name} does not quantise so; use engine={other}"
+        )
     missing = why_not_computed(config.model, name, config.max_seq_len)
     return None if missing is None else f"{missing}; use engine=vllm or transformers"
 
@@ -291,8 +295,8 @@ def _why_not_vllm(config: Config) -> str | None:
         return "weights=meta: engine=vllm reads Hugging Face's folders, weights=hf"
     if config.precision == "fp64":
         return "precision=fp64: engine=vllm has no such arithmetic"
-    if config.precision == "fp8" and quantization not in (None, "fp8"):
-        return f"precision=fp8 and engine.vllm.quantization={quantization}: say one of them"
+    if config.precision in QUANTISED and quantization not in (None, "fp8"):
+        return f"precision={config.precision} and engine.vllm.quantization={quantization}: say one of them"
     return _why_not_max_num_seqs(config)
 
 
@@ -333,8 +337,11 @@ def _why_not_transformers(config: Config) -> str | None:
     options = config.engine.transformers
     if config.weights == "meta":
         return "weights=meta: engine=transformers reads Hugging Face's folders, weights=hf"
-    if config.precision == "fp8" or config.kv_precision is not None:
-        return "precision or kv_precision is fp8: engine=transformers does not quantise; use engine=vllm"
+    if config.precision in QUANTISED or config.kv_precision is not None:
+        return (
+            f"precision={config.precision}, kv_precision={config.kv_precision}: engine=transformers does not quantise; "
+            "use engine=vllm"
+        )
     if options.compile and options.cache == "dynamic":
         return "engine.transformers.compile: steps are compiled over a static cache; leave engine.transformers.cache"
     return None

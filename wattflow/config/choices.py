@@ -12,7 +12,12 @@ from typing import Any
 
 from wattflow.errors import RefusedError
 
-PRECISIONS = ("fp64", "fp32", "bf16", "fp16", "fp8")
+QUANTISED = (
+    "fp8",
+    "int8",
+    "int4",
+)  # of the layers' matrices: tables, activations and cache are bf16
+PRECISIONS = ("fp64", "fp32", "bf16", "fp16", *QUANTISED)
 BYTES_PER_VALUE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 
 
@@ -340,6 +345,11 @@ def _with_prompts(config: Config, records: Callable[[Config], int]) -> Config:
         config.dataset if cycle is config.dataset.cycle else replace(config.dataset, cycle=cycle)
     )
     return replace(config, n_prompts=n_prompts, dataset=dataset)
+
+
+def plain(precision: str) -> str:
+    """Return the precision of what a precision does not quantise."""
+    return "bf16" if precision in QUANTISED else precision
 
 
 def ranks_of(config: Config) -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from wattflow.config.choices import Config
+from wattflow.config.choices import QUANTISED, Config
 from wattflow.engine import vllm_library
 from wattflow.engine.checks import check_agreement, check_precision, check_split
 from wattflow.engine.installed import VLLM
@@ -213,7 +213,7 @@ class Vllm:
     def _work(self) -> WorkInfo | None:
         """Return what decode steps and prefills worked on, where phases are apart and the arithmetic is known here."""
         config = self._config
-        quantised = config.precision == "fp8" or self.info["quantization"] is not None
+        quantised = config.precision in QUANTISED or self.info["quantization"] is not None
         is_split = config.pipeline > 1  # a step of one stage reads a part of the layers
         if config.workload.mode != "static" or quantised or is_split:
             return None

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wattflow.config.choices import Config
+from wattflow.config.choices import QUANTISED, Config
 from wattflow.engine.installed import VLLM
 from wattflow.engine.ranks import Ranks
 from wattflow.errors import EngineError, RefusedError
@@ -30,7 +30,7 @@ _DTYPES = {
     "fp16": "float16",
     "fp32": "float32",
     "fp64": "float64",
-    "fp8": "bfloat16",
+    **dict.fromkeys(QUANTISED, "bfloat16"),
 }
 _DUMMY = "wattflow_dummy"  # the load format of weights by our law
 log = logging.getLogger(__name__)
@@ -58,10 +58,9 @@ def arguments(config: Config, folder: Path) -> dict[str, Any]:
         "disable_log_stats": True,
         "seed": config.seed,
     }
-    if config.precision == "fp8":
-        options["quantization"] = (
-            "fp8"  # while loading; a checkpoint in fp8 already is taken as it is
-        )
+    there = vllm_fit.folder_of(config)
+    if config.precision == "fp8" and (there is None or there.quantised_in is None):
+        options["quantization"] = "fp8"  # while loading
     if config.kv_precision is not None:
         ours["kv_cache_dtype"] = config.kv_precision
     twice = sorted(set(more) & {*ours, *options})

@@ -31,7 +31,7 @@ class Labels:
         """`named`: the keys that overrides or a grid's lists set."""
         self._named = named
         self._kind_at, self._kind_beside = cache(kind_at), cache(kind_beside)
-        self._models: dict[tuple[int, str, str], tuple[Model, Model, str]] = {}
+        self._models: dict[tuple[int, str, str], tuple[Model, Model, str, str | None]] = {}
         self._datasets: dict[int, tuple[Dataset, Dataset]] = {}
 
     def of(self, config: Config, groups: Mapping[str, str]) -> Config:
@@ -46,32 +46,38 @@ class Labels:
         if part not in self._datasets:
             dataset = self._dataset(config.dataset, groups["dataset"])
             self._datasets[part] = (config.dataset, dataset)
-        _, model, weights = self._models[key]
+        _, model, weights, quantised_in = self._models[key]
+        if quantised_in is not None and "precision" not in self._named:
+            config = replace(config, precision=quantised_in)
         if (trace := config.workload.trace) is not None:
             config = replace(config, workload=replace(config.workload, trace=whole(trace)))
         return replace(config, model=model, weights=weights, dataset=self._datasets[part][1])
 
-    def _model(self, config: Config, file: str) -> tuple[Model, str]:
-        """Return the model with its tokenizer and revision, and the kind of its weights."""
+    def _model(self, config: Config, file: str) -> tuple[Model, str, str | None]:
+        """Return the model with its tokenizer and revision, the kind of its weights, and in what they are quantised."""
         model, weights = config.model, config.weights
         model = replace(
             model,
             path=model.path and whole(model.path),
             tokenizer_path=model.tokenizer_path and whole(model.tokenizer_path),
         )
+        quantised_in = None
         if model.path is not None and "model" not in self._named:
-            model = _of_folder(config, Path(model.path), model)
+            path = Path(model.path)
+            model = _of_folder(config, path, model)
+            if config.engine.name == "vllm":
+                quantised_in = folders.read(path).quantised_in
         if weights == "auto":
             weights = "dummy" if model.path is None else self._kind_at(model.path)
         if model.tokenizer == "bytes" and "model.tokenizer" not in self._named:
             folder = model.path if weights != "dummy" else None
             model = replace(model, tokenizer=self._kind_beside(model.tokenizer_path, folder))
         if weights == "dummy" or model.path is None or model.revision is not None:
-            return model, weights
+            return model, weights, quantised_in
         checkpoint = Path(model.path).resolve().name
         if checkpoint != model.name and self._is_apart("model", file, model.name, model.path):
             model = replace(model, revision=checkpoint or None)
-        return model, weights
+        return model, weights, quantised_in
 
     def _dataset(self, dataset: Dataset, file: str) -> Dataset:
         """Return the dataset with a name of its own."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from wattflow.config.choices import BYTES_PER_VALUE, Model
+from wattflow.config.choices import BYTES_PER_VALUE, QUANTISED, Model, plain
 from wattflow.errors import RefusedError
 from wattflow.store.files import open_given, read_given
 from wattflow.workload.config_json import values as values_of
@@ -62,6 +62,7 @@ class Folder:
     max_positions: int | None
     precision: str | None
     quantization: str | None
+    quantised_in: str | None  # fp8, int8 or int4, by which `precision` names it; null: neither
     bits: (
         float | None
     )  # of a quantised weight, its share of scales included; null where that is unknown
@@ -159,6 +160,7 @@ def _folder(values: dict[str, Any]) -> Folder:
         max_positions=values.get("max_position_embeddings", values.get("n_positions")),
         precision=_PRECISIONS.get(str(values.get("dtype") or values.get("torch_dtype"))),
         quantization=quantised.get("quant_method") if isinstance(quantised, dict) else None,
+        quantised_in=_precision_of(quantised) if isinstance(quantised, dict) else None,
         bits=_bits(quantised) if isinstance(quantised, dict) else None,
         counts=None if counter is None else counter(values),
         file_bytes=None,
@@ -391,7 +393,7 @@ def weight_bytes(folder: Folder, precision: str, *, of_files: bool) -> int | Non
     Files that are read count as they lie there, in another precision than theirs by its width. Engines that quantise
     while they load leave the embedding and the head alone; MXFP4 has experts alone.
     """
-    value = BYTES_PER_VALUE["bf16" if precision in _QUANTISED_BITS else precision]
+    value = BYTES_PER_VALUE[plain(precision)]
     bits = _QUANTISED_BITS.get(precision) if folder.quantization is None else folder.bits
     counts = folder.counts
     if of_files and folder.file_bytes is not None:
@@ -433,6 +435,22 @@ def _bits(quantised: Values) -> float | None:
         bits, group = found.pop()
         return float(bits) + (16 / group if group else 0.0)
     return None
+
+
+def _precision_of(quantised: Values) -> str | None:
+    """Return the precision of weights by a quantization_config; null for another, or several."""
+    bits, method = _bits(quantised), quantised.get("quant_method")
+    if bits is None:
+        return None
+    kind = "int"
+    if method == "compressed-tensors":
+        groups = quantised["config_groups"].values()
+        kinds = {one["weights"].get("type", "int") for one in groups if one.get("weights")}
+        kind = "fp" if kinds == {"float"} else "".join(kinds)
+    elif method not in ("awq", "gptq"):
+        kind = "fp"
+    name = f"{kind}{int(bits)}"
+    return name if name in QUANTISED else None
 
 
 def cache_bytes(folder: Folder, shards: int, length: int, bytes_per_value: int) -> int | None:

@@ -7,7 +7,7 @@ refuse points, and the engine to explain a lack of memory.
 
 from dataclasses import dataclass
 
-from wattflow.config.choices import BYTES_PER_VALUE, Config, Model
+from wattflow.config.choices import BYTES_PER_VALUE, Config, Model, plain
 from wattflow.errors import RefusedError
 
 GIB = 2**30
@@ -79,7 +79,7 @@ def weight_bytes(model: Model, shards: int, precision: str) -> int:
 
 def plain_bytes(precision: str) -> int:
     """Return the bytes of a value that is not quantised: of tables, norms, activations and the cache."""
-    return BYTES_PER_VALUE["bf16" if precision == "fp8" else precision]
+    return BYTES_PER_VALUE[plain(precision)]
 
 
 def kv_bytes_per_token(model: Model, precision: str) -> int:

@@ -7,7 +7,7 @@ pages: it needs not hold a whole batch, but at least one row of max_seq_len toke
 from functools import lru_cache
 from pathlib import Path
 
-from wattflow.config.choices import BYTES_PER_VALUE, Config, Model
+from wattflow.config.choices import BYTES_PER_VALUE, Config, Model, plain
 from wattflow.errors import RefusedError
 from wattflow.store.files import expanded
 from wattflow.workload import folder as folders
@@ -74,7 +74,7 @@ def parameters(config: Config) -> dict[str, int | None]:
 
 def why_not(config: Config, gpu_memory_gib: float | None) -> str | None:
     """Return why a point cannot run, or does not fit GPUs of that memory; null where it can."""
-    reason = why_not_shards(config) or why_not_length(config)
+    reason = why_not_precision(config) or why_not_shards(config) or why_not_length(config)
     if reason is not None or gpu_memory_gib is None:
         return reason
     weights = weight_bytes(config)
@@ -90,6 +90,26 @@ def why_not(config: Config, gpu_memory_gib: float | None) -> str | None:
         f"{parts[1]:.1f} GiB for one row of {config.max_seq_len} tokens + {parts[2]:.1f} GiB workspace = "
         f"{sum(parts):.1f} GiB, and vLLM has {share} x {gpu_memory_gib:g} GiB a GPU; take more shards or a narrower "
         "precision"
+    )
+
+
+def why_not_precision(config: Config) -> str | None:
+    """Return why a precision is not the one in which a model's weights lie; null where it is, or vLLM makes it.
+
+    A quantised checkpoint runs as it is: a row that called it bf16 would be compared as such.
+    """
+    folder, name, wanted = folder_of(config), config.model.name, config.precision
+    there = None if folder is None else folder.quantised_in
+    if there == wanted or (there is None and wanted not in ("int8", "int4")):
+        return None
+    if there is not None and folder is not None:
+        return f"precision={wanted}: {name} has weights in {there} ({folder.quantization}); precision={there}"
+    how = "is not quantised"
+    if folder is not None and folder.quantization is not None:
+        how = f"is quantised otherwise ({folder.quantization})"
+    return (
+        f"precision={wanted}: engine=vllm takes it from a checkpoint as it is, and {name} {how}; name the folder of "
+        "one that is (AWQ, GPTQ, compressed-tensors) by model.path"
     )
 
 
@@ -123,15 +143,13 @@ def _weight_bytes(config: Config) -> int | None:
     """Return the bytes of one shard of all stages."""
     folder, quantised = folder_of(config), config.precision == "fp8"
     if folder is None:
-        plain = arithmetic.weight_bytes(
-            config.model, config.shards, "bf16" if quantised else config.precision
-        )
+        whole = arithmetic.weight_bytes(config.model, config.shards, plain(config.precision))
         if not quantised:
-            return plain
+            return whole
         tables = 2 * config.model.vocab_size * config.model.dim * 2 // config.shards
-        return (plain - tables) // 2 + tables  # the embedding and the head stay in 16 bit
-    whole = folders.weight_bytes(folder, config.precision, of_files=config.weights == "hf")
-    return None if whole is None else whole // config.shards
+        return (whole - tables) // 2 + tables  # the embedding and the head stay in 16 bit
+    held = folders.weight_bytes(folder, config.precision, of_files=config.weights == "hf")
+    return None if held is None else held // config.shards
 
 
 def most_requests(config: Config) -> int:
@@ -142,7 +160,7 @@ def most_requests(config: Config) -> int:
 def row_bytes(config: Config) -> int:
     """Return the bytes that one rank keeps of one row of max_seq_len tokens; 0 for an unknown family."""
     folder, length = folder_of(config), config.max_seq_len or 0
-    kept = config.kv_precision or ("bf16" if config.precision == "fp8" else config.precision)
+    kept = config.kv_precision or plain(config.precision)
     if folder is None:
         values = arithmetic.kv_cache_values(config.model, config.shards, 1, length)
         whole = values * BYTES_PER_VALUE[kept]
@@ -156,5 +174,4 @@ def workspace_bytes(config: Config) -> int:
     folder = folder_of(config)
     width = config.model.dim if folder is None else folder.width
     tokens = config.engine.vllm.max_num_batched_tokens or _ITERATION
-    value = max(2, BYTES_PER_VALUE[config.precision])
-    return tokens * _ACTIVATIONS * width * value
+    return tokens * _ACTIVATIONS * width * BYTES_PER_VALUE[plain(config.precision)]
