@@ -1,7 +1,7 @@
 """The verbs run and collect, as a person calls them."""
 
 from commands import call
-from sweeps import Gpu, Made, choices, make_attempt, make_sweep, plan_point
+from sweeps import Gpu, Made, choices, demo, make_attempt, make_sweep, plan_point
 
 
 def test_collect_counts_what_it_found_and_names_what_is_damaged(tmp_path):
@@ -39,3 +39,16 @@ def test_run_refuses_what_needs_submit(tmp_path):
         assert done.returncode == 2, done.stderr
         assert told in done.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+def test_collect_takes_several_sweeps_and_one_bad_one_keeps_none_back(tmp_path):
+    """A pattern; the damaged one is named, and the exit code says so."""
+    for name in ("a", "b", "c"):
+        demo(tmp_path / "sweeps" / name)
+    (tmp_path / "sweeps" / "b" / "grid.parquet").write_bytes(b"none")
+    done = call("collect", "sweeps/*", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 of 3 sweeps could not be collected" in done.stderr
+    assert all(
+        (tmp_path / "sweeps" / name / "results" / "points.parquet").is_file() for name in "ac"
+    )

@@ -303,6 +303,11 @@ class Sweeps:
         """One row a point, attempt, phase and GPU."""
         return _together([_named(one, one.phases) for one in self.sweeps])
 
+    @cached_property
+    def controls(self) -> list[Control]:
+        """What neighbours change, by the controls beside any of the sweeps."""
+        return [control for one in self.sweeps for control in one.controls]
+
     def traces(self) -> pl.LazyFrame:
         """Return all readings of all GPUs of finished attempts."""
         return _together([_named(one, one.traces()) for one in self.sweeps])

@@ -113,9 +113,9 @@ VERBS = {
         ),
         Verb(
             "compare",
-            "results",
+            "compare",
             "Results",
-            "Compare the values of one choice: means, intervals, ratios.",
+            "Compare the values of one choice, or two sweeps: means, intervals, ratios.",
         ),
         Verb(
             "crossover",

@@ -1,10 +1,12 @@
 """The verbs that do a sweep's work in this process: run points, collect what they left."""
 
 from wattflow.analysis import controls
-from wattflow.cli.arguments import Multirun, Overrides, SweepArgument
+from wattflow.cli.arguments import Multirun, Overrides, SweepArguments
 from wattflow.cli.follow import Follower, finish
+from wattflow.cli.opened import matching
 from wattflow.cli.printing import talk
 from wattflow.collect import collect as collecting
+from wattflow.errors import WattflowError
 from wattflow.plan import grid, points
 from wattflow.run.local import run_serially
 from wattflow.store.layout import SweepDir
@@ -33,9 +35,28 @@ def run(overrides: Overrides = None, multirun: Multirun = False) -> None:
     finish(made.sweep)
 
 
-def collect(sweep: SweepArgument) -> None:
+def collect(sweeps: SweepArguments) -> None:
     """Merge power traces and timings into tables, as often as you like."""
-    summary = collecting.collect(SweepDir.existing(sweep))
+    paths = matching(sweeps)
+    failed = 0
+    for path in paths:
+        if len(paths) == 1:
+            _collect(SweepDir.existing(path))
+            continue
+        talk(f"{path}:")
+        try:
+            _collect(SweepDir.existing(path))
+        except WattflowError as error:  # one of many keeps none of the others back
+            failed += 1
+            talk(f"wattflow: {error}")
+    if failed:
+        raise WattflowError(
+            f"{failed} of {len(paths)} sweeps could not be collected; why stands above."
+        )
+
+
+def _collect(sweep: SweepDir) -> None:
+    summary = collecting.collect(sweep)
     if summary.gone:
         talk(
             f"{summary.gone} attempts have no files any more: their rows are kept as they were, marked files_gone. To "
@@ -43,7 +64,7 @@ def collect(sweep: SweepArgument) -> None:
         )
     if summary.pruned:
         talk(f"{summary.pruned} attempts were pruned: their rows are kept as they were collected.")
-    for one in controls.of(SweepDir.existing(sweep)):
+    for one in controls.of(sweep):
         for line in one.in_words():
             talk(line)
     for line in summary.damaged:

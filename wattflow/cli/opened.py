@@ -10,8 +10,13 @@ from wattflow.errors import RefusedError
 
 def opened(words: Sequence[str]) -> Sweep | Sweeps:
     """Return the results of one sweep or several; RefusedError where a word names none."""
-    paths = [path for word in words for path in _matching(word)]
+    paths = matching(words)
     return open_sweep(paths[0]) if len(paths) == 1 else open_sweep(paths)
+
+
+def matching(words: Sequence[str]) -> list[str]:
+    """Return the sweeps that words name, those of each pattern in order; RefusedError where one names none."""
+    return [path for word in words for path in _matching(word)]
 
 
 def _matching(word: str) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from wattflow.analysis import comparisons
 from wattflow.analysis import crosscheck as checking
 from wattflow.analysis import usage as spending
 from wattflow.analysis.axes import along_in_words
@@ -22,7 +21,7 @@ from wattflow.report.appendix import appendix as write_appendix
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
-from wattflow.report.text import break_even, change, heading, interval, mark, rests_on
+from wattflow.report.text import break_even, change, heading, mark
 from wattflow.store.columns import columns_in
 from wattflow.submit.status import states
 
@@ -48,62 +47,6 @@ def appendix(sweep: SweepArgument) -> None:
     As Markdown, for the appendix of a paper. Paths and the names of accounts, nodes and jobs are left out.
     """
     print_text(write_appendix(open_sweep(sweep)), end="")
-
-
-def compare(
-    sweep: SweepArgument,
-    by: Annotated[str, typer.Option("--by", metavar="COLUMN", help="The choice to compare.")],
-    metric: Annotated[
-        str, typer.Option("--metric", metavar="COLUMN", help="The number to compare by.")
-    ] = "energy_per_token_j",
-    reference: Annotated[
-        str | None,
-        typer.Option("--reference", metavar="VALUE", help="The value that ratios are to."),
-    ] = None,
-    *,
-    along: Along = "",
-    as_json: AsJson = False,
-) -> None:
-    """Compare the values of one choice: means, intervals, ratios.
-
-    Ratios are paired by the boards that ran both settings. A choice that moves along is named in the verdict; two are
-    refused unless --with names them.
-    """
-    opened = open_sweep(sweep)
-    arms = comparisons.arms(
-        opened.points, by, metric, reference, columns_in(along), controls=opened.controls
-    )
-    if as_json:
-        print_json([arm.row(by) for arm in arms])
-        return
-    simulated = mark(opened.points["simulated"].any())
-    own = simulated if comparisons.of_watts(metric) else ""
-    headings = [*arms[0].chosen, by, "n", "boards", metric, "95 % interval", "ratio"]
-    headings += ["95 % interval", "break-even host, W", "rests on", "verdict"]
-    print_table(
-        headings,
-        [
-            [
-                *(*arm.chosen.values(), arm.value, arm.mean.n, arm.mean.boards),
-                with_doubt(arm.mean.mean, arm.mean.expanded_u, mark=own),
-                interval(arm.mean.low, arm.mean.high, ".4g", own),
-                "-" if arm.ratio is None else f"{arm.ratio.ratio:.4f}",
-                "-" if arm.ratio is None else interval(arm.ratio.low, arm.ratio.high, ".4g"),
-                break_even(arm.break_even, simulated),
-                "-" if arm.ratio is None else rests_on(arm.ratio),
-                "reference" if arm.ratio is None else _verdict(by, arm),
-            ]
-            for arm in arms
-        ],
-    )
-
-
-def _verdict(by: str, arm: comparisons.Arm) -> str:
-    """Return how a ratio was found, whether it is a difference, and of what beside the compared choice."""
-    assert arm.ratio is not None
-    verdict = "established" if arm.ratio.established else arm.ratio.why_not
-    along = along_in_words(arm.along)
-    return f"{arm.ratio.how}: {verdict}{f', of {by} together with {along}' if along else ''}"
 
 
 def caps(
