@@ -8,7 +8,12 @@
 #
 # PARTS="fast paper vllm nodes" names what is run, in this order; where a command may take ten minutes alone, each part
 # has a call of its own. HOST_GPUS is how many GPUs to use, all by default; a model is cut into 1, 2, 4 ... shards up to
-# that number.
+# that number, LEAST and MOST bound them. So predictions can be frozen before the runs that test them, on a machine with
+# polars, from what a first call with MOST=2 has brought home; a second one has LEAST=4:
+#
+#   wattflow predict --from sweeps/fast-llama-7b-64 --fabric 8,350 --freeze shards-7b.json \
+#     shards=4,8 model=llama-7b engine=fast batch_size=64 ...         (the words of `send` below)
+#   wattflow predict --check shards-7b.json sweeps/fast-llama-7b-64   (after the second call)
 set -euo pipefail
 DEADLINE_S=${DEADLINE_S:-540}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,11 +24,11 @@ if [ "$DRY" = 1 ]; then HOST_GPUS=${HOST_GPUS:-2}; else HOST_GPUS=${HOST_GPUS:-$
 VLLM_SITE=${VLLM_SITE:-/tmp/wattflow-vllm/site}
 export CLUSTER_DIR=$WORK/cluster PREFIX=$WORK/slurm ACCOUNTING=none REALGPU=$HOST_GPUS CPUS=8
 
-# The numbers of shards up to the host's GPUs, from the first: 1 on a host of four gives 1,2,4.
+# The numbers of shards up to the host's GPUs, from the first and within LEAST and MOST: 1 on a host of four gives 1,2,4.
 shards_from() { # FIRST
   local shards=$1 all=''
-  while [ "$shards" -le "$HOST_GPUS" ]; do
-    all+=${all:+,}$shards
+  while [ "$shards" -le "$HOST_GPUS" ] && [ "$shards" -le "${MOST:-$HOST_GPUS}" ]; do
+    [ "$shards" -lt "${LEAST:-1}" ] || all+=${all:+,}$shards
     shards=$((shards * 2))
   done
   echo "$all"
@@ -90,13 +95,17 @@ fast_part() {
   done
 }
 
-paper_part() { send paper-llama-7b "$NODE" llama-7b engine=paper batch_size=64 shards="$(shards_from 1)"; }
+paper_part() {
+  [ -n "$(shards_from 1)" ] || return 0
+  send paper-llama-7b "$NODE" llama-7b engine=paper batch_size=64 shards="$(shards_from 1)"
+}
 
 vllm_part() {
   if [ ! -d "$VLLM_SITE" ]; then
     say "no vLLM in $VLLM_SITE: its part is left out"
     return
   fi
+  [ -n "$(shards_from 1)" ] || return 0
   export PYTHONPATH=$WORK/code:$WORK/site:$VLLM_SITE VLLM_USE_FLASHINFER_SAMPLER=0 VLLM_USE_DEEP_GEMM=0
   send vllm-llama-3.1-70b "$NODE" llama-3.1-70b engine=vllm engine.vllm.quantization=fp8 \
     engine.vllm.enable_prefix_caching=false model.tokenizer=sentencepiece \
