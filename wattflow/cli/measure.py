@@ -1,6 +1,7 @@
 """The verb `measure`: what any command costs."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,14 +9,16 @@ from typing import Annotated
 import typer
 
 from wattflow.cli.printing import shown, talk
+from wattflow.errors import RefusedError
 from wattflow.measure import command as measuring
-from wattflow.measure import request
+from wattflow.measure import driver, request
 
 
 def measure(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- CMD...", help="The command and its words.")
     ] = None,
+    *,
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="Where it goes; by default below ./sweeps."),
@@ -36,13 +39,31 @@ def measure(
         list[str] | None,
         typer.Option("--set", metavar="power.KEY=VALUE", help="A setting of the meter."),
     ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            "--serve", metavar="'CMD'", help="A server with OpenAI's API, to be driven by --load."
+        ),
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option("--load", metavar="LOAD.yaml", help="The requests of --serve.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", metavar="KEY=VALUE", help="A word on --serve, kept in its command."
+        ),
+    ] = None,
 ) -> None:
     """Run any command and measure the energy that it takes.
 
     The command keeps its output and its exit code.
     """
+    command = command or []
+    if serve is not None or load is not None or label:
+        command = _driven(serve, load, label or [], command)
     job = request.Request(
-        command=command or [],
+        command=command,
         out=None if out is None else Path(out),
         power=measuring.power_settings(settings or []),
         tokens_json=tokens_json,
@@ -55,3 +76,23 @@ def measure(
         talk(f"wattflow: `wattflow report {shown(outcome.folder)}` draws it.")
     sys.stderr.flush()
     os._exit(outcome.exit_code)  # the caller waits, and taking pyarrow down takes 0.1 s
+
+
+def _driven(
+    serve: str | None, load: Path | None, labels: list[str], command: list[str]
+) -> list[str]:
+    """Return the command that starts a server and drives a load through it; RefusedError where a part is missing."""
+    if command:
+        raise RefusedError(f"--serve has its command in quotes, and {command[0]!r} is one more.")
+    if serve is None or load is None:
+        raise RefusedError(
+            "--serve 'CMD' and --load LOAD.yaml go together, and --label is a word on them."
+        )
+    wrong = [one for one in labels if "=" not in one]
+    if wrong:
+        raise RefusedError(f"--label {wrong[0]}: not KEY=VALUE.")
+    words = shlex.split(serve)
+    if not words:
+        raise RefusedError("--serve: which command?")
+    driver.read_load(load)  # what is wrong with it is said before anything starts
+    return [sys.executable, "-m", "wattflow.measure.driver", str(load), *labels, "--", *words]
