@@ -7,6 +7,8 @@ from sweeps import choices, demo, make_sweep
 
 from wattflow.cli.app import main
 from wattflow.collect.collect import collect
+from wattflow.store.layout import SweepDir
+from wattflow.store.notes import add
 
 
 def verb(capsys, *words):
@@ -71,3 +73,17 @@ def test_a_folder_without_sweeps_is_refused(tmp_path, capsys):
         code, out, talk = verb(capsys, path)
         assert (code, out) == (2, "")
         assert str(path) in talk
+
+
+def test_tags_and_the_newest_note_are_shown_and_found(tmp_path, capsys):
+    """Columns that nobody used are not there."""
+    for name in ("a", "b"):
+        make_sweep(tmp_path / "sweeps" / name, [choices()])
+    _, before, _ = verb(capsys, tmp_path)
+    assert before.splitlines()[0].split("\t")[-1] == "when"
+    add(SweepDir(tmp_path / "sweeps" / "b"), ["paper"], "after the new driver")
+    heading, _, tagged = [line.split("\t") for line in verb(capsys, tmp_path)[1].splitlines()]
+    assert heading[-2:] == ["tags", "note"]
+    assert tagged[-2:] == ["paper", "after the new driver"]
+    found = verb(capsys, tmp_path, "--tag", "paper")[1].splitlines()
+    assert [line.split("\t")[0] for line in found[1:]] == ["sweeps/b"]

@@ -273,3 +273,39 @@ def test_plan_says_what_its_repeats_can_establish(tmp_path):
         in call("plan", *words[:-1], "sweep.repeats=1", cwd=tmp_path).stderr
     )
     assert "established" not in call("plan", "model=tiny", cwd=tmp_path).stderr
+
+
+def test_submit_keeps_tags_and_a_note(tmp_path, monkeypatch):
+    """With what was sent; a dry run keeps nothing, and a tag that is no name is refused before anything is sent."""
+    from typer.testing import CliRunner
+
+    from wattflow.cli import sweeps as verbs
+    from wattflow.cli.app import app
+    from wattflow.store.layout import SweepDir
+    from wattflow.store.notes import Notes, read
+    from wattflow.submit.send import SubmitResult
+
+    def submit(made, *, dry_run):
+        if not dry_run:
+            made.sweep.make()
+        return SubmitResult(made.sweep, [], points=0, tried=1, infeasible=0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verbs.send, "submit", submit)
+    words = [
+        "submit",
+        "model=tiny",
+        "cluster=local",
+        "sweep=s",
+        "--tag",
+        "paper",
+        "--note",
+        "first",
+    ]
+    sweep = SweepDir(tmp_path / "sweeps" / "s")
+    assert CliRunner().invoke(app, [*words, "--dry-run"]).exit_code == 0
+    assert not sweep.path.exists()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert read(sweep) == Notes(("paper",), ("first",))
+    refused = CliRunner().invoke(app, [*words, "--tag", "a b"])
+    assert "--tag" in str(refused.exception)

@@ -16,18 +16,35 @@ def list(  # noqa: A001 (a verb's function has its name)
         str, typer.Argument(metavar="[FOLDER]", help="A folder of sweeps; ./sweeps.")
     ] = "sweeps",
     as_json: AsJson = False,
+    *,
+    tag: Annotated[
+        str, typer.Option("--tag", metavar="NAME", help="Only sweeps with this tag.")
+    ] = "",
 ) -> None:
     """List all sweeps below a folder: state, points, what varies, kWh, when.
 
     A damaged one has a line that says why.
     """
-    entries = overview(Path(folder))
+    entries = [one for one in overview(Path(folder)) if not tag or tag in one.tags]
     if as_json:
         print_json([vars(entry) for entry in entries])
         return
+    tagged, noted = (any(one.tags for one in entries), any(one.note for one in entries))
     print_table(
-        ["sweep", "state", "points", "varies", "kWh", "when"],
-        [_cells(entry) for entry in entries],
+        [
+            "sweep",
+            "state",
+            "points",
+            "varies",
+            "kWh",
+            "when",
+            *["tags"] * tagged,
+            *["note"] * noted,
+        ],
+        [
+            [*_cells(entry), *[", ".join(entry.tags) or None] * tagged, *[entry.note] * noted]
+            for entry in entries
+        ],
         numbers=[4],
     )
     for entry in entries:

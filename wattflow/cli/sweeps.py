@@ -29,6 +29,7 @@ from wattflow.nullable import with_doubt
 from wattflow.plan import grid
 from wattflow.plan.hydra import group_files
 from wattflow.plan.settings import cluster_settings
+from wattflow.store import notes
 from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume as resuming
@@ -206,6 +207,14 @@ def submit(
     multirun: Multirun = False,
     wait: Wait = False,
     dry_run: DryRun = False,
+    *,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="NAME", help="A tag that list shows; may be given again."),
+    ] = None,
+    note: Annotated[
+        str, typer.Option("--note", metavar="TEXT", help="A line about the sweep, shown by list.")
+    ] = "",
 ) -> None:
     """Send a sweep to Slurm, or run it here with cluster=local.
 
@@ -214,8 +223,11 @@ def submit(
     """
     del multirun  # a submit always expands
 
+    notes.check(tag or [], note)
     made = grid.plan(overrides or [])
     sent = send.submit(made, dry_run=dry_run)
+    if (tag or note) and not dry_run:
+        notes.add(made.sweep, tag or [], note)
     if any(point.config.sweep.on_interrupt == "continue" for point in made.feasible):
         talk(
             "sweep.on_interrupt=continue: a point that is cut short and goes on counts in no figure; restart makes "

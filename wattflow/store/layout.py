@@ -172,6 +172,11 @@ class SweepDir:
         return self.path / "sweep.yaml"
 
     @property
+    def notes_path(self) -> Path:
+        """notes.json: tags and notes of a person."""
+        return self.path / "notes.json"
+
+    @property
     def measured_path(self) -> Path:
         """measured.json: the command that `measure` ran, in place of sweep.yaml."""
         return self.path / "measured.json"

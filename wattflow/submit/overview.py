@@ -18,6 +18,7 @@ from wattflow.analysis.axes import columns_of, moving
 from wattflow.analysis.means import of_sum
 from wattflow.errors import RefusedError, WattflowError
 from wattflow.nullable import known_sum
+from wattflow.store import notes
 from wattflow.store.columns import CHOICE_KEYS
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import SweepDir
@@ -44,6 +45,8 @@ class Entry:
     simulated: bool = False
     when: datetime | None = None  # of the last submit
     problem: str | None = None
+    tags: tuple[str, ...] = ()
+    note: str | None = None  # the newest
 
 
 def overview(folder: Path) -> list[Entry]:
@@ -83,6 +86,7 @@ def _entry(folder: Path, path: Path) -> Entry:
     try:
         points = sweep.points()
         rows = status.states(sweep)
+        said = notes.read(sweep)
         return Entry(
             name,
             state_of(status.counts(rows)),
@@ -93,6 +97,8 @@ def _entry(folder: Path, path: Path) -> Entry:
             _kwh(of_sum(row.energy_expanded_u_j for row in rows if row.energy_j is not None)),
             any(row.simulated for row in rows),
             datetime.fromtimestamp(sweep.grid_path.stat().st_mtime, UTC).astimezone(),
+            tags=said.tags,
+            note=said.notes[-1] if said.notes else None,
         )
     except FileNotFoundError as error:
         return Entry(name, "damaged", problem=f"no {Path(str(error.filename)).name}")
