@@ -3,7 +3,7 @@
 import pytest
 
 from wattflow.errors import DamagedError, RefusedError
-from wattflow.store.layout import SweepDir
+from wattflow.store.layout import SweepDir, notes_path
 from wattflow.store.notes import Notes, add, check, read
 
 
@@ -37,6 +37,6 @@ def test_what_is_no_tag_or_no_line_is_refused(tags, note):
 )
 def test_a_damaged_file_is_named(text, sweep):
     """In one line."""
-    sweep.notes_path.write_text(text)
+    notes_path(sweep).write_text(text)
     with pytest.raises(DamagedError, match=r"notes\.json"):
         read(sweep)

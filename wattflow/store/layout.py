@@ -172,11 +172,6 @@ class SweepDir:
         return self.path / "sweep.yaml"
 
     @property
-    def notes_path(self) -> Path:
-        """notes.json: tags and notes of a person."""
-        return self.path / "notes.json"
-
-    @property
     def measured_path(self) -> Path:
         """measured.json: the command that `measure` ran, in place of sweep.yaml."""
         return self.path / "measured.json"
@@ -399,3 +394,8 @@ class SweepDir:
 def served_path(sweep: SweepDir) -> Path:
     """results/requests.parquet: the requests of loads, of all attempts."""
     return sweep.results / "requests.parquet"
+
+
+def notes_path(sweep: SweepDir) -> Path:
+    """notes.json: tags and notes of a person."""
+    return sweep.path / "notes.json"

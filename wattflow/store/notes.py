@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.files import check_name, read_json, write_json
-from wattflow.store.layout import SweepDir
+from wattflow.store.layout import SweepDir, notes_path
 
 MOST_CHARACTERS = 500  # of a note, which is a line of a list
 
@@ -33,15 +33,15 @@ def check(tags: Sequence[str], note: str) -> None:
 def read(sweep: SweepDir) -> Notes:
     """Return what was said of a sweep; nothing where nothing was. DamagedError where the file is none of ours."""
     try:
-        found = read_json(sweep.notes_path)
+        found = read_json(notes_path(sweep))
     except FileNotFoundError:
         return Notes()
     try:
         texts = [*found["tags"], *(line["note"] for line in found["notes"])]
     except (LookupError, TypeError) as error:
-        raise DamagedError(f"{sweep.notes_path}: no notes of a sweep ({error}).") from error
+        raise DamagedError(f"{notes_path(sweep)}: no notes of a sweep ({error}).") from error
     if not all(isinstance(text, str) for text in texts):
-        raise DamagedError(f"{sweep.notes_path}: no notes of a sweep (one is no text).")
+        raise DamagedError(f"{notes_path(sweep)}: no notes of a sweep (one is no text).")
     tags = len(found["tags"])
     return Notes(tuple(texts[:tags]), tuple(texts[tags:]))
 
@@ -50,7 +50,7 @@ def add(sweep: SweepDir, tags: Sequence[str], note: str) -> None:
     """Add tags and a note, where there is one, to a sweep's."""
     check(tags, note)
     there = read(sweep)
-    lines = [] if there == Notes() else read_json(sweep.notes_path)["notes"]
+    lines = [] if there == Notes() else read_json(notes_path(sweep))["notes"]
     if note:
         lines.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "note": note})
-    write_json(sweep.notes_path, {"tags": sorted({*there.tags, *tags}), "notes": lines})
+    write_json(notes_path(sweep), {"tags": sorted({*there.tags, *tags}), "notes": lines})
