@@ -6,15 +6,18 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import engine_ranks as tools
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wattflow.config.choices import Engine
 from wattflow.engine.build import build
+from wattflow.workload.matrices import matrices
 
 ROOT = Path(__file__).parent.parent
 PYTHON = Path(os.environ.get("WATTFLOW_VLLM_PYTHON", ROOT / ".venv-vllm" / "bin" / "python"))
@@ -243,3 +246,64 @@ def test_what_vllm_refuses_ends_the_attempt_with_one_line(tmp_path):
     assert error.startswith("vLLM 0.")
     assert "none-such" in error
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def quantised(model, folder, bits):
+    """A checkpoint of compressed-tensors with integer weights, a scale a row, and the values that they stand for."""
+    weights = {name: part.float() for name, part in tools.random_weights(model).items()}
+    values, stored = {}, {}
+    for matrix in matrices(model):
+        whole = weights[matrix.name]
+        if "proj" not in matrix.hf_name:
+            values[matrix.name] = stored[matrix.hf_name] = whole
+            continue
+        most = 2 ** (bits - 1) - 1
+        scale = whole.abs().amax(dim=1, keepdim=True) / most
+        codes = (whole / scale).round().clamp(-most, most)
+        values[matrix.name] = codes * scale
+        name = matrix.hf_name.removesuffix("weight")
+        stored[name + "weight_scale"] = scale
+        if bits == 8:
+            stored[name + "weight"] = codes.to(torch.int8)
+            continue
+        places = (codes.to(torch.int64) + 8).reshape(len(codes), -1, 8)
+        packed = (places << (4 * torch.arange(8))).sum(dim=-1)
+        stored[name + "weight_packed"] = (packed - (packed >> 31 << 32)).to(torch.int32)
+        stored[name + "weight_shape"] = torch.tensor(whole.shape)
+    whole = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "channel"}
+    token = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+    group = {"targets": ["Linear"], "weights": whole}
+    method = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized" if bits == 8 else "pack-quantized",
+        "config_groups": {"group_0": {**group, "input_activations": token} if bits == 8 else group},
+        "ignore": ["lm_head"],
+    }
+    about = {"architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", "hidden_act": "silu"}
+    tools.save_hf(
+        replace(model, path=str(folder / "narrow")), weights, 1, quantization_config=method, **about
+    )
+    save_file(stored, folder / "narrow" / "model.safetensors")
+    plain = replace(model, path=str(folder / "plain"))
+    tools.save_hf(plain, values, 1)
+    return replace(model, path=str(folder / "narrow")), plain
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_checkpoint_is_computed_with_its_scales(tmp_path, model, prompts, bits):
+    """Half of the first tokens or more are those of the values that its integers stand for; the row says what ran."""
+    narrow, plain = quantised(model, tmp_path, bits)
+    exact = expected(plain, prompts[:4])
+    (found,) = ask(
+        tmp_path,
+        1,
+        model=vars(narrow),
+        weights="hf",
+        prompts=prompts,
+        eos=0,
+        precision=f"int{bits}",
+    )
+    info, tokens = found["static"]["info"], found["static"]["tokens"]
+    assert (info["dtype"], info["quantization"]) == (f"int{bits}", "compressed-tensors")
+    alike = sum(row[0] == right[0] for row, right in zip(tokens, exact, strict=True))
+    assert alike >= 2, (tokens, exact)  # of 499 tokens each: no chance

@@ -40,7 +40,7 @@ def main():
         batch_size=4,
         max_gen_len=12,
         max_seq_len=64,
-        precision="fp32",
+        precision=ask.get("precision", "fp32"),
         temperature=0.0,
         stop="length",
         weights=ask["weights"],

@@ -30,9 +30,11 @@ def test_shards_run_on_one_and_on_two_nodes(cluster, tmp_path):
         *("n_prompts=32", "batch_size=4", "max_gen_len=32", "max_seq_len=512", "sweep=vllm"),
         *("shards=1,2", "workload.mode=offline", "cluster.gpus_per_node=1"),
     )
-    made = with_cluster(made, python=str(PYTHON))
+    made = with_cluster(
+        made, python=str(PYTHON), time_min=40
+    )  # a busy machine starts vLLM in minutes
     send.submit(made)
-    until(lambda: not states(made.sweep) & {"waiting", "running"}, 900)
+    until(lambda: not states(made.sweep) & {"waiting", "running"}, 2400)
     assert states(made.sweep) == {"done"}, fresh(made.sweep)
     until(made.sweep.points_path.is_file)
     rows = {row["shards"]: row for row in pl.read_parquet(made.sweep.points_path).to_dicts()}
