@@ -72,8 +72,15 @@ PARTS = {
     "gpu/machine.sh",
 }  # of other scripts
 RUN_BY_SCRIPTS = {"gpu/measured.py", "gpu/pack.sh", "gpu/summary.py"}  # by those of PACKED
-# one takes weights and is tried in part below; one packs vLLM; one runs two benchmarks that are tried above
-BY_HAND = {"gpu/attention.sh", "gpu/here.py", "gpu/vllm_pack.sh"}
+# one takes weights and is tried in part below; one packs vLLM and one needs it; one runs two benchmarks that are tried
+# above; one runs the eleven points of `make paper`
+BY_HAND = {
+    "gpu/attention.sh",
+    "gpu/here.py",
+    "gpu/paper.sh",
+    "gpu/serving.sh",
+    "gpu/vllm_pack.sh",
+}
 
 NEEDS_QUESTIONS = pytest.mark.skipif(
     "WATTFLOW_DATA" not in os.environ,
