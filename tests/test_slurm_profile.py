@@ -39,6 +39,7 @@ mem_gb_per_node: null # the site's default; a node has 502
 time_min: 60 # of one task; the partition's limit is 1440
 max_array_size: 4001
 max_tasks: 50 # MaxSubmitJobs
+bills: gpu # CHECK: the site's hours, of the GPUs asked for or (node) of whole nodes
 # sbatch_options: {exclusive: ""} # CHECK: whole nodes, which no neighbour heats, and what they bill
 accounting: true
 setup: [] # lines of shell that make your environment on the node, such as `module load cuda`

@@ -11,7 +11,6 @@ from sweeps import choices
 from wattflow.config.choices import from_dict
 from wattflow.plan.estimate import Finished, Past
 from wattflow.slurm.shapes import shapes
-from wattflow.submit import send
 from wattflow.submit.footprint import footprint
 
 
@@ -29,7 +28,7 @@ def test_each_rank_and_task_has_files(tmp_path):
     attempt = 5 + 2 + 2 + 4  # folders, record and requests, spans a node, a trace a GPU
     assert found.files == 16 + 3 + 2 * task + 6 + 2 * attempt + 2
     assert found.unknown == 2
-    assert "2 points of unknown time" in found.words()
+    assert "2 points of unknown time" in found.size_words()
 
 
 def test_traces_grow_with_time(tmp_path):
@@ -59,7 +58,7 @@ def test_a_real_sweep_leaves_what_was_said(tmp_path):
     import re
 
     files, size, unit = re.search(
-        r"It leaves about (\d+) files and folders, ([\d.]+) (kB|MB)\.", shown.stderr
+        r"no hours billed, (\d+) files and folders, about ([\d.]+) (kB|MB),", shown.stderr
     ).groups()
     there = list(Path(tmp_path / "sweeps" / "s").rglob("*"))
     assert len(there) + 1 == pytest.approx(int(files), rel=0.1)
@@ -75,10 +74,3 @@ def test_text_of_real_weights_is_counted():
         found = footprint(shapes([("a" * 12, config)]), {"a" * 12: config}, Past([]))
         sizes.append(found.bytes)
     assert sizes[1] - sizes[0] == 1000 * 256 * 3
-
-
-def test_the_preview_of_a_plan_has_it(tmp_path):
-    """`plan --json` too."""
-    found = send.preview(plan(tmp_path, *seeds(2)))
-    assert found.footprint.files > 0
-    assert len(found.rows) == 1

@@ -11,10 +11,8 @@ import pytest
 from fake_slurm import FakeSlurm
 from submissions import intents, plan, point, seeds
 from submitit.core.utils import DelayedSubmission
-from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
 from wattflow import process
-from wattflow.collect import collect
 from wattflow.errors import RefusedError, SlurmError
 from wattflow.plan.points import Plan, Point
 from wattflow.slurm import sbatch
@@ -50,20 +48,6 @@ def test_a_test_without_slurm_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(RefusedError, match="no sbatch"):
         send.test_only(plan(tmp_path, *seeds(1)))
-
-
-def test_a_plan_tells_what_collected_points_of_other_sweeps_took(tmp_path):
-    """An attempt of 60 s in another sweep of the folder: two seeds are 2 GPU-minutes, two a task are 2 minutes."""
-    done = choices(seed=9, cluster__launcher="slurm", cluster__name="site")
-    other = make_sweep(tmp_path / "other", [done])
-    make_attempt(other, done, Made([Gpu("GPU-1")]))
-    collect.collect(other)
-    made = plan(tmp_path, *seeds(2, cluster__points_per_task=2), point(model__name="unseen"))
-    known, unknown = (row["expected"] for row in send.preview(made).rows)
-    assert known["gpu_hours"] == pytest.approx(120.0 / 3600.0)
-    assert known["longest_task_min"] == pytest.approx(2.0)
-    assert (known["same"], known["shape"], known["unknown"], known["attempts"]) == (2, 0, 0, 1)
-    assert (unknown["unknown"], unknown["longest_task_min"]) == (1, None)
 
 
 NOWHERE = Path("/dev/shm/wattflow-test-that-writes-nothing")

@@ -34,6 +34,7 @@ from wattflow.store.columns import CHOICE_KEYS, choice_values
 from wattflow.store.layout import SweepDir
 from wattflow.submit import resume as resuming
 from wattflow.submit import send
+from wattflow.submit.preview import preview
 from wattflow.submit.same_axes import check_axes
 from wattflow.submit.select import choose, refuse_idle_filters, split_settings
 from wattflow.submit.status import check_states, states
@@ -83,7 +84,7 @@ def plan(
     if test:
         _print_tested(send.test_only(made), as_json=as_json)
         return
-    before = send.preview(made)
+    before = preview(made)
     if as_json:
         print_json(
             {
@@ -95,7 +96,7 @@ def plan(
                     for p in made.points
                 ],
                 "shapes": before.rows,
-                "footprint": vars(before.footprint),
+                "cost": before.quote.as_json(),
             }
         )
         return
@@ -116,7 +117,7 @@ def plan(
         f"sweep {made.name}: {len(made.feasible)} points to run, {left_out} left out with a reason above."
     )
     if made.feasible:
-        talk(f"It {before.footprint.words()}.")
+        talk(before.quote.words())
     for note in [*made.notes, *_least_claim(made)]:
         talk(note)
     if made.duplicates:
@@ -225,7 +226,7 @@ def submit(
 
     notes.check(tag or [], note)
     made = grid.plan(overrides or [])
-    sent = send.submit(made, dry_run=dry_run)
+    sent = send.submit(made, dry_run=dry_run, announce=lambda quote: talk(quote.words()))
     if (tag or note) and not dry_run:
         notes.add(made.sweep, tag or [], note)
     if any(point.config.sweep.on_interrupt == "continue" for point in made.feasible):

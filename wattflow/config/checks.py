@@ -43,6 +43,7 @@ _ALLOWED = {
     "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
     "control.by": ("auto", "nvml", "slurm"),
     "cluster.launcher": ("local", "slurm"),
+    "cluster.bills": ("node", "gpu"),
     "cluster.container.kind": ("apptainer", "pyxis", "edf", None),
     "cluster.gpu_request": ("gpus-per-node", "gres", "none"),
 }

@@ -41,6 +41,7 @@ class Finished:
     energy_j: float | None
     simulated: bool = False  # joules that are arithmetic, not measured
     energy_expanded_u_j: float | None = None  # k = 2; null where it is not known
+    power_limit_max_w: float | None = None  # the highest that its boards accept
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Past:
         shape: dict[Hashable, list[tuple[float, float | None]]] = defaultdict(list)  # s a step, W
         self.attempts = 0
         self.simulated = False
+        limits_w: dict[Hashable, float] = {}
         shares: list[float | None] = []  # expanded uncertainties over their J
         for one in finished:
             self.attempts += 1
@@ -86,6 +88,10 @@ class Past:
             busy_s = max(0.0, one.seconds - _waits_s(one.config))
             power_w = None if one.energy_j is None else one.energy_j / one.seconds
             shape[_shape(one.config)].append((busy_s / _steps(one.config), power_w))
+            if one.power_limit_max_w is not None:
+                where = _where(one.config)
+                limits_w[where] = max(limits_w.get(where, 0.0), one.power_limit_max_w)
+        self._limits_w = limits_w
         self._relative_u = complete(max, shares)
         self._same = {key: _means(pairs) for key, pairs in same.items()}
         self._shape = {key: _means(pairs) for key, pairs in shape.items()}
@@ -101,6 +107,11 @@ class Past:
             seconds = step_s * _steps(config) + _waits_s(config)
             return Expected(seconds, None if power_w is None else power_w * seconds, "shape")
         return None
+
+    def power_limit_w(self, config: Config) -> float | None:
+        """Return what a GPU of a point can take: its cap, or the highest limit that boards of finished ones accept."""
+        cap_w = config.control.power_limit_w
+        return self._limits_w.get(_where(config)) if cap_w is None else float(cap_w)
 
     def sum(self, points: Iterable[Config]) -> Sum:
         """Return what these points should take together."""
@@ -175,7 +186,7 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
     names = ["point_id", "status", "model", "shards", "attempt_s", "job_energy_j"]
     names += ["simulated", "pieces"]
     try:
-        newer = ["job_energy_expanded_u_j"]
+        newer = ["job_energy_expanded_u_j", "power_limit_max_w"]
         rows = read_columns(sweep.points_path, names, newer).to_pylist()
         wanted = [
             row
@@ -195,6 +206,7 @@ def collected(sweep: SweepDir, like: Collection[tuple[str, int]] | None = None) 
                 row["job_energy_j"],
                 bool(row["simulated"]),
                 row["job_energy_expanded_u_j"],
+                row["power_limit_max_w"],
             )
             for row in wanted
         ]

@@ -159,9 +159,12 @@ def _limits(site: Site, partition: Partition, nodes: Nodes, gpus: int) -> list[s
         lines.append(f"max_tasks: {site.max_submit} # MaxSubmitJobs")
     if partition.exclusive:
         lines.append(
-            "# jobs have whole nodes here: a task of fewer ranks than GPUs leaves the others idle"
+            "bills: node # jobs have whole nodes here: a task of fewer ranks than GPUs leaves the others idle"
         )
     else:
+        lines.append(
+            "bills: gpu # CHECK: the site's hours, of the GPUs asked for or (node) of whole nodes"
+        )
         lines.append(
             '# sbatch_options: {exclusive: ""} # CHECK: whole nodes, which no neighbour heats, and what they bill'
         )

@@ -32,12 +32,10 @@ class Footprint:
     bytes_per_s: float  # and for each second of an attempt whose time is not known
     unknown: int  # points of no known time
 
-    def words(self) -> str:
-        """Return it as a sentence."""
-        text = f"leaves about {self.files} files and folders, {_size(self.bytes)}"
-        if self.unknown:
-            text += f" and {_size(self.bytes_per_s)} for each second that its {self.unknown} points of unknown time run"
-        return text
+    def size_words(self) -> str:
+        """Return the bytes, and those of each second of points whose time is not known."""
+        more = f" and {_size(self.bytes_per_s)} a second of {self.unknown} points of unknown time"
+        return f"about {_size(self.bytes)}{more if self.unknown else ''}"
 
 
 def footprint(shapes: Sequence[Shape], configs: Mapping[str, Config], past: Past) -> Footprint:

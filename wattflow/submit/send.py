@@ -14,14 +14,13 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from wattflow import __version__, process
 from wattflow.config.choices import Config
 from wattflow.errors import RefusedError, SlurmError
-from wattflow.plan import estimate
 from wattflow.slurm import client, guard, sbatch
 from wattflow.slurm.shapes import Shape, fitting, shapes
 from wattflow.store.collected import read_collected
@@ -30,10 +29,10 @@ from wattflow.store.grid import GridPoint, encoded, write_grid
 from wattflow.store.layout import SweepDir
 from wattflow.submit import journal, lock, shared_disk
 from wattflow.submit.differences import ignored
-from wattflow.submit.footprint import Footprint, footprint
 from wattflow.submit.journal import Submission
 from wattflow.submit.local import COLLECT, start_local
 from wattflow.submit.lock import LostLockError, SubmitLock
+from wattflow.submit.preview import Quote, of_points
 from wattflow.submit.same_axes import check_axes
 
 if TYPE_CHECKING:  # importing it loads Hydra, which resume and cancel do not need
@@ -62,35 +61,6 @@ class SubmitResult:
     collect_job: str | None = None
     left: list[str] = field(default_factory=list)  # why unfinished points were not sent
     ignored: list[str] = field(default_factory=list)  # what points sent before have otherwise
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a plan asks for and leaves: shapes, a row of each with what it should take by what finished."""
-
-    shapes: list[Shape]
-    rows: list[dict[str, Any]]
-    footprint: Footprint
-
-
-def preview(plan: "Plan") -> Preview:
-    """Return what a submit of a plan would ask for, should take and would leave on the disk."""
-    requested = fitting(shapes([(p.point_id, p.config) for p in plan.feasible]))
-    configs = {point.point_id: point.config for point in plan.feasible}
-    past = estimate.past_of(plan.sweep.path.parent, configs.values())
-    rows = [{**shape.row(), "expected": _expected(shape, configs, past)} for shape in requested]
-    return Preview(requested, rows, footprint(requested, configs, past))
-
-
-def _expected(shape: Shape, configs: dict[str, Config], past: estimate.Past) -> dict[str, Any]:
-    """What a shape should take: GPU-hours and kWh of its known points, and the minutes of its longest known task."""
-    gpus = shape.nodes * shape.ranks_per_node
-    by_task = [[past.expect(configs[point_id]) for point_id in task] for task in shape.tasks]
-    known = [sum(one.seconds for one in task if one) for task in by_task if None not in task]
-    return {
-        **asdict(past.add_up([(gpus, one) for task in by_task for one in task])),
-        "longest_task_min": max(known) / 60.0 if known else None,
-    }
 
 
 @dataclass(frozen=True)
@@ -172,8 +142,14 @@ def keep(plan: "Plan") -> None:
         _write_sweep_yaml(plan)
 
 
-def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None) -> SubmitResult:
-    """Send the points of a plan that were never tried, and what was sent.
+def submit(
+    plan: "Plan",
+    *,
+    dry_run: bool = False,
+    only: set[str] | None = None,
+    announce: Callable[[Quote], None] | None = None,
+) -> SubmitResult:
+    """Send the points of a plan that were never tried, and what was sent; `announce` is given their cost before.
 
     RefusedError before anything is written or sent; SlurmError when Slurm took none or a part of the jobs: those
     it took run, and the same submit sends the rest.
@@ -186,6 +162,8 @@ def submit(plan: "Plan", *, dry_run: bool = False, only: set[str] | None = None)
     result, todo = _never_tried(plan, only)
     check_commands(result.shapes)
     shared_disk.check(sweep, result.shapes)
+    if announce is not None and todo:
+        announce(of_points(sweep.path.parent, todo, result.shapes).quote)
     if dry_run:
         return result
     sweep.make()
