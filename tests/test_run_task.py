@@ -106,9 +106,11 @@ def test_a_site_that_does_not_requeue_leaves_the_point_to_resume(slurm_calls):
     assert "wattflow resume" in slurm_calls.printed()
 
 
-def test_a_task_of_slurm_s_runs_its_points_and_leaves_no_spool(tmp_path):
-    """By Slurm's variables this is task 2 of array 5, begun for the second time: the record says so."""
-    point = slow(engine__synthetic_ms_per_token=0.1, cluster__spool_dir=str(tmp_path / "spool"))
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_task_of_slurm_s_runs_its_points_and_leaves_no_spool(pack, tmp_path):
+    """By Slurm's variables this is task 2 of array 5, begun for the second time: the record says so, packed or not."""
+    spool = str(tmp_path / "spool")
+    point = slow(engine__synthetic_ms_per_token=0.1, cluster__spool_dir=spool, cluster__pack=pack)
     (tmp_path / "spool").mkdir()
     sweep = make_sweep(tmp_path / "demo", [point])
     point_id = id_of(point)
@@ -124,6 +126,7 @@ def test_a_task_of_slurm_s_runs_its_points_and_leaves_no_spool(tmp_path):
     (attempt,) = sweep.attempts(point_id)
     record = attempt.read_record()
     assert record["status"] == "finished"
+    assert attempt.record_path.is_file() != pack
     job = {"job_id": "5_2", "array_task": "2", "restart": 1, "cluster": "local"}
     assert record["job"] == job
     assert record["ranks"][0]["node"] == "n7"

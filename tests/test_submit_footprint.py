@@ -74,3 +74,10 @@ def test_text_of_real_weights_is_counted():
         found = footprint(shapes([("a" * 12, config)]), {"a" * 12: config}, Past([]))
         sizes.append(found.bytes)
     assert sizes[1] - sizes[0] == 1000 * 256 * 3
+
+
+def test_packed_points_leave_an_archive_a_task(tmp_path):
+    """Eight points in two tasks: two archives in the place of eight attempts of nine files and folders."""
+    tasks = {"cluster__points_per_task": 4}
+    alone = left(plan(tmp_path, *seeds(8, **tasks))).files
+    assert alone - left(plan(tmp_path, *seeds(8, cluster__pack=True, **tasks))).files == 8 * 9 - 2

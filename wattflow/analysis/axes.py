@@ -31,7 +31,7 @@ _NO_AXES += tuple(
     f"cluster_{key}"
     for key in (
         *("account", "qos", "reservation", "wckey", "time_min", "points_per_task", "max_tasks"),
-        *("side_by_side", "max_node_hours", "bills"),
+        *("side_by_side", "max_node_hours", "bills", "pack"),
         *("array_throttle", "max_array_size", "setup", "sbatch_options", "srun_options", "cost"),
         *("accounting", "comment", "python", "spool_dir", "shared_sweeps_dir", "group_readable"),
     )

@@ -24,7 +24,7 @@ from wattflow.analysis.controls import Control, near
 from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT, SERVED, collected_trace
-from wattflow.store.files import own_files
+from wattflow.store.files import has_own, own_files
 from wattflow.store.layout import SweepDir, served_path
 from wattflow.store.phases import NOT_WITHIN
 from wattflow.store.schema import SPAN, TRACE
@@ -224,7 +224,7 @@ class Sweep:
         tables = [COLLECTED_TRACE.empty_table()]
         for node, uuid in devices:
             path = attempt.trace_path(node, uuid)
-            if path.is_file():
+            if has_own(path):
                 owner = (attempt.point_id, attempt.number, node, uuid)
                 tables.append(collected_trace(read_table(path, TRACE), owner))
         return pa.concat_tables(tables)
@@ -247,7 +247,7 @@ class Sweep:
             attempt = self.directory.attempt(str(row["point_id"]), row["attempt"])
             for node in _listed(row["node_names"]):
                 path = attempt.spans_path(str(node))
-                if path.is_file():
+                if has_own(path):
                     tables.append(_frame(read_table(path, SPAN)))
         return pl.concat(tables) if tables else _frame(SPAN.empty_table())
 

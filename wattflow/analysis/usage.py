@@ -127,7 +127,8 @@ def _sweeps(folders: Sequence[Path]) -> dict[str, SweepDir]:
 def _newer(sweep: Sweep) -> list[str]:
     """Return a note where attempts were made after the sweep was collected."""
     seen = sweep.attempts["attempt"].drop_nulls().len()
-    there = sum(1 for _ in sweep.directory.path.glob("points/*/attempt-*"))
+    directory = sweep.directory
+    there = sum(len(directory.attempts(point_id)) for point_id in directory.points_on_disk())
     if there <= seen:
         return []
     again = f"Run `wattflow collect {sweep.directory.path}`."

@@ -29,6 +29,9 @@ def prune(
     leftovers: Annotated[
         bool, typer.Option("--leftovers", help="Temporary files of killed writers.")
     ] = False,
+    loose: Annotated[
+        bool, typer.Option("--loose", help="Files that lie alone: into archives, nothing lost.")
+    ] = False,
     apply: Annotated[
         bool, typer.Option("--apply", help="Remove them; without it nothing changes.")
     ] = False,
@@ -45,6 +48,7 @@ def prune(
         "superseded": superseded,
         "logs": logs,
         "leftovers": leftovers,
+        "loose": loose,
     }
     kinds = [kind for kind, wanted in asked.items() if wanted]
     if apply and not kinds:

@@ -49,6 +49,7 @@ from wattflow.config.identity import is_replaceable
 from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
 from wattflow.store.columns import CHOICE_KEYS, POINT, choice_values
+from wattflow.store.files import changed_ns
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import REQUEST, Part, PartialAttempt, Record
 from wattflow.store.tables import read_table
@@ -107,7 +108,7 @@ def _figures(attempt: AttemptDir, choices: Choices) -> Iterator[Figures]:
     record = attempt.read_record()
     if record is None:
         return
-    stamp_ns = attempt.record_path.stat().st_mtime_ns
+    stamp_ns = changed_ns(attempt.record_path)
     yield Figures(Description(record["status"], record_stamp_ns=stamp_ns), [reason(record)])
     about = describe(record, stamp_ns)
     found = Figures(about, [reason(record)])
@@ -152,7 +153,7 @@ def _partial(attempt: AttemptDir, piece: PartialAttempt, choices: Choices) -> Fi
         raise DamagedError(
             f"{attempt.record_path}: not there, though a later attempt goes on from it."
         )
-    about = describe(record, attempt.record_path.stat().st_mtime_ns)
+    about = describe(record, changed_ns(attempt.record_path))
     batches = piece["first_batch"], piece["batches"]
     *_, whole = _measured(attempt, record, about, choices, batches)
     return whole

@@ -26,11 +26,12 @@ from wattflow.collect.description import Description
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows
 from wattflow.errors import DamagedError
 from wattflow.store.columns import PHASE, POINT, SERVED
-from wattflow.store.files import own_files
+from wattflow.store.files import changed_ns, has_own, own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.kept import Kept, Key, keys_of, of_attempts
 from wattflow.store.layout import AttemptDir, SweepDir, served_path
 from wattflow.store.lock import folder_lock
+from wattflow.store.packing import pack_or_say
 from wattflow.store.schema import SCHEMA_VERSION
 from wattflow.store.tables import read_table, write_table
 
@@ -59,9 +60,13 @@ class Summary:
 
 
 def collect_task(sweep_path: str) -> Summary:
-    """Collect a sweep, as its own Slurm job does, and print how much was found."""
-    summary = collect(SweepDir.existing(sweep_path))
+    """Collect a sweep, as its own Slurm job does, print how much was found, and pack what tasks did not come to."""
+    sweep = SweepDir.existing(sweep_path)
+    summary = collect(sweep)
     print(f"collected {summary.attempts} attempts, {summary.counting} points count", flush=True)
+    points = sweep.points()
+    if points and points[0].config().cluster.pack:
+        pack_or_say(sweep, [point.point_id for point in points])
     return summary
 
 
@@ -196,7 +201,7 @@ class _Before:
             lost = row["unfinished_energy_j"] is not None and not own_files(
                 attempt.path / "traces", "*"
             )
-            if lost or not all(one.exists() for one in needed):
+            if lost or not all(has_own(one) for one in needed):
                 found.add(key)
         return found
 
@@ -291,7 +296,7 @@ def _is_kept(attempt: AttemptDir, copied: _Copied, before: _Before) -> bool:
     if key not in before.stamps or not copied.holds(key):
         return False
     try:
-        return attempt.record_path.stat().st_mtime_ns == before.stamps[key]
+        return changed_ns(attempt.record_path) == before.stamps[key]
     except FileNotFoundError:
         return False
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from wattflow.collect.reading import DeviceKey
 from wattflow.store.columns import COLLECTED_TRACE, collected_trace
+from wattflow.store.files import has_own
 from wattflow.store.kept import Key
 from wattflow.store.layout import SweepDir
 from wattflow.store.schema import SCHEMA_VERSION, TRACE
@@ -83,9 +84,9 @@ def last_copies(sweep: SweepDir, path: Path) -> set[Key]:
     return {
         (row["point_id"], row["attempt"])
         for row in devices
-        if not sweep.attempt(row["point_id"], row["attempt"])
-        .trace_path(row["node"], row["gpu_uuid"])
-        .is_file()
+        if not has_own(
+            sweep.attempt(row["point_id"], row["attempt"]).trace_path(row["node"], row["gpu_uuid"])
+        )
     }
 
 

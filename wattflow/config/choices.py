@@ -227,6 +227,7 @@ class Cluster:
     )
     array_throttle: int = 256  # tasks of an array that run at once
     max_array_size: int = 1001
+    pack: bool = False  # files of finished points go into one archive a task
     bills: str = "node"  # node | gpu: the hours that the site charges, of whole nodes or of the GPUs asked for
     max_node_hours: float | None = None  # more than a submit or resume may ask for, by time limits
     max_tasks: int | None = None  # tasks queued at once (MaxSubmitJobs); more points share tasks

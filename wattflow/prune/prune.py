@@ -11,7 +11,7 @@ that no number is given twice. Killed at any moment, it leaves a sweep that ever
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wattflow import process
 from wattflow.collect.collect import collect, collect_lock, files_gone
@@ -19,9 +19,10 @@ from wattflow.collect.copies import CopiedAttempts, drop_copies, last_copies
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store import heartbeat
 from wattflow.store.columns import PHASE, POINT
-from wattflow.store.files import is_temporary
+from wattflow.store.files import changed_ns, is_temporary
 from wattflow.store.kept import Kept, Key
 from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.packing import drop, loose_files, pack, packed_files
 from wattflow.store.removal import File, all_below, files_below, folders_below, remove
 from wattflow.store.tables import read_columns, read_table
 from wattflow.submit import journal
@@ -34,6 +35,7 @@ KINDS = {
     "superseded": "all but the records of attempts that do not count, where another one of their point does",
     "logs": "logs of attempts that count, and pickles and logs of jobs that have ended",
     "leftovers": "temporary files of writers that were killed",
+    "loose": "files of settled points that lie alone; they are put into archives, and nothing is lost",
 }
 _KEEPS_ROWS = ("traces", "superseded")
 _STAYS = {"record.json", "heartbeat.json"}  # of every attempt
@@ -103,8 +105,11 @@ def prune(sweep: SweepDir, kinds: Collection[str], *, apply: bool = False) -> Pr
             for part in found.parts:
                 if part.kind == "copies":
                     drop_copies([sweep.path.joinpath(*file.parts) for file in part.files])
+                elif part.kind == "loose":
+                    pack(sweep, {file.parts[1]: None for file in part.files})
                 else:
                     remove(sweep.path, part.files, _may_go)
+                    drop(sweep, {file.parts for file in part.files})
         collect(sweep)
         journal.note_prune(sweep, ordered, (found.files, found.size_bytes))
     return found
@@ -126,6 +131,10 @@ def _look(sweep: SweepDir, kinds: Sequence[str]) -> Pruning:
                     parts[kind].files.append(file)
                     if kind in _KEEPS_ROWS:
                         newly_kept.add((attempt.point_id, attempt.number))
+            if "loose" in parts:
+                going = {file.parts for part in parts.values() for file in part.files}
+                alone = [file for file in loose_files(sweep, attempt) if file.parts not in going]
+                parts["loose"].files.extend(replace(file, size_bytes=0) for file in alone)
     last: set[Key] = set()
     if "copies" in parts:
         last = _add_copies(sweep, parts["copies"].files, kept | newly_kept)
@@ -195,7 +204,7 @@ def _stamp_ns(attempt: AttemptDir) -> int | None:
     """Return when an attempt's record was written; null without one, or where it cannot be read."""
     try:
         attempt.read_record()
-        return attempt.record_path.stat().st_mtime_ns
+        return changed_ns(attempt.record_path)
     except (FileNotFoundError, DamagedError):
         return None
 
@@ -222,12 +231,16 @@ def _of_attempt(
 ) -> Iterator[tuple[str, File]]:
     """Yield the files of an attempt at a settled point with their kinds."""
     parts = attempt.path.relative_to(sweep.path).parts
+    alone = list(all_below(sweep.path, parts))
+    both = {file.parts for file in alone}
+    files = alone + [file for file in packed_files(sweep, attempt) if file.parts not in both]
     if counts:
         for kind, folder in (("traces", "traces"), ("logs", "logs")):
-            for file in all_below(sweep.path, (*parts, folder)):
-                yield kind, file
+            for file in files:
+                if file.parts[len(parts)] == folder:
+                    yield kind, file
         return
-    for file in all_below(sweep.path, parts):
+    for file in files:
         inside = file.parts[len(parts) :]
         # a node's part of a measured command is joined to the record whenever that is read
         part = len(inside) == 2 and inside[0] == "timings" and inside[1].endswith(".json")

@@ -34,7 +34,7 @@ from wattflow.report import methods
 from wattflow.report.html import render
 from wattflow.run.provenance import versions
 from wattflow.store.columns import CHOICE_KEYS, PHASE, POINT
-from wattflow.store.files import expanded, read_json, read_own, write_atomic, write_json
+from wattflow.store.files import expanded, has_own, read_json, read_own, write_atomic, write_json
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.kept import PRUNED, Kept
 from wattflow.store.layout import AttemptDir, SweepDir
@@ -353,7 +353,7 @@ def _write_tables(
     for node in sorted({rank["node"] for rank in record["ranks"]}):
         spans = tables.published_spans(read_table(attempt.spans_path(node), SPAN), names)
         _write_table(target.spans_path(names.node(node)), spans)
-        if attempt.iterations_path(node).is_file():
+        if has_own(attempt.iterations_path(node)):
             steps = read_table(attempt.iterations_path(node), ITERATION)
             steps = tables.published_iterations(steps, names)
             _write_table(target.iterations_path(names.node(node)), steps)
@@ -365,7 +365,7 @@ def _write_tables(
         _write_json(target.part_path(published["node"]), published)
     for node, uuid in _devices(record):
         path = attempt.trace_path(node, uuid)
-        if path.is_file():
+        if has_own(path):
             trace = tables.published_trace(read_table(path, TRACE), names)
             _write_table(target.trace_path(names.node(node), names.device(uuid)), trace)
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from wattflow.config.choices import Config, ranks_of
 from wattflow.publish.verdict import Key, named
+from wattflow.store.files import has_own
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import REQUEST, SPAN, TRACE, NodeInfo, Record
 from wattflow.store.sources import SECOND_NS, of_kind, source_of
@@ -229,7 +230,7 @@ def strange_traces(attempt: AttemptDir, record: Record) -> tuple[list[str], list
         for device in info["devices"]:
             place = Place(info["node"], device["uuid"])
             path = attempt.trace_path(*place)
-            if not path.is_file():
+            if not has_own(path):
                 total_j = None
                 continue
             trace = read_table(path, TRACE)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from wattflow.errors import DamagedError
+from wattflow.store.files import has_own
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import REQUEST, SPAN, PartialAttempt, Record
 from wattflow.store.tables import read_table
@@ -81,7 +82,7 @@ def finished_batches(attempt: AttemptDir, record: Record, first: int) -> int:
         answered = set(read_table(attempt.requests_path, REQUEST)["batch"].to_pylist())
     except (FileNotFoundError, DamagedError):
         return 0
-    if not ranks or not all(attempt.trace_path(node, uuid).is_file() for _, node, uuid in ranks):
+    if not ranks or not all(has_own(attempt.trace_path(node, uuid)) for _, node, uuid in ranks):
         return 0
     table = pa.concat_tables([table.select(SPAN.names) for table in spans])
     names = ("rank", "phase", "batch")

@@ -29,6 +29,7 @@ from wattflow.slurm import client
 from wattflow.slurm.sbatch import warned_before_s
 from wattflow.store import heartbeat
 from wattflow.store.layout import SweepDir
+from wattflow.store.packing import pack_or_say
 
 if TYPE_CHECKING:
     import submitit
@@ -67,6 +68,12 @@ def run_task(sweep_path: str, point_ids: list[str], again: Mapping[str, int] | N
         run_points(todo, place, signals, progress_printer())
 
 
+def _pack(todo: Todo, config: Config, place: Place) -> None:
+    """Pack the files of the points that have finished, where the profile asks for it; rank 0 alone does."""
+    if config.cluster.pack and place.rank == 0:
+        pack_or_say(todo.sweep, todo.point_ids)
+
+
 @contextlib.contextmanager
 def slurm_task(todo: Todo) -> Iterator[tuple[Place, Signals]]:
     """Handle signals and have a spool while a rank of a Slurm task works; what was interrupted is queued again."""
@@ -82,7 +89,12 @@ def slurm_task(todo: Todo) -> Iterator[tuple[Place, Signals]]:
     began_s = time.monotonic()
     before = todo.finished()
     try:
-        yield place, signals
+        try:
+            yield place, signals
+        except EngineError:  # some points failed
+            _pack(todo, config, place)
+            raise
+        _pack(todo, config, place)
     except InterruptedRunError as error:
         if place.rank != 0:
             time.sleep(LET_RANK_0_CLOSE_S)  # the first rank to end has Slurm kill the others

@@ -7,6 +7,7 @@ tests/test_store_files.py holds that no other module opens files by itself.
 
 import contextlib
 import errno
+import fnmatch
 import grp
 import json
 import os
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from wattflow import process
-from wattflow.errors import DamagedError, RefusedError, WattflowError
+from wattflow.errors import DamagedError, RefusedError
+from wattflow.store import packed
+from wattflow.store.regular import check_folder, not_regular, open_regular, read_whole
 
 MOST_BYTES = 2**28  # of a file that is read whole
 
@@ -28,14 +31,6 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _OLD_S = 24 * 3600.0  # a writer that lives has touched its temporary file since
 # folders of a sweep: the sweep's own folder may be a link to another disk, these may not
 _FOLDERS = {"points", "submitit", "results", "traces", "timings", "logs", "pruned"}
-_KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def check_name(name: str, what: str) -> str:
@@ -59,38 +54,62 @@ def expanded(path: str | Path) -> Path:
 
 
 def own_files(folder: Path, pattern: str) -> list[Path]:
-    """Return a folder's files of a pattern by name, without hidden ones: those a file manager or an editor left."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    """Return a folder's files of a pattern by name, packed ones too; no hidden ones, which a file manager left."""
+    alone = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    names = fnmatch.filter(
+        packed.names(folder), pattern
+    )  # after those alone: a file is packed before it goes
+    return sorted({*alone, *(folder / name for name in names)})
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 def open_own(path: Path) -> BufferedReader:
-    """Open a file of a sweep's; DamagedError at once for a link, a FIFO, or what else is no regular file.
+    """Open a file of a sweep's, alone or packed; DamagedError at once for a link, a FIFO, or else no regular file.
 
     So is a file in a folder of the sweep that is a link. FileNotFoundError and PermissionError are passed on.
     """
     if path.parent.name in _FOLDERS:
         check_folder(path.parent)
-    return os.fdopen(_open_regular(path, os.O_RDONLY | os.O_NOFOLLOW, DamagedError), "rb")
+    try:
+        return os.fdopen(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW, DamagedError), "rb")
+    except FileNotFoundError:
+        if (member := packed.find(path)) is None:
+            raise
+        return member.open()
+
+
+def has_own(path: Path) -> bool:
+    """Return whether a sweep has a file, alone or packed."""
+    return path.is_file() or packed.find(path) is not None
+
+
+def changed_ns(path: Path) -> int:
+    """Return when a file of a sweep's was last written, unix ns, alone or before it was packed; FileNotFoundError."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        if (member := packed.find(path)) is None:
+            raise
+        return member.changed_ns
 
 
 def open_given(path: Path) -> BufferedReader:
     """Open a file that somebody named, through links too; RefusedError for what is no regular file."""
-    return os.fdopen(_open_regular(path, os.O_RDONLY, RefusedError), "rb")
+    return os.fdopen(open_regular(path, os.O_RDONLY, RefusedError), "rb")
 
 
 def read_own(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Read a file of a sweep's whole, in the manner of `open_own`; DamagedError for one of more bytes."""
     with open_own(path) as file:
-        return _read_whole(file, path, most_bytes, DamagedError)
+        return read_whole(file, path, most_bytes, DamagedError)
 
 
 def read_given(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Read a file that somebody named whole, in the manner of `open_given`; RefusedError for one of more bytes."""
     with open_given(path) as file:
-        return _read_whole(file, path, most_bytes, RefusedError)
+        return read_whole(file, path, most_bytes, RefusedError)
 
 
 def read_end(path: Path, most_bytes: int) -> tuple[bytes, bool]:
@@ -109,38 +128,6 @@ def read_json(path: Path) -> Any:
         if isinstance(error, DamagedError):
             raise
         raise DamagedError(f"{path}: not a JSON document ({error}).") from error
-
-
-def _open_regular(path: Path, flags: int, kind: type[WattflowError]) -> int:
-    """Open a path and look at what came: by the descriptor, since a name may have another file a moment later."""
-    try:
-        # without O_NONBLOCK opening a FIFO waits for its other end
-        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV):
-            raise kind(_not_regular(path)) from error
-        raise
-    found = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(found):
-        os.close(descriptor)
-        raise kind(_not_regular(path, found))
-    return descriptor
-
-
-def _not_regular(path: Path, mode: int | None = None) -> str:
-    """Say what stands in a file's place."""
-    if mode is None:
-        with contextlib.suppress(OSError):
-            mode = path.lstat().st_mode
-    return f"{path}: {_KINDS.get(stat.S_IFMT(mode or 0), 'something')}, not a regular file."
-
-
-def _read_whole(file: IO[bytes], path: Path, most_bytes: int, kind: type[WattflowError]) -> bytes:
-    size = os.fstat(file.fileno()).st_size
-    data = b"" if size > most_bytes else file.read(most_bytes + 1)
-    if size > most_bytes or len(data) > most_bytes:
-        raise kind(f"{path}: {max(size, len(data))} bytes; such a file has at most {most_bytes}.")
-    return data
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -181,7 +168,7 @@ def create(path: Path, mode: int = 0o600, *, buffered: bool = True) -> IO[bytes]
 def open_append(path: Path) -> IO[bytes]:
     """Open a file of ours to add to its end, a new one with mode 0600; DamagedError for a link or no regular file."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    return os.fdopen(_open_regular(path, flags, DamagedError), "ab")
+    return os.fdopen(open_regular(path, flags, DamagedError), "ab")
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
@@ -243,17 +230,6 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check_folder(path: Path) -> None:
-    """Raise DamagedError where a folder of a sweep is a link or no folder; one that is missing is let pass."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = path.lstat().st_mode
-        if not stat.S_ISDIR(mode):
-            raise DamagedError(
-                f"{path}: {_KINDS.get(stat.S_IFMT(mode), 'a file')} in the place of a folder. wattflow follows no link "
-                "inside a sweep; the sweep's own folder may be one."
-            )
-
-
 def open_to_group(folder: Path, folder_mode: int = 0o750, file_mode: int = 0o640) -> None:
     """Set the modes of a folder and of all in it by their descriptors; DamagedError for what is not its owner's alone.
 
@@ -287,7 +263,7 @@ def _walk(folder: Path, descriptor: int) -> Iterator[tuple[Path, int]]:
             held = os.open(name, flags, dir_fd=descriptor)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise DamagedError(_not_regular(path)) from error
+                raise DamagedError(not_regular(path)) from error
             raise
         try:
             if stat.S_ISDIR(os.fstat(held).st_mode):

@@ -4,12 +4,14 @@
       sweep.yaml  grid.parquet  journal.jsonl
       points/<point_id>/attempt-<n>/   record.json  requests.parquet  timings/  traces/  logs/
       submitit/                        pickles and job logs, mode 0700
+      packed/                          archives of attempts that have left points/, see store.packed
       results/                         points.parquet  phases.parquet  traces/  report.html
       pruned/                          points.parquet  phases.parquet: rows of attempts whose files `prune` removed
 
 A file is either written to another name and then renamed, or append-only and readable up to its last whole record.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -21,9 +23,9 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from wattflow.errors import DamagedError, RefusedError
+from wattflow.store import packed
 from wattflow.store.collected import CollectedAttempt, read_collected
 from wattflow.store.files import (
-    check_folder,
     check_name,
     check_safe,
     clear_temporaries,
@@ -38,6 +40,7 @@ from wattflow.store.files import (
     write_json,
 )
 from wattflow.store.grid import GridPoint, read_grid, read_point
+from wattflow.store.regular import check_folder
 from wattflow.store.schema import SCHEMA_VERSION, JournalLine, Record, Status
 
 _POINT_ID = re.compile(r"[0-9a-f]{12}")
@@ -292,22 +295,24 @@ class SweepDir:
         return read_point(self.grid_path, point_id)
 
     def points_on_disk(self) -> set[str]:
-        """The points that have a folder: one listing instead of thousands of failing ones."""
-        try:
+        """The points that have attempts, alone or packed: one listing instead of thousands of failing ones."""
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
             names = os.listdir(self.path / "points")  # noqa: PTH208 (names alone)
-        except FileNotFoundError:
-            return set()
-        return {name for name in names if _POINT_ID.fullmatch(name)}
+        alone = {name for name in names if _POINT_ID.fullmatch(name)}
+        return alone | set(
+            packed.points(self.path)
+        )  # in this order: a file is packed before it goes
 
     def attempts(self, point_id: str) -> list[AttemptDir]:
         """The attempts of a point, oldest first."""
         folder = self.point_path(point_id)
         check_folder(folder)
-        try:
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
             names = [entry.name for entry in os.scandir(folder)]
-        except FileNotFoundError:
-            return []
-        numbers = sorted(int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name)))
+        alone = {int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name))}
+        numbers = sorted(alone.union(packed.attempts(self.path, point_id)))
         return [AttemptDir(folder / f"attempt-{n}", point_id, n) for n in numbers]
 
     def attempt(self, point_id: str, number: int) -> AttemptDir:
@@ -332,9 +337,13 @@ class SweepDir:
         return any(
             one.finished
             and one.number > after
-            and not os.path.lexists(self.attempt(point_id, one.number).record_path)
+            and not self._has_record(self.attempt(point_id, one.number))
             for one in self.collected(point_id)
         )
+
+    def _has_record(self, attempt: AttemptDir) -> bool:
+        path = attempt.record_path
+        return os.path.lexists(path) or packed.find(path) is not None
 
     def last_number(self, point_id: str) -> int:
         """The highest number that an attempt at a point has had, 0 where there was none: none is given twice."""
@@ -345,14 +354,18 @@ class SweepDir:
         """A new attempt that is the caller's alone: mkdir succeeds for exactly one of those who try."""
         folder = self.point_path(point_id)
         folder.parent.mkdir(mode=0o700, exist_ok=True)  # somebody may have removed it
-        folder.mkdir(mode=0o700, exist_ok=True)
-        number = self.last_number(point_id)
+        number = self.last_number(point_id) + 1
         while True:
-            number += 1
             attempt = self.attempt(point_id, number)
             try:
+                folder.mkdir(mode=0o700, exist_ok=True)
                 attempt.path.mkdir(mode=0o700)
             except FileExistsError:
+                number += 1
+                continue
+            except (
+                FileNotFoundError
+            ):  # the attempts before were packed meanwhile, and the folder went
                 continue
             attempt.make_folders()
             return attempt

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wattflow.errors import DamagedError
-from wattflow.store.files import read_json, write_json
+from wattflow.store.files import own_files, read_json, write_json
 from wattflow.store.layout import AttemptDir
 
 FILES = "error-rank*.json"
@@ -48,5 +48,5 @@ def read(path: Path) -> RankError | None:
 
 def first(attempt: AttemptDir) -> RankError | None:
     """The error that came first on any rank, signals last, as they may follow from it; null where there is none."""
-    errors = [error for path in attempt.logs.glob(FILES) if (error := read(path)) is not None]
+    errors = [error for path in own_files(attempt.logs, FILES) if (error := read(path)) is not None]
     return min(errors, key=lambda error: (error.interrupted, error.time_ns), default=None)

@@ -56,7 +56,9 @@ def footprint(shapes: Sequence[Shape], configs: Mapping[str, Config], past: Past
             per_s += rate if expected is None else 0.0
             size += fixed + _ROW_BYTES + _POINT_BYTES
             size += int(rate * expected.seconds) if expected is not None else 0
-            files += left
+            files += 0 if shape.cluster.pack else left
+        if shape.cluster.pack:
+            files += 1 if shape.is_local else len(shape.tasks)  # archives
     files += round(_BUCKETS * (1 - (1 - 1 / _BUCKETS) ** points))
     return Footprint(files, size, per_s / max(1, unknown), unknown)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from wattflow.errors import RefusedError
 from wattflow.store import rank_errors
-from wattflow.store.files import check_folder, open_own, own_files
+from wattflow.store.files import changed_ns, open_own, own_files
 from wattflow.store.layout import SweepDir
+from wattflow.store.regular import check_folder
 from wattflow.submit import journal
 from wattflow.submit.status import decisive_record, states
 
@@ -46,7 +47,7 @@ def newest_failure(sweep: SweepDir) -> str:
     """Return the point whose attempt failed last, by the time of its newest log; RefusedError where none failed."""
     failed = [row.point_id for row in states(sweep) if row.state in ("failed", "interrupted")]
     times_ns = {
-        point_id: max((path.stat().st_mtime_ns for path in paths), default=0)
+        point_id: max(map(changed_ns, paths), default=0)
         for point_id in failed
         if (paths := _log_paths(sweep, point_id, None))
     }
