@@ -42,8 +42,9 @@ def test_a_dry_run_lists_all_kinds(sweep, capsys):
         ["superseded", "0"],
         ["logs", "0"],
         ["leftovers", "0"],
+        ["loose", "3"],
     ]
-    assert "sweep s: 2 files, " in talk
+    assert "sweep s: 5 files, " in talk
     assert "of 1 points that count, `wattflow verify` can recompute 0; 1 are kept" in talk
     assert "Nothing was changed." in talk
 
@@ -52,7 +53,7 @@ def test_what_goes_has_to_be_named(sweep, capsys):
     """--apply alone is exit code 2 and removes nothing."""
     code, _, talk = verb(capsys, sweep.path, "--apply")
     assert code == 2
-    assert "--copies, --traces, --superseded, --logs, --leftovers" in talk
+    assert "--copies, --traces, --superseded, --logs, --leftovers, --loose" in talk
     assert len(list(sweep.path.glob("points/*/*/traces/*"))) == 1
 
 

@@ -4,6 +4,7 @@ import pytest
 from submissions import plan, point, seeds
 from sweeps import Gpu, Made, choices, make_attempt, make_sweep
 
+from wattflow.analysis.sweep import open_sweep
 from wattflow.collect import collect
 from wattflow.submit import send
 from wattflow.submit.preview import Bill, preview
@@ -76,7 +77,8 @@ def test_the_line_has_what_each_figure_rests_on(tmp_path):
     known = preview(made).quote
     assert "at most 1 node-hours billed (0.0333 expected)" in known.words()
     assert "kWh predicted for 2 of 2 points by finished ones" in known.words()
-    assert known.energy.energy_kwh == pytest.approx(2 * 70.0 * 60.0 / 3.6e6, rel=0.1)
+    (row,) = open_sweep(tmp_path / "other").points.to_dicts()
+    assert known.energy.energy_kwh == pytest.approx(2 * row["job_energy_j"] / 3.6e6)
     assert "\n" not in known.words()
 
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import pwd
+import re
 import signal
 import sys
 from pathlib import Path
@@ -58,6 +59,67 @@ def parent(pid: int) -> int | None:
     """The parent's pid; null where a process has ended."""
     fields = _stat(pid)
     return None if fields is None else int(fields[1])
+
+
+WATCHED = "WATTFLOW_WATCHED"  # what `measure` watches and did not start: pid:NUMBER or job:NUMBER
+
+
+def is_of(pid: int, watched: str) -> bool | None:
+    """Whether a process is one that `measure` watches, or of the job that it watches; null where it has ended."""
+    kind, _, number = watched.partition(":")
+    if kind == "job":
+        return is_in_job(pid, number)
+    above: int | None = pid
+    while above is not None and above > 1:
+        if above == int(number):
+            return True
+        above = parent(above)
+    return None if parent(pid) is None else False
+
+
+def is_in_job(pid: int, job: str, but_step: str | None = None) -> bool | None:
+    """Whether a process is one of a Slurm job's, but not of a step; null where it has ended.
+
+    By its control group where Slurm makes one, else by the environment that it began with, which its owner can read.
+    """
+    try:
+        group = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
+        found = re.search(rf"/job_{job}(?:/step_([^/\n]+))?(?:/|$)", group, re.MULTILINE)
+        if found is not None:
+            return but_step is None or found[1] != but_step
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError:
+        return False  # somebody else's
+    in_step = but_step is not None and f"SLURM_STEP_ID={but_step}".encode() in variables
+    return f"SLURM_JOB_ID={job}".encode() in variables and not in_step
+
+
+def owner(pid: int) -> int | None:
+    """The user of a process; null where there is none."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except FileNotFoundError:
+        return None
+
+
+def words(pid: int) -> list[str]:
+    """The command of a process, as it was started; empty where it has ended or hides it."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return []
+    return text.rstrip("\0").split("\0") if text else []
+
+
+def own_processes() -> list[int]:
+    """The processes of the caller that this machine shows."""
+    return [
+        int(entry.name)
+        for entry in os.scandir("/proc")
+        if entry.name.isdecimal() and owner(int(entry.name)) == os.getuid()
+    ]
 
 
 def _start(pid: int) -> str | None:

@@ -24,7 +24,8 @@
    FAKE_NVML_MIG=1                     MIG mode is on
    FAKE_NVML_ARCHITECTURE=9            9 is Hopper, 7 Ampere, 5 Volta
    FAKE_NVML_PROCESSES=1               with a compute context, on each GPU
-   FAKE_NVML_PIDS=file                 the pids of those processes instead, read from a file at each call
+   FAKE_NVML_PIDS=file                 the pids of those processes instead, read from a file at each call;
+                                       pid@index for one on that GPU alone
    FAKE_NVML_STATE=folder              power limits and locked clocks outlive a process here, a file a UUID:
                                        "limit_mw clock_mhz", 0 for clocks that are not locked
    FAKE_NVML_LEAST_W=300               a lower limit is taken for this one without a word
@@ -697,8 +698,10 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *count, Process *
     const char *path = setting("FAKE_NVML_PIDS", "");
     if (*path) {
         FILE *file = fopen(path, "r");
-        for (running = 0; file && running < 64 && fscanf(file, "%u", &pids[running]) == 1;)
-            running++;
+        unsigned pid, index;
+        for (int found = running = 0; file && running < 64 && (found = fscanf(file, "%u@%u", &pid, &index)) >= 1;)
+            if (found == 1 || index == gpu->index)
+                pids[running++] = pid;
         if (file)
             fclose(file);
     }

@@ -35,6 +35,20 @@ def measure(
         str | None,
         typer.Option("--tokens-key", metavar="KEY", help="Where the output tokens stand in it."),
     ] = None,
+    pid: Annotated[
+        str | None,
+        typer.Option("--pid", metavar="PID", help="A process of yours that runs already."),
+    ] = None,
+    job: Annotated[
+        str | None,
+        typer.Option("--job", metavar="ID", help="A Slurm job of yours that runs on this node."),
+    ] = None,
+    for_: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="TIME", help="Watch it so long, such as 60s; else to its end."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="power.KEY=VALUE", help="A setting of the meter."),
@@ -57,19 +71,20 @@ def measure(
 ) -> None:
     """Run any command and measure the energy that it takes.
 
-    The command keeps its output and its exit code.
+    The command keeps its output and its exit code. --pid and --job measure what runs already.
     """
     command = command or []
     if serve is not None or load is not None or label:
         command = _driven(serve, load, label or [], command)
-    job = request.Request(
+    asked = request.Request(
         command=command,
         out=None if out is None else Path(out),
         power=measuring.power_settings(settings or []),
         tokens_json=tokens_json,
         tokens_key=tokens_key,
+        watched=_watched(pid, job, for_),
     )
-    outcome = measuring.measure(job, lambda text: talk(f"wattflow: {text}"))
+    outcome = measuring.measure(asked, lambda text: talk(f"wattflow: {text}"))
     for line in outcome.lines:
         talk(f"wattflow: {line}")
     if outcome.complete:
@@ -96,3 +111,17 @@ def _driven(
         raise RefusedError("--serve: which command?")
     driver.read_load(load)  # what is wrong with it is said before anything starts
     return [sys.executable, "-m", "wattflow.measure.driver", str(load), *labels, "--", *words]
+
+
+def _watched(pid: str | None, job: str | None, for_: str | None) -> request.Watched | None:
+    """Return what is to be watched; null for a command, RefusedError for words that do not go together."""
+    if pid is not None and job is not None:
+        raise RefusedError("--pid and --job: name one of them.")
+    for_s = None if for_ is None else request.seconds(for_)
+    if pid is not None:
+        return request.Watched("pid", pid, for_s)
+    if job is not None:
+        return request.Watched("job", job, for_s)
+    if for_ is not None:
+        raise RefusedError("--for: of --pid or --job; a command is measured until it ends.")
+    return None

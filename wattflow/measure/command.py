@@ -1,6 +1,7 @@
 """Run any command beside a sweep's sidecar, and leave a sweep directory of one point.
 
     wattflow measure [--out DIR] -- CMD ...
+    wattflow measure [--out DIR] --pid PID | --job ID [--for 60s]      what runs already: watch.py
 
     sidecar warm -> directory (record.py) -> sidecar ready -> the command, which reports its spans (timeline.py)
         -> sidecar closed -> spans, part, record
@@ -21,8 +22,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from wattflow import process
 from wattflow.config.choices import Power
 from wattflow.config.overrides import with_settings
 from wattflow.errors import CommandError, RefusedError
@@ -31,6 +35,9 @@ from wattflow.measure.stops import Stops
 from wattflow.measure.tokens import STDOUT, Output, count_tokens
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.spans import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from wattflow.measure.watch import Found
 
 FORWARDED = (
     *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
@@ -191,7 +198,11 @@ def measure(request: Request, warn: Callable[[str], None]) -> Outcome:
         raise RefusedError(
             "--tokens-json: name the tokens' key too, such as usage.completion_tokens."
         )
-    _check_command(request.command)
+    found = None if request.watched is None else _found(request)
+    if found is None:
+        _check_command(request.command)
+    else:
+        request = replace(request, command=found.words)
     place = Place.of(os.environ)
     signals = _Signals()
     base = os.environ.get("SLURM_TMPDIR")
@@ -211,12 +222,40 @@ def measure(request: Request, warn: Callable[[str], None]) -> Outcome:
         measurement = Measurement(request, place)
         try:
             measurement.open(sidecar)
-            run = _run(request, signals, sidecar.mark)
+            lines = []
+            if found is None:
+                run = _run(request, signals, sidecar.mark)
+            else:
+                assert request.watched is not None
+                run, why = found.watch(request.watched.for_s, sidecar.mark)
+                lines.append(why)
         except BaseException as error:
             measurement.close(
                 error, interrupted=isinstance(error, CommandError) and error.exit_code > 128
             )
             raise
         tokens = count_tokens(request, place, run, warn)
-        lines, complete = measurement.finish(sidecar, run, spans_file, tokens)
-    return Outcome(run.exit_code, measurement.folder, lines, complete)
+        said, complete = measurement.finish(sidecar, run, spans_file, tokens)
+    return Outcome(run.exit_code, measurement.folder, lines + said, complete)
+
+
+def _found(request: Request) -> "Found":
+    """Return what is watched, and have the sidecar measure its GPUs and know its processes; RefusedError."""
+    from wattflow.measure.watch import find  # noqa: PLC0415 (it loads pynvml, which a command does not wait for)
+
+    asked = request.watched
+    assert asked is not None
+    if request.command:
+        raise RefusedError(
+            f"--{asked.kind} {asked.number}: it runs already, so there is no command to start."
+        )
+    if request.tokens_json is not None:
+        raise RefusedError(
+            f"--tokens-json: of a command that `measure` starts, not of --{asked.kind}."
+        )
+    found = find(asked, request.power.meter)
+    number = found.words[1]  # of a task of an array, its job's
+    os.environ[process.WATCHED] = f"{asked.kind}:{number}"
+    if found.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(found.gpus)
+    return found

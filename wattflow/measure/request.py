@@ -1,8 +1,10 @@
 """The values of a measurement: what to run, on which node of a step, and how it ended."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from wattflow.config.choices import Power
 from wattflow.errors import RefusedError
@@ -11,14 +13,35 @@ from wattflow.store.schema import JobInfo
 
 
 @dataclass(frozen=True)
+class Watched:
+    """What is measured though `measure` does not start it: a process of this node, or a Slurm job's part on it."""
+
+    kind: Literal["pid", "job"]
+    number: str
+    for_s: float | None = None  # null: until it ends
+
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str) -> float:
+    """Return a duration such as 90, 60s, 5m or 2h in s; RefusedError for what is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if found is None or found[2] not in _SECONDS or float(found[1]) == 0:
+        raise RefusedError(f"--for {text}: say how long, such as 90s, 5m or 2h.")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+@dataclass(frozen=True)
 class Request:
-    """A command to measure, and how."""
+    """A command to measure, and how; of what is watched, the words that it is known by."""
 
     command: list[str]
     out: Path | None = None  # null: a new folder below ./sweeps
     power: Power = field(default_factory=Power)
     tokens_json: str | None = None
     tokens_key: str | None = None
+    watched: Watched | None = None
 
 
 @dataclass(frozen=True)

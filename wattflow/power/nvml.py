@@ -36,6 +36,7 @@ from wattflow.power.nvml_sensors import (
     running_pids,
     sources,
 )
+from wattflow.process import WATCHED, is_of
 from wattflow.spans import ENVIRONMENT, reports_to
 from wattflow.store.sources import longest_spacing_ns
 
@@ -162,7 +163,9 @@ class GpuTrace:
 
     def _count_strangers(self, pids: Sequence[int], first: bool) -> int:
         """Return how many processes there are without those of a measured command, which are expected."""
-        spans = os.environ.get(ENVIRONMENT)
+        spans, watched = os.environ.get(ENVIRONMENT), os.environ.get(WATCHED)
+        if watched is not None:
+            return sum(is_of(pid, watched) is False for pid in pids)
         if spans is None:
             return len(pids)
         # before the command starts, a process that cannot be looked at is a stranger; later it may be the command's

@@ -6,7 +6,7 @@ Killed at any moment, it leaves each file alone, packed, or both; packed once mo
 """
 
 import contextlib
-import os
+import hashlib
 import time
 import zipfile
 from collections import defaultdict
@@ -109,7 +109,7 @@ def _write(sweep: SweepDir, files: Sequence[File]) -> None:
     """Write an archive of files, and look at it."""
     folder = sweep.path / packed.FOLDER
     make_folder(folder)
-    path = folder / f"{os.urandom(6).hex()}.zip"
+    path = folder / _archive_name(files)
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for one in files:
             source = sweep.path.joinpath(*one.parts)
@@ -119,6 +119,12 @@ def _write(sweep: SweepDir, files: Sequence[File]) -> None:
     listed = {member.name: member.size_bytes for member in packed.of_archive(path)}
     if len(listed) != len(files):
         raise DamagedError(f"{path}: it has {len(listed)} of {len(files)} files.")
+
+
+def _archive_name(files: Sequence[File]) -> str:
+    """Return a name that two who pack the same files at once both choose."""
+    about = [(_name(one.parts), one.size_bytes, one.changed_s) for one in files]
+    return f"{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}.zip"
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, changed_ns: int) -> None:
