@@ -1,8 +1,8 @@
-"""First profiles of six kinds of sites: the exact one of one, and each used by `plan --script`."""
+"""First profiles of ten sites: the exact one of one, and each used by `plan --script`."""
 
 import pytest
 import yaml
-from slurm_sites import MANY_ACCOUNTS, MIXED, SITES, TYPED, asked
+from slurm_sites import MANY_ACCOUNTS, RECORDED, SITES, TYPED, asked
 
 from wattflow.errors import RefusedError
 from wattflow.plan import grid
@@ -59,12 +59,16 @@ SCRIPTS = {
         "#SBATCH --gpus-per-node=2",
         "#SBATCH --account=g123",
     ],
-    "mixed": [
-        "#SBATCH --gres=gpu:rtx2080ti:2",
+    "recorded_mixed": [
+        "#SBATCH --gpus-per-node=rtx2080ti:2",
         "#SBATCH --constraint=turing",
-        "#SBATCH --account=lab",
+        "#SBATCH --partition=all",
     ],
-    "no_accounting": ["#SBATCH --partition=batch", "#SBATCH --gpus-per-node=tesla:2"],
+    "recorded_no_accounting": ["#SBATCH --partition=batch", "#SBATCH --gpus-per-node=2"],
+    "recorded_typed": ["#SBATCH --account=abc_a100", "#SBATCH --gpus-per-node=a100:2"],
+    "recorded_whole_nodes": ["#SBATCH --partition=normal", "#SBATCH --gpus-per-node=2"],
+    "recorded_old": ["#SBATCH --partition=on", "#SBATCH --gres=gpu:tesla_p100-pcie-16gb:2"],
+    "recorded_federated": ["#SBATCH --account=users", "#SBATCH --gpus-per-node=v100:2"],
     "many_accounts": ["#SBATCH --gpus-per-node=nvidia_a100-sxm4-80gb:2", "#SBATCH --account=proj1"],
 }
 
@@ -90,12 +94,13 @@ def test_a_site_without_gres_needs_a_hand():
 
 
 @pytest.mark.parametrize(
-    ("partition", "message"), [("gpus", "There are gpu, mig"), ("mig", "MIG slices are refused")]
+    ("partition", "message"),
+    [("gpus", "There are mig, on, gone"), ("mig", "MIG slices are refused")],
 )
 def test_a_partition_that_cannot_be_measured_is_refused(partition, message):
     """One that is not there, and one of slices."""
     with pytest.raises(RefusedError, match=message):
-        made(MIXED, partition=partition)
+        made(RECORDED["old"], partition=partition)
 
 
 def test_a_partition_can_be_named():

@@ -1,7 +1,10 @@
-"""What sinfo, scontrol and sacctmgr say of six kinds of sites."""
+"""What sinfo, scontrol and sacctmgr say of several kinds of sites."""
+
+import json
+from collections import Counter
 
 import pytest
-from slurm_sites import MANY_ACCOUNTS, MIXED, NO_ACCOUNTING, SITES, TYPED, WHOLE_NODES, asked
+from slurm_sites import MANY_ACCOUNTS, RECORDED, SITES, TYPED, WHOLE_NODES, asked
 
 from wattflow.errors import SlurmError
 from wattflow.slurm.site import is_slice, look, minutes
@@ -48,17 +51,44 @@ def test_the_default_account_comes_first():
 
 def test_slices_and_other_gres_are_told_apart():
     """MIG names parts of a GPU; nvme is no GPU."""
-    site = look(asked(MIXED))
-    by_name = {one.name: one for one in site.partitions}
-    assert [one.gpus for one in by_name["gpu"].nodes] == [(("rtx2080ti", 8),), (("h100", 4),)]
+    by_name = {one.name: one for one in look(asked(RECORDED["old"])).partitions}
     assert all(is_slice(kind) for kind, _ in by_name["mig"].nodes[0].gpus)
     assert not is_slice("nvidia_a100-sxm4-80gb")
-    assert by_name["gpu"].qos == ("normal", "long")
+    sinfo = "gpu|gpu:h100:4(S:0-1),nvme:1|6|64|770000|2-00:00:00|hopper|up|idle\n"
+    (partition,) = look(asked({**TYPED, "sinfo": sinfo})).partitions
+    assert partition.nodes[0].gpus == (("h100", 4),)
+    assert look(asked(RECORDED["federated"])).partitions[0].qos == ("normal",)
+
+
+def test_accounts_of_another_cluster_in_the_database_are_none_here():
+    """One slurmdbd serves six clusters, some of them a federation: sacctmgr lists the user's accounts in all."""
+    accounts = {name: look(asked(site)).accounts for name, site in RECORDED.items()}
+    assert "typed|abc_v100|" in RECORDED["federated"]["assoc"]
+    assert accounts == {
+        "federated": ["users"],
+        "mixed": ["lab"],
+        "no_accounting": [],
+        "old": ["proj1"],
+        "typed": ["abc_v100", "abc_a100"],
+        "whole_nodes": ["g123"],
+    }
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_plain_form_says_what_the_json_form_does(name):
+    """Nodes and GPUs of each partition, of `sinfo --json` beside what is read."""
+    counted = Counter()
+    for node in json.loads(RECORDED[name]["sinfo --json"])["nodes"]:
+        gpus = int(node["gres"].rpartition(":")[2]) if node["gres"] else 0
+        for partition in node["partitions"]:
+            counted[partition] += gpus
+    found = {one.name: one.gpus for one in look(asked(RECORDED[name])).partitions}
+    assert found == dict(counted)
 
 
 def test_a_site_without_accounting_is_not_asked_for_accounts():
     """sacctmgr would fail; whole nodes are seen where they are."""
-    site = look(asked(NO_ACCOUNTING))
+    site = look(asked(RECORDED["no_accounting"]))
     assert (site.accounting, site.accounts, site.unanswered) == (False, [], [])
     assert look(asked(WHOLE_NODES)).partitions[0].exclusive
 

@@ -15,9 +15,6 @@ from wattflow.slurm import client
 
 Ask = Callable[[Sequence[str]], str]  # a command's output; SlurmError where there is none
 
-_NODES = ["sinfo", "-h", "-o", "%R|%G|%D|%c|%m|%l|%f|%a|%t"]
-_CONFIG = ["scontrol", "show", "config"]
-_PARTITIONS = ["scontrol", "-o", "show", "partition"]
 # gpu:a100:4(S:0-1), gpu:4, gpu:nvidia_a100_1g.5gb:7(S:0); other GRES stand beside it
 _GPU = re.compile(r"\bgpu:(?:([A-Za-z0-9_.+-]+):)?(\d+)")
 _SLICE = re.compile(r"\dg\.\d+gb|mig", re.IGNORECASE)
@@ -80,25 +77,36 @@ class Site:
 
 def look(ask: Ask = client.ask) -> Site:
     """Return what this site's Slurm says; SlurmError where not even sinfo answers."""
-    site = Site(partitions=_partitions(ask(_NODES)))
-    user = user_name()
+    words = commands(user_name())
+    site = Site(partitions=_partitions(ask(words["sinfo"])))
     with _noted(site):
-        _read_config(site, ask(_CONFIG))
+        _read_config(site, ask(words["config"]))
     with _noted(site):
-        _read_limits(site, ask(_PARTITIONS))
+        _read_limits(site, ask(words["partition"]))
     if site.accounting is not False:
         with _noted(site):
-            table = ask(
-                [
-                    *("sacctmgr", "-nP", "show", "assoc", "where", f"user={user}"),
-                    "format=Account,QOS,MaxSubmitJobs",
-                ]
-            )
-            _read_accounts(site, table)
+            _read_accounts(site, ask(words["assoc"]))
         with _noted(site):
-            default = ask(["sacctmgr", "-nP", "show", "user", user, "format=DefaultAccount"])
-            _default_first(site, default.strip())
+            _default_first(site, ask(words["user"]).strip())
     return site
+
+
+def commands(user: str) -> dict[str, list[str]]:
+    """Return what is asked, by a word for each: nodes, settings, partitions, the user's accounts and default one."""
+    manager = ["sacctmgr", "-nP", "show"]
+    return {
+        "sinfo": ["sinfo", "-h", "-o", "%R|%G|%D|%c|%m|%l|%f|%a|%t"],
+        "config": ["scontrol", "show", "config"],
+        "partition": ["scontrol", "-o", "show", "partition"],
+        "assoc": [
+            *manager,
+            "assoc",
+            "where",
+            f"user={user}",
+            "format=Cluster,Account,QOS,MaxSubmitJobs",
+        ],
+        "user": [*manager, "user", user, "format=DefaultAccount"],
+    }
 
 
 @contextlib.contextmanager
@@ -201,8 +209,9 @@ def _only(text: str | None) -> tuple[str, ...] | None:
 def _read_accounts(site: Site, table: str) -> None:
     most: list[int] = []
     for line in table.splitlines():
-        account, _, rest = line.partition("|")
-        qos, _, submitted = rest.partition("|")
+        cluster, account, qos, submitted = [*line.split("|"), "", "", "", ""][:4]
+        if site.cluster not in (None, cluster):
+            continue  # one database serves several clusters
         if account and account not in site.accounts:
             site.accounts.append(account)
         site.qos += [one for one in qos.split(",") if one and one not in site.qos]
