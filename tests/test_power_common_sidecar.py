@@ -1,5 +1,6 @@
 """The common sidecar is kept alive, and ends once its traces are closed."""
 
+import contextlib
 import os
 import signal
 
@@ -51,8 +52,21 @@ def test_its_end_closes_what_is_open_and_leaves_no_process(nvml_path, connect, c
 def test_a_node_without_gpus_has_none(nvml_path, tmp_path, monkeypatch):
     """The reason is the sidecar's own, and nothing is left running."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with (
-        pytest.raises(PowerError, match="no GPU is visible"),
-        CommonSidecar("n1", tmp_path / "spool", 2, os.getpid()),
-    ):
-        pass
+    with CommonSidecar("n1", tmp_path / "spool", 2, os.getpid()) as one:
+
+        def lost():
+            with contextlib.suppress(PowerError):
+                one.check()
+                return False
+            return True
+
+        until(lost)
+        with pytest.raises(PowerError, match="no GPU is visible"):
+            one.check()
+
+
+def test_one_that_listens_or_may_still_come_to_is_no_fault(nvml_path, common):
+    """Points start beside it and wait for it themselves."""
+    common.check()
+    until(lambda: common._listens)
+    common.check()

@@ -74,11 +74,16 @@ class Node:
     def __init__(self, todo: Todo, spool: Path, does: dict[str, str], slots: int = 2):
         self.todo, self.does, self.began = todo, does, []
         spool.mkdir()
+        self.lost = ""  # why there is no sidecar
         self.signals = Signals()
         self.signals.together = True
         self.count = slots
         parts = [Slot(k, [k], [f"GPU-{k}"], []) for k in range(slots)]
-        self.slots = Slots(todo, parts, spool, self.start, self.signals)
+        self.slots = Slots(todo, parts, spool, self.start, self.signals, check=self.check)
+
+    def check(self):
+        if self.lost:
+            raise PowerError(self.lost)
 
     def start(self, slot, point_ids, spool):
         self.began.append((slot.number, point_ids))
@@ -93,6 +98,17 @@ class Node:
 
     def record(self, point_id):
         return self.todo.sweep.attempts(point_id)[-1].read_record()
+
+
+def test_a_sidecar_that_never_comes_ends_the_task(tmp_path, monkeypatch):
+    """Steps that wait for it are ended; the reason is the task's."""
+    monkeypatch.setattr(side_by_side, "_CLOSE_S", 0.1)
+    todo = todo_of(tmp_path, 2)
+    node = Node(todo, tmp_path / "spool", dict.fromkeys(todo.point_ids, "wait"))
+    node.lost = "the common sidecar of n1: no GPU is visible"
+    with pytest.raises(PowerError, match="no GPU is visible"):
+        node.run()
+    assert all(step.process.poll() is not None for step in node.slots._running)
 
 
 def test_whatever_ends_a_step_frees_its_slot(tmp_path):

@@ -20,7 +20,10 @@ _STEADY_S = 10.0
 
 
 class CommonSidecar:
-    """A context manager; the process is started again when it dies, and points connect to the new one."""
+    """A context manager; the process is started again when it dies, and points connect to the new one.
+
+    Points may be started before it listens: they wait for it, and meanwhile all come up together.
+    """
 
     def __init__(self, node: str, spool: Path, slots: int, parent_pid: int) -> None:
         """Nothing is started yet. Messages go to spool/sidecar.log."""
@@ -39,16 +42,19 @@ class CommonSidecar:
         self._watcher = threading.Thread(target=self._watch, name="common-sidecar", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start it; PowerError where it does not come to listen."""
+        """Begin to start it."""
         self._spool.mkdir(mode=0o700, exist_ok=True)
+        self._began_s = time.monotonic()
         self._watcher.start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._listens or self._lost, START_S)
-            why = None if self._listens else self._lost or f"not ready after {START_S:g} s."
-        if why is not None:
-            self.__exit__()
-            raise PowerError(f"the common sidecar of {self._settings['node']}: {why}")
         return self
+
+    def check(self) -> None:
+        """Raise PowerError where it has never come to listen, and will not any more."""
+        with self._changed:
+            late = time.monotonic() - self._began_s > START_S
+            why = self._lost or (f"not ready after {START_S:g} s." if late else None)
+            if not self._listens and why is not None:
+                raise PowerError(f"the common sidecar of {self._settings['node']}: {why}")
 
     def __exit__(self, *_: object) -> None:
         """End it, once all traces are closed."""

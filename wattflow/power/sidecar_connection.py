@@ -16,7 +16,7 @@ from typing import Any
 from wattflow.config.choices import Control, Power
 from wattflow.power.protocol import reachable
 
-CONNECT_S = 20.0  # for a sidecar that is started again
+CONNECT_S = 60.0  # for a sidecar that comes up beside its points, or is started again
 _AGAIN_S = 0.05
 
 

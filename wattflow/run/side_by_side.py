@@ -84,11 +84,11 @@ def run_side_by_side(
         signals.together = True  # a warning is for the steps first
         (shape,) = shapes([(p, todo.sweep.point(p).config()) for p in point_ids[:1]])
         config = todo.sweep.point(point_ids[0]).config()
-        parts = list(slots_of(devices_of(config, place.node), slots))
         spool = Path(place.spool)
-        with CommonSidecar(place.node, spool / "sidecar", slots, os.getpid()):
+        with CommonSidecar(place.node, spool / "sidecar", slots, os.getpid()) as common:
+            parts = list(slots_of(devices_of(config, place.node), slots))
             start = _starter(todo, place, shape, time_limit_min(config))
-            node = Slots(todo, parts, spool, start, signals)
+            node = Slots(todo, parts, spool, start, signals, check=common.check)
             for stage in stages_of(todo, slots):
                 node.run(stage)
     failed = node.failed
@@ -195,10 +195,18 @@ class Slots:
     """Runs units of points in slots, until all have been tried."""
 
     def __init__(
-        self, todo: Todo, slots: Sequence[Slot], spool: Path, start: Start, signals: Signals
+        self,
+        todo: Todo,
+        slots: Sequence[Slot],
+        spool: Path,
+        start: Start,
+        signals: Signals,
+        *,
+        check: Callable[[], None],
     ) -> None:
-        """`start` begins a unit in a slot, with a spool of its own."""
+        """`start` begins a unit in a slot, with a spool of its own; `check` raises what ends all units."""
         self._todo, self._spool, self._start, self._signals = todo, spool, start, signals
+        self._check = check
         self._free = deque(slots)
         self._running: list[Step] = []
         self._started = 0
@@ -219,6 +227,7 @@ class Slots:
                 for step in [one for one in self._running if one.process.poll() is not None]:
                     if left := self._end(step):
                         queue.insert(0, Unit(left, step.unit.slot))
+                self._check()
                 time.sleep(_POLL_S)
         finally:
             self._wait_for_all()
