@@ -13,6 +13,7 @@ from typing import Any
 from wattflow.analysis.sweep import Sweep
 from wattflow.errors import RefusedError
 from wattflow.nullable import complete_sum
+from wattflow.store.files import has_own
 from wattflow.store.tables import read_columns
 from wattflow.workload import confined_tokenizer, prompts
 from wattflow.workload.scoring import is_correct
@@ -70,7 +71,7 @@ def _of_point(
 ) -> Quality:
     point_id = str(row["point_id"])
     attempt = sweep.directory.attempt(point_id, int(row["attempt"]))
-    if not attempt.requests_path.is_file():
+    if not has_own(attempt.requests_path):
         return of_answers(row, attempts, [], "the answers are gone: their file was removed")
     read = read_columns(attempt.requests_path, ["prompt", "text"]).to_pylist()
     if any(one["text"] is None for one in read):
