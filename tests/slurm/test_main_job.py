@@ -19,6 +19,7 @@ from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import SPAN
 from wattflow.store.tables import read_table
 from wattflow.submit import journal, resume, send, status
+from wattflow.submit.preview import preview
 
 pytest_plugins = ("fake_nvml.fixtures",)
 pytestmark = [pytest.mark.slurm, pytest.mark.fake_nvml]
@@ -209,7 +210,7 @@ def test_resume_after_the_mend_runs_that_point_alone(failure):
 
 def test_the_sweep_leaves_what_plan_said(job):
     """Within 10 % of the files and folders and a factor of 1.5 of the bytes, once the times are those that it took."""
-    said = send.preview(job.made).footprint
+    said = preview(job.made).quote.footprint
     assert said.unknown == 0
     left = list(job.sweep.path.rglob("*"))
     assert len(left) + 1 == pytest.approx(said.files, rel=0.1)

@@ -18,6 +18,7 @@ from wattflow.paper.objects import Object, chosen
 from wattflow.paper.scales import grids
 from wattflow.submit import send
 from wattflow.submit import status as stage
+from wattflow.submit.preview import preview
 
 _STEPS = ("list", "submit", "report")
 
@@ -110,7 +111,7 @@ def _list(scale: str, overrides: list[str], objects: list[Object], *, as_json: b
 
 def _hours(part: plans.Part) -> dict[str, Any]:
     """Return a grid's GPU-hours: at most by time limits, and as expected by what finished; null where unknown."""
-    rows = send.preview(part.plan).rows
+    rows = preview(part.plan).rows
     most = [row["gpu_hours"] for row in rows]
     known = all(row["expected"]["unknown"] == 0 for row in rows)
     expected = sum(row["expected"]["gpu_hours"] for row in rows)
