@@ -16,7 +16,6 @@ from wattflow.errors import RefusedError
 from wattflow.paper import plans
 from wattflow.paper.objects import Object, chosen
 from wattflow.paper.scales import grids
-from wattflow.submit import send
 from wattflow.submit import status as stage
 from wattflow.submit.preview import preview
 
