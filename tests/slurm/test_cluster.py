@@ -52,6 +52,19 @@ def test_a_path_with_spaces_and_quotes_reaches_the_tasks_whole(cluster, tmp_path
     assert any(log.text for log in logs.logs(made.sweep, made.points[0].point_id))
 
 
+def test_each_task_leaves_one_archive_of_its_points(cluster, tmp_path):
+    """cluster.pack: four points in two tasks are two archives and no folder; all are done and collected from there."""
+    words = ("sweep=archives", "seed=1,2,3,4", "cluster.points_per_task=2", "cluster.pack=true")
+    made = plan(tmp_path, *QUICK, *words)
+    send.submit(made)
+    until(lambda: states(made.sweep) == {"done"})
+    until(lambda: not list((made.sweep.path / "points").iterdir()))
+    assert len(list((made.sweep.path / "packed").iterdir())) == 2
+    until(made.sweep.points_path.is_file)
+    assert open_sweep(made.sweep.path).points["counts"].all()
+    assert send.submit(made).points == 0
+
+
 def test_packed_points_share_one_task_and_each_finishes(cluster, tmp_path):
     """points_per_task=3 sends four points as two tasks."""
     made = plan(tmp_path, *QUICK, "sweep=packed", "seed=1,2,3,4", "cluster.points_per_task=3")

@@ -111,3 +111,26 @@ def test_a_batch_script_without_srun_measures_its_first_node(nodes, tmp_path):
     until((tmp_path / "out" / "results" / "points.parquet").is_file)
     (row,) = open_sweep(tmp_path / "out").points.to_dicts()
     assert (row["valid"], row["nodes_seen"]) == (True, 1)
+
+
+def test_a_running_job_is_measured_from_a_step_of_it_until_it_ends(nodes, tmp_path, monkeypatch):
+    """One of a node's two GPUs is the job's: that one alone, by Slurm's number of it; elsewhere srun is advised."""
+    monkeypatch.setenv("FAKE_NVML_GPUS", "2")
+    monkeypatch.setenv("FAKE_NVML_PROCESSES", "0")
+    asked = ["sbatch", "--parsable", "--nodes=1", "--gpus-per-node=1", "--output=/dev/null"]
+    job = subprocess.check_output([*asked, "--wrap", "sleep 600"], text=True, timeout=600).strip()
+    wattflow = [sys.executable, "-m", "wattflow.cli", "measure", "--out", "out"]
+    words = [*wattflow, "--set", "power.meter=nvml", "--job", job]
+    state = ["squeue", "-h", "-o", "%T", "-j", job]
+    until(lambda: subprocess.check_output(state, text=True, timeout=600).strip() == "RUNNING")
+    away = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+    assert away.returncode == 2
+    step = ["srun", "--overlap", f"--jobid={job}", "--ntasks-per-node=1"]
+    watching = subprocess.Popen([*step, *words], stderr=subprocess.PIPE, text=True)
+    until(lambda: list((tmp_path / "out").glob("points/*/attempt-1/traces/*")))
+    subprocess.run(["scancel", "--batch", "--signal=KILL", job], check=True, timeout=600)
+    said = watching.communicate(timeout=600)[1]
+    assert "the window was closed: it ended" in said, said
+    (row,) = open_sweep(tmp_path / "out").points.to_dicts()
+    assert row["gpus"] == 1
+    assert json.loads(row["command"])[:2] == ["--job", job]
