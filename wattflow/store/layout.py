@@ -94,6 +94,23 @@ class AttemptDir:
         """What one node has of a measured command."""
         return self.path / "timings" / f"{node}.json"
 
+    def claim(self) -> bool:
+        """Make the attempt's folders; false where somebody made it before."""
+        while True:
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                self.path.mkdir(mode=0o700)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                continue  # attempts before this one were packed meanwhile, and their point's folder went
+            self.make_folders()
+            return True
+
+    def has_record(self) -> bool:
+        """Whether there is a record, alone or packed, whatever is in it."""
+        return os.path.lexists(self.record_path) or packed.find(self.record_path) is not None
+
     def make_folders(self) -> None:
         """Create the folders below the attempt, readable by the owner only."""
         for folder in ("timings", "traces", "logs"):
@@ -337,13 +354,9 @@ class SweepDir:
         return any(
             one.finished
             and one.number > after
-            and not self._has_record(self.attempt(point_id, one.number))
+            and not self.attempt(point_id, one.number).has_record()
             for one in self.collected(point_id)
         )
-
-    def _has_record(self, attempt: AttemptDir) -> bool:
-        path = attempt.record_path
-        return os.path.lexists(path) or packed.find(path) is not None
 
     def last_number(self, point_id: str) -> int:
         """The highest number that an attempt at a point has had, 0 where there was none: none is given twice."""
@@ -355,20 +368,9 @@ class SweepDir:
         folder = self.point_path(point_id)
         folder.parent.mkdir(mode=0o700, exist_ok=True)  # somebody may have removed it
         number = self.last_number(point_id) + 1
-        while True:
-            attempt = self.attempt(point_id, number)
-            try:
-                folder.mkdir(mode=0o700, exist_ok=True)
-                attempt.path.mkdir(mode=0o700)
-            except FileExistsError:
-                number += 1
-                continue
-            except (
-                FileNotFoundError
-            ):  # the attempts before were packed meanwhile, and the folder went
-                continue
-            attempt.make_folders()
-            return attempt
+        while not (attempt := self.attempt(point_id, number)).claim():
+            number += 1
+        return attempt
 
     def append_journal(self, line: JournalLine) -> None:
         """Add one line and fsync it; the sweep's owner is its only writer."""
