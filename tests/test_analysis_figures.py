@@ -1,18 +1,9 @@
 """Charts: what stands on which axis, and what a timeline shows."""
 
-import json
-
 import polars as pl
 import pytest
 
 from wattflow.analysis import figures
-from wattflow.analysis.means import FIGURES, Mean, Setting
-
-
-def setting(power_w=100.0, sd=None, **chosen):
-    """A setting whose figures are all alike."""
-    means = {name: Mean(power_w, sd) for name in FIGURES}
-    return Setting(chosen, "gpu", False, "nvml_buffer", 2, means, [])
 
 
 def titles(chart, channel):
@@ -31,54 +22,6 @@ def titles(chart, channel):
 
     visit(chart)
     return set(found)
-
-
-def test_the_number_with_most_values_stands_on_x():
-    """Of two models and three batch sizes the sizes stand on x, the models have colours."""
-    of = [setting(model=m, batch_size=b) for m in ("a", "b") for b in (1, 2, 4)]
-    chart = figures.by_choice(of, ["model", "batch_size"], simulated=False).to_dict()
-    assert titles(chart, "x") == {"batch size"}
-    assert titles(chart, "color") == {"model"}
-
-
-def test_a_third_choice_is_in_panels():
-    """Each of two datasets has a panel, named by the choice."""
-    of = [
-        setting(model=m, batch_size=b, dataset=d)
-        for m in ("a", "b")
-        for b in (1, 2, 4)
-        for d in ("alpaca", "gsm8k")
-    ]
-    chart = figures.by_choice(of, ["model", "dataset", "batch_size"], simulated=False).to_dict()
-    panels = {row["panel"] for rows in chart["datasets"].values() for row in rows}
-    assert panels == {"dataset alpaca", "dataset gsm8k"}
-
-
-def test_bars_reach_one_deviation():
-    """100 W with a deviation of 5 has a bar from 95 to 105; without a repeat the bar has no length."""
-    of = [setting(100.0, 5.0, batch_size=1), setting(100.0, None, batch_size=2)]
-    chart = figures.by_choice(of, ["batch_size"], simulated=False).to_dict()
-    bars = {(row["low"], row["high"]) for rows in chart["datasets"].values() for row in rows}
-    assert bars == {(95.0, 105.0), (100.0, 100.0)}
-
-
-def test_simulated_watts_are_marked():
-    """Units of joules and watts carry a ~, tokens/s do not."""
-    units = titles(
-        figures.by_choice([setting(batch_size=1)], ["batch_size"], simulated=True).to_dict(), "y"
-    )
-    assert {unit for unit in units if not unit.startswith("~")} == {"output tokens/s"}
-
-
-def test_a_figure_that_nobody_has_is_not_drawn():
-    """Without responses there is no chart of joules per response."""
-    one = setting(batch_size=1)
-    none = Setting(
-        **{**vars(one), "means": {**one.means, "energy_per_response_j": Mean(None, None)}}
-    )
-    chart = figures.by_choice([none], ["batch_size"], simulated=False).to_dict()
-    assert "J per response" not in titles(chart, "y")
-    assert "J per output token" in titles(chart, "y")
 
 
 @pytest.mark.parametrize(("devices", "strokes"), [(1, 0), (2, 1)])
@@ -133,18 +76,10 @@ def test_a_timeline_has_a_line_a_device(devices, strokes):
     ]
 
 
-def test_a_choice_that_is_null_is_drawn_by_that_name():
-    """On x, in colour and in panels: numbers in order, what nobody asked for last."""
-    caps, clocks, names = (None, 300, 200), (1200, None), ("null", None)
-    found = [
-        setting(cap=cap, clock=clock, name=name)
-        for cap in caps
-        for clock in clocks
-        for name in names
-    ]
-    chart = figures.by_choice(found, ["cap", "clock", "name"], simulated=False).to_dict()
-    text = json.dumps(chart)
-    assert '"sort": ["200", "300", "null"]' in text
-    assert "None" not in text
-    drawn = [row for rows in chart["datasets"].values() for row in rows]
-    assert {row["cap"] for row in drawn} == {"200", "300", "null"}
+def test_a_template_of_timelines_has_a_place_for_any_point():
+    """Its data are named and empty, and its phases have the colours of a timeline that is drawn at once."""
+    template = figures.timeline_template(["prefill", "decode", "my phase"])
+    assert [layer["data"]["name"] for layer in template["layer"]] == ["spans", "power", "power"]
+    scale = template["layer"][0]["encoding"]["color"]["scale"]
+    assert scale["domain"] == ["prefill", "decode", "my phase"]
+    assert scale["range"][0] == figures.PHASE_COLOURS["prefill"]

@@ -52,7 +52,7 @@ def test_a_figure_edited_in_the_json_is_found(sweep):
 @pytest.mark.parametrize(
     ("text", "other"),
     [
-        ('<td class="n">200 ± 14</td>', '<td class="n">150 ± 14</td>'),  # a cell of the results
+        (">200 ± 14</td>", ">150 ± 14</td>"),  # a cell of the results
         ("<b>2,550 ± 210 J</b>", "<b>2,050 ± 210 J</b>"),  # what the sweep took
         ('<td class="n">2.000</td>', '<td class="n">1.000</td>'),  # the ratio of the two
         ("</tbody>", '<tr><td class="n">16</td></tr></tbody>'),  # a row more
@@ -108,7 +108,7 @@ def test_a_report_of_another_wattflow(sweep):
 
 def test_figures_in_a_form_of_another_version(sweep):
     """A later version's JSON is not guessed at."""
-    edit_json(report(sweep), lambda f: f.update(version=3))
+    edit_json(report(sweep), lambda f: f.update(version=99))
     verdict = verify(sweep.directory.path)
     assert verdict.verified
     assert "a form of another version, not compared" in verdict.notes[0]

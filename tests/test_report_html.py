@@ -2,13 +2,17 @@
 
 import base64
 import hashlib
+import json
 import re
+from pathlib import Path
 
 import jinja2
 import pytest
 
-from wattflow.report.html import render
+from wattflow.report import html
+from wattflow.report.html import asset, render
 
+VENDORED = Path(html.__file__).parent / "vendored"
 HOSTILE = "</script><img src=x>"
 
 
@@ -42,3 +46,21 @@ def test_scripts_and_styles_are_let_in_by_their_hash():
     hashes = [base64.b64encode(hashlib.sha256(of.encode()).digest()).decode() for _, of in inline]
     assert len(hashes) == 3
     assert sorted(re.findall(r"'sha256-([^']*)'", policy)) == sorted(hashes)
+
+
+def test_what_others_wrote_of_a_page_is_as_they_released_it():
+    """Files of other makers have the hashes of vendored.json, which names package, version and licence."""
+    about = json.loads((VENDORED / "vendored.json").read_text())
+    for name, sha256 in about["sha256"].items():
+        assert hashlib.sha256((VENDORED / name).read_bytes()).hexdigest() == sha256
+    assert about["licence"] == "MIT"
+    assert "Permission is hereby granted" in (VENDORED / "LICENSE.txt").read_text()
+    assert about["version"] in asset("report/vendored/dataTables.min.js")
+
+
+@pytest.mark.parametrize(
+    "name", ["draw.js", "report.js", "vendored/dataTables.min.js", "base.css", "report.css"]
+)
+def test_no_script_or_style_ends_its_element(name):
+    """They stand in a page as they are."""
+    assert not re.search(r"</(script|style)", asset(f"report/{name}"), re.IGNORECASE)

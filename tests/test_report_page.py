@@ -100,7 +100,7 @@ def test_the_page_says_consistency(tmp_path):
     path = report(measured(tmp_path, Made([Gpu("GPU-a")])))
     text = body(path)
     assert "100 to 100 % of the hardware energy counter" in text
-    assert text.count("consistency, not accuracy") == 2  # there, and over the figures
+    assert text.count("consistency, not accuracy") == 1
     assert (
         "whose gain may be off by some 4 %, its zero by some 6 W" in path.read_text()
     )  # in the timeline's title
@@ -155,18 +155,6 @@ def test_rows_of_comparisons_and_costs_stand_in_order(tmp_path):
     assert by_shards.index("<tr><td>4</td>") < by_shards.index("<tr><td>8</td>")
 
 
-def test_a_line_leads_through_numbers_only(tmp_path):
-    """Batch sizes are joined by a line; between two models there is nothing that one could lead through."""
-    for name, points, joined in (
-        ("sizes", [choices(batch_size=4), choices(batch_size=8)], True),
-        ("models", [choices(model__name="a"), choices(model__name="b")], False),
-    ):
-        made = [Made([Gpu("GPU-a")]) for _ in points]
-        page = report(measured(tmp_path / name, *made, points=points)).read_text()
-        by_choice = re.search(r'<div class="figure"><script[^>]*>(.*?)</script>', page)[1]
-        assert ('"line"' in by_choice) == joined
-
-
 def of_two_kinds(tmp_path):
     """1,700 J measured on a GPU, and as many simulated of a host, each at a batch size of its own."""
     points = [choices(batch_size=4), choices(batch_size=8)]
@@ -200,7 +188,7 @@ def test_the_figures_stand_in_the_page_as_json(tmp_path):
     point = choices(model__name="</script><b>")
     page = report(measured(tmp_path, Made([Gpu("GPU-a")]), points=[point])).read_text()
     held = read_figures(page)
-    assert held["version"] == 2
+    assert held["version"] == 3
     assert held["cards"]["energies"] == [
         {
             "energy_j": pytest.approx(595.0),
@@ -313,37 +301,3 @@ def test_what_came_in_by_the_results_runs_in_no_browser(tmp_path):
     page.write_text(page.read_text().replace("Content-Security-Policy", "none"))
     dom, _ = in_browser(page, tmp_path / "profile")
     assert "<title>owned" in dom
-
-
-@pytest.mark.chromium
-def test_renders_without_a_console_error(page, tmp_path):
-    """In headless Chromium the figures are drawn as SVG, with points and phases, and the console stays silent."""
-    dom, console = in_browser(page, tmp_path)
-    assert console == []
-    assert dom.count("<svg") == 2  # by choice, and the one timeline that is unfolded
-    assert "output tokens/s" in dom
-    assert "could not be drawn" not in dom
-
-
-@pytest.mark.chromium
-def test_a_many_sided_sweep_renders(tmp_path):
-    """Two models, datasets, shards and batch sizes, several GPUs on two nodes: panels and colours are drawn."""
-    points = [
-        choices(model__name=model, dataset__name=dataset, shards=shards, batch_size=batch)
-        for model in ("7b", "13b")
-        for dataset in ("alpaca", "gsm8k")
-        for shards in (2, 4)
-        for batch in (16, 32)
-    ]
-    made = [
-        Made(
-            [Gpu(f"GPU-{i}", constant(60.0 + 9 * i), f"node{i % 2}") for i in range(p["shards"])],
-            period_s=0.05,
-        )
-        for p in points
-    ]
-    page = report(measured(tmp_path, *made, points=points))
-    dom, console = in_browser(page, tmp_path / "profile")
-    assert console == []
-    assert dom.count("<svg") == 2
-    assert "gsm8k" in dom

@@ -7,7 +7,7 @@ import wattflow
 from wattflow.analysis.means import Energy
 from wattflow.collect.collect import collect
 from wattflow.energy.boards import METERED
-from wattflow.report import sections
+from wattflow.report import interactive, sections
 from wattflow.report.page import texts_of_sweep
 
 
@@ -96,24 +96,6 @@ def test_where_the_numbers_come_from(simulated):
     assert (found["nodes"], found["driver"]) == ("node1", "580.159.04")
 
 
-def test_timelines_of_the_first_repeats_come_first(simulated):
-    """Eight points count; those of repeat 0 are the first four, each with its choices in words."""
-    found = sections.timelines(simulated)
-    assert len(found) == 8
-    assert found[0].chosen == "shards 1, batch size 4, repeat 0"
-    assert [one.chosen[-1] for one in found] == ["0"] * 4 + ["1"] * 4
-
-
-def test_a_chart_for_each_sensor(tmp_path):
-    """Simulated watts of a host and those of a GPU have a chart of their own."""
-    points = [choices(batch_size=size) for size in (4, 8)]
-    host = Made([Gpu("host-node1")], source="simulated", boundary="host")
-    found = sections.by_choice(
-        sections.figures(collected(tmp_path / "s", [Made([Gpu("GPU-a")]), host], points))
-    )
-    assert [(one.boundary, one.simulated) for one in found] == [("gpu", False), ("host", True)]
-
-
 def test_nothing_was_cross_checked(measured):
     """A sweep that was held against no meter of its site has no rows."""
     assert sections.crosscheck(measured) == []
@@ -145,7 +127,8 @@ def test_a_null_in_any_axis_has_a_report(tmp_path, name, values):
     found = sections.figures(sweep)
     assert [one.n for one in found.results] == [2, 2]
     assert len(found.comparisons[0].arms) == 1
-    assert len(sections.by_choice(found)) == 1
+    (axis,) = interactive.charts(found)["axes"]
+    assert axis["values"] == [*(str(value) for value in values if value is not None), "null"]
 
 
 def test_what_is_confounded_is_said_in_the_report(tmp_path):

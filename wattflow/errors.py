@@ -51,6 +51,8 @@ def printable(text: str, keep: str = "") -> str:
 
     `keep` are those that may stay, such as a newline.
     """
+    if text.isascii() and text.isprintable():
+        return text  # nearly all are: pages hold megabytes of them
     return "".join(
         c if c in keep or (c.isprintable() and c not in _INVISIBLE) else "?" for c in text
     )

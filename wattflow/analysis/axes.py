@@ -211,6 +211,11 @@ for _column, _key in CHOICE_KEYS.items():
     _COLUMNS_OF.setdefault(_key.partition(".")[0], []).append(_column)
 
 
+def heading(name: str) -> str:
+    """Return a column's name as a heading: blanks for underscores."""
+    return name.replace("_", " ")
+
+
 def in_words(value: object) -> str:
     """Return the value of a choice as a person writes it."""
     return "null" if value is None else str(value)

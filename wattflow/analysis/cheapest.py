@@ -24,6 +24,8 @@ class Cheapest:
     without: int  # further ones, of which no point counts
     setting: str | None = None  # its choices that vary: batch_size 64, precision bf16
     mean: Mean | None = None
+    next: str | None = None  # the setting of the second lowest mean
+    below_next: float | None = None  # by which share the lowest mean is lower
     not_established: Sequence[str] = ()  # the others that may take as few, the nearest first
     simulated: bool = False
     why_not: str | None = None
@@ -82,8 +84,11 @@ def _cheapest(
         or one.sensors != first.sensors
         or is_other_machine(one.rows, first.rows)
     ]
-    mean = statistics.mean(first.runs)
-    return Cheapest(work, len(settings), without, first.name, mean, open_, simulated)
+    mean, second = statistics.mean(first.runs), others[0]
+    below = 1.0 - mean.mean / statistics.mean(second.runs).mean
+    return Cheapest(
+        work, len(settings), without, first.name, mean, second.name, below, open_, simulated
+    )
 
 
 @dataclass(frozen=True)

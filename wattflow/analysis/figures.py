@@ -1,13 +1,13 @@
-"""Figures from data frames. Each says its units, and `~` where watts are simulated."""
+"""Figures from data frames, by Altair. Each says its units, and `~` where watts are simulated."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import altair as alt
 import polars as pl
 
-from wattflow.analysis.means import Setting
 from wattflow.store.phases import COMMAND, MIXED, NOT_WITHIN, OUTSIDE
 
 INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
@@ -22,18 +22,11 @@ PHASE_COLOURS = {
     "idle_after": "#e9ecef",
     "reference": "#f6dfe3",
     OUTSIDE: "#f4f5f7",
+    "window": "#dcebee",  # prefills and decodes too short to be told apart
     MIXED: "#d5d9e0",
     COMMAND: "#dbeddb",
 }
-NULL = "null"  # the name of a choice that is not made, as a cap that nobody asked for
-_PLAIN_X = alt.Axis(grid=False, format=",~r")
-# Column, title and unit of what the report draws against the choices.
-METRICS = (
-    ("tokens_per_s", "Throughput", "output tokens/s"),
-    ("energy_per_token_j", "Energy per token", "J per output token"),
-    ("power_w", "Mean power", "W, all devices of the job"),
-    ("energy_per_response_j", "Energy per response", "J per response"),
-)
+PLAIN_X = alt.Axis(grid=False, format=",~r")
 
 
 def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> alt.LayerChart:
@@ -41,24 +34,70 @@ def timeline(power: pl.DataFrame, spans: pl.DataFrame, row: dict[str, Any]) -> a
 
     `power` has node, gpu_uuid, seconds, power_w, lowest_w, highest_w; `spans` those of each node's lowest rank.
     """
-    first = _first_phase(spans)
+    first = first_phase(spans)
+    shades = phase_shades(spans, first)
+    said = timeline_titles(row, first)
+    # digits beyond what a figure shows only make the page heavier
+    lines = power.select(
+        pl.col("seconds").round(3),
+        pl.col("power_w", "lowest_w", "highest_w").round(1),
+        gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
+    )
+    phases = shades["phase"].unique(maintain_order=True).to_list()
+    return _timeline(lines, shades, phases, said, alone=lines["gpu"].n_unique() == 1)
+
+
+@dataclass(frozen=True)
+class TimelineTitles:
+    """What stands over a timeline and at its axes."""
+
+    text: str
+    subtitle: str
+    watts: str
+    seconds: str
+
+
+def timeline_titles(row: Mapping[str, Any], first: str) -> TimelineTitles:
+    """Return what is said of the timeline of an attempt, whose measured window begins with a phase."""
     what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
     if row["command"] is not None:
         what = " ".join(json.loads(row["command"]))[:100]
     gain = "" if row["simulated"] else ", whose gain may be off by some 4 %, its zero by some 6 W"
-    title = alt.TitleParams(
-        f"Power of point {row['point_id']}, attempt {row['attempt']}",
+    return TimelineTitles(
+        text=f"Power of point {row['point_id']}, attempt {row['attempt']}",
         subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}{gain}",
+        watts="power, W" + (" (~ simulated)" if row["simulated"] else ""),
+        seconds=f"seconds since the first {first}",
     )
-    watts = "power, W" + (" (~ simulated)" if row["simulated"] else "")
-    layers = [_phases(_shades(spans, first)), *_lines(power, first, watts)]
+
+
+def timeline_template(phases: Sequence[str]) -> dict[str, Any]:
+    """Return a timeline as Vega-Lite without its data, named `power` and `spans`, and with titles to be filled in.
+
+    A script that has `power` as rows of gpu, seconds, power_w, lowest_w, highest_w, and `spans` as those of phase,
+    batch, start_s, end_s, draws any point by it.
+    """
+    empty = TimelineTitles("", "", "", "")
+    data = alt.NamedData("power"), alt.NamedData("spans")
+    found: dict[str, Any] = _timeline(*data, phases, empty, alone=False).to_dict()
+    return found
+
+
+_Data = pl.DataFrame | alt.NamedData
+
+
+def _timeline(
+    lines: _Data, shades: _Data, phases: Sequence[str], said: TimelineTitles, *, alone: bool
+) -> alt.LayerChart:
+    title = alt.TitleParams(said.text, subtitle=said.subtitle)
+    layers = [_phases(shades, phases), *_lines(lines, said, alone=alone)]
     chart = alt.layer(*layers).resolve_scale(color="independent")
     return cast(alt.LayerChart, styled(chart.properties(width=760, height=230, title=title)))
 
 
-def _phases(shades: pl.DataFrame) -> alt.Chart:
+def _phases(shades: _Data, phases: Sequence[str]) -> alt.Chart:
     """Shade the phases behind a timeline."""
-    colours = _phase_colours(shades["phase"].unique(maintain_order=True).to_list())
+    colours = phase_colours(phases)
     colour = alt.Color(
         "phase:N",
         title="phase",
@@ -78,31 +117,25 @@ def _phases(shades: pl.DataFrame) -> alt.Chart:
     )
 
 
-def _lines(power: pl.DataFrame, first: str, watts: str) -> list[alt.Chart]:
+def _lines(lines: _Data, said: TimelineTitles, *, alone: bool) -> list[alt.Chart]:
     """Draw the mean power of each device, over a band from its lowest to its highest sample."""
-    # digits beyond what a figure shows only make the page heavier
-    shown = power.select(
-        pl.col("seconds").round(3),
-        pl.col("power_w", "lowest_w", "highest_w").round(1),
-        gpu=pl.col("node") + "  " + pl.col("gpu_uuid").str.slice(0, 12),
-    )
     x = alt.X(
         "seconds:Q",
-        title=f"seconds since the first {first}",
+        title=said.seconds,
         axis=alt.Axis(grid=False, format="~g"),
         scale=alt.Scale(nice=False),
     )
     stroke: Any = alt.Stroke("gpu:N", title="device", scale=alt.Scale(range=PALETTE))
-    if shown["gpu"].n_unique() == 1:
+    if alone:
         stroke = alt.value(INK)
     tooltip = [
         alt.Tooltip("gpu:N", title="device"),
         alt.Tooltip("seconds:Q", title="s", format=".3f"),
         alt.Tooltip("power_w:Q", title="W", format=".1f"),
     ]
-    base = alt.Chart(shown)
-    lowest = alt.Y("lowest_w:Q", title=watts)
-    mean = alt.Y("power_w:Q", title=watts, scale=alt.Scale(zero=True))
+    base = alt.Chart(lines)
+    lowest = alt.Y("lowest_w:Q", title=said.watts)
+    mean = alt.Y("power_w:Q", title=said.watts, scale=alt.Scale(zero=True))
     band = base.mark_area(opacity=0.18).encode(
         x=x, y=lowest, y2="highest_w:Q", detail="gpu:N", color=alt.value(INK)
     )
@@ -112,197 +145,39 @@ def _lines(power: pl.DataFrame, first: str, watts: str) -> list[alt.Chart]:
     return [band, line]
 
 
-def by_choice(settings: Sequence[Setting], axes: list[str], *, simulated: bool) -> alt.VConcatChart:
-    """Draw throughput, energy and power against the axes: one on x, one in colour, others in panels."""
-    groups = _frame(settings)
-    shown = groups
-    x_axis = _x_axis(groups, axes)
-    others = [axis for axis in axes if axis != x_axis]
-    colour = _colour_axis(groups, others)
-    panels = [axis for axis in others if axis != colour]
-    if panels:
-        named = [pl.format(f"{axis.replace('_', ' ')} {{}}", pl.col(axis)) for axis in panels]
-        shown = shown.with_columns(panel=pl.concat_str(named, separator=", "))
-    rows = []
-    for column, title, unit in METRICS:
-        if shown[column].null_count() == len(shown):
-            continue
-        watts = column != "tokens_per_s"
-        label = f"{'~ ' if simulated and watts else ''}{unit}"
-        panel = _panel(
-            shown, column, title, label, x_axis=x_axis, colour=colour, faceted=bool(panels)
-        )
-        rows.append(panel)
-    pairs = (
-        rows
-        if panels
-        else [alt.hconcat(*rows[i : i + 2], spacing=40) for i in range(0, len(rows), 2)]
-    )
-    chart = alt.vconcat(*pairs, spacing=32).resolve_scale(color="shared")
-    return cast(alt.VConcatChart, styled(chart))
-
-
-def front(
-    settings: Sequence[dict[str, Any]], metric: str, against: str, *, simulated: bool
-) -> alt.LayerChart:
-    """Draw energy against another figure: a dot a setting with both 95 % intervals, a line through the front.
-
-    Each setting: setting, its name; state; energy and other, each with _low and _high, null of one repeat.
-    """
-    ends = ["energy", "energy_low", "energy_high", "other", "other_low", "other_high"]
-    frame = pl.DataFrame(settings, schema_overrides=dict.fromkeys(ends, pl.Float64))
-    frame = frame.with_columns(
-        pl.col(f"{name}_{end}").fill_null(pl.col(name))
-        for name in ("energy", "other")
-        for end in ("low", "high")
-    )
-    sign = "~ " if simulated else ""
-    y = alt.Y("energy:Q", title=f"{sign}{metric.replace('_', ' ')}", scale=alt.Scale(zero=True))
-    x = alt.X("other:Q", title=against.replace("_", " "), scale=alt.Scale(zero=True), axis=_PLAIN_X)
-    states = ["front", "not established", "dominated"]
-    hue = alt.Color(
-        "state:N",
-        title=None,
-        sort=states,
-        scale=alt.Scale(domain=states, range=[PALETTE[0], PALETTE[1], "#cbd2d9"]),
-    )
-    base = alt.Chart(frame).encode(color=hue)
-    on_it = alt.Chart(frame.filter(pl.col("state") == "front").sort("other"))
-    chart = alt.layer(
-        on_it.mark_line(strokeWidth=1.5, opacity=0.55, color=PALETTE[0]).encode(x=x, y=y),
-        base.mark_rule(strokeWidth=1.5).encode(x=x, y="energy_low:Q", y2="energy_high:Q"),
-        base.mark_rule(strokeWidth=1.5).encode(y=y, x="other_low:Q", x2="other_high:Q"),
-        base.mark_point(filled=True, size=70, opacity=1).encode(
-            x=x, y=y, tooltip=["setting:N", "energy:Q", "other:Q"]
-        ),
-    ).properties(width=420, height=280)
-    return cast(alt.LayerChart, styled(chart))
-
-
 def svg(chart: Any) -> str:
-    """Return a chart as SVG, without a browser."""
+    """Return a chart of Altair's, or its specification, as SVG, without a browser."""
     import vl_convert  # noqa: PLC0415 (slow to import)
 
-    return str(vl_convert.vegalite_to_svg(chart.to_json()))
+    return str(vl_convert.vegalite_to_svg(_specification(chart)))
 
 
-def _frame(settings: Sequence[Setting]) -> pl.DataFrame:
-    """Return a row a setting: its choices, n, and of METRICS' columns the mean and `<column>_sd`."""
-    columns = [column for column, _, _ in METRICS]
-    rows = [
-        {
-            **one.chosen,
-            "n": one.n,
-            **{column: one.means[column].mean for column in columns},
-            **{f"{column}_sd": one.means[column].sd for column in columns},
-        }
-        for one in settings
-    ]
-    floats = dict.fromkeys([*columns, *(f"{column}_sd" for column in columns)], pl.Float64)
-    frame = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=floats)
-    return frame.with_columns(
-        _named(frame[axis]) for axis in settings[0].chosen if frame[axis].null_count()
-    )
+def pdf(chart: Any) -> bytes:
+    """Return the same as PDF, whose letters are text."""
+    import vl_convert  # noqa: PLC0415 (slow to import)
+
+    return bytes(vl_convert.vegalite_to_pdf(_specification(chart)))
 
 
-def _named(values: pl.Series) -> pl.Series:
-    """Return the values of a choice that may be null as names in order, null last: no scale has a place for it."""
-    names = [str(value) for value in _in_order(values.drop_nulls())]
-    return values.cast(pl.String).fill_null(NULL).cast(pl.Enum([*dict.fromkeys([*names, NULL])]))
+def _specification(chart: Any) -> dict[str, Any]:
+    specification: dict[str, Any] = chart if isinstance(chart, dict) else chart.to_dict()
+    return specification
 
 
-def _panel(
-    groups: pl.DataFrame,
-    column: str,
-    title: str,
-    unit: str,
-    *,
-    x_axis: str,
-    colour: str | None,
-    faceted: bool,
-) -> Any:
-    """Draw one metric against one axis, bars of one standard deviation where there are repeats."""
-    drawn = groups.filter(pl.col(column).is_not_null()).with_columns(
-        low=pl.col(column) - pl.col(f"{column}_sd").fill_null(0.0),
-        high=pl.col(column) + pl.col(f"{column}_sd").fill_null(0.0),
-    )
-    if colour is not None:
-        drawn = drawn.with_columns(pl.col(colour).cast(pl.String))
-    values = _in_order(groups[x_axis])
-    x = alt.X(
-        f"{x_axis}:O",
-        title=x_axis.replace("_", " "),
-        sort=values,
-        axis=alt.Axis(labelAngle=0, labelLimit=160, grid=False),
-        scale=alt.Scale(padding=0.5),
-    )
-    hue: Any = alt.value(PALETTE[0])
-    if colour is not None:
-        domain = [str(value) for value in _in_order(groups[colour])]
-        hue = alt.Color(
-            f"{colour}:N",
-            title=colour.replace("_", " "),
-            sort=domain,
-            scale=alt.Scale(domain=domain, range=PALETTE),
-        )
-    tooltip = [alt.Tooltip(f"{axis}:N") for axis in dict.fromkeys(a for a in (x_axis, colour) if a)]
-    tooltip += [
-        alt.Tooltip(f"{column}:Q", title=unit, format=".4g"),
-        alt.Tooltip(f"{column}_sd:Q", title="sd", format=".2g"),
-        alt.Tooltip("n:Q", title="repeats"),
-    ]
-    base = alt.Chart(drawn).encode(x=x, color=hue)
-    y = alt.Y(f"{column}:Q", title=unit, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
-    # between names, such as those of engines, there is nothing that a line could lead through
-    line = [base.mark_line(strokeWidth=1.5, opacity=0.55).encode(y=y)]
-    layers = alt.layer(
-        *(line if groups[x_axis].dtype.is_numeric() else []),
-        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=unit), y2="high:Q"),
-        base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tooltip),
-    )
-    sized = layers.properties(width=260 if faceted else 350, height=200)
-    if faceted:
-        panels = _in_order(drawn["panel"])
-        header = alt.Header(labelColor=GREY, labelFontSize=12)
-        facet = alt.Facet("panel:N", title=None, sort=panels, header=header)
-        columns = 2 if len(panels) in (2, 4) else 3
-        return sized.facet(facet, columns=columns).properties(title=title)
-    return sized.properties(title=title)
-
-
-def _x_axis(groups: pl.DataFrame, axes: list[str]) -> str:
-    """Return the axis with most values, of those that are numbers if any is."""
-    numbers = [axis for axis in axes if groups[axis].dtype.is_numeric()]
-    return max(numbers or axes, key=lambda axis: groups[axis].n_unique())
-
-
-def _colour_axis(groups: pl.DataFrame, axes: list[str]) -> str | None:
-    """Return the first axis with few enough values for the eye to part their colours."""
-    few = [axis for axis in axes if groups[axis].n_unique() <= len(PALETTE)]
-    return few[0] if few else None
-
-
-def _in_order(values: pl.Series) -> list[Any]:
-    """Return the distinct values: numbers by size, names in the order in which the grid has them."""
-    found = values.unique(maintain_order=True)
-    ordered = found.dtype.is_numeric() or found.dtype == pl.Enum
-    return (found.sort() if ordered else found).to_list()
-
-
-def _first_phase(spans: pl.DataFrame) -> str:
+def first_phase(spans: pl.DataFrame) -> str:
     """Return the phase that begins the measured window: prefill, or what a measured command reported first."""
     within = spans.filter(~pl.col("phase").is_in(NOT_WITHIN))
     return str(within.sort("start_ns")["phase"].first())
 
 
-def _phase_colours(phases: list[str]) -> dict[str, str]:
+def phase_colours(phases: Sequence[str]) -> dict[str, str]:
     """Return a colour a phase that is there; those of a program's own naming take paler ones of the palette in turn."""
     own = [phase for phase in phases if phase not in PHASE_COLOURS]
     known = {phase: colour for phase, colour in PHASE_COLOURS.items() if phase in phases}
     return known | {phase: f"{PALETTE[i % len(PALETTE)]}55" for i, phase in enumerate(own)}
 
 
-def _shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
+def phase_shades(spans: pl.DataFrame, first: str) -> pl.DataFrame:
     """Return the spans of the first node as seconds from its first phase's start; those of others are alike."""
     node = spans["node"].min()
     own = spans.filter(pl.col("node") == node).sort("start_ns")
@@ -335,7 +210,7 @@ def sensor_traces(
         alt.Chart(power)
         .mark_line(strokeWidth=1.4)
         .encode(
-            x=alt.X("seconds:Q", title="seconds; the load is on where it is grey", axis=_PLAIN_X),
+            x=alt.X("seconds:Q", title="seconds; the load is on where it is grey", axis=PLAIN_X),
             y=alt.Y("power_w:Q", title="power, W"),
             color=alt.Color("sensor:N", sort=list(lines), scale=_colours(lines), title=None),
             tooltip=["sensor", "seconds", "power_w"],
@@ -354,7 +229,7 @@ def sensor_answers(
     names = {"ms": pl.Float64, "share": pl.Float64}
     panels = []
     for name, pairs in points.items():
-        x = alt.X("ms:Q", title="ms since the edge of the load", axis=_PLAIN_X)
+        x = alt.X("ms:Q", title="ms since the edge of the load", axis=PLAIN_X)
         y = alt.Y(
             "share:Q", title="share of the step", scale=alt.Scale(domain=[-0.2, 1.2], clamp=True)
         )
@@ -382,7 +257,7 @@ def sensor_spacings(histograms: dict[str, dict[str, Any]]) -> alt.ConcatChart:
             alt.Chart(bins)
             .mark_rect(color=PALETTE[list(histograms).index(name) % len(PALETTE)])
             .encode(
-                x=alt.X("from_ms:Q", title="ms between new values", axis=_PLAIN_X),
+                x=alt.X("from_ms:Q", title="ms between new values", axis=PLAIN_X),
                 x2="to_ms:Q",
                 y=alt.Y("count:Q", title="count", scale=alt.Scale(type="symlog")),
                 y2=alt.datum(0),

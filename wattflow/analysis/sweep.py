@@ -177,9 +177,11 @@ class Sweep:
 
         Columns node, gpu_uuid, seconds, power_w (mean), lowest_w, highest_w. RefusedError for an unknown point.
         """
-        row = self.row(point)
-        spans = self.spans(point)
-        zero = _zero_ns(spans)
+        return self.power_of(self.row(point))
+
+    def power_of(self, row: Mapping[str, Any], bins: int = TIMELINE_BINS) -> pl.DataFrame:
+        """Return the same of a row of `points`, in at most so many bins."""
+        zero = _zero_ns(self.spans_of(row))
         path = self.directory.copies_path(str(row["point_id"]))
         found = COLLECTED_TRACE.empty_table()
         if path.is_file():
@@ -203,10 +205,10 @@ class Sweep:
         first, last = samples["seconds"].min(), samples["seconds"].max()
         assert isinstance(first, float)
         assert isinstance(last, float)
-        width = max((last - first) / TIMELINE_BINS, 1e-9)
-        bins = ((pl.col("seconds") - first) / width).floor().cast(pl.Int64)
+        width = max((last - first) / bins, 1e-9)
+        at = ((pl.col("seconds") - first) / width).floor().cast(pl.Int64)
         return (
-            samples.group_by("node", "gpu_uuid", bins.alias("bin"))
+            samples.group_by("node", "gpu_uuid", at.alias("bin"))
             .agg(
                 pl.col("seconds").mean(),
                 pl.col("power_w").mean(),
@@ -231,7 +233,11 @@ class Sweep:
 
     def spans(self, point: str) -> pl.DataFrame:
         """Return the spans of each node's lowest rank, straight from the point's attempt; empty if it has none."""
-        spans = self._all_spans(self.row(point))
+        return self.spans_of(self.row(point))
+
+    def spans_of(self, row: Mapping[str, Any]) -> pl.DataFrame:
+        """Return the same of a row of `points`."""
+        spans = self._all_spans(row)
         return spans.filter(pl.col("rank") == pl.col("rank").min().over("node"))
 
     def windows(self, row: Mapping[str, Any]) -> list[tuple[str, str, int, int]]:

@@ -45,9 +45,9 @@ def pareto(
     found = front(points, metric, against)
     simulated = bool(points.filter("counts")["simulated"].any())
     if svg is not None:
-        from wattflow.analysis import figures  # noqa: PLC0415 (altair is slow to import)
+        from wattflow.analysis import charts, figures  # noqa: PLC0415 (altair is slow to import)
 
-        drawn = figures.front([_drawn(one) for one in found], metric, against, simulated=simulated)
+        drawn = charts.front([_drawn(one) for one in found], metric, against, simulated=simulated)
         write_atomic(svg, figures.svg(drawn).encode())
         print_text(svg)
     elif as_json:
@@ -96,9 +96,9 @@ def _drawn(one: Candidate) -> dict[str, object]:
     return {
         "setting": _words(one.chosen),
         "state": one.state,
-        "energy": one.energy.mean,
-        "energy_low": one.energy.low,
-        "energy_high": one.energy.high,
+        "value": one.energy.mean,
+        "low": one.energy.low,
+        "high": one.energy.high,
         "other": one.other.mean,
         "other_low": one.other.low,
         "other_high": one.other.high,

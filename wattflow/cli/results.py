@@ -8,7 +8,7 @@ import typer
 
 from wattflow.analysis import crosscheck as checking
 from wattflow.analysis import usage as spending
-from wattflow.analysis.axes import along_in_words
+from wattflow.analysis.axes import along_in_words, heading
 from wattflow.analysis.caps import METRICS, OBJECTIVES, Row, best
 from wattflow.analysis.costs import factor_lines
 from wattflow.analysis.prometheus import Prometheus, read_token
@@ -21,7 +21,7 @@ from wattflow.report.appendix import appendix as write_appendix
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
 from wattflow.report.terminal import cost_table
-from wattflow.report.text import break_even, change, heading, mark
+from wattflow.report.text import break_even, change, mark
 from wattflow.store.columns import columns_in
 from wattflow.submit.status import states
 

@@ -7,12 +7,13 @@ A page extends `report/base.html.j2`, fills its block `main`, and lays out table
 import base64
 import hashlib
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from wattflow.analysis.axes import along_in_words
+from wattflow.analysis.axes import along_in_words, heading
 from wattflow.errors import printable
 from wattflow.nullable import number, with_doubt
 from wattflow.report import text
@@ -40,7 +41,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"default": str}  # dates among a chart's values
-    environment.globals["vega"] = vega
+    environment.globals |= {"asset": asset, "vega": vega}
     environment.filters |= _FILTERS
     return environment
 
@@ -69,7 +70,7 @@ _FILTERS = {
     "energy": text.energy,
     "established": text.established,
     "rests_on": text.rests_on,
-    "heading": text.heading,
+    "heading": heading,
     "interval": text.interval,
     "legible": legible,
     "listed": text.listed,
@@ -80,8 +81,17 @@ _FILTERS = {
     "repr": repr,
     "source": text.source,
     "with_doubt": with_doubt,
+    "order": lambda value: "" if value is None else value,
+    "share": lambda share: f"{number(100 * share)} %",
     "span": text.span,
 }
+
+
+@cache
+def asset(name: str) -> Markup:
+    """Return the text of a script or style that the package has, named by its path below it."""
+    text = (files("wattflow") / name).read_text(encoding="utf-8")
+    return Markup(text)  # noqa: S704 (a file of the package, no value)
 
 
 @cache

@@ -16,16 +16,18 @@ from typing import Any
 
 from wattflow import __version__
 from wattflow.analysis import caps
-from wattflow.analysis.axes import is_measured
+from wattflow.analysis.axes import heading, is_measured
 from wattflow.analysis.cheapest import cheapest
+from wattflow.analysis.comparisons import of_watts
 from wattflow.analysis.sweep import Sweep
-from wattflow.report import sections
-from wattflow.report.html import render
+from wattflow.report import interactive, sections
+from wattflow.report.html import asset, render, vega
 from wattflow.report.sections import Figures
 from wattflow.report.text import NUMBERS
+from wattflow.store.columns import unit_of
 from wattflow.store.files import write_atomic
 
-FIGURES_VERSION = 2  # of the JSON; raised when a name in it changes its meaning
+FIGURES_VERSION = 3  # of the JSON; raised when a name in it changes its meaning
 
 
 def report(sweep: Sweep, unstarted: Mapping[str, tuple[str, str | None]] | None = None) -> Path:
@@ -33,37 +35,55 @@ def report(sweep: Sweep, unstarted: Mapping[str, tuple[str, str | None]] | None 
 
     `unstarted` has the state of points without an attempt, and why, where somebody knows.
     """
-    figures = sections.figures(sweep)
-    lone_command = len(figures.results) == 1 and is_measured(sweep.points)
-    text = render(
-        "report/page.html.j2",
-        title=f"wattflow: {sweep.name}",
-        document=figures_document(figures),
-        # of one dot, the table has its number
-        by_choice=None if lone_command else sections.by_choice(figures),
-        timelines=sections.timelines(sweep),
-        **_sections(sweep, figures, unstarted or {}),
-    )
+    text = page(sweep, unstarted or {})
     shared = sweep.directory.results.stat().st_mode & stat.S_IRGRP  # cluster.group_readable
     write_atomic(sweep.directory.report_path, text.encode(), 0o640 if shared else 0o600)
     return sweep.directory.report_path
+
+
+def page(sweep: Sweep, unstarted: Mapping[str, tuple[str, str | None]]) -> str:
+    """Return the text of a sweep's report."""
+    figures = sections.figures(sweep)
+    traces = interactive.timelines(sweep, figures)
+    return render(
+        "report/page.html.j2",
+        title=f"wattflow: {sweep.name}",
+        scripts=[vega(), asset("report/vendored/dataTables.min.js"), asset("report/report.js")],
+        style=asset("report/base.css") + asset("report/report.css"),
+        document=figures_document(figures),
+        charts=interactive.charts(figures),
+        traces_document=dataclasses.asdict(traces),
+        # of one dot, the table has its number
+        drawn=not (len(figures.results) == 1 and is_measured(sweep.points)),
+        traces=traces if traces.points else None,
+        **_sections(sweep, figures, unstarted),
+    )
 
 
 def _sections(
     sweep: Sweep, figures: Figures, unstarted: Mapping[str, tuple[str, str | None]]
 ) -> dict[str, Any]:
     """Return what `sections.html.j2` lays out, but for the charts."""
+    more = [name for name in sections.MORE if name in figures.results[0].means]
     return {
         "name": sweep.name,
         "figures": figures,
         "numeric": [axis for axis in figures.axes if sweep.points[axis].dtype.is_numeric()],
         "numbers": NUMBERS,
+        # columns that a reader has to ask for: no setting has any
+        "unknown": [
+            of.column
+            for of in NUMBERS
+            if figures.cards.counting
+            and all(one.means[of.column].mean is None for one in figures.results)
+        ],
+        "more": {name: _with_unit(name) for name in more},
+        "of_watts": [name for name in more if of_watts(name)],
         "cheapest": cheapest(sweep.points),
         "most_works": sections.WORKS,
         "use": sections.USE,
         "metrics": caps.METRICS,
         "compared": sections.COMPARED,
-        "most_timelines": sections.TIMELINES,
         "about": sections.about(sweep.points),
         "cost": sections.cost(sweep),
         "crosscheck": sections.crosscheck(sweep),
@@ -71,6 +91,12 @@ def _sections(
         "remarks": sections.remarks(sweep.points),
         "provenance": sections.provenance(sweep.attempts),
     }
+
+
+def _with_unit(name: str) -> str:
+    unit = unit_of(name)
+    bare = re.sub(r"_(s|j|w|c|mhz)$", "", name) if unit else name
+    return f"{heading(bare)}{f', {unit}' if unit else ''}"
 
 
 # --- what a page holds, read again ----------------------------------------------------------------
@@ -99,7 +125,7 @@ def texts(text: str) -> dict[str, list[str]]:
 def texts_of_sweep(sweep: Sweep) -> dict[str, list[str]]:
     """Return the same of the page that `report` would write of a sweep now."""
     values = _sections(sweep, sections.figures(sweep), {})
-    return texts(render("report/sections.html.j2", by_choice=None, timelines=[], **values))
+    return texts(render("report/sections.html.j2", drawn=False, traces=None, **values))
 
 
 class _Reader(HTMLParser):

@@ -1,6 +1,7 @@
 """What the sections of a report show, as values: `page.html.j2` lays them out."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,25 +10,33 @@ import polars as pl
 
 from wattflow import __version__
 from wattflow.analysis import caps, comparisons
-from wattflow.analysis.axes import axes_of, is_measured, shown_axes
+from wattflow.analysis.axes import axes_of, heading, is_measured, shown_axes
 from wattflow.analysis.beside import MixedError
 from wattflow.analysis.caps import Row as Cap
+from wattflow.analysis.cheapest import METRIC
 from wattflow.analysis.comparisons import Arm, ConfoundedError
 from wattflow.analysis.costs import factor_lines
-from wattflow.analysis.means import FIGURES, Energy, Setting, energies, settings
+from wattflow.analysis.means import APART, FIGURES, Energy, Setting, energies, settings
+from wattflow.analysis.pareto import Candidate, pareto
 from wattflow.analysis.sweep import Sweep
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.report.terminal import cost_table
-from wattflow.report.text import heading, sensor
-from wattflow.store.columns import CROSSCHECK, REASONS
+from wattflow.store.columns import CROSSCHECK, POINT, REASONS
 from wattflow.store.sources import source_of
 from wattflow.store.tables import read_table
 
 WORKS = 8  # of which the cheapest setting is named
-TIMELINES = 16  # points whose power is drawn; `open_sweep(...).timeline(point)` draws any other
 COMPARED = 40  # rows of a comparison that are shown; `wattflow compare` has all
 
-Chart = dict[str, Any]  # a Vega-Lite specification
+# Further figures, in the table where a reader asks for them, as far as any setting has them. Latencies: of requests.
+MORE = (
+    *(name for name in POINT.names if re.fullmatch(r"(ttft|itl|tpot|e2e)_p(50|99)_s", name)),
+    *("duration_s", "energy_j", "prefill_energy_j", "decode_energy_j", "prefill_s", "decode_s"),
+    *("idle_power_w", "host_power_w", "gpus", "sm_clock_mhz", "temperature_c"),
+    *("decode_roofline_share", "communication_share"),
+)
+# what energy has a front against, beside throughput: what a person waits for
+WAITS = ("ttft_p99_s", "itl_p99_s")
 
 # What was busy, then what was full. The paper's Tables IV and V print the first and the fifth as "utilization".
 USE = {
@@ -96,12 +105,23 @@ class Board:
 
 
 @dataclass(frozen=True)
+class Front:
+    """The settings by energy a token and another figure, and which of them no other beats in both."""
+
+    metric: str
+    against: str
+    candidates: list[Candidate]
+    refused: str | None = None  # why there is none
+
+
+@dataclass(frozen=True)
 class Figures:
     """The figures of a report that `verify` holds to the tables of results; the page has them as JSON, too."""
 
     cards: Cards
     axes: list[str]
     results: list[Setting]
+    fronts: list[Front]
     comparisons: list[Comparison]
     use: list[Setting]  # means of those columns of USE that are known
     caps: list[CapTable]
@@ -111,22 +131,27 @@ class Figures:
     simulated: bool  # whether any point was
 
 
+_ALWAYS = ("counts", "reasons", "energy_j", "energy_expanded_u_j")
+
+
 def figures(sweep: Sweep) -> Figures:
     """Return the figures of a sweep's report."""
     points = sweep.points
     axes = axes_of(points)
     rows = points.select(
-        "counts", "reasons", "boundary", "simulated", "power_source", "beside",
-        "energy_j", "energy_expanded_u_j",
-        *dict.fromkeys([*axes, *FIGURES, *USE]),
-    ).to_dicts()  # fmt: skip
+        *dict.fromkeys([*_ALWAYS, *APART, *axes, *FIGURES, *MORE, *USE])
+    ).to_dicts()
     counting = [row for row in rows if row["counts"]]
+    more = [column for column in MORE if any(row[column] is not None for row in counting)]
     known = [column for column in USE if any(row[column] is not None for row in counting)]
     reference, tables, refused = _caps(sweep)
     return Figures(
         cards=_cards(sweep, rows),
         axes=axes,
-        results=settings(rows, axes),
+        results=settings(rows, axes, [*FIGURES, *more]),
+        fronts=[
+            front for against in ("tokens_per_s", *WAITS) if (front := _front(points, against))
+        ],
         comparisons=[found for axis in shown_axes(points) if (found := _comparison(sweep, axis))],
         use=settings(counting, axes, known, apart=("beside",)) if known else [],
         caps=tables,
@@ -147,6 +172,16 @@ def _cards(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> Cards:
         tokens=float(tokens.sum()) if len(tokens) else None,
         energies=energies(rows),
     )
+
+
+def _front(points: pl.DataFrame, against: str) -> Front | None:
+    """Return the front of energy a token against a figure, or why there is none; null where no point has it."""
+    if against not in points.columns or not (points.filter("counts")[against] > 0).any():
+        return None
+    try:
+        return Front(METRIC, against, pareto(points, METRIC, against))
+    except RefusedError as error:
+        return Front(METRIC, against, [], str(error))
 
 
 def _comparison(sweep: Sweep, by: str) -> Comparison | None:
@@ -249,56 +284,6 @@ def crosscheck(sweep: Sweep) -> list[dict[str, Any]]:
         return []
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows
-
-
-@dataclass(frozen=True)
-class ByChoice:
-    """A chart of the means under one sensor against the choices that vary."""
-
-    boundary: str
-    simulated: bool
-    power_source: str
-    chart: Chart
-
-
-def by_choice(of: Figures) -> list[ByChoice]:
-    """Return a chart for each sensor."""
-    from wattflow.analysis import figures as draw  # noqa: PLC0415 (altair is slow to import)
-
-    groups: dict[tuple[str, bool, str], list[Setting]] = {}
-    for one in of.results:
-        if one.n:
-            kind = str(one.boundary), bool(one.simulated), sensor(one)
-            groups.setdefault(kind, []).append(one)
-    return [
-        ByChoice(*kind, chart=draw.by_choice(drawn, of.axes, simulated=kind[1]).to_dict())
-        for kind, drawn in groups.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The power of one point over time."""
-
-    point_id: str
-    chosen: str  # its choices, in words
-    chart: Chart
-
-
-def timelines(sweep: Sweep) -> list[Timeline]:
-    """Return the timelines of at most TIMELINES points that count, those of the first repeats first."""
-    from wattflow.analysis import figures as draw  # noqa: PLC0415 (altair is slow to import)
-
-    names = [*shown_axes(sweep.points), "repeat"]
-    found = []
-    counting = sweep.points.filter("counts").sort("repeat", maintain_order=True)
-    for row in counting.head(TIMELINES).to_dicts():
-        power, spans = sweep.power(row["point_id"]), sweep.spans(row["point_id"])
-        if not power.is_empty() and not spans.is_empty():
-            chosen = ", ".join(f"{heading(n)} {row[n]}" for n in names if row[n] is not None)
-            chart = draw.timeline(power, spans, row).to_dict()
-            found.append(Timeline(row["point_id"], chosen, chart))
-    return found
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,6 @@ def mark(simulated: object) -> str:
     return "~" if simulated else ""
 
 
-def heading(name: str) -> str:
-    """Return a column's name as a heading: blanks for underscores."""
-    return name.replace("_", " ")
-
-
 def choice(axis: str, value: Any) -> str:
     """Return a choice as a person wrote it: a measured command is kept as JSON."""
     return plain(value) if axis != "command" or value is None else shlex.join(json.loads(value))

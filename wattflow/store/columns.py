@@ -103,6 +103,12 @@ def collected_trace(trace: pa.Table, owner: tuple[str, int, str, str]) -> pa.Tab
     return pa.Table.from_arrays(columns, schema=COLLECTED_TRACE)
 
 
+def unit_of(column: str) -> str:
+    """Return the unit of a column of points; empty for a number without one."""
+    unit: bytes = POINT.field(column).metadata[b"unit"]
+    return unit.decode()
+
+
 _PARTS = {column: key.split(".") for column, key in CHOICE_KEYS.items()}
 
 
