@@ -2,13 +2,13 @@
 
 import pytest
 
+from wattflow.analysis.axes import heading
 from wattflow.analysis.statistics import BreakEven, Ratio
 from wattflow.report.text import (
     break_even,
     change,
     choice,
     count_of,
-    heading,
     interval,
     listed,
     mark,

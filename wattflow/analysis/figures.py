@@ -102,7 +102,7 @@ def _phases(shades: _Data, phases: Sequence[str]) -> alt.Chart:
         "phase:N",
         title="phase",
         scale=alt.Scale(domain=list(colours), range=list(colours.values())),
-        legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top"),
+        legend=alt.Legend(symbolType="square", symbolStrokeWidth=0, orient="top", columns=5),
     )
     tooltip = [
         alt.Tooltip("phase:N"),

@@ -87,10 +87,14 @@ const range = (values, keep) => {
 
 // expressions are interpreted and styles stand in the page, so that the policy needs neither eval nor styles of others
 const options = { actions: false, renderer: "svg", ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-const draw = (place, spec) => vegaEmbed(place, spec, options).catch((error) => {
-  console.error(error);
-  place.textContent = `This figure could not be drawn: ${error}`;
-});
+const NARROW = 560; // pixels, below which a legend stands under its chart
+const draw = (place, spec) => {
+  if (place.clientWidth < NARROW) spec.config.legend.orient = "bottom";
+  return vegaEmbed(place, spec, options).catch((error) => {
+    console.error(error);
+    place.textContent = `This figure could not be drawn: ${error}`;
+  });
+};
 
 // the low end of a bar stands at the axis of its middle
 const LOW = { low: "value", other_low: "other" };
@@ -179,7 +183,7 @@ const filledChart = (width) => {
   return fill(charts.templates[chosen.view], {
     datasets: { settings: rows }, joined: chosen.view === "lines" && axisNamed(at.x).numeric, columns,
     log: chosen.log && chosen.view === "lines",
-    width: Math.max(160, Math.min(560, Math.floor((width - (at.color === null ? 20 : 130)) / columns) - 70)),
+    width: Math.max(160, Math.min(560, Math.floor((width - (at.color === null || width < NARROW ? 20 : 130)) / columns) - 70)),
     titles: { x: title(at.x), color: title(at.color), value: titled(metric, figures.results.some((one) => one.simulated)) },
     orders: { x: there(at.x, "x"), color: there(at.color, "color"), panel: panels },
   });
@@ -194,7 +198,7 @@ const filledFront = (width) => {
   })).sort((a, b) => a.other - b.other);
   return fill(charts.templates.front, {
     datasets: { settings: rows }, titles: { value: titled(metricNamed(front.metric), marks), other: titled(metricNamed(front.against), marks) },
-    orders: {}, joined: true, width: Math.max(160, Math.min(760, width - 220)),
+    orders: {}, joined: true, width: Math.max(160, Math.min(760, width - (width < NARROW ? 90 : 220))),
   });
 };
 
@@ -272,7 +276,7 @@ const drawTimeline = (at) => {
     datasets: { power: one.devices.flatMap(unpacked),
       spans: one.spans.map(([phase, batch, start_s, end_s]) => ({ phase, batch, start_s, end_s })) },
     titles: { power_w: watts, lowest_w: watts, seconds }, orders: {}, joined: true,
-    width: Math.max(200, Math.min(760, place.clientWidth - 220)),
+    width: Math.max(200, Math.min(760, place.clientWidth - (place.clientWidth < NARROW ? 90 : 220))),
   });
   const letters = Math.floor(Math.max(place.clientWidth - 40, 200) / 6.2);
   spec.title = { ...spec.title, text, subtitle: subtitle.match(new RegExp(`.{1,${letters}}(\\s|$)`, "g")) ?? subtitle };
