@@ -59,7 +59,9 @@ def test_simulated_joules_establish_nothing(tmp_path):
     assert cheapest(sweep.points)[0].not_established == ["batch_size 2"]
     text = opening(sweep)
     assert "These joules are simulated" in text
-    assert "~12.7 J/token (~9.58 to ~15.9), 25.0 % below the next, batch_size 2; the lowest of" in text
+    assert (
+        "~12.7 J/token (~9.58 to ~15.9), 25.0 % below the next, batch_size 2; the lowest of" in text
+    )
 
 
 def test_one_setting_is_no_cheapest(tmp_path):
