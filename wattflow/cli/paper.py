@@ -16,6 +16,7 @@ from wattflow.errors import RefusedError
 from wattflow.paper import plans
 from wattflow.paper.objects import Object, chosen
 from wattflow.paper.scales import grids
+from wattflow.store.files import expanded
 from wattflow.submit import status as stage
 from wattflow.submit.preview import preview
 
@@ -183,5 +184,5 @@ def _sweeps_dir(overrides: list[str]) -> Path:
         key, value = split(override)
         if key != "sweeps_dir" or not value:
             raise RefusedError(f"paper report {override}: takes sweeps_dir=DIR alone.")
-        folder = Path(value).expanduser()
+        folder = expanded(value)
     return folder
