@@ -17,6 +17,7 @@ from wattflow.plan.points import Point
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
+from wattflow.store.sources import DEVICES, source_of
 from wattflow.store.tables import write_table
 
 START_NS = 1_760_000_000_000_000_000
@@ -69,6 +70,9 @@ class Made:
     dummy: bool = True
     counter: bool = True
     hosts: dict[str, Power] = field(default_factory=dict)  # by node, where RAPL answers
+    others: dict[str, tuple[str, Power]] = field(
+        default_factory=dict
+    )  # sensor and watts by UUID: accel0-node1
     started_s: float = 0.0
     beside: dict[str, Any] | None = None  # what the sidecar saw of the rest of the node
 
@@ -192,14 +196,15 @@ def spans_of(made: Made) -> list[dict[str, Any]]:
     return rows
 
 
-def host_trace_of(made: Made, node: str) -> pa.Table:
-    """The readings of one node's host by RAPL, 50 ms apart."""
+def trace_beside(made: Made, one: Host, node: str, power: Power) -> pa.Table:
+    """The readings of what is measured of a node beside its GPUs, 50 ms apart."""
     end_s = made.before_s + made.window_s + made.after_s
     seconds = np.arange(-0.1, end_s + 0.05, 0.05)
     stamps = made.stamps(node, seconds)
-    told = {**ABOUT, "node": node, "gpu_uuid": f"host-{node}", "source": "rapl", "scope": "host"}
-    told |= {"boundary": "host", "period_ms": "50"}
-    table = _readings(stamps, "rapl", power_w=made.hosts[node](seconds))
+    boundary = source_of(one["source"]).boundary
+    told = {**ABOUT, "node": node, "gpu_uuid": one["uuid"], "source": one["source"]}
+    told |= {"boundary": boundary, "scope": boundary, "period_ms": "50"}
+    table = _readings(stamps, one["source"], power_w=power(seconds))
     return table.replace_schema_metadata(told)
 
 
@@ -211,10 +216,10 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
     fine = np.arange(-0.1, end_s + 0.001, 0.001)
     watts = gpu.power(fine)
     joules = np.concatenate([[0.0], np.cumsum((watts[1:] + watts[:-1]) / 2 * 0.001)])
-    ticks = slice(0, None if made.counter and made.boundary == "gpu" else 0, 100)
+    ticks = slice(0, None if made.counter and made.boundary in DEVICES else 0, 100)
     counted = _readings(
         made.stamps(gpu.node, fine[ticks]),
-        "nvml_counter",
+        "nvml_module_counter" if made.boundary == "module" else "nvml_counter",
         counter_mj=(126_000_000_000 + np.rint(joules[ticks] * 1e3)).astype(np.uint64),
     )
     conditions = _readings(
@@ -257,8 +262,9 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
         write_table(attempt.spans_path(node), table)
     for gpu in made.gpus:
         write_table(attempt.trace_path(gpu.node, gpu.uuid), trace_of(made, gpu))
-    for node in made.hosts:
-        write_table(attempt.trace_path(node, f"host-{node}"), host_trace_of(made, node))
+    for node in nodes:
+        for one, power in _beside(made, node):
+            write_table(attempt.trace_path(node, one["uuid"]), trace_beside(made, one, node, power))
     write_table(attempt.requests_path, _requests(made))
     ranks: list[Any] = []
     for gpu in made.gpus:
@@ -297,7 +303,8 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
                     {"ordinal": i, "uuid": gpu.uuid, "bus_id": None, "name": "NVIDIA H100 80GB HBM3"}
                     for i, gpu in enumerate(g for g in made.gpus if g.node == node)
                 ],
-                "host": _host(node) if node in made.hosts else None,
+                "host": next((one for one, _ in _beside(made, node) if one["source"] == "rapl"), None),
+                "others": [one for one, _ in _beside(made, node) if one["source"] != "rapl"],
                 "sidecar_restarts": 0,
                 "beside": made.beside,
             }
@@ -313,8 +320,20 @@ def make_attempt(sweep: SweepDir, point: dict[str, Any], made: Made) -> AttemptD
     return attempt
 
 
-def _host(node: str) -> Host:
-    return {"uuid": f"host-{node}", "name": "host (package-0)", "source": "rapl", "period_ms": 50.0}
+def _beside(made: Made, node: str) -> list[tuple[Host, Power]]:
+    """What is measured of a node beside its GPUs, and its watts."""
+    found = (
+        {f"host-{node}": ("host (package-0)", "rapl", made.hosts[node])}
+        if node in made.hosts
+        else {}
+    )
+    for uuid, (source, power) in made.others.items():
+        if uuid.endswith(f"-{node}"):
+            found[uuid] = (uuid, source, power)
+    return [
+        ({"uuid": uuid, "name": name, "source": source, "period_ms": 50.0}, power)
+        for uuid, (name, source, power) in found.items()
+    ]
 
 
 def _requests(made: Made) -> pa.Table:

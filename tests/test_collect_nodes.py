@@ -51,7 +51,7 @@ def test_rates_of_unlike_windows():
     ranks = {0: spans(0, "n1", 10, 100), 1024: spans(1024, "n2", 30, 300, start_s=7)}
     of_nodes = {"n1": [joules(3000.0, 10.0)], "n2": [joules(9000.0, 30.0)]}
     hosts = {"n1": Amount(1000.0, 1.0), "n2": Amount(6000.0, 1.0)}
-    found = rates(ranks, [part("n1"), part("n2")], of_nodes, hosts)
+    found = rates(ranks, [part("n1"), part("n2")], of_nodes, {"host": hosts})
     assert found["power_w"] == pytest.approx(600.0)
     assert found["power_u_w"] == pytest.approx(np.hypot(0.3, 0.1))
     assert found["host_power_w"] == pytest.approx(300.0)
@@ -61,7 +61,7 @@ def test_rates_of_unlike_windows():
 def test_tokens_of_files_and_what_is_not_known():
     """Tokens of --tokens-json go before those of spans; joules, hosts and tokens that are unknown make no rate."""
     ranks = {0: spans(0, "n1", 10, None), 1024: spans(1024, "n2", 30, None)}
-    assert rates(ranks, [part("n1", 50), part("n2")], {}, {}) == {
+    assert rates(ranks, [part("n1", 50), part("n2")], {}, {"host": {}}) == {
         "power_w": None,
         "power_u_w": None,
         "host_power_w": None,

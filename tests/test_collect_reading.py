@@ -68,11 +68,12 @@ def test_two_nodes_with_clocks_3_s_apart(tmp_path):
     assert apart["valid"]
 
 
-def test_mixed_boundaries_are_not_added(tmp_path):
-    """A node that measured its host and one that measured its GPU give no sum."""
+@pytest.mark.parametrize("other", ["host", "module"])
+def test_mixed_boundaries_are_not_added(tmp_path, other):
+    """A node that measured its host, or a superchip's module, and one that measured its GPU give no sum."""
     sweep, attempt, _ = one(tmp_path, Made([Gpu("GPU-a"), Gpu("GPU-b", node="node2")]))
     record = attempt.read_record()
-    record["nodes"][1]["boundary"] = "host"
+    record["nodes"][1]["boundary"] = other
     attempt.write_record(record)
     (row,) = rows(sweep)
     assert row["energy_j"] is None

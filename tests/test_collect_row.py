@@ -30,7 +30,8 @@ def test_each_column_of_points_has_one_home():
     parts += [found.neighbours, found.scheduling]
     homes = [
         *(vars(part) for part in [*parts, found.unfinished]),
-        *(found.energy.columns(), found.host.columns("host_"), Choices.of(choices()).columns),
+        *(found.energy.columns(), found.host.columns("host_"), found.node.columns("node_")),
+        *(found.accelerators.columns("accelerators_"), Choices.of(choices()).columns),
         [ratio.column for ratio in RATIOS],
         [
             "gpus",

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from fake_nvml import curves
+from node_counters import Cray, make_hwmon
 
 from wattflow import doctor
+from wattflow.config.choices import Power
 from wattflow.doctor import examine
 
 pytest_plugins = ("fake_nvml.fixtures",)
@@ -100,6 +102,37 @@ def test_this_torch_on_these_gpus(fake_driver):
         "missing",
         f"torch {torch.__version__}",
     )
+
+
+@pytest.mark.fake_nvml
+@pytest.mark.parametrize(
+    ("scopes", "status"), [("", "ok"), ("ignored", "missing")], ids=["known", "ignored"]
+)
+def test_a_superchip_and_its_node_are_said(fake_driver, monkeypatch, tmp_path, scopes, status):
+    """What of module, Grace sockets and the node's controller answers, and which of them is recorded."""
+    monkeypatch.setenv("FAKE_NVML_MODULE_W", "80")
+    monkeypatch.setenv("FAKE_NVML_NAME", "NVIDIA GH200 480GB")
+    monkeypatch.setenv("FAKE_NVML_SCOPES", scopes)
+    power = Power(hwmon_dir=str(make_hwmon(tmp_path)))
+    found = {finding.check: finding for finding in examine(power)}
+    assert found["cuda:0 power scopes"].status == status
+    assert found["cuda:0 field 186, instant, of the module"].status == status
+    assert found["cuda:0 energy counter of the module"].status == "ok"
+    assert "cuda:0 sample buffer" not in found
+    assert found["ACPI power, grace 0"].detail == "96.5 W, in host_energy_j"
+    assert found["ACPI power, module 0"].detail == "560.0 W, not recorded"
+    assert found["pm_counters, node_energy_j"].status == "note"
+
+
+def test_a_crays_counters_are_said(tmp_path):
+    """Of a node with two accelerators both columns that they fill; of one without the node's alone."""
+    for count, statuses in ((2, ["ok", "ok"]), (0, ["ok", "note"])):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        power = Power(cray_dir=str(Cray(folder, accelerators=count).folder))
+        found = list(doctor._cray(power))
+        assert [finding.status for finding in found] == statuses
+        assert found[0].detail == "node: a scan each 100 ms"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from traces import rows_of
 
 from wattflow.errors import PowerError
 from wattflow.power.nvml_calls import pynvml
-from wattflow.power.nvml_sensors import buffer, polled_power_w
+from wattflow.power.nvml_sensors import buffer, energy_counter, polled_power_w, sources
+from wattflow.store.sources import SOURCES
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -142,3 +143,100 @@ class TestFakeDriver:
         monkeypatch.setattr(pynvml, "nvmlDeviceGetFieldValues", lambda *_: [answer])
         with pytest.raises(PowerError, match="field 186 was read 60 s ago"):
             polled_power_w(handle, "nvml_instant")
+
+
+@pytest.fixture
+def superchip(nvml_path, monkeypatch):
+    """A superchip of 70 W whose module takes 80 W more; the driver is a fake, as no such chip is at hand."""
+    monkeypatch.setenv("FAKE_NVML_MODULE_W", "80")
+    monkeypatch.setenv("FAKE_NVML_NAME", "NVIDIA GH200 480GB")
+    monkeypatch.setenv("FAKE_NVML_CURVE", "constant:70")
+
+
+@pytest.fixture
+def handle(fake_driver):
+    """The first GPU of the fake driver."""
+    pynvml.nvmlInit()
+    yield pynvml.nvmlDeviceGetHandleByIndex(0)
+    pynvml.nvmlShutdown()
+
+
+@pytest.mark.fake_nvml
+class TestSuperchip:
+    """What covers the GPU, and what its module with the CPU."""
+
+    @pytest.mark.parametrize(
+        ("scope", "source", "power_w"),
+        [("gpu", "nvml_instant", 70.0), ("module", "nvml_module_instant", 150.0)],
+    )
+    def test_power_is_of_the_scope_that_is_asked_for(
+        self, superchip, open_meter, scope, source, power_w
+    ):
+        """Neither the buffer, which cannot be asked for its scope, nor the counter of the module is mixed in."""
+        meter = open_meter(scope=scope)
+        rows = [row for _, row in meter.finish() if row.get("power_w") is not None]
+        assert (meter.source, meter.boundary) == (source, scope)
+        assert {(row["source"], row["power_w"]) for row in rows} == {(source, power_w)}
+
+    @pytest.mark.parametrize("scope", ["gpu", "module"])
+    def test_the_counter_is_the_modules(self, superchip, open_meter, scope):
+        """Whatever power is read, its joules stand under a name that no GPU's power is checked by."""
+        readings = open_meter(scope=scope).finish()
+        assert rows_of(readings, "nvml_counter") == []
+        (row,) = rows_of(readings, "nvml_module_counter", curves.uuid("n1", 0))
+        seconds = row["time_ns"] / 1e9 - 1_600_000_000
+        assert row["counter_mj"] == pytest.approx(150e3 * seconds, abs=150e3 * 0.2)
+
+    @pytest.mark.parametrize(
+        ("name", "power_w"), [("nvml_counter", 70.0), ("nvml_module_counter", 150.0)]
+    )
+    def test_a_field_that_knows_scopes_counts_what_it_is_asked_for(
+        self, superchip, handle, monkeypatch, name, power_w
+    ):
+        """Where field 83 answers both scopes apart, each counter checks power of its own."""
+        monkeypatch.setenv("FAKE_NVML_COUNTER_SCOPES", "1")
+        counter = energy_counter(handle, SOURCES[name].boundary)
+        seconds = time.time() - 1_600_000_000
+        assert counter.source == name
+        assert counter.read_mj(handle) == pytest.approx(power_w * 1e3 * seconds, rel=1e-6)
+
+    @pytest.mark.parametrize("answers", ["ignored", "0"])
+    def test_a_driver_that_knows_no_scopes_is_not_believed(
+        self, superchip, handle, monkeypatch, answers
+    ):
+        """One that answers all alike, or by a scope that nobody asked for: a superchip by name has no sensor."""
+        monkeypatch.setenv("FAKE_NVML_SCOPES", answers)
+        assert (sources(handle), sources(handle, "module")) == ([], [])
+        assert energy_counter(handle, "gpu").source == "nvml_module_counter"
+
+    def test_a_superchip_without_scopes_is_an_error_that_says_so(
+        self, superchip, open_meter, monkeypatch
+    ):
+        """Its watts may be the GPU's or the module's: it is not measured by guess."""
+        monkeypatch.setenv("FAKE_NVML_SCOPES", "ignored")
+        with pytest.raises(PowerError, match="On a superchip the driver has to know the scope"):
+            open_meter()
+
+    def test_a_board_whose_driver_ignores_scopes_is_no_superchip(self, handle, monkeypatch):
+        """An H100 that answers the module's scope with its own watts is measured as ever."""
+        monkeypatch.setenv("FAKE_NVML_SCOPES", "ignored")
+        monkeypatch.setenv("FAKE_NVML_NAME", "NVIDIA H100 80GB HBM3")
+        assert sources(handle)[0] == "nvml_buffer"
+        assert energy_counter(handle, "gpu").source == "nvml_counter"
+
+    def test_a_board_has_no_module(self, open_meter):
+        """power.scope=module on a plain GPU is refused with what it is for."""
+        with pytest.raises(PowerError, match=r"power\.scope=module is for superchips"):
+            open_meter(scope="module")
+
+    @pytest.mark.parametrize("shared", ["0,0", "missing"])
+    def test_a_module_is_not_counted_for_each_of_its_gpus(
+        self, superchip, open_meter, monkeypatch, shared
+    ):
+        """Two GPUs beside one CPU, as on GB200, or where the driver does not say: no sum of modules."""
+        if shared == "missing":
+            monkeypatch.setenv("FAKE_NVML_MISSING", "nvmlDeviceGetMemoryAffinity")
+        monkeypatch.setenv("FAKE_NVML_SOCKETS", "0,0")
+        with pytest.raises(PowerError, match=r"power.scope=module: .*Take power.scope=gpu"):
+            open_meter(scope="module")
+        assert open_meter(scope="gpu").source == "nvml_instant"

@@ -5,10 +5,11 @@ from dataclasses import replace
 import fake_dcgmi
 import pytest
 from host_counters import make_powercap
+from node_counters import Cray, make_hwmon
 
 from wattflow.config.choices import Config, Engine, Power
 from wattflow.errors import PowerError
-from wattflow.power.open import choose, settings_of
+from wattflow.power.open import beside_meters, choose, settings_of
 
 pytest_plugins = ("fake_nvml.fixtures",)
 
@@ -45,7 +46,9 @@ def test_nvml_asked_for_and_absent_says_what_to_do(monkeypatch):
 
 def test_unknown_meter_lists_the_right_ones():
     """A meter that does not exist is refused with the names of those that do."""
-    with pytest.raises(PowerError, match="not one of auto, nvml, dcgm, rapl, simulated"):
+    with pytest.raises(
+        PowerError, match="not one of auto, nvml, dcgm, rapl, hwmon, cray, simulated"
+    ):
         choose(Power(meter="wattmeter"), "n1")
 
 
@@ -84,6 +87,33 @@ def test_auto_takes_rapl_before_arithmetic(powercap, monkeypatch):
     assert choose(Power(**settings, host=False), "n1").source == "simulated"
 
 
+def test_auto_takes_grace_where_there_is_no_rapl(tmp_path, powercap, monkeypatch):
+    """RAPL where it answers, else the sockets of a Grace CPU, also for a point on the CPU; never Cray's whole node."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    hwmon, cray = str(make_hwmon(tmp_path)), str(Cray(tmp_path).folder)
+    without = {"powercap_dir": str(tmp_path), "hwmon_dir": hwmon, "cray_dir": cray}
+    assert choose(Power(**without), "n1").source == "hwmon_grace"
+    assert choose(Power(**{**without, "powercap_dir": str(powercap)}), "n1").source == "rapl"
+    on_cpu = Config(engine=Engine(device="cpu"), power=Power(**without))
+    assert settings_of(on_cpu).meter == "hwmon"
+    assert choose(Power(meter="cray", **without), "n1").source == "cray_node"
+
+
+def test_all_that_measures_a_node_is_beside_its_gpus(tmp_path, powercap):
+    """One host, the node and its accelerators, as far as each answers; power.host=false has none of them."""
+    power = Power(
+        powercap_dir=str(powercap),
+        hwmon_dir=str(make_hwmon(tmp_path)),
+        cray_dir=str(Cray(tmp_path, accelerators=2).folder),
+    )
+    found = beside_meters(power, "n1")
+    assert [one.source for one in found] == ["rapl", "cray_node", "cray_accelerator"]
+    assert (
+        beside_meters(replace(power, cray_dir="/no", powercap_dir="/no"), "n1")[0].name == "hwmon"
+    )
+    assert beside_meters(replace(power, host=False), "n1") == []
+
+
 @pytest.mark.fake_nvml
 class TestFakeDriver:
     """A node with GPUs that the job may not use."""
@@ -94,6 +124,12 @@ class TestFakeDriver:
         assert open_meter(meter="auto").name == "simulated"
         with pytest.raises(PowerError, match="no GPU is visible"):
             open_meter()
+
+    def test_a_module_is_never_replaced_by_a_host(self, open_meter, monkeypatch):
+        """Where power.scope=module asks for a superchip's module, auto takes nothing else."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(PowerError, match="no GPU is visible"):
+            open_meter(meter="auto", scope="module")
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ import time
 from dataclasses import asdict
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from fake_nvml import curves
 from host_counters import add_uj, make_powercap
+from node_counters import Cray, make_hwmon
 from processes import until
 from traces import SIMULATED
 
@@ -115,6 +117,38 @@ def test_a_sidecar_records_the_host_beside_its_gpus(powercap, tmp_path, nvml_pat
         len(list(attempt.trace_path("n1", "x").parent.glob("*.parquet")))
         == len(info["devices"]) + 1
     )
+
+
+@pytest.mark.fake_nvml
+def test_a_superchip_is_recorded_with_its_grace_and_its_node(tmp_path, nvml_path, set_driver):
+    """Module, Grace socket, node and accelerators each have a trace, and the sidecar says which is which."""
+    set_driver("FAKE_NVML_MODULE_W", "80")
+    set_driver("FAKE_NVML_GPUS", "1")
+    cray = Cray(tmp_path, accelerators=1)
+    attempt = AttemptDir(tmp_path / "attempt-1", "0123456789ab", 1)
+    attempt.path.mkdir()
+    attempt.make_folders()
+    power = Power(
+        meter="nvml",
+        scope="module",
+        poll_ms=20,
+        hwmon_dir=str(make_hwmon(tmp_path)),
+        cray_dir=str(cray.folder),
+    )
+    with Sidecar(power, "n1", tmp_path / "spool") as sidecar:
+        ready = sidecar.start(attempt)
+        for _ in range(5):
+            cray.renew({"": 742, "accel0_": 187})
+            time.sleep(0.1)
+        info = sidecar.stop()
+    assert (ready["source"], ready["boundary"]) == ("nvml_module_instant", "module")
+    assert info["host"]["source"] == "hwmon_grace"
+    found = {}
+    for one in (info["host"], *info["others"]):
+        trace = read_table(attempt.trace_path("n1", one["uuid"]), TRACE)
+        watts = trace.filter(pc.equal(trace["source"], one["source"]))["power_w"]
+        found[one["uuid"]] = set(watts.drop_null().to_pylist())
+    assert found == {"host-n1": {96.5}, "node-n1": {742.0}, "accel0-n1": {187.0}}
 
 
 @pytest.mark.fake_nvml

@@ -61,6 +61,8 @@ def test_a_json_value_keeps_its_form():
         (NAMES.device("GPU-1"), r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
         (NAMES.device("MIG-GPU-1/7/0"), r"MIG-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
         (NAMES.device("host-n17"), f"host-{NAMES.node('n17')}"),
+        (NAMES.device("node-n17"), f"node-{NAMES.node('n17')}"),
+        (NAMES.device("accel3-n17"), f"accel3-{NAMES.node('n17')}"),
         (NAMES.job("4711"), r"job-[0-9a-f]{10}"),
         (NAMES.cluster("mysite"), r"cluster-[0-9a-f]{10}"),
         (NAMES.cluster("local"), "local"),

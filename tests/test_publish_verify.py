@@ -85,12 +85,14 @@ def test_failed_infeasible_and_untried_points_pass_too(tmp_path):
 
 
 def test_two_nodes_with_hosts_pass_as_a_sweep_and_as_a_bundle(tmp_path):
-    """Two nodes whose clocks are 3 s apart, with RAPL: 1,700 J, host joules beside them, all four traces packed."""
+    """Two nodes whose clocks are 3 s apart, with RAPL and Cray: all that was beside the GPUs is packed."""
     point = choices(shards=2, nodes=2)
     made = make_sweep(tmp_path / "s", [point])
     gpus = [Gpu(TWO[0], constant(80.0)), Gpu(TWO[1], constant(120.0), node="node2")]
     hosts = {node: constant(50.0) for node in ("node1", "node2")}
-    make_attempt(made, point, Made(gpus, hosts=hosts, offset_s={"node2": 3.0}))
+    others = {f"node-{node}": ("cray_node", constant(400.0)) for node in hosts}
+    others["accel0-node1"] = ("cray_accelerator", constant(120.0))
+    make_attempt(made, point, Made(gpus, hosts=hosts, others=others, offset_s={"node2": 3.0}))
     collect(made)
     bundle(made, tmp_path / "b.zip")
     for path in (made.path, tmp_path / "b.zip"):
@@ -98,7 +100,7 @@ def test_two_nodes_with_hosts_pass_as_a_sweep_and_as_a_bundle(tmp_path):
         assert verdict.verified, said(verdict)
         assert verdict.attempts[0].recomputed_j == pytest.approx(1700.0)
     with zipfile.ZipFile(tmp_path / "b.zip") as packed:
-        assert sum("/traces/" in name for name in packed.namelist()) == 4
+        assert sum("/traces/" in name for name in packed.namelist()) == 7
 
 
 def test_a_point_in_pieces_passes_as_a_sweep_and_as_a_bundle(tmp_path):

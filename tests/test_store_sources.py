@@ -45,19 +45,52 @@ def test_a_sensor_of_a_later_version_is_taken_for_a_polled_one():
 
 
 def test_a_meter_that_may_be_chosen_has_sensors_of_power():
-    """power.meter takes auto and the four meters, each of which has a sensor of power of one boundary."""
+    """power.meter takes auto and the six meters, each of which has a sensor of power."""
     assert checks._ALLOWED["power.meter"] == ("auto", *sources.METERS)
     found = {
         meter: {sources.SOURCES[name].boundary for name in sources.of_kind("power", meter)}
         for meter in sources.METERS
     }
-    assert found == {"nvml": {"gpu"}, "dcgm": {"gpu"}, "rapl": {"host"}, "simulated": {"host"}}
+    assert found == {
+        "nvml": {"gpu", "module"},
+        "dcgm": {"gpu"},
+        "rapl": {"host"},
+        "hwmon": {"host"},
+        "cray": {"node", "accelerator"},
+        "simulated": {"host"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "counters"),
+    [
+        ("nvml_buffer", ("nvml_counter", "nvml_counter_field", "dcgm_counter")),
+        ("nvml_module_instant", ("nvml_module_counter", "dcgm_module_counter")),
+        ("cray_node", ("cray_counter",)),
+        ("nvml_counter", ("nvml_counter",)),
+        ("rapl", ()),
+    ],
+)
+def test_a_counter_checks_power_of_its_own_boundary_alone(source, counters):
+    """That of a superchip's module says nothing of its GPU's power, nor a node's of its accelerators'."""
+    assert sources.counters_beside(source) == counters
+
+
+@pytest.mark.parametrize(
+    ("source", "most_w"),
+    [("nvml_buffer", 1400.0), ("nvml_module_instant", 5000.0), ("cray_node", 1e5), ("rapl", 1e5)],
+)
+def test_a_gpus_limit_bounds_its_own_watts_alone(source, most_w):
+    """A module takes more than twice its GPU's limit of 700 W at times, and a node any amount."""
+    assert sources.most_w(source, 700.0) == most_w
+    assert (sources.least_w(source) > 0) == (source != "rapl")
 
 
 def test_sensors_come_best_first():
     """NVML's sensors of power in the order in which its meter tries them."""
     assert sources.of_kind("power", "nvml") == (
         *("nvml_buffer", "nvml_instant", "nvml_average", "nvml_usage", "nvml_usage_mean"),
+        *("nvml_module_instant", "nvml_module_average"),
     )
 
 

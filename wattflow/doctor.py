@@ -31,8 +31,9 @@ class Finding(NamedTuple):
     detail: str
 
 
-def examine() -> list[Finding]:
-    """Run all checks for this user; what is absent is a finding, never an error."""
+def examine(power: Power | None = None) -> list[Finding]:
+    """Run all checks for this user; what is absent is a finding, never an error. `power` names the kernel's folders."""
+    power = power or Power()
     return [
         *_software(),
         *_slurm(),
@@ -40,8 +41,10 @@ def examine() -> list[Finding]:
         *_sensors(),
         *_torch_on_gpus(),
         *_dcgm(),
-        _rapl(),
-        _meter("meter", Power()),
+        _rapl(power),
+        *_grace(power),
+        *_cray(power),
+        _meter("meter", power),
     ]
 
 
@@ -196,12 +199,19 @@ def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
     from wattflow.power.nvml_calls import call_or_none  # noqa: PLC0415 - see above
 
     answering = sensors.sources(handle)
-    for source in ("nvml_buffer", "nvml_instant", "nvml_average", sensors.usage_source(handle)):
+    superchip = sensors.is_superchip(handle)
+    asked = ["nvml_buffer", "nvml_instant", "nvml_average", sensors.usage_source(handle)]
+    if superchip:
+        yield _scopes(sensors, handle)
+        asked = [*asked[1:3], "nvml_module_instant", "nvml_module_average"]
+        answering += sensors.sources(handle, "module")
+    for source in asked:
         answers = source in answering
         yield _found(source_of(source).label, answers, "answers" if answers else "no answer")
-    counter = call_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
-    joules = f"{(counter or 0) / 1e3:.1f} J since the driver was loaded"
-    yield _reported("energy counter", counter, joules)
+    counter = sensors.energy_counter(handle, "gpu")
+    reading_mj = counter.read_mj(handle)
+    joules = f"{(reading_mj or 0) / 1e3:.1f} J since the driver was loaded"
+    yield _reported(source_of(counter.source).label, reading_mj, joules)
     conditions = sensors.conditions(handle)
     for check, column, unit in (
         ("utilisation", "gpu_activity_pct", "%"),
@@ -231,6 +241,14 @@ def _gpu(sensors: Any, handle: Any) -> Iterator[Finding]:
     yield Finding("persistence mode", "note", "no answer" if mode is None else _on(mode))
 
 
+def _scopes(sensors: Any, handle: Any) -> Finding:
+    """Whether a superchip's driver parts power of the GPU from that of its module."""
+    if not sensors.has_module(handle):
+        why = "a superchip, whose driver answers power of GPU and module alike: take a newer driver"
+        return Finding("power scopes", "missing", why)
+    return Finding("power scopes", "ok", "GPU and module are parted: power.scope=gpu or module")
+
+
 def _duration(seconds: float) -> str:
     """Return a time in words: 12.3 s, 5 min 20 s, 7 h 5 min, 3 d 2 h."""
     if seconds < 60:
@@ -249,15 +267,49 @@ def _reported(check: str, answer: object, detail: str) -> Finding:
     return _found(check, answer is not None, "no answer" if answer is None else detail)
 
 
-def _rapl() -> Finding:
+def _rapl(power: Power) -> Finding:
     """The host's own counters."""
     from wattflow.power.rapl import readable_zones  # noqa: PLC0415 - as above
 
     try:
-        zones = readable_zones(Path(Power().powercap_dir))
+        zones = readable_zones(Path(power.powercap_dir))
     except PowerError as error:
         return Finding("RAPL", "note", f"{error} No host_energy_j then.")
     return Finding("RAPL", "ok", ", ".join(zone.name for zone in zones))
+
+
+def _grace(power: Power) -> Iterator[Finding]:
+    """The power meters of Grace sockets and of their modules, where a superchip has them."""
+    from wattflow.power.hwmon import GRACE, sockets  # noqa: PLC0415 - as above
+
+    folder = Path(power.hwmon_dir)
+    try:
+        found = sockets(folder)
+    except PowerError as error:
+        yield Finding("Grace sockets", "missing", str(error))
+        return
+    if not found:
+        yield Finding("Grace sockets", "note", f"{folder}: no power meter of one there.")
+    for one in found:
+        use = "in host_energy_j" if one.kind == GRACE else "not recorded"
+        try:
+            yield Finding(f"ACPI power, {one.name}", "ok", f"{one.read_w():.1f} W, {use}")
+        except PowerError as error:
+            yield Finding(f"ACPI power, {one.name}", "missing", str(error))
+
+
+def _cray(power: Power) -> Iterator[Finding]:
+    """Cray's counters of the node and of its accelerators."""
+    from wattflow.power.cray import ACCELERATORS, NODE, CrayMeter  # noqa: PLC0415 - as above
+
+    for source, use in ((NODE, "node_energy_j"), (ACCELERATORS, "accelerators_energy_j")):
+        try:
+            meter = CrayMeter(Path(power.cray_dir), platform.node(), power.poll_ms, source)
+        except PowerError as error:
+            yield Finding(f"pm_counters, {use}", "note", str(error))
+            return
+        names = ", ".join(device["name"] for device in meter.devices)
+        yield Finding(f"pm_counters, {use}", "ok", f"{names}: a scan each {meter.period_ms:g} ms")
 
 
 def _dcgm() -> Iterator[Finding]:

@@ -31,6 +31,12 @@
    FAKE_NVML_LEAST_W=300               a lower limit is taken for this one without a word
    FAKE_NVML_REASONS=4                 NVML's clock-event bits
    FAKE_NVML_PROFILES=0x88             the workload power profiles in force, as bits (3 and 7); without it there are none
+   FAKE_NVML_MODULE_W=80               superchips: fields 185 and 186 of scope 1 are so many watts more, of which the energy
+                                       counter has its part; without it a field of another scope than 0 is not supported
+   FAKE_NVML_COUNTER_SCOPES=1          field 83 counts what its scope says, and not always the module
+   FAKE_NVML_SCOPES=ignored            the driver answers each scope alike, with power of the module; or =0, with its own
+                                       scope 0 in each answer
+   FAKE_NVML_SOCKETS=0,0,1             the NUMA node beside each GPU by index; else each has one of its own
    FAKE_NVML_UNDER_CAP=1               the share of time since the epoch that the power cap took
 */
 
@@ -307,6 +313,8 @@ static double sensed_w(unsigned index, const char *sensor, int64_t time_ns, int6
     return fmax(0.0, true_w + off * atof(setting("FAKE_NVML_NOISE_W", "0")));
 }
 
+static double module_w(void) { return atof(setting("FAKE_NVML_MODULE_W", "0")); }
+
 static unsigned mean_mw(unsigned index) { /* over the last second, as PowerUsage of Hopper */
     int64_t end = tick(now_ns());
     double off = (double)(mix((uint64_t)end * 64 + index) >> 11) / (double)(1ULL << 52) - 1.0;
@@ -319,12 +327,12 @@ static unsigned instant_mw(unsigned index) {
     return (unsigned)lround(sensed_w(index, "FAKE_NVML_INSTANT", at, at) * 1e3);
 }
 
-static unsigned long long counter_mj(unsigned index) {
+static unsigned long long counter_mj(unsigned index, double more_w) {
     int64_t end = tick(now_ns()), start = DRIVER_LOADED_NS;
     int64_t reset = (int64_t)(atof(setting("FAKE_NVML_COUNTER_RESET", "0")) * 1e9);
     if (reset && end >= reset)
         start = reset;
-    return (unsigned long long)llround(joules(curve_of(index), start, end) * 1e3);
+    return (unsigned long long)llround((joules(curve_of(index), start, end) + more_w * (double)(end - start) / 1e9) * 1e3);
 }
 
 static int64_t stamp_us(int64_t k) {
@@ -469,7 +477,7 @@ int nvmlDeviceGetPowerUsage(Gpu *gpu, unsigned *milliwatts) {
 
 int nvmlDeviceGetTotalEnergyConsumption(Gpu *gpu, unsigned long long *millijoules) {
     ENTER(gpu);
-    *millijoules = counter_mj(gpu->index);
+    *millijoules = counter_mj(gpu->index, module_w());
     return SUCCESS;
 }
 
@@ -567,15 +575,25 @@ static unsigned read_field(unsigned index, FieldValue *f) {
     int result = enter(name, NULL);
     if (result)
         return (unsigned)result;
+    const char *known = setting("FAKE_NVML_SCOPES", "");
+    int ignored = !strcmp(known, "ignored");
+    double more_w = ignored || f->scope == 1 ? module_w() : 0.0;
+    if (f->scope > 1 || (f->scope == 1 && !ignored && !module_w()))
+        return NOT_SUPPORTED;
+    if (!strcmp(known, "0"))
+        f->scope = 0;
     f->type = VALUE_UINT;
     f->value.ull = 0;
     switch (f->field) {
-    case 186: f->value.ui = instant_mw(index); break;
-    case 185: f->value.ui = mean_mw(index); break;
+    case 186: f->value.ui = instant_mw(index) + (unsigned)lround(more_w * 1e3); break;
+    case 185: f->value.ui = mean_mw(index) + (unsigned)lround(more_w * 1e3); break;
     case 187: f->value.ui = LEAST_LIMIT_MW; break;
     case 188: case 189: f->value.ui = DEFAULT_LIMIT_MW; break;
     case 190: case 192: f->value.ui = set_of(index).limit_mw; break;
-    case 83: f->type = VALUE_ULL; f->value.ull = counter_mj(index); break;
+    case 83:
+        f->type = VALUE_ULL;
+        f->value.ull = counter_mj(index, *setting("FAKE_NVML_COUNTER_SCOPES", "") ? more_w : module_w());
+        break;
     case 74: f->type = VALUE_ULL; f->value.ull = under_cap_ns(); break;
     default: return NOT_SUPPORTED;
     }
@@ -589,6 +607,23 @@ int nvmlDeviceGetFieldValues(Gpu *gpu, int count, FieldValue *values) {
         values[i].latency_us = 1;
         values[i].result = read_field(gpu->index, &values[i]);
     }
+    return SUCCESS;
+}
+
+int nvmlDeviceGetMemoryAffinity(Gpu *gpu, unsigned words, unsigned long long *nodes, unsigned scope) {
+    ENTER(gpu);
+    const char *given = setting("FAKE_NVML_SOCKETS", "");
+    unsigned node = gpu->index;
+    for (unsigned i = 0; *given; i++) {
+        if (i == gpu->index)
+            node = (unsigned)atoi(given);
+        given += strcspn(given, ",");
+        given += *given == ',';
+    }
+    if (scope != 1 || node / 64 >= words)
+        return INVALID_ARGUMENT;
+    memset(nodes, 0, words * sizeof *nodes);
+    nodes[node / 64] = 1ULL << node % 64;
     return SUCCESS;
 }
 

@@ -15,7 +15,7 @@ from wattflow.config.overrides import with_cost
 from wattflow.errors import RefusedError
 from wattflow.store.columns import COST
 from wattflow.store.files import expanded, read_given
-from wattflow.store.sources import source_of
+from wattflow.store.sources import DEVICES, source_of
 
 Row = Mapping[str, Any]  # of results/points.parquet
 
@@ -40,12 +40,12 @@ def table(rows: Sequence[Row], settings: Sequence[str] = ()) -> pa.Table:
 def _kind(row: Row) -> dict[str, Any]:
     """Return what the joules of an attempt are of, also of one that did not finish, and its GPU-hours."""
     source = row["power_source"] or row["unfinished_source"]
-    of_host = row["boundary"] == "host" or source_of(source or "").boundary == "host"
+    boundary = row["boundary"] or source_of((source or "").split(" + ")[0]).boundary
     return {
         "power_source": source,
-        "boundary": None if source is None else "host" if of_host else "gpu",
+        "boundary": None if source is None else boundary,
         "simulated": None if source is None else "simulated" in source.split(" + "),
-        "gpu_hours": None if of_host else _gpu_hours(row),
+        "gpu_hours": _gpu_hours(row) if boundary in DEVICES else None,
     }
 
 

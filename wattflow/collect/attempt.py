@@ -18,14 +18,13 @@ from wattflow.collect.description import Description, describe, reason
 from wattflow.collect.dummy import Bias, bias
 from wattflow.collect.latency import latency
 from wattflow.collect.neighbours import neighbours
+from wattflow.collect.node_energy import beside_energies, over_nodes, read_beside
 from wattflow.collect.plausibility import is_implausible
 from wattflow.collect.quantities import (
     Amount,
     Throughput,
     command_throughput,
     energy,
-    host_energies,
-    host_energy,
     phase_energies,
     sampling,
     throughput,
@@ -37,7 +36,6 @@ from wattflow.collect.reading import (
     Spans,
     of_batches,
     read_devices,
-    read_hosts,
     read_spans,
 )
 from wattflow.collect.row import AttemptRows, Choices, Figures, attempt_rows, self_checks
@@ -52,6 +50,7 @@ from wattflow.store.columns import CHOICE_KEYS, POINT, choice_values
 from wattflow.store.files import changed_ns
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import REQUEST, Part, PartialAttempt, Record
+from wattflow.store.sources import DEVICES
 from wattflow.store.tables import read_table
 
 # without all spans no device's window is known
@@ -179,7 +178,7 @@ def _measured(
     gpus = len({(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]})
     nodes_seen = len({spans.device.node for spans in ranks.values()})
     command, config = "measure" in record, choices.config
-    if not command and about.boundary == "gpu" and gpus < ranks_of(config):
+    if not command and about.boundary in DEVICES and gpus < ranks_of(config):
         reasons = [*reasons, "missing_gpu"]
     found = replace(found, reasons=reasons, gpus=gpus, nodes_seen=nodes_seen)
     yield found
@@ -209,15 +208,21 @@ def _measured(
             found = replace(found, request_energy=energies, requests=rows)
         yield found
     windows = {device.key.node: device.window for device in devices}
-    hosts = read_hosts(attempt, record, list(windows))
-    keys: list[DeviceKey] = [*(device.key for device in devices), *hosts]
-    of_hosts = host_energies(hosts, windows)
-    host = host_energy(of_hosts, len(windows))
-    lost = ["host_gap"] if 0 < len(windows) == len(hosts) and host.energy_j is None else []
+    beside = read_beside(attempt, record, list(windows))
+    keys: list[DeviceKey] = [*(device.key for device in devices), *(key for key, _, _ in beside)]
+    by_node = {of: beside_energies(beside, of, windows) for of in ("host", "node", "accelerator")}
+    sums = {of: over_nodes(energies, len(windows)) for of, energies in by_node.items()}
+    lost = [
+        f"{of}_gap"
+        for of in ("host", "node")
+        if 0 < len(windows) == len(by_node[of]) and sums[of].energy_j is None
+    ]
     found = replace(
         found,
-        host=host,
-        rates=_rates(found, ranks, record["parts"], devices, of_hosts) if command else {},
+        host=sums["host"],
+        node=sums["node"],
+        accelerators=sums["accelerator"],
+        rates=_rates(found, ranks, record["parts"], devices, by_node) if command else {},
         traces={key: attempt.trace_path(*key) for key in keys},
     )
     restarted = ["sidecar_restarted"] if about.sidecar_restarts else []
@@ -241,14 +246,14 @@ def _rates(
     ranks: dict[int, Spans],
     parts: Sequence[Part],
     devices: Sequence[Device],
-    hosts: Mapping[str, Amount],
+    beside: Mapping[str, Mapping[str, Amount]],
 ) -> dict[str, float | None]:
     """Return the rates of a command over several nodes, of what the row has."""
     joules: dict[str, list[Joules]] = {}
     if found.energy.window.energy_j is not None:
         for device in devices:
             joules.setdefault(device.key.node, []).append(device.energy().window)
-    rates = nodes.rates(ranks, parts, joules, hosts)
+    rates = nodes.rates(ranks, parts, joules, beside)
     return rates | (
         {"tokens_per_s": None} if rates and found.throughput.tokens_kept is None else {}
     )

@@ -60,6 +60,8 @@ def join(parts: Sequence[Figures], about: Description, own: Figures | None) -> F
             **_sums(samples, ("samples", "samples_expected")),
         ),
         host=Amount() if mixed else _sum([part.host for part in parts]),
+        node=Amount() if mixed else _sum([part.node for part in parts]),
+        accelerators=Amount() if mixed else _sum([part.accelerators for part in parts]),
         conditions=Conditions(
             temperature_c=_complete(max, found, "temperature_c"),
             memory_used_bytes=_complete(max, found, "memory_used_bytes"),

@@ -22,11 +22,12 @@ def rates(
     ranks: Mapping[int, Spans],
     command_parts: Sequence[Part],
     devices: Mapping[str, Sequence[Joules]],
-    hosts: Mapping[str, Amount],
+    beside: Mapping[str, Mapping[str, Amount]],
 ) -> dict[str, float | None]:
     """Return the columns that are rates of a command over several nodes, and replace ratios of its sums.
 
-    `devices` are the joules in their node's window, by node; none where the energy is withheld. Empty for one node, and
+    `devices` are the joules in their node's window, by node; none where the energy is withheld. Those `beside` them are
+    by boundary, then by node. Empty for one node, and
     where no window is 1 % longer than another, so that the sums over one of them are as good.
     """
     spans = {one.device.node: one for _, one in sorted(ranks.items(), reverse=True)}
@@ -39,10 +40,14 @@ def rates(
     return {
         "power_w": complete_sum(quotient(one.energy_j, one.seconds) for one in joules),
         "power_u_w": quadrature(quotient(one.u_j, one.seconds) for one in joules),
-        "host_power_w": complete_sum(
-            quotient(hosts[node].energy_j if node in hosts else None, seconds[node])
-            for node in seconds
-        ),
+        **{
+            f"{of}_power_w": complete_sum(
+                quotient(energies[node].energy_j if node in energies else None, seconds[node])
+                for node in seconds
+            )
+            for of, energies in beside.items()
+            if of != "accelerator"
+        },
         "tokens_per_s": complete_sum(quotient(n, seconds.get(node)) for node, n in tokens.items()),
     }
 

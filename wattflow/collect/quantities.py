@@ -15,9 +15,15 @@ import pyarrow.compute as pc
 
 from wattflow.analysis.expanded import COVERAGE, board_parts, has_stated_gain, sensors_expanded
 from wattflow.collect.dummy import Bias
-from wattflow.collect.reading import MOST_TOKENS, Device, DeviceEnergy, DeviceKey, Spans, Window
-from wattflow.energy import counter, curve
-from wattflow.energy.curve import Curve, Joules
+from wattflow.collect.reading import (
+    MOST_TOKENS,
+    Device,
+    DeviceEnergy,
+    Spans,
+    Window,
+)
+from wattflow.energy import counter
+from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
 from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
 from wattflow.store.phases import AROUND, IN_JOB, NOT_WITHIN, WITHIN
@@ -325,7 +331,7 @@ def energy(
     if reasons:
         return Energy(), reasons
     energies_j = [cast(float, window.energy_j) for window in windows]
-    total = Amount(sum(energies_j), _sum(windows).u_j)
+    total = Amount(sum(energies_j), amount(windows).u_j)
     measured = devices[0].spans.measured
     phases, complete = _measured_phases(parts) if measured else _point_phases(parts)
     if not complete:
@@ -358,7 +364,7 @@ def energy(
     ), reasons
 
 
-def _sum(parts: Sequence[Joules | None]) -> Amount:
+def amount(parts: Sequence[Joules | None]) -> Amount:
     """Return the energy of several devices, each with a sensor of its own, whose uncertainties are independent."""
     return Amount(
         complete_sum(None if part is None else part.energy_j for part in parts),
@@ -369,7 +375,7 @@ def _sum(parts: Sequence[Joules | None]) -> Amount:
 def _point_phases(parts: Sequence[DeviceEnergy]) -> tuple[dict[str, Amount], bool]:
     """Return the energy of each phase of a sweep's point, and whether those in the window are all known."""
     phases = {
-        phase: _sum([part.phases.get(phase) for part in parts]) for phase in (*AROUND, *WITHIN)
+        phase: amount([part.phases.get(phase) for part in parts]) for phase in (*AROUND, *WITHIN)
     }
     return phases, all(phases[phase].energy_j is not None for phase in WITHIN)
 
@@ -378,7 +384,7 @@ def _measured_phases(parts: Sequence[DeviceEnergy]) -> tuple[dict[str, Amount], 
     """Return the same of a command's own phases; a node that did not report one spent nothing in it."""
     names = dict.fromkeys(phase for part in parts for phase in part.phases)
     phases = {
-        name: _sum([part.phases[name] for part in parts if name in part.phases]) for name in names
+        name: amount([part.phases[name] for part in parts if name in part.phases]) for name in names
     }
     return phases, all(phases[n].energy_j is not None for n in names if n not in NOT_WITHIN)
 
@@ -423,7 +429,7 @@ def _net(total: Amount, parts: Sequence[DeviceEnergy], duration_s: float | None)
 
 def _steady(parts: Sequence[DeviceEnergy], known: Throughput) -> Amount:
     """Return the energy of the batches but the first and the last: no ramp at the start, no short batch at the end."""
-    steady = _sum([part.steady for part in parts])
+    steady = amount([part.steady for part in parts])
     return Amount() if steady.energy_j is None or known.steady_tokens_kept is None else steady
 
 
@@ -435,7 +441,7 @@ def _by_counter(devices: Sequence[Device]) -> tuple[Amount, int]:
     if any(device.by_counter for device in devices):
         return Amount(), 0
     resets = sum(counter.resets_between(device.counter, *device.window) > 0 for device in devices)
-    total = _sum([device.counted for device in devices])
+    total = amount([device.counted for device in devices])
     return Amount() if total.energy_j is None else total, resets
 
 
@@ -444,7 +450,7 @@ def close(value: float, other: float, tolerance: float) -> bool:
     return abs(value - other) <= tolerance * max(abs(value), abs(other)) + 1e-9
 
 
-# --- samples and hosts ----------------------------------------------------------------------------
+# --- samples ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -473,25 +479,3 @@ def sampling(
         expected += int((end - start) / (device.period_ms * 1e6))
     reasons = ["samples_missing"] if samples < LEAST_SAMPLES * expected else []
     return Sampling(coverage, longest_gap_s, samples, expected), reasons
-
-
-def host_energies(
-    hosts: Mapping[DeviceKey, Curve], windows: Mapping[str, Window]
-) -> dict[str, Amount]:
-    """Return the energy of each node's host, apart from its GPUs, in the node's window."""
-    return {
-        key.node: _sum(
-            [curve.summed(curve.between(power, *([edge] for edge in windows[key.node])))]
-        )
-        for key, power in hosts.items()
-    }
-
-
-def host_energy(of_nodes: Mapping[str, Amount], nodes: int) -> Amount:
-    """Return the energy of all hosts; null unless all nodes' are known."""
-    if len(of_nodes) < nodes:
-        return Amount()
-    return Amount(
-        complete_sum(one.energy_j for one in of_nodes.values()),
-        quadrature(one.u_j for one in of_nodes.values()),
-    )

@@ -25,6 +25,7 @@ RATIOS = (
     Ratio("power_u_w", "energy_u_j", "duration_s"),
     Ratio("power_expanded_u_w", "energy_expanded_u_j", "duration_s"),
     Ratio("host_power_w", "host_energy_j", "duration_s"),
+    Ratio("node_power_w", "node_energy_j", "duration_s"),
     Ratio("energy_per_token_j", "energy_j", "tokens_kept", "energy_per_token"),
     Ratio("energy_per_token_u_j", "energy_u_j", "tokens_kept"),
     Ratio("energy_per_token_expanded_u_j", "energy_expanded_u_j", "tokens_kept"),

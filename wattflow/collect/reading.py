@@ -23,7 +23,15 @@ from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import AROUND, NOT_WITHIN
 from wattflow.store.references import checked
 from wattflow.store.schema import SPAN, TRACE, DeviceSettings, NodeInfo, Record, Reference
-from wattflow.store.sources import SECOND_NS, Response, least_w, most_w, response_of, source_of
+from wattflow.store.sources import (
+    SECOND_NS,
+    Response,
+    counters_beside,
+    least_w,
+    most_w,
+    response_of,
+    source_of,
+)
 from wattflow.store.tables import read_table
 
 MOST_TOKENS = 10**12  # of one span
@@ -348,27 +356,9 @@ def read_devices(
         except FileNotFoundError:
             reasons.append("missing_trace")
             continue
-        _check_trace(path, trace, key, source=meter["source"], scope=meter["boundary"])
+        check_trace(path, trace, key, source=meter["source"], scope=meter["boundary"])
         devices.append(_device(key, meter, spans, window, trace, steps=_steps(record)))
     return devices if len(devices) == len(lowest) else [], reasons
-
-
-def read_hosts(attempt: AttemptDir, record: Record, nodes: Sequence[str]) -> dict[DeviceKey, Curve]:
-    """Return the power of the hosts of some nodes, where RAPL answered beside their GPUs."""
-    hosts = {info["node"]: host for info in record.get("nodes", []) if (host := info.get("host"))}
-    found: dict[DeviceKey, Curve] = {}
-    for node in nodes:
-        if node not in hosts:
-            continue
-        host, key = hosts[node], DeviceKey(node, hosts[node]["uuid"])
-        path = attempt.trace_path(*key)
-        try:
-            trace = read_table(path, TRACE)
-        except FileNotFoundError:
-            continue
-        _check_trace(path, trace, key, source=host["source"])
-        found[key] = power_curve(trace, host["source"], host["period_ms"])
-    return found
 
 
 def _node_window(node: str, ranks: Mapping[int, Spans]) -> Window | None:
@@ -380,7 +370,7 @@ def _node_window(node: str, ranks: Mapping[int, Spans]) -> Window | None:
     return min(start for start, _ in known), max(end for _, end in known)
 
 
-def _check_trace(path: Path, trace: pa.Table, key: DeviceKey, **sensor: str) -> None:
+def check_trace(path: Path, trace: pa.Table, key: DeviceKey, **sensor: str) -> None:
     """Raise DamagedError where a trace does not name its device and sensor, or names others than the record."""
     found = {
         k.decode(): v.decode(errors="replace") for k, v in (trace.schema.metadata or {}).items()
@@ -406,7 +396,9 @@ def _device(
     steps: int,
 ) -> Device:
     source, period_ms = meter["source"], meter["period_ms"]
-    counted = _where(trace, pc.is_valid(trace["counter_mj"]), "counter_mj")
+    # a counter of another boundary, as a superchip's beside its GPU's power, neither checks it nor is checked by it
+    of_same = pc.is_in(trace["source"], pa.array(counters_beside(source), pa.string()))
+    counted = _where(trace, pc.and_(of_same, pc.is_valid(trace["counter_mj"])), "counter_mj")
     paired = _where(trace, pc.is_valid(trace["monotonic_ns"]), "monotonic_ns")
     stamps = paired["time_ns"].to_numpy(), paired["monotonic_ns"].to_numpy()
     bare = _where(trace, pc.is_valid(trace["raw_ns"]), "raw_ns")
@@ -416,7 +408,7 @@ def _device(
     reference = of_device[0].get("reference") if of_device else None
     if reference is not None:
         reference = checked(reference, f"record.json: the reference of {key.gpu_uuid}")
-    samples = _where(trace, pc.equal(trace["source"], source), "power_w")
+    samples = samples_of(trace, source)
     at_ns, watts = samples["time_ns"].to_numpy(), samples["power_w"].to_numpy()
     beyond = ~_is_reading(watts, source, limit_w) & ~np.isnan(watts)
     return Device(
@@ -426,7 +418,7 @@ def _device(
         spans=spans,
         window=window,
         readings=trace.filter(pc.not_equal(trace["source"], source)),
-        power=power_curve(trace, source, period_ms, limit_w, reference),
+        power=power_curve(samples, source, period_ms, limit_w, reference),
         counter=counter(
             counted["time_ns"].to_numpy(),
             _true_mj(counted, reference),
@@ -473,18 +465,22 @@ def _true_mj(counted: pa.Table, reference: Reference | None) -> npt.NDArray[np.u
     )
 
 
+def samples_of(trace: pa.Table, source: str) -> pa.Table:
+    """Return the rows of a trace that are one sensor's samples: time, watts, and whether they come after a gap."""
+    return _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
+
+
 def power_curve(
-    trace: pa.Table,
+    samples: pa.Table,
     source: str,
     period_ms: float,
     limit_w: float | None = None,
     reference: Reference | None = None,
 ) -> Curve:
-    """Return the power over time that one sensor reported; `limit_w` is its device's highest limit, where known.
+    """Return the power over time of one sensor's samples; `limit_w` is its device's highest limit, where known.
 
     With a `reference` of the board, its true power: (reading - offset) / (1 + gain). Gaps are readings that failed.
     """
-    samples = _where(trace, pc.equal(trace["source"], source), "power_w", "gap")
     watts = samples["power_w"].to_numpy()
     if reference is not None:
         true_w = (watts - reference["offset_w"]) / (1 + reference["gain"])

@@ -84,6 +84,8 @@ class Figures:
     latency: Latency = field(default_factory=Latency)
     request_energy: RequestEnergy = field(default_factory=RequestEnergy)
     unfinished: Unfinished = field(default_factory=Unfinished)
+    node: Amount = field(default_factory=Amount)
+    accelerators: Amount = field(default_factory=Amount)
     rates: dict[str, float | None] = field(default_factory=dict)  # in place of ratios
     gpus: int | None = None
     nodes_seen: int | None = None
@@ -100,6 +102,8 @@ class Figures:
             **self.energy.columns(),
             **vars(self.sampling),
             **self.host.columns("host_"),
+            **self.node.columns("node_"),
+            **self.accelerators.columns("accelerators_"),
             **vars(self.conditions),
             **vars(self.neighbours),
             **vars(self.roofline),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from wattflow.collect.reading import DeviceKey, power_curve
+from wattflow.collect.reading import DeviceKey, power_curve, samples_of
 from wattflow.energy import curve
 from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
@@ -19,6 +19,7 @@ from wattflow.nullable import agreed, complete_sum, joined_names, quadrature
 from wattflow.store.files import own_files
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import TRACE, Record
+from wattflow.store.sources import DEVICES
 from wattflow.store.tables import read_stream, read_table
 
 _COPY = re.compile(r"\.\d+\.arrow$")  # of a trace that was never closed
@@ -86,8 +87,8 @@ def _device(table: pa.Table) -> DeviceKey:
 
 
 def _gpus(traces: dict[DeviceKey, list[pa.Table]]) -> set[DeviceKey]:
-    """Return the job's devices where no rank came to name its own: all that were traced, hosts of GPUs aside."""
-    gpus = {key for key, tables in traces.items() if _about(tables[0], "boundary") != "host"}
+    """Return the job's devices where no rank came to name its own: all that were traced, what was beside GPUs aside."""
+    gpus = {key for key, tables in traces.items() if _about(tables[0], "boundary") in DEVICES}
     return gpus or set(traces)
 
 
@@ -102,7 +103,9 @@ def _joules(tables: Sequence[pa.Table]) -> Joules | None:
     trace = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     if source is None:
         return None
-    power = power_curve(trace, source, float(_about(tables[0], "period_ms") or 20.0))
+    power = power_curve(
+        samples_of(trace, source), source, float(_about(tables[0], "period_ms") or 20.0)
+    )
     if len(power.time_ns) < 2:
         return None
     return curve.summed(curve.between(power, power.time_ns[:1], power.time_ns[-1:]))

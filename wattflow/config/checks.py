@@ -40,7 +40,8 @@ _ALLOWED = {
     "workload.mode": ("static", "offline", "closed", "open"),
     "sweep.block": ("board", "neighbours", None),
     "sweep.on_interrupt": ("restart", "continue"),
-    "power.meter": ("auto", "nvml", "dcgm", "rapl", "simulated"),
+    "power.meter": ("auto", "nvml", "dcgm", "rapl", "hwmon", "cray", "simulated"),
+    "power.scope": ("gpu", "module"),
     "control.by": ("auto", "nvml", "slurm"),
     "cluster.launcher": ("local", "slurm"),
     "cluster.bills": ("node", "gpu"),
@@ -196,6 +197,10 @@ def _check_clocks(cluster: Cluster) -> None:
 def why_not_metered(config: Config) -> str | None:
     """Return why a point's meter says nothing of where it computes; null where it does."""
     meter = config.power.meter
+    if config.power.scope == "module" and (
+        meter not in ("auto", "nvml") or computes_on_cpu(config)
+    ):
+        return "power.scope=module: NVML alone reports power of a superchip's module, on which nothing else may run"
     if not (computes_on_cpu(config) and meter in _OF_GPUS):
         return None
     return (
@@ -216,7 +221,7 @@ def why_not_side_by_side(config: Config) -> str | None:
         return "cluster.side_by_side: this machine runs points one after another; it is for Slurm"
     if cluster.container.kind is not None:
         return "cluster.side_by_side: jobs in a container cannot start the steps of their points"
-    if config.power.meter in _OF_HOSTS or computes_on_cpu(config):
+    if config.power.meter in OF_HOSTS or computes_on_cpu(config):
         return "cluster.side_by_side: joules of a host cannot be separated by points; it needs GPUs"
     slots = slots_of(cluster, config.nodes or 1, ranks_of(config) // (config.nodes or 1))
     if is_control and (slots < 2 or config.sweep.repeats % (2 * slots)):
@@ -227,7 +232,7 @@ def why_not_side_by_side(config: Config) -> str | None:
     return None
 
 
-_OF_HOSTS = ("rapl", "simulated")
+OF_HOSTS = ("rapl", "hwmon", "cray", "simulated")  # meters of a node as one device
 
 
 def why_not_engine(config: Config) -> str | None:

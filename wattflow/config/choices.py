@@ -146,13 +146,18 @@ class Workload:
 class Power:
     """How power is measured."""
 
-    meter: str = "auto"  # auto | nvml | dcgm | rapl | simulated
+    meter: str = "auto"  # auto | nvml | dcgm | rapl | hwmon | cray | simulated
+    scope: str = "gpu"  # gpu | module: what NVML's power covers, of a superchip
     flush_ms: int = 200
     poll_ms: int = 50  # period of polled fields, where the driver has no sample buffer
     copy_s: float = 15.0  # how often the spool is copied to the shared directory
     idle_s: float = 5.0  # the idle window before the load
-    host: bool = True  # RAPL of the host, beside its GPUs or in their place, where it answers
+    host: bool = (
+        True  # the host and the node beside the GPUs, or in their place, where a meter answers
+    )
     powercap_dir: str = "/sys/class/powercap"  # where the kernel shows RAPL
+    hwmon_dir: str = "/sys/class/hwmon"  # and the power meters of Grace sockets
+    cray_dir: str = "/sys/cray/pm_counters"  # and Cray's node controller its counters
     dcgm_profiling: bool = False  # also profiling fields, which lock out other profilers
     simulated_idle_w: float = 40.0  # the simulated meter's watts at no CPU load
     simulated_full_w: float = 120.0  # and with all cores busy

@@ -14,6 +14,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -24,7 +25,7 @@ from wattflow.power.dcgmi import Arrival, Stream, Values, dcgmi, numbers_of_gpus
 from wattflow.power.gpus import find_gpus
 from wattflow.power.meter import Beat, Gaps, Reading, Row, stamped
 from wattflow.power.nvml_calls import call, call_or_none
-from wattflow.power.nvml_sensors import usage_source
+from wattflow.power.nvml_sensors import is_superchip, usage_source
 from wattflow.store.schema import TRACE, Device
 from wattflow.store.sources import MS, longest_spacing_ns, source_of
 
@@ -114,7 +115,9 @@ class DcgmMeter:
         """
         self._streams: list[Stream] = []
         numbers = numbers_of_gpus()
-        self.devices, self.driver, usage = visible_devices(uuids)
+        found = visible_devices(uuids)
+        self.devices, self.driver = found.devices, found.driver
+        self._counted = "dcgm_module_counter" if found.superchip else "dcgm_counter"
         unknown = [device["uuid"] for device in self.devices if device["uuid"] not in numbers]
         if unknown:
             raise PowerError(
@@ -126,7 +129,7 @@ class DcgmMeter:
         self._profiling = PROFILING if power.dcgm_profiling else {}
         if self._profiling:
             check_profiling(self._gpus)
-        averaged = self._field == USAGE and "nvml_usage_mean" in usage
+        averaged = self._field == USAGE and found.usage_is_mean
         self.source = "dcgm_mean" if averaged else "dcgm"
         self.period_ms = float(power.poll_ms)
         self._version = version()
@@ -211,7 +214,7 @@ class DcgmMeter:
         counter_mj = arrival.values[COUNTER]
         # a counter that was printed with an exponent has lost its joules
         if isinstance(counter_mj, int):
-            yield uuid, {**stamped(arrival.at, "dcgm_counter", False), "counter_mj": counter_mj}
+            yield uuid, {**stamped(arrival.at, self._counted, False), "counter_mj": counter_mj}
         row = columns(CONDITIONS, arrival.values)
         yield uuid, {**stamped(arrival.at, "dcgm_conditions", False), **row}
         if self._profiling:
@@ -219,18 +222,29 @@ class DcgmMeter:
             yield uuid, {**stamped(arrival.at, "dcgm_profiling", False), **row}
 
 
-def visible_devices(
-    uuids: Sequence[str] | None = None,
-) -> tuple[list[Device], str | None, set[str]]:
-    """Return the GPUs that CUDA shows (of them `uuids`), the driver's version, and what NVML's power usage is on them.
+class Visible(NamedTuple):
+    """The GPUs that CUDA shows, and what NVML knows of their sensors."""
 
-    PowerError where NVML shows none: DCGM runs outside of the job, and does not know which of the node's GPUs are its.
+    devices: list[Device]
+    driver: str | None
+    usage_is_mean: bool  # of the power usage of one of them at least
+    superchip: bool  # one of them at least, whose energy counter is that of its module
+
+
+def visible_devices(uuids: Sequence[str] | None = None) -> Visible:
+    """Return the GPUs that CUDA shows, of them `uuids`; PowerError where NVML shows none.
+
+    DCGM runs outside of the job, and does not know which of the node's GPUs are its.
     """
     call("nvmlInit")
     try:
         gpus = find_gpus(uuids)
-        driver = call_or_none("nvmlSystemGetDriverVersion")
-        return [gpu.device for gpu in gpus], driver, {usage_source(gpu.handle) for gpu in gpus}
+        return Visible(
+            [gpu.device for gpu in gpus],
+            call_or_none("nvmlSystemGetDriverVersion"),
+            any(usage_source(gpu.handle) == "nvml_usage_mean" for gpu in gpus),
+            any(is_superchip(gpu.handle) for gpu in gpus),
+        )
     finally:
         call_or_none("nvmlShutdown")
 

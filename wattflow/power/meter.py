@@ -23,7 +23,7 @@ class Meter(Protocol):
 
     @property
     def name(self) -> str:
-        """The meter: nvml, dcgm, rapl or simulated."""
+        """The meter: nvml, dcgm, rapl, hwmon, cray or simulated."""
 
     @property
     def source(self) -> str:
@@ -31,7 +31,7 @@ class Meter(Protocol):
 
     @property
     def boundary(self) -> str:
-        """What the watts include: gpu or host."""
+        """What the watts include, a name from store/sources.py."""
 
     @property
     def driver(self) -> str | None:

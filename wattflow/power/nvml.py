@@ -28,12 +28,16 @@ from wattflow.power.gpus import AbsentError, Gpu, find_gpus
 from wattflow.power.meter import Beat, Gaps, Reading, Row, middle, moment, stamped
 from wattflow.power.nvml_calls import call_or_none, pynvml
 from wattflow.power.nvml_sensors import (
+    EnergyCounter,
     buffer,
     conditions,
+    energy_counter,
+    is_superchip,
     open_gpm,
     polled_power_w,
     power_profiles,
     running_pids,
+    sockets,
     sources,
 )
 from wattflow.process import WATCHED, is_of
@@ -55,11 +59,23 @@ class GpuTrace:
     """Reads the rows of one GPU during one trace."""
 
     def __init__(
-        self, gpu: Gpu, gpm: Gpm | None, source: str, gaps: Gaps, counter: Beat, *, first: bool
+        self,
+        gpu: Gpu,
+        gpm: Gpm | None,
+        source: str,
+        gaps: Gaps,
+        *,
+        counter: Beat,
+        counted: EnergyCounter,
+        first: bool,
     ) -> None:
-        """`counter` says when its energy counter is due; `first`: no sidecar recorded this attempt before."""
+        """`counter` says when its energy counter is due, `counted` what that is.
+
+        `first`: no sidecar recorded this attempt before.
+        """
         self.uuid = gpu.device["uuid"]
         self.counter = counter
+        self._counted = counted
         self.burst_until_ns = (
             0  # monotonic; the counter is read densely until then or until it ticks
         )
@@ -121,14 +137,14 @@ class GpuTrace:
     def energy(self) -> list[Row]:
         """Return one reading of the energy counter, if there is one."""
         start = moment()
-        counter_mj = call_or_none("nvmlDeviceGetTotalEnergyConsumption", self._handle)
+        counter_mj = self._counted.read_mj(self._handle)
         ticked = self._counter_mj is not None and counter_mj != self._counter_mj
         if counter_mj is None or ticked or start.monotonic_ns > self.burst_until_ns:
             self.burst_until_ns = 0
         self._counter_mj = counter_mj
         if counter_mj is None:
             return []
-        row = stamped(middle(start, moment()), "nvml_counter", False)
+        row = stamped(middle(start, moment()), self._counted.source, False)
         return [{**row, "counter_mj": counter_mj}]
 
     def activity(self) -> list[Row]:
@@ -175,10 +191,9 @@ class GpuTrace:
 
 
 class NvmlMeter:
-    """Reads visible GPUs of this node, by default all."""
+    """Reads visible GPUs of this node, by default all, or the modules that they are on (power.scope)."""
 
     name = "nvml"
-    boundary = "gpu"
     about: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, power: Power, uuids: Sequence[str] | None = None) -> None:
@@ -195,7 +210,13 @@ class NvmlMeter:
             self._gpus = find_gpus(uuids)
             self.driver: str | None = call_or_none("nvmlSystemGetDriverVersion")
             self._gpms = {gpu.device["uuid"]: open_gpm(gpu.handle) for gpu in self._gpus}
-            self.source = best_source(self._gpus)
+            self.boundary = power.scope
+            if power.scope == "module":
+                check_modules(self._gpus)
+            self.source = best_source(self._gpus, power.scope)
+            self._counters = {
+                gpu.device["uuid"]: energy_counter(gpu.handle, power.scope) for gpu in self._gpus
+            }
             self.period_ms = self._measure_period_ms(power)
         except BaseException:
             self.close()
@@ -234,7 +255,8 @@ class NvmlMeter:
                 self.source,
                 Gaps(longest_ns, last_ns.get(gpu.device["uuid"])),
                 # staggered, as the calls of many GPUs in a row would hold up the polls
-                Beat(COUNTER_NS, now_ns + COUNTER_NS * (place + 1) // len(self._gpus)),
+                counter=Beat(COUNTER_NS, now_ns + COUNTER_NS * (place + 1) // len(self._gpus)),
+                counted=self._counters[gpu.device["uuid"]],
                 first=not last_ns,
             )
             for place, gpu in enumerate(self._gpus)
@@ -309,9 +331,9 @@ def _readings(
     return [(trace.uuid, row) for trace in traces for row in rows_of(trace)]
 
 
-def best_source(gpus: Sequence[Gpu]) -> str:
+def best_source(gpus: Sequence[Gpu], boundary: str = "gpu") -> str:
     """Return the first sensor that every GPU has, as a node's energy is of one kind of sensor; PowerError for none."""
-    answers = [sources(gpu.handle) for gpu in gpus]
+    answers = [sources(gpu.handle, boundary) for gpu in gpus]
     for source in answers[0]:
         if all(source in other for other in answers):
             return source
@@ -319,6 +341,30 @@ def best_source(gpus: Sequence[Gpu]) -> str:
         f"{gpu.device['uuid']}: {', '.join(found) or 'none'}"
         for gpu, found in zip(gpus, answers, strict=True)
     )
+    why = ""
+    if boundary == "module":
+        why = " power.scope=module is for superchips whose driver reports power of the module."
+    elif any(is_superchip(gpu.handle) for gpu in gpus):
+        why = " On a superchip the driver has to know the scope of its power, as newer ones do."
     raise PowerError(
-        f"no power sensor answers for all visible GPUs ({by_gpu}). Run `wattflow doctor` on this node."
+        f"no power sensor answers for all visible GPUs ({by_gpu}).{why} Run `wattflow doctor` on this node."
     )
+
+
+def check_modules(gpus: Sequence[Gpu]) -> None:
+    """Raise PowerError where two GPUs share a module, or may: its joules would be counted for each of them."""
+    taken: dict[int, str] = {}
+    for gpu in gpus:
+        own, uuid = sockets(gpu.handle), gpu.device["uuid"]
+        if len(gpus) > 1 and not own:
+            raise PowerError(
+                f"power.scope=module: the driver does not say which module {uuid} is on, so that one may be counted "
+                "for several GPUs. Take power.scope=gpu, or one GPU a node."
+            )
+        for socket in own or ():
+            if socket in taken:
+                raise PowerError(
+                    f"power.scope=module: {taken[socket]} and {uuid} are on one module, whose joules would be counted "
+                    "twice. Take power.scope=gpu."
+                )
+            taken[socket] = uuid

@@ -7,6 +7,7 @@ import ctypes
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from wattflow.errors import PowerError
@@ -15,9 +16,11 @@ from wattflow.power.gpm import Gpm
 from wattflow.power.gpus import text
 from wattflow.power.meter import Row
 from wattflow.power.nvml_calls import call, call_or_none, pynvml
+from wattflow.store.sources import source_of
 
 FIELD_INSTANT = 186
 FIELD_AVERAGE = 185
+FIELD_COUNTER = 83
 FIELD_LIMIT_IN_FORCE = 190
 FIELD_UNDER_CAP_NS = 74
 _STALE_US = 10_000_000  # fields are renewed each 100 ms
@@ -74,18 +77,23 @@ def polled_power_w(handle: Any, source: str) -> float:
     if source.startswith("nvml_usage"):
         name, value = "nvmlDeviceGetPowerUsage", call("nvmlDeviceGetPowerUsage", handle)
     else:
-        field = FIELD_INSTANT if source == "nvml_instant" else FIELD_AVERAGE
-        name, value = f"nvmlDeviceGetFieldValues: field {field}", _fresh_field(handle, field)
+        field = FIELD_INSTANT if source.endswith("instant") else FIELD_AVERAGE
+        scope = SCOPES[source_of(source).boundary]
+        name = f"nvmlDeviceGetFieldValues: field {field} of scope {scope}"
+        value = _fresh_field(handle, field, scope)
     power_w = watts(value)
     if power_w is None:
         raise PowerError(f"{name} has no value." if value is None else f"{name}: {value} mW.")
     return power_w
 
 
-def _fresh_field(handle: Any, field: int) -> float | int | None:
-    """Return a field's value, stamped in unix us; PowerError where it was read long ago, so that it is not of now."""
-    (answer,) = call("nvmlDeviceGetFieldValues", handle, [field])
-    if answer.nvmlReturn != pynvml.NVML_SUCCESS:
+def _fresh_field(handle: Any, field: int, scope: int) -> float | int | None:
+    """Return a field's value, stamped in unix us; PowerError where it was read long ago, so that it is not of now.
+
+    Null where the driver answers for another scope than was asked for.
+    """
+    (answer,) = call("nvmlDeviceGetFieldValues", handle, [(field, scope)])
+    if answer.nvmlReturn != pynvml.NVML_SUCCESS or answer.scopeId != scope:
         return None
     age_us = time.time_ns() // 1000 - answer.timestamp
     if answer.timestamp > 0 and age_us > _STALE_US:
@@ -93,6 +101,94 @@ def _fresh_field(handle: Any, field: int) -> float | int | None:
             f"nvmlDeviceGetFieldValues: field {field} was read {age_us / 1e6:.0f} s ago."
         )
     return number(answer.valueType, answer.value)
+
+
+# ---- what a superchip's sensors cover ----
+
+SCOPES = {"gpu": 0, "module": 1}  # of field values, by boundary: NVML_POWER_SCOPE_GPU, _MODULE
+_SUPERCHIP = re.compile(r"\bG[HB][23]00\b")
+
+
+def _parts_scopes(handle: Any, field: int) -> bool:
+    """Return whether a field says more of a GPU's module than of the GPU.
+
+    A driver that does not know scopes answers both alike, but for a reading that is renewed between the two.
+    """
+    return all(_is_more_of_module(handle, field) for _ in range(2))
+
+
+def _is_more_of_module(handle: Any, field: int) -> bool:
+    wanted = [(field, scope) for scope in SCOPES.values()]
+    try:
+        answers = call("nvmlDeviceGetFieldValues", handle, wanted)
+    except PowerError:
+        return False
+    gpu, module = (
+        number(answer.valueType, answer.value)
+        if answer.nvmlReturn == pynvml.NVML_SUCCESS and answer.scopeId == scope
+        else None
+        for answer, (_, scope) in zip(answers, wanted, strict=True)
+    )
+    return gpu is not None and module is not None and module > gpu
+
+
+def has_module(handle: Any) -> bool:
+    """Return whether a GPU's driver reports power of the module beside that of the GPU, as on a Grace superchip."""
+    return any(_parts_scopes(handle, field) for field in (FIELD_INSTANT, FIELD_AVERAGE))
+
+
+def is_superchip(handle: Any) -> bool:
+    """Return whether a GPU shares a module with a CPU: by its power's scopes, else by its name."""
+    name = text(call_or_none("nvmlDeviceGetName", handle) or "")
+    return has_module(handle) or _SUPERCHIP.search(name) is not None
+
+
+@dataclass(frozen=True)
+class EnergyCounter:
+    """How a GPU's energy counter is read, and what it covers."""
+
+    source: str
+    scope: int | None = None  # of field 83; null: by the call that knows of none
+
+    def read_mj(self, handle: Any) -> int | None:
+        """Return the counter, mJ; null where it does not answer."""
+        if self.scope is None:
+            found = call_or_none("nvmlDeviceGetTotalEnergyConsumption", handle)
+        else:
+            try:
+                found = _fresh_field(handle, FIELD_COUNTER, self.scope)
+            except PowerError:
+                return None
+        return None if found is None else int(found)
+
+
+def energy_counter(handle: Any, boundary: str) -> EnergyCounter:
+    """Return the energy counter of a GPU that covers a boundary where there is one, else that which there is.
+
+    On a superchip the call without a scope counts the module (GH200: Zeus, pull request 172), so that it is no check on
+    the GPU's power; field 83 counts what it is asked for where its values of both scopes differ.
+    """
+    if not is_superchip(handle):
+        return EnergyCounter("nvml_counter")
+    if not _parts_scopes(handle, FIELD_COUNTER):
+        return EnergyCounter("nvml_module_counter")
+    name = "nvml_module_counter" if boundary == "module" else "nvml_counter"
+    return EnergyCounter(name, SCOPES[boundary])
+
+
+def sockets(handle: Any) -> frozenset[int] | None:
+    """Return the NUMA nodes beside a GPU, which those on one module share; null where the driver does not say."""
+    masks = call_or_none(
+        "nvmlDeviceGetMemoryAffinity", handle, _NODE_WORDS, pynvml.NVML_AFFINITY_SCOPE_SOCKET
+    )
+    if masks is None:
+        return None
+    return frozenset(
+        64 * word + bit for word, mask in enumerate(masks) for bit in range(64) if mask >> bit & 1
+    )
+
+
+_NODE_WORDS = 4  # 256 NUMA nodes
 
 
 def conditions(handle: Any) -> Row:
@@ -152,10 +248,20 @@ def usage_source(handle: Any) -> str:
     return "nvml_usage" if ga100 or older else "nvml_usage_mean"
 
 
-def sources(handle: Any) -> list[str]:
-    """Return the power sensors that answer for a GPU, the best first."""
+def sources(handle: Any, boundary: str = "gpu") -> list[str]:
+    """Return the power sensors of a boundary that answer for a GPU, the best first.
+
+    On a superchip those whose scope can be asked for: neither the buffer nor the power usage says what it covers. There
+    is none where the driver knows no scopes.
+    """
+    if boundary == "module":
+        names = ["nvml_module_instant", "nvml_module_average"] if has_module(handle) else []
+    elif is_superchip(handle):
+        names = ["nvml_instant", "nvml_average"] if has_module(handle) else []
+    else:
+        names = ["nvml_buffer", "nvml_instant", "nvml_average", usage_source(handle)]
     found = []
-    for source in ("nvml_buffer", "nvml_instant", "nvml_average", usage_source(handle)):
+    for source in names:
         try:
             answers = (
                 buffer(handle, 0) if source == "nvml_buffer" else [polled_power_w(handle, source)]

@@ -20,7 +20,13 @@ from wattflow.power.calibration_steps import Step, StepRecord, wave
 from wattflow.power.gpus import Gpu, find_gpus
 from wattflow.power.load_process import Load
 from wattflow.power.nvml_calls import call, call_or_none
-from wattflow.power.nvml_sensors import conditions, open_gpm, running_pids, sources
+from wattflow.power.nvml_sensors import (
+    conditions,
+    is_superchip,
+    open_gpm,
+    running_pids,
+    sources,
+)
 from wattflow.power.sensor_reads import GpuReads, Read
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.store.layout import AttemptDir
@@ -188,6 +194,11 @@ def _open(gpu: Gpu) -> GpuReads:
         raise RefusedError(
             f"{uuid} is {busy_pct} % busy by something that is not visible here, and its watts would be taken for "
             "the load's. Ask for a GPU of your own."
+        )
+    if is_superchip(gpu.handle):
+        raise RefusedError(
+            f"{uuid} shares a module with a CPU, whose energy counter covers both: there is nothing that its sensors "
+            "could be compared with."
         )
     return GpuReads(gpu, open_gpm(gpu.handle), sources(gpu.handle))
 

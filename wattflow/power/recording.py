@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +123,20 @@ class Recording:
         self,
         settings: Settings,
         meter: Meter,
-        host: Meter | None,
+        beside: Sequence[Meter],
         controlled: list[DeviceControl],
         attempt: AttemptDir,
         *,
         marked: Callable[[], None] = lambda: None,
     ) -> None:
-        """`meter` reads the job's devices; `host`, where there is one, their host; `marked` is called at each mark."""
+        """`meter` reads the job's devices; those `beside` it their host and node; `marked` is called at each mark."""
         self._settings = settings
         self._meter = meter
-        self._host = host
+        self._beside = beside
         self._controlled = controlled
         self._attempt = attempt
         self._marked = marked
-        self._meters = [meter] if host is None else [meter, host]
+        self._meters = [meter, *beside]
         self._by_uuid = {
             device["uuid"]: (one, device) for one in self._meters for device in one.devices
         }
@@ -266,8 +266,8 @@ class Recording:
             row = credible(read, self._by_uuid[uuid][1].get("power_limit_max_w"))
             self._streams[uuid].add(row)
             self._tally.add(uuid, row)
-            # a host beside GPUs is worth no wait: its joules may be unknown
-            if row.get("power_w") is not None or self._by_uuid[uuid][0] is self._host:
+            # what is beside the devices is worth no wait: its joules may be unknown
+            if row.get("power_w") is not None or self._by_uuid[uuid][0] is not self._meter:
                 self._waiting.discard(uuid)
 
     def _due_ns(self) -> int:
@@ -279,6 +279,7 @@ class Recording:
 
     def _ready(self) -> MeterInfo:
         meter = self._meter
+        beside = list(self._each_beside())
         return {
             "node": self._settings.node,
             "meter": meter.name,
@@ -287,20 +288,24 @@ class Recording:
             "driver": meter.driver,
             "period_ms": meter.period_ms,
             "devices": meter.devices,
-            "host": self._host_info(),
+            "host": next((of for one, of in beside if one.boundary == "host"), None),
+            "others": [of for one, of in beside if one.boundary != "host"],
             "control": self._controlled,
         }
 
-    def _host_info(self) -> Host | None:
-        if self._host is None:
-            return None
-        (device,) = self._host.devices
-        return {
-            "uuid": device["uuid"],
-            "name": device["name"],
-            "source": self._host.source,
-            "period_ms": self._host.period_ms,
-        }
+    def _each_beside(self) -> Iterator[tuple[Meter, Host]]:
+        """Yield each device of the meters beside that of the job's devices."""
+        for one in self._beside:
+            for device in one.devices:
+                yield (
+                    one,
+                    {
+                        "uuid": device["uuid"],
+                        "name": device["name"],
+                        "source": one.source,
+                        "period_ms": one.period_ms,
+                    },
+                )
 
 
 def readable(parts: list[Path]) -> Iterator[pa.Table]:

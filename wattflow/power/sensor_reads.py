@@ -15,6 +15,7 @@ from wattflow.power.gpus import Gpu
 from wattflow.power.nvml_calls import call, pynvml
 from wattflow.power.nvml_sensors import (
     FIELD_AVERAGE,
+    FIELD_COUNTER,
     FIELD_INSTANT,
     buffer,
     conditions,
@@ -23,8 +24,6 @@ from wattflow.power.nvml_sensors import (
     polled_power_w,
     watts,
 )
-
-FIELD_COUNTER = 83
 
 Read = tuple[int, str, int, int, int | None, float]  # a row of schema.READS
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 from wattflow.config.choices import Control
 from wattflow.errors import PowerError
 from wattflow.power.meter import Meter
-from wattflow.power.open import choose, host_meter
+from wattflow.power.open import beside_meters, choose
 from wattflow.power.protocol import Commands, Reply, Settings
 from wattflow.power.recording import Recording
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import Beside
+from wattflow.store.sources import DEVICES
 
 if TYPE_CHECKING:
     from wattflow.power.control import GpuControl
@@ -54,7 +55,8 @@ def serve(settings: Settings, parent: Parent, uuids: Sequence[str] | None = None
     """Record one attempt after another until the commands end, with `uuids` these devices alone."""
     commands, reply = parent.commands, parent.reply
     meter = choose(settings.power, settings.node, uuids)
-    host = host_meter(settings.power, settings.node) if meter.boundary == "gpu" else None
+    of_devices = meter.boundary in DEVICES
+    beside = beside_meters(settings.power, settings.node) if of_devices else []
     held = None
     try:
         held = take_control(settings.control, meter)
@@ -70,16 +72,16 @@ def serve(settings: Settings, parent: Parent, uuids: Sequence[str] | None = None
             around = parent.surroundings()
             try:
                 recording = Recording(
-                    settings, meter, host, controlled, attempt, marked=around.mark
+                    settings, meter, beside, controlled, attempt, marked=around.mark
                 )
                 command = recording.run(commands, reply)
             finally:
-                beside = around.close()
+                neighbours = around.close()
             if held is not None and "end" in command:
                 held.release()  # before traces are closed, which may outlast the parent's patience
             reply({"so_far": recording.finish()})
-            if beside is not None:
-                reply({"beside": beside})
+            if neighbours is not None:
+                reply({"beside": neighbours})
             reply({"closed": command.get("end", "close")})
     finally:
         if held is not None:

@@ -38,7 +38,15 @@ from wattflow.store.files import expanded, has_own, read_json, read_own, write_a
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.kept import PRUNED, Kept
 from wattflow.store.layout import AttemptDir, SweepDir
-from wattflow.store.schema import ITERATION, REQUEST, SCHEMA_VERSION, SPAN, TRACE, Record
+from wattflow.store.schema import (
+    ITERATION,
+    REQUEST,
+    SCHEMA_VERSION,
+    SPAN,
+    TRACE,
+    Record,
+    beside_devices,
+)
 from wattflow.store.tables import read_table, write_table
 
 Row = dict[str, Any]
@@ -371,12 +379,12 @@ def _write_tables(
 
 
 def _devices(record: Record) -> Iterator[tuple[str, str]]:
-    """Yield node and UUID of each measured device, hosts included."""
+    """Yield node and UUID of each measured device, and of what was measured beside them."""
     for info in record.get("nodes", []):
         for device in info["devices"]:
             yield info["node"], device["uuid"]
-        if host := info.get("host"):
-            yield info["node"], host["uuid"]
+        for one in beside_devices(info):
+            yield info["node"], one["uuid"]
 
 
 def _write_papers(

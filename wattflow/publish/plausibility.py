@@ -21,8 +21,8 @@ from wattflow.config.choices import Config, ranks_of
 from wattflow.publish.verdict import Key, named
 from wattflow.store.files import has_own
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import REQUEST, SPAN, TRACE, NodeInfo, Record
-from wattflow.store.sources import SECOND_NS, of_kind, source_of
+from wattflow.store.schema import REQUEST, SPAN, TRACE, NodeInfo, Record, beside_devices
+from wattflow.store.sources import DEVICES, SECOND_NS, of_kind, source_of
 from wattflow.store.tables import read_table
 
 # watts that a board's maker lets it take at most, by a word of its name
@@ -34,7 +34,9 @@ BOARDS_W = {
     "3090": 450, "4080": 320, "3080": 350,
 }  # fmt: skip
 _ANY_BOARD_W = 2000
+_ANY_MODULE_W = 5000  # two GPUs and a Grace CPU
 _ANY_HOST_W = 20_000
+_BESIDE = {"host", "node", "accelerator"}  # what is measured of a node beside its devices
 _ABOVE_LIMIT = 2.0  # a 700 W board was seen at 971 W, over 20 ms
 # the clock may be set while an attempt runs; the driver's buffer begins before it does
 _CLOCK_S, _BEFORE_S, _AFTER_S = 5.0, 30.0, 10.0
@@ -56,17 +58,17 @@ def strange_sensors(record: Record) -> list[str]:
     """Return which nodes of a record name a sensor or boundary that is none, or measured no device."""
     problems = []
     for info in record.get("nodes", []):
-        host = info.get("host")
         for source, boundary in [
-            (info["source"], info["boundary"]),
-            *([(host["source"], "host")] if host else []),
+            (info["source"], {info["boundary"]}),
+            *((one["source"], _BESIDE) for one in beside_devices(info)),
         ]:
             if source not in (*of_kind("power"), *of_kind("counter")):
                 problems.append(
                     f"node {info['node']}: power came from {source!a}, which is no sensor."
                 )
-            elif boundary != source_of(source).boundary:
-                problems.append(f"node {info['node']}: {source} does not measure a {boundary!a}.")
+            elif source_of(source).boundary not in boundary:
+                words = " or ".join(sorted(boundary))
+                problems.append(f"node {info['node']}: {source} does not measure a {words!a}.")
         if not info["devices"]:
             problems.append(f"node {info['node']}: measured no device.")
     return problems
@@ -244,7 +246,7 @@ def strange_traces(attempt: AttemptDir, record: Record) -> tuple[list[str], list
                 problems += _outside(what, times, record, place.node)
             if total_j is not None:
                 total_j += readings.joules()
-            if info["boundary"] == "gpu" and place in used:
+            if info["boundary"] in DEVICES and place in used:
                 found.append(_stay(attempt, record, place, readings))
         problems += [] if total_j is None else _other_joules(info, total_j)
     return problems, found
@@ -281,8 +283,10 @@ def _readings(trace: pa.Table, source: str) -> _Readings:
 
 def _most_w(name: str, limit_w: float | None, boundary: str) -> float:
     """Return the watts that no sample of a device can have."""
-    if boundary == "host":
+    if boundary not in DEVICES:
         return _ANY_HOST_W
+    if boundary == "module":
+        return _ANY_MODULE_W
     words = name.upper().replace("-", " ").split()
     known = [float(watts) for word, watts in BOARDS_W.items() if word in words]
     limits = [*known[:1], *([limit_w] if limit_w else [])]

@@ -19,6 +19,8 @@ from wattflow.publish.vocabulary import format_words, is_common
 from wattflow.store.phases import COMMAND, MIXED, OUTSIDE
 from wattflow.store.schema import PHASES
 
+_BESIDE = re.compile(r"(host|node|accel\d{1,3})-(.+)")  # what is measured of a node beside its GPUs
+
 # strings among the choices that make no point_id and name no site
 _PUBLIC_CHOICES = {
     *("cluster.launcher", "cluster.gpu_request", "cluster.gpu_type", "cluster.gpu_model"),
@@ -102,9 +104,9 @@ class Pseudonyms:
         return f"node-{self._hash('node', name, 10)}"
 
     def device(self, uuid: str) -> str:
-        """Return a device's pseudonym, in the form of NVML's UUIDs; of a host its node's."""
-        if uuid.startswith("host-"):
-            return f"host-{self.node(uuid.removeprefix('host-'))}"
+        """Return a device's pseudonym, in the form of NVML's UUIDs; of a host or an accelerator with its node's."""
+        if beside := _BESIDE.fullmatch(uuid):
+            return f"{beside[1]}-{self.node(beside[2])}"
         prefix = "MIG" if uuid.startswith("MIG-") else "GPU"
         h = self._hash("device", uuid, 32)
         return f"{prefix}-{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"

@@ -19,7 +19,7 @@ from wattflow.store.files import own_files
 from wattflow.store.grid import GridPoint
 from wattflow.store.layout import AttemptDir
 from wattflow.store.phases import NOT_WITHIN
-from wattflow.store.schema import Record
+from wattflow.store.schema import Record, beside_devices
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
@@ -287,13 +287,13 @@ def _strange_traces(attempt: AttemptDir, record: Record) -> list[str]:
     ranks = {(rank["node"], rank["gpu_uuid"]) for rank in record["ranks"]}
     nodes = record["nodes"]
     devices = {(info["node"], one["uuid"]) for info in nodes for one in info["devices"]}
-    hosts = {(info["node"], host["uuid"]) for info in nodes if (host := info.get("host"))}
+    beside = {(info["node"], one["uuid"]) for info in nodes for one in beside_devices(info)}
     problems = []
     strange = sorted(uuid for _, uuid in ranks - devices)
     if strange:
         problems.append(f"ranks ran on {', '.join(strange)}, which no node of the record measured.")
     wanted = {attempt.trace_path(*device).name: device for device in ranks | devices}
-    allowed = {*wanted, *(attempt.trace_path(*device).name for device in hosts)}
+    allowed = {*wanted, *(attempt.trace_path(*device).name for device in beside)}
     there = {path.name for path in own_files(attempt.path / "traces", "*.parquet")}
     problems += [
         f"GPU {wanted[name][1]} of the record has no trace." for name in sorted(set(wanted) - there)
@@ -307,9 +307,8 @@ def _check_names(record: Record) -> None:
     """RefusedError where a record's node or device is no plain name, since paths are made of them."""
     names = [name for rank in record.get("ranks", []) for name in (rank["node"], rank["gpu_uuid"])]
     for info in record.get("nodes", []):
-        host = info.get("host")
         names += [info["node"], *(device["uuid"] for device in info["devices"])]
-        names += [host["uuid"]] if host else []
+        names += [one["uuid"] for one in beside_devices(info)]
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or "/" in name:
             raise RefusedError(f"a record names a node or device {str(name)[:200]!a}: not a name.")

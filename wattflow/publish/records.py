@@ -12,7 +12,16 @@ from wattflow.config.checks import allowed
 from wattflow.config.identity import BY_NAME, DEFAULTS, is_hashed
 from wattflow.errors import RefusedError
 from wattflow.publish.pseudonyms import Pseudonyms, is_public
-from wattflow.store.schema import Device, JobInfo, MeasuredCommand, NodeInfo, Part, RankInfo, Record
+from wattflow.store.schema import (
+    Device,
+    Host,
+    JobInfo,
+    MeasuredCommand,
+    NodeInfo,
+    Part,
+    RankInfo,
+    Record,
+)
 
 Json = dict[str, Any]
 WITHHELD = "withheld"
@@ -131,12 +140,9 @@ def _node(info: NodeInfo, names: Pseudonyms) -> Json:
     out["node"] = names.node(info["node"])
     out["devices"] = [_device(device, names) for device in info["devices"]]
     if host := info.get("host"):
-        out["host"] = {
-            "uuid": names.device(host["uuid"]),
-            "name": host["name"],
-            "source": host["source"],
-            "period_ms": host["period_ms"],
-        }
+        out["host"] = _beside(host, names)
+    if others := info.get("others"):
+        out["others"] = [_beside(one, names) for one in others]
     if beside := info.get("beside"):
         out["beside"] = _picked(beside, _BESIDE)
     if "control" in info:
@@ -145,6 +151,15 @@ def _node(info: NodeInfo, names: Pseudonyms) -> Json:
             for one in info["control"]
         ]
     return out
+
+
+def _beside(one: Host, names: Pseudonyms) -> Json:
+    return {
+        "uuid": names.device(one["uuid"]),
+        "name": one["name"],
+        "source": one["source"],
+        "period_ms": one["period_ms"],
+    }
 
 
 def _device(device: Device, names: Pseudonyms) -> Json:

@@ -24,6 +24,7 @@ from wattflow.analysis.sweep import Sweep
 from wattflow.config.identity import is_hashed
 from wattflow.errors import RefusedError
 from wattflow.nullable import complete_sum, quadrature
+from wattflow.report.text import BOUNDARIES
 from wattflow.store.columns import CHOICE_KEYS, COST, POINT
 from wattflow.store.files import write_atomic, write_json
 
@@ -142,7 +143,7 @@ def json_schema() -> Row:
         "job_id": {**maybe, "description": "Slurm's."},
         "array_task": maybe,
         "started": {**maybe, "description": "ISO 8601."},
-        "boundary": {"enum": ["gpu", "host", None], "description": "What the joules are of."},
+        "boundary": {"enum": [*BOUNDARIES, None], "description": "What the joules are of."},
         "power_source": {**maybe, "description": "The sensor that they come from."},
         "simulated": {
             "type": ["boolean", "null"],

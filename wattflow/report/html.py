@@ -62,6 +62,7 @@ def legible(value: Any) -> Any:
 # how the values of pages and papers read
 _FILTERS = {
     "along": along_in_words,
+    "boundary": text.boundary,
     "break_even": text.break_even,
     "change": text.change,
     "choice": text.choice,

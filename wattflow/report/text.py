@@ -13,6 +13,21 @@ from wattflow.analysis.statistics import BreakEven, Ratio
 from wattflow.nullable import number, with_doubt
 from wattflow.store.columns import REASONS
 
+# what joules enclose, in words
+BOUNDARIES = {
+    "gpu": "the GPU boards that the job used, each counted once; CPUs, memory, fans, power supplies and cooling are "
+    "outside",
+    "module": "the superchips that the job used, each counted once: GPU, Grace CPU and their memory; fans, power "
+    "supplies and cooling are outside",
+    "host": "the host as one device, shared by all ranks on it",
+    "node": "the node as one device, shared by all ranks on it",
+}
+
+
+def boundary(name: str) -> str:
+    """Return what joules of a boundary enclose."""
+    return BOUNDARIES.get(name, "several boundaries, whose joules are not added")
+
 
 def plain(value: object) -> str:
     """Return a value as text; `-` for null."""

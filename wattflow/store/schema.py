@@ -29,7 +29,9 @@ class Column(NamedTuple):
     name: str
     type: str  # Arrow's, followed by `not null` where every row has a value
     unit: str
-    boundary: str  # what an energy or power is of: devices, device, host or site
+    boundary: (
+        str  # what an energy or power is of: devices, device, host, accelerators, node or site
+    )
     meaning: str
 
 
@@ -127,9 +129,9 @@ class DeviceControl(TypedDict):
 
 
 class Host(TypedDict):
-    """What measures the host of a node's GPUs, in a trace of its own."""
+    """What measures a node beside its GPUs, in a trace of its own: its host, all of it, or one of its accelerators."""
 
-    uuid: str  # host-<node>
+    uuid: str  # host-<node>, node-<node>, accel0-<node>
     name: str
     source: str
     period_ms: float
@@ -139,14 +141,21 @@ class MeterInfo(TypedDict):
     """What measures a node, as its sidecar reports once the first sample lies on disk."""
 
     node: str
-    meter: str  # nvml, dcgm, rapl, simulated
+    meter: str  # nvml, dcgm, rapl, hwmon, cray, simulated
     source: str  # the sensor that the joules come from, a name from store/sources.py
-    boundary: str  # gpu, or host where there is no GPU
+    boundary: str  # a name from store/sources.py
     driver: str | None
     period_ms: float  # expected time between two samples of `source`
     devices: list[Device]
-    host: NotRequired[Host | None]  # beside GPUs, where RAPL answers
+    host: NotRequired[Host | None]  # beside GPUs, where RAPL or the meters of Grace sockets answer
+    others: NotRequired[list[Host]]  # likewise, by the node's own controller: of other boundaries
     control: NotRequired[list[DeviceControl]]  # where this job set limits or clocks itself
+
+
+def beside_devices(info: MeterInfo) -> list[Host]:
+    """Return what measured a node beside its devices."""
+    host = info.get("host")
+    return [*([host] if host else []), *info.get("others", [])]
 
 
 class EnergySoFar(TypedDict):

@@ -11,8 +11,14 @@ SECOND_NS = 1_000_000_000
 MS = 1_000_000  # ns
 LEAST_GPU_W = 0.1  # a board that answers draws more, also when it sleeps
 MOST_GPU_W = 5000.0  # several times what any board draws
-MOST_HOST_W = 100_000.0  # of the packages and memory of one node
+MOST_HOST_W = 100_000.0  # of the packages and memory of one node, or of all of it
 OVER_LIMIT = 2.0  # so far above the highest limit it accepts no board was seen: 971 W at 700 W were
+
+
+# What joules enclose. A module is a superchip: its GPU, its Grace CPU and their memory. An accelerator is what Cray's
+# node controller counts as one, which may be either; a node is all of one.
+Boundary = Literal["gpu", "module", "accelerator", "host", "node"]
+DEVICES: tuple[Boundary, ...] = ("gpu", "module")  # of which each rank has one or more
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Source:
     kind: Literal["power", "counter", "conditions", "activity"] = "power"
     description: str = ""  # in sentences of reports
     label: str = ""  # in tables of one machine
-    boundary: Literal["gpu", "host"] = "gpu"
+    boundary: Boundary = "gpu"
     averages: str | None = None  # what a value is a mean of, in the metadata of a trace
     averaging_ns: int = 0  # the same, where it is long: a shorter window has no joules
     renewal_ns: int = 0  # polled fields are renewed this often: two polls within it are one sample
@@ -34,13 +40,16 @@ class Source:
     slack_ns: int = 100 * MS  # a poll may come this late on a busy node
 
 
-def _nvml(name: str, label: str, description: str, averaging_ns: int = 0) -> Source:
+def _nvml(
+    name: str, label: str, description: str, averaging_ns: int = 0, boundary: Boundary = "gpu"
+) -> Source:
     """Return a polled field of NVML's, which is renewed each 100 ms."""
     return Source(
         name,
         "nvml",
         description=description,
         label=label,
+        boundary=boundary,
         averaging_ns=averaging_ns,
         renewal_ns=100 * MS,
     )
@@ -84,6 +93,20 @@ _SOURCES = (
         "NVML's power usage, a mean over one second, polled",
         SECOND_NS,
     ),
+    # the same fields of a superchip's module, where the driver knows that scope: power.scope=module
+    _nvml(
+        "nvml_module_instant",
+        "field 186, instant, of the module",
+        "NVML's instantaneous power of the whole module, polled",
+        boundary="module",
+    ),
+    _nvml(
+        "nvml_module_average",
+        "field 185, average, of the module",
+        "NVML's one-second average of the whole module's power, polled",
+        SECOND_NS,
+        "module",
+    ),
     # dcgmi dmon: field 157, or 155 where that is instantaneous; and 155 where it is a mean
     _dcgm(
         "dcgm",
@@ -103,15 +126,49 @@ _SOURCES = (
         description="RAPL's counters of the host's CPU packages and DRAM, polled",
         boundary="host",
     ),
+    # ACPI's power meter averages over 50 ms to 1 s, as its owner set it
+    Source(
+        "hwmon_grace",
+        "hwmon",
+        description="ACPI's power meters of the Grace sockets, polled",
+        boundary="host",
+        renewal_ns=SECOND_NS,
+    ),
+    # pm_counters: point in time, renewed at raw_scan_hz, 10 Hz where seen
+    Source(
+        "cray_node",
+        "cray",
+        description="the node controller's power of the whole node (Cray pm_counters), with its own time stamps",
+        boundary="node",
+        renewal_ns=100 * MS,
+    ),
+    Source(
+        "cray_accelerator",
+        "cray",
+        description="the node controller's power of one accelerator (Cray pm_counters), with its own time stamps",
+        boundary="accelerator",
+        renewal_ns=100 * MS,
+    ),
     # always shown with `~`
     Source("simulated", "simulated", description="arithmetic on the CPU's load", boundary="host"),
     Source("nvml_counter", "nvml", "counter", "the hardware energy counter", "energy counter"),
     Source("nvml_counter_field", "nvml", "counter", label="field 83, energy counter"),  # calibrate
+    Source(
+        "nvml_module_counter",
+        "nvml",
+        "counter",
+        "the hardware energy counter of the whole module",
+        "energy counter of the module",
+        "module",
+    ),
     Source("nvml_conditions", "nvml", "conditions", label="clocks, temperature, limits"),
     Source("nvml_gpm", "nvml", "activity", label="GPM, memory activity"),
     Source("dcgm_counter", "dcgm", "counter"),
+    Source("dcgm_module_counter", "dcgm", "counter", boundary="module"),
     Source("dcgm_conditions", "dcgm", "conditions"),
     Source("dcgm_profiling", "dcgm", "activity"),
+    Source("cray_counter", "cray", "counter", boundary="node"),
+    Source("cray_accelerator_counter", "cray", "counter", boundary="accelerator"),
 )
 SOURCES = {source.name: source for source in _SOURCES}
 
@@ -154,11 +211,28 @@ _RESPONSES: tuple[tuple[str, dict[str, Response]], ...] = (
 METERS = tuple(dict.fromkeys(source.meter for source in _SOURCES))
 
 
+# NVML's fields of a module are those of a GPU, of another scope
+_SAME_FIELD = {
+    "dcgm": "nvml_instant",
+    "dcgm_mean": "nvml_average",
+    "nvml_module_instant": "nvml_instant",
+    "nvml_module_average": "nvml_average",
+}
+
+
 def of_kind(kind: str, meter: str | None = None) -> tuple[str, ...]:
     """Return the names of all sensors of a kind, or those that one meter reads, the best first."""
     return tuple(
         source.name for source in _SOURCES if source.kind == kind and meter in (None, source.meter)
     )
+
+
+def counters_beside(source: str) -> tuple[str, ...]:
+    """Return the energy counters that count what a sensor of power measures; of a counter that is itself it alone."""
+    known = source_of(source)
+    if known.kind == "counter":
+        return (source,)
+    return tuple(name for name in of_kind("counter") if SOURCES[name].boundary == known.boundary)
 
 
 def source_of(name: str) -> Source:
@@ -173,7 +247,7 @@ def response_of(source: str, gpu_name: str, period_ms: float) -> Response:
     that was seen on any GPU.
     """
     known = source_of(source)
-    sensor = {"dcgm": "nvml_instant", "dcgm_mean": "nvml_average"}.get(source, source)
+    sensor = _SAME_FIELD.get(source, source)
     for pattern, responses in _RESPONSES:
         if sensor in responses and re.search(pattern, gpu_name):
             found = responses[sensor]
@@ -187,15 +261,17 @@ def response_of(source: str, gpu_name: str, period_ms: float) -> Response:
 
 
 def least_w(source: str = "") -> float:
-    """Return the watts below which a value of a sensor is no reading: a host may read 0 W, a board may not."""
+    """Return the watts below which a value of a sensor is no reading: a host may read 0 W, nothing else may."""
     return 0.0 if source_of(source).boundary == "host" else LEAST_GPU_W
 
 
 def most_w(source: str = "", limit_w: float | None = None) -> float:
     """Return the watts above which a value of a sensor is no reading of a device, whose highest limit may be known."""
-    if source_of(source).boundary == "host":
+    boundary = source_of(source).boundary
+    if boundary in ("host", "node"):
         return MOST_HOST_W
-    known = limit_w is not None and 0 < limit_w <= MOST_GPU_W
+    # the limit that NVML reports is the GPU's
+    known = boundary == "gpu" and limit_w is not None and 0 < limit_w <= MOST_GPU_W
     return min(MOST_GPU_W, OVER_LIMIT * limit_w) if known and limit_w else MOST_GPU_W
 
 

@@ -8,6 +8,7 @@ holds that a real sweep leaves within 10 % of the files and a factor of 1.5 of t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from wattflow.config.checks import OF_HOSTS
 from wattflow.config.choices import Config, Power, computes_on_cpu
 from wattflow.plan.estimate import Past
 from wattflow.slurm.shapes import Shape
@@ -94,7 +95,7 @@ def _attempt(config: Config, shape: Shape) -> tuple[int, int, float]:
 
 
 def _measures_host(config: Config) -> bool:
-    return computes_on_cpu(config) or config.power.meter in ("rapl", "simulated")
+    return computes_on_cpu(config) or config.power.meter in OF_HOSTS
 
 
 def _hz(power: Power, *, host: bool) -> float:
