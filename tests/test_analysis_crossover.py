@@ -1,9 +1,13 @@
 """Where a ratio crosses 1, on sweeps whose joules are known: one crossing, none, several, and what cannot be said."""
 
+import polars as pl
 import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
+from test_analysis_controls import control_of
 
 from wattflow import open_sweep
+from wattflow.analysis.beside import MixedError
+from wattflow.analysis.controls import METRICS, Bound
 from wattflow.analysis.crossover import crossovers
 from wattflow.collect.collect import collect
 from wattflow.errors import RefusedError
@@ -55,6 +59,22 @@ def test_what_cannot_be_said_widens_the_crossing(tmp_path):
     assert (crossing.low, crossing.high) == (1, 64)
     assert 1 < crossing.estimate < 64
     assert "cannot be said at batch_size 8" in found.sentences()[0]
+
+
+def test_a_control_of_neighbours_widens_the_ratios(tmp_path):
+    """fp8 was measured beside others: refused without a control, and what that may change decides no side."""
+    opened = swept(tmp_path / "s", {1: 1.25, 8: 1.1, 64: 0.8})
+    beside = pl.col("precision") == "fp8"
+    points = opened.points.with_columns(beside=beside, slots=pl.when(beside).then(2))
+    question = (points, "precision", "batch_size")
+    with pytest.raises(MixedError, match="grid=neighbours"):
+        crossovers(*question, reference="bf16")
+    (known,) = crossovers(*question, reference="bf16", controls=(control_of(points),))
+    assert [side for _, side in known.sides()] == [1, 1, -1]
+    much = control_of(points, bounds=dict.fromkeys(METRICS, Bound(1.1, 0.95, 1.15, 3)))
+    (wide,) = crossovers(*question, reference="bf16", controls=(much,))
+    assert [side for _, side in wide.sides()] == [1, 0, -1]
+    assert (wide.crossings[0].low, wide.crossings[0].high) == (1, 64)
 
 
 def test_no_crossing(tmp_path):
@@ -121,8 +141,6 @@ def test_what_nothing_can_cross_over_is_refused(tmp_path, over, message):
 def test_a_batch_of_its_own_for_each_precision_is_refused(tmp_path):
     """bf16 at 1 and fp8 at 8 alone share no batch."""
     opened = swept(tmp_path / "s", {1: 1.25, 8: 0.8})
-    import polars as pl
-
     apart = opened.points.filter((pl.col("precision") == "bf16") == (pl.col("batch_size") == 1))
     with pytest.raises(RefusedError, match="moves along with precision"):
         crossovers(apart, "precision", "batch_size")

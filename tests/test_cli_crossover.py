@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from test_analysis_controls import control_of
 from test_analysis_crossover import swept
 
+from wattflow.analysis import controls
+from wattflow.analysis.crossover import crossovers
 from wattflow.cli.app import main
 
 
@@ -35,3 +38,19 @@ def test_as_json(tmp_path, capsys, monkeypatch):
     assert (found["precision"], found["against"]) == ("fp8", "bf16")
     assert [arm["established"] for arm in found["arms"]] == [True, True]
     assert found["crossings"][0]["low"] == 8
+
+
+def test_the_controls_beside_a_sweep_are_read(tmp_path, monkeypatch):
+    """The same that `compare` reads: those in the folder of the sweep."""
+    opened, given = swept(tmp_path / "s", {8: 1.25, 64: 0.8}), []
+    own = control_of(opened.points)
+    controls.keep(opened.directory, [own])
+    real = crossovers
+
+    def seen(*words, **options):
+        given.append(options["controls"])
+        return real(*words, **options)
+
+    monkeypatch.setattr("wattflow.cli.crossover.crossovers", seen)
+    assert run(monkeypatch, str(opened.directory.path), "--reference", "bf16") in (None, 0)
+    assert given == [[own]]

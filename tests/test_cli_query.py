@@ -18,10 +18,10 @@ from wattflow.errors import RefusedError
 def folder(tmp_path_factory):
     """Sweeps a and b of one point each, at 100 and 300 W, collected, beside a folder that is none."""
     place = tmp_path_factory.mktemp("query")
-    for name, watts in (("a", 100.0), ("b", 300.0)):
+    for name, watts, started_s in (("a", 100.0, 0.0), ("b", 300.0, 60.0)):
         point = choices()
         made = make_sweep(place / name, [point])
-        make_attempt(made, point, Made([Gpu("GPU-1", constant(watts))]))
+        make_attempt(made, point, Made([Gpu("GPU-1", constant(watts))], started_s=started_s))
         collect(made)
     (place / "none").mkdir()
     return place
@@ -36,6 +36,24 @@ def test_a_pattern_names_several_sweeps(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [(row["sweep"], row["w"]) for row in json.loads(done.stdout)]
     assert rows == [(str(folder / "a"), 100.0), (str(folder / "b"), 300.0)]
+
+
+def test_a_copy_of_a_sweep_is_there_once(folder, tmp_path):
+    """The rows of `cp -r a c` are those of a, in every table, and a line says so; alone, the copy has its rows."""
+    (tmp_path / "here").mkdir()
+    copy = shutil.copytree(folder / "a", tmp_path / "c")
+    one = "select (select count(*) from {0}) rows, (select sum(power_w) from {0}) watts"
+    for table in ("points", "attempts", "phases", "traces"):
+        paths = [str(folder / "a"), str(copy)]
+        single, both = (
+            call("query", one.format(table), *some, "--json", cwd=tmp_path / "here")
+            for some in (paths[:1], paths)
+        )
+        assert json.loads(both.stdout) == json.loads(single.stdout)
+        assert f"{copy}: 1 attempts are those of {folder / 'a'}: a copy" in both.stderr
+        assert single.stderr == ""
+    alone = call("query", one.format("points"), str(copy), "--json", cwd=tmp_path / "here")
+    assert json.loads(alone.stdout)[0]["rows"] == 1
 
 
 def test_readings_of_one_sweep(folder, tmp_path):

@@ -1,8 +1,11 @@
 """Partial attempts of one point join to its figures: what adds up, what is the attempt's own, what must agree."""
 
+import pytest
+
 from wattflow.collect import merge
 from wattflow.collect.conditions import Conditions
 from wattflow.collect.description import Description
+from wattflow.collect.neighbours import Neighbours
 from wattflow.collect.quantities import Amount, Energy, Sampling, Throughput
 from wattflow.collect.row import Figures
 
@@ -25,6 +28,29 @@ def part(number, energy_j, *, boundary="gpu", **over):
         gpus=1,
         **over,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "joined"),
+    [
+        ((False, False), False),
+        ((False, True), True),
+        ((None, True), True),
+        ((False, None), None),
+        ((None, None), None),
+    ],
+)
+def test_parts_that_ran_alone_are_a_whole_that_did(parts, joined):
+    """Beside others where one part was, alone where all were; the slots of the node stay known."""
+    found = merge.join(
+        [
+            part(i, 1.0, neighbours=Neighbours(slots=4, beside=beside))
+            for i, beside in enumerate(parts)
+        ],
+        Description("finished"),
+        None,
+    )
+    assert found.neighbours == Neighbours(slots=4, beside=joined)
 
 
 def test_windows_are_added_and_what_lies_around_is_the_attempts_own():

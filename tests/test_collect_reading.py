@@ -188,6 +188,30 @@ def test_a_board_beside_which_a_meter_was_is_corrected(tmp_path):
     assert before["board_reference"] is None
 
 
+def test_the_phases_of_that_board_have_the_meters_doubt_too(tmp_path):
+    """Each by its own joules and seconds, as the whole window: a tenth of what the 19 boards would make of it."""
+    sweep, attempt, _ = one(tmp_path, Made([Gpu("GPU-a", constant(150.0)), Gpu("GPU-b")]))
+    record = attempt.read_record()
+    record["nodes"][0]["devices"][0]["reference"] = REFERENCE
+    attempt.write_record(record)
+    sweep.points_path.unlink()
+    (row,) = rows(sweep)
+    found = phases(sweep)
+    for phase in found:
+        if phase["gpu_uuid"] == "GPU-a" and phase["energy_j"]:
+            gain_j, offset_j = 0.004 * phase["energy_j"], 0.3 * phase["seconds"]
+            board_j = math.sqrt(gain_j**2 + offset_j**2 - gain_j * offset_j)
+            by_hand = 2 * math.hypot(board_j, phase["energy_u_j"])
+            assert phase["energy_expanded_u_j"] == pytest.approx(by_hand)
+    shares = {
+        (phase["gpu_uuid"], phase["phase"]): phase["energy_expanded_u_j"] / phase["energy_j"]
+        for phase in found
+        if phase["energy_j"]
+    }
+    assert shares["GPU-a", "decode"] < 0.1 * shares["GPU-b", "decode"]
+    assert row["board_reference"].startswith("1 of 2 boards")
+
+
 def test_a_reference_that_is_none_of_a_board_damages_the_attempt(tmp_path):
     """A gain of 300 %: a reason, and no joule."""
     _, row = referred(tmp_path, {**REFERENCE, "gain": 3.0})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+COVERAGE = 2  # factor of an expanded uncertainty, about 95 %
 Number = TypeVar("Number", int, float)
 T = TypeVar("T")
 
@@ -40,6 +41,11 @@ def quadrature(us: Iterable[float | None]) -> float | None:
     """Return the uncertainty of a sum of independent parts; null where one is unknown."""
     squares = complete_sum(None if u is None else u**2 for u in us)
     return None if squares is None else squares**0.5
+
+
+def expanded(u: float | None) -> float | None:
+    """Return the expanded uncertainty (k = 2) of a standard one."""
+    return None if u is None else COVERAGE * u
 
 
 def known_sum(values: Iterable[Number | None]) -> Number | None:

@@ -17,9 +17,10 @@ from wattflow.analysis import statistics
 from wattflow.analysis.axes import SETUPS, Along, along_in_words, in_words, moving, varying
 from wattflow.analysis.beside import is_mixed
 from wattflow.analysis.controls import Control, bounding, widened
-from wattflow.analysis.expanded import BOARD_COLUMNS, COVERAGE, relative_board_u
+from wattflow.analysis.expanded import BOARD_COLUMNS, relative_board_u
 from wattflow.analysis.statistics import BreakEven, Mean, Ratio, Run, Value
 from wattflow.errors import RefusedError
+from wattflow.nullable import COVERAGE
 from wattflow.store.columns import CHOICE_KEYS, POINT
 
 OTHER_MODELS = "two models of GPU"  # why nothing else is established between them

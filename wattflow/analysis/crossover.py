@@ -16,6 +16,7 @@ import polars as pl
 from wattflow.analysis import comparisons
 from wattflow.analysis.axes import in_words
 from wattflow.analysis.comparisons import Arm
+from wattflow.analysis.controls import Control
 from wattflow.errors import RefusedError
 
 
@@ -93,10 +94,12 @@ def crossovers(
     *,
     reference: object = None,
     along: Collection[str] = (),
+    controls: Sequence[Control] = (),
 ) -> list[Crossover]:
     """Return where each value of `by` crosses the reference over a number, for each combination of the other choices.
 
-    RefusedError for what cannot be compared, and for an `over` that is no number or has one value.
+    `controls` say what neighbours change, as in `comparisons.arms`. RefusedError for what cannot be compared, and for
+    an `over` that is no number or has one value.
     """
     if over == by or over not in points.columns or not points[over].dtype.is_numeric():
         raise RefusedError(f"--over {over}: not a choice that is a number.")
@@ -105,7 +108,7 @@ def crossovers(
         raise RefusedError(
             f"--over {over}: one value among the points that count; a crossing needs two."
         )
-    found = comparisons.arms(points, by, metric, reference, along)
+    found = comparisons.arms(points, by, metric, reference, along, controls=controls)
     compared = [arm for arm in found if arm.ratio is not None]
     if any(over not in arm.chosen or arm.chosen[over] is None for arm in compared):
         raise RefusedError(

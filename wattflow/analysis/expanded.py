@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wattflow.energy.boards import METERED
+from wattflow.energy.curve import Joules
+from wattflow.nullable import COVERAGE
 from wattflow.store.schema import Reference
 from wattflow.store.sources import SOURCES
 
-COVERAGE = 2  # factor of an expanded uncertainty, about 95 %
 BOARD_COLUMNS = ("energy_j", "duration_s", "board_gain_u_j", "board_offset_u_j", "board_u_j")
 
 Row = Mapping[str, Any]  # of results/points.parquet
@@ -82,6 +83,18 @@ def board_parts(
     }
 
 
+def of_board(source: str, joules: Joules, reference: Reference | None) -> float | None:
+    """Return the expanded uncertainty of an energy of one board, by its reference where a meter was beside it.
+
+    Null where the energy is unknown or 0, and where the gain of the sensor is.
+    """
+    energy_j = joules.energy_j
+    if energy_j is None or not energy_j > 0 or not has_stated_gain(source):
+        return None
+    board_j = board_parts([energy_j], [joules.seconds], [reference])["board_u_j"]
+    return COVERAGE * math.hypot(board_j, joules.u_j or 0.0)
+
+
 def metered_relative_u(source: str | None, watts: float, boards: int) -> float | None:
     """Return the same of boards of which nothing but their number is known; null for a sensor without a stated gain."""
     if not source or not has_stated_gain(source) or not 0 < watts < math.inf:
@@ -90,20 +103,16 @@ def metered_relative_u(source: str | None, watts: float, boards: int) -> float |
 
 
 def sensors_expanded(
-    source: str | None,
-    value: float | None,
-    seconds: float | None,
-    boards: int | None,
-    u: float | None = None,
+    source: str | None, value: float | None, seconds: float | None, boards: int | None
 ) -> float | None:
-    """Return the expanded uncertainty of J that some boards took in so many s (in 1 s: of W), `u` that by sampling.
+    """Return the expanded uncertainty by their sensors of J that some boards took in so many s (in 1 s: of W).
 
     Null where a part is unknown.
     """
     if value is None or not seconds or not boards or not value > 0:
         return None
     relative = metered_relative_u(source, value / seconds, boards)
-    return None if relative is None else COVERAGE * math.hypot(relative * value, u or 0.0)
+    return None if relative is None else COVERAGE * relative * value
 
 
 def has_stated_gain(source: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wattflow.nullable import complete_sum
+from wattflow.nullable import COVERAGE, complete_sum
 
 Row = Mapping[str, Any]  # of results/points.parquet
 
@@ -125,7 +125,7 @@ def expanded_column(column: str) -> str:
 
 def of_mean(shared: float, scatter: float | None, n: int) -> float:
     """Return the expanded uncertainty (k = 2) of a mean of n repeats: what they share, and their scatter."""
-    return math.hypot(shared, 2 * (scatter or 0.0) / math.sqrt(max(1, n)))
+    return math.hypot(shared, COVERAGE * (scatter or 0.0) / math.sqrt(max(1, n)))
 
 
 def nulls_last(key: Sequence[Any]) -> list[tuple[bool, Any]]:

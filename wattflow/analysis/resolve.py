@@ -100,7 +100,7 @@ def drawn(scatter: float = SCATTER) -> list[dict[str, Any]]:
 
 
 def published() -> list[dict[str, Any]]:
-    """Return the published savings as dots of the figure, each with what three repeats on one board establish."""
+    """Return the published savings as dots of the figure."""
     return [
         {
             "name": one.name,
@@ -108,7 +108,6 @@ def published() -> list[dict[str, Any]]:
             "watts": one.watts[0],
             "saving": 100 * one.saving,
             "source": one.source,
-            **{lines_in_words(*line): resolvable(one.watts, *line) for line in LINES},
         }
         for one in PUBLISHED
     ]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import polars as pl
 import pyarrow as pa
 
-from wattflow.analysis import bills, caps, comparisons
+from wattflow.analysis import bills, caps, comparisons, copies
 from wattflow.analysis.controls import Control, near
 from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
@@ -285,7 +285,10 @@ def _zero_ns(spans: pl.DataFrame) -> pl.DataFrame:
 
 
 class Sweeps:
-    """The collected results of several sweeps, one below the other; `sweep`, the first column, has each one's path."""
+    """The collected results of several sweeps, one below the other; `sweep`, the first column, has each one's path.
+
+    Of an attempt that two of them hold, as a copied sweep does, the rows of the first are there alone.
+    """
 
     def __init__(self, sweeps: Sequence[Sweep]) -> None:
         self.sweeps = sweeps
@@ -297,17 +300,17 @@ class Sweeps:
     @cached_property
     def points(self) -> pl.DataFrame:
         """One row a point."""
-        return _together([_named(one, one.points) for one in self.sweeps])
+        return self._together([one.points for one in self.sweeps])
 
     @cached_property
     def attempts(self) -> pl.DataFrame:
         """One row a point and attempt."""
-        return _together([_named(one, one.attempts) for one in self.sweeps])
+        return self._together([one.attempts for one in self.sweeps])
 
     @cached_property
     def phases(self) -> pl.DataFrame:
         """One row a point, attempt, phase and GPU."""
-        return _together([_named(one, one.phases) for one in self.sweeps])
+        return self._together([one.phases for one in self.sweeps])
 
     @cached_property
     def controls(self) -> list[Control]:
@@ -316,7 +319,35 @@ class Sweeps:
 
     def traces(self) -> pl.LazyFrame:
         """Return all readings of all GPUs of finished attempts."""
-        return _together([_named(one, one.traces()) for one in self.sweeps])
+        return self._together([one.traces() for one in self.sweeps])
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is not in the tables, a line a sweep."""
+        found = [
+            (_path(one), line)
+            for one, copied in zip(self.sweeps, self._copied, strict=True)
+            for line in copies.note(copied)
+        ]
+        return [f"{name}: {line}" for name, line in found]
+
+    @cached_property
+    def _copied(self) -> list[pl.DataFrame]:
+        """The attempts of each sweep that one before it holds."""
+        earlier = copies.Earlier()
+        found = []
+        for one in self.sweeps:
+            found.append(earlier.copies(one.attempts))
+            earlier.add(_path(one), one.attempts)
+        return found
+
+    def _together(self, frames: Sequence[_Frame]) -> _Frame:
+        """Return tables one below the other; a column that older results lack is null there."""
+        each = [
+            _named(one, copies.without(frame, copied))
+            for one, frame, copied in zip(self.sweeps, frames, self._copied, strict=True)
+        ]
+        return pl.concat(each, how="diagonal")
 
     def sql(self, statement: str) -> pl.DataFrame:
         """Return what one SELECT finds in the tables points, attempts, phases and traces, as `Sweep.sql` does."""
@@ -325,17 +356,16 @@ class Sweeps:
 
 def _named(sweep: Sweep, frame: _Frame) -> _Frame:
     """Return a table with the sweep's path as its first column."""
-    return frame.select(pl.lit(_text(str(sweep.directory.path))).alias("sweep"), pl.all())
+    return frame.select(pl.lit(_path(sweep)).alias("sweep"), pl.all())
+
+
+def _path(sweep: Sweep) -> str:
+    return _text(str(sweep.directory.path))
 
 
 def _text(path: str) -> str:
     """Return a path as text that a file can hold: a folder's name may have bytes that are none."""
     return os.fsencode(path).decode(errors="replace")
-
-
-def _together(frames: Sequence[_Frame]) -> _Frame:
-    """Return tables one below the other; a column that older results lack is null there."""
-    return pl.concat(frames, how="diagonal")
 
 
 def _tables(results: Sweep | Sweeps) -> dict[str, pl.DataFrame | pl.LazyFrame]:

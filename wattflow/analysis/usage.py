@@ -15,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
+from wattflow.analysis.copies import Earlier, note, without
 from wattflow.analysis.cost import kwh
 from wattflow.analysis.means import of_sum
 from wattflow.analysis.sweep import Sweep, open_sweep
@@ -31,9 +32,6 @@ _J = {
     "idle": ["idle_energy_j", "idle_after_energy_j"],
     "reference": ["reference_energy_j"],
 }
-
-# what no two attempts share, but those of copies
-_ATTEMPT = {"point_id": pl.String(), "attempt": pl.Int64(), "started": pl.Datetime("us", "UTC")}
 
 
 @dataclass(frozen=True)
@@ -82,17 +80,15 @@ def usage(folders: Sequence[Path]) -> Usage:
     """Return what the sweeps in some folders took; a folder may itself be one. RefusedError where there is no sweep."""
     rows: list[Row] = []
     notes: list[str] = []
-    seen = pl.DataFrame(schema={**_ATTEMPT, "sweep": pl.String})
+    earlier = Earlier()
     for name, directory in _sweeps(folders).items():
         try:
             sweep = open_sweep(directory.path)
             bills, gone = _bills(sweep)
-            rows += _rows(name, sweep, bills, seen)
-            found = [*gone, *_newer(sweep), *_shared_loads(sweep), *_copied(sweep, seen)]
-            own = sweep.attempts.drop_nulls("started").select(
-                *(pl.col(column).cast(kind) for column, kind in _ATTEMPT.items())
-            )
-            seen = pl.concat([seen, own.with_columns(sweep=pl.lit(name))])
+            copies = earlier.copies(sweep.attempts)
+            rows += _rows(name, sweep, bills, copies)
+            found = [*gone, *_newer(sweep), *_shared_loads(sweep), *note(copies)]
+            earlier.add(name, sweep.attempts)
         except (WattflowError, OSError) as error:
             found = [str(error)]
         notes += [f"{name}: {note}" for note in found]
@@ -135,18 +131,6 @@ def _newer(sweep: Sweep) -> list[str]:
     return [f"{there - seen} attempts are newer than its results. {again}"]
 
 
-def _copied(sweep: Sweep, seen: pl.DataFrame) -> list[str]:
-    """Return a note where attempts of a sweep are those of one before it."""
-    same = seen.join(sweep.attempts.select(*_ATTEMPT), on=[*_ATTEMPT], how="semi")
-    there = ", ".join(same["sweep"].unique(maintain_order=True))
-    count = same.select(*_ATTEMPT).n_unique()
-    return (
-        [f"{count} attempts are those of {there}: a copy; they are counted there alone"]
-        if count
-        else []
-    )
-
-
 def _shared_loads(sweep: Sweep) -> list[str]:
     """Return a note where points of a task shared a load, which no sidecar saw."""
     shared = int(sweep.attempts["reasons"].list.contains("load_shared").sum())
@@ -162,8 +146,8 @@ def _bills(sweep: Sweep) -> tuple[pl.DataFrame, list[str]]:
         return kwh_alone, [f"without price and carbon, {error}"]
 
 
-def _rows(name: str, sweep: Sweep, costs: pl.DataFrame, seen: pl.DataFrame) -> list[Row]:
-    """Return the rows of one sweep, from its attempts and what they cost, without those that were seen before."""
+def _rows(name: str, sweep: Sweep, costs: pl.DataFrame, copies: pl.DataFrame) -> list[Row]:
+    """Return the rows of one sweep, from its attempts and what they cost, without those that are copies."""
     bills = costs.select(
         "point_id",
         "attempt",
@@ -180,8 +164,7 @@ def _rows(name: str, sweep: Sweep, costs: pl.DataFrame, seen: pl.DataFrame) -> l
     )
     names = [name for columns in _J.values() for name in columns]
     tried = (
-        sweep.attempts.filter(pl.col("attempt").is_not_null())
-        .join(seen, on=[*_ATTEMPT], how="anti")
+        without(sweep.attempts.filter(pl.col("attempt").is_not_null()), copies)
         .select(
             "point_id", "attempt", "status", "counts", "unfinished_energy_j", *names, _window_j()
         )

@@ -40,7 +40,13 @@ def crossover(
     opened = open_sweep(sweep)
     by, over = column_of(by), column_of(over)
     found = crossovers(
-        opened.points, by, over, metric, reference=reference, along=columns_in(along)
+        opened.points,
+        by,
+        over,
+        metric,
+        reference=reference,
+        along=columns_in(along),
+        controls=opened.controls,
     )
     if as_json:
         print_json([_as_json(one, by) for one in found])

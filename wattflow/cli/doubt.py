@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from wattflow.analysis import budget
+from wattflow.analysis.means import expanded_column
 from wattflow.analysis.resolve import LINES, SCATTER, drawn, published, resolvable
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, talk
 from wattflow.errors import RefusedError
-from wattflow.nullable import with_doubt
+from wattflow.nullable import COVERAGE, with_doubt
 from wattflow.store.files import write_atomic
 
 
@@ -39,14 +40,20 @@ def explain(
         for one in inputs
     ]
     rows.append(
-        ["combined, k = 1", f"{expanded / 2:.4g}", "100.00", "", "root of the sum of squares"]
+        [
+            "combined, k = 1",
+            f"{expanded / COVERAGE:.4g}",
+            "100.00",
+            "",
+            "root of the sum of squares",
+        ]
     )
     rows.append(["expanded, k = 2", f"{expanded:.4g}", "", "about 95 %", "energy_expanded_u_j"])
     print_table(["input", "u, J", "share, %", "distribution", "source"], rows, numbers=(1, 2))
     for column, unit in (("energy_j", "J"), ("power_w", "W"), ("energy_per_token_j", "J/token")):
-        doubt = column.replace("_j", "_expanded_u_j").replace("_w", "_expanded_u_w")
         if row[column] is not None:
-            talk(f"{column}: {with_doubt(row[column], row[doubt], unit)}")  # type: ignore[arg-type]
+            doubt = row[expanded_column(column)]
+            talk(f"{column}: {with_doubt(row[column], doubt, unit)}")  # type: ignore[arg-type]
     talk(
         "Scatter between repeats is in `wattflow compare` and in the tables' means, not in one row."
     )

@@ -14,7 +14,7 @@ from wattflow.cli.arguments import AsJson, DryRun
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.config.choices import Control
 from wattflow.errors import RefusedError
-from wattflow.nullable import with_doubt
+from wattflow.nullable import expanded, with_doubt
 from wattflow.power import control
 from wattflow.power.calibration_steps import plan
 from wattflow.power.load_process import load_command
@@ -119,8 +119,8 @@ def _refer(folder: Path, meter: passport.Meter, uuid: str | None) -> None:
     of = found["reference"]
     print_text(path)
     print_text(kept)
-    gain = with_doubt(100 * of["gain"], 200 * of["gain_u"], "%")
-    offset = with_doubt(of["offset_w"], 2 * of["offset_u_w"], "W")
+    gain = with_doubt(100 * of["gain"], expanded(100 * of["gain_u"]), "%")
+    offset = with_doubt(of["offset_w"], expanded(of["offset_u_w"]), "W")
     talk(
         f"gain {gain}, offset {offset} (k = 2), over {of['low_w']:.0f} to {of['high_w']:.0f} W; the meter's clock is "
         f"shifted by {of['shift_s']:.2f} s, correlation {of['match']:.3f}. New attempts on it are corrected."

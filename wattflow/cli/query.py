@@ -8,9 +8,10 @@ from typing import Annotated
 import polars as pl
 import typer
 
+from wattflow.analysis.sweep import Sweeps
 from wattflow.cli.arguments import AsJson, SweepArguments, check_folder_of
 from wattflow.cli.opened import opened
-from wattflow.cli.printing import print_json, print_table, print_text
+from wattflow.cli.printing import print_json, print_table, print_text, talk
 from wattflow.errors import RefusedError
 from wattflow.store.files import write_atomic
 
@@ -31,13 +32,18 @@ def query(
 ) -> None:
     """Ask SQL of the results of one or more sweeps.
 
-    Tables: points, attempts, phases, traces; of several sweeps each begins with the column `sweep`.
+    Tables: points, attempts, phases, traces; of several sweeps each begins with the column `sweep`. An attempt that a
+    copy of a sweep holds too is there once.
     """
     if out is not None and out.suffix not in FORMATS:
         raise RefusedError(f"--out {out}: a name that ends in {', '.join(FORMATS)}.")
     if out is not None:
         check_folder_of("--out", out)
-    found = opened(sweeps).sql(statement)
+    results = opened(sweeps)
+    found = results.sql(statement)
+    if isinstance(results, Sweeps):
+        for note in results.notes:
+            talk(note)
     if out is not None:
         write_atomic(out, _written(found, out.suffix))
         print_text(out)

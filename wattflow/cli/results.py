@@ -16,7 +16,7 @@ from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import Along, AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError, WattflowError
-from wattflow.nullable import number, with_doubt
+from wattflow.nullable import expanded, number, with_doubt
 from wattflow.report.appendix import appendix as write_appendix
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
@@ -246,10 +246,7 @@ def crosscheck(
             [
                 *(row.point_id, row.job_id, row.source, row.window, number(row.seconds)),
                 with_doubt(row.energy_j, row.energy_expanded_u_j, mark=mark(row.simulated)),
-                with_doubt(
-                    row.site_energy_j,
-                    None if row.site_energy_u_j is None else 2 * row.site_energy_u_j,
-                ),
+                with_doubt(row.site_energy_j, expanded(row.site_energy_u_j)),
                 "-" if row.ratio is None else f"{row.ratio:.4f}",
                 row.why_not or row.remark,
             ]

@@ -67,7 +67,7 @@ def join(parts: Sequence[Figures], about: Description, own: Figures | None) -> F
             memory_used_bytes=_complete(max, found, "memory_used_bytes"),
             power_limit_w=agreed(one.power_limit_w for one in found),
         ),
-        neighbours=Neighbours(beside=any(part.neighbours.beside for part in parts) or None),
+        neighbours=_neighbours([part.neighbours for part in parts]),
         gpus=agreed(part.gpus for part in parts),
         nodes_seen=agreed(part.nodes_seen for part in parts),
         pieces=len(parts),
@@ -109,6 +109,18 @@ def _energy(parts: Sequence[Energy], own: Figures | None) -> Energy:
         },
         budget=_budget([part.budget for part in parts]),
         **_sums(parts, ("dummy_data_u_j",)),
+    )
+
+
+def _neighbours(parts: Sequence[Neighbours]) -> Neighbours:
+    """Return whether others ran beside a part, of so many slots; null where neither is known of all of them.
+
+    What the others took is that of windows apart, and has no mean.
+    """
+    beside = [part.beside for part in parts]
+    return Neighbours(
+        slots=agreed(part.slots for part in parts),
+        beside=True if True in beside else _complete(any, parts, "beside"),
     )
 
 

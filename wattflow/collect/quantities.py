@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from wattflow.analysis.expanded import COVERAGE, board_parts, has_stated_gain, sensors_expanded
+from wattflow.analysis.expanded import board_parts, has_stated_gain, of_board
 from wattflow.collect.dummy import Bias
 from wattflow.collect.reading import (
     MOST_TOKENS,
@@ -25,7 +25,7 @@ from wattflow.collect.reading import (
 from wattflow.energy import counter
 from wattflow.energy.curve import Joules
 from wattflow.errors import DamagedError
-from wattflow.nullable import complete_sum, known_sum, quadrature, quotient
+from wattflow.nullable import COVERAGE, complete_sum, known_sum, quadrature, quotient
 from wattflow.store.phases import AROUND, IN_JOB, NOT_WITHIN, WITHIN
 from wattflow.store.schema import Part
 from wattflow.store.sources import SECOND_NS, source_of
@@ -280,9 +280,7 @@ def phase_energies(
             seconds=joules.seconds,
             energy_j=joules.energy_j,
             energy_u_j=joules.u_j,
-            energy_expanded_u_j=sensors_expanded(
-                device.source, joules.energy_j, joules.seconds, 1, joules.u_j
-            ),
+            energy_expanded_u_j=of_board(device.source, joules, device.reference),
             power_w=quotient(joules.energy_j, joules.seconds),
             tokens=_tokens(device, phase, known),
             source=device.source,

@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 
 from wattflow import process
-from wattflow.analysis.expanded import sensors_expanded
+from wattflow.analysis.means import of_sum
 from wattflow.config.identity import command_id
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.measure.timeline import ReportedSpan, Segment, parse, segments
-from wattflow.nullable import with_doubt
+from wattflow.nullable import complete_sum, with_doubt
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
 from wattflow.run.record import new_record
@@ -291,17 +291,16 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
         doubt = row["energy_per_token_expanded_u_j"]
         about.append(with_doubt(row["energy_per_token_j"], doubt, "J/token", mark))
     lines = [f"{', '.join(about)}; {row['power_source']} ({row['boundary']})"]
-    devices: dict[str, list[float | None]] = {}
+    devices: dict[str, list[dict[str, Any]]] = {}
     for phase in _rows(sweep.phases_path, PHASE, attempt):
         if phase["phase"] not in NOT_WITHIN:
-            devices.setdefault(phase["gpu_uuid"], []).append(phase["energy_j"])
+            devices.setdefault(phase["gpu_uuid"], []).append(phase)
     for uuid, parts in devices.items():
-        known = [part for part in parts if part is not None]
-        joules = "no joules"
-        if len(known) == len(parts):
-            doubt_j = sensors_expanded(row["power_source"], sum(known), row["duration_s"], 1)
-            joules = with_doubt(sum(known), doubt_j, "J", mark)
-        lines.append(f"  {uuid}  {joules}")
+        energy_j = complete_sum(part["energy_j"] for part in parts)
+        # phases share their board's sensor
+        doubt_j = of_sum(part["energy_expanded_u_j"] for part in parts if part["energy_j"])
+        joules = with_doubt(energy_j, doubt_j, "J", mark)
+        lines.append(f"  {uuid}  {'no joules' if energy_j is None else joules}")
     lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _COMMON_REASONS]
     return lines
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from wattflow.analysis.axes import along_in_words, heading
 from wattflow.errors import printable
-from wattflow.nullable import number, with_doubt
+from wattflow.nullable import expanded, number, with_doubt
 from wattflow.report import text
 
 
@@ -71,6 +71,7 @@ _FILTERS = {
     "energy": text.energy,
     "established": text.established,
     "rests_on": text.rests_on,
+    "expanded": expanded,
     "heading": heading,
     "interval": text.interval,
     "legible": legible,
