@@ -6,7 +6,9 @@ from sweeps import Gpu, Made, choices, constant, demo, make_attempt, make_sweep
 
 import wattflow
 from wattflow.collect.collect import collect
+from wattflow.energy.boards import METERED
 from wattflow.errors import RefusedError
+from wattflow.nullable import NO_DOUBT, with_doubt
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,28 @@ def test_a_timeline_has_power_and_phases(sweep):
     assert marks == ["rect", "area", "line"]
     assert chart["layer"][2]["encoding"]["x"]["title"] == "seconds since the first prefill"
     assert chart["layer"][2]["encoding"]["y"]["title"] == "power, W (~ simulated)"
+
+
+@pytest.mark.parametrize(
+    ("source", "boundary", "mean"),
+    [
+        ("nvml_buffer", "gpu", with_doubt(70.0, 2 * METERED.relative_u(70.0) * 70.0, "W")),
+        ("rapl", "host", f"70.0 W ({NO_DOUBT})"),
+        ("simulated", "host", "~70.0 W"),
+    ],
+)
+def test_a_timeline_says_what_its_watts_may_be_off(tmp_path, source, boundary, mean):
+    """By the board's gain and offset, or why nobody knows."""
+    point, period_s = choices(), 0.02 if boundary == "gpu" else 0.05
+    made = make_sweep(tmp_path / "s", [point])
+    uuid = "GPU-a" if boundary == "gpu" else "host-node1"
+    make_attempt(
+        made, point, Made([Gpu(uuid)], source=source, boundary=boundary, period_s=period_s)
+    )
+    collect(made)
+    opened = wattflow.open_sweep(made.path)
+    title = opened.timeline(opened.points["point_id"][0]).to_dict()["title"]
+    assert title["subtitle"].endswith(f"mean of the window, all devices: {mean}")
 
 
 def test_power_starts_at_the_first_prefill(tmp_path):

@@ -1,5 +1,6 @@
 """The verb `status`: what it prints."""
 
+import pytest
 from sent_sweeps import attempt, beats, measured, name_of, sent
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep
 from typer.testing import CliRunner
@@ -7,7 +8,7 @@ from typer.testing import CliRunner
 from wattflow.cli.app import app
 from wattflow.collect.collect import collect
 from wattflow.energy.boards import METERED
-from wattflow.nullable import with_doubt
+from wattflow.nullable import NO_DOUBT, with_doubt
 from wattflow.submit import send
 
 
@@ -57,6 +58,19 @@ def test_status_says_what_joules_and_watts_may_be_off(fake, tmp_path):
     )
     assert f"energy so far: {with_doubt(3.605e6, both_j, 'J')} (" in text
     assert f"power now: {with_doubt(500.0, 1000 * METERED.relative_u(500), 'W')} of 1 of 1" in text
+
+
+@pytest.mark.parametrize(("source", "said"), [("rapl", True), ("simulated", False)])
+def test_status_says_why_joules_have_no_doubt(fake, tmp_path, source, said):
+    """Nobody states RAPL's gain; what was simulated has a mark of its own."""
+    made = sent(tmp_path, 1)
+    send.keep(made)
+    beat = {"energy_j": 5000.0, "power_w": 500.0, "seconds": 10.0, "devices": 1}
+    beats(attempt(made, 0, "running", "101_0"), source=source, nodes=1, **beat)
+    fake.queue(f"101_0|RUNNING|None|{name_of(made)}")
+    done = CliRunner().invoke(app, ["status", str(made.sweep.path)])
+    assert "energy so far:" in done.stdout
+    assert (NO_DOUBT in done.stderr) == said
 
 
 def test_an_estimate_from_simulated_joules_is_marked(fake, tmp_path):

@@ -15,6 +15,7 @@ import wattflow
 from wattflow.collect.collect import collect
 from wattflow.energy.boards import METERED
 from wattflow.errors import RefusedError
+from wattflow.nullable import NO_DOUBT, with_doubt
 from wattflow.report.page import read_figures, report, texts
 from wattflow.report.terminal import cost_table
 from wattflow.store.columns import POINT
@@ -101,14 +102,11 @@ def test_the_page_says_consistency(tmp_path):
     text = body(path)
     assert "100 to 100 % of the hardware energy counter" in text
     assert text.count("consistency, not accuracy") == 1
-    assert (
-        "whose gain may be off by some 4 %, its zero by some 6 W" in path.read_text()
-    )  # in the timeline's title
 
 
 def test_simulated_watts_have_no_gain(page):
     """Arithmetic has no sensor whose gain could be off."""
-    assert "whose gain" not in page.read_text()
+    assert NO_DOUBT not in page.read_text()
     assert "gain of a board" not in page.read_text()
 
 
@@ -243,8 +241,13 @@ def test_boards_under_the_reference_load(tmp_path):
         Made([Gpu(f"GPU-{watts}", constant(float(watts)))], reference_s=1.0) for watts in (76, 84)
     ]
     opened = measured(tmp_path, *made)
-    assert opened.boards()["relative"].to_list() == pytest.approx([1.05, 0.95])
-    assert "<h2>Boards</h2>" in body(report(opened))
+    boards = opened.boards()
+    assert boards["relative"].to_list() == pytest.approx([1.05, 0.95])
+    own = [2 * METERED.relative_u(watts) * watts for watts in (84.0, 76.0)]
+    assert boards["power_expanded_u_w"].to_list() == pytest.approx(own)
+    text = body(report(opened))
+    assert "<h2>Boards</h2>" in text
+    assert with_doubt(84.0, own[0]) in text
     assert "<h2>Boards</h2>" not in body(report(measured(tmp_path / "none", Made([Gpu("GPU-a")]))))
 
 

@@ -4,14 +4,17 @@ import contextlib
 import json
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import engine_ranks as tools
 import pytest
 import torch
+from sweeps import START_NS, Gpu, Made, constant, trace_of
 from typer.testing import CliRunner
 
 from wattflow import tune
 from wattflow.cli.app import app, main
+from wattflow.energy.boards import METERED
 from wattflow.engine import tuned_kernels
 from wattflow.errors import RefusedError
 from wattflow.run.device_locks import device_locks
@@ -34,8 +37,10 @@ def result(kernels, tokens_per_s, joules):
         kernels=kernels,
         tokens_per_s=tokens_per_s,
         energy_per_token_j=joules,
+        energy_per_token_expanded_u_j=0.07 * joules if known else None,
         edp_js=joules / tokens_per_s if known else None,
         power_w=joules * tokens_per_s if known else None,
+        power_expanded_u_w=0.07 * joules * tokens_per_s if known else None,
         bytes_per_s=tokens_per_s * 1e9,
         sm_clock_mhz=None,
         temperature_c=None,
@@ -63,6 +68,53 @@ def test_intervals_of_windows():
     assert summary.tokens_per_s_half == pytest.approx(4.303 * 2 / 3**0.5)
     assert summary.windows == 3
     assert tune.summaries([result("a", 98.0, 1.0)])[0].tokens_per_s_half is None
+
+
+def test_a_sets_joules_have_the_sensors_doubt_and_the_scatter():
+    """0.98 to 1.02 J/token of one board, 7 % off in all windows alike: 0.07, and 4.303 x 0.02 / sqrt(3), squared."""
+    (summary,) = tune.summaries([result("a", 100.0, joules) for joules in (0.98, 1.0, 1.02)])
+    half = 4.303 * 0.02 / 3**0.5
+    assert summary.energy_per_token_expanded_u_j == pytest.approx(
+        (0.07**2 + half**2) ** 0.5, rel=1e-4
+    )
+    assert summary.power_expanded_u_w == pytest.approx(100 * summary.energy_per_token_expanded_u_j)
+    (alone,) = tune.summaries([result("a", 100.0, 1.0)])
+    assert alone.energy_per_token_expanded_u_j == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize(
+    ("reference", "power_w", "relative"),
+    [
+        (None, 150.0, 2 * METERED.relative_u(150.0)),
+        (
+            {"gain": 0.05, "offset_w": 5.0, "gain_u": 0.004, "offset_u_w": 0.0, "correlation": 0.0, "made": "now"},
+            145.0 / 1.05,
+            0.008,
+        ),
+    ],
+)  # fmt: skip
+def test_a_windows_watts_are_its_boards(reference, power_w, relative):
+    """150 W by a sensor, of which nothing is known but 19 other boards, or what a meter beside this one found."""
+    made = Made([Gpu("GPU-a", constant(150.0))])
+    start_ns = START_NS + 4_000_000_000
+    window = SimpleNamespace(
+        spans=[(start_ns, start_ns + 5_000_000_000)],
+        kernels="a",
+        tokens=500,
+        bytes_per_step=1,
+        steps=1,
+    )
+    ready = {
+        "source": "nvml_buffer",
+        "period_ms": 20.0,
+        "devices": [
+            {"uuid": "GPU-a", "name": "H100", **({"reference": reference} if reference else {})}
+        ],
+    }
+    found = tune.window_result(window, trace_of(made, made.gpus[0]), ready)
+    assert found.power_w == pytest.approx(power_w)
+    assert found.power_expanded_u_w == pytest.approx(relative * power_w, rel=1e-3)
+    assert found.energy_per_token_expanded_u_j == pytest.approx(relative * power_w / 100, rel=1e-3)
 
 
 def test_without_joules_speed_decides():

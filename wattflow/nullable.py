@@ -66,6 +66,16 @@ def number(value: float | None, mark: str = "") -> str:
     return f"{mark}{value:#.3g}" if value else f"{mark}0"
 
 
+NO_DOUBT = (
+    "without ± no uncertainty is known: nobody states the gain of the sensor, or a part is unknown"
+)
+
+
+def is_undoubted(value: float | None, expanded: float | None) -> bool:
+    """Return whether a value is known that has an uncertainty, and nobody knows which."""
+    return bool(value) and expanded is None
+
+
 def with_doubt(value: float | None, expanded: float | None, unit: str = "", mark: str = "") -> str:
     """Return a value with its expanded uncertainty (k = 2): `0.0686 ± 0.0027 J/token`; `-` for null.
 

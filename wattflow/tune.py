@@ -23,13 +23,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wattflow.analysis.expanded import of_board
 from wattflow.analysis.intervals import student_t
 from wattflow.collect.conditions import POWER_CAP
+from wattflow.collect.reading import power_curve, samples_of
 from wattflow.config.choices import Config
 from wattflow.energy import curve
 from wattflow.engine import tuned_kernels
 from wattflow.engine.ranks import join
 from wattflow.errors import PowerError, RefusedError
+from wattflow.nullable import complete, quotient
 from wattflow.plan.grid import expand
 from wattflow.power.open import settings_of
 from wattflow.power.sidecar_client import Sidecar
@@ -38,7 +41,7 @@ from wattflow.run.device_choice import refuse_fallback
 from wattflow.run.device_locks import device_locks, visible_devices
 from wattflow.store import sources
 from wattflow.store.layout import AttemptDir
-from wattflow.store.schema import TRACE, MeterInfo
+from wattflow.store.schema import TRACE, MeterInfo, Reference
 from wattflow.store.tables import read_table
 
 if TYPE_CHECKING:
@@ -54,8 +57,10 @@ class WindowResult:
     kernels: str
     tokens_per_s: float
     energy_per_token_j: float | None
+    energy_per_token_expanded_u_j: float | None  # k = 2; null where the gain of the sensor is
     edp_js: float | None  # joules a token times seconds a token
     power_w: float | None
+    power_expanded_u_w: float | None
     bytes_per_s: float
     sm_clock_mhz: float | None
     temperature_c: float | None
@@ -67,7 +72,11 @@ class WindowResult:
 
 @dataclass(frozen=True)
 class SetSummary:
-    """Means over the windows of one kernel set, each with half its 95 % interval; null from one window."""
+    """Means over the windows of one kernel set, each with half its 95 % interval; null from one window.
+
+    That interval is of what windows scatter, by which sets on one board are told apart. `expanded_u` (k = 2) is how far
+    a figure may be from the truth: what the sensor is off in all windows alike, and that half.
+    """
 
     kernels: str
     windows: int
@@ -75,10 +84,12 @@ class SetSummary:
     tokens_per_s_half: float | None
     energy_per_token_j: float | None
     energy_per_token_j_half: float | None
+    energy_per_token_expanded_u_j: float | None
     edp_js: float | None
     edp_js_half: float | None
     power_w: float | None
     power_w_half: float | None
+    power_expanded_u_w: float | None
     bytes_per_s: float
     bytes_per_s_half: float | None
     sm_clock_mhz: float | None
@@ -204,10 +215,16 @@ def _summary(name: str, results: Sequence[WindowResult]) -> SetSummary:
         tokens_per_s_half=tokens_per_s_half,
         energy_per_token_j=energy_j,
         energy_per_token_j_half=energy_j_half,
+        energy_per_token_expanded_u_j=_expanded(
+            [result.energy_per_token_expanded_u_j for result in results], energy_j_half
+        ),
         edp_js=edp_js,
         edp_js_half=edp_js_half,
         power_w=power_w,
         power_w_half=power_w_half,
+        power_expanded_u_w=_expanded(
+            [result.power_expanded_u_w for result in results], power_w_half
+        ),
         bytes_per_s=bytes_per_s,
         bytes_per_s_half=bytes_per_s_half,
         sm_clock_mhz=_interval([result.sm_clock_mhz for result in results])[0],
@@ -216,6 +233,12 @@ def _summary(name: str, results: Sequence[WindowResult]) -> SetSummary:
         under_cap=_interval([result.under_cap for result in results])[0],
         dominated=False,  # until it is compared with the others
     )
+
+
+def _expanded(own: Sequence[float | None], half: float | None) -> float | None:
+    """Return the expanded uncertainty of a mean over windows on one board; null where that of one is unknown."""
+    shared = complete(statistics.fmean, own)
+    return None if shared is None else math.hypot(shared, half or 0.0)
 
 
 def choose(frontier: Sequence[SetSummary], goal: str) -> str:
@@ -260,21 +283,22 @@ def _device(ready: MeterInfo, gpu_uuid: str | None) -> str:
     return found[0]
 
 
+def _reference(ready: MeterInfo, trace: pa.Table) -> Reference | None:
+    """Return what a meter found of the board whose trace it is, if one was beside it."""
+    uuid = (trace.schema.metadata or {}).get(b"gpu_uuid", b"").decode()
+    return next((one.get("reference") for one in ready["devices"] if one["uuid"] == uuid), None)
+
+
 def window_result(window: "Window", trace: pa.Table, ready: MeterInfo) -> WindowResult:
     """The rates and joules of one window, by the trace of its device."""
     source, period_ms = ready["source"], ready["period_ms"]
-    samples = trace.filter(pc.equal(trace["source"], source))
-    power = curve.curve_of(
-        source,
-        period_ms,
-        samples["time_ns"].to_numpy(),
-        samples["power_w"].to_numpy(),
-        samples["gap"].to_numpy(),
-    )
+    reference = _reference(ready, trace)
+    power = power_curve(samples_of(trace, source), source, period_ms, reference=reference)
     start, end = (np.array(edge, np.int64) for edge in zip(*window.spans, strict=True))
     joules = curve.summed(curve.between(power, start, end))
     seconds = float((end - start).sum()) / sources.SECOND_NS
     per_token = None if joules.energy_j is None else joules.energy_j / window.tokens
+    doubt_j = of_board(source, joules, reference)
     inside = trace.filter(
         pc.and_(
             pc.greater_equal(trace["time_ns"], int(start[0])),
@@ -285,8 +309,10 @@ def window_result(window: "Window", trace: pa.Table, ready: MeterInfo) -> Window
         kernels=window.kernels,
         tokens_per_s=window.tokens / seconds,
         energy_per_token_j=per_token,
+        energy_per_token_expanded_u_j=quotient(doubt_j, window.tokens),
         edp_js=None if per_token is None else per_token * seconds / window.tokens,
         power_w=None if joules.energy_j is None else joules.energy_j / seconds,
+        power_expanded_u_w=quotient(doubt_j, seconds),
         bytes_per_s=window.bytes_per_step * window.steps / seconds,
         sm_clock_mhz=pc.mean(inside["sm_clock_mhz"]).as_py(),
         temperature_c=pc.max(inside["temperature_c"]).as_py(),

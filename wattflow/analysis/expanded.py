@@ -14,7 +14,7 @@ from typing import Any
 
 from wattflow.energy.boards import METERED
 from wattflow.energy.curve import Joules
-from wattflow.nullable import COVERAGE
+from wattflow.nullable import COVERAGE, NO_DOUBT, is_undoubted, with_doubt
 from wattflow.store.schema import Reference
 from wattflow.store.sources import SOURCES
 
@@ -36,6 +36,14 @@ def expanded(
     if relative is None:
         return None
     return COVERAGE * math.hypot(relative * energy_j, u_j or 0.0)
+
+
+def mean_power(row: Row) -> str:
+    """Return the mean power of a row's window in words, with its expanded uncertainty, or why none is known."""
+    power_w, expanded_w = row["power_w"], row["power_expanded_u_w"]
+    mark = "~" if row["simulated"] else ""
+    why = f" ({NO_DOUBT})" if not mark and is_undoubted(power_w, expanded_w) else ""
+    return f"mean of the window, all devices: {with_doubt(power_w, expanded_w, 'W', mark)}{why}"
 
 
 def relative_board_u(row: Row, watts: float) -> float | None:

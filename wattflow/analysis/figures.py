@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import altair as alt
 import polars as pl
 
+from wattflow.analysis.expanded import mean_power
 from wattflow.store.phases import COMMAND, MIXED, NOT_WITHIN, OUTSIDE
 
 INK, GREY, RULE = "#1f2933", "#616e7c", "#e4e7eb"
@@ -62,10 +63,9 @@ def timeline_titles(row: Mapping[str, Any], first: str) -> TimelineTitles:
     what = f"{row['model']}, {row['dataset']}, shards {row['shards']}, batch {row['batch_size']}"
     if row["command"] is not None:
         what = " ".join(json.loads(row["command"]))[:100]
-    gain = "" if row["simulated"] else ", whose gain may be off by some 4 %, its zero by some 6 W"
     return TimelineTitles(
         text=f"Power of point {row['point_id']}, attempt {row['attempt']}",
-        subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}{gain}",
+        subtitle=f"{what}; boundary {row['boundary']}, sensor {row['power_source']}; {mean_power(row)}",
         watts="power, W" + (" (~ simulated)" if row["simulated"] else ""),
         seconds=f"seconds since the first {first}",
     )

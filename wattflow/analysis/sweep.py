@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from wattflow.analysis import bills, caps, comparisons, copies
 from wattflow.analysis.controls import Control, near
+from wattflow.analysis.means import of_mean
 from wattflow.analysis.query import query
 from wattflow.errors import DamagedError, RefusedError
 from wattflow.store.columns import COLLECTED_TRACE, PHASE, POINT, SERVED, collected_trace
@@ -117,8 +118,9 @@ class Sweep:
     def boards(self) -> pl.DataFrame:
         """Return a row a board under the fixed reference load (sweep.reference_s), dearest first; empty without any.
 
-        Columns node, gpu_uuid, n, power_w and power_sd_w over n reference phases, and relative: its power over the mean
-        of all boards. That one is dearer may be its sensor's gain or its silicon: the load alone cannot say which.
+        Columns node, gpu_uuid, n, power_w and power_sd_w over n reference phases, power_expanded_u_w (k = 2, null where
+        the gain of the sensor is unknown), and relative: its power over the mean of all boards. That one is dearer may
+        be its sensor's gain or its silicon: the load alone cannot say which.
         """
         measured = self.phases.filter(
             (pl.col("phase") == "reference") & pl.col("power_w").is_not_null()
@@ -127,7 +129,16 @@ class Sweep:
             pl.len().alias("n"),
             pl.col("power_w").mean(),
             pl.col("power_w").std().alias("power_sd_w"),
+            pl.when(pl.col("energy_expanded_u_j").null_count() == 0)
+            .then((pl.col("energy_expanded_u_j") / pl.col("seconds")).mean())
+            .alias("shared"),
         )
+        doubts = [
+            None if row["shared"] is None else of_mean(row["shared"], row["power_sd_w"], row["n"])
+            for row in boards.to_dicts()
+        ]
+        own = pl.Series("power_expanded_u_w", doubts, dtype=pl.Float64)
+        boards = boards.with_columns(own).drop("shared")
         relative = (pl.col("power_w") / pl.col("power_w").mean()).alias("relative")
         return boards.with_columns(relative).sort("power_w", "gpu_uuid", descending=True)
 

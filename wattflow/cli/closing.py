@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import polars as pl
+
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.failures import say_failures
 from wattflow.cli.printing import print_table, shown, talk
 from wattflow.collect import collect as collecting
 from wattflow.errors import WattflowError
+from wattflow.nullable import NO_DOUBT, is_undoubted
 from wattflow.report.terminal import table
 from wattflow.store.columns import REASONS
 from wattflow.submit import status as stage
@@ -24,6 +27,11 @@ def close(sweep: Any) -> None:
         )
         if any(cell.startswith("~") for row in rows for cell in row.values()):
             talk("~ marks watts and joules that were simulated, not measured.")
+    if any(
+        is_undoubted(row["energy_j"], row["energy_expanded_u_j"])
+        for row in results.points.filter("counts", ~pl.col("simulated")).to_dicts()
+    ):
+        talk(NO_DOUBT)
     _say_not_counting(results)
     talk(f"`wattflow report {shown(sweep.path)}` draws them.")
     states = stage.states(sweep)

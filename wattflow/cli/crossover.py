@@ -10,6 +10,7 @@ from wattflow.analysis.crossover import Crossover, crossovers
 from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import Along, AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text
+from wattflow.nullable import with_doubt
 from wattflow.report.text import interval, mark
 from wattflow.store.columns import column_of, columns_in
 
@@ -65,7 +66,7 @@ def _print_one(one: Crossover, by: str, metric: str, own: str) -> None:
         rows.append(
             [
                 *(*one.chosen.values(), arm.chosen[one.over], arm.value, arm.mean.n),
-                f"{own}{arm.mean.mean:.4g}",
+                with_doubt(arm.mean.mean, arm.mean.expanded_u, mark=own),
                 f"{arm.ratio.ratio:.4f}",
                 interval(arm.ratio.low, arm.ratio.high, ".4g"),
                 f"{said}{f', together with {along}' if along else ''}",

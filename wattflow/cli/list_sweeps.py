@@ -7,7 +7,7 @@ import typer
 
 from wattflow.cli.arguments import AsJson
 from wattflow.cli.printing import print_json, print_table, talk
-from wattflow.nullable import with_doubt
+from wattflow.nullable import NO_DOUBT, is_undoubted, with_doubt
 from wattflow.submit.overview import Entry, overview
 
 
@@ -52,6 +52,11 @@ def list(  # noqa: A001 (a verb's function has its name)
             talk(f"{entry.sweep}: {entry.problem}")
     if any(entry.simulated for entry in entries):
         talk("~ marks what was simulated, not measured.")
+    if any(
+        not entry.simulated and is_undoubted(entry.energy_kwh, entry.energy_expanded_u_kwh)
+        for entry in entries
+    ):
+        talk(NO_DOUBT)
 
 
 def _cells(entry: Entry) -> tuple[str | None, ...]:

@@ -9,12 +9,13 @@ import typer
 
 from wattflow import process
 from wattflow import tune as tuning
+from wattflow.analysis.means import expanded_column
 from wattflow.calibrate import passport
 from wattflow.cli.arguments import AsJson, DryRun
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.config.choices import Control
 from wattflow.errors import RefusedError
-from wattflow.nullable import expanded, with_doubt
+from wattflow.nullable import NO_DOUBT, expanded, is_undoubted, quotient, with_doubt
 from wattflow.power import control
 from wattflow.power.calibration_steps import plan
 from wattflow.power.load_process import load_command
@@ -152,34 +153,51 @@ def tune(
     rows = [(asdict(one), tuning.note(one, result.best)) for one in result.frontier]
     rows.append((asdict(result.again), "again, in a fresh window"))
     print_table(
-        ["kernels", "tokens/s", "J/token", "W", "SM MHz", "degC", "under cap", "note"],
+        ["kernels", "tokens/s", "J/token", "scatter", "W", "SM MHz", "degC", "under cap", "note"],
         [
             [
                 row["kernels"],
                 _plus_minus(row, "tokens_per_s", ".1f"),
-                _plus_minus(row, "energy_per_token_j", ".4g", mark),
-                _plus_minus(row, "power_w", ".0f", mark),
+                _joules(row, "energy_per_token_j", mark),
+                _scatter(row),
+                _joules(row, "power_w", mark),
                 *(_cell(row[name], ".0f") for name in ("sm_clock_mhz", "temperature_c")),
                 _cell(row["under_cap"], ".0%"),
                 note,
             ]
             for row, note in rows
         ],
-        numbers=range(1, 7),
+        numbers=range(1, 8),
     )
     if mark:
         talk("~ marks watts and joules that were simulated, not measured.")
+    elif any(is_undoubted(row["power_w"], row["power_expanded_u_w"]) for row, _ in rows):
+        talk(NO_DOUBT)
+    talk(
+        "scatter is half the 95 % interval of J/token over windows: it parts kernels on one board, whose sensor is off "
+        "by as much in all"
+    )
     talk(
         f"kept for this GPU, driver and torch in {shown(result.kept)}: engine.kernels={goal} takes {result.best[goal]}"
     )
 
 
-def _plus_minus(row: dict[str, Any], column: str, form: str, mark: str = "") -> str | None:
-    """A mean and half its 95 % interval, where there is one."""
-    value, half = row[column], row.get(f"{column}_half")
-    if value is None:
-        return None
-    return f"{mark}{value:{form}}" + ("" if half is None else f" ± {half:.2g}")
+def _plus_minus(row: dict[str, Any], column: str, form: str) -> str:
+    """Return a mean and half its 95 % interval, where there is one."""
+    half = row.get(f"{column}_half")
+    return f"{row[column]:{form}}" + ("" if half is None else f" ± {half:.2g}")
+
+
+def _joules(row: dict[str, Any], column: str, mark: str) -> str | None:
+    """Return joules or watts with their expanded uncertainty, that of the sensor included."""
+    value = row[column]
+    return None if value is None else with_doubt(value, row[expanded_column(column)], mark=mark)
+
+
+def _scatter(row: dict[str, Any]) -> str | None:
+    """Return half the 95 % interval of J/token over windows, relative; null of one window."""
+    share = quotient(row.get("energy_per_token_j_half"), row["energy_per_token_j"])
+    return None if share is None else f"{100 * share:.2g} %"
 
 
 def _cell(value: float | None, form: str) -> str | None:

@@ -16,7 +16,7 @@ from wattflow.analysis.sweep import open_sweep
 from wattflow.cli.arguments import Along, AsJson, SweepArgument
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
 from wattflow.errors import RefusedError, WattflowError
-from wattflow.nullable import expanded, number, with_doubt
+from wattflow.nullable import NO_DOUBT, expanded, is_undoubted, number, with_doubt
 from wattflow.report.appendix import appendix as write_appendix
 from wattflow.report.export import export as write_export
 from wattflow.report.page import report as write_report
@@ -188,6 +188,8 @@ def usage(
     )
     if any(row.simulated for row in shown):
         talk("~ marks what was simulated, not measured.")
+    if any(not r.simulated and is_undoubted(r.total_kwh, r.relative_expanded_u) for r in shown):
+        talk(NO_DOUBT)
     for kind, name in (("price", "price_source"), ("carbon", "carbon_source")):
         for source in dict.fromkeys(vars(row)[name] for row in found.rows if vars(row)[name]):
             talk(f"{kind} by {source}")

@@ -11,7 +11,7 @@ import typer
 from wattflow.cli.arguments import AsJson, Filters, Only, States, SweepArgument
 from wattflow.cli.failures import say_failures
 from wattflow.cli.printing import print_json, print_table, print_text, shown, talk
-from wattflow.nullable import with_doubt
+from wattflow.nullable import NO_DOUBT, is_undoubted, with_doubt
 from wattflow.store.layout import SweepDir
 from wattflow.submit import logs as point_logs
 from wattflow.submit import select, summary
@@ -109,6 +109,10 @@ def _say_energy(spent: Any) -> None:
     if spent.power_w is not None:
         watts = with_doubt(spent.power_w, spent.power_expanded_u_w, "W", mark)
         print_text(f"power now: {watts} of {spent.watched} of {spent.running} running points")
+    undoubted = is_undoubted(spent.energy_j, spent.energy_expanded_u_j)
+    undoubted |= is_undoubted(spent.power_w, spent.power_expanded_u_w)
+    if undoubted and not spent.simulated:
+        talk(NO_DOUBT)
     if spent.nodes_unheard:
         print_text(f"not in these: {spent.nodes_unheard} further nodes of running points")
 

@@ -25,7 +25,7 @@ from wattflow.config.identity import command_id
 from wattflow.errors import DamagedError, RefusedError, WattflowError
 from wattflow.measure.request import CommandRun, Place, Request
 from wattflow.measure.timeline import ReportedSpan, Segment, parse, segments
-from wattflow.nullable import complete_sum, with_doubt
+from wattflow.nullable import NO_DOUBT, complete_sum, is_undoubted, with_doubt
 from wattflow.power.sidecar_client import Sidecar
 from wattflow.run.provenance import commit, versions
 from wattflow.run.record import new_record
@@ -301,6 +301,8 @@ def _summary(sweep: SweepDir, attempt: AttemptDir) -> list[str]:
         doubt_j = of_sum(part["energy_expanded_u_j"] for part in parts if part["energy_j"])
         joules = with_doubt(energy_j, doubt_j, "J", mark)
         lines.append(f"  {uuid}  {'no joules' if energy_j is None else joules}")
+    if not row["simulated"] and is_undoubted(row["energy_j"], row["energy_expanded_u_j"]):
+        lines.append(f"  {NO_DOUBT}")
     lines += [f"  {REASONS[code][1]}" for code in row["reasons"] if code not in _COMMON_REASONS]
     return lines
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from wattflow.analysis.axes import along_in_words, heading
 from wattflow.errors import printable
-from wattflow.nullable import expanded, number, with_doubt
+from wattflow.nullable import NO_DOUBT, expanded, number, with_doubt
 from wattflow.report import text
 
 
@@ -41,7 +41,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"default": str}  # dates among a chart's values
-    environment.globals |= {"asset": asset, "vega": vega}
+    environment.globals |= {"asset": asset, "vega": vega, "no_doubt": NO_DOUBT}
     environment.filters |= _FILTERS
     return environment
 

@@ -101,6 +101,7 @@ class Board:
     n: int
     power_w: float
     power_sd_w: float | None
+    power_expanded_u_w: float | None  # k = 2
     relative: float
 
 
