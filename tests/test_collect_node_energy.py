@@ -102,3 +102,17 @@ def test_a_module_is_a_boundary_of_its_own(tmp_path):
     assert row["energy_u_j"] is not None
     assert row["energy_expanded_u_j"] is None
     assert row["valid"]
+
+
+@pytest.mark.parametrize(
+    ("boundary", "source", "bound"),
+    [("gpu", "nvml_instant", True), ("module", "nvml_module_instant", False)],
+)
+def test_a_modules_watts_say_nothing_of_its_gpus_limit(tmp_path, boundary, source, bound):
+    """70 W where the GPU's limit is 71 W: the GPU is held back by it, of a module's watts nobody knows."""
+
+    def without_bits(readings):
+        return [{**one, "throttle_reasons": 0 * (one["throttle_reasons"] or 0)} for one in readings]
+
+    row = retraced(tmp_path, without_bits, source=source, boundary=boundary, limit_w=71.0)
+    assert row["cap_bound"] is bound

@@ -51,6 +51,7 @@ def test_another_point_of_the_shape_is_told_by_its_steps():
         {"engine__name": "fast"},
         {"cluster__gpu_model": "h100"},
         {"cluster__name": "site"},
+        {"power__scope": "module"},
     ],
 )
 def test_points_of_another_shape_are_unknown(over):

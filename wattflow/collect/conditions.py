@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from wattflow.collect.reading import Device
 from wattflow.nullable import complete, quotient
 from wattflow.store.schema import RankInfo
-from wattflow.store.sources import SECOND_NS, of_kind
+from wattflow.store.sources import SECOND_NS, of_kind, source_of
 
 # NVML's clock-event bits: hardware slowdown, software and hardware thermal slowdown, power brake
 THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
@@ -147,6 +147,8 @@ def _cap_bound(device: Device, around: pa.Table) -> bool:
         bits = _known(around, "throttle_reasons")
         if len(bits) and np.mean(bits & POWER_CAP != 0) >= BOUND:
             return True
+    if source_of(device.source).boundary != "gpu":  # the limit is the GPU's
+        return False
     limit_w = pc.min(around["power_limit_w"]).as_py()
     start, end = device.window
     watts = device.power.power_w[(device.power.time_ns >= start) & (device.power.time_ns <= end)]

@@ -155,7 +155,8 @@ def _shape(config: Config) -> Hashable:
 
 
 def _where(config: Config) -> Hashable:
-    return config.cluster.name, config.cluster.gpu_model
+    # joules of a superchip's module are no estimate of its GPU's
+    return config.cluster.name, config.cluster.gpu_model, config.power.scope
 
 
 def _values(part: Any, without: Collection[str] = ()) -> Hashable:
