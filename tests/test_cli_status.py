@@ -63,11 +63,11 @@ def test_status_says_what_joules_and_watts_may_be_off(fake, tmp_path):
 @pytest.mark.parametrize(("source", "said"), [("rapl", True), ("simulated", False)])
 def test_status_says_why_joules_have_no_doubt(fake, tmp_path, source, said):
     """Nobody states RAPL's gain; what was simulated has a mark of its own."""
-    made = sent(tmp_path, 1)
+    made = sent(tmp_path, 2)
     send.keep(made)
     beat = {"energy_j": 5000.0, "power_w": 500.0, "seconds": 10.0, "devices": 1}
-    beats(attempt(made, 0, "running", "101_0"), source=source, nodes=1, **beat)
-    fake.queue(f"101_0|RUNNING|None|{name_of(made)}")
+    beats(attempt(made, 1, "running", "101_1"), source=source, nodes=1, **beat)
+    fake.queue(f"101_1|RUNNING|None|{name_of(made)}")
     done = CliRunner().invoke(app, ["status", str(made.sweep.path)])
     assert "energy so far:" in done.stdout
     assert (NO_DOUBT in done.stderr) == said
