@@ -40,7 +40,11 @@ def table(rows: Sequence[Row], settings: Sequence[str] = ()) -> pa.Table:
 def _kind(row: Row) -> dict[str, Any]:
     """Return what the joules of an attempt are of, also of one that did not finish, and its GPU-hours."""
     source = row["power_source"] or row["unfinished_source"]
-    boundary = row["boundary"] or source_of((source or "").split(" + ")[0]).boundary
+    boundary = row["boundary"]
+    if (
+        boundary is None or " + " in boundary
+    ):  # of an attempt without joules, or of several without a sum
+        boundary = source_of((source or "").split(" + ")[0]).boundary
     return {
         "power_source": source,
         "boundary": None if source is None else boundary,
