@@ -42,10 +42,11 @@ def made(point: dict[str, object]) -> Made:
 
 def main(count: int) -> None:
     """Make the sweep, write its report and open it; AssertionError where a goal is missed."""
-    keys = ("repeat", "batch_size", "shards", "precision", "dataset__name", "max_gen_len")
-    grid = product((0, 1), BATCHES, SHARDS, PRECISIONS, DATASETS, LENGTHS)
-    points = [choices(**dict(zip(keys, of, strict=True))) for of in islice(grid, 0, None)]
-    points = points[:: max(1, len(points) // count)][:count]
+    keys = ("batch_size", "shards", "precision", "dataset__name", "max_gen_len", "repeat")
+    settings = list(product(BATCHES, SHARDS, PRECISIONS, DATASETS, LENGTHS))
+    some = islice(settings, 0, None, max(1, 2 * len(settings) // count))
+    runs = islice(product(some, (0, 1)), count)
+    points = [choices(**dict(zip(keys, (*of, run), strict=True))) for of, run in runs]
     with tempfile.TemporaryDirectory() as folder:
         sweep = collected(Path(folder) / "s", [made(point) for point in points], points)
         began = time.perf_counter()

@@ -203,15 +203,16 @@ def _arms_of(group: pl.DataFrame, chosen: dict[str, Any], asked_for: _Question) 
     control = bounding(group, controls, by)
     values = _values_of(group, by)
     of_value = {value: group.filter(pl.col(by).eq_missing(pl.lit(value))) for value in values}
+    runs = {value: runs_of(rows, metric) for value, rows in of_value.items()}
     asked = [value for value in values if reference is not None and _is(value, reference)]
     base = asked[0] if asked else values[0]
     simulated = of_watts(metric) and bool(group["simulated"].any())
     for value, rows in of_value.items():
-        mean = statistics.mean(runs_of(rows, metric))
+        mean = statistics.mean(runs[value])
         if value == base:
             yield Arm(chosen, value, mean)
             continue
-        ratio = statistics.ratio(runs_of(rows, metric), runs_of(of_value[base], metric))
+        ratio = statistics.ratio(runs[value], runs[base])
         if simulated:
             ratio = replace(ratio, established=False, why_not="simulated")
         if by not in _OF_MODELS and has_other_models(rows.vstack(of_value[base])):
