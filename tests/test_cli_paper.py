@@ -47,6 +47,18 @@ def test_a_dry_run_prints_ordinary_commands_and_writes_nothing(monkeypatch, caps
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_grid_whose_points_another_sends_has_nothing_missing(monkeypatch, capsys):
+    """At scale cpu the grids of lengths and shards are points of those before, and none is said to be unable."""
+    assert run(monkeypatch, "submit", "--scale", "cpu", "--dry-run") == 0
+    lines = capsys.readouterr().err.splitlines()
+    for grid in ("lengths", "shards"):
+        assert (
+            f"sweep paper-cpu-{grid}-local: nothing is missing; a grid above may hold its points."
+            in lines
+        )
+    assert not [line for line in lines if "points cannot run" in line]
+
+
 def test_a_report_of_nothing_says_what_to_do(monkeypatch, capsys, tmp_path):
     """Its page is written, each claim open; stdout ends with its path."""
     assert run(monkeypatch, "report", "--scale", "mini", "--only", "table4", "--out", "drawn") == 0

@@ -128,8 +128,10 @@ def _submit(
     parts = plans.parts(scale, overrides, objects)
     for part in parts:
         talk(f"{', '.join(one.name for one in part.objects)}: {shlex.join(part.command)}")
-        if not part.missing and part.plan.sweep.grid_path.is_file():
-            talk(f"sweep {part.plan.name}: nothing is missing.")
+        # a sweep that holds only points that cannot run is written once, so that the report has their reasons
+        written = part.plan.sweep.grid_path.is_file()
+        if not part.missing and (written or len(part.plan.feasible) == len(part.plan.points)):
+            talk(f"sweep {part.plan.name}: nothing is missing; a grid above may hold its points.")
             continue
         sent = plans.submit(part, dry_run=dry_run)
         say_sent(sent, dry_run=dry_run)
