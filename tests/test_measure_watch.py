@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -83,22 +82,31 @@ def gpus_of_server(where, nvml_path, server, monkeypatch):
     monkeypatch.setenv("FAKE_NVML_PIDS", str(where / "pids"))
 
 
-def test_a_signal_closes_the_window_and_is_no_error(monkeypatch):
+@pytest.mark.parametrize(
+    ("ends", "cause"),
+    [
+        pytest.param(False, "by SIGINT", id="it goes on"),
+        pytest.param(True, "it ended", id="a job's end, which brings its other steps a signal"),
+    ],
+)
+def test_a_signal_closes_the_window_and_is_no_error(ends, cause):
     """Ctrl-C as SIGINT: the run is whole, with exit code 0 and both marks."""
     marks = []
+    answers = iter([True])
     before = {number: signal.getsignal(number) for number in watch._CLOSING}
 
     def mark():
         marks.append(len(marks))
         if len(marks) == 1:
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        run, why = Found(["--pid", "1"], None, lambda: True).watch(600.0, mark)
+        found = Found(["--pid", "1"], None, lambda: next(answers, not ends))
+        run, why = found.watch(600.0, mark)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert (run.exit_code, why) == (0, "the window was closed: by SIGINT")
+    assert (run.exit_code, why) == (0, f"the window was closed: {cause}")
     assert marks == [0, 1]
     assert 0 < run.end_ns - run.start_ns < 60e9
 

@@ -52,7 +52,8 @@ class Found:
                 why = f"after {for_s:g} s"
                 break
             if closed.wait(min(_POLL_S, left_s)):
-                why = by[0]
+                # a job's end also brings its other steps a SIGTERM
+                why = by[0] if self.lives() else why
                 break
         end_ns = time.time_ns()
         mark()
