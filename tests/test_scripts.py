@@ -23,7 +23,9 @@ SCRIPTS = {
     "benchmarks/login.py": ("", "| `wattflow --help` |"),
     "benchmarks/many.py": ("60", "| collect one more |"),
     "benchmarks/measure.py": ("1", "start and stop add"),
+    "benchmarks/packed.py": ("8 4", "| | alone | packed | ratio |"),
     "benchmarks/peers.py": ("--cells 1 --alone", '"reasons": []'),
+    "benchmarks/report.py": ("4", "screens before details"),
     "benchmarks/submit.py": ("--points 168", '"task": "status", "points": 168'),
     "benchmarks/verify.py": ("1 30", "| verify the bundle |"),
     "chaos/fuzz.py": ("--cases 300 --seed 2", "300 cases, seed 2"),
@@ -93,6 +95,7 @@ TIMED = {
     "benchmarks/collect.py",
     "benchmarks/login.py",
     "benchmarks/measure.py",
+    "benchmarks/report.py",
     "benchmarks/verify.py",
     "gpu/measure.py",
 }
@@ -126,7 +129,13 @@ def test_every_script_is_tried_here():
 
 
 @pytest.mark.fake_nvml
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(name, marks=[pytest.mark.chromium] * (name == "benchmarks/report.py"))
+        for name in SCRIPTS
+    ],
+)
 def test_a_script_runs_on_tiny_input(script):
     """It ends with 0, and its table or its counts are there."""
     given, line = SCRIPTS[script]

@@ -3,8 +3,8 @@
     python tests/benchmarks/report.py [POINTS]      # 1,000
 
 Points differ in batch size, shards, precision and dataset, each run twice, with a trace of 20 ms samples on each GPU.
-Prints a line a figure, and fails where a goal is missed: at 1,000 points 20 s to write, 15 MB, 2 s until the page can
-be used; at 200 points 5 screens of 1280 x 800 above its details.
+Prints a line a figure, and ends with 1 where a goal is missed: at 1,000 points 20 s to write, 15 MB, 2 s until the page
+can be used; at 200 points 5 screens of 1280 x 800 above its details.
 """
 
 import sys
@@ -40,8 +40,8 @@ def made(point: dict[str, object]) -> Made:
     )
 
 
-def main(count: int) -> None:
-    """Make the sweep, write its report and open it; AssertionError where a goal is missed."""
+def main(count: int) -> int:
+    """Make the sweep, write its report and open it; return 1 where a goal is missed."""
     keys = ("batch_size", "shards", "precision", "dataset__name", "max_gen_len", "repeat")
     settings = list(product(BATCHES, SHARDS, PRECISIONS, DATASETS, LENGTHS))
     some = islice(settings, 0, None, max(1, 2 * len(settings) // count))
@@ -58,9 +58,9 @@ def main(count: int) -> None:
             screens = tab.evaluate("document.querySelector('#details').offsetTop") / 800
     print(f"{len(points)} points: written in {write_s:.1f} s, {size_mb:.1f} MB")
     print(f"ready {ready_s:.2f} s after its opening began; {screens:.1f} screens before details")
-    assert count > 1000 or (write_s < 20 and size_mb < 15 and ready_s < 2)
-    assert count > 200 or screens <= 5
+    quick = count > 1000 or (write_s < 20 and size_mb < 15 and ready_s < 2)
+    return int(not quick or (count <= 200 and screens > 5))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
