@@ -118,7 +118,8 @@ def test_a_running_job_is_measured_from_a_step_of_it_until_it_ends(nodes, tmp_pa
     monkeypatch.setenv("FAKE_NVML_GPUS", "2")
     monkeypatch.setenv("FAKE_NVML_PROCESSES", "0")
     asked = ["sbatch", "--parsable", "--nodes=1", "--gpus-per-node=1", "--output=/dev/null"]
-    job = subprocess.check_output([*asked, "--wrap", "sleep 600"], text=True, timeout=600).strip()
+    script = f"until [ -e {tmp_path / 'over'} ]; do sleep 0.2; done"
+    job = subprocess.check_output([*asked, "--wrap", script], text=True, timeout=600).strip()
     wattflow = [sys.executable, "-m", "wattflow.cli", "measure", "--out", "out"]
     words = [*wattflow, "--set", "power.meter=nvml", "--job", job]
     state = ["squeue", "-h", "-o", "%T", "-j", job]
@@ -128,7 +129,7 @@ def test_a_running_job_is_measured_from_a_step_of_it_until_it_ends(nodes, tmp_pa
     step = ["srun", "--overlap", f"--jobid={job}", "--ntasks-per-node=1"]
     watching = subprocess.Popen([*step, *words], stderr=subprocess.PIPE, text=True)
     until(lambda: list((tmp_path / "out").glob("points/*/attempt-1/traces/*")))
-    subprocess.run(["scancel", "--batch", "--signal=KILL", job], check=True, timeout=600)
+    (tmp_path / "over").touch()
     said = watching.communicate(timeout=600)[1]
     assert "the window was closed: it ended" in said, said
     (row,) = open_sweep(tmp_path / "out").points.to_dicts()
