@@ -35,14 +35,20 @@ def swept_load(path):
         decode_s=float(run.end_s[-1]) - 0.5,
         idle_after_s=4.0,
         tokens=int(run.tokens_out.sum()),
+        prompts=len(run.due),
         after_s=6.0,
     )
-    point = choices(shards=2, workload={"mode": "open", "rate_per_s": 3.0, "ramp_s": 5.0})
+    load = {"mode": "open", "rate_per_s": 3.0, "ramp_s": 5.0}
+    point = choices(shards=2, n_prompts=made.prompts, max_seq_len=4096, workload=load)
     point["engine"]["name"] = "vllm"
     sweep = make_sweep(path, [point])
     attempt = make_attempt(sweep, point, made)
     node = attempt.read_record()["ranks"][0]["node"]
     spans = read_table(attempt.spans_path(node), SPAN).to_pylist()
+    for row in spans:
+        if row["tokens_in"]:  # those of the requests below
+            row["tokens_in"] = row["tokens_computed"] = int(run.tokens_in.sum())
+    write_table(attempt.spans_path(node), shifted(pa.Table.from_pylist(spans, SPAN), SPAN, 0, node))
     by_ns = min(row["start_ns"] for row in spans if row["phase"] == "prefill") - BASE_NS
     write_table(attempt.iterations_path(node), shifted(run.iterations, ITERATION, by_ns, node))
     rows = run.requests.to_pylist()

@@ -197,6 +197,15 @@ FITTING = {  # a shipped grid: a shipped profile whose GPUs it is for, or this m
     "neighbours": "example-v100",  # of four slots a node
     "precision": "local",
     "dummy-weights": "local",
+    "paper-baseline": "example-a100",
+    "paper-caps": "local",
+    "paper-lengths": "local",
+    "paper-shards": "example-a100",
+    "question-caps": "local",
+    "question-clocks": "local",
+    "question-families": "local",
+    "question-quality": "local",
+    "question-shards": "local",
 }
 
 

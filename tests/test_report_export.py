@@ -217,7 +217,9 @@ def test_each_measured_column_is_in_it(sweep):
     """All columns of joules, watts, seconds and tokens are figures: a new one is in the next export."""
     figures = attempts(sweep)[0]["figures"]
     ends = ("_j", "_w", "_s", "tokens", "_kept", "_pct")
-    choice_like = ("control_", "cluster_", "power_", "model_", "engine_", "dataset_")
+    choice_like = (
+        *("control_", "cluster_", "power_", "model_", "engine_", "dataset_", "workload_"),
+    )
     for name in POINT.names:
         if name.endswith(ends) and not name.startswith(choice_like):
             assert name in figures, name
