@@ -103,7 +103,7 @@ def made_control(folder):
 def test_collect_keeps_what_a_control_measured(tmp_path, capsys):
     """Both boards took 3 % more in all slots: the ratio is 1.03, the rate's 1, and `collect` prints them."""
     sweep = made_control(tmp_path / "neighbours")
-    verbs.collect(str(sweep.path))
+    verbs.collect([str(sweep.path)])
     printed = capsys.readouterr().err
     (control,) = controls.of(sweep)
     assert control.bounds["energy"].ratio == pytest.approx(1.03, rel=1e-3)

@@ -285,7 +285,7 @@ def test_submit_keeps_tags_and_a_note(tmp_path, monkeypatch):
     from wattflow.store.notes import Notes, read
     from wattflow.submit.send import SubmitResult
 
-    def submit(made, *, dry_run):
+    def submit(made, *, dry_run, announce):
         if not dry_run:
             made.sweep.make()
         return SubmitResult(made.sweep, [], points=0, tried=1, infeasible=0)
