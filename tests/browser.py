@@ -76,14 +76,6 @@ class Tab:
             self.call(f"{domain}.enable")
         self.resize(width, height)
         self.call("Page.navigate", url=address)
-        self._wait()
-
-    def reload(self) -> None:
-        """Open the page anew."""
-        self.evaluate("delete document.documentElement.dataset.ready; location.reload()")
-        self._wait()
-
-    def _wait(self) -> None:
         self.until("document.documentElement?.dataset.ready === 'yes'")
 
     def resize(self, width: int, height: int) -> None:

@@ -63,6 +63,8 @@ def test_a_timeline_has_a_line_a_device(devices, strokes):
         "shards": 1,
         "batch_size": 4,
         "power_source": "nvml_buffer",
+        "power_w": 600.0,
+        "power_expanded_u_w": 30.0,
     }
     chart = figures.timeline(power, spans, row).to_dict()
     assert [layer["mark"]["type"] for layer in chart["layer"]] == ["rect", "area", "line"]

@@ -50,9 +50,15 @@ def sweep(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tab(sweep):
-    """Its report, as a person opened it."""
-    with opened(report(sweep)) as tab:
+def page(sweep):
+    """Its report."""
+    return report(sweep)
+
+
+@pytest.fixture
+def tab(page):
+    """The report as a person opens it: what another test chose is not there."""
+    with opened(page) as tab:
         yield tab
 
 
@@ -122,7 +128,6 @@ def test_rows_are_found_by_words_and_filtered_by_values(tab):
     comes_to(tab, "shards", ["2"] * 3)
     tab.write(f".columns div:nth-child({rate}) input[placeholder=least]", "90")
     comes_to(tab, "batch size", ["16"])
-    tab.reload()
 
 
 def test_columns_are_chosen(tab):
@@ -204,12 +209,10 @@ def test_paper_has_all_that_is_folded(tab):
     assert tab.evaluate(folded) == count
 
 
-def test_a_narrow_window_is_no_wider_than_itself(tab):
+def test_a_narrow_window_is_no_wider_than_itself(page):
     """At 400 px nothing of the page stands beyond its edge, but what scrolls by itself."""
-    tab.resize(400, 800)
-    tab.reload()
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
-    tab.resize(1280, 800)
+    with opened(page, width=400) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 def test_simulated_watts_are_marked_in_the_chart(tmp_path):
