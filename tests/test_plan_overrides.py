@@ -83,7 +83,7 @@ WRONG = [
     ("control.power_limit_w=x", "=300, and control.power_limit_w=300,600 for two points"),
     ("cluster.mem_gb_per_node=-1", "must be at least"),
     # nearest values
-    ("precision=float16", "fp8. Did you mean fp16?"),
+    ("precision=float16", "int4. Did you mean fp16?"),
     ("precision=BF16", "Did you mean bf16?"),
     ("weights=HF", "Did you mean hf?"),
     ("dataset=GSM8K", "Did you mean gsm8k?"),
