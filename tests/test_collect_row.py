@@ -27,7 +27,7 @@ def test_each_column_of_points_has_one_home():
     """Choices, each kind of figures and the row itself bring different columns, and together all that are declared."""
     found = Figures(Description("waiting"))
     parts = [found.about, found.throughput, found.sampling, found.conditions, found.roofline]
-    parts += [found.neighbours, found.scheduling]
+    parts += [found.neighbours, found.scheduling, found.latency, found.request_energy]
     homes = [
         *(vars(part) for part in [*parts, found.unfinished]),
         *(found.energy.columns(), found.host.columns("host_"), found.node.columns("node_")),

@@ -13,6 +13,9 @@ FILES = sorted((DOCS / "measurements").glob("*.json"))
 MOST = 0.01
 SECOND_NS = 1_000_000_000
 EVERY_S = 5.0  # between two readings of the counter in the files that are withdrawn
+TICK_S = (
+    0.1  # between two values of the counter itself, by which windows of 2 s are known no better
+)
 PAGES = {
     "engine": "performance.md",
     "h100": "first-measurements.md",
@@ -48,11 +51,11 @@ def pairs(found, path=""):
 
 
 def test_all_pairs_are_read():
-    """50 pairs of single windows or more, 85 of the windows by all methods; 12 of them differ by more than 1 %."""
+    """50 pairs of single windows or more, 85 of the windows by all methods; 14 of them differ by more than 1 %."""
     found = [one for file in FILES for one in pairs(json.loads(file.read_text()))]
     assert len([one for one in found if one[3] is None]) >= 50
     assert len([one for one in found if one[3] is not None]) >= 85
-    assert sum(abs(apart) > MOST for _, apart, *_ in found) == 12
+    assert sum(abs(apart) > MOST for _, apart, *_ in found) == 14
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -68,6 +71,9 @@ def test_a_pair_beyond_one_percent_is_explained_or_withdrawn(file):
             assert abs(apart) <= both, (
                 f"{file.name}{where}: {apart:+.2%} is beyond both U, {both:.2%}"
             )
+            continue
+        # an edge may be off by a quarter of a tick times the watts by which it rises
+        if seconds is not None and abs(apart) <= 2 * TICK_S / 4 / seconds:
             continue
         assert withdrawn, (
             f"{file.name}{where}: integral / counter - 1 is {apart:+.2%}, and nothing says why"

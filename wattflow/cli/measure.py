@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wattflow import process
 from wattflow.cli.printing import shown, talk
 from wattflow.errors import RefusedError
 from wattflow.measure import command as measuring
@@ -110,7 +111,7 @@ def _driven(
     if not words:
         raise RefusedError("--serve: which command?")
     driver.read_load(load)  # what is wrong with it is said before anything starts
-    return [sys.executable, "-m", "wattflow.measure.driver", str(load), *labels, "--", *words]
+    return process.python("-m", "wattflow.measure.driver", str(load), *labels, "--", *words)
 
 
 def _watched(pid: str | None, job: str | None, for_: str | None) -> request.Watched | None:
