@@ -9,11 +9,16 @@ from sweeps import Gpu, Made, choices, collected, constant
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sweeps `old` and `new`: batch 2 takes 20 % more in the new one, batch 1 as much."""
+    """Sweeps `old` and, a day later, `new`: batch 2 takes 20 % more in the new one, batch 1 as much."""
     folder = tmp_path_factory.mktemp("compare")
-    for name, watts in (("old", {1: 400.0, 2: 500.0}), ("new", {1: 400.0, 2: 600.0})):
+    for day, (name, second_w) in enumerate((("old", 500.0), ("new", 600.0))):
+        watts, at_s = {1: 400.0, 2: second_w}, 86_400.0 * day
         points = [choices(batch_size=b, repeat=r) for b in watts for r in range(3)]
-        attempts = [Made([Gpu("GPU-1", constant(watts[b] + r))]) for b in watts for r in range(3)]
+        attempts = [
+            Made([Gpu("GPU-1", constant(watts[b] + r))], started_s=at_s)
+            for b in watts
+            for r in range(3)
+        ]
         collected(folder / "sweeps" / name, attempts, points)
     return folder
 

@@ -47,7 +47,9 @@ def test_energy_and_power_have_a_boundary_and_nothing_else_has(table):
     """What is in J, W or kWh, also per something, says what it is of."""
     for column in columns_of(table):
         energy = column.unit.partition("/")[0] in ("J", "mJ", "W", "kWh")
-        assert (column.boundary in ("devices", "device", "host", "node", "site")) == energy, column
+        assert (
+            column.boundary in ("devices", "device", "host", "node", "accelerators", "site")
+        ) == energy, column
         assert energy or not column.boundary
 
 
