@@ -93,7 +93,9 @@ def test_a_daemon_outlives_the_measurement_and_is_counted(where):
     call(
         *python(
             "import os, sys, time\n"
-            "if os.fork(): sys.exit(0)\n"
+            "if os.fork():\n"
+            " while not os.path.exists('daemon.pid'): time.sleep(0.01)\n"
+            " sys.exit(0)\n"
             "os.setsid()\n"
             "if os.fork(): os._exit(0)\n"
             "os.closerange(0, 256)\n"

@@ -334,6 +334,7 @@ AROUND = {
     "spans": "/proc, and the spans that the user's own program reports",
     "store.schema": "columns.csv, which is the package's",
     "store.columns": "reasons.csv, which is the package's",
+    "report.html": "scripts and styles, which are the package's",
     "paper.published": "published.csv, which is the package's",
     "workload.prompts": "the prompts that the package ships",
     "workload.prompt_files": "Arrow reads files of prompts that the door has opened",
