@@ -223,7 +223,7 @@ def test_every_joule_has_its_uncertainty(tmp_path):
     row = one(tmp_path, made, weights="hf")[2]
     joules = [name for name in POINT.names if name.endswith("_j") and not name.endswith("_u_j")]
     assert len(joules) > 15
-    # of attempts that did not finish, of engines' iterations, of loads, of Cray's counters: they have tests of their own
+    # of attempts that did not finish, of engines' iterations, of loads, of Cray's counters
     elsewhere = {"unfinished_energy_j", *(field.name for field in fields(RequestEnergy))}
     elsewhere |= {field.name for field in fields(Latency)} | {"energy_per_good_request_j"}
     joules = [
