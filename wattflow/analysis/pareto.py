@@ -47,7 +47,7 @@ def pareto(points: pl.DataFrame, metric: str, against: str) -> list[Candidate]:
     axes = moving(rows)
     work = [name for name in axes if is_work(name)]
     found: list[_Setting] = []
-    for key, group in rows.group_by(axes, maintain_order=True):
+    for key, group in rows.group_by(axes, maintain_order=True) if axes else ():
         chosen = dict(zip(axes, key, strict=True))
         values = [runs_of(group, name) for name in (metric, against)]
         means = (statistics.mean(values[0]), statistics.mean(values[1]))
