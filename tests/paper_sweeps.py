@@ -42,8 +42,8 @@ def write_rows(
     """A sweep of one of the paper's grids, collected: choices and what was measured of each point."""
     points = [choices(**chosen) for chosen, _ in rows]
     sweep = make_sweep(folder / sweep_name(scale, grid, points[0]["cluster"]["name"]), points)
-    told = [row_of(point, **measured) for point, (_, measured) in zip(points, rows, strict=True)]
-    table = pa.Table.from_pylist(told, schema=POINT)
+    filled = [row_of(point, **measured) for point, (_, measured) in zip(points, rows, strict=True)]
+    table = pa.Table.from_pylist(filled, schema=POINT)
     write_table(sweep.points_path, table.replace_schema_metadata({"schema_version": "1"}))
     return sweep
 

@@ -202,10 +202,10 @@ def trace_beside(made: Made, one: Host, node: str, power: Power) -> pa.Table:
     seconds = np.arange(-0.1, end_s + 0.05, 0.05)
     stamps = made.stamps(node, seconds)
     boundary = source_of(one["source"]).boundary
-    told = {**ABOUT, "node": node, "gpu_uuid": one["uuid"], "source": one["source"]}
-    told |= {"boundary": boundary, "scope": boundary, "period_ms": "50"}
+    about = {**ABOUT, "node": node, "gpu_uuid": one["uuid"], "source": one["source"]}
+    about |= {"boundary": boundary, "scope": boundary, "period_ms": "50"}
     table = _readings(stamps, one["source"], power_w=power(seconds))
-    return table.replace_schema_metadata(told)
+    return table.replace_schema_metadata(about)
 
 
 def trace_of(made: Made, gpu: Gpu) -> pa.Table:
@@ -230,10 +230,10 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
         throttle_reasons=np.array([4], np.uint64),
         power_limit_w=[made.limit_w],
     )
-    told = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
-    told |= {"source": made.source, "scope": made.boundary}
-    told |= {"boundary": made.boundary, "period_ms": str(made.period_s * 1e3)}
-    return pa.concat_tables([power, counted, conditions]).replace_schema_metadata(told)
+    about = {**ABOUT, "node": gpu.node, "gpu_uuid": gpu.uuid}
+    about |= {"source": made.source, "scope": made.boundary}
+    about |= {"boundary": made.boundary, "period_ms": str(made.period_s * 1e3)}
+    return pa.concat_tables([power, counted, conditions]).replace_schema_metadata(about)
 
 
 def _readings(stamps: np.ndarray, source: str, **values: Any) -> pa.Table:

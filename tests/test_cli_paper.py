@@ -41,9 +41,9 @@ def test_it_lists_objects_with_grid_points_and_hours(monkeypatch, capsys):
 def test_a_dry_run_prints_ordinary_commands_and_writes_nothing(monkeypatch, capsys, tmp_path):
     """One a grid."""
     assert run(monkeypatch, "submit", "--scale", "cpu", "--only", "fig4", "--dry-run") == 0
-    told = capsys.readouterr().err
-    assert "fig9: wattflow submit grid=paper-scaling sweep.name=paper-cpu-scaling-local" in told
-    assert "6 points to send" in told
+    said = capsys.readouterr().err
+    assert "fig9: wattflow submit grid=paper-scaling sweep.name=paper-cpu-scaling-local" in said
+    assert "6 points to send" in said
     assert [*tmp_path.iterdir()] == []
 
 

@@ -33,7 +33,7 @@ def test_a_sweep_without_results_is_named(tmp_path):
 
 
 def test_rows_have_the_models_size_and_how_full_memory_is(tmp_path):
-    """Half of 80 GiB; models of one name are told apart by their layers."""
+    """Half of 80 GiB; models of one name are distinguished by their layers."""
     rows = [
         (
             {"model__n_layers": n, "cluster__gpu_memory_gib": 80.0, "cluster__gpu_model": "a100"},

@@ -74,8 +74,8 @@ class WindowResult:
 class SetSummary:
     """Means over the windows of one kernel set, each with half its 95 % interval; null from one window.
 
-    That interval is of what windows scatter, by which sets on one board are told apart. `expanded_u` (k = 2) is how far
-    a figure may be from the truth: what the sensor is off in all windows alike, and that half.
+    That interval is of what windows scatter, by which sets on one board are distinguished. `expanded_u` (k = 2) is how
+    far a figure may be from the truth: what the sensor is off in all windows alike, and that half.
     """
 
     kernels: str

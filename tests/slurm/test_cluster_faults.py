@@ -92,7 +92,7 @@ def finished_batches(spool: Path) -> int:
 def processes(job: str, **variables: str) -> list[int]:
     """The pids of a job's Python processes whose environment has these values.
 
-    Every cluster numbers its jobs from 1: the path of its slurm.conf tells this one's from another test run's.
+    Every cluster numbers its jobs from 1: by the path of its slurm.conf this one's are known from another test run's.
     """
     found = []
     variables |= {"SLURM_JOB_ID": job, "SLURM_CONF": os.environ["SLURM_CONF"]}

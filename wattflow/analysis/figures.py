@@ -23,7 +23,7 @@ PHASE_COLOURS = {
     "idle_after": "#e9ecef",
     "reference": "#f6dfe3",
     OUTSIDE: "#f4f5f7",
-    "window": "#dcebee",  # prefills and decodes too short to be told apart
+    "window": "#dcebee",  # prefills and decodes too short to be seen apart
     MIXED: "#d5d9e0",
     COMMAND: "#dbeddb",
 }

@@ -139,7 +139,7 @@ def fit(terms: Floats, joules: Floats) -> PowerModel | None:
 
 
 def _made_up(x: Floats) -> int | None:
-    """Return the last column that the others make up but for little; null where they can be told apart."""
+    """Return the last column that the others make up but for little; null where each is known by itself."""
     unit = x / np.linalg.norm(x, axis=0)
     _, singular, right = np.linalg.svd(unit, full_matrices=False)
     if len(singular) < x.shape[1]:

@@ -88,7 +88,7 @@ def own_joules(row: dict[str, object], lengths: Lengths) -> float | None:
     """Return the joules of a request's tokens at a load; null where the model lacks a term that they need.
 
     Output token k reads the prompt and the k tokens before it; the first one comes with the prompt. What the cache has
-    costs nothing where no load told it apart.
+    costs nothing where no load showed it by itself.
     """
     token_j, decode_j = _number(row["input_token_j"]), _number(row["decode_token_j"])
     if decode_j is None or (token_j is None and lengths.tokens_in > lengths.tokens_cached):
