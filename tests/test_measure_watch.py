@@ -16,7 +16,7 @@ from processes import until
 from wattflow import process
 from wattflow.errors import RefusedError
 from wattflow.measure import watch
-from wattflow.measure.request import Watched
+from wattflow.measure.request import FORWARDED, Watched
 from wattflow.measure.watch import Found, find
 from wattflow.power.in_use import Board
 from wattflow.slurm import client
@@ -83,22 +83,25 @@ def gpus_of_server(where, nvml_path, server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("ends", "cause"),
+    ("signum", "ends", "cause"),
     [
-        pytest.param(False, "by SIGINT", id="it goes on"),
-        pytest.param(True, "it ended", id="a job's end, which brings its other steps a signal"),
+        pytest.param(signal.SIGINT, False, "by SIGINT", id="it goes on"),
+        pytest.param(signal.SIGUSR1, False, "by SIGUSR1", id="Slurm's warning of a time limit"),
+        pytest.param(
+            signal.SIGINT, True, "it ended", id="a job's end, which brings its other steps a signal"
+        ),
     ],
 )
-def test_a_signal_closes_the_window_and_is_no_error(ends, cause):
-    """Ctrl-C as SIGINT: the run is whole, with exit code 0 and both marks."""
+def test_a_signal_closes_the_window_and_is_no_error(signum, ends, cause):
+    """Ctrl-C as SIGINT, and its like: the run is whole, with exit code 0 and both marks."""
     marks = []
     answers = iter([True])
-    before = {number: signal.getsignal(number) for number in watch._CLOSING}
+    before = {number: signal.getsignal(number) for number in FORWARDED}
 
     def mark():
         marks.append(len(marks))
         if len(marks) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
 
     try:
         found = Found(["--pid", "1"], None, lambda: next(answers, not ends))

@@ -30,7 +30,7 @@ from wattflow import process
 from wattflow.config.choices import Power
 from wattflow.config.overrides import with_settings
 from wattflow.errors import CommandError, RefusedError
-from wattflow.measure.request import CommandRun, Outcome, Place, Request
+from wattflow.measure.request import FORWARDED, CommandRun, Outcome, Place, Request
 from wattflow.measure.stops import Stops
 from wattflow.measure.tokens import STDOUT, Output, count_tokens
 from wattflow.power.sidecar_client import Sidecar
@@ -39,10 +39,6 @@ from wattflow.spans import ENVIRONMENT
 if TYPE_CHECKING:
     from wattflow.measure.watch import Found
 
-FORWARDED = (
-    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
-    *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm warns of a time limit
-)
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -54,7 +50,7 @@ def power_settings(settings: Sequence[str]) -> Power:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def _check_command(command: Sequence[str]) -> None:
+def check_command(command: Sequence[str]) -> None:
     """Raise CommandError where there is no such command, or it may not be run."""
     if not command:
         raise RefusedError("no command: wattflow measure [--out DIR] -- CMD ...")
@@ -200,7 +196,7 @@ def measure(request: Request, warn: Callable[[str], None]) -> Outcome:
         )
     found = None if request.watched is None else _found(request)
     if found is None:
-        _check_command(request.command)
+        check_command(request.command)
     else:
         request = replace(request, command=found.words)
     place = Place.of(os.environ)

@@ -1,6 +1,7 @@
 """The values of a measurement: what to run, on which node of a step, and how it ended."""
 
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,12 @@ from wattflow.config.choices import Power
 from wattflow.errors import RefusedError
 from wattflow.process import node_name
 from wattflow.store.schema import JobInfo
+
+# signals that end what runs, or warn it
+FORWARDED = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM),
+    *(signal.SIGUSR1, signal.SIGUSR2),  # by which Slurm warns of a time limit
+)
 
 
 @dataclass(frozen=True)

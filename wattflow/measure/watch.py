@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from wattflow import process
 from wattflow.errors import RefusedError, SlurmError
-from wattflow.measure.request import CommandRun, Watched
+from wattflow.measure.request import FORWARDED, CommandRun, Watched
 from wattflow.power.in_use import Board, boards, used_by
 from wattflow.slurm import client
 
 _POLL_S = 0.2
-_CLOSING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 _HOST_METERS = ("rapl", "simulated")
 
 
@@ -40,7 +39,7 @@ class Found:
             by.append(f"by {signal.Signals(signum).name}")
             closed.set()
 
-        for signum in _CLOSING:
+        for signum in FORWARDED:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, close)
         mark()
