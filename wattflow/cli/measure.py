@@ -12,7 +12,7 @@ from wattflow import process
 from wattflow.cli.printing import shown, talk
 from wattflow.errors import RefusedError
 from wattflow.measure import command as measuring
-from wattflow.measure import driver, request
+from wattflow.measure import request
 
 
 def measure(
@@ -107,9 +107,17 @@ def _driven(
     wrong = [one for one in labels if "=" not in one]
     if wrong:
         raise RefusedError(f"--label {wrong[0]}: not KEY=VALUE.")
-    words = shlex.split(serve)
+    from wattflow.measure import driver  # noqa: PLC0415 (a command does not wait for it)
+
+    try:
+        words = shlex.split(serve)
+    except ValueError as error:
+        raise RefusedError(
+            f"--serve {serve}: {error}. It is read as words, by no shell."
+        ) from error
     if not words:
         raise RefusedError("--serve: which command?")
+    measuring.check_command(words)
     driver.read_load(load)  # what is wrong with it is said before anything starts
     return process.python("-m", "wattflow.measure.driver", str(load), *labels, "--", *words)
 

@@ -8,10 +8,12 @@ Only the load is in the measured window. Tokens are those that the responses' us
 so many at a time, as `workload.mode=open` and `closed` are, each by a thread that waits for its stream.
 """
 
+import contextlib
 import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +31,8 @@ from wattflow import span
 from wattflow.config.checks import check_value
 from wattflow.config.choices import Config, Dataset, Workload
 from wattflow.engine.serving import Feed, serve
-from wattflow.errors import RefusedError, WattflowError
+from wattflow.errors import RefusedError, WattflowError, printable
+from wattflow.measure.request import FORWARDED
 from wattflow.store.files import read_given
 from wattflow.store.sources import SECOND_NS
 from wattflow.workload import arrivals
@@ -37,6 +40,9 @@ from wattflow.workload import arrivals
 _WARM_UP = 4  # requests
 _POLL_S = 0.002  # while requests are in work
 _ANSWER_S = 600.0  # longest wait for the next byte of a stream
+_MOST_BYTES = 2**26  # of one stream
+_TAKEN_S = 5.0  # longest wait for another server at the address
+_LARGEST = arrivals.MOST_TOKENS  # of the numbers of a load file
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Answer:
     end_ns: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
-    error: str | None = None
+    error: str | None = "no answer"  # null once all of it has come
     chunk_ns: list[int] = field(default_factory=list)
 
 
@@ -84,16 +90,32 @@ def read_load(path: Path) -> LoadFile:
     for key, value in found.items():
         if key not in known:
             raise RefusedError(f"{path}: {key} is none of {', '.join(known)}.")
-        kind = str(known[key])
+        kind = getattr(known[key], "__name__", str(known[key]))
         fits = isinstance(value, str) if "str" in kind else isinstance(value, int | float)
         if not fits or isinstance(value, bool) or ("int" in kind and not isinstance(value, int)):
             raise RefusedError(f"{path}: {key}: {value!r} is no {kind}.")
-        if not isinstance(value, str) and value <= 0 and key != "seed":
-            raise RefusedError(f"{path}: {key}: {value} is not above 0.")
+        if key == "seed" and value < 0:
+            raise RefusedError(f"{path}: seed: {value} is below 0.")
+        if not isinstance(value, str) and key != "seed" and not 0 < value <= _LARGEST:
+            raise RefusedError(f"{path}: {key}: {value} is not above 0 and at most {_LARGEST}.")
     load = LoadFile(**found)
+    if not _is_address(load.url):
+        raise RefusedError(f"{path}: url: {load.url!r} is not http://HOST:PORT.")
     if (load.concurrency is None) == (load.rate_per_s is None and load.trace is None):
         raise RefusedError(f"{path}: either concurrency, or rate_per_s or a trace.")
     return load
+
+
+def _is_address(url: str) -> bool:
+    """Whether a URL is of a server alone, without a user or a path."""
+    try:
+        found = urlsplit(url)
+        port = found.port
+    except ValueError:  # no number, or half an IPv6 address
+        return False
+    more = (found.username, found.path.rstrip("/"), found.query, found.fragment)
+    is_whole = found.scheme in ("http", "https") and bool(found.hostname) and port != 0
+    return is_whole and not any(more)
 
 
 def requests_of(load: LoadFile) -> tuple[arrivals.Load, list[list[int]], list[int]]:
@@ -125,18 +147,37 @@ class Server:
     """The server's process and its address."""
 
     def __init__(self, command: Sequence[str], url: str) -> None:
-        """Start it, in a process group of its own."""
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        """Start it, in a process group of its own; RefusedError where it cannot be, or its address is taken."""
         self._address = urlsplit(url)
+        self._check_free()
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as error:
+            raise RefusedError(f"--serve: {command[0]}: {error.strerror}.") from error
 
-    def connection(self) -> http.client.HTTPConnection:
+    def _check_free(self) -> None:
+        """Raise RefusedError where another server listens: it would answer, and this one's joules be measured."""
+        address = self._address
+        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            socket.create_connection((address.hostname or "", port), _TAKEN_S).close()
+        except OSError:
+            return
+        raise RefusedError(
+            f"{address.geturl()}: something listens there already, so that what answers would not be the server of "
+            "--serve. End it, or give the server another port and the load file its url."
+        )
+
+    def connection(self, timeout_s: float = _ANSWER_S) -> http.client.HTTPConnection:
         """Return a new connection to it."""
         kind = (
             http.client.HTTPSConnection
             if self._address.scheme == "https"
             else http.client.HTTPConnection
         )
-        return kind(self._address.netloc, timeout=_ANSWER_S)
+        return kind(self._address.netloc, timeout=timeout_s)
 
     def check_alive(self) -> None:
         """Raise WattflowError where it has ended."""
@@ -149,13 +190,13 @@ class Server:
     def wait_ready(self, seconds: float) -> None:
         """Return once it lists its models; WattflowError where it ends, or takes longer."""
         end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
+        while (left_s := end_s - time.monotonic()) > 0:
             self.check_alive()
             try:
-                connection = self.connection()
-                connection.request("GET", "/v1/models")
-                if connection.getresponse().status == http.client.OK:
-                    return
+                with contextlib.closing(self.connection(left_s)) as connection:
+                    connection.request("GET", "/v1/models")
+                    if connection.getresponse().status == http.client.OK:
+                        return
             except (OSError, http.client.HTTPException):
                 pass  # not yet
             time.sleep(0.1)
@@ -164,14 +205,18 @@ class Server:
         )
 
     def stop(self) -> None:
-        """End it with all of its processes."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            try:
+        """End its process group, also where a signal comes meanwhile, or its first process has ended."""
+        group = self._process.pid
+        try:
+            if self._process.poll() is None:
+                os.killpg(group, signal.SIGTERM)
                 self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+            self._process.wait()
 
 
 class Driver:
@@ -218,25 +263,30 @@ class Driver:
             "stream_options": {"include_usage": True},
         }
         try:
-            connection = self._server.connection()
-            answer.sent_ns = time.time_ns()
-            connection.request(
-                "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
-            )
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                answer.error = (
-                    f"status {response.status}: {response.read(300).decode(errors='replace')}"
+            with contextlib.closing(self._server.connection()) as connection:
+                answer.sent_ns = time.time_ns()
+                connection.request(
+                    *("POST", "/v1/completions", json.dumps(body)),
+                    {"Content-Type": "application/json"},
                 )
-                return
-            for line in response:
-                _take(line, answer)
-            if answer.tokens_out is None:
-                answer.error = "the stream ended without usage"
-        except (OSError, http.client.HTTPException, ValueError) as error:
+                answer.error = _read(connection.getresponse(), answer)
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             answer.error = f"{type(error).__name__}: {error}"
         finally:
             answer.end_ns = time.time_ns()
+
+
+def _read(response: http.client.HTTPResponse, answer: Answer) -> str | None:
+    """Read a stream to its end, and return what is wrong with it; ValueError for what is no event of the API."""
+    if response.status != http.client.OK:
+        return f"status {response.status}: {response.read(300).decode(errors='replace')}"
+    left = _MOST_BYTES
+    while line := response.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            return f"a stream of more than {_MOST_BYTES} bytes"
+        _take(line, answer)
+    return "the stream ended without usage" if answer.tokens_out is None else None
 
 
 def _take(line: bytes, answer: Answer) -> None:
@@ -246,11 +296,21 @@ def _take(line: bytes, answer: Answer) -> None:
         return
     event = json.loads(text.removeprefix(b"data:"))
     now_ns = time.time_ns()
+    if not isinstance(event, dict):
+        raise ValueError("an event that is no JSON object")  # noqa: TRY004 - the server's fault
     if event.get("choices"):
         answer.first_ns = answer.first_ns or now_ns
         answer.chunk_ns.append(now_ns)
     if usage := event.get("usage"):
-        answer.tokens_in, answer.tokens_out = usage["prompt_tokens"], usage["completion_tokens"]
+        answer.tokens_in = _count(usage, "prompt_tokens")
+        answer.tokens_out = _count(usage, "completion_tokens")
+
+
+def _count(usage: Any, name: str) -> int:
+    found = usage.get(name) if isinstance(usage, dict) else None
+    if type(found) is not int or not 0 <= found <= arrivals.MOST_TOKENS:
+        raise ValueError(f"usage has no count of {name}")
+    return found
 
 
 def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
@@ -297,6 +357,7 @@ def drive(load: LoadFile, command: Sequence[str], labels: Mapping[str, str]) -> 
         return {
             "labels": dict(labels),
             "load": asdict(load),
+            "skipped": wanted.skipped,
             **summary(answers, time.monotonic() - began_s),
         }
     finally:
@@ -315,13 +376,15 @@ def _through(driver: Driver, feed: Feed, count: int) -> list[Answer]:
 
 def main(words: Sequence[str]) -> int:
     """Run `LOAD.yaml [KEY=VALUE ...] -- CMD...` and print what came of it as one line of JSON; the exit code."""
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # ends the server too
+    for one in FORWARDED:
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, lambda signum, _: sys.exit(128 + signum))  # ends the server too
     ours, command = list(words[: words.index("--")]), list(words[words.index("--") + 1 :])
     labels = dict(word.split("=", 1) for word in ours[1:])
     try:
         print(json.dumps(drive(read_load(Path(ours[0])), command, labels)), flush=True)
     except WattflowError as error:
-        print(f"wattflow: {error}", file=sys.stderr)
+        print(f"wattflow: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, RefusedError) else 1
     return 0
 
