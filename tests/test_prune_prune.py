@@ -217,13 +217,15 @@ def test_leftovers_are_temporary_files_that_nobody_writes(sweep):
     attempt = sweep.attempts(id_of(POINTS[2]))[0]
     old, named = attempt.path / "traces" / TEMPORARY, attempt.path / ".record.json.tmp"
     young = sweep.results / TEMPORARY
-    for path in (old, named, young):
+    of_archive = sweep.path / "packed" / TEMPORARY
+    of_archive.parent.mkdir()
+    for path in (old, of_archive, named, young):
         path.write_text("half")
     then_s = time.time() - 7200
-    for path in (old, named):
+    for path in (old, of_archive, named):
         os.utime(path, (then_s, then_s))
-    assert prune(sweep, ["leftovers"], apply=True).files == 1
-    assert [path.exists() for path in (old, named, young)] == [False, True, True]
+    assert prune(sweep, ["leftovers"], apply=True).files == 2
+    assert [path.exists() for path in (old, of_archive, named, young)] == [False, False, True, True]
 
 
 # --- refused --------------------------------------------------------------------------------------

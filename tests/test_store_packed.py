@@ -118,6 +118,20 @@ def test_what_is_compressed_twice_there_or_cut_is_refused(tmp_path):
         packed.attempts(tmp_path, POINT)
 
 
+def test_members_that_share_bytes_or_begin_before_the_file_are_refused(tmp_path):
+    """Many members of the same bytes would be read as far more than the archive has."""
+    whole = archive(tmp_path, {f"{AT}/a": b"x" * 500, f"{AT}/b": b"y" * 500}).read_bytes()
+    first = whole.index(b"PK\x01\x02")
+    for at, size, words in ((first, 1000, "overlap"), (first, 500, "none of ours")):
+        changed = bytearray(whole)
+        changed[at + 20 : at + 28] = 2 * size.to_bytes(4, "little")
+        if words == "none of ours":  # the list says that it lies further on: all begins earlier
+            changed[-6:-2] = (int.from_bytes(whole[-6:-2], "little") + 999).to_bytes(4, "little")
+        (tmp_path / "packed" / f"{'a' * 12}.zip").write_bytes(changed)
+        with pytest.raises(DamagedError, match=words):
+            packed.attempts(tmp_path, POINT)
+
+
 def test_changed_bytes_of_a_member_are_found(sweep):
     """By its checksum, when it is read."""
     (path,) = (sweep / "packed").glob("*.zip")
@@ -154,3 +168,4 @@ def test_a_name_that_can_be_packed_is_one_of_an_attempt():
     assert packed.is_packable(f"{AT}/traces/node1-GPU-0.parquet")
     assert not packed.is_packable(f"{AT}/.record.json.0123456789abcdef.tmp")
     assert not packed.is_packable(f"{AT}/traces/deep/er")
+    assert not packed.is_packable(f"{AT}/no\udcfftext")  # which no zip can name

@@ -204,6 +204,18 @@ def test_an_archive_that_loses_all_goes(sweep):
     assert sweep.attempts(IDS[0]) == []
 
 
+def test_what_two_archives_have_leaves_both(sweep):
+    """Two who pack at once, each other points, may both put the same attempt into an archive."""
+    pack(sweep, IDS[:1])
+    (path,) = (sweep.path / "packed").iterdir()
+    shutil.copyfile(path, path.with_name(f"{'0' * 12}.zip"))
+    shutil.copyfile(path, path.with_name(f"{'f' * 12}.zip"))
+    trace = next(member.name for member in members(path) if "/traces/" in member.name)
+    drop(sweep, [("points", *trace.split("/"))])
+    assert not packing.packed.find(sweep.path / "points" / trace)
+    assert sweep.attempt(IDS[0], 2).is_finished()
+
+
 def test_the_collect_job_packs_what_tasks_left_where_asked(tmp_path):
     """A task that was killed never packed; without cluster.pack all stays."""
     for asked in (True, False):

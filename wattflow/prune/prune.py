@@ -22,6 +22,7 @@ from wattflow.store.columns import PHASE, POINT
 from wattflow.store.files import changed_ns, is_temporary
 from wattflow.store.kept import Kept, Key
 from wattflow.store.layout import AttemptDir, SweepDir
+from wattflow.store.packed import FOLDER
 from wattflow.store.packing import drop, loose_files, pack, packed_files
 from wattflow.store.removal import File, all_below, files_below, folders_below, remove
 from wattflow.store.tables import read_columns, read_table
@@ -126,13 +127,14 @@ def _look(sweep: SweepDir, kinds: Sequence[str]) -> Pruning:
     newly_kept: set[Key] = set()
     for point_id, number in counting.items():
         for attempt in sweep.attempts(point_id):
+            going = set()
             for kind, file in _of_attempt(sweep, attempt, counts=attempt.number == number):
                 if kind in parts:
                     parts[kind].files.append(file)
+                    going.add(file.parts)
                     if kind in _KEEPS_ROWS:
                         newly_kept.add((attempt.point_id, attempt.number))
             if "loose" in parts:
-                going = {file.parts for part in parts.values() for file in part.files}
                 alone = [file for file in loose_files(sweep, attempt) if file.parts not in going]
                 parts["loose"].files.extend(replace(file, size_bytes=0) for file in alone)
     last: set[Key] = set()
@@ -287,7 +289,13 @@ def _of_jobs(
 
 def _leftovers(sweep: SweepDir, point_ids: Sequence[str]) -> Iterator[File]:
     """Yield the temporary files in all folders of a sweep, but those of a writer that may live."""
-    folders: list[tuple[str, ...]] = [(), ("results",), ("results", "traces"), ("pruned",)]
+    folders: list[tuple[str, ...]] = [
+        (),
+        ("results",),
+        ("results", "traces"),
+        ("pruned",),
+        (FOLDER,),
+    ]
     for point_id in point_ids:
         at = ("points", point_id)
         for attempt in folders_below(sweep.path, at):

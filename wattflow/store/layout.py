@@ -274,7 +274,7 @@ class SweepDir:
             make_folder(self.path)
         for folder in ("points", "submitit", "results", "results/traces"):
             make_folder(self.path / folder)
-        for place in (self.path, self.results, self.traces):
+        for place in (self.path, self.results, self.traces, self.path / packed.FOLDER):
             clear_temporaries(place)
 
     def open_to_group(self) -> None:

@@ -29,6 +29,7 @@ MOST_BYTES = 2**28  # of a member
 _MOST_MEMBERS = 200_000  # of an archive
 _ARCHIVE = re.compile(r"[0-9a-f]{12}\.zip")
 _NAME = re.compile(r"([0-9a-f]{12})/attempt-([1-9][0-9]{0,5})/((?:\w+/)?[^/\\.\0][^/\\\0]*)")
+_NANOSECONDS = re.compile(rb"\d{1,19}")
 _HEADER_BYTES = 30  # before a member's name and extra field
 _SETTLED_NS = 2_000_000_000  # a folder that changed so long before it was listed has not changed since, by its stamp
 
@@ -132,6 +133,12 @@ def points(sweep: Path) -> list[str]:
 def members(sweep: Path, key: Key) -> list[Member]:
     """Return the packed files of an attempt."""
     return list(_index(sweep).members.get(key, {}).values())
+
+
+def archives(sweep: Path) -> dict[Path, list[Member]]:
+    """Return the archives of a sweep with their members; two that were packed at once may have one in common."""
+    listed = _index(sweep).archives
+    return {sweep / FOLDER / name: found for name, (_, found) in listed.items()}
 
 
 def of_archive(path: Path) -> list[Member]:
@@ -239,14 +246,16 @@ def _listed(path: Path, held: int) -> list[Member]:
         raise DamagedError(f"{path}: too many members, or two of one name. {_MEND}")
     for info in infos:
         if (
-            not _NAME.fullmatch(info.filename)
+            not is_packable(info.filename)
             or info.compress_type != zipfile.ZIP_STORED
             or info.flag_bits & 1  # encrypted
             or info.compress_size != info.file_size
             or info.file_size > MOST_BYTES
-            or info.header_offset + info.file_size > identity[1]
+            or not 0 <= info.header_offset <= identity[1] - info.file_size
         ):
             raise DamagedError(f"{path}: its member {info.filename!r} is none of ours. {_MEND}")
+    if sum(info.file_size for info in infos) > identity[1]:
+        raise DamagedError(f"{path}: its members overlap: they are larger than the file. {_MEND}")
     return [
         Member(
             path,
@@ -266,7 +275,7 @@ _MEND = "Put a whole copy back in its place; without it (moved out of packed/) t
 
 def _changed_ns(info: zipfile.ZipInfo) -> int:
     """Return when the file was written, to the nanosecond, by its comment; else by the archive's own stamp."""
-    with contextlib.suppress(ValueError):
+    if _NANOSECONDS.fullmatch(info.comment):
         return int(info.comment)
     with contextlib.suppress(ValueError, OverflowError):
         return int(time.mktime((*info.date_time, 0, 0, -1))) * 10**9
@@ -275,4 +284,4 @@ def _changed_ns(info: zipfile.ZipInfo) -> int:
 
 def is_packable(name: str) -> bool:
     """Return whether a file of an attempt, by its name from the point's on, can be a member."""
-    return _NAME.fullmatch(name) is not None
+    return _NAME.fullmatch(name) is not None and name.isprintable()

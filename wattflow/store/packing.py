@@ -9,10 +9,8 @@ import contextlib
 import hashlib
 import time
 import zipfile
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from wattflow.errors import DamagedError, WattflowError
 from wattflow.store import packed
@@ -109,6 +107,7 @@ def _write(sweep: SweepDir, files: Sequence[File]) -> None:
     """Write an archive of files, and look at it."""
     folder = sweep.path / packed.FOLDER
     make_folder(folder)
+    fsync_folder(sweep.path)  # which names it
     path = folder / _archive_name(files)
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for one in files:
@@ -165,13 +164,11 @@ def packed_files(sweep: SweepDir, attempt: AttemptDir) -> Iterator[File]:
 
 def drop(sweep: SweepDir, files: Collection[Parts]) -> None:
     """Write the archives anew that have some of these files, without them; one that is then empty goes."""
-    names: dict[Path, set[str]] = defaultdict(set)
-    for parts in files:
-        member = packed.find(sweep.path.joinpath(*parts))
-        if member is not None:
-            names[member.archive].add(member.name)
-    for path, gone in names.items():
-        kept = [member for member in packed.of_archive(path) if member.name not in gone]
+    gone = {_name(parts) for parts in files if parts[0] == "points"}
+    for path, there in packed.archives(sweep.path).items():
+        kept = [member for member in there if member.name not in gone]
+        if len(kept) == len(there):
+            continue
         if not kept:
             path.unlink()
             continue
