@@ -212,6 +212,15 @@ def test_a_file_added_to_a_bundle(packed):
     assert lines(found)[-1].endswith(": 1 thing beside the attempts; see above.")
 
 
+def test_a_bundle_with_files_in_an_archive_of_their_own_is_refused(packed):
+    """There their sizes would be looked at by nobody."""
+    (packed / "sweep" / "packed").mkdir()
+    (packed / "sweep" / "packed" / f"{'a' * 12}.zip").write_bytes(b"")
+    archive.write_sums(packed)
+    with pytest.raises(RefusedError, match="archive of their own"):
+        verify(packed)
+
+
 def test_a_bundle_that_a_file_manager_touched(packed, sweep, tmp_path):
     """Its own files are named in notes and the rest verifies, also as a zip with a folder around; in a sweep too."""
     left = [".DS_Store", "sweep/Thumbs.db", "__MACOSX/._README.md"]

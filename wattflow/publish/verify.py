@@ -22,6 +22,7 @@ from wattflow.publish.results import Results, read_results
 from wattflow.publish.verdict import Verdict
 from wattflow.store.files import read_json, read_own
 from wattflow.store.layout import SweepDir
+from wattflow.store.packed import FOLDER
 from wattflow.store.tables import unpacked_size
 
 MOST_ROWS = 10_000_000  # of a table in a bundle: two days of samples each 20 ms
@@ -133,9 +134,11 @@ def _about(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _check_sizes(folder: Path) -> None:
-    """RefusedError where a file would unpack to more than an honest one."""
+    """RefusedError where a file would unpack to more than an honest one, or hides in an archive of its own."""
     for name in archive.files(folder):
         path = folder / name
+        if path.parent == folder / SWEEP / FOLDER:
+            raise RefusedError(f"{name}: files lie in an archive of their own: no bundle has that.")
         if archive.left_behind(name):
             continue
         if not name.endswith(".parquet"):
