@@ -17,7 +17,7 @@ from wattflow.plan.points import Point
 from wattflow.store.grid import GridPoint, write_grid
 from wattflow.store.layout import AttemptDir, SweepDir
 from wattflow.store.schema import REQUEST, SCHEMA_VERSION, SPAN, TRACE, Host, Record
-from wattflow.store.sources import DEVICES, source_of
+from wattflow.store.sources import source_of
 from wattflow.store.tables import write_table
 
 START_NS = 1_760_000_000_000_000_000
@@ -42,6 +42,10 @@ class Gpu:
     power: Power = field(default_factory=lambda: constant(70.0))
     node: str = "node1"
     ranks: int = 1
+
+
+# of what is measured by a counter, too
+COUNTERS = {"gpu": "nvml_counter", "module": "nvml_module_counter", "node": "cray_counter"}
 
 
 @dataclass
@@ -216,10 +220,10 @@ def trace_of(made: Made, gpu: Gpu) -> pa.Table:
     fine = np.arange(-0.1, end_s + 0.001, 0.001)
     watts = gpu.power(fine)
     joules = np.concatenate([[0.0], np.cumsum((watts[1:] + watts[:-1]) / 2 * 0.001)])
-    ticks = slice(0, None if made.counter and made.boundary in DEVICES else 0, 100)
+    ticks = slice(0, None if made.counter and made.boundary in COUNTERS else 0, 100)
     counted = _readings(
         made.stamps(gpu.node, fine[ticks]),
-        "nvml_module_counter" if made.boundary == "module" else "nvml_counter",
+        COUNTERS.get(made.boundary, "nvml_counter"),
         counter_mj=(126_000_000_000 + np.rint(joules[ticks] * 1e3)).astype(np.uint64),
     )
     conditions = _readings(

@@ -250,6 +250,13 @@ def test_a_cap_is_no_highest_limit(tmp_path):
         assert joules == pytest.approx(5780.0, rel=1e-3)
 
 
+def test_the_counter_of_a_whole_node_may_rise_as_no_board_does(tmp_path):
+    """14 kW of a node with eight boards are readings of its counter, which then checks its watts."""
+    node = Gpu("node-node1", around(14_000.0))
+    _, _, row = one(tmp_path, Made([node], source="cray_node", boundary="node", period_s=0.1))
+    assert row["counter_ratio"] == pytest.approx(1.0, abs=2e-3)
+
+
 @pytest.mark.parametrize(("source", "boundary"), [("simulated", "host"), ("rapl", "host")])
 def test_a_host_may_read_nothing(tmp_path, source, boundary):
     """A host of 0 W makes 0 J, where a GPU of 0 W makes none."""

@@ -423,7 +423,7 @@ def _device(
             counted["time_ns"].to_numpy(),
             _true_mj(counted, reference),
             age_ns=source_of(source).counter_age_ns,
-            highest_w=most_w("", limit_w),
+            highest_w=most_w(source, limit_w),
         ),
         clock_stepped=curve.clock_stepped(*stamps, *window) or curve.clock_slewed(*raw, *window),
         response=response_of(source, of_device[0]["name"] if of_device else "", period_ms),
