@@ -181,10 +181,19 @@ def test_a_scan_is_never_mixed_of_two(counters, monkeypatch):
     assert [watts for _, watts, _ in power_of(meter.finish())] == [110.0, 220.0]
 
 
-def test_counters_that_cannot_be_used_are_refused(counters, tmp_path):
-    """None there, no accelerators there, or stamps of another clock: the error says which."""
+def closed(_):
+    """A folder of another user's."""
+    raise PermissionError(13, "Permission denied")
+
+
+def test_counters_that_cannot_be_used_are_refused(counters, tmp_path, monkeypatch):
+    """None there, closed to this user, no accelerators, or stamps of another clock: the error says which."""
     with pytest.raises(PowerError, match="no pm_counters"):
         CrayMeter(tmp_path / "none", "n1", 50.0)
+    monkeypatch.setattr(type(tmp_path), "iterdir", closed)
+    with pytest.raises(PowerError, match=r"no pm_counters there \(Permission denied\)"):
+        CrayMeter(counters.folder, "n1", 50.0)
+    monkeypatch.undo()
     counters.renew({"": 700}, stamp_us=time.time_ns() // 1000 - 12_000_000)
     with pytest.raises(PowerError, match="stamped by another clock"):
         CrayMeter(counters.folder, "n1", 50.0)

@@ -121,11 +121,15 @@ def _values(folder: Path, name: str) -> Values:
 
 def names_of(folder: Path, source: str) -> tuple[str, ...]:
     """Return how the names of the files begin, of the node or of each accelerator; PowerError where there are none."""
-    if not (folder / "power").is_file():
+    try:
+        files = [one.name for one in folder.iterdir()]
+    except OSError as error:  # none, or closed to this user
+        raise PowerError(f"{folder}: no pm_counters there ({error.strerror}).") from error
+    if "power" not in files:
         raise PowerError(f"{folder}: no pm_counters there.")
     if source == NODE:
         return ("",)
-    found = [match[1] for one in folder.iterdir() if (match := _ACCELERATOR.fullmatch(one.name))]
+    found = [match[1] for name in files if (match := _ACCELERATOR.fullmatch(name))]
     if not found:
         raise PowerError(f"{folder}: no accelerators there.")
     return tuple(sorted(found, key=lambda name: (len(name), name)))
@@ -144,6 +148,7 @@ class CrayMeter:
         self.boundary = source_of(source).boundary
         self._folder = folder
         self._names = names_of(folder, source)
+        self._last = scanned(folder, self._names)
         hz = _optional(folder / "raw_scan_hz") or _USUAL_HZ
         self.period_ms = 1000.0 / min(hz, _MOST_HZ)
         self._poll_ms = min(float(poll_ms), self.period_ms / 2)
@@ -152,7 +157,6 @@ class CrayMeter:
             {"ordinal": ordinal, "uuid": uuid, "bus_id": None, "name": _in_words(name)}
             for ordinal, (name, uuid) in enumerate(self._uuids.items())
         ]
-        self._last = scanned(folder, self._names)
         for name, one in self._last.values.items():
             if not _is_of_now(one.power, time.time_ns()):
                 raise PowerError(
