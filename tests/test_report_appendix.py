@@ -1,7 +1,10 @@
 """The artifact description of a sweep."""
 
 import hashlib
+import json
+import shlex
 
+import pytest
 from sweeps import demo
 
 import wattflow
@@ -39,6 +42,36 @@ def test_paths_and_accounts_are_left_out(tmp_path):
     text = appendix(wattflow.open_sweep(sweep.path))
     assert "/home/me" not in text
     assert "node1" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("cluster=hpc7", "cluster=..."),
+        ("+cluster.sbatch_options={mail-user: me@site}", "+cluster.sbatch_options=..."),
+        ("cluster.sbatch_options.nodelist=n[1-3]", "cluster.sbatch_options.nodelist=..."),
+        ("cluster.python=/home/me/bin/python", "cluster.python=..."),
+        ("workload.trace=~/trace.csv", "workload.trace=..."),
+        ("model.path=a,b", "model.path=..."),
+        *(
+            (as_it_is, as_it_is)
+            for as_it_is in (
+                "cluster=local",
+                "cluster.time_min=30",
+                "~engine",
+                "cluster.gpu_type=h100",
+                "dataset.name=org/set",
+                "batch_size=1,2,4",
+                "cluster.pack=true",
+            )
+        ),
+    ],
+)
+def test_nothing_of_the_site_is_shown(override, shown, tmp_path):
+    """What a profile has as text names the site, its people or its nodes; figures and boards do not."""
+    sweep = demo(tmp_path / "s")
+    sweep.sweep_yaml.write_text(f"- time: now\n  words: {json.dumps([override])}\n")
+    assert [*commands(sweep)] == [shlex.join(["wattflow", "submit", shown])]
 
 
 def test_what_others_wrote_is_escaped(tmp_path):

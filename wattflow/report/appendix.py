@@ -15,7 +15,9 @@ from wattflow.report.html import render
 from wattflow.store.files import read_own
 from wattflow.store.layout import SweepDir
 
-_PRIVATE = ("account", "qos", "reservation", "wckey", "partition")
+_HARDWARE = ("launcher", "gpu_request", "gpu_type", "gpu_model")  # of a profile, and no site's name
+_PLAIN = re.compile(r"[\d.,eE+-]+|true|false|null|local")
+_PATH = re.compile(r"(?:^|[^\w.-])(?:~[\w.-]*|\.{0,2})/")
 _NODES_AND_JOBS = ("nodes", "Slurm jobs")  # names of a site and of its jobs are nobody else's
 HIDDEN = "..."
 
@@ -73,9 +75,14 @@ def commands(directory: SweepDir) -> Iterator[str]:
 
 def _shown(override: str) -> str:
     key, value = split(override)
-    named = key.rpartition(".")[2]
-    private = named.endswith(("path", "dir")) or named in _PRIVATE
-    return f"{key}={HIDDEN}" if private and value is not None else override
+    if value is None:
+        return override
+    group, _, named = key.lstrip("+").rpartition(".")
+    of_site = (group or named).split(".")[0] == "cluster" and named not in _HARDWARE
+    private = of_site and not _PLAIN.fullmatch(value)
+    if private or named.endswith(("path", "dir")) or _PATH.search(value):
+        return f"{key}={HIDDEN}"
+    return override
 
 
 def files(directory: SweepDir) -> Iterator[File]:
