@@ -284,6 +284,9 @@ def test_a_payload_in_every_text_column_stays_text(tmp_path):
     assert "&lt;/script&gt;&lt;script&gt;document.title" in page
     for raw in (SCRIPT, "<img src=x", "<style>*"):
         assert raw not in page
+    held = json.dumps(read_figures(page), ensure_ascii=False)
+    assert "onerror" in held
+    assert not set(UNSEEN).intersection(held)
 
 
 @pytest.mark.chromium

@@ -21,7 +21,7 @@ from wattflow.analysis.cheapest import cheapest
 from wattflow.analysis.comparisons import of_watts
 from wattflow.analysis.sweep import Sweep
 from wattflow.report import interactive, sections
-from wattflow.report.html import asset, render, vega
+from wattflow.report.html import asset, legible, render, vega
 from wattflow.report.sections import Figures
 from wattflow.report.text import NUMBERS
 from wattflow.store.columns import unit_of
@@ -105,7 +105,7 @@ def _with_unit(name: str) -> str:
 def figures_document(figures: Figures) -> dict[str, Any]:
     """Return figures as the JSON of a page has them."""
     of = {"version": FIGURES_VERSION, "wattflow": __version__, **dataclasses.asdict(figures)}
-    found: dict[str, Any] = json.loads(json.dumps(of, default=str))
+    found: dict[str, Any] = legible(json.loads(json.dumps(of, default=str)))
     return found
 
 

@@ -37,16 +37,16 @@ const drawTable = () => {
     ],
   });
   const count = element("output", { id: "count" });
-  const tell = () => {
+  const showCount = () => {
     const shown = table.rows({ search: "applied" }).count();
     count.textContent = shown === rows.length ? `${shown} settings` : `${shown} of ${rows.length} settings`;
   };
-  table.on("draw", tell);
+  table.on("draw", showCount);
   const search = element("input", { type: "search", id: "search", placeholder: "batch or engine" });
   search.addEventListener("input", () => table.search(search.value).draw());
   document.getElementById("tools").append(
     element("label", {}, "find ", search), columnsAndFilters(table, heads, rows), count);
-  tell();
+  showCount();
   return table;
 };
 
