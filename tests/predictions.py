@@ -95,10 +95,10 @@ def batches(point):
     return [point.batch_size] * whole + [rest] * bool(rest)
 
 
-def run(point, rng, cap_w=None):
+def run(point, rng, cap_w=None, noise=NOISE):
     """Return one noisy run of a point."""
     seconds, joules = truth(point, cap_w)
-    off = np.exp(NOISE * rng.standard_normal(2))
+    off = np.exp(noise * rng.standard_normal(2))
     return Measured(point, PROMPT, CEILINGS, seconds * off[0], joules * off[1])
 
 

@@ -153,15 +153,16 @@ def _line(terms: Floats, measured: Floats, settings: Sequence[Hashable]) -> Line
     used = coefficients > 0
     squares = relative[:, used].T @ relative[:, used]
     inverse = np.linalg.pinv(squares)
-    scatter = []
+    squared = []
     for group in counts:
         rest = np.array([one != group for one in settings])
         left = non_negative(relative[rest], weights[rest])
-        inside = terms[~rest] @ left
-        scatter.append(float(np.mean(np.log(measured[~rest] / np.maximum(inside, 1e-300)))))
+        off = np.log(measured[~rest] / np.maximum(terms[~rest] @ left, 1e-300))
+        # each repeat's own, not that of their mean: the interval is that of one further run
+        squared.append(float(np.mean(np.square(np.clip(off, -5, 5)))))
     freedom = max(1, len(counts) - int(used.sum()))
     # held-out residuals are wider than those of one further run by its leverage, which `half` adds again
-    sd = math.sqrt(float(np.mean(np.square(np.clip(scatter, -5, 5)))))
+    sd = math.sqrt(float(np.mean(squared)))
     return Line(tuple(coefficients.tolist()), sd, freedom, tuple(map(tuple, inverse.tolist())))
 
 
