@@ -99,7 +99,9 @@ def run(point, rng, cap_w=None, noise=NOISE):
     """Return one noisy run of a point."""
     seconds, joules = truth(point, cap_w)
     off = np.exp(noise * rng.standard_normal(2))
-    return Measured(point, PROMPT, CEILINGS, seconds * off[0], joules * off[1])
+    return Measured(
+        point, PROMPT, CEILINGS, seconds * off[0], joules * off[1], gpu_name="board", boundary="gpu"
+    )
 
 
 def grid(models=("small", "7b", "13b"), batch_sizes=(1, 4, 16, 64), lengths=(64, 256)):

@@ -65,6 +65,7 @@ def test_frozen_predictions_are_checked_after_their_runs(folder, tmp_path):
         (("--from", "nowhere"), "nowhere"),
         (("--from", "seen", "--fabric", "x"), "--fabric x"),
         (("--check", "nothing.json"), "one sweep"),
+        (("--check", "nothing.json", "seen", "--from", "seen"), "leave --from"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(words, said, folder):

@@ -2,7 +2,9 @@
 
 import json
 import time
+from types import SimpleNamespace
 
+import polars as pl
 import predictions
 import pytest
 
@@ -81,6 +83,15 @@ def test_points_that_did_not_run_are_counted(tested):
     assert check({**document, "points": [*document["points"], point]}, sweep).missing == 1
 
 
+def test_a_run_whose_joules_are_unknown_is_missing(tested):
+    """It counts in other figures."""
+    path, _, sweep = tested
+    lacking = pl.when(pl.col("batch_size") == 2).then(None).otherwise(pl.col("energy_j"))
+    points = sweep.points.with_columns(lacking.alias("energy_j"))
+    outcome = check(read_frozen(path), SimpleNamespace(points=points))
+    assert (len(outcome.points), outcome.missing) == (2, 1)
+
+
 def test_what_was_changed_since_is_refused(tested, tmp_path):
     """A number, the time, or the hash itself."""
     path, digest, _ = tested
@@ -98,7 +109,12 @@ def test_what_was_changed_since_is_refused(tested, tmp_path):
             read_frozen(changed)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"kind": "x", "sha256": "y"}), "nan"])
+_NAN = json.dumps({"kind": "wattflow prediction 1", "sha256": "y", "frozen_ns": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", json.dumps({"kind": "x", "sha256": "y"}), "nan", _NAN]
+)
 def test_what_is_no_file_of_predictions_is_refused(text, tmp_path):
     """In one line."""
     path = tmp_path / "no.json"

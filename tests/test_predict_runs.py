@@ -1,5 +1,6 @@
 """Runs of sweeps as a fit needs them, boards apart, and what is predicted of planned points."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from predictions import config, grid
 from sweeps import Gpu, Made, choices, collected
 
+from wattflow.analysis.sweep import open_sweep
 from wattflow.errors import RefusedError
 from wattflow.plan.grid import plan
 from wattflow.predict.form import Fabric
@@ -25,7 +27,7 @@ def model():
 
 
 def test_runs_are_read_from_a_sweep(tmp_path):
-    """Their seconds, joules, prompts' mean length and ceilings."""
+    """Their seconds, joules, prompts' mean length and ceilings; those of a copy once."""
     words = (
         "cluster=local",
         "model=tiny",
@@ -37,6 +39,8 @@ def test_runs_are_read_from_a_sweep(tmp_path):
     made = plan([*words, "sweep.repeats=1", "sweep=s", f"sweeps_dir={tmp_path}"])
     found = measured_of(predictions.run_sweep(made))
     assert len(found) == 2
+    copied = shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    assert len(measured_of(open_sweep([tmp_path / "s", copied]))) == 2
     for one in found:
         seconds, joules = predictions.truth(one.config)
         assert one.seconds == pytest.approx(seconds * predictions.SLOWER, rel=1e-3)
@@ -67,6 +71,14 @@ def test_boards_have_fits_of_their_own(model):
         made, why = model.predict(other)
         assert made is None
         assert "no finished run of" in why
+
+
+@pytest.mark.parametrize("other", [{"gpu_name": "another"}, {"boundary": "module"}])
+def test_two_gpus_or_two_boundaries_under_one_profile_have_no_fit(other):
+    """A profile need not name its GPU; what the driver and the sensor say holds runs apart."""
+    runs = runs_of(grid())
+    with pytest.raises(RefusedError, match="no fit together"):
+        model_of([replace(runs[0], **other), *runs[1:]])
 
 
 def test_a_dataset_whose_prompts_are_not_known_is_not_predicted(model):

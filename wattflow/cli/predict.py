@@ -65,6 +65,8 @@ def predict(
     The form is physical, its coefficients are fitted to finished sweeps; what it misses held-out is printed.
     """
     if check is not None:
+        if source or freeze is not None or fabric:
+            raise RefusedError(f"--check {check}: leave --from, --freeze and --fabric out.")
         _check(check, words or [], as_json=as_json)
         return
     if not source:
@@ -73,7 +75,7 @@ def predict(
         check_folder_of("--freeze", freeze)
     results = opened(source)
     sweeps = results.sweeps if isinstance(results, Sweeps) else [results]
-    model = model_of([one for sweep in sweeps for one in measured_of(sweep)], _fabric(fabric))
+    model = model_of(measured_of(results), _fabric(fabric))
     plan = grid.plan(words or [])
     found = predicted(model, plan.feasible)
     choices = _choices(plan.feasible)
@@ -150,7 +152,7 @@ def _say(found: _Found, model: Model) -> None:
     for why in model.why_not.values():
         talk(f"no fit: {why}")
     kwh = sum(made.joules.value for _, made in known) / 3.6e6
-    hours = sum(made.seconds.value * (point.config.shards) for point, made in known) / 3600
+    hours = sum(made.seconds.value * point.config.shards for point, made in known) / 3600
     talk(
         f"{len(known)} of {len(found)} points: {hours:.3g} GPU-hours and {kwh:.3g} kWh in their measured windows, "
         f"{_MARK}; loading, warm-up and idling come on top."
@@ -236,11 +238,11 @@ def _check(path: Path, words: Sequence[str], *, as_json: bool) -> None:
             talk(f"{100 * value:.1f} % {said}.")
     if outcome.best_first is not None:
         talk(
-            f"the configuration predicted cheapest {'was' if outcome.best_first else 'was not'} the cheapest."
+            f"the configuration predicted cheapest {'has' if outcome.best_first else 'does not have'} the lowest mean."
         )
     if outcome.earlier:
         talk(
             f"{outcome.earlier} points ran before the predictions were frozen: they test nothing and are left out."
         )
     if outcome.missing:
-        talk(f"{outcome.missing} predicted points have no run that counts.")
+        talk(f"{outcome.missing} predicted points have no measured run that counts.")

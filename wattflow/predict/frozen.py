@@ -50,9 +50,11 @@ class Outcome:
     energy_mape: float | None  # means over configurations
     time_mape: float | None
     inside: float | None  # the share of runs whose joules lie in their interval
-    best_first: bool | None  # whether the configuration predicted cheapest a token came out so
+    best_first: (
+        bool | None
+    )  # whether the configuration predicted cheapest a token has the lowest mean
     earlier: int  # runs that began before the predictions were frozen: no test of them
-    missing: int  # predicted points without a run that counts
+    missing: int  # predicted points without a measured run that counts
 
 
 def freeze(
@@ -88,14 +90,14 @@ def read_frozen(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_given(path))
         kind, digest = document.pop("kind"), document.pop("sha256")
+        is_own = _sha256({"kind": kind, **document}) == digest
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise DamagedError(f"{path}: no file of predictions ({error}).") from error
     if kind != _KIND:
         raise DamagedError(f"{path}: no file of predictions of this version ({kind!r}).")
-    document = {"kind": kind, **document}
-    if _sha256(document) != digest:
+    if not is_own:
         raise DamagedError(f"{path}: was changed since it was frozen: its sha256 is not {digest}.")
-    return {**document, "sha256": digest}
+    return {"kind": kind, **document, "sha256": digest}
 
 
 def hash_of(path: Path) -> str:
@@ -110,7 +112,8 @@ def _sha256(document: Mapping[str, Any]) -> str:
 
 def check(document: Mapping[str, Any], sweep: Sweep) -> Outcome:
     """Return frozen predictions beside the runs of a sweep that count and began after they were frozen."""
-    counting = sweep.points.filter(pl.col("counts") & ~pl.col("simulated"))
+    known = (pl.col("energy_j") > 0) & (pl.col("duration_s") > 0)
+    counting = sweep.points.filter(pl.col("counts") & ~pl.col("simulated") & known)
     rows = {row["point_id"]: row for row in counting.to_dicts()}
     found, earlier, missing = [], 0, 0
     for point in document["points"]:

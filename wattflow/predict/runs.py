@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from wattflow.analysis.sweep import Sweep
+from wattflow.analysis.sweep import Sweep, Sweeps
 from wattflow.config.choices import Config
 from wattflow.config.identity import point_id
 from wattflow.errors import RefusedError
@@ -58,6 +58,8 @@ class Measured:
     ceilings: Ceilings
     seconds: float
     joules: float
+    gpu_name: str | None  # as the driver has it
+    boundary: str  # of the joules
 
     @property
     def setting(self) -> str:
@@ -137,17 +139,18 @@ def _over_fabric(known: Fit) -> Fit:
     return Fit(time, replace(known.energy, coefficients=(*known.energy.coefficients[:-1], 0.0)))
 
 
-def measured_of(sweep: Sweep) -> list[Measured]:
-    """Return the runs of a collected sweep that count, were measured and that the form describes."""
-    rows = sweep.points.filter(
+def measured_of(results: Sweep | Sweeps) -> list[Measured]:
+    """Return the runs of collected sweeps that count, were measured and that the form describes; of a copy no run."""
+    rows = results.points.filter(
         pl.col("counts")
         & ~pl.col("simulated")
         & pl.all_horizontal(pl.col(name).is_not_null() for name in _NEEDED)
     )
-    configs = {point.point_id: point for point in sweep.directory.points()}
+    sweeps = results.sweeps if isinstance(results, Sweeps) else [results]
+    points = {point.point_id: point for one in sweeps for point in one.directory.points()}
     found = []
     for row in rows.to_dicts():
-        config = configs[row["point_id"]].config()
+        config = points[row["point_id"]].config()
         if why_not(config) is None:
             found.append(_measured(config, row))
     return found
@@ -166,6 +169,8 @@ def _measured(config: Config, row: Mapping[str, Any]) -> Measured:
         Ceilings(row["copy_bytes_per_s"], row["product_flops_per_s"]),
         row["duration_s"],
         row["energy_j"],
+        row["gpu_name"],
+        row["boundary"],
     )
 
 
@@ -194,6 +199,10 @@ def model_of(measured: Sequence[Measured], fabric: Fabric | None = None) -> Mode
 
 
 def _fit(measured: Sequence[Measured]) -> BoardFit:
+    for of in ({one.gpu_name for one in measured}, {one.boundary for one in measured}):
+        if len(of) > 1:
+            names = ", ".join(sorted(map(str, of)))
+            raise RefusedError(f"its runs are of {names}, which have no fit together.")
     ceilings = Ceilings(
         sum(one.ceilings.copy_bytes_per_s for one in measured) / len(measured),
         sum(one.ceilings.product_flops_per_s for one in measured) / len(measured),
