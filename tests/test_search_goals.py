@@ -1,5 +1,8 @@
 """Goals and conditions: as they are written, and as rows have them."""
 
+from types import SimpleNamespace
+
+import polars as pl
 import pytest
 from sweeps import Gpu, Made, choices, collected, constant
 
@@ -35,6 +38,8 @@ def test_conditions_are_read_as_they_are_written():
     assert (below.column, below.limit, below.is_most) == ("duration_s", 0.5, True)
     assert below.over(0.25) == 0.5
     assert above.over(400.0) == 0.5
+    assert below.over(0.0) < 1 < above.over(0.0)
+    assert below.over(-1.0) == below.over(0.0) > 0
     assert (str(below), str(above)) == ("duration_s<0.5", "tokens_per_s>200")
 
 
@@ -90,6 +95,30 @@ def test_a_factor_that_nobody_declared_is_refused(sweep):
     """No price is assumed."""
     with pytest.raises(RefusedError, match=r"cluster\.cost"):
         read(sweep, settings_of(sweep), Goal.parsed("price", []))
+
+
+def test_a_goal_of_price_waits_for_a_run_that_can_have_one(sweep):
+    """The first run that is over may be one that failed."""
+    settings = {p: k for p, k in settings_of(sweep).items() if k == 2}
+    assert read(sweep, settings, Goal.parsed("price", [])).seen[0].goal is None
+
+
+def test_a_condition_s_figure_of_0_is_a_figure(sweep):
+    """Nothing failed is fewer than one."""
+    none = sweep.points.with_columns(late_s=pl.lit(0.0))
+    found = read(
+        SimpleNamespace(points=none), settings_of(sweep), Goal.parsed("duration_s", ["late_s<1"])
+    )
+    assert not found.void
+    assert max(one.over_limit[0] for one in found.seen if one.goal) < 1
+
+
+def test_two_gpus_under_one_profile_are_not_held_against_each_other(sweep):
+    """As `compare` establishes nothing between them."""
+    names = pl.when(pl.col("batch_size") == 1).then(pl.lit("A100")).otherwise(pl.lit("H100"))
+    mixed = SimpleNamespace(points=sweep.points.with_columns(gpu_name=names))
+    with pytest.raises(RefusedError, match="two models of GPU"):
+        read(mixed, settings_of(sweep), Goal.parsed("tokens_per_s", []))
 
 
 def test_price_and_carbon_follow_the_declared_factors(tmp_path):

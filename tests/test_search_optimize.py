@@ -1,6 +1,7 @@
 """The search over a sweep's own files: what is asked, what a kill leaves, what a budget ends."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sweeps import Gpu, Made, choices, constant, make_attempt, make_sweep, plan_point
@@ -12,6 +13,8 @@ from wattflow.search.goals import Goal
 from wattflow.search.optimize import Budget, Grid, Search, Spent, optimize
 from wattflow.store.files import read_json
 from wattflow.store.layout import SweepDir
+from wattflow.submit.journal import Submission
+from wattflow.submit.status import Row
 
 BATCHES, PRECISIONS = (1, 2, 4, 8, 16, 32), ("bf16", "fp8")
 GOAL = Goal.parsed("energy_per_token_j", [])
@@ -128,6 +131,63 @@ def test_a_budget_of_energy_stops_before_it_is_overdrawn():
     assert Spent(0, 0, None, None).room(Budget(gpu_hours=1.0), 4) == 4
 
 
+def test_what_attempts_do_not_say_counts_with_the_mean_of_those_that_do():
+    """Half of three points' attempts say 0.15 kWh: each point took 0.1."""
+    spent = Spent(points=3, over=3, gpu_hours=None, kwh=0.15, kwh_known=0.5)
+    assert spent.room(Budget(kwh=0.5), 4) == 2
+
+
+def test_a_budget_of_what_no_run_says_ends_the_search(site, monkeypatch):
+    """No joules are known there: 5 kWh would bound nothing."""
+    monkeypatch.setattr(
+        stage, "_spent", lambda _, points, over: Spent(points, over, None, None, 0.0, 0.0)
+    )
+    end = run(site.search(budget=Budget(kwh=5.0)))
+    assert "--kwh, which bounds nothing" in end.stopped_by
+    assert len(site.sent) <= 3
+
+
+def test_nothing_is_established_by_simulated_joules(site, monkeypatch):
+    """Neither in what a program reads."""
+    looked = stage.read
+    monkeypatch.setattr(stage, "read", lambda *words: replace(looked(*words), simulated=True))
+    kept = stage.document(search := site.search(), run(search))
+    assert kept["dearer"]
+    assert not any(one["established"] for one in kept["dearer"])
+
+
+def test_a_fit_is_made_anew_only_where_a_point_has_changed(site, monkeypatch):
+    """A search of days looks each two seconds."""
+    looks, states = [], []
+    looked, asked = stage._look, stage._asked
+    monkeypatch.setattr(stage, "_look", lambda *words: looks.append(1) or looked(*words))
+
+    def waiting(search):
+        """Nothing is over in the first ten looks after something was asked."""
+        rows = asked(search)
+        states.append(len(rows))
+        if len(states) < 10:
+            return [replace(row, state="running", power_w=float(len(states))) for row in rows]
+        return rows
+
+    monkeypatch.setattr(stage, "_asked", waiting)
+    run(site.search(budget=Budget(points=3)))
+    assert len(states) >= 10
+    assert len(looks) <= 4
+
+
+def test_a_point_that_nobody_knows_of_is_cut_short_after_a_while(monkeypatch):
+    """Its job is gone and the site keeps no accounting; until then, and where it is known again, it waits."""
+    clock = iter((0.0, 10.0, 20.0, 30.0, stage._PATIENCE_S + 30.0))
+    monkeypatch.setattr(stage.time, "monotonic", lambda: next(clock))
+    since = {}
+    states = [
+        stage._settled([Row("p", state, 1)], since)[0].state
+        for state in ("unknown", "unknown", "running", "unknown", "unknown")
+    ]
+    assert states == ["unknown", "unknown", "running", "unknown", "interrupted"]
+
+
 def test_settings_that_fail_are_left_out(site):
     """Batch 16 does not run: the best is beside it, and the failures are counted."""
     site.fails = lambda point: point["batch_size"] == 16
@@ -164,6 +224,20 @@ def test_points_that_were_cut_short_are_sent_again_three_times_at_most(site, mon
     assert sorted(again.count(one) for one in set(again)) == [2, 2]
 
 
+def test_a_task_that_ended_before_its_attempt_was_a_try(site, monkeypatch):
+    """Else a job that Slurm cancels before it starts would be sent for ever."""
+    search = site.search()
+    (point,) = search.grid.points[0][:1]
+    make_sweep(site.plan.sweep.path, site.points)
+    monkeypatch.setattr(stage.send, "tried", lambda _: {point})
+    monkeypatch.setattr(stage, "states", lambda *_: [Row(point, "interrupted", 0)])
+    for times in (2, 3):
+        sent = [Submission(str(k), "points", [[point]], Path(), 0, str(k)) for k in range(times)]
+        monkeypatch.setattr(stage.journal, "read", lambda _, sent=sent: sent)
+        (row,) = stage._asked(search)
+        assert stage._is_lost(row) is (times == 3)
+
+
 def test_a_grid_of_other_work_or_of_one_setting_is_refused(tmp_path):
     """None is a cheaper way to another's answer."""
     sweep = SweepDir(tmp_path / "s")
@@ -182,5 +256,6 @@ def test_points_that_cannot_run_are_no_settings(tmp_path):
     assert len(Grid.of(plan).space.settings) == 2
     with pytest.raises(RefusedError, match="--parallel 0"):
         Search.of(plan, GOAL, Budget(), 0)
-    with pytest.raises(RefusedError, match="--gpu-hours -1"):
-        Search.of(plan, GOAL, Budget(gpu_hours=-1.0), 1)
+    for hours in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(RefusedError, match=f"--gpu-hours {hours:g}"):
+            Search.of(plan, GOAL, Budget(gpu_hours=hours), 1)

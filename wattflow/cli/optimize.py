@@ -175,8 +175,15 @@ def _sentences(search: Search, state: State) -> Iterator[str]:
     """Yield what the verdict rests on and what it leaves open."""
     verdict, spent = state.verdict, state.spent
     settings = len(search.grid.space.settings)
-    amounts = ((spent.gpu_hours, "GPU-hours"), (spent.kwh, "kWh"))
-    taken = "".join(f", {value:.3g} {unit}" for value, unit in amounts if value is not None)
+    amounts = (
+        ("", spent.gpu_hours, "GPU-hours", spent.gpu_hours_known),
+        (mark(spent.simulated), spent.kwh, "kWh", spent.kwh_known),
+    )
+    taken = "".join(
+        f", {sign}{value:.3g} {unit}{'' if known == 1 else f' (of {100 * known:.0f} % of attempts)'}"
+        for sign, value, unit, known in amounts
+        if value is not None
+    )
     yield (
         f"{spent.points} points of {settings - verdict.unseen} of {settings} settings{taken}; stopped as "
         f"{state.stopped_by}."

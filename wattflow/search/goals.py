@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from wattflow.analysis.beside import is_mixed
-from wattflow.analysis.comparisons import of_watts, runs_of
+from wattflow.analysis.comparisons import OTHER_MODELS, has_other_models, of_watts, runs_of
 from wattflow.analysis.statistics import Value
 from wattflow.analysis.sweep import Sweep
 from wattflow.errors import RefusedError
@@ -22,6 +22,7 @@ from wattflow.search.propose import Observation
 from wattflow.store.columns import POINT
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(<=?|>=?)\s*([0-9.eE+-]+)\s*")
+_FAR = 1000.0  # times its limit, or a part of it: what lies farther counts as this
 _TOKEN_J = "energy_per_token_j"  # noqa: S105 (a column)
 # goals that no column has: J/token times a power of the seconds a token, or a column of `cost`
 _DELAYS = {"edp": 1, "ed2p": 2}
@@ -54,8 +55,13 @@ class Condition:
         return cls(column, limit, sign.startswith("<"))
 
     def over(self, value: float) -> float:
-        """Return a positive figure over its limit, so that below 1 keeps the condition."""
-        return value / self.limit if self.is_most else self.limit / value
+        """Return a figure over its limit, or the limit over it: below 1 keeps the condition.
+
+        From 1/1000 to 1000, as a fit takes its logarithm: a count of 0 keeps any upper limit and breaks any lower one.
+        """
+        least = self.limit / _FAR
+        share = max(value, least) / self.limit
+        return min(_FAR, share if self.is_most else 1 / share)
 
     def __str__(self) -> str:
         """Return it as it is written."""
@@ -117,7 +123,8 @@ def read(sweep: Sweep, settings: Mapping[str, int], goal: Goal) -> Reading:
     failed = tried.filter(pl.col("status") == "failed")
     finished = tried.filter(pl.col("status") == "finished")
     needed = ["goal_", *(one.column for one in goal.conditions)]
-    good = finished.filter(pl.col("counts") & pl.all_horizontal(pl.col(n) > 0 for n in needed))
+    known = [pl.col(name).is_not_null() for name in needed]
+    good = finished.filter(pl.col("counts") & pl.col("goal_").gt(0) & pl.all_horizontal(known))
     _refuse_kinds(good, goal)
     seen = [Observation(settings[point], None) for point in failed["point_id"]]
     values: dict[int, list[Value]] = {}
@@ -129,8 +136,9 @@ def read(sweep: Sweep, settings: Mapping[str, int], goal: Goal) -> Reading:
     void = finished.join(good.select("point_id"), on="point_id", how="anti")
     why: dict[str, int] = {}
     for row in void.to_dicts():
-        lacking = [name for name in needed if row["counts"] and not (row[name] or 0) > 0]
-        reason = f"no {goal.name if lacking[0] == 'goal_' else lacking[0]}" if lacking else ""
+        lacking = [one.column for one in goal.conditions if row[one.column] is None]
+        lacking = [goal.name] if not (row["goal_"] or 0) > 0 else lacking
+        reason = f"no {lacking[0]}" if row["counts"] and lacking else ""
         reason = reason or ", ".join(row["reasons"] or ()) or "does not count"
         why[reason] = why.get(reason, 0) + 1
     simulated = goal.is_energy and bool(good["simulated"].any())
@@ -168,13 +176,14 @@ def _goal_column(sweep: Sweep, rows: pl.DataFrame, goal: Goal) -> pl.Series:
     if goal.name in _BILLED:
         column = _BILLED[goal.name]
         bills = sweep.cost().select("point_id", "attempt", column)
-        if len(rows) and bills[column].is_null().all():
+        found = rows.join(bills, on=["point_id", "attempt"], how="left", maintain_order="left")
+        # a run that failed, or has no joules, has no bill either, whatever is declared
+        billed = found.filter(pl.col("counts") & (pl.col(_TOKEN_J) > 0))[column]
+        if len(billed) and billed.is_null().all():
             raise RefusedError(
                 f"--goal {goal.name}: the site declares no such factor (cluster.cost), or it covers no run."
             )
-        return rows.join(bills, on=["point_id", "attempt"], how="left", maintain_order="left")[
-            column
-        ]
+        return found[column]
     own = pl.col(goal.name).cast(pl.Float64)
     return rows.select(1.0 / own if goal.is_most else own).to_series()
 
@@ -197,6 +206,12 @@ def _refuse_kinds(rows: pl.DataFrame, goal: Goal) -> None:
             f"the runs that count have joules of {len(kinds)} kinds (boundary, measured or simulated), which no search "
             "holds against each other. Make a sweep a kind."
         )
+    for cluster in rows.partition_by("cluster", "cluster_gpu_model"):
+        if has_other_models(cluster):
+            raise RefusedError(
+                f"the runs that count on {cluster['cluster'][0]} are of {OTHER_MODELS}, which no search holds against "
+                "each other. Ask for one by the profile (constraint, gpu_request)."
+            )
     if is_mixed(rows):
         raise RefusedError(
             "some runs had neighbours on their node and some were alone, which no search holds against each other."

@@ -6,9 +6,10 @@ What is known is what lies in the sweep: its journal says which points were aske
 search that was killed goes on by the same command from there, and no run is lost.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wattflow.analysis.axes import choice_columns, is_work, moving
@@ -25,11 +26,12 @@ from wattflow.search.space import Space
 from wattflow.search.verdict import Runs, Verdict, judge, next_runs
 from wattflow.store.columns import choice_values
 from wattflow.store.files import write_json
+from wattflow.submit import journal, send
 from wattflow.submit import resume as resuming
-from wattflow.submit import send
 from wattflow.submit.status import Row, states
 
 POLL_S = 2.0
+_PATIENCE_S = 300.0  # with a point of which nobody knows
 _TRIES = 3  # of a point whose attempts were cut short
 _OVER = ("done", "failed")
 _CUT_SHORT = (
@@ -55,16 +57,39 @@ class Spent:
     over: int  # of those, points whose runs are over
     gpu_hours: float | None
     kwh: float | None
+    gpu_hours_known: float = 1.0  # the share of attempts whose GPU-hours these are
+    kwh_known: float = 1.0
+    simulated: bool = False  # kWh of which some are arithmetic, not measured
 
     def room(self, budget: Budget, n: int) -> int:
-        """Return how many of n further points a budget has room for, each taking the mean of those that are over."""
+        """Return how many of n further points a budget has room for, each taking the mean of those that are over.
+
+        An attempt that does not say what it took counts with the mean of those that do; where none does, none fits.
+        """
         room = n if budget.points is None else min(n, budget.points - self.points)
-        for most, taken in ((budget.gpu_hours, self.gpu_hours), (budget.kwh, self.kwh)):
+        if self.unbounded(budget) is not None:
+            return 0
+        for most, taken, known in (
+            (budget.gpu_hours, self.gpu_hours, self.gpu_hours_known),
+            (budget.kwh, self.kwh, self.kwh_known),
+        ):
             if most is None or not taken or not self.over:
                 continue
-            each = taken / self.over
-            room = min(room, int((most - taken) / each + 1e-9) - (self.points - self.over))
+            each = taken / known / self.over
+            room = min(room, int(most / each - self.over + 1e-9) - (self.points - self.over))
         return max(0, room)
+
+    def unbounded(self, budget: Budget) -> str | None:
+        """Return why a budget bounds nothing: points are over, and none says what it took of it; null else."""
+        if not self.over:
+            return None
+        for option, most, taken in (
+            ("--gpu-hours", budget.gpu_hours, self.gpu_hours),
+            ("--kwh", budget.kwh, self.kwh),
+        ):
+            if most is not None and taken is None:
+                return f"no run says what it took of {option}, which bounds nothing here"
+        return None
 
 
 @dataclass(frozen=True)
@@ -147,8 +172,8 @@ class Search:
         if parallel < 1:
             raise RefusedError(f"--parallel {parallel}: one point at least.")
         for name, most in vars(budget).items():
-            if most is not None and not most > 0:
-                raise RefusedError(f"--{name.replace('_', '-')} {most:g}: more than 0.")
+            if most is not None and not 0 < most < math.inf:
+                raise RefusedError(f"--{name.replace('_', '-')} {most:g}: a number above 0.")
         return cls(plan, Grid.of(plan), goal, budget, parallel, plan.points[0].config.sweep.seed)
 
     def first(self) -> list[int]:
@@ -158,6 +183,8 @@ class Search:
 
 
 Watch = Callable[[State], None]
+# a point, its state and its attempts: all is fitted anew only where one of these has changed
+_Stand = tuple[str, str, int]
 
 
 def optimize(search: Search, watch: Watch, poll_s: float = POLL_S) -> State:
@@ -166,23 +193,28 @@ def optimize(search: Search, watch: Watch, poll_s: float = POLL_S) -> State:
     It ends when no further run is worth it, or the budget is spent and no point is under way.
     """
     sweep = search.plan.sweep
-    done = -1
+    done: set[_Stand] | None = None
+    seen: list[_Stand] | None = None
+    since: dict[str, float] = {}
     results: Sweep | None = None
     while True:
-        rows = _asked(search)
-        over = sum(row.state in _OVER for row in rows)
-        if over != done and sweep.grid_path.is_file():
-            collect(sweep)
-            results, done = open_sweep(sweep.path), over
-        state = _look(search, results, rows)
-        if state.chosen:
-            send.submit(search.plan, only={*state.chosen})
+        rows = _settled(_asked(search), since)
+        stands: list[_Stand] = [(row.point_id, row.state, row.attempts) for row in rows]
+        if stands != seen:
+            over = {one for one in stands if one[1] in _OVER}
+            if over != done and sweep.grid_path.is_file():
+                collect(sweep)
+                results, done = open_sweep(sweep.path), over
+            state = _look(search, results, rows)
+            if state.chosen:
+                send.submit(search.plan, only={*state.chosen})
+            _keep(search, state)
+            watch(state)
+            if state.stopped_by is not None:
+                return state
+            seen = None if state.chosen else stands
         if again := {row.point_id for row in rows if row.state in _CUT_SHORT and not _is_lost(row)}:
             resuming.resume(sweep, only=again)
-        _keep(search, state)
-        watch(state)
-        if state.stopped_by is not None:
-            return state
         time.sleep(poll_s)
 
 
@@ -191,8 +223,31 @@ def _asked(search: Search) -> list[Row]:
     sweep = search.plan.sweep
     if not sweep.grid_path.is_file():
         return []
-    sent = send.tried(sweep)
-    return states(sweep, sent & {*search.grid.settings()}) if sent else []
+    asked = send.tried(sweep) & {*search.grid.settings()}
+    if not asked:
+        return []
+    sent = journal.times_sent(journal.read(sweep))
+    # a task that ended before its attempt began was a try as well
+    return [
+        replace(row, attempts=max(row.attempts, sent[row.point_id])) for row in states(sweep, asked)
+    ]
+
+
+def _settled(rows: Sequence[Row], since: dict[str, float]) -> list[Row]:
+    """Return rows in which a point that nobody has known of for _PATIENCE_S was cut short.
+
+    So it is where a site keeps no accounting and a job was killed. `since`: when each was first not known of, s.
+    """
+    now = time.monotonic()
+    unknown = {row.point_id for row in rows if row.state == "unknown"}
+    for known in since.keys() - unknown:
+        del since[known]
+    return [
+        replace(row, state="interrupted")
+        if row.point_id in unknown and now - since.setdefault(row.point_id, now) >= _PATIENCE_S
+        else row
+        for row in rows
+    ]
 
 
 def _look(search: Search, results: Sweep | None, rows: Sequence[Row]) -> State:
@@ -213,7 +268,7 @@ def _look(search: Search, results: Sweep | None, rows: Sequence[Row]) -> State:
     if not waiting and not chosen:
         stopped_by = "no further run is worth it"
     elif not waiting and not room:
-        stopped_by = "the budget is spent"
+        stopped_by = spent.unbounded(search.budget) or "the budget is spent"
     verdict = judge(search.grid.space, runs, search.seed)
     return State(reading, verdict, spent, len(waiting), chosen[:room], stopped_by)
 
@@ -227,7 +282,17 @@ def _spent(results: Sweep | None, points: int, over: int) -> Spent:
     if results is None:
         return Spent(points, over, None, None)
     bills = results.cost()
-    return Spent(points, over, known_sum(bills["gpu_hours"]), known_sum(bills["energy_kwh"]))
+    hours, kwh = bills["gpu_hours"], bills["energy_kwh"]
+    hours_known, kwh_known = [1 - one.null_count() / max(1, len(one)) for one in (hours, kwh)]
+    return Spent(
+        points,
+        over,
+        gpu_hours=known_sum(hours),
+        kwh=known_sum(kwh),
+        gpu_hours_known=hours_known,
+        kwh_known=kwh_known,
+        simulated=bool(bills["simulated"].any()),
+    )
 
 
 def _keep(search: Search, state: State) -> None:
@@ -241,6 +306,8 @@ def document(search: Search, state: State) -> dict[str, Any]:
     space, verdict = search.grid.space, state.verdict
 
     def rivals(of: Mapping[int, Ratio]) -> list[dict[str, Any]]:
+        if state.reading.simulated:
+            of = {k: replace(one, established=False, why_not="simulated") for k, one in of.items()}
         return [{**space.values(k), **asdict(ratio)} for k, ratio in of.items()]
 
     best = {} if verdict.best is None else space.values(verdict.best)

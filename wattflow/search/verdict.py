@@ -57,11 +57,6 @@ class Verdict:
         """Whether no further run is worth it: the best and its ties stand, as far as runs and fit can say."""
         return not self.open and not self.hopeful
 
-    @property
-    def is_established(self) -> bool:
-        """Whether the best is one setting, without a tie."""
-        return self.is_final and self.best is not None and not self.ties
-
 
 @dataclass(frozen=True)
 class Runs:
@@ -108,7 +103,7 @@ def judge(space: Space, runs: Runs, seed: int) -> Verdict:
     for one, ratio in ratios.items():
         if ratio.established and ratio.ratio > 1:
             beaten[one] = ratio
-        elif one in near:
+        elif one in near or ratio.established:  # runs against the fit: it is no loser by the fit
             (undecided if _can_decide(ratio, one, best, runs) else ties)[one] = ratio
     worth = _worth(belief, ran, runs.closed())
     return Verdict(

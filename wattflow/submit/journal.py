@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +196,12 @@ def _below(text: str) -> Path:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"folder {text!r}")
     return path
+
+
+def times_sent(submissions: Sequence[Submission]) -> Counter[str]:
+    """Return how many submissions that Slurm accepted hold each point."""
+    sent = (one for one in submissions if one.job_id is not None and not one.refused)
+    return Counter(point_id for one in sent for task in one.tasks for point_id in task)
 
 
 def newest_task(submissions: Sequence[Submission]) -> dict[str, tuple[Submission, int]]:
