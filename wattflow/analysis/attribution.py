@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from wattflow.analysis.power_model import (
@@ -31,6 +32,7 @@ from wattflow.config.choices import Model
 from wattflow.store.sources import SECOND_NS, Response
 from wattflow.workload import model as arithmetic
 
+Bools = npt.NDArray[np.bool_]
 BLOCK_S = 1.0
 # of a forward pass on a current GPU, as the floors of docs/performance.md take them
 _J_PER_BYTE, _J_PER_FLOP = 56e-12, 0.5e-12
@@ -78,6 +80,7 @@ class Measured:
     device_j: Floats  # joules of blocks, devices x blocks
     response: Response  # of the devices' sensors
     idle: tuple[float, float] | None = None  # joules and seconds of all devices, loaded and still
+    whole: Bools | None = None  # blocks without a gap, that a model is fitted to; null: all
 
     @property
     def block_j(self) -> Floats:
@@ -189,16 +192,17 @@ _TOKENS = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
 
 
 def _with_idle(terms: Floats, measured: Measured) -> tuple[Floats, Floats]:
-    """Return blocks with those of the idle phase beside them, of a second each and all alike."""
+    """Return the blocks without a gap, with those of the idle phase beside them, of a second each and all alike."""
+    block_j = measured.block_j
+    if measured.whole is not None:
+        terms, block_j = terms[measured.whole], block_j[measured.whole]
     if measured.idle is None or measured.idle[1] <= 0:
-        return terms, measured.block_j
+        return terms, block_j
     joules, seconds = measured.idle
     count = max(1, int(seconds // BLOCK_S))
     still = np.zeros((count, terms.shape[1]))
     still[:, 0] = seconds / count
-    return np.concatenate([terms, still]), np.concatenate(
-        [measured.block_j, np.full(count, joules / count)]
-    )
+    return np.concatenate([terms, still]), np.concatenate([block_j, np.full(count, joules / count)])
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def collect_attempt(attempt: AttemptDir, choices: Choices) -> AttemptRows:
     ) as error:
         # whatever a cut page, a foreign value or a record without a field leads to costs this attempt alone
         about = replace(found.about, error=_fault(attempt, error))
-        found = replace(found, about=about, reasons=["damaged"], phases=(), traces={})
+        found = replace(found, about=about, reasons=["damaged"], phases=(), requests=(), traces={})
     return attempt_rows(attempt.point_id, attempt.number, _as_asked(attempt, choices), found)
 
 

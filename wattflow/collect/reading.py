@@ -253,6 +253,12 @@ class Device:
         """Whether its energy is an energy counter's, so that there is nothing to check that by."""
         return source_of(self.source).kind == "counter"
 
+    def between(self, start_ns: curve.Ints, end_ns: curve.Ints) -> curve.Windows:
+        """Return its energy in windows, by its counter or its power over time."""
+        if self.by_counter:
+            return counter_between(self.counter, start_ns, end_ns)
+        return curve.between(self.power, start_ns, end_ns)
+
     def energy(self) -> DeviceEnergy:
         """Return its energy in the whole window, in the steady part of it, in each phase and between batches."""
         own = dict.fromkeys((*AROUND, "prefill", "decode", *self.spans.phase))
@@ -263,10 +269,7 @@ class Device:
             edges["steady"] = np.array(steady[:1]), np.array(steady[1:])
         # all at once: ten thousand attempts of a few spans each are slow one phase at a time
         starts, ends = (np.concatenate([pair[side] for pair in edges.values()]) for side in (0, 1))
-        if self.by_counter:
-            windows = counter_between(self.counter, starts, ends)
-        else:
-            windows = curve.between(self.power, starts, ends)
+        windows = self.between(starts, ends)
         bounds = np.cumsum([0, *(len(pair[0]) for pair in edges.values())])
         sums = {
             phase: curve.summed(windows.part(int(first), int(last)))

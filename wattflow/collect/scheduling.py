@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from wattflow.collect.reading import Device, Window
 from wattflow.config.choices import Config
 from wattflow.energy import curve
-from wattflow.energy.counter import counter_between
 from wattflow.nullable import complete_sum, quadrature
 from wattflow.store.layout import AttemptDir
 from wattflow.store.schema import ITERATION, REQUEST
@@ -173,11 +172,7 @@ def _energy(
     parts = []
     for device in devices:
         start, end = windows[device.key.node]
-        if device.by_counter:
-            measured = counter_between(device.counter, [start], [end])
-        else:
-            measured = curve.between(device.power, [start], [end])
-        parts.append(curve.summed(measured))
+        parts.append(curve.summed(device.between(np.array([start]), np.array([end]))))
     if not parts:
         return None, None
     return (

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wattflow.analysis import power_model
 from wattflow.analysis.attribution import (
@@ -27,11 +26,10 @@ from wattflow.collect.reading import Device
 from wattflow.collect.scheduling import Load
 from wattflow.config.choices import Config, Model
 from wattflow.energy import curve
-from wattflow.energy.counter import counter_between
 from wattflow.store.sources import SECOND_NS
 from wattflow.workload import vllm_fit
 
-Floats = npt.NDArray[np.float64]
+_WHOLE = 0.99  # of a block's time that was measured, for a model to be fitted to it
 
 
 @dataclass(frozen=True)
@@ -75,20 +73,20 @@ def _attributed(
     if load.requests is None or not devices:
         return None
     ends = blocks_of(load.first)
-    device_j = np.stack(
-        [_block_j(one, edges_ns(load.iterations[one.key.node], ends)) for one in devices]
-    )
-    if not np.all(np.isfinite(device_j)):
+    blocks = []
+    for one in devices:
+        edges = edges_ns(load.iterations[one.key.node], ends)
+        blocks.append(one.between(edges[:-1], edges[1:]))
+    if any(curve.summed(one).energy_j is None for one in blocks):
         return None
-    measured = Measured(device_j, devices[0].response, _idle(phases))
+    covered = [one.covered_ns >= _WHOLE * one.window_ns for one in blocks]
+    measured = Measured(
+        device_j=np.stack([one.energy_j for one in blocks]),
+        response=devices[0].response,
+        idle=_idle(phases),
+        whole=np.all(covered, axis=0),
+    )
     return attribute(load.requests, load.first, ends, measured, _shapes(config))
-
-
-def _block_j(device: Device, edges: npt.NDArray[np.int64]) -> Floats:
-    """Return what a device took between each two edges; not a number where that was not measured."""
-    if device.by_counter:
-        return counter_between(device.counter, edges[:-1], edges[1:]).energy_j
-    return curve.between(device.power, edges[:-1], edges[1:]).energy_j
 
 
 def _idle(phases: Sequence[PhaseEnergy]) -> tuple[float, float] | None:
