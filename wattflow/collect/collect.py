@@ -163,15 +163,16 @@ class _Before:
         except (FileNotFoundError, DamagedError):
             points, phases = POINT.empty_table(), PHASE.empty_table()
         try:
-            requests = read_table(served_path(sweep), SERVED)
+            requests, lost = read_table(served_path(sweep), SERVED), False
         except (FileNotFoundError, DamagedError):
-            requests = SERVED.empty_table()
+            requests, lost = SERVED.empty_table(), points["load_requests"].null_count < len(points)
         about = points.schema.metadata or {}
         ours = about.get(b"wattflow") == __version__.encode() and points.schema.names == POINT.names
+        known = points if ours and not lost else POINT.empty_table()
         columns = ["point_id", "attempt", "status", "reasons", "record_stamp_ns"]
         stamps = {
             (row["point_id"], row["attempt"]): row["record_stamp_ns"]
-            for row in (points if ours else points.slice(0, 0)).select(columns).to_pylist()
+            for row in known.select(columns).to_pylist()
             if row["status"] in _ENDED
             and row["record_stamp_ns"] is not None
             and not _LOOK_AGAIN & set(row["reasons"])
