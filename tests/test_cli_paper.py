@@ -5,6 +5,7 @@ import json
 import pytest
 
 from wattflow.cli.app import main
+from wattflow.paper import plans
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,11 @@ def test_a_dry_run_prints_ordinary_commands_and_writes_nothing(monkeypatch, caps
 
 
 def test_a_grid_whose_points_another_sends_has_nothing_missing(monkeypatch, capsys):
-    """At scale cpu the grids of lengths and shards are points of those before, and none is said to be unable."""
+    """At scale cpu lengths and shards are points of the grids before: said so, and written all the same."""
+    sent, submit = [], plans.submit
+    monkeypatch.setattr(
+        plans, "submit", lambda part, **how: sent.append(part.plan.name) or submit(part, **how)
+    )
     assert run(monkeypatch, "submit", "--scale", "cpu", "--dry-run") == 0
     lines = capsys.readouterr().err.splitlines()
     for grid in ("lengths", "shards"):
@@ -57,6 +62,9 @@ def test_a_grid_whose_points_another_sends_has_nothing_missing(monkeypatch, caps
             in lines
         )
     assert not [line for line in lines if "points cannot run" in line]
+    assert sent == [
+        f"paper-cpu-{one}-local" for one in ("baseline", "scaling", "lengths", "shards")
+    ]
 
 
 def test_a_report_of_nothing_says_what_to_do(monkeypatch, capsys, tmp_path):

@@ -128,12 +128,15 @@ def _submit(
     parts = plans.parts(scale, overrides, objects)
     for part in parts:
         talk(f"{', '.join(one.name for one in part.objects)}: {shlex.join(part.command)}")
-        # a sweep that holds only points that cannot run is written once, so that the report has their reasons
         written = part.plan.sweep.grid_path.is_file()
-        if not part.missing and (written or len(part.plan.feasible) == len(part.plan.points)):
+        can_run = len(part.plan.feasible) == len(part.plan.points)
+        if (
+            part.missing or not written
+        ):  # the report finds a grid's points by its own sweep, whichever ran them
+            sent = plans.submit(part, dry_run=dry_run)
+        if not part.missing and (written or can_run):
             talk(f"sweep {part.plan.name}: nothing is missing; a grid above may hold its points.")
             continue
-        sent = plans.submit(part, dry_run=dry_run)
         say_sent(sent, dry_run=dry_run)
         for line in sent.left:
             talk(f"sweep {sent.sweep.name}: {line}")
